@@ -1,0 +1,141 @@
+//! Balancing strategies: which of the available keys comes next. One file per strategy.
+//!
+//! A strategy sees places and loads, never secrets, breakers or time; whether a key fits a request is asked of the pool.
+
+mod available;
+mod least_loaded;
+mod random;
+mod round_robin;
+
+pub(crate) use available::Available;
+
+use crate::settings::Strategy;
+
+/// The next place for which `fits` holds, in the strategy's order; `None` if none does.
+/// `load(place)` is the number of calls in flight there.
+pub(crate) fn choose(
+    strategy: Strategy,
+    available: &Available,
+    load: impl Fn(usize) -> u32,
+    fits: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    match strategy {
+        Strategy::RoundRobin => round_robin::choose(available, fits),
+        Strategy::LeastLoaded => least_loaded::choose(available, load, fits),
+        Strategy::Random => random::choose(available, fits),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Strategy; 3] = [
+        Strategy::RoundRobin,
+        Strategy::LeastLoaded,
+        Strategy::Random,
+    ];
+
+    fn shares(strategy: Strategy, weights: &[u32], blocked: &[usize], calls: usize) -> Vec<usize> {
+        let available = Available::new(weights);
+        for place in 0..weights.len() {
+            available.show(place, || !blocked.contains(&place));
+        }
+        let mut shares = vec![0; weights.len()];
+        for _ in 0..calls {
+            if let Some(place) = choose(strategy, &available, |_| 0, |_| true) {
+                shares[place] += 1;
+            }
+        }
+        shares
+    }
+
+    #[test]
+    fn every_strategy_serves_the_available_evenly_and_no_other() {
+        for strategy in ALL {
+            let shares = shares(strategy, &[1, 1, 1, 1], &[1], 3000);
+            assert_eq!(shares[1], 0, "{strategy:?}");
+            for place in [0, 2, 3] {
+                assert!(
+                    (850..=1150).contains(&shares[place]),
+                    "{strategy:?}: {shares:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_strategy_keeps_to_the_weights() {
+        for strategy in ALL {
+            let shares = shares(strategy, &[10, 20, 30], &[], 6000);
+            for (place, expect) in [(0, 1000), (1, 2000), (2, 3000)] {
+                let off = shares[place].abs_diff(expect);
+                assert!(off < 200, "{strategy:?}: {shares:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_strategy_finds_the_only_fitting_place_among_many_and_gives_up_when_none_fits() {
+        for strategy in ALL {
+            let available = Available::new(&vec![1; 1000]);
+            assert_eq!(
+                choose(strategy, &available, |_| 0, |place| place == 777),
+                Some(777),
+                "{strategy:?}"
+            );
+            assert_eq!(
+                choose(strategy, &available, |_| 0, |_| false),
+                None,
+                "{strategy:?}"
+            );
+            assert_eq!(
+                choose(strategy, &Available::new(&[]), |_| 0, |_| true),
+                None,
+                "{strategy:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn round_robin_goes_one_two_three_one() {
+        let available = Available::new(&[1, 1, 1]);
+        let order: Vec<_> = (0..4)
+            .filter_map(|_| choose(Strategy::RoundRobin, &available, |_| 0, |_| true))
+            .collect();
+        assert_eq!(order, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn round_robin_spreads_weights_instead_of_bunching_them() {
+        let available = Available::new(&[2, 1]);
+        let order: Vec<_> = (0..6)
+            .filter_map(|_| choose(Strategy::RoundRobin, &available, |_| 0, |_| true))
+            .collect();
+        assert_eq!(order, [0, 1, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn least_loaded_takes_the_least_load_for_its_weight() {
+        let available = Available::new(&[1, 1, 4]);
+        let load = [3, 2, 4];
+        assert_eq!(
+            choose(
+                Strategy::LeastLoaded,
+                &available,
+                |place| load[place],
+                |_| true
+            ),
+            Some(2)
+        );
+        assert_eq!(
+            choose(
+                Strategy::LeastLoaded,
+                &available,
+                |place| load[place],
+                |place| place < 2
+            ),
+            Some(1)
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! The breaker of one key: closed (calls flow), open (set aside), half-open (one trial decides).
+//!
+//! Pure: time comes in as an argument, and whether a pool may spare the key is the caller's question.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::settings::BreakerSettings;
+
+/// Into how many parts the window is cut; it slides by one part at a time.
+const WINDOW_PARTS: u32 = 12;
+
+/// Where the breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Calls flow.
+    Closed,
+    /// The key is set aside until then.
+    Open {
+        /// When a trial is due.
+        until: Instant,
+    },
+    /// One trial call decides.
+    HalfOpen,
+}
+
+/// The breaker of one key.
+#[derive(Debug)]
+pub struct Breaker {
+    position: Position,
+    window: VecDeque<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    began: Instant,
+    calls: u32,
+    failures: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            position: Position::Closed,
+            window: VecDeque::new(),
+        }
+    }
+}
+
+impl Breaker {
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Counts one finished call.
+    pub fn record(&mut self, failed: bool, settings: &BreakerSettings, now: Instant) {
+        self.forget_old(settings.window, now);
+        let part = settings.window / WINDOW_PARTS;
+        if self
+            .window
+            .back()
+            .is_none_or(|last| now.duration_since(last.began) >= part)
+        {
+            self.window.push_back(Part {
+                began: now,
+                calls: 0,
+                failures: 0,
+            });
+        }
+        if let Some(last) = self.window.back_mut() {
+            last.calls = last.calls.saturating_add(1);
+            last.failures = last.failures.saturating_add(u32::from(failed));
+        }
+    }
+
+    /// The share of failures in the window; `None` below `min_requests`.
+    pub fn failure_rate(&mut self, settings: &BreakerSettings, now: Instant) -> Option<f64> {
+        self.forget_old(settings.window, now);
+        let (calls, failures) = self
+            .window
+            .iter()
+            .fold((0u64, 0u64), |(calls, failures), part| {
+                (
+                    calls + u64::from(part.calls),
+                    failures + u64::from(part.failures),
+                )
+            });
+        (calls >= u64::from(settings.min_requests)).then(|| failures as f64 / calls as f64)
+    }
+
+    /// Whether the key has earned to be set aside: closed, and over the failure rate.
+    pub fn wants_to_open(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
+        self.position == Position::Closed
+            && self
+                .failure_rate(settings, now)
+                .is_some_and(|rate| rate > settings.failure_rate)
+    }
+
+    /// Sets the key aside. What was counted so far is forgotten: after the trial a new count begins.
+    pub fn open(&mut self, settings: &BreakerSettings, now: Instant) {
+        self.position = Position::Open {
+            until: now + settings.cooldown,
+        };
+        self.window.clear();
+    }
+
+    /// Moves from open to half-open when the time has come; says whether it did.
+    pub fn half_open_if_due(&mut self, now: Instant) -> bool {
+        match self.position {
+            Position::Open { until } if until <= now => {
+                self.position = Position::HalfOpen;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets calls flow again.
+    pub fn close(&mut self) {
+        self.position = Position::Closed;
+        self.window.clear();
+    }
+
+    fn forget_old(&mut self, window: Duration, now: Instant) {
+        while self
+            .window
+            .front()
+            .is_some_and(|part| now.duration_since(part.began) >= window)
+        {
+            self.window.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a starting point for simulated time"
+)]
+mod tests {
+    use super::*;
+
+    fn settings() -> BreakerSettings {
+        BreakerSettings::default()
+    }
+
+    fn fail(breaker: &mut Breaker, times: u32, now: Instant) {
+        for _ in 0..times {
+            breaker.record(true, &settings(), now);
+        }
+    }
+
+    #[test]
+    fn opens_only_above_the_rate_and_from_the_fewest_requests_on() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        fail(&mut breaker, 9, now);
+        assert!(
+            !breaker.wants_to_open(&settings(), now),
+            "nine requests are too few"
+        );
+        breaker.record(false, &settings(), now);
+        assert!(breaker.wants_to_open(&settings(), now));
+        for _ in 0..8 {
+            breaker.record(false, &settings(), now);
+        }
+        assert_eq!(breaker.failure_rate(&settings(), now), Some(0.5));
+        assert!(
+            !breaker.wants_to_open(&settings(), now),
+            "exactly half is not above half"
+        );
+    }
+
+    #[test]
+    fn the_window_slides() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        fail(&mut breaker, 20, start);
+        let later = start + Duration::from_secs(61);
+        assert_eq!(breaker.failure_rate(&settings(), later), None);
+        assert!(!breaker.wants_to_open(&settings(), later));
+    }
+
+    #[test]
+    fn opens_rests_and_goes_half_open_once() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        fail(&mut breaker, 10, start);
+        breaker.open(&settings(), start);
+        assert!(
+            !breaker.wants_to_open(&settings(), start),
+            "an open breaker does not open again"
+        );
+        assert!(!breaker.half_open_if_due(start + Duration::from_secs(299)));
+        assert!(breaker.half_open_if_due(start + Duration::from_secs(300)));
+        assert!(!breaker.half_open_if_due(start + Duration::from_secs(301)));
+        assert_eq!(breaker.position(), Position::HalfOpen);
+        breaker.close();
+        assert_eq!(breaker.failure_rate(&settings(), start), None);
+    }
+}

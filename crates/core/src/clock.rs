@@ -1,0 +1,47 @@
+//! The only source of time.
+
+use std::time::{Instant, SystemTime};
+
+/// Tells the time. The gateway has one that follows tokio's (pausable) clock.
+pub trait Clock: Send + Sync {
+    /// Monotonic time, for waits and windows.
+    fn now(&self) -> Instant;
+
+    /// Wall-clock time, for what people and providers name by date.
+    fn wall(&self) -> SystemTime;
+}
+
+/// A clock that a test moves by hand.
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::time::{Duration, Instant, SystemTime};
+
+    use parking_lot::Mutex;
+
+    /// Stands still until it is told to go on.
+    pub(crate) struct FakeClock(Mutex<Instant>);
+
+    impl FakeClock {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a starting point for simulated time"
+        )]
+        pub(crate) fn new() -> Self {
+            Self(Mutex::new(Instant::now()))
+        }
+
+        pub(crate) fn pass(&self, time: Duration) {
+            *self.0.lock() += time;
+        }
+    }
+
+    impl super::Clock for FakeClock {
+        fn now(&self) -> Instant {
+            *self.0.lock()
+        }
+
+        fn wall(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! One upstream key: its counters, its switches, its breaker, its rests; and the quota group it belongs to.
+//!
+//! The state of a key is shared by every pool it stands in and survives a reload. Reading it takes no lock.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::breaker::{Breaker, Position};
+use crate::fault::Class;
+use crate::pool::Pool;
+use crate::rests::Rests;
+use crate::secret::{Digest256, Secret};
+
+/// What makes two configured keys one: the same secret at the same provider and host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId {
+    /// The provider's name.
+    pub provider: &'static str,
+    /// Scheme, host and port.
+    pub origin: Arc<str>,
+    /// SHA-256 of the secret.
+    pub digest: Digest256,
+}
+
+/// Reasons why a key takes no calls. Kept as bits of one word; a key is available when none is set.
+pub(crate) mod flag {
+    /// Switched off by an operator.
+    pub(crate) const DISABLED: u32 = 1;
+    /// Not accepted by the provider.
+    pub(crate) const INVALID: u32 = 1 << 1;
+    /// Its quota group has nothing left.
+    pub(crate) const EXHAUSTED: u32 = 1 << 2;
+    /// Its breaker is open.
+    pub(crate) const EJECTED: u32 = 1 << 3;
+    /// Its breaker is half-open and the trial is under way.
+    pub(crate) const ON_TRIAL: u32 = 1 << 4;
+    /// As many calls in flight as it may have.
+    pub(crate) const FULL: u32 = 1 << 5;
+    /// Its breaker is half-open: the next call is the trial. Does not block.
+    pub(crate) const HALF_OPEN: u32 = 1 << 6;
+    /// The flags that keep a key out of the available set.
+    pub(crate) const BLOCKING: u32 = DISABLED | INVALID | EXHAUSTED | EJECTED | ON_TRIAL | FULL;
+}
+
+/// A recovered key takes this many calls at once, and one more for each success, …
+const RAMP_START: u32 = 2;
+/// … until it may have this many in flight; from there on only its own cap holds.
+const RAMP_END: u32 = 64;
+
+/// One upstream key.
+pub struct Key {
+    id: KeyId,
+    secret: Secret,
+    flags: AtomicU32,
+    active: AtomicU32,
+    /// The configured cap; `u32::MAX`: none.
+    cap: AtomicU32,
+    /// The ramp after a recovery; `u32::MAX`: over.
+    ramp: AtomicU32,
+    total: AtomicU64,
+    failed: AtomicU64,
+    /// Milliseconds since the Unix epoch; 0: never.
+    last_used_ms: AtomicU64,
+    breaker: Mutex<Breaker>,
+    /// (key, model) pairs that the provider forbids.
+    pub(crate) forbidden: Rests,
+    /// The group of a key for which none is configured.
+    pub(crate) own_group: Arc<Group>,
+    /// When `EXHAUSTED` ends by itself.
+    exhausted_until: Mutex<Option<Instant>>,
+    models: ModelsInUse,
+    /// The pools (and the place in each) whose available sets follow this key.
+    watchers: RwLock<Vec<(Weak<Pool>, usize)>>,
+}
+
+/// Whether a key has been used for one model only, cheaply: the digest of the first, and a mark for a second.
+#[derive(Default)]
+struct ModelsInUse {
+    first: AtomicU64,
+    several: AtomicBool,
+}
+
+/// A quota group: keys of one organisation, project or account, which share their limits and balance.
+#[derive(Default)]
+pub struct Group {
+    /// Models that rest for all keys of the group.
+    pub(crate) rests: Rests,
+    keys: Mutex<Vec<Weak<Key>>>,
+}
+
+impl Group {
+    pub(crate) fn join(&self, key: &Arc<Key>) {
+        let mut keys = self.keys.lock();
+        keys.retain(|old| old.strong_count() > 0);
+        if !keys.iter().any(|old| old.as_ptr() == Arc::as_ptr(key)) {
+            keys.push(Arc::downgrade(key));
+        }
+    }
+
+    /// The keys that belong to it now.
+    pub(crate) fn keys(&self) -> Vec<Arc<Key>> {
+        self.keys.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Key {
+    pub(crate) fn new(id: KeyId, secret: Secret) -> Arc<Self> {
+        let key = Arc::new(Self {
+            id,
+            secret,
+            flags: AtomicU32::new(0),
+            active: AtomicU32::new(0),
+            cap: AtomicU32::new(u32::MAX),
+            ramp: AtomicU32::new(u32::MAX),
+            total: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            last_used_ms: AtomicU64::new(0),
+            breaker: Mutex::new(Breaker::default()),
+            forbidden: Rests::default(),
+            own_group: Arc::new(Group::default()),
+            exhausted_until: Mutex::new(None),
+            models: ModelsInUse::default(),
+            watchers: RwLock::new(Vec::new()),
+        });
+        key.own_group.join(&key);
+        key
+    }
+
+    /// What makes it this key.
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// The credential sent upstream.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Calls in flight.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Attempts so far.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that failed.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// When it was last used, in milliseconds since the Unix epoch.
+    pub fn last_used_ms(&self) -> Option<u64> {
+        Some(self.last_used_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
+    }
+
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn breaker(&self) -> &Mutex<Breaker> {
+        &self.breaker
+    }
+
+    /// When the group's exhaustion ends by itself.
+    pub(crate) fn exhausted_until(&self) -> Option<Instant> {
+        *self.exhausted_until.lock()
+    }
+
+    /// When the open breaker lets a trial through.
+    pub(crate) fn open_until(&self) -> Option<Instant> {
+        match self.breaker.lock().position() {
+            Position::Open { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {
+        self.cap.store(cap.unwrap_or(u32::MAX), Ordering::SeqCst);
+        self.settle_full();
+    }
+
+    pub(crate) fn watch(&self, pool: &Arc<Pool>, place: usize) {
+        let mut watchers = self.watchers.write();
+        watchers.retain(|(old, _)| old.strong_count() > 0);
+        watchers.push((Arc::downgrade(pool), place));
+    }
+
+    /// The pools it stands in now, those of ended configurations with calls in flight included.
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.watchers
+            .read()
+            .iter()
+            .filter_map(|(pool, _)| pool.upgrade())
+            .collect()
+    }
+
+    /// Takes one slot. `blocked_by`: the flags that forbid it (an ejected key may be forced to serve).
+    /// Says whether the call is the breaker's trial.
+    pub(crate) fn take(&self, blocked_by: u32, now_ms: u64) -> Option<Taken> {
+        if self.flags() & blocked_by != 0 {
+            return None;
+        }
+        let limit = self.limit();
+        let taken = self
+            .active
+            .try_update(Ordering::SeqCst, Ordering::SeqCst, |active| {
+                (active < limit).then_some(active + 1)
+            });
+        let active = taken.ok()? + 1;
+        let trial = self.flags() & flag::HALF_OPEN != 0 && self.begin_trial();
+        if !trial && self.flags() & blocked_by & flag::ON_TRIAL != 0 {
+            self.active.fetch_sub(1, Ordering::SeqCst);
+            self.settle_full();
+            return None;
+        }
+        self.total.fetch_add(1, Ordering::Relaxed);
+        self.last_used_ms.store(now_ms, Ordering::Relaxed);
+        if active >= limit {
+            self.settle_full();
+        }
+        Some(Taken { trial })
+    }
+
+    fn begin_trial(&self) -> bool {
+        let before = self.flags.fetch_or(flag::ON_TRIAL, Ordering::SeqCst);
+        if before & flag::ON_TRIAL != 0 {
+            return false;
+        }
+        self.show();
+        true
+    }
+
+    /// Gives the slot back and lets waiting requests have it.
+    pub(crate) fn release(&self) {
+        self.active.fetch_sub(1, Ordering::SeqCst);
+        if self.limit() != u32::MAX {
+            self.settle_full();
+        }
+        self.serve_waiting();
+    }
+
+    /// Offers what has become free to the requests that wait in any pool of this key.
+    pub(crate) fn serve_waiting(&self) {
+        // Collected first: handing a lease over takes the same lock again.
+        let waited_for: Vec<Arc<Pool>> = {
+            let watchers = self.watchers.read();
+            watchers
+                .iter()
+                .filter_map(|(pool, _)| pool.upgrade())
+                .filter(|pool| pool.has_waiting())
+                .collect()
+        };
+        for pool in waited_for {
+            pool.serve_waiting();
+        }
+    }
+
+    fn limit(&self) -> u32 {
+        self.cap
+            .load(Ordering::SeqCst)
+            .min(self.ramp.load(Ordering::SeqCst))
+    }
+
+    /// Brings `FULL` in line with the count, whatever other threads do meanwhile.
+    fn settle_full(&self) {
+        loop {
+            let full = self.active() >= self.limit();
+            self.change(
+                if full { flag::FULL } else { 0 },
+                if full { 0 } else { flag::FULL },
+            );
+            if full == (self.active() >= self.limit()) {
+                return;
+            }
+        }
+    }
+
+    /// Sets and clears flags, and shows the change to every pool's available set.
+    pub(crate) fn change(&self, set: u32, clear: u32) {
+        let before = self.flags();
+        if set != 0 {
+            self.flags.fetch_or(set, Ordering::SeqCst);
+        }
+        if clear != 0 {
+            self.flags.fetch_and(!clear, Ordering::SeqCst);
+        }
+        if before != self.flags() || before & set != set || before & clear != 0 {
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        for (pool, place) in self.watchers.read().iter() {
+            if let Some(pool) = pool.upgrade() {
+                pool.show(*place);
+            }
+        }
+    }
+
+    pub(crate) fn count_failure(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Remembers that `model` was asked for.
+    pub(crate) fn note_model(&self, model: &str) {
+        if self.models.several.load(Ordering::Relaxed) {
+            return;
+        }
+        let digest = model_digest(model);
+        let seen =
+            self.models
+                .first
+                .compare_exchange(0, digest, Ordering::Relaxed, Ordering::Relaxed);
+        if seen.is_err_and(|first| first != digest) {
+            self.models.several.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no other model than `model` was ever asked of this key.
+    pub(crate) fn only_model_is(&self, model: &str) -> bool {
+        !self.models.several.load(Ordering::Relaxed)
+            && self.models.first.load(Ordering::Relaxed) == model_digest(model)
+    }
+
+    pub(crate) fn eject(&self) {
+        self.change(flag::EJECTED, flag::HALF_OPEN | flag::ON_TRIAL);
+    }
+
+    /// The trial went well: calls flow again, a few at first.
+    pub(crate) fn recover(&self) {
+        self.breaker.lock().close();
+        self.ramp
+            .store(self.active().saturating_add(RAMP_START), Ordering::SeqCst);
+        self.change(0, flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL);
+        self.settle_full();
+    }
+
+    /// The trial came to no result (the client left): the next call is the trial.
+    pub(crate) fn trial_undecided(&self) {
+        self.change(0, flag::ON_TRIAL);
+    }
+
+    /// One more success on the ramp after a recovery.
+    pub(crate) fn climb(&self) {
+        let ramp = self.ramp.load(Ordering::SeqCst);
+        if ramp == u32::MAX {
+            return;
+        }
+        let next = if ramp >= RAMP_END { u32::MAX } else { ramp + 1 };
+        let raised = self
+            .ramp
+            .compare_exchange(ramp, next, Ordering::SeqCst, Ordering::SeqCst);
+        if raised.is_ok() {
+            self.settle_full();
+        }
+    }
+
+    pub(crate) fn exhaust(&self, until: Instant) {
+        *self.exhausted_until.lock() = Some(until);
+        self.change(flag::EXHAUSTED, 0);
+    }
+
+    /// Ends what has come to its end: exhaustion, an open breaker. Says whether anything did.
+    pub(crate) fn wake_if_due(&self, now: Instant) -> bool {
+        let mut woke = false;
+        let mut until = self.exhausted_until.lock();
+        if until.is_some_and(|until| until <= now) {
+            *until = None;
+            self.change(0, flag::EXHAUSTED);
+            woke = true;
+        }
+        drop(until);
+        if self.breaker.lock().half_open_if_due(now) {
+            self.change(flag::HALF_OPEN, flag::EJECTED);
+            woke = true;
+        }
+        woke
+    }
+
+    /// When the next of its timed flags ends.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        [self.exhausted_until(), self.open_until()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Clears everything that rests but the operator's own switch.
+    pub(crate) fn clear_rests(&self) {
+        self.forbidden.clear();
+        *self.exhausted_until.lock() = None;
+        self.breaker.lock().close();
+        self.ramp.store(u32::MAX, Ordering::SeqCst);
+        self.change(
+            0,
+            flag::INVALID | flag::EXHAUSTED | flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL,
+        );
+        self.settle_full();
+    }
+}
+
+/// What [`Key::take`] gave.
+pub(crate) struct Taken {
+    pub(crate) trial: bool,
+}
+
+fn model_digest(model: &str) -> u64 {
+    // FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/); 0 is kept for "none yet".
+    let hash = model.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+/// How long each class rests where the provider does not say.
+pub(crate) fn default_rest(class: Class) -> Duration {
+    match class {
+        Class::Exhausted => Duration::from_secs(3600),
+        Class::Forbidden => Duration::from_secs(600),
+        _ => Duration::from_secs(60),
+    }
+}
+
+/// A quota group's provider and name.
+type GroupId = (&'static str, Arc<str>);
+
+/// Remembers keys and groups across reloads, by what makes them themselves.
+#[derive(Default)]
+pub(crate) struct KeyBook {
+    keys: Mutex<HashMap<KeyId, Weak<Key>>>,
+    groups: Mutex<HashMap<GroupId, Weak<Group>>>,
+}
+
+impl KeyBook {
+    /// Forgets what no pool holds any more.
+    pub(crate) fn prune(&self) {
+        self.keys.lock().retain(|_, key| key.strong_count() > 0);
+        self.groups
+            .lock()
+            .retain(|_, group| group.strong_count() > 0);
+    }
+
+    pub(crate) fn key(&self, id: KeyId, secret: &Secret) -> Arc<Key> {
+        let mut keys = self.keys.lock();
+        if let Some(key) = keys.get(&id).and_then(Weak::upgrade) {
+            return key;
+        }
+        let key = Key::new(id.clone(), secret.clone());
+        keys.insert(id, Arc::downgrade(&key));
+        key
+    }
+
+    pub(crate) fn group(&self, provider: &'static str, name: &Arc<str>) -> Arc<Group> {
+        let mut groups = self.groups.lock();
+        let id = (provider, Arc::clone(name));
+        if let Some(group) = groups.get(&id).and_then(Weak::upgrade) {
+            return group;
+        }
+        let group = Arc::new(Group::default());
+        groups.insert(id, Arc::downgrade(&group));
+        group
+    }
+}

@@ -1,0 +1,107 @@
+//! Makes the pools of a configuration, and carries the state of keys over from one configuration to the next.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+
+use super::queue::Queue;
+use super::{Member, Pool};
+use crate::balance::Available;
+use crate::clock::Clock;
+use crate::key::{Key, KeyBook, KeyId};
+use crate::settings::{KeySettings, PoolSettings};
+
+/// Knows every key in use, by what makes it itself.
+pub struct Registry {
+    clock: Arc<dyn Clock>,
+    book: KeyBook,
+}
+
+impl Registry {
+    /// A registry that has seen no key yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            book: KeyBook::default(),
+        }
+    }
+
+    /// The pools for `settings`. A pool whose settings did not change is the one of `before`; a key that
+    /// stays keeps its counters and rests, whatever pool, name or place it has now.
+    pub fn pools(&self, settings: &[PoolSettings], before: &[Arc<Pool>]) -> Vec<Arc<Pool>> {
+        let kept =
+            |wanted: &PoolSettings| before.iter().find(|pool| pool.settings == *wanted).cloned();
+        let pools: Vec<Arc<Pool>> = settings
+            .iter()
+            .map(|wanted| kept(wanted).unwrap_or_else(|| self.pool(wanted)))
+            .collect();
+        apply_caps(&pools);
+        self.book.prune();
+        pools
+    }
+
+    fn pool(&self, settings: &PoolSettings) -> Arc<Pool> {
+        let members: Box<[Member]> = settings
+            .keys
+            .iter()
+            .map(|key| self.member(settings.provider, key))
+            .collect();
+        let weights: Vec<u32> = settings.keys.iter().map(|key| key.weight).collect();
+        let pool = Arc::new(Pool {
+            settings: settings.clone(),
+            members,
+            available: Available::new(&weights),
+            queue: Queue::default(),
+            clock: Arc::clone(&self.clock),
+            next_due: AtomicU64::new(0),
+            epoch: self.clock.now(),
+            ejecting: Mutex::new(()),
+        });
+        for (place, member) in pool.members.iter().enumerate() {
+            member.key.watch(&pool, place);
+            pool.show(place);
+        }
+        pool
+    }
+
+    fn member(&self, provider: &'static str, settings: &KeySettings) -> Member {
+        let origin = Arc::clone(settings.base_url.origin());
+        let id = KeyId {
+            provider,
+            origin,
+            digest: settings.secret.digest(),
+        };
+        let key = self.book.key(id, &settings.secret);
+        let group = match &settings.group {
+            Some(name) => self.book.group(provider, name),
+            None => Arc::clone(&key.own_group),
+        };
+        group.join(&key);
+        Member {
+            key,
+            name: Arc::clone(&settings.name),
+            base_url: settings.base_url.clone(),
+            model: settings.model.clone(),
+            group,
+        }
+    }
+}
+
+/// Of differing caps for one key the lowest holds.
+fn apply_caps(pools: &[Arc<Pool>]) {
+    let mut caps: HashMap<*const Key, (Arc<Key>, Option<u32>)> = HashMap::new();
+    for pool in pools {
+        for (member, settings) in pool.members.iter().zip(&pool.settings.keys) {
+            let (_, cap) = caps
+                .entry(Arc::as_ptr(&member.key))
+                .or_insert_with(|| (Arc::clone(&member.key), None));
+            *cap = [*cap, settings.max_concurrent].into_iter().flatten().min();
+        }
+    }
+    for (key, cap) in caps.into_values() {
+        key.set_cap(cap);
+        key.serve_waiting();
+    }
+}

@@ -1,0 +1,111 @@
+//! A credential that cannot be printed by accident.
+//!
+//! This module must never gain a `Display`, a `Serialize` or a `Debug` that shows the text.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+/// A provider key, virtual key or admin token. Wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+/// SHA-256 of a secret: what secrets are compared and looked up by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest256(pub [u8; 32]);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(SecretString::from(text.into()))
+    }
+
+    /// The text itself, for the one place that sends it upstream.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// SHA-256 of the text.
+    pub fn digest(&self) -> Digest256 {
+        Digest256::of(self.expose().as_bytes())
+    }
+
+    /// What may be shown to an operator: `sk-…ab12`. Secrets under 12 characters show nothing of themselves.
+    pub fn hint(&self) -> String {
+        let chars: Vec<char> = self.expose().chars().collect();
+        if chars.len() < 12 {
+            return "…".to_owned();
+        }
+        let head = self
+            .expose()
+            .split('-')
+            .next()
+            .filter(|h| h.len() <= 6 && h.len() < chars.len() / 2);
+        let tail: String = chars[chars.len() - 4..].iter().collect();
+        head.map_or_else(|| format!("…{tail}"), |h| format!("{h}-…{tail}"))
+    }
+}
+
+impl Digest256 {
+    /// SHA-256 of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Reads 64 hexadecimal digits; `None` for anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl PartialEq for Secret {
+    /// Compares digests, so that the time taken tells nothing about the text.
+    fn eq(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl fmt::Debug for Digest256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest256(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_and_hint_never_show_the_text() {
+        let secret = Secret::new("sk-proj-abcdefghijkl9876");
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+        assert_eq!(secret.hint(), "sk-…9876");
+        assert_eq!(Secret::new("AIzaSyABCDEFGH1234").hint(), "…1234");
+        assert_eq!(Secret::new("short-one").hint(), "…");
+    }
+
+    #[test]
+    fn digest_reads_its_own_hex() {
+        let digest = Digest256::of(b"x");
+        let hex: String = digest.0.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(Digest256::from_hex(&hex), Some(digest));
+        assert_eq!(Digest256::from_hex("zz"), None);
+        assert_eq!(Digest256::from_hex(&"+1".repeat(32)), None);
+    }
+}

@@ -1,0 +1,275 @@
+//! What can be set, as plain values with their defaults. The configuration file is read into these elsewhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base_url::BaseUrl;
+use crate::secret::{Digest256, Secret};
+
+/// One whole, validated configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[server]`
+    pub server: ServerSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// `[admin]`
+    pub admin: AdminSettings,
+    /// `[pools.*]` in the order of the file, then the pools made from environment keys.
+    pub pools: Vec<PoolSettings>,
+    /// `[[virtual_keys]]`
+    pub virtual_keys: Vec<VirtualKeySettings>,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSettings {
+    /// Where the data plane, admin API and dashboard listen.
+    pub listen: SocketAddr,
+    /// When a virtual key is required.
+    pub auth: AuthMode,
+    /// The largest request body, in bytes.
+    pub max_request_body: u64,
+    /// How long requests in flight may take to end after accepting ended.
+    pub shutdown_timeout: Duration,
+    /// How long `/readyz` says 503 before accepting ends.
+    pub shutdown_delay: Duration,
+    /// `Host` values accepted beside the loopback names, without port.
+    pub allowed_hosts: Vec<String>,
+    /// `Origin` values accepted, such as `https://app.example.com`.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            auth: AuthMode::Auto,
+            max_request_body: 64 << 20,
+            shutdown_timeout: Duration::from_secs(30),
+            shutdown_delay: Duration::ZERO,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+/// `server.auth`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Required while a virtual key is configured, and always where the address is not loopback.
+    #[default]
+    Auto,
+    /// Always required.
+    Required,
+    /// Never required.
+    None,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogSettings {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// Text for people, or JSON lines.
+    pub format: LogFormat,
+}
+
+/// `log.level`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// An operator must act.
+    Error,
+    /// Recovered, but not as it should be.
+    Warn,
+    /// Life cycle, and one line a request.
+    #[default]
+    Info,
+    /// For those who debug keypool.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[admin]`, with the place of a token that is made at first start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminSettings {
+    /// The token set by the operator.
+    pub token: Option<Secret>,
+    /// Where a made-up token is kept when none is set.
+    pub token_file: PathBuf,
+}
+
+/// `[pools.<name>]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolSettings {
+    /// The pool's name.
+    pub name: Arc<str>,
+    /// The provider's name: one of the dialects'.
+    pub provider: &'static str,
+    /// How the next key is chosen.
+    pub strategy: Strategy,
+    /// Model names and patterns that this pool serves.
+    pub models: Vec<String>,
+    /// The keys, in order.
+    pub keys: Vec<KeySettings>,
+    /// `[pools.<name>.retry]`
+    pub retry: RetrySettings,
+    /// `[pools.<name>.breaker]`
+    pub breaker: BreakerSettings,
+    /// `[pools.<name>.queue]`
+    pub queue: QueueSettings,
+    /// `[pools.<name>.timeouts]`
+    pub timeouts: TimeoutSettings,
+    /// Where the pool was declared, for messages: `keypool.toml`, `environment`.
+    pub source: Arc<str>,
+}
+
+/// One key of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeySettings {
+    /// Unique in its pool.
+    pub name: Arc<str>,
+    /// The credential sent upstream.
+    pub secret: Secret,
+    /// Where this key's calls go.
+    pub base_url: BaseUrl,
+    /// The model sent upstream in place of the one that the client named.
+    pub model: Option<Arc<str>>,
+    /// The quota group; `None`: the key alone.
+    pub group: Option<Arc<str>>,
+    /// Share of the traffic, 1 to 100.
+    pub weight: u32,
+    /// Most concurrent calls; `None`: no cap.
+    pub max_concurrent: Option<u32>,
+}
+
+/// `strategy`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Keys in turn, by weight.
+    #[default]
+    RoundRobin,
+    /// The key with the fewest calls in flight for its weight.
+    LeastLoaded,
+    /// Any key, by weight.
+    Random,
+}
+
+/// `[pools.<name>.retry]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrySettings {
+    /// Attempts of a request = min(retries + 1, 2 × keys).
+    pub retries: u32,
+    /// Waited before a key that has just failed is tried again in the same request.
+    pub backoff: Duration,
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self {
+            retries: 5,
+            backoff: Duration::from_secs(1),
+        }
+    }
+}
+
+/// `[pools.<name>.breaker]`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerSettings {
+    /// The share of failures above which a key is set aside, 0 to 1.
+    pub failure_rate: f64,
+    /// The fewest requests in the window for the rate to count.
+    pub min_requests: u32,
+    /// The window over which the rate is taken.
+    pub window: Duration,
+    /// How long a key is set aside before a trial.
+    pub cooldown: Duration,
+    /// The share of the pool's keys that may be set aside (rounded down, at least 1), 0 to 1.
+    pub max_ejected: f64,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            failure_rate: 0.5,
+            min_requests: 10,
+            window: Duration::from_secs(60),
+            cooldown: Duration::from_secs(300),
+            max_ejected: 0.5,
+        }
+    }
+}
+
+/// `[pools.<name>.queue]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Requests that may wait for a key.
+    pub max_waiting: usize,
+    /// How long each may wait.
+    pub timeout: Duration,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            max_waiting: 1000,
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[pools.<name>.timeouts]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// To an open connection.
+    pub connect: Duration,
+    /// To the first byte of a stream.
+    pub first_byte: Duration,
+    /// Between two bytes of an answer.
+    pub idle: Duration,
+    /// To the first byte of the answer, over all attempts and waits.
+    pub total: Duration,
+}
+
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(300),
+            idle: Duration::from_secs(120),
+            total: Duration::from_secs(600),
+        }
+    }
+}
+
+/// One `[[virtual_keys]]` entry: what a client presents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualKeySettings {
+    /// Unique among virtual keys.
+    pub name: Arc<str>,
+    /// SHA-256 of the secret.
+    pub digest: Digest256,
+    /// Models and patterns it may call.
+    pub models: Vec<String>,
+    /// Pools (names and patterns) it may call.
+    pub pools: Vec<String>,
+    /// Whether native paths outside the known endpoints are open to it.
+    pub native: bool,
+    /// Not accepted from then on.
+    pub expires: Option<std::time::SystemTime>,
+    /// Not accepted.
+    pub disabled: bool,
+}

@@ -1,0 +1,34 @@
+//! Keys in their pools: clearing a rest.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use crate::context::Gateway;
+
+/// `POST /api/v1/admin/pools/{pool}/keys/{name}/reset`: clears whatever keeps the key from serving.
+pub(super) async fn reset(
+    State(gw): State<Arc<Gateway>>,
+    Path((pool, name)): Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    let snapshot = gw.snapshot();
+    let missing = |what: String| Problem::new(StatusCode::NOT_FOUND, "not_found", what);
+    let entry = snapshot
+        .pool(&pool)
+        .ok_or_else(|| missing(format!("there is no pool \"{pool}\"")))?;
+    entry
+        .pool
+        .reset(&name)
+        .ok_or_else(|| missing(format!("there is no key \"{name}\" in pool \"{pool}\"")))?;
+    let state = entry
+        .pool
+        .report()
+        .into_iter()
+        .find(|key| *key.name == *name)
+        .map(|key| key.state.as_str());
+    Ok(Json(json!({ "pool": pool, "name": name, "state": state })))
+}

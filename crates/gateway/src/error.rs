@@ -1,0 +1,123 @@
+//! Errors of the gateway's own: a stable code, a status, a sentence that says what to do.
+//!
+//! Rendered in one place, in the form of the protocol that was called.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use keypool_providers::protocol::{self, OwnError, Protocol};
+
+/// What went wrong: each kind has one code and one status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    InvalidRequest,
+    InvalidVirtualKey,
+    ModelNotAllowed,
+    NativeNotAllowed,
+    ModelNotFound,
+    NotFound,
+    MethodNotAllowed(&'static str),
+    RequestTimeout,
+    RequestTooLarge,
+    HeadersTooLarge,
+    NoKeyAvailable,
+    QueueFull,
+    QueueTimeout,
+    UpstreamUnreachable,
+    UpstreamTimeout,
+}
+
+/// An error on its way to the client.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayError {
+    pub(crate) kind: Kind,
+    /// A sentence or two for the person who reads it; never a secret.
+    pub(crate) message: String,
+    /// When the same request may go better.
+    pub(crate) retry_after: Option<Duration>,
+    /// Tells the SDK not to retry by itself.
+    pub(crate) dont_retry: bool,
+}
+
+impl Kind {
+    fn status_and_code(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::InvalidVirtualKey => (StatusCode::UNAUTHORIZED, "invalid_virtual_key"),
+            Self::ModelNotAllowed => (StatusCode::FORBIDDEN, "model_not_allowed"),
+            Self::NativeNotAllowed => (StatusCode::FORBIDDEN, "native_not_allowed"),
+            Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Self::HeadersTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+            ),
+            Self::NoKeyAvailable => (StatusCode::SERVICE_UNAVAILABLE, "no_key_available"),
+            Self::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+            Self::QueueTimeout => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
+            Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
+            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
+        }
+    }
+
+    /// The stable code.
+    pub(crate) fn code(self) -> &'static str {
+        self.status_and_code().1
+    }
+}
+
+impl GatewayError {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: None,
+            dont_retry: false,
+        }
+    }
+
+    /// The answer in the protocol's form.
+    pub(crate) fn render(&self, protocol: Protocol) -> Response<Bytes> {
+        let (status, code) = self.kind.status_and_code();
+        let body = protocol::error_body(protocol, &self.own(code));
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, whole_seconds(wait));
+        }
+        if self.dont_retry {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if let Kind::MethodNotAllowed(allow) = self.kind {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+
+    /// The event that ends a broken stream.
+    pub(crate) fn render_in_stream(&self, protocol: Protocol) -> Bytes {
+        protocol::stream_error(protocol, &self.own(self.kind.code()))
+    }
+
+    fn own<'a>(&'a self, code: &'a str) -> OwnError<'a> {
+        let status = self.kind.status_and_code().0.as_u16();
+        OwnError {
+            status,
+            code,
+            message: &self.message,
+        }
+    }
+}
+
+/// `Retry-After` in whole seconds, rounded up, at least 1.
+pub(crate) fn whole_seconds(wait: Duration) -> HeaderValue {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    HeaderValue::from(seconds.max(1))
+}

@@ -1,0 +1,13 @@
+//! The gateway: data plane, admin API, upstream connections, telemetry.
+//!
+//! It knows no configuration file, no SQL and no Redis; provider specifics are asked of a dialect.
+
+mod admin;
+pub mod clock;
+pub mod context;
+mod error;
+mod proxy;
+pub mod server;
+pub mod snapshot;
+mod telemetry;
+mod upstream;

@@ -1,0 +1,117 @@
+//! A provider's answer, as far as it was read before it was decided what to do with it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::response::Parts;
+use keypool_core::fault::{Class, Fault};
+
+use crate::error::{GatewayError, Kind};
+use crate::upstream::{SendError, UpstreamBody};
+
+/// What became of one attempt.
+pub(super) enum Reply {
+    /// To be relayed: a success, or the caller's own fault.
+    Relay(Answer, Class),
+    /// The next key may do better.
+    Failed(Failure),
+}
+
+/// An answer: its head, what of its body was read, and what is still to come.
+pub(super) struct Answer {
+    pub(super) parts: Parts,
+    pub(super) read: VecDeque<Bytes>,
+    pub(super) rest: Option<UpstreamBody>,
+}
+
+/// A failed attempt.
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    /// The provider's answer, where there is one.
+    pub(super) answer: Option<Answer>,
+    /// What went wrong on the way, where there is none.
+    pub(super) trouble: Option<Trouble>,
+    /// The error or the provider's words, without secrets, for the log.
+    pub(super) reason: String,
+    /// The provider may have taken the call on, and it may not be repeated.
+    pub(super) final_: bool,
+}
+
+/// Why no answer came, or none that could be read.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    Unreachable(String),
+    Timeout(Duration),
+}
+
+impl Answer {
+    /// All that was read so far, in one piece.
+    pub(super) fn read_bytes(&self) -> Bytes {
+        match self.read.len() {
+            0 => Bytes::new(),
+            1 => self.read[0].clone(),
+            _ => self
+                .read
+                .iter()
+                .flatten()
+                .copied()
+                .collect::<Vec<u8>>()
+                .into(),
+        }
+    }
+
+    /// The status, for the log.
+    pub(super) fn status(&self) -> u16 {
+        self.parts.status.as_u16()
+    }
+}
+
+impl Failure {
+    /// No answer: the way to the provider is in trouble.
+    pub(super) fn on_the_way(trouble: Trouble, was_sent: bool, repeatable: bool) -> Self {
+        let reason = match &trouble {
+            Trouble::Unreachable(what) => what.clone(),
+            Trouble::Timeout(limit) => format!("no answer within {limit:?}"),
+        };
+        Self {
+            fault: Fault::of(Class::UpstreamTrouble),
+            answer: None,
+            trouble: Some(trouble),
+            reason,
+            final_: was_sent && !repeatable,
+        }
+    }
+}
+
+impl From<&SendError> for Trouble {
+    fn from(error: &SendError) -> Self {
+        match error {
+            SendError::ConnectTimeout(limit) => Self::Timeout(*limit),
+            _ => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+impl Trouble {
+    /// What the client is told.
+    pub(super) fn error(&self, pool: &str) -> GatewayError {
+        let error = match self {
+            Self::Unreachable(_) => GatewayError::new(
+                Kind::UpstreamUnreachable,
+                format!(
+                    "the provider of pool \"{pool}\" could not be reached or broke the connection; the log has the details"
+                ),
+            ),
+            Self::Timeout(limit) => {
+                let message =
+                    format!("the provider of pool \"{pool}\" did not answer within {limit:?}");
+                GatewayError::new(Kind::UpstreamTimeout, message)
+            }
+        };
+        GatewayError {
+            dont_retry: true,
+            ..error
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The attempts of one request: how many, with which key next, how long to wait for one, what failed so far.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keypool_core::fault::Class;
+use keypool_core::pool::{Demand, Handoff, Lease, Pool};
+use tokio::time::sleep_until;
+
+use super::answer::{Answer, Failure, Trouble};
+use super::auth::Caller;
+use super::call::Call;
+use super::story::Story;
+use crate::context::Gateway;
+use crate::telemetry::FailedAttempt;
+
+pub(super) struct Attempts<'a> {
+    gw: &'a Gateway,
+    pool: &'a Arc<Pool>,
+    caller: &'a Caller,
+    demand: Demand,
+    made: u32,
+    max: u32,
+    /// To the first byte of the answer, over all attempts and waits.
+    deadline: Instant,
+    waited: Duration,
+    last: Last,
+    must_stop: bool,
+}
+
+/// What the attempts came to so far.
+#[derive(Default)]
+pub(super) struct Last {
+    /// The class of the last failure.
+    pub(super) class: Option<Class>,
+    /// The last answer that a client may be shown.
+    pub(super) answer: Option<Answer>,
+    /// Why the last attempt got no answer.
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// Why no further attempt is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// As many as a request gets.
+    OutOfAttempts,
+    /// The provider may have taken the call on, and it may not be repeated.
+    MustNotRepeat,
+    /// No key, and none that will be back in time.
+    NoKey,
+    /// Too many wait already.
+    QueueFull,
+    /// It waited for a slot in vain.
+    QueueTimeout,
+    /// The time for the whole request is up.
+    Deadline,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(
+        gw: &'a Gateway,
+        pool: &'a Arc<Pool>,
+        demand: Demand,
+        caller: &'a Caller,
+    ) -> Self {
+        Self {
+            gw,
+            pool,
+            caller,
+            demand,
+            made: 0,
+            max: pool.max_attempts(),
+            deadline: gw.clock.now() + pool.settings().timeouts.total,
+            waited: Duration::ZERO,
+            last: Last::default(),
+            must_stop: false,
+        }
+    }
+
+    pub(super) fn made(&self) -> u32 {
+        self.made
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        self.pool
+    }
+
+    pub(super) fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    pub(super) fn into_last(self) -> Last {
+        self.last
+    }
+
+    /// The key for the next attempt: free now, or waited for.
+    pub(super) async fn next_key(&mut self) -> Result<Lease, Stop> {
+        if self.must_stop {
+            return Err(Stop::MustNotRepeat);
+        }
+        if self.made > 0 && self.made >= self.max {
+            return Err(Stop::OutOfAttempts);
+        }
+        let began = self.gw.clock.now();
+        let lease = match self.pool.acquire(&self.demand) {
+            Some(lease) => lease,
+            None => {
+                let queued = self.wait_for_key(began).await;
+                self.waited += self.gw.clock.now().saturating_duration_since(began);
+                queued?
+            }
+        };
+        self.made += 1;
+        Ok(lease)
+    }
+
+    async fn wait_for_key(&self, began: Instant) -> Result<Lease, Stop> {
+        let queue_ends = began
+            + self
+                .pool
+                .settings()
+                .queue
+                .timeout
+                .saturating_sub(self.waited);
+        let give_up = queue_ends.min(self.deadline);
+        if !self.pool.outlook(&self.demand).comes_before(give_up) {
+            return Err(Stop::NoKey);
+        }
+        let mut ticket = self
+            .pool
+            .join(&self.demand, &self.caller.line)
+            .map_err(|_| Stop::QueueFull)?;
+        loop {
+            let changed = self.pool.rests_changed();
+            tokio::pin!(changed);
+            // Registered before looking, so that no change falls between.
+            changed.as_mut().enable();
+            let outlook = self.pool.outlook(&self.demand);
+            let look_again = outlook.at.map_or(give_up, |at| at.min(give_up));
+            tokio::select! {
+                biased;
+                handoff = &mut ticket.handoff => return match handoff {
+                    Ok(Handoff::Lease(lease)) => Ok(lease),
+                    Ok(Handoff::Refused) | Err(_) => Err(Stop::QueueFull),
+                },
+                () = std::future::ready(()), if !outlook.comes_before(give_up) => return Err(Stop::NoKey),
+                () = changed => {}
+                () = sleep_until(look_again.into()) => match self.gw.clock.now() {
+                    now if now < give_up => self.pool.serve_waiting(),
+                    _ if give_up == self.deadline => return Err(Stop::Deadline),
+                    _ => return Err(Stop::QueueTimeout),
+                },
+            }
+        }
+    }
+
+    /// Books a failed attempt: what it means for the key, what the client may be shown, what is done next.
+    pub(super) fn failed(&mut self, lease: Lease, failure: Failure, call: &Call, story: &Story) {
+        let Failure {
+            fault,
+            answer,
+            trouble,
+            reason,
+            final_,
+        } = failure;
+        let backoff = self.pool.settings().retry.backoff;
+        self.demand
+            .note_failure(lease.place(), self.gw.clock.now() + backoff);
+        self.must_stop = final_ && !call.repeatable;
+        let event = FailedAttempt {
+            request_id: story.request_id(),
+            attempt: self.made,
+            max_attempts: self.max,
+            status: answer.as_ref().map(Answer::status),
+            fault: &fault,
+            reason,
+            number: lease.place() + 1,
+            key_name: &lease.member().name.clone(),
+            model: &lease.model().clone(),
+            pool: self.pool.name(),
+        };
+        let consequence = lease.failed(&fault);
+        event.log(&consequence, self.what_next());
+        if consequence.rests_for.is_some() || fault.class == Class::Rejected {
+            self.gw.trouble.look_at(self.pool);
+        }
+        self.last.class = Some(fault.class);
+        if matches!(fault.class, Class::RateLimited | Class::UpstreamTrouble) {
+            self.last.trouble = trouble;
+            if answer.is_some() {
+                self.last.answer = answer;
+            }
+        }
+    }
+
+    fn what_next(&self) -> &'static str {
+        if self.must_stop {
+            "the call may have been taken on, so it is not repeated"
+        } else if self.made >= self.max {
+            "no attempts are left"
+        } else {
+            "the next key is tried"
+        }
+    }
+}

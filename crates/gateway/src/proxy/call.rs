@@ -1,0 +1,389 @@
+//! Reading a call: its body within bounds, the few fields that matter, and the pool it goes to.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use keypool_core::pool::Member;
+use keypool_providers::peek::{self, PeekError};
+use keypool_providers::protocol::{self, ModelIn, Protocol, Repeat};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::auth::Caller;
+use super::early::Unread;
+use super::target::Target;
+use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
+use crate::upstream::Pieces;
+
+/// A client that sends nothing of its body for so long is answered 408.
+const BODY_IDLE: Duration = Duration::from_secs(30);
+/// The longest model name.
+const MAX_MODEL: usize = 256;
+/// What stands for itself in a path segment (RFC 3986 §3.3, `pchar`).
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'@');
+
+/// A request, read.
+pub(super) struct Call {
+    pub(super) protocol: Protocol,
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) query: Option<String>,
+    pub(super) body: Bytes,
+    /// The client asked for a stream.
+    pub(super) stream: bool,
+    /// May be sent again when its fate is unknown.
+    pub(super) repeatable: bool,
+    /// An error inside a 200 is classed by its content.
+    pub(super) generates: bool,
+    model: Option<NamedModel>,
+    path: String,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// The model as the client named it, and where.
+struct NamedModel {
+    name: String,
+    at: ModelAt,
+}
+
+enum ModelAt {
+    Body(Range<usize>),
+    Path(Range<usize>),
+}
+
+/// Where a call goes.
+pub(super) struct Route {
+    pub(super) entry: PoolEntry,
+    /// The model as the pool's provider names it; empty where the call names none.
+    pub(super) model: Arc<str>,
+}
+
+impl Call {
+    pub(super) async fn read(
+        gw: &Arc<Gateway>,
+        snapshot: &Snapshot,
+        target: &Target<'_>,
+        parts: &Parts,
+        unread: &mut Unread,
+    ) -> Result<Self, GatewayError> {
+        let limit = snapshot.settings.server.max_request_body;
+        let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
+        let endpoint = target.endpoint.as_ref();
+        let needs_json = endpoint.is_some_and(|endpoint| endpoint.json);
+        let peeked = if needs_json {
+            read_json(&parts.headers, &body)?
+        } else {
+            peek::Peek::default()
+        };
+        let (stored, body_stream) = (peeked.store != Some(false), peeked.stream);
+        let model = match endpoint.map(|endpoint| &endpoint.model) {
+            Some(ModelIn::Body) if peeked.model.is_none() => {
+                return Err(invalid("the body has no \"model\": name the model to call"));
+            }
+            Some(ModelIn::Body | ModelIn::OptionalBody) => peeked.model.map(|model| NamedModel {
+                name: model.name,
+                at: ModelAt::Body(model.range),
+            }),
+            Some(ModelIn::Path(range)) => Some(model_in_path(&target.path, range)?),
+            Some(ModelIn::Form | ModelIn::Nowhere) | None => None,
+        };
+        if model
+            .as_ref()
+            .is_some_and(|model| model.name.is_empty() || model.name.len() > MAX_MODEL)
+        {
+            return Err(invalid("the model's name is empty or too long"));
+        }
+        let repeatable = match endpoint.map(|endpoint| endpoint.repeat) {
+            Some(Repeat::Safe) => true,
+            Some(Repeat::Never) => false,
+            Some(Repeat::NeverIfStored) => !stored,
+            None => matches!(parts.method, Method::GET | Method::HEAD),
+        };
+        Ok(Self {
+            protocol: target.protocol,
+            method: parts.method.clone(),
+            headers: parts.headers.clone(),
+            query: parts
+                .uri
+                .query()
+                .map(|query| protocol::without_key(query).into_owned())
+                .filter(|query| !query.is_empty()),
+            body,
+            stream: body_stream || endpoint.is_some_and(|endpoint| endpoint.stream_by_path),
+            repeatable,
+            generates: endpoint.is_some_and(|endpoint| endpoint.generates)
+                && parts.method == Method::POST,
+            model,
+            path: target.path.clone(),
+            _memory: memory,
+        })
+    }
+
+    /// The path for a key's provider, with the key's or route's model in place of the client's where it stands there.
+    pub(super) fn path_for(&self, model: &str) -> String {
+        match &self.model {
+            Some(NamedModel {
+                name,
+                at: ModelAt::Path(range),
+            }) if name != model => {
+                let encoded = utf8_percent_encode(model, PATH_SEGMENT);
+                format!(
+                    "{}{encoded}{}",
+                    &self.path[..range.start],
+                    &self.path[range.end..]
+                )
+            }
+            _ => self.path.clone(),
+        }
+    }
+
+    /// The body for a key, with its model in place of the client's; all other bytes as they came.
+    pub(super) fn body_for(&self, member: &Member, model: &str) -> Pieces {
+        match &self.model {
+            Some(NamedModel {
+                name,
+                at: ModelAt::Body(range),
+            }) if name != model && (member.model.is_some() || !model.is_empty()) => {
+                Pieces::new(peek::splice(&self.body, range, model))
+            }
+            _ => Pieces::new([self.body.clone()]),
+        }
+    }
+
+    fn model_name(&self) -> Option<&str> {
+        self.model.as_ref().map(|model| model.name.as_str())
+    }
+}
+
+impl Route {
+    pub(super) fn find(
+        snapshot: &Snapshot,
+        target: &Target<'_>,
+        call: &Call,
+        caller: &Caller,
+    ) -> Result<Self, GatewayError> {
+        let named = call.model_name().unwrap_or_default();
+        let (entry, model) = match target.pool {
+            Some(entry) if caller.may_use_pool(entry) => {
+                let prefix = format!("{}/", entry.pool.name());
+                (entry, named.strip_prefix(&prefix).unwrap_or(named))
+            }
+            Some(entry) => return Err(pool_not_allowed(entry.pool.name())),
+            None if call.model.is_none() => (first_pool(snapshot, target, caller)?, ""),
+            None => {
+                match snapshot.resolve(target.protocol, named, |entry| caller.may_use_pool(entry)) {
+                    Ok(found) => found,
+                    Err(NoRoute::NotAllowed) => return Err(model_not_allowed(named)),
+                    Err(NoRoute::Unknown) => {
+                        return Err(model_not_found(snapshot, target.protocol, named));
+                    }
+                }
+            }
+        };
+        let may_use = caller.may_use_model(model) || caller.may_use_model(named);
+        if call.model.is_some() && !may_use {
+            return Err(model_not_allowed(named));
+        }
+        Ok(Self {
+            entry: entry.clone(),
+            model: model.into(),
+        })
+    }
+}
+
+fn first_pool<'a>(
+    snapshot: &'a Snapshot,
+    target: &Target<'_>,
+    caller: &Caller,
+) -> Result<&'a PoolEntry, GatewayError> {
+    let found = snapshot.first_speaking(target.protocol, |entry| caller.may_use_pool(entry));
+    found.ok_or_else(|| {
+        let message = format!(
+            "no pool serves {}: configure a pool of that provider",
+            target.path
+        );
+        GatewayError::new(Kind::ModelNotFound, message)
+    })
+}
+
+fn pool_not_allowed(name: &str) -> GatewayError {
+    GatewayError::new(
+        Kind::ModelNotAllowed,
+        format!("this virtual key may not use pool \"{name}\": ask for one that may"),
+    )
+}
+
+fn model_not_allowed(model: &str) -> GatewayError {
+    GatewayError::new(
+        Kind::ModelNotAllowed,
+        format!("this virtual key may not use model \"{model}\": ask for one that may"),
+    )
+}
+
+fn model_not_found(snapshot: &Snapshot, protocol: Protocol, model: &str) -> GatewayError {
+    let known = snapshot.known_models(protocol);
+    let message = if snapshot
+        .settings
+        .pools
+        .iter()
+        .all(|pool| pool.keys.is_empty())
+    {
+        "no provider key is configured yet: set one in the environment, in .env or in keypool.toml"
+            .to_owned()
+    } else if known.is_empty() {
+        format!("no pool serves model \"{model}\" by this protocol")
+    } else {
+        format!(
+            "no pool serves model \"{model}\"; known here: {}",
+            known.join(", ")
+        )
+    };
+    GatewayError::new(Kind::ModelNotFound, message)
+}
+
+fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, GatewayError> {
+    let name = percent_decode_str(&path[range.clone()])
+        .decode_utf8()
+        .map_err(|_| invalid("the model's name in the path is not UTF-8"))?;
+    Ok(NamedModel {
+        name: name.into_owned(),
+        at: ModelAt::Path(range.clone()),
+    })
+}
+
+fn read_json(headers: &HeaderMap, body: &Bytes) -> Result<peek::Peek, GatewayError> {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        return Err(invalid(
+            "the body is compressed, and its model cannot be read: send it without Content-Encoding",
+        ));
+    }
+    peek::peek(body).map_err(|error| match error {
+        PeekError::NotJson(_) if body.is_empty() => {
+            invalid("the body is empty: send a JSON object")
+        }
+        error => invalid(&error.to_string()),
+    })
+}
+
+fn invalid(message: &str) -> GatewayError {
+    GatewayError::new(Kind::InvalidRequest, message)
+}
+
+/// Reads the whole body, within the limit, the time and the gateway's memory for bodies.
+async fn read_body(
+    gw: &Arc<Gateway>,
+    headers: &HeaderMap,
+    limit: u64,
+    unread: &mut Unread,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), GatewayError> {
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large(limit));
+    }
+    let Some(mut body) = unread.take().filter(|body| !body.is_end_stream()) else {
+        return Ok((Bytes::new(), None));
+    };
+    // A body of unknown length draws its worst case.
+    let permit = reserve_memory(gw, announced.unwrap_or(limit)).await;
+    let read = match permit {
+        Ok(permit) => collect(&mut body, announced, limit)
+            .await
+            .map(|bytes| (bytes, Some(permit))),
+        Err(error) => Err(error),
+    };
+    read.inspect_err(|_| unread.put_back(body))
+}
+
+async fn reserve_memory(
+    gw: &Arc<Gateway>,
+    bytes: u64,
+) -> Result<OwnedSemaphorePermit, GatewayError> {
+    let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+    let acquiring = Arc::clone(&gw.body_budget).acquire_many_owned(units);
+    match timeout(BUDGET_WAIT, acquiring).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => {
+            let message = "too many large requests at once: try again in a moment";
+            let error = GatewayError::new(Kind::QueueFull, message);
+            Err(GatewayError {
+                retry_after: Some(Duration::from_secs(1)),
+                ..error
+            })
+        }
+    }
+}
+
+async fn collect(
+    body: &mut Incoming,
+    announced: Option<u64>,
+    limit: u64,
+) -> Result<Bytes, GatewayError> {
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    let mut length = 0u64;
+    loop {
+        let frame = match timeout(BODY_IDLE, body.frame()).await {
+            Err(_) => {
+                let message = format!(
+                    "nothing of the request body came for {} s",
+                    BODY_IDLE.as_secs()
+                );
+                return Err(GatewayError::new(Kind::RequestTimeout, message));
+            }
+            Ok(None) => break,
+            Ok(Some(Err(_))) => {
+                return Err(invalid("the request body broke off or is not valid HTTP"));
+            }
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length += data.len() as u64;
+        if length > limit {
+            return Err(too_large(limit));
+        }
+        match first.take() {
+            // A small body is one piece, and is not copied.
+            None if all.is_empty() => first = Some(data),
+            held => {
+                if all.is_empty() {
+                    all.reserve(
+                        announced
+                            .and_then(|length| usize::try_from(length).ok())
+                            .unwrap_or(data.len()),
+                    );
+                }
+                all.extend_from_slice(held.as_deref().unwrap_or_default());
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+fn too_large(limit: u64) -> GatewayError {
+    let message =
+        format!("the request body is larger than {limit} bytes (server.max_request_body)");
+    GatewayError::new(Kind::RequestTooLarge, message)
+}

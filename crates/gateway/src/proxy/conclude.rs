@@ -1,0 +1,193 @@
+//! What the client gets when no key served it: the provider's last answer, or an error that says which case it is.
+
+use std::time::{Duration, Instant};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Response};
+use keypool_core::fault::Class;
+use keypool_core::pool::{Census, Demand, Pool};
+
+use super::OutBody;
+use super::answer::Answer;
+use super::attempts::{Attempts, Stop};
+use super::call::Call;
+use super::relay;
+use super::story::Story;
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind, whole_seconds};
+use crate::telemetry::why_no_failover;
+
+/// An SDK is told not to wait for a key that is away for longer.
+const WORTH_WAITING: Duration = Duration::from_secs(60);
+
+pub(super) fn conclude(
+    gw: &std::sync::Arc<Gateway>,
+    attempts: Attempts<'_>,
+    stop: Stop,
+    call: &Call,
+    story: &mut Story,
+) -> Result<Response<OutBody>, GatewayError> {
+    let (pool, made) = (std::sync::Arc::clone(attempts.pool()), attempts.made());
+    story.waited(attempts.waited());
+    let fresh = Demand::of(attempts.demand().model.clone());
+    let back = time_to_return(gw, &pool, &fresh);
+    let last = attempts.into_last();
+    match last.class {
+        None => Err(never_tried(gw, &pool, &fresh, stop, back)),
+        Some(Class::Rejected | Class::Exhausted | Class::Forbidden) => {
+            Err(no_key(gw, &pool, &fresh, back, made))
+        }
+        Some(class) => match (last.answer, last.trouble) {
+            (Some(answer), _) => Ok(relay::last_answer(
+                gw,
+                call,
+                marked(answer, class, back),
+                story,
+            )),
+            (None, Some(trouble)) => Err(trouble.error(pool.name())),
+            (None, None) => Err(no_key(gw, &pool, &fresh, back, made)),
+        },
+    }
+}
+
+/// How long until the first key is back; `None`: none comes back by itself.
+fn time_to_return(gw: &Gateway, pool: &Pool, demand: &Demand) -> Option<Duration> {
+    let outlook = pool.outlook(demand);
+    let now: Instant = gw.clock.now();
+    if outlook.busy {
+        Some(Duration::ZERO)
+    } else {
+        outlook.at.map(|at| at.saturating_duration_since(now))
+    }
+}
+
+/// The provider's answer with our own word on when to come again.
+fn marked(mut answer: Answer, class: Class, back: Option<Duration>) -> Answer {
+    let headers = &mut answer.parts.headers;
+    headers.remove(RETRY_AFTER);
+    headers.remove("retry-after-ms");
+    headers.remove("x-should-retry");
+    if let Some(back) = back {
+        headers.insert(RETRY_AFTER, whole_seconds(back));
+    }
+    if class == Class::UpstreamTrouble || back.is_none_or(|back| back > WORTH_WAITING) {
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
+    answer
+}
+
+fn never_tried(
+    gw: &Gateway,
+    pool: &Pool,
+    demand: &Demand,
+    stop: Stop,
+    back: Option<Duration>,
+) -> GatewayError {
+    let (name, settings) = (pool.name(), pool.settings());
+    match stop {
+        Stop::QueueFull => GatewayError {
+            retry_after: Some(Duration::from_secs(1)),
+            ..GatewayError::new(
+                Kind::QueueFull,
+                format!(
+                    "{} requests wait for a key of pool \"{name}\" already: try again in a moment",
+                    settings.queue.max_waiting
+                ),
+            )
+        },
+        Stop::QueueTimeout => GatewayError {
+            retry_after: back,
+            ..GatewayError::new(
+                Kind::QueueTimeout,
+                format!(
+                    "no key of pool \"{name}\" came free within {:?}: send fewer requests at once, or add keys",
+                    settings.queue.timeout
+                ),
+            )
+        },
+        Stop::Deadline => GatewayError {
+            dont_retry: true,
+            ..GatewayError::new(
+                Kind::UpstreamTimeout,
+                format!(
+                    "pool \"{name}\" had no answer within {:?}",
+                    settings.timeouts.total
+                ),
+            )
+        },
+        Stop::NoKey | Stop::OutOfAttempts | Stop::MustNotRepeat => {
+            no_key(gw, pool, demand, back, 0)
+        }
+    }
+}
+
+fn no_key(
+    gw: &Gateway,
+    pool: &Pool,
+    demand: &Demand,
+    back: Option<Duration>,
+    made: u32,
+) -> GatewayError {
+    gw.trouble.look_at(pool);
+    GatewayError {
+        retry_after: back,
+        dont_retry: back.is_none_or(|back| back > WORTH_WAITING),
+        ..GatewayError::new(
+            Kind::NoKeyAvailable,
+            explain(pool, &pool.census(&demand.model), back, made),
+        )
+    }
+}
+
+/// How many keys are in which state and why, and which of the three cases it is.
+fn explain(pool: &Pool, census: &Census, back: Option<Duration>, made: u32) -> String {
+    let name = pool.name();
+    if census.total == 0 {
+        return format!("pool \"{name}\" has no key yet: add one");
+    }
+    let counts = [
+        (census.active, "usable"),
+        (census.rate_limited, "rate-limited"),
+        (census.exhausted, "out of quota or balance"),
+        (census.invalid, "rejected by the provider"),
+        (census.forbidden, "not allowed to use this model"),
+        (census.set_aside, "set aside after failures"),
+        (census.disabled, "switched off"),
+    ];
+    let states: Vec<String> = counts
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+    let of_all = if census.total == 1 {
+        "its key".to_owned()
+    } else {
+        format!("its {} keys", census.total)
+    };
+    let case = match counts.iter().filter(|(n, _)| *n > 0).count() {
+        _ if census.total == 1 => format!("no fail-over is possible: {}", why_no_failover(pool)),
+        1 if census.active == 0 => {
+            "all keys fail alike: look at the account or the provider, not at one key".to_owned()
+        }
+        _ if census.active > 0 => {
+            "some keys still work, but the attempts of this request ran out".to_owned()
+        }
+        _ => "the keys fail for different reasons: see /api/keys/stats".to_owned(),
+    };
+    let when = match back {
+        Some(back) if back > Duration::ZERO => {
+            format!("; the first is due back in {} s", back.as_secs() + 1)
+        }
+        Some(_) => String::new(),
+        None => "; none comes back by itself".to_owned(),
+    };
+    let tried = if made > 0 {
+        format!(" after {made} attempts")
+    } else {
+        String::new()
+    };
+    format!(
+        "no key of pool \"{name}\" could serve this{tried}: of {of_all} {}; {case}{when}",
+        states.join(", ")
+    )
+}

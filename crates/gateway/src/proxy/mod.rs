@@ -1,0 +1,119 @@
+//! The life of a client request on the data plane. Read [`handle`] first.
+
+mod answer;
+mod attempts;
+mod auth;
+mod body;
+mod call;
+mod conclude;
+mod early;
+mod headers;
+mod models;
+mod relay;
+mod send;
+mod story;
+mod target;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use keypool_core::pool::Demand;
+
+pub(crate) use body::OutBody;
+pub(crate) use models::ModelLists;
+
+use crate::context::Gateway;
+use crate::error::GatewayError;
+use answer::Reply;
+use attempts::Attempts;
+use auth::Caller;
+use call::{Call, Route};
+use story::Story;
+use target::Target;
+
+/// Answers one client request, whatever happens to it.
+pub(crate) async fn handle(
+    gw: &Arc<Gateway>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<OutBody> {
+    let (parts, incoming) = request.into_parts();
+    let mut story = Story::begin(gw, &parts);
+    let mut unread = early::Unread::new(gw, &parts, incoming);
+    let outcome = answer_request(gw, peer, &parts, &mut unread, &mut story).await;
+    unread.discard();
+    match outcome {
+        Ok(response) => response,
+        Err((error, protocol)) => story.tell_error(error.render(protocol)),
+    }
+}
+
+type Failed = (GatewayError, keypool_providers::protocol::Protocol);
+
+/// The phases, in order: find what is called, who calls, read it, choose the pool, try keys, relay.
+async fn answer_request(
+    gw: &Arc<Gateway>,
+    peer: SocketAddr,
+    parts: &http::request::Parts,
+    unread: &mut early::Unread,
+    story: &mut Story,
+) -> Result<Response<OutBody>, Failed> {
+    let snapshot = gw.snapshot();
+    let target = Target::find(&snapshot, parts)?;
+    let protocol = target.protocol;
+    let in_form = |error| (error, protocol);
+
+    let caller = Caller::authenticate(gw, &snapshot, parts, peer).map_err(in_form)?;
+    story.caller = Arc::clone(&caller.name);
+    target.check_known(&caller).map_err(in_form)?;
+    if let Some(models) = target.models_call() {
+        let listed = models::answer(gw, &snapshot, &target, models, &caller).await;
+        return listed.map(|response| story.tell(response)).map_err(in_form);
+    }
+
+    let call = Call::read(gw, &snapshot, &target, parts, unread)
+        .await
+        .map_err(in_form)?;
+    let route = Route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
+    story.pool = Some(Arc::clone(&route.entry.pool));
+    serve(gw, &call, &route, &caller, story)
+        .await
+        .map_err(in_form)
+}
+
+/// Tries keys until one answers, the attempts run out or nothing is left to try.
+async fn serve(
+    gw: &Arc<Gateway>,
+    call: &Call,
+    route: &Route,
+    caller: &Caller,
+    story: &mut Story,
+) -> Result<Response<OutBody>, GatewayError> {
+    let mut attempts = Attempts::new(
+        gw,
+        &route.entry.pool,
+        Demand::of(Arc::clone(&route.model)),
+        caller,
+    );
+    loop {
+        let lease = match attempts.next_key().await {
+            Ok(lease) => lease,
+            Err(stop) => return conclude::conclude(gw, attempts, stop, call, story),
+        };
+        story.attempt(&lease, attempts.made(), attempts.waited());
+        match send::send(gw, call, route, &lease, attempts.deadline()).await {
+            Reply::Relay(answer, class) => {
+                return Ok(relay::relay(gw, call, answer, lease, class, story));
+            }
+            Reply::Failed(failure) => attempts.failed(lease, failure, call, story),
+        }
+    }
+}
+
+/// A small answer that is there as a whole.
+fn whole(body: Bytes) -> OutBody {
+    OutBody::Whole(Some(body))
+}

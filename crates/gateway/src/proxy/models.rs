@@ -1,0 +1,236 @@
+//! Model lists: what the caller may call by a protocol, from the pools' own names and from what providers list.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Limited};
+use keypool_core::pattern;
+use keypool_providers::protocol::{self, ListedModel, ModelsCall};
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
+
+use super::auth::Caller;
+use super::target::Target;
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::{PoolEntry, Snapshot};
+use crate::upstream::Pieces;
+
+/// A provider that takes longer is left out.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A list is asked for anew after so long; a failed one sooner.
+const KEEP: Duration = Duration::from_secs(300);
+const KEEP_FAILED: Duration = Duration::from_secs(15);
+/// The longest list.
+const MAX_LIST: usize = 8 << 20;
+
+/// Providers' lists, by pool.
+#[derive(Default)]
+pub(crate) struct ModelLists {
+    by_pool: Mutex<HashMap<Arc<str>, Arc<PoolList>>>,
+}
+
+/// One pool's list; the lock lets one request ask while the others wait for its result.
+#[derive(Default)]
+struct PoolList {
+    kept: tokio::sync::Mutex<Option<(Instant, Vec<ListedModel>)>>,
+}
+
+impl ModelLists {
+    /// Forgets all lists: the pools changed.
+    pub(crate) fn forget(&self) {
+        self.by_pool.lock().clear();
+    }
+}
+
+pub(super) async fn answer(
+    gw: &Gateway,
+    snapshot: &Snapshot,
+    target: &Target<'_>,
+    call: &ModelsCall,
+    caller: &Caller,
+) -> Result<Response<Bytes>, GatewayError> {
+    let asked = |entry: &&PoolEntry| match target.pool {
+        Some(named) => named.pool.name() == entry.pool.name(),
+        None => true,
+    };
+    let speaking = snapshot
+        .pools
+        .iter()
+        .filter(|entry| entry.speaks(target.protocol));
+    let pools: Vec<&PoolEntry> = speaking
+        .filter(asked)
+        .filter(|entry| caller.may_use_pool(entry))
+        .collect();
+    // All providers at once: the slowest decides, not the sum.
+    let mut asking = Vec::with_capacity(pools.len());
+    for entry in pools {
+        asking.push(models_of(gw, entry));
+    }
+    let mut models: Vec<ListedModel> = Vec::new();
+    for listed in join_all(asking).await {
+        for model in listed {
+            if caller.may_use_model(&model.id) && !models.iter().any(|known| known.id == model.id) {
+                models.push(model);
+            }
+        }
+    }
+    let body = match call {
+        ModelsCall::List => protocol::model_list(target.protocol, &models),
+        ModelsCall::One(range) => {
+            let id = percent_decode_str(&target.path[range.clone()]).decode_utf8_lossy();
+            let Some(model) = models.iter().find(|model| model.id == id) else {
+                let message = format!(
+                    "there is no model \"{id}\" here, or not for this caller; the list says which there are"
+                );
+                return Err(GatewayError::new(Kind::ModelNotFound, message));
+            };
+            protocol::model_object(target.protocol, model)
+        }
+    };
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<Vec<ListedModel>> {
+    let mut pending: Vec<_> = futures
+        .into_iter()
+        .map(|future| Box::pin(tokio::task::unconstrained(future)))
+        .collect();
+    let mut done: Vec<Option<Vec<ListedModel>>> = pending.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, done) in pending
+            .iter_mut()
+            .zip(&mut done)
+            .filter(|(_, done)| done.is_none())
+        {
+            if let std::task::Poll::Ready(models) = future.as_mut().poll(cx) {
+                *done = Some(models);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+/// Exact names as they stand; where there are patterns, what the provider lists and the patterns match.
+async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
+    let settings = entry.pool.settings();
+    let named = settings
+        .models
+        .iter()
+        .filter(|model| !pattern::is_pattern(model))
+        .map(|model| ListedModel {
+            id: model.clone(),
+            owned_by: settings.provider.to_owned(),
+            created: 0,
+            display_name: None,
+        });
+    let mut models: Vec<ListedModel> = named.collect();
+    let patterns: Vec<&String> = settings
+        .models
+        .iter()
+        .filter(|model| pattern::is_pattern(model))
+        .collect();
+    if patterns.is_empty() {
+        return models;
+    }
+    let matching = |model: &ListedModel| {
+        patterns
+            .iter()
+            .any(|pattern| pattern::matches(pattern, &model.id))
+    };
+    models.extend(provider_list(gw, entry).await.into_iter().filter(matching));
+    models
+}
+
+async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
+    let list = Arc::clone(
+        gw.model_lists
+            .by_pool
+            .lock()
+            .entry(Arc::clone(entry.pool.name()))
+            .or_default(),
+    );
+    let mut kept = list.kept.lock().await;
+    let now = gw.clock.now();
+    if let Some((until, models)) = kept.as_ref().filter(|(until, _)| *until > now) {
+        let _ = until;
+        return models.clone();
+    }
+    let asked = timeout(LIST_TIMEOUT, ask(gw, entry)).await.ok().flatten();
+    let keep = if asked.is_some() { KEEP } else { KEEP_FAILED };
+    let models = asked
+        .or_else(|| kept.take().map(|(_, models)| models))
+        .unwrap_or_default();
+    *kept = Some((gw.clock.now() + keep, models.clone()));
+    models
+}
+
+/// Asks the provider with the first key that is available. Whatever comes of it, no key is blamed.
+async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
+    let dialect = entry.dialect;
+    let list = dialect.list_models()?;
+    let reports = entry.pool.report();
+    let usable = reports
+        .iter()
+        .position(|report| report.is_available)
+        .or((!reports.is_empty()).then_some(0))?;
+    let member = &entry.pool.members()[usable];
+    let own = dialect.protocols()[0];
+    let mut target = dialect.upstream_path(own, member.base_url.path(), list.path);
+    if !list.query.is_empty() {
+        target = format!("{target}?{}", list.query);
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in list.headers {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    let (name, value) = dialect.credential(own, member.key.secret().expose())?;
+    headers.insert(name, value);
+    headers.insert(
+        HOST,
+        HeaderValue::from_str(member.base_url.authority()).ok()?,
+    );
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
+    );
+    let mut request = Request::new(Pieces::default());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = target.parse().ok()?;
+    *request.headers_mut() = headers;
+    let connect = entry.pool.settings().timeouts.connect;
+    let answer = gw
+        .upstream
+        .send(&member.base_url, request, connect, true)
+        .await
+        .ok()?;
+    if !answer.status().is_success() {
+        return None;
+    }
+    let body = Limited::new(answer.into_body(), MAX_LIST)
+        .collect()
+        .await
+        .ok()?
+        .to_bytes();
+    dialect.parse_models(&body)
+}

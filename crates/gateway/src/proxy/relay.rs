@@ -1,0 +1,320 @@
+//! Relaying an answer: bytes as they come, the key's slot freed when the provider is done, a broken stream
+//! ended by an error that the client's SDK raises.
+//!
+//! An event is passed on when its last byte is there. The beginning of an event that has not ended is held for
+//! a moment only; if the provider breaks off in it, it is left out, so that the error after it can be read.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame};
+use keypool_core::fault::{Class, Fault};
+use keypool_core::pool::Lease;
+use keypool_providers::protocol::Protocol;
+use keypool_providers::sse::EventScanner;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::OutBody;
+use super::answer::Answer;
+use super::body::OutError;
+use super::call::Call;
+use super::headers::{add_key_headers, strip_answer};
+use super::send::is_event_stream;
+use super::story::Story;
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::PoolEntry;
+use crate::upstream::UpstreamBody;
+
+/// The beginning of an event is held for so long at most, …
+const HOLD_PARTIAL: Duration = Duration::from_millis(50);
+/// … and up to so many bytes.
+const MAX_PARTIAL: usize = 64 * 1024;
+
+/// An answer on its way to the client.
+pub(crate) struct Relay {
+    gw: Arc<Gateway>,
+    protocol: Protocol,
+    ready: VecDeque<Bytes>,
+    upstream: Option<UpstreamBody>,
+    events: Option<Events>,
+    /// Ends the wait for the provider's next byte. Made when first waited for.
+    idle: Option<Pin<Box<Sleep>>>,
+    idle_limit: Duration,
+    lease: Option<Lease>,
+    story: Story,
+    failed: bool,
+}
+
+/// The events of a stream: where they end, and what is held of one that has not ended.
+#[derive(Default)]
+struct Events {
+    scanner: EventScanner,
+    held: VecDeque<Bytes>,
+    held_length: usize,
+    release: Option<Pin<Box<Sleep>>>,
+    /// The client has the beginning of an event that has not ended.
+    client_is_inside: bool,
+}
+
+/// Relays the answer of `lease`'s key.
+pub(super) fn relay(
+    gw: &Arc<Gateway>,
+    call: &Call,
+    answer: Answer,
+    lease: Lease,
+    class: Class,
+    story: &mut Story,
+) -> Response<OutBody> {
+    let idle_limit = lease.pool().settings().timeouts.idle;
+    let events = is_event_stream(&answer).then(Events::default);
+    let entry = PoolEntry::of(lease.pool());
+    let mut response = head(answer.parts, entry, Some(&lease), story);
+    let mut lease = Some(lease);
+    if answer.rest.is_none() || class != Class::Success {
+        // Nothing more of this call can go wrong for the key.
+        if let Some(lease) = lease.take() {
+            let _ = lease.failed(&Fault::of(class));
+        }
+    }
+    let story = story.hand_over();
+    let relay = Relay {
+        gw: Arc::clone(gw),
+        protocol: call.protocol,
+        ready: VecDeque::new(),
+        upstream: answer.rest,
+        events,
+        idle: None,
+        idle_limit,
+        lease,
+        story,
+        failed: false,
+    };
+    *response.body_mut() = OutBody::Relay(Box::new(relay.with_read(answer.read)));
+    response
+}
+
+/// Relays the last answer of a request that no key could serve; its lease has ended.
+pub(super) fn last_answer(
+    gw: &Arc<Gateway>,
+    call: &Call,
+    answer: Answer,
+    story: &mut Story,
+) -> Response<OutBody> {
+    let pool = story.pool.clone();
+    let idle_limit = pool.as_ref().map_or(Duration::from_secs(60), |pool| {
+        pool.settings().timeouts.idle
+    });
+    let mut response = head(
+        answer.parts,
+        pool.as_ref().and_then(PoolEntry::of),
+        None,
+        story,
+    );
+    let relay = Relay {
+        gw: Arc::clone(gw),
+        protocol: call.protocol,
+        ready: answer.read,
+        upstream: answer.rest,
+        events: None,
+        idle: None,
+        idle_limit,
+        lease: None,
+        story: story.hand_over(),
+        failed: false,
+    };
+    *response.body_mut() = OutBody::Relay(Box::new(relay));
+    response
+}
+
+fn head(
+    parts: http::response::Parts,
+    entry: Option<PoolEntry>,
+    lease: Option<&Lease>,
+    story: &mut Story,
+) -> Response<OutBody> {
+    let mut response = Response::from_parts(parts, OutBody::Whole(None));
+    *response.version_mut() = http::Version::HTTP_11;
+    let request_id = entry.and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
+    story.head(&mut response, lease);
+    if let Some(lease) = lease {
+        add_key_headers(response.headers_mut(), lease);
+    }
+    if let Some(id) = request_id {
+        response
+            .headers_mut()
+            .insert("x-keypool-upstream-request-id", id);
+    }
+    response
+}
+
+impl Relay {
+    fn with_read(mut self, read: VecDeque<Bytes>) -> Self {
+        for piece in read {
+            self.pass(piece);
+        }
+        self
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ready.is_empty() && self.upstream.is_none() && !self.failed && self.lease.is_none()
+    }
+
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OutError>>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                // A client that knows the length does not ask for the end.
+                if self.is_over() {
+                    self.story.end("");
+                }
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if self.failed {
+                return Poll::Ready(Some(Err(OutError::Broke)));
+            }
+            let Some(upstream) = self.upstream.as_mut() else {
+                self.story.end("");
+                return Poll::Ready(None);
+            };
+            match Pin::new(upstream).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.restart_idle();
+                    if let Ok(piece) = frame.into_data() {
+                        self.pass(piece);
+                    }
+                    if self.upstream.as_ref().is_some_and(Body::is_end_stream) {
+                        self.provider_is_done();
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.broke(&format!("the answer broke off: {error}"))
+                }
+                Poll::Ready(None) => self.provider_is_done(),
+                Poll::Pending if self.waited_too_long(cx) => {
+                    self.broke(&format!("nothing came for {:?}", self.idle_limit));
+                }
+                Poll::Pending if self.ready.is_empty() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Puts a piece on its way; of an event stream, up to the end of its last whole event.
+    fn pass(&mut self, piece: Bytes) {
+        let Some(events) = self.events.as_mut() else {
+            self.ready.push_back(piece);
+            return;
+        };
+        match events.scanner.feed(&piece) {
+            Some(end) => {
+                self.ready.append(&mut events.held);
+                events.held_length = 0;
+                events.release = None;
+                events.client_is_inside = false;
+                self.ready.push_back(piece.slice(..end));
+                if end < piece.len() {
+                    events.hold(piece.slice(end..));
+                }
+            }
+            None if events.client_is_inside => self.ready.push_back(piece),
+            None => events.hold(piece),
+        }
+        if events.held_length > MAX_PARTIAL {
+            events.let_go(&mut self.ready);
+        }
+    }
+
+    fn provider_is_done(&mut self) {
+        self.upstream = None;
+        if let Some(events) = self.events.as_mut() {
+            events.let_go(&mut self.ready);
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.succeeded();
+        }
+    }
+
+    /// The provider broke off after its answer had begun: no other key can take over.
+    fn broke(&mut self, what: &str) {
+        self.upstream = None;
+        if let Some(lease) = self.lease.take() {
+            let (pool, number, name) = (
+                Arc::clone(lease.pool()),
+                lease.place() + 1,
+                Arc::clone(&lease.member().name),
+            );
+            let consequence = lease.failed(&Fault::of(Class::UpstreamTrouble));
+            crate::telemetry::answer_broke(self.story.request_id(), &pool, number, &name, what);
+            if consequence.set_aside {
+                self.gw.trouble.look_at(&pool);
+            }
+        }
+        self.story.end("answer broke off");
+        match self.events.take() {
+            Some(events) => {
+                if events.client_is_inside {
+                    self.ready.push_back(Bytes::from_static(b"\n\n"));
+                }
+                let message = "the provider broke off this answer; what came so far is not complete: send the request again";
+                let error = GatewayError::new(Kind::UpstreamUnreachable, message);
+                self.ready.push_back(error.render_in_stream(self.protocol));
+            }
+            None => self.failed = true,
+        }
+    }
+
+    fn restart_idle(&mut self) {
+        if let Some(idle) = self.idle.as_mut() {
+            idle.as_mut().reset(Instant::now() + self.idle_limit);
+        }
+    }
+
+    fn waited_too_long(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(events) = self.events.as_mut() {
+            events.release_if_due(cx, &mut self.ready);
+        }
+        let limit = self.idle_limit;
+        self.idle
+            .get_or_insert_with(|| Box::pin(sleep(limit)))
+            .as_mut()
+            .poll(cx)
+            .is_ready()
+    }
+}
+
+impl Events {
+    fn hold(&mut self, piece: Bytes) {
+        if !self.scanner.mid_event() {
+            return;
+        }
+        self.held_length += piece.len();
+        self.held.push_back(piece);
+        self.release
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + HOLD_PARTIAL)));
+    }
+
+    fn let_go(&mut self, ready: &mut VecDeque<Bytes>) {
+        self.client_is_inside |= !self.held.is_empty();
+        ready.append(&mut self.held);
+        self.held_length = 0;
+        self.release = None;
+    }
+
+    fn release_if_due(&mut self, cx: &mut Context<'_>, ready: &mut VecDeque<Bytes>) {
+        if self
+            .release
+            .as_mut()
+            .is_some_and(|release| release.as_mut().poll(cx).is_ready())
+        {
+            self.let_go(ready);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! One attempt: the call in the key's form, sent; the beginning of the answer read; what it means.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use keypool_core::fault::{Class, Fault};
+use keypool_core::pool::Lease;
+use keypool_providers::dialect::Refusal;
+use keypool_providers::protocol;
+use keypool_providers::sse::{Opening, OpeningScanner, event_data};
+use tokio::time::timeout_at;
+
+use super::answer::{Answer, Failure, Reply, Trouble};
+use super::call::{Call, Route};
+use super::headers::{forwarded, may_have_body};
+use crate::context::Gateway;
+use crate::telemetry::redact;
+use crate::upstream::{Pieces, UpstreamBody};
+
+/// So much of an answer is looked at before it is relayed.
+const LOOK_AT: usize = 64 * 1024;
+/// Blank lines and comments before a stream's first event are held for so long.
+const HOLD_OPENING: Duration = Duration::from_secs(5);
+/// The body of an error is waited for no longer.
+const ERROR_BODY: Duration = Duration::from_secs(10);
+
+pub(super) async fn send(
+    gw: &Gateway,
+    call: &Call,
+    route: &Route,
+    lease: &Lease,
+    deadline: Instant,
+) -> Reply {
+    let timeouts = lease.pool().settings().timeouts;
+    let began = gw.clock.now();
+    let head_by = if call.stream {
+        deadline.min(began + timeouts.first_byte)
+    } else {
+        deadline
+    };
+    let limit = head_by.saturating_duration_since(began);
+    let Some(request) = request(call, route, lease) else {
+        let fault = Fault::of(Class::Rejected);
+        let reason = "the key contains characters that cannot stand in a header".to_owned();
+        return Reply::Failed(Failure {
+            fault,
+            answer: None,
+            trouble: None,
+            reason,
+            final_: false,
+        });
+    };
+    let sending = gw.upstream.send(
+        &lease.member().base_url,
+        request,
+        timeouts.connect,
+        call.repeatable,
+    );
+    let answer = match timeout_at(head_by.into(), sending).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            return Reply::Failed(Failure::on_the_way(
+                Trouble::from(&error),
+                error.was_sent(),
+                call.repeatable,
+            ));
+        }
+        Err(_) => {
+            return Reply::Failed(Failure::on_the_way(
+                Trouble::Timeout(limit),
+                true,
+                call.repeatable,
+            ));
+        }
+    };
+    let reader = Reader {
+        gw,
+        call,
+        route,
+        lease,
+        head_by,
+        limit,
+        idle: timeouts.idle,
+    };
+    reader.read(answer).await
+}
+
+/// The request as this key's provider takes it. `None`: the key cannot stand in a header.
+fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
+    let (dialect, member) = (route.entry.dialect, lease.member());
+    let model = if route.model.is_empty() {
+        &route.model
+    } else {
+        lease.model()
+    };
+    let mut target =
+        dialect.upstream_path(call.protocol, member.base_url.path(), &call.path_for(model));
+    if let Some(query) = &call.query {
+        target.push('?');
+        target.push_str(query);
+    }
+    let body = call.body_for(member, model);
+    let mut headers = forwarded(&call.headers, dialect, call.generates);
+    let (name, value) = dialect.credential(call.protocol, member.key.secret().expose())?;
+    headers.insert(name, value);
+    headers.insert(
+        HOST,
+        HeaderValue::from_str(member.base_url.authority()).ok()?,
+    );
+    if http_body::Body::size_hint(&body).exact() == Some(0) && call.method == http::Method::POST {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = target.parse().ok()?;
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+/// Reads the beginning of an answer and says what it means.
+struct Reader<'a> {
+    gw: &'a Gateway,
+    call: &'a Call,
+    route: &'a Route,
+    lease: &'a Lease,
+    head_by: Instant,
+    limit: Duration,
+    idle: Duration,
+}
+
+impl Reader<'_> {
+    async fn read(&self, response: Response<UpstreamBody>) -> Reply {
+        let (parts, body) = response.into_parts();
+        let status = parts.status;
+        let mut answer = Answer {
+            parts,
+            read: Default::default(),
+            rest: Some(body),
+        };
+        if status.is_client_error() || status.is_server_error() {
+            // What of the body comes is enough to class it by.
+            let _ = self
+                .fill(&mut answer, self.gw.clock.now() + ERROR_BODY)
+                .await;
+            let body = answer.read_bytes();
+            return self.classed(answer, status.as_u16(), &body);
+        }
+        if !self.call.generates || !status.is_success() || !may_have_body(status) {
+            return Reply::Relay(answer, Class::Success);
+        }
+        if is_event_stream(&answer) {
+            return self.read_opening(answer).await;
+        }
+        if is_json(&answer) && announced(&answer).is_none_or(|length| length <= LOOK_AT as u64) {
+            return self.read_small(answer).await;
+        }
+        Reply::Relay(answer, Class::Success)
+    }
+
+    /// A JSON answer of at most 64 KiB is read as a whole: an error in it can still go to another key.
+    async fn read_small(&self, mut answer: Answer) -> Reply {
+        let far = self.gw.clock.now() + Duration::from_secs(86_400);
+        if let Err(trouble) = self.fill(&mut answer, far).await {
+            return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
+        }
+        if answer.rest.is_some() {
+            return Reply::Relay(answer, Class::Success);
+        }
+        let body = answer.read_bytes();
+        match protocol::error_in_body(&body) {
+            Some(status) => self.classed(answer, status, &body),
+            None => Reply::Relay(answer, Class::Success),
+        }
+    }
+
+    /// A stream is relayed from its first event on; if that is an error, another key can still serve.
+    async fn read_opening(&self, mut answer: Answer) -> Reply {
+        let release_at = self.gw.clock.now() + HOLD_OPENING;
+        let mut scanner = OpeningScanner::default();
+        let mut read = BytesMut::new();
+        while let Some(body) = answer.rest.as_mut() {
+            let until = if read.is_empty() {
+                self.head_by
+            } else {
+                release_at.min(self.head_by)
+            };
+            match timeout_at(until.into(), body.frame()).await {
+                Err(_) if read.is_empty() => {
+                    return Reply::Failed(Failure::on_the_way(
+                        Trouble::Timeout(self.limit),
+                        true,
+                        self.call.repeatable,
+                    ));
+                }
+                Err(_) => break,
+                Ok(None) => answer.rest = None,
+                Ok(Some(Err(error))) => {
+                    let trouble = Trouble::Unreachable(format!(
+                        "the stream broke before its first event: {error}"
+                    ));
+                    return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
+                }
+                Ok(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    read.extend_from_slice(&data);
+                    if let Opening::Event(range) = scanner.find(&read) {
+                        return self.opened(answer, read.freeze(), range);
+                    }
+                    if read.len() > LOOK_AT {
+                        break;
+                    }
+                }
+            }
+        }
+        answer.read.push_back(read.freeze());
+        Reply::Relay(answer, Class::Success)
+    }
+
+    fn opened(&self, mut answer: Answer, read: Bytes, event: std::ops::Range<usize>) -> Reply {
+        let event = read.slice(event);
+        answer.read.push_back(read);
+        match protocol::error_in_event(&event) {
+            Some(status) => self.classed(answer, status, &event_data(&event)),
+            None => Reply::Relay(answer, Class::Success),
+        }
+    }
+
+    /// Reads the body up to `LOOK_AT` bytes; `rest` is `None` afterwards if that was all of it.
+    async fn fill(&self, answer: &mut Answer, until: Instant) -> Result<(), Trouble> {
+        let mut length = 0;
+        while let Some(body) = answer.rest.as_mut().filter(|_| length <= LOOK_AT) {
+            let limit = until.min(self.gw.clock.now() + self.idle);
+            match timeout_at(limit.into(), body.frame()).await {
+                Err(_) => return Err(Trouble::Timeout(self.idle)),
+                Ok(None) => answer.rest = None,
+                Ok(Some(Err(error))) => {
+                    answer.rest = None;
+                    return Err(Trouble::Unreachable(format!(
+                        "the answer broke off: {error}"
+                    )));
+                }
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        length += data.len();
+                        answer.read.push_back(data);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `status`: the answer's own, or the one that an error inside a 200 implies.
+    fn classed(&self, answer: Answer, status: u16, body: &[u8]) -> Reply {
+        let body = &body[..body.len().min(LOOK_AT)];
+        let refusal = Refusal {
+            status,
+            headers: &answer.parts.headers,
+            body,
+            now: self.gw.clock.wall(),
+        };
+        let fault = self.route.entry.dialect.classify(&refusal);
+        if !fault.class.is_failure() {
+            return Reply::Relay(answer, Class::CallerFault);
+        }
+        let words = String::from_utf8_lossy(&body[..body.len().min(2000)]);
+        let reason = redact(words.trim(), self.lease.member().key.secret().expose());
+        Reply::Failed(Failure {
+            fault,
+            answer: Some(answer),
+            trouble: None,
+            reason,
+            final_: false,
+        })
+    }
+}
+
+fn announced(answer: &Answer) -> Option<u64> {
+    answer
+        .parts
+        .headers
+        .get(CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn content_type(answer: &Answer) -> &[u8] {
+    let value = answer
+        .parts
+        .headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    value
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii()
+}
+
+pub(super) fn is_event_stream(answer: &Answer) -> bool {
+    answer.parts.status == StatusCode::OK
+        && content_type(answer).eq_ignore_ascii_case(b"text/event-stream")
+}
+
+fn is_json(answer: &Answer) -> bool {
+    content_type(answer).eq_ignore_ascii_case(b"application/json")
+}

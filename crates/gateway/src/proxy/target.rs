@@ -1,0 +1,148 @@
+//! What a request calls: the pool named by the path, the endpoint, the protocol of the answer.
+
+use http::request::Parts;
+use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
+use percent_encoding::percent_decode_str;
+
+use super::Failed;
+use super::auth::Caller;
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::{PoolEntry, Snapshot};
+
+pub(super) struct Target<'a> {
+    pub(super) protocol: Protocol,
+    /// The known endpoint; `None`: a native path of the pool's provider.
+    pub(super) endpoint: Option<Endpoint>,
+    /// The pool named by the path.
+    pub(super) pool: Option<&'a PoolEntry>,
+    /// The path without the pool, as the endpoint's client would have sent it.
+    pub(super) path: String,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn find(snapshot: &'a Snapshot, parts: &Parts) -> Result<Self, Failed> {
+        let (path, query) = (parts.uri.path(), parts.uri.query());
+        let guessed = protocol::protocol_of_headers(&parts.headers, query);
+        if !path.starts_with('/') || !protocol::is_safe_path(path) {
+            let message = "the path is not valid: it must begin with / and may not contain . or .. segments, however encoded";
+            return Err((GatewayError::new(Kind::InvalidRequest, message), guessed));
+        }
+        if let Some((entry, rest)) = named_pool(snapshot, path) {
+            return Ok(Self::in_pool(entry, rest, parts));
+        }
+        match protocol::lookup(&parts.method, path, &parts.headers, query) {
+            Lookup::Endpoint(endpoint) => Ok(Self {
+                protocol: endpoint.protocol,
+                endpoint: Some(endpoint),
+                pool: None,
+                path: path.to_owned(),
+            }),
+            Lookup::MethodNotAllowed(protocol, allow) => {
+                let message = format!("{path} does not take {}; use {allow}", parts.method);
+                Err((
+                    GatewayError::new(Kind::MethodNotAllowed(allow), message),
+                    protocol,
+                ))
+            }
+            // Told only to callers that may know: see `check_known`.
+            Lookup::Unknown(protocol) => Ok(Self {
+                protocol,
+                endpoint: None,
+                pool: None,
+                path: path.to_owned(),
+            }),
+        }
+    }
+
+    /// `/{pool}/…`: one of the known endpoints with the pool given, or a native path.
+    fn in_pool(entry: &'a PoolEntry, rest: &str, parts: &Parts) -> Self {
+        let lookup = |path: &str| match protocol::lookup(
+            &parts.method,
+            path,
+            &parts.headers,
+            parts.uri.query(),
+        ) {
+            Lookup::Endpoint(endpoint) if entry.speaks(endpoint.protocol) => Some(endpoint),
+            _ => None,
+        };
+        let own = entry.dialect.protocols()[0];
+        let mut spellings = vec![rest.to_owned()];
+        if own == Protocol::OpenAi {
+            // `/ark/chat/completions` and `/ark/api/v3/chat/completions` are `/v1/chat/completions`.
+            let bases = entry
+                .pool
+                .members()
+                .iter()
+                .map(|member| &**member.base_url.path())
+                .filter(|base| !base.is_empty());
+            spellings.extend(
+                bases
+                    .filter_map(|base| rest.strip_prefix(base))
+                    .take(1)
+                    .map(|path| format!("/v1{path}")),
+            );
+            spellings.push(format!("/v1{rest}"));
+        }
+        for path in spellings {
+            if let Some(endpoint) = lookup(&path) {
+                return Self {
+                    protocol: endpoint.protocol,
+                    endpoint: Some(endpoint),
+                    pool: Some(entry),
+                    path,
+                };
+            }
+        }
+        Self {
+            protocol: own,
+            endpoint: None,
+            pool: Some(entry),
+            path: rest.to_owned(),
+        }
+    }
+
+    /// Refuses paths that are unknown, and native ones that are not open to the caller.
+    pub(super) fn check_known(&self, caller: &Caller) -> Result<(), GatewayError> {
+        if self.endpoint.is_some() {
+            return Ok(());
+        }
+        let Some(entry) = self.pool else {
+            let message = format!(
+                "there is no {}: call an endpoint such as /v1/chat/completions, or /{{pool}}/… for a provider's own paths",
+                printable(&self.path)
+            );
+            return Err(GatewayError::new(Kind::NotFound, message));
+        };
+        if caller.may_use_native_paths() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} of pool {} is a native path: ask for a virtual key with `native = true`",
+            printable(&self.path),
+            entry.pool.name()
+        );
+        Err(GatewayError::new(Kind::NativeNotAllowed, message))
+    }
+
+    pub(super) fn models_call(&self) -> Option<&ModelsCall> {
+        self.endpoint.as_ref()?.models.as_ref()
+    }
+}
+
+/// The pool that the first segment names, and the rest of the path.
+fn named_pool<'a, 'p>(snapshot: &'a Snapshot, path: &'p str) -> Option<(&'a PoolEntry, &'p str)> {
+    let after = &path[1..];
+    let end = after.find('/').unwrap_or(after.len());
+    let name = percent_decode_str(&after[..end]).decode_utf8().ok()?;
+    let rest = if end == after.len() {
+        "/"
+    } else {
+        &after[end..]
+    };
+    Some((snapshot.pool(&name)?, rest))
+}
+
+/// A path for a message: cut to a readable length.
+fn printable(path: &str) -> String {
+    path.chars().filter(|c| !c.is_control()).take(100).collect()
+}

@@ -1,0 +1,171 @@
+//! Listening, connections, and the way out: accepting ends first, then what is in flight, then the process.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind};
+use crate::proxy::{self, OutBody};
+use crate::telemetry;
+
+/// A connection on which no request head is complete within this time is closed.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Request heads up to this size are read, to be answered 431 above `MAX_HEADERS`.
+const READ_BUFFER: usize = 256 * 1024;
+/// More header bytes than this are 431.
+const MAX_HEADERS: usize = 64 * 1024;
+/// So many header lines are read.
+const MAX_HEADER_LINES: usize = 256;
+/// After an accept failed (no files left, …) the next is tried after so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound listener, not yet serving.
+pub struct Server {
+    gw: Arc<Gateway>,
+    admin: Arc<Admin>,
+    listener: TcpListener,
+}
+
+impl Server {
+    /// Binds the configured address. Fails where the port is in use.
+    pub async fn bind(gw: Arc<Gateway>) -> io::Result<Self> {
+        let listener = TcpListener::bind(gw.snapshot().settings.server.listen).await?;
+        Ok(Self {
+            admin: Arc::new(Admin::new(Arc::clone(&gw))),
+            gw,
+            listener,
+        })
+    }
+
+    /// Where it listens; with port 0 configured, the port that was given.
+    pub fn addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` resolves, then lets what is in flight end within `server.shutdown_timeout`.
+    /// Says whether all of it did.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
+        telemetry::started(self.addr()?, &self.gw.snapshot());
+        let (closing, closed) = watch::channel(());
+        let gw = Arc::clone(&self.gw);
+        tokio::select! {
+            () = self.accept_all(closed) => {}
+            () = stop => {}
+        }
+        // The listener is closed by now; connections finish their request and go.
+        drop(closing);
+        gw.tasks.close();
+        let limit = gw.snapshot().settings.server.shutdown_timeout;
+        Ok(tokio::time::timeout(limit, gw.tasks.wait()).await.is_ok())
+    }
+
+    async fn accept_all(self, closed: watch::Receiver<()>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let (gw, admin, closed) = (
+                        Arc::clone(&self.gw),
+                        Arc::clone(&self.admin),
+                        closed.clone(),
+                    );
+                    self.gw
+                        .tasks
+                        .spawn(connection(gw, admin, stream, peer, closed));
+                }
+                Err(error) => {
+                    telemetry::accept_failed(&error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection(
+    gw: Arc<Gateway>,
+    admin: Arc<Admin>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut closed: watch::Receiver<()>,
+) {
+    // Without this, small writes wait for acknowledgements (Nagle against delayed ACK: 40 ms).
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let (gw, admin) = (Arc::clone(&gw), Arc::clone(&admin));
+        async move { Ok::<_, Infallible>(dispatch(&gw, &admin, peer, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .max_buf_size(READ_BUFFER)
+        .max_headers(MAX_HEADER_LINES);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // Errors here are the client's: it left, or what it sent is no HTTP.
+    tokio::select! {
+        _ = serving.as_mut() => {}
+        _ = closed.changed() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+}
+
+/// The one fork between the two planes.
+async fn dispatch(
+    gw: &Arc<Gateway>,
+    admin: &Admin,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<OutBody> {
+    if let Err(error) = check_head(&request) {
+        let protocol = keypool_providers::protocol::protocol_of_headers(
+            request.headers(),
+            request.uri().query(),
+        );
+        return error
+            .render(protocol)
+            .map(|body| OutBody::Whole(Some(body)));
+    }
+    if Admin::serves(request.uri().path()) {
+        return admin.answer(peer, request).await;
+    }
+    proxy::handle(gw, peer, request).await
+}
+
+fn check_head(request: &Request<Incoming>) -> Result<(), GatewayError> {
+    let length: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if length + request.uri().path().len() + request.uri().query().map_or(0, str::len) > MAX_HEADERS
+    {
+        let message = format!(
+            "the request's headers are larger than {MAX_HEADERS} bytes: send fewer or shorter ones"
+        );
+        return Err(GatewayError::new(Kind::HeadersTooLarge, message));
+    }
+    let asks_for_tunnel = request.method() == http::Method::CONNECT;
+    if asks_for_tunnel {
+        return Err(GatewayError::new(
+            Kind::MethodNotAllowed("GET, POST"),
+            "this is no forward proxy: CONNECT is not served",
+        ));
+    }
+    Ok(())
+}

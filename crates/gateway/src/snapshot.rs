@@ -1,0 +1,167 @@
+//! One immutable view of the configuration. A request sees one from beginning to end; a reload swaps the pointer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keypool_core::pattern;
+use keypool_core::pool::Pool;
+use keypool_core::secret::Digest256;
+use keypool_core::settings::{AuthMode, Settings, VirtualKeySettings};
+use keypool_providers::catalogue;
+use keypool_providers::dialect::Dialect;
+use keypool_providers::protocol::Protocol;
+
+/// A configuration in force.
+pub struct Snapshot {
+    /// The settings it was made from.
+    pub settings: Settings,
+    /// Its pools, in order.
+    pub pools: Vec<PoolEntry>,
+    virtual_keys: HashMap<Digest256, Arc<VirtualKeySettings>>,
+}
+
+/// A pool with the dialect of its provider.
+#[derive(Clone)]
+pub struct PoolEntry {
+    /// The pool.
+    pub pool: Arc<Pool>,
+    /// Its provider's wire form.
+    pub dialect: &'static dyn Dialect,
+}
+
+/// Why a model leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoute {
+    /// No pool serves it.
+    Unknown,
+    /// A pool serves it, but not this caller.
+    NotAllowed,
+}
+
+impl Snapshot {
+    /// The view of `settings` with these pools (one for each of its pools, in the same order).
+    pub fn new(settings: Settings, pools: Vec<Arc<Pool>>) -> Self {
+        let virtual_keys = settings
+            .virtual_keys
+            .iter()
+            .map(|key| (key.digest, Arc::new(key.clone())))
+            .collect();
+        let pools = pools.iter().filter_map(PoolEntry::of).collect();
+        Self {
+            settings,
+            pools,
+            virtual_keys,
+        }
+    }
+
+    /// The virtual key of which `secret` is the text.
+    pub(crate) fn virtual_key(&self, secret: &str) -> Option<&Arc<VirtualKeySettings>> {
+        self.virtual_keys.get(&Digest256::of(secret.as_bytes()))
+    }
+
+    /// Whether a caller must present a virtual key.
+    pub(crate) fn needs_virtual_key(&self) -> bool {
+        match self.settings.server.auth {
+            AuthMode::Required => true,
+            AuthMode::None => false,
+            AuthMode::Auto => {
+                !self.virtual_keys.is_empty() || !self.settings.server.listen.ip().is_loopback()
+            }
+        }
+    }
+
+    /// The pool of that name.
+    pub(crate) fn pool(&self, name: &str) -> Option<&PoolEntry> {
+        self.pools.iter().find(|entry| &**entry.pool.name() == name)
+    }
+
+    /// The pool that serves `model`, and the model's name there. `may_use` says whether the caller may use a pool.
+    pub(crate) fn resolve<'a>(
+        &'a self,
+        protocol: Protocol,
+        model: &'a str,
+        may_use: impl Fn(&PoolEntry) -> bool,
+    ) -> Result<(&'a PoolEntry, &'a str), NoRoute> {
+        let speaking = || self.pools.iter().filter(|entry| entry.speaks(protocol));
+        if let Some(found) = find(|| speaking().filter(|entry| may_use(entry)), model) {
+            return Ok(found);
+        }
+        let known = find(speaking, model).is_some();
+        Err(if known {
+            NoRoute::NotAllowed
+        } else {
+            NoRoute::Unknown
+        })
+    }
+
+    /// The first pool that speaks `protocol` and that the caller may use.
+    pub(crate) fn first_speaking(
+        &self,
+        protocol: Protocol,
+        may_use: impl Fn(&PoolEntry) -> bool,
+    ) -> Option<&PoolEntry> {
+        self.pools
+            .iter()
+            .find(|entry| entry.speaks(protocol) && may_use(entry))
+    }
+
+    /// The names and patterns that pools of `protocol` serve, for a message; at most 20.
+    pub(crate) fn known_models(&self, protocol: Protocol) -> Vec<String> {
+        let speaking = self.pools.iter().filter(|entry| entry.speaks(protocol));
+        let models = speaking.flat_map(|entry| {
+            entry
+                .pool
+                .settings()
+                .models
+                .iter()
+                .map(|model| match &**model {
+                    "*" => format!("{}/*", entry.pool.name()),
+                    _ => model.clone(),
+                })
+        });
+        models.take(20).collect()
+    }
+}
+
+impl PoolEntry {
+    /// The pool with its dialect; `None` for a provider that has none.
+    pub(crate) fn of(pool: &Arc<Pool>) -> Option<Self> {
+        Some(Self {
+            dialect: catalogue::find(pool.settings().provider)?,
+            pool: Arc::clone(pool),
+        })
+    }
+
+    /// Whether its provider can be called by `protocol`.
+    pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
+        self.dialect.protocols().contains(&protocol)
+    }
+}
+
+/// CONTRACT's order: an exact name; `pool/model`; a pattern; the only pool.
+fn find<'a, I>(pools: impl Fn() -> I, model: &'a str) -> Option<(&'a PoolEntry, &'a str)>
+where
+    I: Iterator<Item = &'a PoolEntry>,
+{
+    let serves = |entry: &&PoolEntry, test: &dyn Fn(&str) -> bool| {
+        entry.pool.settings().models.iter().any(|m| test(m))
+    };
+    if let Some(entry) =
+        pools().find(|entry| serves(entry, &|m| !pattern::is_pattern(m) && m == model))
+    {
+        return Some((entry, model));
+    }
+    if let Some((prefix, rest)) = model.split_once('/')
+        && let Some(entry) = pools().find(|entry| &**entry.pool.name() == prefix)
+    {
+        return Some((entry, rest));
+    }
+    if let Some(entry) = pools().find(|entry| serves(entry, &|m| pattern::matches(m, model))) {
+        return Some((entry, model));
+    }
+    let mut all = pools();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Some((only, model)),
+        _ => None,
+    }
+}

@@ -1,0 +1,302 @@
+//! What the gateway tells an operator: one function per event, so that wording and fields stand in one place.
+//!
+//! No event carries a secret: keys are named by number and name, and text from outside is passed through
+//! `redact` first.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_core::fault::Fault;
+use keypool_core::pool::{Consequence, Pool};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use crate::context::Changes;
+use crate::snapshot::Snapshot;
+
+/// At start: where it listens, and how many keys each pool has.
+pub(crate) fn started(addr: SocketAddr, snapshot: &Snapshot) {
+    for entry in &snapshot.pools {
+        let settings = entry.pool.settings();
+        let keys = settings.keys.len();
+        let (pool, provider, source) = (&*settings.name, settings.provider, &*settings.source);
+        info!(pool, provider, keys, source, "pool loaded");
+    }
+    info!(address = %addr, pools = snapshot.pools.len(), "listening on http://{addr}");
+}
+
+/// A connection could not be taken; the next is tried.
+pub(crate) fn accept_failed(error: &std::io::Error) {
+    tracing::error!(%error, "a connection could not be accepted: are there too few file descriptors?");
+}
+
+/// A reload took effect.
+pub(crate) fn reloaded(changes: &Changes) {
+    info!(
+        added = ?changes.pools_added,
+        removed = ?changes.pools_removed,
+        changed = ?changes.pools_changed,
+        sections = ?changes.sections_changed,
+        "configuration reloaded"
+    );
+    for warning in &changes.warnings {
+        warn!("{warning}");
+    }
+}
+
+/// A reload was refused; the old configuration stays.
+pub(crate) fn reload_refused(errors: &[String]) {
+    for error in errors {
+        tracing::error!("configuration refused, the old one stays: {error}");
+    }
+}
+
+/// One failed attempt, and what is done about it.
+pub(crate) struct FailedAttempt<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) pool: &'a str,
+    pub(crate) number: usize,
+    pub(crate) key_name: &'a str,
+    pub(crate) model: &'a str,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) status: Option<u16>,
+    pub(crate) fault: &'a Fault,
+    /// The error or the provider's words, already without secrets.
+    pub(crate) reason: String,
+}
+
+impl FailedAttempt<'_> {
+    pub(crate) fn log(&self, consequence: &Consequence, next: &str) {
+        let (number, key_name, attempt, of) =
+            (self.number, self.key_name, self.attempt, self.max_attempts);
+        let class = self.fault.class.as_str();
+        let rests = consequence
+            .rests_for
+            .map(|wait| format!("{:.0}s", wait.as_secs_f64()));
+        warn!(
+            request_id = self.request_id,
+            pool = self.pool,
+            key = number,
+            key_name,
+            attempt,
+            of,
+            class,
+            status = self.status,
+            code = self.fault.code.as_deref(),
+            model = self.model,
+            rests,
+            set_aside = consequence.set_aside,
+            reason = self.reason,
+            next,
+            "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {next}"
+        );
+    }
+}
+
+/// An answer broke after it had begun.
+pub(crate) fn answer_broke(
+    request_id: &str,
+    pool: &Pool,
+    number: usize,
+    key_name: &str,
+    what: &str,
+) {
+    warn!(
+        request_id,
+        pool = &**pool.name(),
+        key = number,
+        key_name,
+        class = "upstream_trouble",
+        reason = what,
+        next = "the client is told",
+        "the answer of key {number} \"{key_name}\" broke off after it had begun"
+    );
+}
+
+/// One request, at its end.
+pub(crate) struct Finished<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) method: &'a http::Method,
+    pub(crate) path: &'a str,
+    pub(crate) status: u16,
+    pub(crate) pool: &'a str,
+    pub(crate) key_name: &'a str,
+    pub(crate) attempts: u32,
+    pub(crate) caller: &'a str,
+    pub(crate) took: Duration,
+    /// How it ended, where not as it should: `client left`, `stream broke`.
+    pub(crate) ended: &'a str,
+}
+
+impl Finished<'_> {
+    pub(crate) fn log(&self) {
+        let ms = self.took.as_secs_f64() * 1000.0;
+        info!(
+            request_id = self.request_id,
+            status = self.status,
+            method = %self.method,
+            path = self.path,
+            pool = self.pool,
+            key = self.key_name,
+            attempts = self.attempts,
+            caller = self.caller,
+            ms = format!("{ms:.1}"),
+            ended = self.ended,
+            "request"
+        );
+    }
+}
+
+/// Which of the three cases a pool in trouble is, told once per change.
+#[derive(Default)]
+pub(crate) struct PoolTrouble {
+    told: Mutex<HashMap<Arc<str>, Case>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Case {
+    Fine,
+    NoFailover,
+    AllFail,
+    SomeFail(Vec<Arc<str>>),
+}
+
+impl PoolTrouble {
+    /// Looks at the pool after a failure, and says what is wrong with it if that is new.
+    pub(crate) fn look_at(&self, pool: &Pool) {
+        let failing = pool.failing();
+        let case = case_of(pool, failing);
+        let before = self
+            .told
+            .lock()
+            .insert(Arc::clone(pool.name()), case.clone());
+        if before.as_ref() == Some(&case) || (before.is_none() && case == Case::Fine) {
+            return;
+        }
+        let name = &**pool.name();
+        let keys = pool.members().len();
+        match case {
+            Case::Fine => info!(pool = name, "pool \"{name}\" is well again"),
+            Case::AllFail => warn!(
+                pool = name,
+                case = "all_keys_fail",
+                "all {keys} keys of pool \"{name}\" fail alike: it is the provider, the way to it or the account, not a key; requests still go out"
+            ),
+            Case::SomeFail(failing) => warn!(
+                pool = name,
+                case = "some_keys_fail",
+                failing = ?failing,
+                "{} of {keys} keys of pool \"{name}\" fail while the others work: look at {}",
+                failing.len(),
+                quoted(&failing),
+            ),
+            Case::NoFailover => warn!(
+                pool = name,
+                case = "no_failover",
+                "no fail-over is possible in pool \"{name}\": {}",
+                why_no_failover(pool)
+            ),
+        }
+    }
+}
+
+fn case_of(pool: &Pool, failing: Vec<Arc<str>>) -> Case {
+    match failing.len() {
+        0 => Case::Fine,
+        _ if pool.members().len() == 1
+            || pool.settings().retry.retries == 0
+            || pool.is_one_group() =>
+        {
+            Case::NoFailover
+        }
+        all if all == pool.members().len() => Case::AllFail,
+        _ => Case::SomeFail(failing),
+    }
+}
+
+fn quoted(names: &[Arc<str>]) -> String {
+    names
+        .iter()
+        .take(5)
+        .map(|name| format!("\"{name}\""))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Why a failed request of this pool cannot go to another key.
+pub(crate) fn why_no_failover(pool: &Pool) -> &'static str {
+    if pool.members().len() == 1 {
+        "it has a single key; add another"
+    } else if pool.settings().retry.retries == 0 {
+        "`retry.retries` is 0; raise it"
+    } else {
+        "all its keys are of one quota group and rest together; add a key of another account"
+    }
+}
+
+/// `text` for a log line: at most 300 characters, without control characters, and without anything that looks
+/// like `secret` or like a key.
+pub(crate) fn redact(text: &str, secret: &str) -> String {
+    let without = if secret.is_empty() {
+        text.to_owned()
+    } else {
+        text.replace(secret, "[redacted]")
+    };
+    let mut line = String::new();
+    for word in without
+        .split_inclusive(|c: char| c.is_whitespace() || "\"'`,;()[]{}<>=".contains(c))
+        .take(120)
+    {
+        let bare =
+            word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric() && c != '*' && c != '…');
+        if looks_like_key(bare) {
+            line.push_str("[redacted]");
+            line.push_str(&word[bare.len()..]);
+        } else {
+            line.push_str(word);
+        }
+    }
+    line.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
+}
+
+/// Provider keys in the wild: a known prefix, or a long run of letters and digits mixed.
+fn looks_like_key(word: &str) -> bool {
+    const PREFIXES: [&str; 8] = [
+        "sk-", "tvly-", "AIza", "AQ.", "gsk_", "ark-", "Bearer", "xai-",
+    ];
+    let long_mixed = word.len() >= 32
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && word.bytes().any(|b| b.is_ascii_digit())
+        && word.bytes().any(|b| b.is_ascii_alphabetic());
+    long_mixed || (word.len() >= 8 && PREFIXES.iter().any(|prefix| word.starts_with(prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redacts_the_key_and_whatever_looks_like_one() {
+        let text = "Incorrect API key provided: \"sk-proj-abc***xyz9\". You sent my-own-secret, see https://x.example/y.";
+        let line = redact(text, "my-own-secret");
+        assert!(
+            !line.contains("sk-proj") && !line.contains("my-own-secret"),
+            "{line}"
+        );
+        assert!(
+            line.starts_with("Incorrect API key provided: \"[redacted]\". You sent [redacted]"),
+            "{line}"
+        );
+        assert!(line.contains("https://x.example/y"), "{line}");
+        assert!(redact("token 0123456789abcdef0123456789abcdef", "").contains("[redacted]"));
+        assert_eq!(redact("a\r\nb", ""), "a  b");
+    }
+}

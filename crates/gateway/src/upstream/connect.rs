@@ -1,0 +1,116 @@
+//! Opening a connection: name, TCP, TLS, HTTP/1.1.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use keypool_core::base_url::BaseUrl;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use super::{Pieces, SendError};
+
+/// The longest answer head taken from a provider, in bytes.
+const MAX_HEAD: usize = 256 * 1024;
+
+pub(super) struct Connector {
+    tls: TlsConnector,
+    tasks: TaskTracker,
+}
+
+impl Connector {
+    pub(super) fn new(tasks: TaskTracker) -> Self {
+        let roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self {
+            tls: TlsConnector::from(Arc::new(config)),
+            tasks,
+        }
+    }
+
+    /// A connection that is ready for a request.
+    pub(super) async fn connect(
+        &self,
+        base_url: &BaseUrl,
+        limit: Duration,
+    ) -> Result<SendRequest<Pieces>, SendError> {
+        let connecting = tokio::time::timeout(limit, self.open(base_url));
+        connecting
+            .await
+            .map_err(|_| SendError::ConnectTimeout(limit))?
+            .map_err(SendError::Connect)
+    }
+
+    async fn open(&self, base_url: &BaseUrl) -> io::Result<SendRequest<Pieces>> {
+        let (host, port) = host_and_port(base_url)?;
+        let tcp = TcpStream::connect((host, port)).await?;
+        tcp.set_nodelay(true)?;
+        if !base_url.is_https() {
+            return self.handshake(tcp).await;
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.handshake(self.tls.connect(name, tcp).await?).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> io::Result<SendRequest<Pieces>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD);
+        let (mut sender, connection) = builder
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // The task ends with the connection: when the provider closes it, or when its sender is dropped.
+        // What it returns is seen by the call on it as well.
+        self.tasks.spawn(async move { drop(connection.await) });
+        sender.ready().await.map_err(io::Error::other)?;
+        Ok(sender)
+    }
+}
+
+fn host_and_port(base_url: &BaseUrl) -> io::Result<(&str, u16)> {
+    let authority = base_url.authority();
+    let default = if base_url.is_https() { 443 } else { 80 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().map_err(io::Error::other)?)
+        }
+        _ => (&**authority, default),
+    };
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_host_and_port() {
+        for (url, host, port) in [
+            ("https://api.openai.com/v1", "api.openai.com", 443),
+            ("http://127.0.0.1:9000", "127.0.0.1", 9000),
+            ("http://[::1]:9000", "::1", 9000),
+            ("http://[::1]", "::1", 80),
+        ] {
+            assert_eq!(
+                host_and_port(&url.parse().unwrap()).unwrap(),
+                (host, port),
+                "{url}"
+            );
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Connections that wait for their next request, by origin; the one used last comes first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1::SendRequest;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Pieces;
+
+/// A connection idle for longer is not used again: the provider is likely to close it at any moment.
+const MAX_IDLE: Duration = Duration::from_secs(50);
+/// So many are kept for one origin.
+const MAX_PER_ORIGIN: usize = 512;
+
+#[derive(Default)]
+pub(super) struct IdleConnections {
+    by_origin: Mutex<HashMap<Arc<str>, Vec<Idle>>>,
+}
+
+struct Idle {
+    sender: SendRequest<Pieces>,
+    since: Instant,
+}
+
+impl IdleConnections {
+    /// A connection that is still open and ready.
+    pub(super) async fn take(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
+        loop {
+            let mut idle = self.by_origin.lock().get_mut(origin)?.pop()?;
+            if idle.since.elapsed() > MAX_IDLE {
+                // Those below it have waited longer still.
+                self.by_origin.lock().remove(origin);
+                return None;
+            }
+            // The answer has been read to its end, so this is at most a turn of the connection's task.
+            if !idle.sender.is_closed() && idle.sender.ready().await.is_ok() {
+                return Some(idle.sender);
+            }
+        }
+    }
+
+    pub(super) fn put(&self, origin: Arc<str>, sender: SendRequest<Pieces>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut by_origin = self.by_origin.lock();
+        let idle = by_origin.entry(origin).or_default();
+        if idle.len() >= MAX_PER_ORIGIN {
+            idle.retain(|idle| !idle.sender.is_closed());
+        }
+        if idle.len() < MAX_PER_ORIGIN {
+            idle.push(Idle {
+                sender,
+                since: Instant::now(),
+            });
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `keypool check`: every mistake of the configuration in one go.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Common, Failure, complain, say};
+use crate::config::{self, Errors, Loaded};
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let sources = args
+        .common
+        .sources()
+        .map_err(|error| Failure::because("cannot read the working directory", error))?;
+    let loaded = config::load(&sources);
+    if args.json {
+        say(&as_json(&loaded));
+        return Ok(if loaded.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    let Loaded {
+        settings, warnings, ..
+    } = loaded?;
+    for warning in &warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    let keys: usize = settings.pools.iter().map(|pool| pool.keys.len()).sum();
+    say(&format!(
+        "The configuration is good: {} pools, {keys} keys, {} virtual keys.",
+        settings.pools.len(),
+        settings.virtual_keys.len()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(loaded: &Result<Loaded, Errors>) -> String {
+    let document = match loaded {
+        Ok(loaded) => json!({
+            "ok": true,
+            "warnings": loaded.warnings,
+            "pools": loaded.settings.pools.iter().map(|pool| json!({ "name": &*pool.name, "provider": pool.provider, "keys": pool.keys.len() })).collect::<Vec<_>>(),
+        }),
+        Err(errors) => json!({
+            "ok": false,
+            "errors": errors.0.iter().map(|error| json!({ "place": error.place, "message": error.message, "hint": error.hint })).collect::<Vec<_>>(),
+        }),
+    };
+    format!("{document:#}")
+}

@@ -1,0 +1,94 @@
+//! `keypool demo`: everything can be tried, without an account anywhere.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_core::secret::Secret;
+use keypool_core::settings::{
+    AdminSettings, BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings,
+    Settings, Strategy, TimeoutSettings,
+};
+use keypool_gateway::context::Reloaded;
+use keypool_testkit::{Behaviour, Mock};
+
+use super::serve::{runtime, serve};
+use super::{Common, Failure};
+use crate::config::{self, Sources};
+use crate::welcome;
+
+/// The model that the printed `curl` line asks for; the mock provider answers to any name.
+pub(crate) const MODEL: &str = "demo-model";
+const KEYS: usize = 3;
+
+pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
+    let mut sources = args
+        .sources()
+        .map_err(|error| Failure::because("cannot read the working directory", error))?;
+    // Server and log settings hold for the demo too; pools and keys do not.
+    let mut loaded = config::load(&sources)?;
+    sources.file = None;
+    runtime()?.block_on(async {
+        let behaviour = Behaviour {
+            latency: Duration::from_millis(150),
+            chunk_interval: Duration::from_millis(40),
+            // What people type into a demo is theirs.
+            record: false,
+            ..Behaviour::default()
+        };
+        let mock = Mock::start_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), behaviour)
+            .await
+            .map_err(|error| Failure::because("cannot start the mock provider", error))?;
+        loaded.settings = settings(loaded.settings, &mock, &sources)?;
+        loaded.files.clear();
+        let again = loaded.settings.clone();
+        let load = move || {
+            Ok(Reloaded {
+                settings: again.clone(),
+                warnings: Vec::new(),
+            })
+        };
+        serve(loaded, Box::new(load), welcome::Kind::Demo).await
+    })
+}
+
+fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Settings, Failure> {
+    let base_url = mock
+        .origin()
+        .parse()
+        .map_err(|error| Failure::because("the mock provider has no address", error))?;
+    let key = |n: usize| KeySettings {
+        name: format!("demo-{n}").into(),
+        secret: Secret::new(format!("made-up-demo-key-{n}")),
+        base_url: Clone::clone(&base_url),
+        model: None,
+        group: None,
+        weight: 1,
+        max_concurrent: Some(3),
+    };
+    let pool = PoolSettings {
+        name: "demo".into(),
+        provider: "mock",
+        strategy: Strategy::RoundRobin,
+        models: vec![MODEL.to_owned(), "*".to_owned()],
+        keys: (1..=KEYS).map(key).collect(),
+        retry: RetrySettings::default(),
+        breaker: BreakerSettings::default(),
+        queue: QueueSettings::default(),
+        timeouts: TimeoutSettings::default(),
+        source: Arc::from("demo"),
+    };
+    let token_file: PathBuf = sources.dir.join("keypool-demo.admin-token");
+    let admin = AdminSettings {
+        token: configured.admin.token,
+        token_file,
+    };
+    Ok(Settings {
+        pools: vec![pool],
+        virtual_keys: Vec::new(),
+        admin,
+        ..configured
+    })
+}

@@ -1,0 +1,161 @@
+//! `[admin]` and `[store]`: the operator's token, and where one that is made up is kept.
+//!
+//! This module must never make the token or open the database.
+
+use std::path::{Path, PathBuf};
+
+use keypool_core::secret::Secret;
+use keypool_core::settings::AdminSettings;
+
+use super::place::At;
+use super::problem::Problem;
+use super::report::Report;
+use super::text::{Text, last};
+use super::values;
+use super::walk::Table;
+
+const DEFAULT_URL: &str = "sqlite://keypool.db";
+const SHORTEST: usize = 16;
+
+/// Reads both sections; `dir` is the working directory.
+pub(super) fn read(
+    admin: Option<Table<'_>>,
+    store: Option<Table<'_>>,
+    report: &Report<'_>,
+    dir: &Path,
+) -> AdminSettings {
+    let mut token_set = Text::variable(report, "KEYPOOL_ADMIN_TOKEN").is_some();
+    let mut file_token = None;
+    if let Some(mut admin) = admin {
+        let node = admin.take("token");
+        token_set |= node.is_some();
+        file_token = node.and_then(|node| node.text("a string"));
+        admin.finish();
+    }
+    let token = last(
+        file_token,
+        [Text::variable(report, "KEYPOOL_ADMIN_TOKEN")],
+        client_secret,
+    );
+    let store = self::store(store, report);
+    if let Store::Postgres(at) = &store.kind {
+        let problem = |what: &str| {
+            Problem::absent(
+                at,
+                format!("`{what}` must be set where the store is PostgreSQL"),
+            )
+        };
+        if !token_set {
+            report.add(
+                problem("admin.token")
+                    .hint("set it in the file, or as `KEYPOOL_ADMIN_TOKEN`; all nodes share it"),
+            );
+        }
+        if !store.master_key_set {
+            report.add(
+                problem("store.master_key")
+                    .hint("set it in the file, or as `KEYPOOL_MASTER_KEY`; all nodes share it"),
+            );
+        }
+    }
+    let database = match store.kind {
+        Store::Sqlite(path) => path,
+        Store::Postgres(_) => PathBuf::from("keypool.db"),
+    };
+    AdminSettings {
+        token,
+        token_file: dir.join(database).with_extension("admin-token"),
+    }
+}
+
+/// A secret that clients present to keypool: long enough not to be guessed, and fit for a header.
+pub(super) fn client_secret(text: &Text<'_>) -> Option<Secret> {
+    let secret = text.value.trim();
+    if secret.chars().count() < SHORTEST {
+        text.wrong(&format!("must have at least {SHORTEST} characters"));
+    } else if !values::fits_header(secret) {
+        text.wrong(
+            "has a character that cannot stand in an HTTP header: use visible ASCII characters",
+        );
+    } else {
+        return Some(Secret::new(secret));
+    }
+    None
+}
+
+enum Store {
+    /// The database's file.
+    Sqlite(PathBuf),
+    /// Where it was set.
+    Postgres(At),
+}
+
+struct StoreSettings {
+    kind: Store,
+    master_key_set: bool,
+}
+
+/// `[store]`, `KEYPOOL_STORE_URL` and `KEYPOOL_MASTER_KEY`.
+fn store(table: Option<Table<'_>>, report: &Report<'_>) -> StoreSettings {
+    let mut url = None;
+    let mut master_keys = Vec::new();
+    if let Some(mut table) = table {
+        url = table.text("url");
+        if let Some(node) = table.take("master_key") {
+            if node
+                .text("a string")
+                .is_some_and(|text| text.value.trim().is_empty())
+            {
+                report.add(Problem::new(
+                    &node.at(),
+                    "`store.master_key` must not be empty",
+                ));
+            }
+            master_keys.push("store.master_key".to_owned());
+        }
+        table.finish();
+    }
+    master_keys.extend(Text::variable(report, "KEYPOOL_MASTER_KEY").map(|text| text.name));
+    let read = |text: &Text<'_>| {
+        Some((
+            store_url(text)?,
+            (text.value != DEFAULT_URL).then(|| text.name.clone()),
+        ))
+    };
+    let (kind, changed) = last(url, [Text::variable(report, "KEYPOOL_STORE_URL")], read)
+        .unwrap_or((Store::Sqlite("keypool.db".into()), None));
+    if let Some(name) = changed {
+        report.not_in_force(
+            &name,
+            "nothing is stored yet, and only a made-up admin token goes beside that database",
+        );
+    }
+    // The last wins, and it is the one that the user has to hear about.
+    if let Some(name) = master_keys.last() {
+        report.not_in_force(name, "nothing is stored yet");
+    }
+    StoreSettings {
+        kind,
+        master_key_set: !master_keys.is_empty(),
+    }
+}
+
+/// A database's URL is never shown: it may hold a password.
+fn store_url(text: &Text<'_>) -> Option<Store> {
+    let url = text.value.trim();
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let path = Path::new(path.split_once('?').map_or(path, |(path, _)| path));
+        if path.file_name().is_some() && !path.as_os_str().to_string_lossy().contains('\0') {
+            return Some(Store::Sqlite(path.to_owned()));
+        }
+        text.wrong("names no database file: write it as in \"sqlite://keypool.db\"");
+    } else if values::is_url(url, &["postgres", "postgresql"]) {
+        return Some(Store::Postgres(text.at.clone()));
+    } else {
+        text.wrong(
+            "must be a URL such as \"sqlite://keypool.db\" or \"postgres://user:password@host/db\"",
+        );
+    }
+    None
+}

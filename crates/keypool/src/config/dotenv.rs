@@ -1,0 +1,216 @@
+//! The syntax of `.env`: `NAME=value` lines, as shells and other programs write them.
+//!
+//! Read here rather than by a crate because several keys stand in one line, `NAME=key1, key2`, with blanks and no quotes,
+//! and because a mistake must name its line and never quote it. This module must never read the environment itself.
+
+use std::collections::BTreeMap;
+
+use super::values::{is_variable, replace};
+
+/// What a `.env` file holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct DotEnv {
+    /// The variables; of two of the same name the later.
+    pub(super) values: BTreeMap<String, String>,
+    /// Mistakes, each with its line counted from 1.
+    pub(super) mistakes: Vec<(usize, &'static str)>,
+}
+
+/// Reads `text`. `${NAME}` in it takes variables of the process, then of the lines above; an unknown one is empty.
+pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
+    let mut out = DotEnv::default();
+    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut line = 1;
+    while !rest.is_empty() {
+        let known = |name: &str| {
+            process
+                .get(name)
+                .or_else(|| out.values.get(name))
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (entry, used) = match entry(rest, known) {
+            Ok((entry, used)) => (entry, used),
+            Err(mistake) => {
+                out.mistakes.push((line, mistake));
+                (None, line_length(rest))
+            }
+        };
+        if let Some((name, value)) = entry {
+            out.values.insert(name.to_owned(), value);
+        }
+        line += rest[..used].matches('\n').count();
+        rest = &rest[used..];
+    }
+    out
+}
+
+type Entry<'t> = (Option<(&'t str, String)>, usize);
+
+/// Reads one entry, blank line or comment at the start of `rest`, and how many bytes it takes with its line's end.
+fn entry(rest: &str, known: impl Fn(&str) -> String) -> Result<Entry<'_>, &'static str> {
+    let end = line_length(rest);
+    let line = rest[..end].trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok((None, end));
+    }
+    let line = line
+        .strip_prefix("export")
+        .filter(|l| l.starts_with([' ', '\t']))
+        .unwrap_or(line);
+    let Some((name, _)) = line.split_once('=') else {
+        return Err("expected `NAME=value`, found no `=`");
+    };
+    let name = name.trim();
+    if !is_variable(name) {
+        return Err(
+            "expected `NAME=value`, found a name with other characters than letters, digits and `_`",
+        );
+    }
+    let value_at = rest.find('=').map_or(end, |at| at + 1);
+    let value_at = end - rest[value_at..end].trim_start().len();
+    let value = &rest[value_at..];
+    let (value, used) = match value.chars().next() {
+        Some(quote @ ('"' | '\'')) if value_at < end => quoted(value, quote, known)?,
+        _ => (replace(bare(&rest[value_at..end]), known), end - value_at),
+    };
+    Ok((Some((name, value)), value_at + used))
+}
+
+/// The length of the first line with its end.
+fn line_length(text: &str) -> usize {
+    text.find('\n').map_or(text.len(), |at| at + 1)
+}
+
+/// A value without quotes: up to a blank and `#`, without the blanks around it.
+fn bare(line: &str) -> &str {
+    let comment = line
+        .match_indices('#')
+        .find(|(at, _)| line[..*at].ends_with([' ', '\t']) || *at == 0);
+    line[..comment.map_or(line.len(), |(at, _)| at)].trim()
+}
+
+/// A value in quotes, over several lines if need be, and how many bytes it takes with the rest of its last line.
+fn quoted(
+    text: &str,
+    quote: char,
+    known: impl Fn(&str) -> String,
+) -> Result<(String, usize), &'static str> {
+    let mut value = String::new();
+    // Text between escapes, in which variables are replaced.
+    let mut plain = String::new();
+    let mut chars = text.char_indices().skip(1);
+    while let Some((at, c)) = chars.next() {
+        match c {
+            c if c == quote => {
+                let after = at + 1;
+                let end = after + line_length(&text[after..]);
+                let tail = text[after..end].trim();
+                if !tail.is_empty() && !tail.starts_with('#') {
+                    return Err("expected the end of the line after the closing quote");
+                }
+                value.push_str(&if quote == '"' {
+                    replace(&plain, known)
+                } else {
+                    plain
+                });
+                return Ok((value, end));
+            }
+            '\\' if quote == '"' => {
+                let escaped = match chars.next() {
+                    Some((_, 'n')) => "\n",
+                    Some((_, 'r')) => "\r",
+                    Some((_, 't')) => "\t",
+                    Some((at, c)) if "\\\"'$`".contains(c) => &text[at..at + c.len_utf8()],
+                    _ => {
+                        return Err(
+                            "expected one of n, r, t, \\, \", ' and $ after `\\` in double quotes",
+                        );
+                    }
+                };
+                value.push_str(&replace(&std::mem::take(&mut plain), &known));
+                value.push_str(escaped);
+            }
+            c => plain.push(c),
+        }
+    }
+    Err("the quote that opens here is never closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, values: &[(&str, &str)], mistakes: &[(usize, &str)]) {
+        let process = BTreeMap::from([("HOME".to_owned(), "/root".to_owned())]);
+        let parsed = parse(text, &process);
+        let expect = values
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        assert_eq!(parsed.values, expect, "{text:?}");
+        let found: Vec<_> = parsed
+            .mistakes
+            .iter()
+            .map(|(line, text)| (*line, *text))
+            .collect();
+        assert_eq!(found.len(), mistakes.len(), "{found:?}");
+        for ((line, text), (expect_line, words)) in found.iter().zip(mistakes) {
+            assert!(
+                line == expect_line && text.contains(words),
+                "{line}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_what_people_write() {
+        check(
+            "GEMINI_API_KEY=key1, key2,key3\n",
+            &[("GEMINI_API_KEY", "key1, key2,key3")],
+            &[],
+        );
+        check(
+            "\u{feff}A=1\r\n\r\n# no\n  export B = 2 # two\nC=x#y\nD=\nE= # e",
+            &[("A", "1"), ("B", "2"), ("C", "x#y"), ("D", ""), ("E", "")],
+            &[],
+        );
+        check(
+            "A='a # ${HOME}' # c\nB=\"b\\\"\\n\\$ ${HOME} \\${HOME}\"\n",
+            &[("A", "a # ${HOME}"), ("B", "b\"\n$ /root ${HOME}")],
+            &[],
+        );
+        check("A=\"1\n2\"\nB='3\n4'", &[("A", "1\n2"), ("B", "3\n4")], &[]);
+        check(
+            "A=1\nA=2\nB=${A}-${HOME}-${NONE}\nexport=1\nexportX=2",
+            &[
+                ("A", "2"),
+                ("B", "2-/root-"),
+                ("export", "1"),
+                ("exportX", "2"),
+            ],
+            &[],
+        );
+        check("A=it's=b\nB=", &[("A", "it's=b"), ("B", "")], &[]);
+    }
+
+    #[test]
+    fn every_mistake_has_its_line() {
+        check(
+            "A=1\nno equals\nB='x\ny'\n1C=2\nD=\"open\nE=\"x\" y\nF=\"\\q\"\nG=1",
+            &[("A", "1"), ("B", "x\ny"), ("G", "1")],
+            &[
+                (2, "NAME=value"),
+                (5, "other characters"),
+                (6, "after the closing quote"),
+                (7, "after the closing quote"),
+                (8, "after `\\`"),
+            ],
+        );
+        check(
+            "A=1\nB=\"open\nC=2",
+            &[("A", "1"), ("C", "2")],
+            &[(2, "never closed")],
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! Pools made from provider keys in the environment: `OPENAI_API_KEY=key1, key2` is a pool named `openai`.
+//!
+//! This module must never know a provider by name: variables and defaults come from the dialects.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use keypool_core::settings::{
+    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
+};
+use keypool_providers::catalogue;
+use keypool_providers::dialect::Dialect;
+
+use super::base::{self, Base};
+use super::keys::{default_name, provider_secret, split};
+use super::place::At;
+use super::pools::{FilePools, default_models, warn_incomplete};
+use super::problem::Problem;
+use super::report::Report;
+use super::text::Text;
+
+/// A pool for each provider with keys in the environment and no pool in the file, in the order of the dialects.
+pub(super) fn pools(
+    report: &Report<'_>,
+    file: &FilePools,
+    listen: SocketAddr,
+) -> Vec<PoolSettings> {
+    let mut out = Vec::new();
+    for dialect in catalogue::all().iter().copied() {
+        let texts: Vec<Text<'_>> = dialect
+            .env_keys()
+            .iter()
+            .filter_map(|name| Text::variable(report, name))
+            .collect();
+        let (Some(first), false) = (texts.first(), file.providers.contains(&dialect.name())) else {
+            continue;
+        };
+        if file.names.iter().any(|name| name == dialect.name()) {
+            let (variable, file, name) = (&first.name, report.file_name(), dialect.name());
+            report.warn(format!(
+                "`{variable}` is not used: {file} has a pool named \"{name}\" of another provider"
+            ));
+            continue;
+        }
+        out.extend(pool(report, dialect, &texts, listen));
+    }
+    out
+}
+
+fn pool(
+    report: &Report<'_>,
+    dialect: &'static dyn Dialect,
+    texts: &[Text<'_>],
+    listen: SocketAddr,
+) -> Option<PoolSettings> {
+    let base = base::of_pool(None, Some(dialect), report, listen);
+    let mut seen = HashSet::new();
+    let keys = texts.iter().flat_map(|text| {
+        split(&text.value)
+            .map(|key| text.with(key))
+            .collect::<Vec<_>>()
+    });
+    let secrets: Vec<_> = keys
+        .filter_map(|text| provider_secret(&text))
+        .filter(|secret| seen.insert(secret.digest()))
+        .collect();
+    let base_url = match base {
+        Base::Known(url) => url,
+        Base::Broken => return None,
+        Base::Missing => {
+            let variable = dialect.env_base_url().unwrap_or("a base URL");
+            let at = At::Variable(texts.first()?.name.clone());
+            report.add(Problem::absent(
+                &at,
+                format!(
+                    "`{variable}` is missing: the provider \"{}\" has no base URL of its own",
+                    dialect.name()
+                ),
+            ));
+            return None;
+        }
+    };
+    let key = |(index, secret)| KeySettings {
+        name: default_name(dialect.name(), index).into(),
+        secret,
+        base_url: base_url.clone(),
+        model: None,
+        group: None,
+        weight: 1,
+        max_concurrent: dialect.default_max_concurrent(),
+    };
+    warn_incomplete(report, dialect);
+    Some(PoolSettings {
+        name: dialect.name().into(),
+        provider: dialect.name(),
+        strategy: Strategy::default(),
+        models: default_models(dialect),
+        keys: secrets.into_iter().enumerate().map(key).collect(),
+        retry: RetrySettings::default(),
+        breaker: BreakerSettings::default(),
+        queue: QueueSettings::default(),
+        timeouts: TimeoutSettings::default(),
+        source: "environment".into(),
+    })
+}

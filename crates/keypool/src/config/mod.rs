@@ -1,0 +1,129 @@
+//! Configuration: defaults, `keypool.toml`, environment and flags become one validated `Settings`, or every mistake at once.
+//!
+//! The only place that reads the environment and the file. It must never open a socket, make a secret or know the gateway;
+//! and no value of a key or token may leave it but inside a `Secret`.
+
+mod admin;
+mod base;
+mod dotenv;
+mod environment;
+mod errors;
+mod keys;
+mod place;
+mod pools;
+mod problem;
+mod report;
+mod server;
+mod sources;
+mod text;
+mod unforced;
+mod values;
+mod vars;
+mod virtual_keys;
+mod walk;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use keypool_core::settings::Settings;
+use toml::de::DeTable;
+
+use place::{At, Document};
+use problem::Problem;
+use report::Report;
+use sources::Input;
+use vars::Vars;
+use walk::Table;
+
+pub(crate) use errors::Errors;
+pub(crate) use sources::{Overrides, Sources};
+
+/// A configuration that can be served.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    /// The settings.
+    pub(crate) settings: Settings,
+    /// What the user set and what has no effect, a sentence each.
+    pub(crate) warnings: Vec<String>,
+    /// The configuration file and `.env`, existing or not: a change of one of them is a reason to load again.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Reads, merges and validates all sources.
+pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
+    let dotenv = sources.dir.join(".env");
+    let (vars, mistakes) = Vars::read(&dotenv, &sources.env);
+    let input = Input::read(sources, &vars);
+    let report = Report::new(&input.document, &vars);
+    mistakes
+        .into_iter()
+        .chain(input.problem)
+        .for_each(|problem| report.add(problem));
+    let (root, syntax) = DeTable::parse_recoverable(if input.usable {
+        input.document.text()
+    } else {
+        ""
+    });
+    syntax
+        .iter()
+        .for_each(|error| report.add(syntax_problem(&input.document, error)));
+    let settings = read(Table::root(&report, root.get_ref()), sources);
+    let (errors, warnings) = report.finish();
+    if !errors.is_empty() {
+        return Err(Errors(errors));
+    }
+    Ok(Loaded {
+        settings,
+        warnings,
+        files: vec![input.path, dotenv],
+    })
+}
+
+/// The schema's first floor.
+fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
+    let report = root.report();
+    let server = server::server(root.table("server"), report, &sources.overrides);
+    let log = server::log(root.table("log"), report, &sources.overrides);
+    let (admin, store) = (root.table("admin"), root.table("store"));
+    let admin = admin::read(admin, store, report, &sources.dir);
+    unforced::limiter(root.table("limiter"), report);
+    let file = pools::read(root.table("pools"), server.listen);
+    let environment = environment::pools(report, &file, server.listen);
+    let names: Vec<&str> = file
+        .names
+        .iter()
+        .map(String::as_str)
+        .chain(environment.iter().map(|pool| &*pool.name))
+        .collect();
+    let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
+    unforced::routes(root.tables("routes"), &names);
+    unforced::files(root.table("files"));
+    unforced::metrics(root.table("metrics"));
+    root.finish();
+    let pools = file.pools.into_iter().chain(environment).collect();
+    Settings {
+        server,
+        log,
+        admin,
+        pools,
+        virtual_keys,
+    }
+}
+
+/// A mistake of the TOML parser. Its messages name what it expected, never what stands there.
+fn syntax_problem(document: &Document, error: &toml::de::Error) -> Problem {
+    let span = error.span().unwrap_or_default();
+    let at = At::File(span.start);
+    if error.message() != "duplicate key" {
+        return Problem::syntax(&at, format!("not valid TOML: {}", error.message()));
+    }
+    let key = document.text().get(span).unwrap_or_default();
+    let problem = Problem::new(&at, format!("{} is set twice", words::shown(key)));
+    match key {
+        "keys" => problem.hint("a pool has either `keys = …` or `[[pools.<name>.keys]]`, not both"),
+        _ => problem.hint("keep one of the two"),
+    }
+}

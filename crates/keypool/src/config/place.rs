@@ -1,0 +1,121 @@
+//! Where a mistake stands: byte offsets of the configuration file as lines and columns.
+//!
+//! This module must never know what the file means.
+
+/// The text of the configuration file, with what is needed to name a place in it.
+pub(super) struct Document {
+    name: String,
+    text: String,
+    /// Byte offset at which each line starts.
+    lines: Vec<usize>,
+}
+
+/// The origin of a value or mistake. The order is that in which mistakes are told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum At {
+    /// A line of `.env`, counted from 1.
+    DotEnv(usize),
+    /// A whole file, by the name that the user gave it.
+    Path(String),
+    /// A byte offset of the configuration file.
+    File(usize),
+    /// An environment variable.
+    Variable(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl Document {
+    /// Takes the text of a file known to the user as `name`.
+    pub(super) fn new(name: impl Into<String>, text: &str) -> Self {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
+        let starts = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(at, _)| at + 1);
+        let lines = std::iter::once(0).chain(starts).collect();
+        Self {
+            name: name.into(),
+            text,
+            lines,
+        }
+    }
+
+    /// The text, without a byte order mark.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The file's name as the user knows it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The line of a byte offset, counted from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.lines.partition_point(|start| *start <= offset)
+    }
+
+    /// The line of the `[table]` header over a line, or that line itself if it is one.
+    pub(super) fn header(&self, line: usize) -> Option<usize> {
+        let mut lines = self.lines[..line.min(self.lines.len())]
+            .iter()
+            .enumerate()
+            .rev();
+        lines
+            .find(|(_, start)| {
+                self.text[**start..]
+                    .trim_start_matches([' ', '\t'])
+                    .starts_with('[')
+            })
+            .map(|(at, _)| at + 1)
+    }
+
+    /// The column of a byte offset in characters, counted from 1.
+    fn column(&self, offset: usize) -> usize {
+        let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
+        let start = self.lines[self.line(offset) - 1];
+        self.text[start..offset].chars().count() + 1
+    }
+
+    /// A place as it is shown to the user.
+    pub(super) fn place(&self, at: &At) -> String {
+        match at {
+            At::DotEnv(line) => format!(".env:{line}:1"),
+            At::Path(path) => path.clone(),
+            At::File(offset) => format!(
+                "{}:{}:{}",
+                self.name,
+                self.line(*offset),
+                self.column(*offset)
+            ),
+            At::Variable(name) => format!("environment, {name}"),
+            At::Flag(flag) => format!("command line, {flag}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_characters() {
+        let document = Document::new("k.toml", "\u{feff}ab\r\n\nключ = 1\n");
+        for (found, expect) in [
+            ("ab", "k.toml:1:1"),
+            ("ключ", "k.toml:3:1"),
+            ("= 1", "k.toml:3:6"),
+        ] {
+            let offset = document.text().find(found).unwrap();
+            assert_eq!(document.place(&At::File(offset)), expect);
+        }
+        assert_eq!(
+            document.place(&At::File(document.text().len())),
+            "k.toml:4:1"
+        );
+        assert_eq!(document.place(&At::File(usize::MAX)), "k.toml:4:1");
+        assert_eq!(Document::new("e", "").place(&At::File(0)), "e:1:1");
+    }
+}

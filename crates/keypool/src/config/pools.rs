@@ -1,0 +1,207 @@
+//! `[pools.*]`: providers, base URLs and the rules of each pool.
+//!
+//! This module must never know a provider by name: what differs between them comes from their dialects.
+
+use std::net::SocketAddr;
+
+use keypool_core::settings::{
+    BreakerSettings, PoolSettings, QueueSettings, RetrySettings, Strategy, TimeoutSettings,
+};
+use keypool_providers::catalogue;
+use keypool_providers::dialect::Dialect;
+
+use super::base;
+use super::keys;
+use super::problem::Problem;
+use super::report::Report;
+use super::unforced;
+use super::values;
+use super::walk::Table;
+use super::words;
+
+/// The pools of the file.
+#[derive(Default)]
+pub(super) struct FilePools {
+    /// Those that can be used.
+    pub(super) pools: Vec<PoolSettings>,
+    /// The names of all, also of those with mistakes.
+    pub(super) names: Vec<String>,
+    /// The providers that have a pool.
+    pub(super) providers: Vec<&'static str>,
+}
+
+/// Reads all pools in the order of the file.
+pub(super) fn read(table: Option<Table<'_>>, listen: SocketAddr) -> FilePools {
+    let mut out = FilePools::default();
+    let Some(table) = table else { return out };
+    for (name, at, node) in table.entries() {
+        if let Some(mistake) = values::pool_name_mistake(&name) {
+            table.report().add(Problem::new(
+                &at,
+                format!("the pool name {} {mistake}", words::shown(&name)),
+            ));
+        }
+        if let Some(mut table) = node.table() {
+            let dialect = provider(&mut table);
+            out.providers.extend(dialect.map(Dialect::name));
+            out.pools.extend(pool(&name, dialect, table, listen));
+        }
+        out.names.push(name);
+    }
+    out
+}
+
+fn pool(
+    name: &str,
+    dialect: Option<&'static dyn Dialect>,
+    mut table: Table<'_>,
+    listen: SocketAddr,
+) -> Option<PoolSettings> {
+    let report = table.report();
+    let base_node = table.take("base_url");
+    let base = base::of_pool(base_node, dialect, report, listen);
+    let most = table.whole("max_concurrent_per_key", 1..=u32::MAX);
+    unforced::proxy(&mut table, "pools.*.proxy");
+    let defaults = keys::Defaults {
+        pool: name,
+        base: &base,
+        max_concurrent: most.or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
+        listen,
+    };
+    let keys = keys::read(&mut table, &defaults);
+    if keys.base_missing {
+        let provider = dialect.map_or("", Dialect::name);
+        let message = format!(
+            "`pools.{}.base_url` is missing: the provider \"{provider}\" has none of its own",
+            words::escaped(name)
+        );
+        report.add(Problem::absent(table.at(), message).hint("base_url = \"https://host/v1\""));
+    }
+    let strategy = strategy(&mut table);
+    let models = table.labels("models");
+    let (retry, breaker) = (retry(table.table("retry")), breaker(table.table("breaker")));
+    let (queue, timeouts) = (
+        queue(table.table("queue")),
+        timeouts(table.table("timeouts")),
+    );
+    table.finish();
+    let dialect = dialect?;
+    warn_incomplete(report, dialect);
+    Some(PoolSettings {
+        name: name.into(),
+        provider: dialect.name(),
+        strategy,
+        models: models.unwrap_or_else(|| default_models(dialect)),
+        keys: keys.keys,
+        retry,
+        breaker,
+        queue,
+        timeouts,
+        source: report.file_name().into(),
+    })
+}
+
+fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
+    let names: Vec<&'static str> = catalogue::all()
+        .iter()
+        .map(|dialect| dialect.name())
+        .collect();
+    let Some(node) = table.take("provider") else {
+        let message = format!(
+            "the pool has no `provider`: it must be one of {}",
+            words::listed(&names)
+        );
+        table
+            .report()
+            .add(Problem::absent(table.at(), message).hint("provider = \"openai\""));
+        return None;
+    };
+    let words: Vec<(&'static str, &'static str)> =
+        names.into_iter().map(|name| (name, name)).collect();
+    catalogue::find(node.text("the name of a provider")?.one_of(&words)?)
+}
+
+/// The model patterns of a pool that names none.
+pub(super) fn default_models(dialect: &dyn Dialect) -> Vec<String> {
+    dialect
+        .default_models()
+        .iter()
+        .map(|model| (*model).to_owned())
+        .collect()
+}
+
+/// Says once that a provider cannot do all yet.
+pub(super) fn warn_incomplete(report: &Report<'_>, dialect: &dyn Dialect) {
+    if let Some(why) = dialect.incomplete() {
+        report.warn(format!(
+            "the provider \"{}\" is not complete yet: {why}",
+            dialect.name()
+        ));
+    }
+}
+
+fn strategy(table: &mut Table<'_>) -> Strategy {
+    let words = [
+        ("round_robin", (Strategy::RoundRobin, None)),
+        ("least_loaded", (Strategy::LeastLoaded, None)),
+        ("random", (Strategy::Random, None)),
+        ("headroom", (Strategy::RoundRobin, Some("headroom"))),
+        ("affinity", (Strategy::RoundRobin, Some("affinity"))),
+    ];
+    let (strategy, later) = table.one_of("strategy", &words).unwrap_or_default();
+    if let Some(name) = later {
+        table.report().not_in_force(
+            &format!("strategy = \"{name}\""),
+            "round_robin takes its place",
+        );
+    }
+    strategy
+}
+
+fn retry(table: Option<Table<'_>>) -> RetrySettings {
+    let mut out = RetrySettings::default();
+    let Some(mut table) = table else { return out };
+    out.retries = table.whole("retries", 0..=100).unwrap_or(out.retries);
+    out.backoff = table.duration("backoff").unwrap_or(out.backoff);
+    table.finish();
+    out
+}
+
+fn breaker(table: Option<Table<'_>>) -> BreakerSettings {
+    let mut out = BreakerSettings::default();
+    let Some(mut table) = table else { return out };
+    out.failure_rate = table
+        .share("failure_rate", false)
+        .unwrap_or(out.failure_rate);
+    out.min_requests = table
+        .whole("min_requests", 1..=u32::MAX)
+        .unwrap_or(out.min_requests);
+    out.window = table.time("window").unwrap_or(out.window);
+    out.cooldown = table.duration("cooldown").unwrap_or(out.cooldown);
+    out.max_ejected = table.share("max_ejected", true).unwrap_or(out.max_ejected);
+    table.finish();
+    out
+}
+
+fn queue(table: Option<Table<'_>>) -> QueueSettings {
+    let mut out = QueueSettings::default();
+    let Some(mut table) = table else { return out };
+    let waiting = table
+        .whole("max_waiting", 0..=1_000_000u32)
+        .and_then(|most| usize::try_from(most).ok());
+    out.max_waiting = waiting.unwrap_or(out.max_waiting);
+    out.timeout = table.duration("timeout").unwrap_or(out.timeout);
+    table.finish();
+    out
+}
+
+fn timeouts(table: Option<Table<'_>>) -> TimeoutSettings {
+    let mut out = TimeoutSettings::default();
+    let Some(mut table) = table else { return out };
+    out.connect = table.time("connect").unwrap_or(out.connect);
+    out.first_byte = table.time("first_byte").unwrap_or(out.first_byte);
+    out.idle = table.time("idle").unwrap_or(out.idle);
+    out.total = table.time("total").unwrap_or(out.total);
+    table.finish();
+    out
+}

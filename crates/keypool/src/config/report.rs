@@ -1,0 +1,90 @@
+//! What the walk found: mistakes and warnings, gathered so that all are told at once.
+//!
+//! This module must never hold the value of a key or token: only texts that may be shown.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::errors::ConfigError;
+use super::place::{At, Document};
+use super::problem::{Kind, Problem};
+use super::vars::Vars;
+
+/// Gathers mistakes and warnings while the sources are read.
+pub(super) struct Report<'w> {
+    document: &'w Document,
+    vars: &'w Vars,
+    problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl<'w> Report<'w> {
+    /// An empty report on `document` and `vars`.
+    pub(super) fn new(document: &'w Document, vars: &'w Vars) -> Self {
+        Self {
+            document,
+            vars,
+            problems: RefCell::default(),
+            warnings: RefCell::default(),
+        }
+    }
+
+    /// The environment.
+    pub(super) fn vars(&self) -> &'w Vars {
+        self.vars
+    }
+
+    /// The configuration file's name as the user knows it.
+    pub(super) fn file_name(&self) -> &'w str {
+        self.document.name()
+    }
+
+    /// Takes in a mistake.
+    pub(super) fn add(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Takes in a warning; one that was given before is not repeated.
+    pub(super) fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Warns that a setting is understood and has no effect yet.
+    pub(super) fn not_in_force(&self, setting: &str, why: &str) {
+        self.warn(format!("`{setting}` is not in force yet: {why}"));
+    }
+
+    /// The mistakes in the order of their places, and the warnings.
+    ///
+    /// What a syntax error may have caused is left out: the mistakes of its line, those under a header that is broken,
+    /// and everything that is missing.
+    pub(super) fn finish(self) -> (Vec<ConfigError>, Vec<String>) {
+        let problems: BTreeSet<Problem> = self.problems.into_inner().into_iter().collect();
+        let broken: BTreeSet<usize> = problems
+            .iter()
+            .filter(|problem| problem.kind() == Kind::Syntax)
+            .map(|problem| match problem.at() {
+                At::File(offset) => self.document.line(*offset),
+                _ => 0,
+            })
+            .collect();
+        let told = |problem: &Problem| match (problem.kind(), problem.at()) {
+            (Kind::Syntax, _) => true,
+            (Kind::Absent, _) => broken.is_empty(),
+            (Kind::Wrong, At::File(offset)) => {
+                let line = self.document.line(*offset);
+                let header = self.document.header(line).unwrap_or(line);
+                !broken.contains(&line) && !broken.contains(&header)
+            }
+            (Kind::Wrong, _) => true,
+        };
+        let errors = problems
+            .into_iter()
+            .filter(told)
+            .map(|problem| problem.placed(self.document));
+        (errors.collect(), self.warnings.into_inner())
+    }
+}

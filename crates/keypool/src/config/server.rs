@@ -1,0 +1,156 @@
+//! `[server]` and `[log]`.
+//!
+//! This module must never bind an address: whether a port is free is found when serving.
+
+use keypool_core::settings::{AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings};
+
+use super::report::Report;
+use super::sources::Overrides;
+use super::text::{Text, last};
+use super::values;
+use super::walk::Table;
+
+const ADDRESS: &str = "an address and port such as \"127.0.0.1:8080\"";
+
+/// `[server]`, `KEYPOOL_LISTEN` and `--listen`.
+pub(super) fn server(
+    table: Option<Table<'_>>,
+    report: &Report<'_>,
+    flags: &Overrides,
+) -> ServerSettings {
+    let mut out = ServerSettings::default();
+    let outside = [
+        Text::variable(report, "KEYPOOL_LISTEN"),
+        Text::flag(report, "--listen", flags.listen.as_deref()),
+    ];
+    let Some(mut table) = table else {
+        out.listen = last(None, outside, listen).unwrap_or(out.listen);
+        return out;
+    };
+    out.listen = last(table.text("listen"), outside, listen).unwrap_or(out.listen);
+    let words = [
+        ("auto", AuthMode::Auto),
+        ("required", AuthMode::Required),
+        ("none", AuthMode::None),
+    ];
+    out.auth = table.one_of("auth", &words).unwrap_or(out.auth);
+    out.max_request_body = table
+        .size("max_request_body")
+        .unwrap_or(out.max_request_body);
+    out.shutdown_timeout = table
+        .duration("shutdown_timeout")
+        .unwrap_or(out.shutdown_timeout);
+    out.shutdown_delay = table
+        .duration("shutdown_delay")
+        .unwrap_or(out.shutdown_delay);
+    out.allowed_hosts = list(
+        &mut table,
+        "allowed_hosts",
+        "a host without scheme and port, such as \"llm.example.com\"",
+        values::host,
+    );
+    out.allowed_origins = origins(&mut table);
+    later(&mut table);
+    table.finish();
+    out
+}
+
+/// `[log]`, `KEYPOOL_LOG_LEVEL`, `KEYPOOL_LOG_FORMAT` and their flags.
+pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrides) -> LogSettings {
+    let (level, format) = match table {
+        Some(mut table) => {
+            let texts = (table.text("level"), table.text("format"));
+            table.finish();
+            texts
+        }
+        None => (None, None),
+    };
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let outside_level = [
+        Text::variable(report, "KEYPOOL_LOG_LEVEL"),
+        Text::flag(report, "--log-level", flags.log_level.as_deref()),
+    ];
+    let outside_format = [
+        Text::variable(report, "KEYPOOL_LOG_FORMAT"),
+        Text::flag(report, "--log-format", flags.log_format.as_deref()),
+    ];
+    LogSettings {
+        level: last(level, outside_level, |text| text.one_of(&levels)).unwrap_or_default(),
+        format: last(format, outside_format, |text| text.one_of(&formats)).unwrap_or_default(),
+    }
+}
+
+fn listen(text: &Text<'_>) -> Option<std::net::SocketAddr> {
+    text.read(ADDRESS, values::listen)
+}
+
+fn list<T>(
+    table: &mut Table<'_>,
+    name: &'static str,
+    expected: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Vec<T> {
+    let texts = table.texts(name).unwrap_or_default();
+    texts
+        .iter()
+        .filter_map(|text| text.read(expected, &read))
+        .collect()
+}
+
+fn origins(table: &mut Table<'_>) -> Vec<String> {
+    let read = |text: Text<'_>| match &*text.value {
+        "*" => {
+            text.wrong("does not take \"*\", which would let any web page spend the keys; list the origins");
+            None
+        }
+        _ => text.read(
+            "an origin such as \"https://app.example.com\", without a path",
+            values::origin,
+        ),
+    };
+    table
+        .texts("allowed_origins")
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(read)
+        .collect()
+}
+
+/// What is understood and comes later.
+fn later(table: &mut Table<'_>) {
+    let report = table.report();
+    if table
+        .text("admin_listen")
+        .and_then(|text| listen(&text))
+        .is_some()
+    {
+        report.not_in_force(
+            "server.admin_listen",
+            "admin API and dashboard stay at `server.listen`",
+        );
+    }
+    let network = "an address or network such as \"10.0.0.0/8\"";
+    let proxies = list(table, "trusted_proxies", network, |text| {
+        values::is_network(text).then_some(())
+    });
+    if !proxies.is_empty() {
+        report.not_in_force(
+            "server.trusted_proxies",
+            "the peer of a connection is its client",
+        );
+    }
+    if let Some(mut tls) = table.table("tls") {
+        for name in ["cert", "key"] {
+            tls.required(name).and_then(Text::label);
+        }
+        tls.finish();
+        report.not_in_force("server.tls", "connections are not encrypted");
+    }
+}

@@ -1,0 +1,116 @@
+//! The process and its files as sources: the only place that reads environment, working directory and configuration file.
+//!
+//! This module must never know what a setting means.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::place::{At, Document};
+use super::problem::Problem;
+use super::vars::Vars;
+
+/// Where a configuration is read from. Made once at start; environment and working directory are only read here.
+///
+/// Later sources win: defaults, file, environment, flags. One thing is more specific than the environment: a `base_url`
+/// that the file gives to a pool or key stands before `<PROVIDER>_BASE_URL`, which replaces the provider's own.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    /// The file named on the command line.
+    pub(crate) file: Option<PathBuf>,
+    /// The variables of the process, without those of `.env`.
+    pub(crate) env: BTreeMap<String, String>,
+    /// The working directory.
+    pub(crate) dir: PathBuf,
+    /// What flags set.
+    pub(crate) overrides: Overrides,
+}
+
+/// Settings given by flags.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    /// `--listen`
+    pub(crate) listen: Option<String>,
+    /// `--log-level`
+    pub(crate) log_level: Option<String>,
+    /// `--log-format`
+    pub(crate) log_format: Option<String>,
+}
+
+impl Sources {
+    /// The sources of this process. Variables that are not UTF-8 are left out: nothing here could use them.
+    pub(crate) fn from_process(
+        file: Option<PathBuf>,
+        overrides: Overrides,
+    ) -> std::io::Result<Self> {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let env = std::env::vars_os().filter_map(text).collect();
+        Ok(Self {
+            file,
+            env,
+            dir: std::env::current_dir()?,
+            overrides,
+        })
+    }
+}
+
+/// The configuration file as it was found.
+pub(super) struct Input {
+    /// Where it is, or would be.
+    pub(super) path: PathBuf,
+    /// Its text.
+    pub(super) document: Document,
+    /// Why it cannot be used.
+    pub(super) problem: Option<Problem>,
+    /// Whether its text is worth reading.
+    pub(super) usable: bool,
+}
+
+impl Input {
+    /// Reads the file that is named, or the default one if it is there.
+    pub(super) fn read(sources: &Sources, vars: &Vars) -> Self {
+        let named = sources
+            .file
+            .clone()
+            .or_else(|| vars.get("KEYPOOL_CONFIG").map(PathBuf::from));
+        let name = named.as_deref().unwrap_or(Path::new("keypool.toml"));
+        let path = sources.dir.join(name);
+        let name = name.display().to_string();
+        let (text, problem) = match std::fs::read(&path).map(String::from_utf8) {
+            Ok(Ok(text)) => (text, None),
+            Ok(Err(error)) => {
+                let valid = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+                // Offsets are those of the document, which leaves a byte order mark out.
+                let at = At::File(text.trim_start_matches('\u{feff}').len());
+                (
+                    text,
+                    Some(Problem::syntax(
+                        &at,
+                        "the file is not UTF-8 text from here on",
+                    )),
+                )
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
+                (String::new(), None)
+            }
+            Err(error) => {
+                let problem = Problem::syntax(
+                    &At::Path(name.clone()),
+                    format!("the configuration file cannot be read: {error}"),
+                );
+                let hint = (error.kind() == ErrorKind::NotFound)
+                    .then(|| format!("looked for {}", path.display()));
+                (String::new(), Some(problem.maybe_hint(hint)))
+            }
+        };
+        Self {
+            path,
+            document: Document::new(name, &text),
+            usable: problem.is_none(),
+            problem,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Sections that are understood and checked, and come into force with a later version: each set thing warns once.
+//!
+//! What leaves here is nothing: a section that comes into force moves to a file of its own.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use super::problem::Problem;
+use super::report::Report;
+use super::text::Text;
+use super::values;
+use super::walk::Table;
+use super::words;
+
+/// Why limits do nothing.
+pub(super) const LIMITS: &str = "limits come with a later version";
+const ANY: RangeInclusive<u64> = 1..=u64::MAX;
+
+/// `[limiter]` and `KEYPOOL_LIMITER_URL`.
+pub(super) fn limiter(table: Option<Table<'_>>, report: &Report<'_>) {
+    let outside = Text::variable(report, "KEYPOOL_LIMITER_URL");
+    if let Some(mut table) = table {
+        table.text("url").iter().for_each(limiter_url);
+        word(&mut table, "mode", "limiter.mode", &["leased", "strict"]);
+        word(
+            &mut table,
+            "on_store_failure",
+            "limiter.on_store_failure",
+            &["degrade", "reject", "allow"],
+        );
+        table.finish();
+    }
+    outside.iter().for_each(limiter_url);
+}
+
+fn limiter_url(text: &Text<'_>) {
+    let url = text.value.trim();
+    if url == "memory" {
+        return;
+    }
+    if values::is_url(url, &["redis", "rediss", "redis-cluster", "rediss-cluster"]) {
+        text.report().not_in_force(&text.name, LIMITS);
+    } else {
+        // Not shown: it may hold a password.
+        text.wrong("must be \"memory\" or a URL such as \"redis://host:port\", \"rediss://host:port\" or \"redis-cluster://h1:p1,h2:p2\"");
+    }
+}
+
+/// A word of which the first is the default, and silent.
+fn word(table: &mut Table<'_>, field: &'static str, setting: &str, words: &[&'static str]) {
+    let report = table.report();
+    let words: Vec<(&'static str, usize)> = words
+        .iter()
+        .enumerate()
+        .map(|(n, word)| (*word, n))
+        .collect();
+    if table.one_of(field, &words).is_some_and(|n| n > 0) {
+        report.not_in_force(setting, LIMITS);
+    }
+}
+
+/// `rpm`, `input_tpm` and `output_tpm` of an upstream key.
+pub(super) fn key_limits(table: &mut Table<'_>) {
+    for (name, setting) in [
+        ("rpm", "pools.*.keys.rpm"),
+        ("input_tpm", "pools.*.keys.input_tpm"),
+        ("output_tpm", "pools.*.keys.output_tpm"),
+    ] {
+        number(table, name, setting);
+    }
+}
+
+/// The limits of a virtual key.
+pub(super) fn virtual_key_limits(table: &mut Table<'_>) {
+    for (name, setting) in [
+        ("rpm", "virtual_keys.rpm"),
+        ("input_tpm", "virtual_keys.input_tpm"),
+        ("output_tpm", "virtual_keys.output_tpm"),
+        ("max_concurrent", "virtual_keys.max_concurrent"),
+    ] {
+        number(table, name, setting);
+    }
+    word(
+        table,
+        "output_reservation",
+        "virtual_keys.output_reservation",
+        &["learned", "max_tokens"],
+    );
+    word(
+        table,
+        "on_limit",
+        "virtual_keys.on_limit",
+        &["reject", "wait"],
+    );
+    let report = table.report();
+    if table
+        .duration("limit_wait")
+        .is_some_and(|wait| wait.as_secs_f64() != 10.0)
+    {
+        report.not_in_force("virtual_keys.limit_wait", LIMITS);
+    }
+}
+
+fn number(table: &mut Table<'_>, name: &'static str, setting: &str) {
+    let report = table.report();
+    if table.whole(name, ANY).is_some() {
+        report.not_in_force(setting, LIMITS);
+    }
+}
+
+/// `proxy` of a pool or a key. Not shown: it may hold a password.
+pub(super) fn proxy(table: &mut Table<'_>, setting: &str) {
+    let Some(text) = table.text("proxy") else {
+        return;
+    };
+    if values::is_url(text.value.trim(), &["http", "https", "socks5", "socks5h"]) {
+        text.report()
+            .not_in_force(setting, "calls go to the provider directly");
+    } else {
+        text.wrong("must be the URL of a proxy, such as \"http://host:port\"");
+    }
+}
+
+/// `[[routes]]`, whose targets name pools.
+pub(super) fn routes(routes: Vec<Table<'_>>, pools: &[&str]) {
+    let mut models = HashSet::new();
+    for mut route in routes {
+        let report = route.report();
+        if let Some(text) = route.required("model") {
+            let at = text.at.clone();
+            if let Some(model) = text.label().and_then(|model| models.replace(model)) {
+                report.add(Problem::new(
+                    &at,
+                    format!(
+                        "there is a route for the model {} already",
+                        words::shown(&model)
+                    ),
+                ));
+            }
+        }
+        targets(&mut route, pools);
+        route.finish();
+        report.not_in_force("routes", "models are resolved by the pools' `models` alone");
+    }
+}
+
+fn targets(route: &mut Table<'_>, pools: &[&str]) {
+    let report = route.report();
+    let Some(node) = route.take("targets") else {
+        report.add(
+            Problem::absent(route.at(), "`routes.targets` is missing")
+                .hint("targets = [{ pool = \"…\", model = \"…\" }]"),
+        );
+        return;
+    };
+    let Some(items) = node.items("a list of tables such as { pool = \"…\", model = \"…\" }")
+    else {
+        return;
+    };
+    if items.is_empty() {
+        report.add(Problem::new(
+            &node.at(),
+            "`routes.targets` must name at least one target, found an empty list",
+        ));
+    }
+    for mut target in items.into_iter().filter_map(|item| item.table()) {
+        if let Some(text) = target.required("pool") {
+            known_pool(&text, pools);
+        }
+        target.text("model").and_then(Text::label);
+        target.finish();
+    }
+}
+
+/// Reports a reference to a pool that does not exist.
+pub(super) fn known_pool(text: &Text<'_>, pools: &[&str]) {
+    if pools.contains(&&*text.value) {
+        return;
+    }
+    let hint = match words::nearest(&text.value, pools) {
+        Some(near) => format!("did you mean {}?", words::shown(near)),
+        None if pools.is_empty() => "no pool is configured".to_owned(),
+        None => format!(
+            "pools: {}",
+            pools
+                .iter()
+                .map(|pool| words::escaped(pool))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    };
+    let message = format!(
+        "`{}` names a pool that does not exist: {}",
+        text.name,
+        text.shown()
+    );
+    text.report()
+        .add(Problem::absent(&text.at, message).hint(hint));
+}
+
+/// `[files]`
+pub(super) fn files(table: Option<Table<'_>>) {
+    let Some(mut table) = table else { return };
+    let report = table.report();
+    if table.size("max_size").is_some_and(|size| size != 512 << 20) {
+        report.not_in_force("files.max_size", "files come with a later version");
+    }
+    table.finish();
+}
+
+/// `[metrics]`
+pub(super) fn metrics(table: Option<Table<'_>>) {
+    let Some(mut table) = table else { return };
+    let report = table.report();
+    if table.switch("public") == Some(true) {
+        report.not_in_force("metrics.public", "metrics come with a later version");
+    }
+    table.finish();
+}

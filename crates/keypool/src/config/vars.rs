@@ -1,0 +1,132 @@
+//! The environment: process variables over those of `.env`, and `${NAME}` in strings.
+//!
+//! This module must never put a variable's value into a message.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::dotenv;
+use super::place::At;
+use super::problem::Problem;
+use super::values;
+
+/// All environment variables that count.
+pub(super) struct Vars(BTreeMap<String, String>);
+
+/// Why `${NAME}` has no value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// There is no such variable.
+    Unset(String),
+    /// The variable is there, and empty.
+    Empty(String),
+}
+
+impl Vars {
+    /// Reads `.env` at `path`, where there is one, under the variables of the process.
+    pub(super) fn read(path: &Path, process: &BTreeMap<String, String>) -> (Self, Vec<Problem>) {
+        // A directory of that name is a common place for a Python environment.
+        let text = if path.is_dir() {
+            Ok(Vec::new())
+        } else {
+            std::fs::read(path)
+        };
+        let text = match text.map(String::from_utf8) {
+            Ok(Ok(text)) => text,
+            Ok(Err(error)) => {
+                let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+                    .iter()
+                    .filter(|b| **b == b'\n')
+                    .count();
+                return (
+                    Self(process.clone()),
+                    vec![Problem::new(
+                        &At::DotEnv(line),
+                        "the file is not UTF-8 text",
+                    )],
+                );
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                let problem = Problem::new(
+                    &At::Path(".env".to_owned()),
+                    format!("cannot be read: {error}"),
+                );
+                return (Self(process.clone()), vec![problem]);
+            }
+        };
+        let parsed = dotenv::parse(&text, process);
+        let mut values = parsed.values;
+        values.extend(
+            process
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        let problems = parsed
+            .mistakes
+            .into_iter()
+            .map(|(line, message)| Problem::new(&At::DotEnv(line), message))
+            .collect();
+        (Self(values), problems)
+    }
+
+    /// A variable's value; a blank one counts as unset.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.trim().is_empty())
+    }
+
+    /// Puts variables in the place of each `${NAME}`. Any other `$` stands for itself.
+    pub(super) fn interpolate(&self, raw: &str) -> Result<String, Vec<Missing>> {
+        let mut missing = Vec::new();
+        let text = values::replace(raw, |name| {
+            match (self.get(name), self.0.contains_key(name)) {
+                (Some(value), _) => value.to_owned(),
+                (None, known) => {
+                    missing.push(if known {
+                        Missing::Empty(name.to_owned())
+                    } else {
+                        Missing::Unset(name.to_owned())
+                    });
+                    String::new()
+                }
+            }
+        });
+        if missing.is_empty() {
+            Ok(text)
+        } else {
+            Err(missing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_braced_names_are_replaced() {
+        let vars = Vars(
+            [("A", "1"), ("B_2", "${A}"), ("EMPTY", " ")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
+        );
+        for (raw, expect) in [
+            ("${A}", "1"),
+            ("x${A}y${A}${B_2}", "x1y1${A}"),
+            (
+                "$ $$ $A ${} ${1A} ${A-B} ${A",
+                "$ $$ $A ${} ${1A} ${A-B} ${A",
+            ),
+            ("$${A}", "$1"),
+            ("${ ${A}", "${ 1"),
+            ("", ""),
+        ] {
+            assert_eq!(vars.interpolate(raw).as_deref(), Ok(expect), "{raw}");
+        }
+        let missing = vec![Missing::Unset("NO".into()), Missing::Empty("EMPTY".into())];
+        assert_eq!(vars.interpolate("${NO}${A}${EMPTY}"), Err(missing));
+    }
+}

@@ -1,0 +1,162 @@
+//! `[[virtual_keys]]`: what clients present, kept as digests.
+//!
+//! This module must never show a secret or its digest.
+
+use std::collections::{HashMap, HashSet};
+use std::time::SystemTime;
+
+use keypool_core::pattern;
+use keypool_core::secret::Digest256;
+use keypool_core::settings::VirtualKeySettings;
+
+use super::admin::client_secret;
+use super::keys::checked_name;
+use super::place::At;
+use super::problem::Problem;
+use super::unforced;
+use super::walk::{Node, Table};
+use super::words;
+
+/// Reads all virtual keys; `pools` are the names that they may refer to.
+pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySettings> {
+    let mut names = HashSet::new();
+    let mut digests: HashMap<Digest256, String> = HashMap::new();
+    let mut out = Vec::new();
+    for mut table in tables {
+        let report = table.report();
+        let name = table
+            .required("name")
+            .and_then(|text| Some((checked_name(&text)?, text.at)));
+        if let Some((name, at)) = &name
+            && !names.insert(name.clone())
+        {
+            report.add(Problem::new(
+                at,
+                format!("there are two virtual keys named {}", words::shown(name)),
+            ));
+        }
+        let name = name.map(|(name, _)| name);
+        let digest = digest(&mut table);
+        if let Some((digest, at)) = &digest {
+            let shown = name.clone().unwrap_or_default();
+            if let Some(first) = digests.insert(*digest, shown) {
+                report.add(Problem::new(
+                    at,
+                    format!(
+                        "this virtual key has the secret of {}",
+                        words::shown(&first)
+                    ),
+                ));
+            }
+        }
+        let rest = Rest::read(&mut table, pools);
+        table.finish();
+        if let (Some(name), Some((digest, _))) = (name, digest) {
+            let Rest {
+                models,
+                pools,
+                native,
+                expires,
+                disabled,
+            } = rest;
+            out.push(VirtualKeySettings {
+                name: name.into(),
+                digest,
+                models,
+                pools,
+                native,
+                expires,
+                disabled,
+            });
+        }
+    }
+    out
+}
+
+/// What is left beside name and secret.
+struct Rest {
+    models: Vec<String>,
+    pools: Vec<String>,
+    native: bool,
+    expires: Option<SystemTime>,
+    disabled: bool,
+}
+
+impl Rest {
+    fn read(table: &mut Table<'_>, known: &[&str]) -> Self {
+        let all = || vec!["*".to_owned()];
+        let models = table.labels("models").unwrap_or_else(all);
+        let pools = table.texts("pools").map(|texts| {
+            texts
+                .iter()
+                .filter(|text| !pattern::is_pattern(&text.value))
+                .for_each(|text| unforced::known_pool(text, known));
+            texts.into_iter().map(|text| text.value).collect()
+        });
+        unforced::virtual_key_limits(table);
+        Self {
+            models,
+            pools: pools.unwrap_or_else(all),
+            native: table.switch("native").unwrap_or_default(),
+            expires: table.take("expires").and_then(|node| expires(&node)),
+            disabled: table.switch("disabled").unwrap_or_default(),
+        }
+    }
+}
+
+/// The digest of `key`, or the one that `key_sha256` gives.
+fn digest(table: &mut Table<'_>) -> Option<(Digest256, At)> {
+    const HINT: &str = "give `key`, or `key_sha256` with the 64 hexadecimal digits of its SHA-256";
+    let report = table.report();
+    match (table.take("key"), table.take("key_sha256")) {
+        (None, None) => {
+            report.add(
+                Problem::absent(
+                    table.at(),
+                    "the virtual key has neither `key` nor `key_sha256`",
+                )
+                .hint(HINT),
+            );
+            None
+        }
+        (Some(_), Some(node)) => {
+            report.add(
+                Problem::new(
+                    &node.at(),
+                    "the virtual key has both `key` and `key_sha256`",
+                )
+                .hint("keep one of the two"),
+            );
+            None
+        }
+        (Some(node), None) => Some((client_secret(&node.text("a string")?)?.digest(), node.at())),
+        (None, Some(node)) => {
+            let text = node.text("a string")?;
+            let digest = Digest256::from_hex(text.value.trim());
+            if digest.is_none() {
+                text.wrong("must be a SHA-256 in 64 hexadecimal digits");
+            }
+            Some((digest?, node.at()))
+        }
+    }
+}
+
+fn expires(node: &Node<'_>) -> Option<SystemTime> {
+    const EXPECTED: &str = "a date and time with its offset, such as \"2027-01-31T00:00:00Z\"";
+    let read = |text: &str| {
+        text.trim()
+            .parse::<jiff::Timestamp>()
+            .ok()
+            .map(SystemTime::from)
+    };
+    match node.date() {
+        Some(date) => {
+            let time = read(&date);
+            if time.is_none() {
+                node.must_be(EXPECTED);
+            }
+            time
+        }
+        None => node.text(EXPECTED)?.read(EXPECTED, read),
+    }
+}

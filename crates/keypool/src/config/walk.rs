@@ -1,0 +1,391 @@
+//! A cursor over the parsed file that keeps every place: a schema asks for its fields, and what it did not ask for is a mistake.
+//!
+//! This module must never know a particular section; and it must never show a value that may be secret.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::place::At;
+use super::problem::Problem;
+use super::report::Report;
+use super::text::{Text, any_of};
+use super::values;
+use super::vars::Missing;
+use super::words;
+
+/// A table being read.
+#[must_use = "`finish` reports the fields that nobody asked for"]
+pub(super) struct Table<'w> {
+    report: &'w Report<'w>,
+    entries: &'w DeTable<'w>,
+    at: At,
+    path: String,
+    asked: Vec<&'static str>,
+}
+
+/// A value being read.
+pub(super) struct Node<'w> {
+    report: &'w Report<'w>,
+    value: &'w Spanned<DeValue<'w>>,
+    path: String,
+}
+
+impl<'w> Table<'w> {
+    /// The whole file.
+    pub(super) fn root(report: &'w Report<'w>, entries: &'w DeTable<'w>) -> Self {
+        Self {
+            report,
+            entries,
+            at: At::File(0),
+            path: String::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    /// Where mistakes go.
+    pub(super) fn report(&self) -> &'w Report<'w> {
+        self.report
+    }
+
+    /// Where the table starts.
+    pub(super) fn at(&self) -> &At {
+        &self.at
+    }
+
+    /// The field `name`, if it is there.
+    pub(super) fn take(&mut self, name: &'static str) -> Option<Node<'w>> {
+        self.asked.push(name);
+        let value = self.entries.get(name)?;
+        Some(Node {
+            report: self.report,
+            value,
+            path: self.path_of(name),
+        })
+    }
+
+    /// A table in the field `name`.
+    pub(super) fn table(&mut self, name: &'static str) -> Option<Table<'w>> {
+        self.take(name)?.table()
+    }
+
+    /// The tables of a `[[name]]` list.
+    pub(super) fn tables(&mut self, name: &'static str) -> Vec<Table<'w>> {
+        let Some(node) = self.take(name) else {
+            return Vec::new();
+        };
+        let items = node.items(&format!("a list of tables, each under `[[{name}]]`"));
+        items
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(Node::table)
+            .collect()
+    }
+
+    /// A string.
+    pub(super) fn text(&mut self, name: &'static str) -> Option<Text<'w>> {
+        self.take(name)?.text("a string")
+    }
+
+    /// A string that must be there.
+    pub(super) fn required(&mut self, name: &'static str) -> Option<Text<'w>> {
+        match self.take(name) {
+            Some(node) => node.text("a string"),
+            None => {
+                self.report.add(Problem::absent(
+                    &self.at,
+                    format!("`{}` is missing", self.path_of(name)),
+                ));
+                None
+            }
+        }
+    }
+
+    /// A list of strings.
+    pub(super) fn texts(&mut self, name: &'static str) -> Option<Vec<Text<'w>>> {
+        let items = self.take(name)?.items("a list of strings")?;
+        Some(
+            items
+                .into_iter()
+                .filter_map(|item| item.text("a string"))
+                .collect(),
+        )
+    }
+
+    /// A list of strings of which none is empty or has control characters.
+    pub(super) fn labels(&mut self, name: &'static str) -> Option<Vec<String>> {
+        Some(
+            self.texts(name)?
+                .into_iter()
+                .filter_map(Text::label)
+                .collect(),
+        )
+    }
+
+    /// One of several words, each with what it means.
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        name: &'static str,
+        words: &[(&'static str, T)],
+    ) -> Option<T> {
+        self.take(name)?.text(&any_of(words))?.one_of(words)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn switch(&mut self, name: &'static str) -> Option<bool> {
+        let node = self.take(name)?;
+        let on = node.value.get_ref().as_bool();
+        if on.is_none() {
+            node.must_be("true or false");
+        }
+        on
+    }
+
+    /// A whole number in `range`.
+    pub(super) fn whole<T>(&mut self, name: &'static str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: Copy + Into<i128> + TryFrom<i128>,
+    {
+        let node = self.take(name)?;
+        let (least, most): (i128, i128) = ((*range.start()).into(), (*range.end()).into());
+        let number = node
+            .whole()
+            .filter(|number| (least..=most).contains(number));
+        if number.is_none() {
+            node.must_be(&match most {
+                most if most < i128::from(u32::MAX) => {
+                    format!("a whole number from {least} to {most}")
+                }
+                _ => format!("a whole number of at least {least}"),
+            });
+        }
+        T::try_from(number?).ok()
+    }
+
+    /// A share from 0 to 1; 0 itself only where `zero` says so.
+    pub(super) fn share(&mut self, name: &'static str, zero: bool) -> Option<f64> {
+        let node = self.take(name)?;
+        let number = match node.value.get_ref() {
+            DeValue::Float(float) => float.as_str().parse().ok(),
+            DeValue::Integer(_) => node
+                .whole()
+                .filter(|n| (0..=1).contains(n))
+                .map(|n| if n == 1 { 1.0 } else { 0.0 }),
+            _ => None,
+        };
+        let number = number.filter(|n| (0.0..=1.0).contains(n) && (zero || *n > 0.0));
+        if number.is_none() {
+            node.must_be(if zero {
+                "a number from 0 to 1"
+            } else {
+                "a number above 0, up to 1"
+            });
+        }
+        number
+    }
+
+    /// A duration.
+    pub(super) fn duration(&mut self, name: &'static str) -> Option<Duration> {
+        const EXPECTED: &str =
+            "a duration such as \"30s\", \"500ms\" or \"5m\", of at most 365 days";
+        let text = self.take(name)?.text(EXPECTED)?;
+        text.read(EXPECTED, values::duration)
+    }
+
+    /// A duration above zero.
+    pub(super) fn time(&mut self, name: &'static str) -> Option<Duration> {
+        const EXPECTED: &str =
+            "a duration above zero such as \"30s\", \"500ms\" or \"5m\", of at most 365 days";
+        let text = self.take(name)?.text(EXPECTED)?;
+        text.read(EXPECTED, |value| {
+            values::duration(value).filter(|duration| !duration.is_zero())
+        })
+    }
+
+    /// A size in bytes, above zero.
+    pub(super) fn size(&mut self, name: &'static str) -> Option<u64> {
+        const EXPECTED: &str = "a size such as \"64MiB\" or \"512KiB\", from 1 byte to 1TiB";
+        let node = self.take(name)?;
+        if !node.value.get_ref().is_integer() {
+            return node.text(EXPECTED)?.read(EXPECTED, values::size);
+        }
+        let size = node.whole().and_then(values::size_in_range);
+        if size.is_none() {
+            node.must_be(EXPECTED);
+        }
+        size
+    }
+
+    /// The entries of a table whose names the user chooses, in the order of the file.
+    pub(super) fn entries(&self) -> Vec<(String, At, Node<'w>)> {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let named = entries.into_iter().map(|(key, value)| {
+            let node = Node {
+                report: self.report,
+                value,
+                path: self.path_of(key.get_ref()),
+            };
+            (key.get_ref().to_string(), At::File(key.span().start), node)
+        });
+        named.collect()
+    }
+
+    /// Reports the fields that nobody asked for.
+    pub(super) fn finish(self) {
+        for (key, value) in self.entries {
+            let name: &str = key.get_ref();
+            if self.asked.contains(&name) {
+                continue;
+            }
+            let what = if value.get_ref().is_table() {
+                "table"
+            } else {
+                "field"
+            };
+            let home = match &*self.path {
+                "" => "at the top level".to_owned(),
+                path => format!("in `{path}`"),
+            };
+            let hint = match words::nearest(name, &self.asked) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known there: {}", self.asked.join(", ")),
+            };
+            let message = format!("unknown {what} {} {home}", words::shown(name));
+            self.report
+                .add(Problem::new(&At::File(key.span().start), message).hint(hint));
+        }
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() {
+            words::escaped(name)
+        } else {
+            format!("{}.{}", self.path, words::escaped(name))
+        }
+    }
+}
+
+impl<'w> Node<'w> {
+    /// Where the value starts.
+    pub(super) fn at(&self) -> At {
+        At::File(self.value.span().start)
+    }
+
+    /// What it is called: `pools.vision.keys`.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The value itself, for what has several forms.
+    pub(super) fn value(&self) -> &'w DeValue<'w> {
+        self.value.get_ref()
+    }
+
+    /// The value as a table.
+    pub(super) fn table(self) -> Option<Table<'w>> {
+        let at = self.at();
+        let Some(entries) = self.value.get_ref().as_table() else {
+            self.must_be("a table");
+            return None;
+        };
+        Some(Table {
+            report: self.report,
+            entries,
+            at,
+            path: self.path,
+            asked: Vec::new(),
+        })
+    }
+
+    /// The items of a list; `expected` says which list.
+    pub(super) fn items(&self, expected: &str) -> Option<Vec<Node<'w>>> {
+        let Some(array) = self.value.get_ref().as_array() else {
+            self.must_be(expected);
+            return None;
+        };
+        Some(
+            array
+                .iter()
+                .map(|value| Node {
+                    report: self.report,
+                    value,
+                    path: self.path.clone(),
+                })
+                .collect(),
+        )
+    }
+
+    /// The value as a string with its variables put in; `expected` says what the string stands for.
+    pub(super) fn text(&self, expected: &str) -> Option<Text<'w>> {
+        let Some(written) = self.value.get_ref().as_str() else {
+            self.must_be(expected);
+            return None;
+        };
+        match self.report.vars().interpolate(written) {
+            Ok(value) => Some(Text::inside(
+                self.report,
+                self.at(),
+                &self.path,
+                (written, value),
+            )),
+            Err(missing) => {
+                missing
+                    .into_iter()
+                    .for_each(|missing| self.report.add(self.lacks(missing)));
+                None
+            }
+        }
+    }
+
+    /// A date and time written without quotes, as text.
+    pub(super) fn date(&self) -> Option<String> {
+        self.value.get_ref().as_datetime().map(ToString::to_string)
+    }
+
+    /// Reports that the value is not what was expected.
+    pub(super) fn must_be(&self, expected: &str) {
+        let found = match self.value.get_ref() {
+            DeValue::String(_) => "a string".to_owned(),
+            DeValue::Integer(number) => {
+                format!("the whole number {}", words::escaped(&number.to_string()))
+            }
+            DeValue::Float(number) => format!("the number {}", words::escaped(number.as_str())),
+            DeValue::Boolean(on) => on.to_string(),
+            DeValue::Datetime(_) => "a date".to_owned(),
+            DeValue::Array(_) => "a list".to_owned(),
+            DeValue::Table(_) => "a table".to_owned(),
+        };
+        // A number where a string belongs may be a key that lacks its quotes.
+        let found = match self.value.get_ref() {
+            DeValue::Integer(_) | DeValue::Float(_) if !expected.contains("number") => {
+                "a number".to_owned()
+            }
+            _ => found,
+        };
+        self.report.add(Problem::new(
+            &self.at(),
+            format!("`{}` must be {expected}, found {found}", self.path),
+        ));
+    }
+
+    fn whole(&self) -> Option<i128> {
+        let number = self.value.get_ref().as_integer()?;
+        i128::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+
+    fn lacks(&self, missing: Missing) -> Problem {
+        let (name, state) = match &missing {
+            Missing::Unset(name) => (name, "not set"),
+            Missing::Empty(name) => (name, "empty"),
+        };
+        let message = format!(
+            "`{}` takes the environment variable `{name}`, which is {state}",
+            self.path
+        );
+        Problem::new(&self.at(), message)
+            .hint(format!("set `{name}` in the environment or in .env"))
+    }
+}

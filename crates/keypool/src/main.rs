@@ -1,0 +1,15 @@
+//! The keypool binary: command line, configuration, wiring.
+
+mod admin_token;
+mod cli;
+mod config;
+mod logging;
+mod signals;
+mod watch;
+mod welcome;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,121 @@
+//! What is printed at start: addresses, pools, and one line that works when pasted.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
+use keypool_core::settings::{AuthMode, PoolSettings};
+use keypool_gateway::snapshot::Snapshot;
+
+use crate::admin_token::AdminToken;
+
+/// Which verb speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Serve,
+    Demo,
+}
+
+/// The text for a terminal or a log.
+pub(crate) fn text(
+    kind: Kind,
+    addr: SocketAddr,
+    snapshot: &Snapshot,
+    token: &AdminToken,
+) -> String {
+    let base = format!("http://{}", reachable(addr));
+    let mut text = format!("\nkeypool {}\n\n", env!("CARGO_PKG_VERSION"));
+    if kind == Kind::Demo {
+        text.push_str(
+            "  DEMO: a built-in mock provider behind made-up keys. Every answer is made up.\n\n",
+        );
+    }
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "  Gateway      {base}");
+    let _ = writeln!(text, "  Key states   {base}/api/keys/stats");
+    let _ = writeln!(text, "  Dashboard    {base}/ui/");
+    let _ = writeln!(text, "  Admin token  {}", admin_token(token));
+    let pools = &snapshot.settings.pools;
+    for pool in pools {
+        let keys = match pool.keys.len() {
+            1 => "1 key".to_owned(),
+            n => format!("{n} keys"),
+        };
+        let _ = writeln!(
+            text,
+            "  Pool         {}: {keys} ({}, from {})",
+            pool.name, pool.provider, pool.source
+        );
+    }
+    if pools.iter().all(|pool| pool.keys.is_empty()) {
+        text.push_str("\n  No provider key is configured: set one in the environment (OPENAI_API_KEY=key1,key2), in .env or in\n");
+        text.push_str("  keypool.toml; changes of .env and keypool.toml take effect at once. `keypool demo` needs no key at all.\n");
+    }
+    let _ = write!(text, "\n  Try it:\n\n{}\n", curl(&base, snapshot));
+    text
+}
+
+/// An address that can be pasted: the unspecified one stands for this machine.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], addr.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], addr.port()))
+        }
+        other => other,
+    }
+}
+
+/// A made-up token is shown to a terminal only, and only once.
+fn admin_token(token: &AdminToken) -> String {
+    match &token.file {
+        None => "as configured".to_owned(),
+        Some(_) if token.is_new && std::io::stdout().is_terminal() => {
+            token.secret.expose().to_owned()
+        }
+        Some(file) => format!("in {}", file.display()),
+    }
+}
+
+fn curl(base: &str, snapshot: &Snapshot) -> String {
+    let server = &snapshot.settings.server;
+    let with_key = match server.auth {
+        AuthMode::Required => true,
+        AuthMode::None => false,
+        AuthMode::Auto => {
+            !snapshot.settings.virtual_keys.is_empty() || !server.listen.ip().is_loopback()
+        }
+    };
+    let key = if with_key {
+        " -H 'Authorization: Bearer YOUR_VIRTUAL_KEY'"
+    } else {
+        ""
+    };
+    let json = " -H 'Content-Type: application/json'";
+    let pool = snapshot
+        .settings
+        .pools
+        .iter()
+        .find(|pool| !pool.keys.is_empty());
+    match pool {
+        Some(pool) if pool.provider == "tavily" => {
+            format!("  curl {base}/search{key}{json} -d '{{\"query\":\"What is a key pool?\"}}'")
+        }
+        Some(pool) => match exact_model(pool) {
+            Some(model) => format!(
+                "  curl {base}/v1/chat/completions{key}{json} -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'"
+            ),
+            None => format!("  curl {base}/v1/models{key}"),
+        },
+        None => format!("  curl {base}/healthz"),
+    }
+}
+
+fn exact_model(pool: &PoolSettings) -> Option<&str> {
+    pool.models
+        .iter()
+        .map(String::as_str)
+        .find(|model| !model.contains(['*', '\'', '"']))
+}

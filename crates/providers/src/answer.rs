@@ -1,0 +1,313 @@
+//! Reading an error answer leniently: whatever its form, a code, a type, a message; and what its status says.
+//!
+//! This module must never know what a provider's codes mean: that is each dialect's own.
+
+use std::time::Duration;
+
+use keypool_core::fault::{Class, Fault};
+use serde_json::Value;
+
+use crate::dialect::Refusal;
+use crate::wait;
+
+/// A code longer than this is free text.
+const LONGEST_CODE: usize = 80;
+/// How credentials begin: a code that holds one of these is not shown.
+const KEY_MARKS: [&str; 7] = ["sk-", "AIza", "AQ.", "tvly-", "gsk_", "Bearer", "key="];
+// From this length on, a text with so many digits may be a credential rather than a code.
+const KEY_LENGTH: usize = 16;
+const KEY_DIGITS: usize = 3;
+
+/// An error answer as far as it could be read. All of it is missing where the body was no JSON.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// `code`, a number as text.
+    pub(crate) code: Option<String>,
+    /// `type`.
+    pub(crate) kind: Option<String>,
+    /// `status`, where it is a word.
+    pub(crate) status: Option<String>,
+    /// `message`, or what stands for it; empty where there is none.
+    pub(crate) message: String,
+    /// The error object, for what one provider alone has.
+    pub(crate) error: Value,
+}
+
+impl Answer {
+    /// Reads a body: `{"error":{…}}`, `{"error":"…"}`, `{"detail":…}`, a flat object, an array of one of these.
+    pub(crate) fn read(body: &[u8]) -> Self {
+        let Some(root) = json(body) else {
+            return Self::default();
+        };
+        let error = error_object(root);
+        let message = ["message", "error", "detail"]
+            .iter()
+            .find_map(|name| error[*name].as_str());
+        Self {
+            code: text_of(&error["code"]),
+            kind: text_of(&error["type"]).filter(|kind| kind != "error"),
+            status: error["status"].as_str().map(str::to_owned),
+            message: message.or(error.as_str()).unwrap_or_default().to_owned(),
+            error,
+        }
+    }
+
+    /// The code, else the type; empty where there is neither.
+    pub(crate) fn code_or_kind(&self) -> &str {
+        self.code
+            .as_deref()
+            .or(self.kind.as_deref())
+            .unwrap_or_default()
+    }
+
+    /// Whether the message holds `words`, given in lower case.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        self.message.to_ascii_lowercase().contains(words)
+    }
+
+    /// Whether code or type speaks of a content filter or moderation: the request's fault at every provider.
+    pub(crate) fn is_content_filter(&self) -> bool {
+        const SIGNS: [&str; 6] = [
+            "content_filter",
+            "content_policy",
+            "policy_violation",
+            "moderation",
+            "sensitivecontent",
+            "riskdetection",
+        ];
+        [&self.code, &self.kind].into_iter().flatten().any(|name| {
+            let name = name.to_ascii_lowercase();
+            SIGNS.iter().any(|sign| name.contains(sign))
+        })
+    }
+
+    /// The wait that headers or message state, for the classes that rest or count as trouble.
+    pub(crate) fn stated_wait(&self, class: Class, refusal: &Refusal<'_>) -> Option<Duration> {
+        let header = || wait::retry_after(refusal.headers, refusal.now);
+        match class {
+            Class::RateLimited => header().or_else(|| wait::span_in(&self.message)),
+            Class::Exhausted => header().or_else(|| wait::date_in(&self.message, refusal.now)),
+            Class::UpstreamTrouble => header(),
+            _ => None,
+        }
+    }
+
+    /// The fault of `class` with the wait stated in the common ways, and the provider's code.
+    pub(crate) fn fault(&self, class: Class, refusal: &Refusal<'_>) -> Fault {
+        Fault::of(class)
+            .with_wait(self.stated_wait(class, refusal))
+            .with_code(shown(self.code_or_kind()))
+    }
+}
+
+/// What a status means where nothing in the answer says more.
+pub(crate) fn class_of_status(status: u16) -> Class {
+    match status {
+        0..=399 => Class::Success,
+        401 => Class::Rejected,
+        402 => Class::Exhausted,
+        403 => Class::Forbidden,
+        408 | 425 | 499 | 500.. => Class::UpstreamTrouble,
+        429 => Class::RateLimited,
+        400..=498 => Class::CallerFault,
+    }
+}
+
+/// A code as it may be shown: short, visible ASCII, and nothing that may be a credential.
+pub(crate) fn shown(code: &str) -> Option<String> {
+    let visible = code.bytes().all(|b| b.is_ascii_graphic());
+    let digits = code.bytes().filter(u8::is_ascii_digit).count();
+    let key_like = KEY_MARKS.iter().any(|mark| code.contains(mark))
+        || (code.len() >= KEY_LENGTH && digits >= KEY_DIGITS);
+    let fit = !code.is_empty() && code.len() <= LONGEST_CODE && visible && !key_like;
+    fit.then(|| code.to_owned())
+}
+
+/// The first JSON value of a body, or of an event of a stream; of an array, its first element.
+pub(crate) fn json(body: &[u8]) -> Option<Value> {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let value = first_value(text).or_else(|| {
+        let mut lines = text.split(|b| matches!(b, b'\n' | b'\r'));
+        lines.find_map(|line| first_value(line.strip_prefix(b"data:")?))
+    });
+    match value? {
+        Value::Array(items) => items.into_iter().next(),
+        value => Some(value),
+    }
+}
+
+fn first_value(text: &[u8]) -> Option<Value> {
+    serde_json::Deserializer::from_slice(text)
+        .into_iter()
+        .next()?
+        .ok()
+}
+
+/// The object that holds code and message: nested in `error`, `detail` or `response.error`, or the body itself.
+fn error_object(mut root: Value) -> Value {
+    for path in ["/error", "/detail", "/response/error"] {
+        match root.pointer_mut(path) {
+            Some(inner) if inner.is_object() => return inner.take(),
+            _ => {}
+        }
+    }
+    root
+}
+
+/// A non-empty string, or a number as text.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> (Option<String>, Option<String>, String) {
+        let answer = Answer::read(body.as_bytes());
+        (answer.code, answer.kind, answer.message)
+    }
+
+    fn some(text: &str) -> Option<String> {
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    #[test]
+    fn every_form_of_an_error_is_read() {
+        for (body, code, kind, message) in [
+            (
+                r#"{"error":{"code":"c","type":"t","message":"m"}}"#,
+                "c",
+                "t",
+                "m",
+            ),
+            (r#"{"error":{"code":429,"message":"m"}}"#, "429", "", "m"),
+            ("\r\n\n {\"error\":{\"code\":\"c\"}}", "c", "", ""),
+            ("\u{feff}{\"error\":{\"code\":\"c\"}}", "c", "", ""),
+            (r#"[{"error":{"code":400,"message":"m"}}]"#, "400", "", "m"),
+            (
+                r#"{"type":"error","error":{"type":"t","message":"m"}}"#,
+                "",
+                "t",
+                "m",
+            ),
+            (r#"{"type":"error","code":"c","message":"m"}"#, "c", "", "m"),
+            (
+                r#"{"type":"response.failed","response":{"error":{"code":"c","message":"m"}}}"#,
+                "c",
+                "",
+                "m",
+            ),
+            (
+                r#"{"object":"error","code":"1300","type":"t","message":"m"}"#,
+                "1300",
+                "t",
+                "m",
+            ),
+            (r#"{"error":"m","code":"c"}"#, "c", "", "m"),
+            (r#"{"detail":{"error":"m"}}"#, "", "", "m"),
+            (r#"{"detail":"m"}"#, "", "", "m"),
+            (r#"{"detail":[{"loc":["body"]}]}"#, "", "", ""),
+            (r#""m""#, "", "", "m"),
+            (
+                r#"{"error":{"code":"","type":null,"message":7}}"#,
+                "",
+                "",
+                "",
+            ),
+            (r#"{"error":null}{"more":1}"#, "", "", ""),
+            (
+                "event: error\r\ndata: {\"type\":\"error\",\"error\":{\"type\":\"t\"}}\r\n\r\n",
+                "",
+                "t",
+                "",
+            ),
+            (
+                ": busy\n\ndata:{\"error\":{\"code\":\"c\"}}\n\n",
+                "c",
+                "",
+                "",
+            ),
+            ("data: [DONE]\n\n", "", "", ""),
+            ("[]", "", "", ""),
+            ("<html>502</html>", "", "", ""),
+            ("", "", "", ""),
+        ] {
+            assert_eq!(
+                read(body),
+                (some(code), some(kind), message.to_owned()),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_code_never_shows_a_credential() {
+        for fit in [
+            "insufficient_quota",
+            "429",
+            "InvalidEndpointOrModel.NotFound",
+            "RESOURCE_EXHAUSTED",
+            "20012",
+        ] {
+            assert_eq!(shown(fit).as_deref(), Some(fit));
+        }
+        let long = "x".repeat(81);
+        for unfit in [
+            "",
+            "two words",
+            "naïve",
+            "line\nbreak",
+            "sk-a",
+            "invalid:sk-proj-abcdefgh",
+            "AIzaSyABC",
+            "tvly-dev-x",
+            "0f5e3a1c-7a8b-4c2d-9e1f-aabbccddeeff",
+            &long,
+        ] {
+            assert_eq!(shown(unfit), None, "{unfit}");
+        }
+    }
+
+    #[test]
+    fn every_status_has_a_class() {
+        for (class, statuses) in [
+            (Class::Success, &[0, 100, 200, 204, 301, 304, 399][..]),
+            (
+                Class::CallerFault,
+                &[400, 404, 405, 409, 410, 413, 415, 422, 432, 451, 498],
+            ),
+            (Class::Rejected, &[401]),
+            (Class::Exhausted, &[402]),
+            (Class::Forbidden, &[403]),
+            (Class::RateLimited, &[429]),
+            (
+                Class::UpstreamTrouble,
+                &[
+                    408,
+                    425,
+                    499,
+                    500,
+                    501,
+                    502,
+                    503,
+                    504,
+                    520,
+                    527,
+                    529,
+                    599,
+                    600,
+                    u16::MAX,
+                ],
+            ),
+        ] {
+            for status in statuses {
+                assert_eq!(class_of_status(*status), class, "{status}");
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Anthropic: its Messages API, and its OpenAI-compatible endpoint at the same host.
+//!
+//! This module must never know what a request asks for: only how answers and addresses look.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use keypool_core::fault::{Class, Fault};
+use serde_json::Value;
+
+use crate::answer::{Answer, class_of_status, json, shown};
+use crate::dialect::{Dialect, ListCall, Refusal};
+use crate::protocol::{ListedModel, Protocol};
+use crate::{upstream, wait};
+
+/// What a rate limit rests where nothing is stated: a reset header can only shorten it.
+const UNSTATED: Duration = Duration::from_secs(60);
+
+/// api.anthropic.com.
+pub(crate) struct Anthropic;
+
+impl Dialect for Anthropic {
+    fn name(&self) -> &'static str {
+        "anthropic"
+    }
+
+    fn env_keys(&self) -> &'static [&'static str] {
+        &["ANTHROPIC_API_KEY"]
+    }
+
+    fn env_base_url(&self) -> Option<&'static str> {
+        Some("ANTHROPIC_BASE_URL")
+    }
+
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("https://api.anthropic.com")
+    }
+
+    fn default_models(&self) -> &'static [&'static str] {
+        &["claude-*"]
+    }
+
+    fn protocols(&self) -> &'static [Protocol] {
+        &[Protocol::Anthropic, Protocol::OpenAi]
+    }
+
+    fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
+        upstream::kept_path(base_path, path)
+    }
+
+    fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
+        match protocol {
+            Protocol::OpenAi => upstream::bearer(secret),
+            _ => upstream::plain("x-api-key", secret),
+        }
+    }
+
+    fn account_headers(&self) -> &'static [&'static str] {
+        &[
+            "anthropic-organization-id",
+            "anthropic-workspace-id",
+            "anthropic-user-profile-id",
+            "openai-organization",
+            "openai-project",
+        ]
+    }
+
+    fn is_private_header(&self, name: &str) -> bool {
+        is_private(name) || upstream::is_private_everywhere(name)
+    }
+
+    fn request_id_headers(&self) -> &'static [&'static str] {
+        &["request-id", "x-request-id"]
+    }
+
+    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
+        classify(refusal)
+    }
+
+    fn list_models(&self) -> Option<ListCall> {
+        Some(ListCall {
+            path: "/v1/models",
+            query: "limit=1000",
+            headers: &[("anthropic-version", "2023-06-01")],
+        })
+    }
+
+    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
+        let list = json(body)?;
+        let entries = list["data"].as_array()?;
+        Some(
+            entries
+                .iter()
+                .filter_map(|entry| listed(entry, self.name()))
+                .collect(),
+        )
+    }
+}
+
+/// Whether a response header of Anthropic's own tells about the account or its limits.
+pub(crate) fn is_private(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("anthropic-") else {
+        return false;
+    };
+    rest.starts_with("ratelimit-")
+        || rest.starts_with("priority-")
+        || matches!(rest, "organization-id" | "workspace-id" | "user-profile-id")
+        || ["-limit", "-remaining", "-reset"]
+            .iter()
+            .any(|end| rest.ends_with(end))
+}
+
+/// What an answer in Anthropic's form means.
+pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
+    let answer = Answer::read(refusal.body);
+    let error_code = answer.error["details"]["error_code"]
+        .as_str()
+        .or(answer.code.as_deref())
+        .unwrap_or_default();
+    let class = class_of(refusal.status, error_code, &answer);
+    let stated = answer.stated_wait(class, refusal);
+    let wait = match class {
+        Class::RateLimited => stated.or_else(|| reset_bound(refusal)),
+        Class::Exhausted if error_code == "enforced_spend_limit_reached" => {
+            stated.or_else(|| wait::until_next_month(refusal.now))
+        }
+        _ => stated,
+    };
+    let kind = answer.kind.as_deref().unwrap_or_default();
+    Fault::of(class)
+        .with_wait(wait)
+        .with_code(shown(error_code).or_else(|| shown(kind)))
+}
+
+fn class_of(status: u16, error_code: &str, answer: &Answer) -> Class {
+    if status < 400 {
+        return Class::Success;
+    }
+    if answer.is_content_filter() {
+        return Class::CallerFault;
+    }
+    let kind = answer.kind.as_deref().unwrap_or_default();
+    class_of_name(error_code)
+        .or_else(|| class_of_name(kind))
+        .or_else(|| class_of_message(answer))
+        .unwrap_or_else(|| match kind {
+            "invalid_request_error" => Class::CallerFault,
+            _ => class_of_status(status),
+        })
+}
+
+/// The class of an error code or type that decides by itself.
+fn class_of_name(name: &str) -> Option<Class> {
+    Some(match name {
+        "enforced_spend_limit_reached" | "contract_spend_limit_reached" | "billing_error" => {
+            Class::Exhausted
+        }
+        name if name.starts_with("linked_organization_") => Class::Exhausted,
+        "organization_on_hold" | "authentication_error" => Class::Rejected,
+        "permission_error" => Class::Forbidden,
+        "ramp_limit_exceeded" | "rate_limit_error" => Class::RateLimited,
+        "overloaded_error" | "api_error" | "timeout_error" => Class::UpstreamTrouble,
+        "not_found_error"
+        | "conflict_error"
+        | "request_too_large"
+        | "request_body_too_large_after_decoding" => Class::CallerFault,
+        _ => return None,
+    })
+}
+
+/// `invalid_request_error` stands for spent money too, and then only the message says so.
+fn class_of_message(answer: &Answer) -> Option<Class> {
+    let spent = answer.says("credit balance is too low")
+        || (answer.says("you have reached your") && answer.says("api usage limits"));
+    match spent {
+        true => Some(Class::Exhausted),
+        false => answer
+            .says("organization_on_hold")
+            .then_some(Class::Rejected),
+    }
+}
+
+/// A reset header tells when a bucket is full again, so it bounds the wait from above. Of the buckets said to be
+/// empty the latest counts; where rounding hides which one is, the latest of all.
+fn reset_bound(refusal: &Refusal<'_>) -> Option<Duration> {
+    let value = |name: &str| {
+        refusal
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let mut empty = None;
+    let mut any = None;
+    for name in refusal.headers.keys() {
+        let Some(bucket) = name
+            .as_str()
+            .strip_suffix("-reset")
+            .filter(|name| name.starts_with("anthropic-"))
+        else {
+            continue;
+        };
+        let reset = value(name.as_str()).and_then(|text| wait::parse_wait(text, refusal.now));
+        any = any.max(reset);
+        if value(&format!("{bucket}-remaining")) == Some("0") {
+            empty = empty.max(reset);
+        }
+    }
+    empty.or(any).map(|bound| bound.min(UNSTATED))
+}
+
+fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {
+    let id = entry["id"].as_str().filter(|id| !id.is_empty())?;
+    let created = entry["created_at"]
+        .as_str()
+        .and_then(|text| text.parse::<Timestamp>().ok());
+    Some(ListedModel {
+        id: id.to_owned(),
+        owned_by: provider.to_owned(),
+        created: created.map_or(0, Timestamp::as_second),
+        display_name: entry["display_name"].as_str().map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_list_is_read() {
+        let body = br#"{"data":[{"type":"model","id":"claude-x","display_name":"Claude X",
+            "created_at":"2026-02-04T00:00:00Z"},{"id":"claude-y"},{}],"has_more":false}"#;
+        let models = Anthropic.parse_models(body).unwrap();
+        assert_eq!(models.len(), 2);
+        assert_eq!(
+            (models[0].id.as_str(), models[0].created),
+            ("claude-x", 1_770_163_200)
+        );
+        assert_eq!(
+            (
+                models[0].owned_by.as_str(),
+                models[0].display_name.as_deref()
+            ),
+            ("anthropic", Some("Claude X"))
+        );
+        assert_eq!(
+            (models[1].created, models[1].display_name.as_deref()),
+            (0, None)
+        );
+        assert_eq!(Anthropic.parse_models(b"{}"), None);
+    }
+
+    #[test]
+    fn the_credential_follows_the_protocol() {
+        let name = |protocol| Anthropic.credential(protocol, "sk-ant-x").unwrap().0;
+        assert_eq!(name(Protocol::Anthropic), "x-api-key");
+        assert_eq!(name(Protocol::OpenAi), "authorization");
+    }
+}

@@ -1,0 +1,160 @@
+//! Volcengine Ark (Doubao) and BytePlus ModelArk: OpenAI-like calls, with error codes of their own.
+//!
+//! This module must never know what a request asks for: only how answers and addresses look.
+
+use http::{HeaderName, HeaderValue};
+use keypool_core::fault::{Class, Fault};
+
+use crate::answer::{Answer, class_of_status};
+use crate::dialect::{Dialect, ListCall, Refusal};
+use crate::protocol::{ListedModel, Protocol};
+use crate::{openai, upstream};
+
+/// What codes mean, by their beginning: suffixes vary. The first that fits decides.
+const CODES: &[(&str, Class)] = &[
+    ("MissingParameter", Class::CallerFault),
+    ("InvalidParameter", Class::CallerFault),
+    ("InvalidImageURL", Class::CallerFault),
+    ("InvalidEndpoint.ClosedEndpoint", Class::Forbidden),
+    ("InvalidEndpointOrModel", Class::Forbidden),
+    ("ModelNotOpen", Class::Forbidden),
+    ("UnsupportedModel", Class::Forbidden),
+    ("AuthenticationError", Class::Rejected),
+    ("InvalidAccountStatus", Class::Rejected),
+    ("AccountOverdueError", Class::Exhausted),
+    ("OperationDenied.ServiceOverdue", Class::Exhausted),
+    ("OperationDenied", Class::Forbidden),
+    ("AccessDenied", Class::Forbidden),
+    ("SetLimitExceeded", Class::Exhausted),
+    ("RateLimitExceeded", Class::RateLimited),
+    ("ModelAccountRpmRateLimitExceeded", Class::RateLimited),
+    ("ModelAccountTpmRateLimitExceeded", Class::RateLimited),
+    ("ModelAccountIpmRateLimitExceeded", Class::RateLimited),
+    ("APIAccountRpmRateLimitExceeded", Class::RateLimited),
+    ("AccountRateLimitExceeded", Class::RateLimited),
+    ("InflightBatchsizeExceeded", Class::RateLimited),
+    ("ServerOverloaded", Class::UpstreamTrouble),
+    ("RequestBurstTooFast", Class::UpstreamTrouble),
+    ("InternalServiceError", Class::UpstreamTrouble),
+];
+
+/// ark.cn-beijing.volces.com and its sisters.
+pub(crate) struct Ark;
+
+impl Dialect for Ark {
+    fn name(&self) -> &'static str {
+        "ark"
+    }
+
+    fn env_keys(&self) -> &'static [&'static str] {
+        &["ARK_API_KEY"]
+    }
+
+    fn env_base_url(&self) -> Option<&'static str> {
+        Some("ARK_BASE_URL")
+    }
+
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("https://ark.cn-beijing.volces.com/api/v3")
+    }
+
+    fn default_models(&self) -> &'static [&'static str] {
+        &[
+            "doubao-*",
+            "seed-*",
+            "seedream-*",
+            "seedance-*",
+            "skylark-*",
+            "ep-*",
+            "bot-*",
+        ]
+    }
+
+    fn default_max_concurrent(&self) -> Option<u32> {
+        Some(3)
+    }
+
+    fn protocols(&self) -> &'static [Protocol] {
+        &[Protocol::OpenAi]
+    }
+
+    fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
+        upstream::versioned_path(base_path, path)
+    }
+
+    fn credential(&self, _protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
+        upstream::bearer(secret)
+    }
+
+    fn account_headers(&self) -> &'static [&'static str] {
+        openai::ACCOUNT_HEADERS
+    }
+
+    fn is_private_header(&self, name: &str) -> bool {
+        upstream::is_private_everywhere(name)
+    }
+
+    fn request_id_headers(&self) -> &'static [&'static str] {
+        &["x-request-id"]
+    }
+
+    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
+        classify(refusal)
+    }
+
+    fn list_models(&self) -> Option<ListCall> {
+        Some(openai::LIST_MODELS)
+    }
+
+    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
+        openai::parse_models(body, self.name())
+    }
+}
+
+/// What an answer in Ark's form means.
+pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
+    let answer = Answer::read(refusal.body);
+    answer.fault(class_of(refusal.status, &answer), refusal)
+}
+
+fn class_of(status: u16, answer: &Answer) -> Class {
+    if status < 400 {
+        return Class::Success;
+    }
+    if answer.is_content_filter() {
+        return Class::CallerFault;
+    }
+    let code = answer.code.as_deref().unwrap_or_default();
+    if code.starts_with("QuotaExceeded") {
+        return class_of_quota(answer);
+    }
+    let by_code = CODES
+        .iter()
+        .find(|(start, _)| code.starts_with(start))
+        .map(|(_, class)| *class);
+    by_code
+        .or_else(|| class_of_type(answer.kind.as_deref()?))
+        .unwrap_or_else(|| class_of_status(status))
+}
+
+/// One code for three things: a spent trial, a spent subscription window, a queue that is full for the moment.
+fn class_of_quota(answer: &Answer) -> Class {
+    let subscription = ["5-hour", "weekly", "monthly"]
+        .iter()
+        .any(|window| answer.says(window))
+        && answer.says("usage quota");
+    match subscription || answer.says("free trial quota") {
+        true => Class::Exhausted,
+        false => Class::RateLimited,
+    }
+}
+
+/// The class of a type, for codes that are not in the table. `BadRequest` and `NotFound` leave it to the status.
+fn class_of_type(kind: &str) -> Option<Class> {
+    match kind {
+        "Unauthorized" => Some(Class::Rejected),
+        "Forbidden" => Some(Class::Forbidden),
+        "TooManyRequests" => Some(Class::RateLimited),
+        _ => None,
+    }
+}

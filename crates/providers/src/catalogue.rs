@@ -1,0 +1,37 @@
+//! The list of all dialects. It knows nothing of them but their names.
+
+use crate::anthropic::Anthropic;
+use crate::ark::Ark;
+use crate::compatible;
+use crate::dialect::Dialect;
+use crate::gemini::Gemini;
+use crate::mock::Mock;
+use crate::openai::OpenAi;
+use crate::tavily::Tavily;
+
+/// All dialects. A new provider is one file and one line here.
+static ALL: [&dyn Dialect; 13] = [
+    &OpenAi,
+    &Anthropic,
+    &Gemini,
+    &Ark,
+    &Tavily,
+    &compatible::DEEPSEEK,
+    &compatible::OPENROUTER,
+    &compatible::MOONSHOT,
+    &compatible::SILICONFLOW,
+    &compatible::GROQ,
+    &compatible::MISTRAL,
+    &compatible::OPENAI_COMPATIBLE,
+    &Mock,
+];
+
+/// Every dialect, in the order in which pools made from the environment stand.
+pub fn all() -> &'static [&'static dyn Dialect] {
+    &ALL
+}
+
+/// The dialect of that name.
+pub fn find(name: &str) -> Option<&'static dyn Dialect> {
+    ALL.iter().copied().find(|dialect| dialect.name() == name)
+}

@@ -1,0 +1,300 @@
+//! Google Gemini: its own API, and its OpenAI-compatible one below `/v1beta/openai`.
+//!
+//! This module must never know what a request asks for: only how answers and addresses look.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use keypool_core::fault::{Class, Fault};
+use serde_json::Value;
+
+use crate::answer::{Answer, class_of_status, json, shown};
+use crate::dialect::{Dialect, ListCall, Refusal};
+use crate::protocol::{ListedModel, Protocol};
+use crate::{upstream, wait};
+
+/// Where the OpenAI-compatible endpoints are.
+const OPENAI_ROOT: &str = "/v1beta/openai";
+
+/// generativelanguage.googleapis.com.
+pub(crate) struct Gemini;
+
+impl Dialect for Gemini {
+    fn name(&self) -> &'static str {
+        "gemini"
+    }
+
+    fn env_keys(&self) -> &'static [&'static str] {
+        &["GEMINI_API_KEY", "GOOGLE_API_KEY"]
+    }
+
+    fn env_base_url(&self) -> Option<&'static str> {
+        Some("GEMINI_BASE_URL")
+    }
+
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("https://generativelanguage.googleapis.com")
+    }
+
+    fn default_models(&self) -> &'static [&'static str] {
+        &[
+            "gemini-*",
+            "gemma-*",
+            "learnlm-*",
+            "imagen-*",
+            "veo-*",
+            "lyria-*",
+            "text-embedding-004",
+            "embedding-001",
+            "aqa",
+        ]
+    }
+
+    fn protocols(&self) -> &'static [Protocol] {
+        &[Protocol::Gemini, Protocol::OpenAi]
+    }
+
+    fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String {
+        match protocol {
+            Protocol::OpenAi if !path.starts_with("/v1beta/") => {
+                let path = [OPENAI_ROOT, upstream::without_v1(path)].concat();
+                upstream::kept_path(base_path, &path)
+            }
+            _ => upstream::kept_path(base_path, path),
+        }
+    }
+
+    fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
+        match protocol {
+            Protocol::OpenAi => upstream::bearer(secret),
+            _ => upstream::plain("x-goog-api-key", secret),
+        }
+    }
+
+    fn account_headers(&self) -> &'static [&'static str] {
+        &[
+            "x-goog-user-project",
+            "openai-organization",
+            "openai-project",
+        ]
+    }
+
+    fn is_private_header(&self, name: &str) -> bool {
+        name == "x-goog-user-project" || upstream::is_private_everywhere(name)
+    }
+
+    fn request_id_headers(&self) -> &'static [&'static str] {
+        &["x-request-id"]
+    }
+
+    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
+        classify(refusal)
+    }
+
+    fn list_models(&self) -> Option<ListCall> {
+        Some(ListCall {
+            path: "/v1beta/models",
+            query: "pageSize=1000",
+            headers: &[],
+        })
+    }
+
+    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
+        let list = json(body)?;
+        let entries = list["models"].as_array()?;
+        Some(
+            entries
+                .iter()
+                .filter_map(|entry| listed(entry, self.name()))
+                .collect(),
+        )
+    }
+}
+
+/// What an answer in Gemini's form means.
+pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
+    let answer = Answer::read(refusal.body);
+    let class = class_of(refusal.status, &answer);
+    let wait = match class {
+        Class::RateLimited => rate_limit_wait(&answer, refusal),
+        class => answer.stated_wait(class, refusal),
+    };
+    let reason = reason(&answer).filter(|reason| reason.starts_with("API_KEY"));
+    let code = reason
+        .or(answer.status.as_deref())
+        .unwrap_or_else(|| answer.code_or_kind());
+    Fault::of(class).with_wait(wait).with_code(shown(code))
+}
+
+fn class_of(status: u16, answer: &Answer) -> Class {
+    if status < 400 {
+        return Class::Success;
+    }
+    if answer.is_content_filter() {
+        return Class::CallerFault;
+    }
+    if reason(answer) == Some("API_KEY_INVALID")
+        || answer.says("api key not valid")
+        || answer.says("api key expired")
+    {
+        return Class::Rejected;
+    }
+    let unpaid = status == 402 || answer.code.as_deref() == Some("402");
+    match answer
+        .status
+        .as_deref()
+        .or(answer.code.as_deref())
+        .unwrap_or_default()
+    {
+        "RESOURCE_EXHAUSTED" if unpaid || is_prepay_spent(answer) => Class::Exhausted,
+        "payment_required" => Class::Exhausted,
+        "RESOURCE_EXHAUSTED" => Class::RateLimited,
+        "UNAUTHENTICATED" => Class::Rejected,
+        "PERMISSION_DENIED" | "FAILED_PRECONDITION" => Class::Forbidden,
+        "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE" => Class::CallerFault,
+        "INTERNAL" | "UNAVAILABLE" | "DEADLINE_EXCEEDED" => Class::UpstreamTrouble,
+        _ => match class_of_status(status) {
+            Class::RateLimited if is_prepay_spent(answer) => Class::Exhausted,
+            class => class,
+        },
+    }
+}
+
+/// The one text that means money: "exceeded your current quota" stands in every rate limit.
+fn is_prepay_spent(answer: &Answer) -> bool {
+    answer.says("prepayment credits are depleted")
+}
+
+/// A spent day lasts until midnight in California, whatever delay the answer names beside it.
+fn rate_limit_wait(answer: &Answer, refusal: &Refusal<'_>) -> Option<Duration> {
+    if details(answer).any(has_daily_violation) {
+        return wait::until_midnight_pacific(refusal.now);
+    }
+    let delay = details(answer).find_map(|detail| detail["retryDelay"].as_str());
+    delay
+        .and_then(|delay| wait::parse_wait(delay, refusal.now))
+        .or_else(|| wait::span_in(&answer.message))
+        .or_else(|| wait::retry_after(refusal.headers, refusal.now))
+}
+
+fn has_daily_violation(detail: &Value) -> bool {
+    let violations = detail["violations"].as_array().into_iter().flatten();
+    violations
+        .filter_map(|violation| violation["quotaId"].as_str())
+        .any(|id| id.contains("PerDay"))
+}
+
+fn reason(answer: &Answer) -> Option<&str> {
+    details(answer).find_map(|detail| detail["reason"].as_str())
+}
+
+fn details(answer: &Answer) -> impl Iterator<Item = &Value> {
+    answer.error["details"].as_array().into_iter().flatten()
+}
+
+fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {
+    let name = entry["name"].as_str()?;
+    let id = name.strip_prefix("models/").unwrap_or(name);
+    (!id.is_empty()).then(|| ListedModel {
+        id: id.to_owned(),
+        owned_by: provider.to_owned(),
+        created: 0,
+        display_name: entry["displayName"].as_str().map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openai_calls_go_to_the_compatible_root() {
+        for (protocol, base, path, expect) in [
+            (
+                Protocol::OpenAi,
+                "",
+                "/v1/chat/completions",
+                "/v1beta/openai/chat/completions",
+            ),
+            (
+                Protocol::OpenAi,
+                "",
+                "/chat/completions",
+                "/v1beta/openai/chat/completions",
+            ),
+            (
+                Protocol::OpenAi,
+                "",
+                "/v1beta/openai/chat/completions",
+                "/v1beta/openai/chat/completions",
+            ),
+            (
+                Protocol::OpenAi,
+                "/v1beta",
+                "/v1/embeddings",
+                "/v1beta/openai/embeddings",
+            ),
+            (
+                Protocol::OpenAi,
+                "/v1beta/openai",
+                "/v1/embeddings",
+                "/v1beta/openai/embeddings",
+            ),
+            (
+                Protocol::OpenAi,
+                "/proxy",
+                "/v1/embeddings",
+                "/proxy/v1beta/openai/embeddings",
+            ),
+            (
+                Protocol::Gemini,
+                "",
+                "/v1/models/x:generateContent",
+                "/v1/models/x:generateContent",
+            ),
+            (
+                Protocol::Gemini,
+                "/v1beta",
+                "/v1beta/models/x:countTokens",
+                "/v1beta/models/x:countTokens",
+            ),
+            (
+                Protocol::Gemini,
+                "",
+                "/upload/v1beta/files",
+                "/upload/v1beta/files",
+            ),
+        ] {
+            assert_eq!(
+                Gemini.upstream_path(protocol, base, path),
+                expect,
+                "{base} + {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_credential_follows_the_protocol() {
+        let name = |protocol| Gemini.credential(protocol, "AQ.x").unwrap().0;
+        assert_eq!(name(Protocol::Gemini), "x-goog-api-key");
+        assert_eq!(name(Protocol::OpenAi), "authorization");
+    }
+
+    #[test]
+    fn a_model_list_is_read() {
+        let body =
+            br#"{"models":[{"name":"models/gemini-x","displayName":"Gemini X"},{"name":"models/"},
+            {"name":"tunedModels/mine"},{}]}"#;
+        let models = Gemini.parse_models(body).unwrap();
+        let ids: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
+        assert_eq!(ids, ["gemini-x", "tunedModels/mine"]);
+        assert_eq!(
+            (
+                models[0].owned_by.as_str(),
+                models[0].display_name.as_deref()
+            ),
+            ("gemini", Some("Gemini X"))
+        );
+        assert_eq!(Gemini.parse_models(br#"{"data":[]}"#), None);
+    }
+}

@@ -1,0 +1,20 @@
+//! Dialects: what each provider and each client protocol looks like on the wire. Bytes in, facts out.
+//!
+//! Nothing here opens a socket, keeps state or knows the pool.
+
+pub mod catalogue;
+pub mod dialect;
+pub mod peek;
+pub mod protocol;
+pub mod sse;
+pub mod wait;
+
+mod answer;
+mod anthropic;
+mod ark;
+mod compatible;
+mod gemini;
+mod mock;
+mod openai;
+mod tavily;
+mod upstream;

@@ -1,0 +1,104 @@
+//! Gemini's generateContent protocol: its endpoints, and our own answers in its form.
+//!
+//! Must never know which providers speak it.
+
+use std::ops::Range;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat};
+
+/// Methods that cost money at worst; any other may create a task or an object.
+const REPEATABLE: [&str; 6] = [
+    "generateContent",
+    "streamGenerateContent",
+    "countTokens",
+    "embedContent",
+    "batchEmbedContents",
+    "predict",
+];
+
+/// A POST to `…/models/{model}:{method}`. Other methods are left to the model lists, whose paths these are too.
+pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
+    if method != Method::POST || !under_models(path)?.contains(':') {
+        return None;
+    }
+    let Some((model, call)) = split_call(path) else {
+        return Some(Lookup::Unknown(Protocol::Gemini));
+    };
+    Some(Lookup::Endpoint(Endpoint {
+        repeat: if REPEATABLE.contains(&call) {
+            Repeat::Safe
+        } else {
+            Repeat::Never
+        },
+        generates: call != "countTokens",
+        stream_by_path: call == "streamGenerateContent",
+        ..Endpoint::post(Protocol::Gemini, ModelIn::Path(model))
+    }))
+}
+
+/// The model's range in `…/models/{model}:{method}`, and the method. Names with colons of their own end at the last.
+pub(super) fn split_call(path: &str) -> Option<(Range<usize>, &str)> {
+    let rest = under_models(path)?;
+    let (model, call) = rest.rsplit_once(':')?;
+    if model.is_empty() || call.is_empty() || rest.contains('/') {
+        return None;
+    }
+    let start = path.len() - rest.len();
+    Some((start..start + model.len(), call))
+}
+
+/// What follows `/v1beta/models/` or `/v1/models/`.
+pub(super) fn under_models(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1beta/models/")
+        .or_else(|| path.strip_prefix("/v1/models/"))
+}
+
+pub(super) fn error(error: &OwnError<'_>) -> Value {
+    let status = match error.status {
+        401 => "UNAUTHENTICATED",
+        403 => "PERMISSION_DENIED",
+        404 => "NOT_FOUND",
+        405 => "UNIMPLEMENTED",
+        409 => "ABORTED",
+        429 => "RESOURCE_EXHAUSTED",
+        502 | 503 => "UNAVAILABLE",
+        408 | 504 => "DEADLINE_EXCEEDED",
+        500.. => "INTERNAL",
+        _ => "INVALID_ARGUMENT",
+    };
+    let info = json!({
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": error.code.to_ascii_uppercase(),
+        "domain": "keypool",
+        "metadata": {"code": error.code},
+    });
+    json!({"error": {"code": error.status, "message": error.message, "status": status, "details": [info]}})
+}
+
+pub(super) fn model_list(models: &[ListedModel]) -> Value {
+    json!({"models": models.iter().map(model_object).collect::<Vec<_>>()})
+}
+
+pub(super) fn model_object(model: &ListedModel) -> Value {
+    json!({
+        "name": format!("models/{}", model.id),
+        "displayName": model.display_name.as_ref().unwrap_or(&model.id),
+        "supportedGenerationMethods": methods_of(&model.id),
+    })
+}
+
+/// What a model can be asked, told from its name: lists do not carry it from elsewhere, and clients filter by it.
+fn methods_of(id: &str) -> &'static [&'static str] {
+    if id.contains("embed") {
+        &["embedContent", "batchEmbedContents", "countTokens"]
+    } else if id.contains("imagen") {
+        &["predict"]
+    } else if id.contains("veo-") {
+        &["predictLongRunning"]
+    } else {
+        &["generateContent", "streamGenerateContent", "countTokens"]
+    }
+}

@@ -1,0 +1,239 @@
+//! Client protocols: which endpoint a request calls, and how answers of our own look in that protocol.
+//!
+//! Must never know a provider's hosts, the pool or what a key is worth.
+
+mod anthropic;
+mod credentials;
+mod gemini;
+mod inband;
+mod models;
+mod openai;
+mod path;
+mod tavily;
+mod words;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+pub use self::credentials::{presented, without_key};
+pub use self::inband::{error_in_body, error_in_event};
+pub use self::path::is_safe_path;
+pub use crate::sse::event_data;
+
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// OpenAI's, also for all OpenAI-like providers.
+    OpenAi,
+    /// Anthropic's Messages.
+    Anthropic,
+    /// Gemini's generateContent family.
+    Gemini,
+    /// Tavily's search API.
+    Tavily,
+}
+
+/// Where an endpoint's model name stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelIn {
+    /// Top-level `model` of the JSON body; required.
+    Body,
+    /// Top-level `model` of the JSON body; may be missing (Tavily research, OpenAI moderations).
+    OptionalBody,
+    /// Form field `model` of a multipart body.
+    Form,
+    /// A byte range of the path, percent-encoded as sent.
+    Path(Range<usize>),
+    /// The call names no model.
+    Nowhere,
+}
+
+/// What may be done with a call whose fate is unknown (sent, no status came back).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Repeating costs money at worst.
+    Safe,
+    /// Creates a billed task or object: never repeated once sent.
+    Never,
+    /// `Never` unless the body's top-level `store` is `false` (OpenAI Responses).
+    NeverIfStored,
+}
+
+/// One known endpoint of CONTRACT §3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The protocol it belongs to.
+    pub protocol: Protocol,
+    /// Where its model name stands.
+    pub model: ModelIn,
+    /// The body must be JSON.
+    pub json: bool,
+    /// Whether a call may be repeated.
+    pub repeat: Repeat,
+    /// A POST that generates: an error inside a 200 is classed by its content.
+    pub generates: bool,
+    /// The path alone makes it a stream (Gemini `:streamGenerateContent`); else the body's `stream` decides.
+    pub stream_by_path: bool,
+    /// A model list or one model of it: answered by the gateway itself.
+    pub models: Option<ModelsCall>,
+}
+
+/// `GET /v1/models` and `GET /v1/models/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelsCall {
+    /// The whole list.
+    List,
+    /// One model: a byte range of the path, percent-encoded as sent.
+    One(Range<usize>),
+}
+
+/// What a method and path call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// A known endpoint.
+    Endpoint(Endpoint),
+    /// A known path, another method; the methods it takes, for `Allow`.
+    MethodNotAllowed(Protocol, &'static str),
+    /// No endpoint; the protocol in which to say so.
+    Unknown(Protocol),
+}
+
+/// A model as listed to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedModel {
+    /// Its id without Gemini's `models/` prefix.
+    pub id: String,
+    /// Who offers it: the provider's name.
+    pub owned_by: String,
+    /// Unix seconds; 0 where unknown.
+    pub created: i64,
+    /// A name for people, where the provider gives one.
+    pub display_name: Option<String>,
+}
+
+/// An error of the gateway's own, before it has a protocol's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnError<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code: `no_key_available`.
+    pub code: &'a str,
+    /// A sentence that says what to do.
+    pub message: &'a str,
+}
+
+/// What `method` and `path` call. `path` is as sent: percent-encoded, without the query.
+pub fn lookup(method: &Method, path: &str, headers: &HeaderMap, query: Option<&str>) -> Lookup {
+    openai::lookup(method, path, headers)
+        .or_else(|| anthropic::lookup(method, path))
+        .or_else(|| gemini::lookup(method, path))
+        .or_else(|| models::lookup(method, path, headers, query))
+        .or_else(|| tavily::lookup(method, path))
+        .unwrap_or_else(|| Lookup::Unknown(guess(path, headers, query)))
+}
+
+/// The protocol that a caller's headers and query give away, where the path alone does not tell.
+pub fn protocol_of_headers(headers: &HeaderMap, query: Option<&str>) -> Protocol {
+    if headers.contains_key("x-goog-api-key") || query.is_some_and(credentials::has_key) {
+        Protocol::Gemini
+    } else if headers.contains_key("anthropic-version") {
+        Protocol::Anthropic
+    } else {
+        Protocol::OpenAi
+    }
+}
+
+/// An error of the gateway's own as a JSON body, in a form whose message the protocol's SDKs show.
+pub fn error_body(protocol: Protocol, error: &OwnError<'_>) -> Bytes {
+    let body = match protocol {
+        Protocol::OpenAi => openai::error(error),
+        Protocol::Anthropic => anthropic::error(error),
+        Protocol::Gemini => gemini::error(error),
+        Protocol::Tavily => tavily::error(error),
+    };
+    Bytes::from(body.to_string())
+}
+
+/// The event that ends a broken stream so that the protocol's SDKs raise; empty where the protocol has none.
+/// It must begin a line: a stream that broke inside an event needs that event ended first.
+pub fn stream_error(protocol: Protocol, error: &OwnError<'_>) -> Bytes {
+    let name = match protocol {
+        // OpenAI's SDKs raise at a nested error object, for Responses too: they hand on a flat `error` event as data.
+        // Google's break at any `event` line.
+        Protocol::OpenAi | Protocol::Gemini => "",
+        // Anthropic's drop events without a name.
+        Protocol::Anthropic => "event: error\n",
+        Protocol::Tavily => return Bytes::new(),
+    };
+    let body = error_body(protocol, error);
+    Bytes::from([name.as_bytes(), b"data: ", &body, b"\n\n"].concat())
+}
+
+/// The models as one whole page of a list.
+pub fn model_list(protocol: Protocol, models: &[ListedModel]) -> Bytes {
+    let body = match protocol {
+        Protocol::OpenAi | Protocol::Tavily => openai::model_list(models),
+        Protocol::Anthropic => anthropic::model_list(models),
+        Protocol::Gemini => gemini::model_list(models),
+    };
+    Bytes::from(body.to_string())
+}
+
+/// One model, as the answer to a question about it.
+pub fn model_object(protocol: Protocol, model: &ListedModel) -> Bytes {
+    let body = match protocol {
+        Protocol::OpenAi | Protocol::Tavily => openai::model_object(model),
+        Protocol::Anthropic => anthropic::model_object(model),
+        Protocol::Gemini => gemini::model_object(model),
+    };
+    Bytes::from(body.to_string())
+}
+
+fn guess(path: &str, headers: &HeaderMap, query: Option<&str>) -> Protocol {
+    let is_beta = path
+        .strip_prefix("/v1beta")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if is_beta {
+        Protocol::Gemini
+    } else {
+        protocol_of_headers(headers, query)
+    }
+}
+
+impl Endpoint {
+    /// A POST of JSON that generates and may be repeated.
+    fn post(protocol: Protocol, model: ModelIn) -> Self {
+        Self {
+            protocol,
+            model,
+            json: true,
+            repeat: Repeat::Safe,
+            generates: true,
+            stream_by_path: false,
+            models: None,
+        }
+    }
+
+    /// A GET without a body or a model.
+    fn get(protocol: Protocol) -> Self {
+        Self {
+            json: false,
+            generates: false,
+            ..Self::post(protocol, ModelIn::Nowhere)
+        }
+    }
+
+    /// The endpoint if the request came with its method, else which one it takes.
+    fn only_for(self, takes: &'static str, method: &Method) -> Lookup {
+        if method.as_str() == takes {
+            Lookup::Endpoint(self)
+        } else {
+            Lookup::MethodNotAllowed(self.protocol, takes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,547 @@
+//! Endpoints and the forms of our own answers, protocol by protocol.
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+use super::Protocol::{Anthropic, Gemini, OpenAi, Tavily};
+use super::*;
+
+fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs
+        .iter()
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
+        .collect()
+}
+
+fn call(
+    method: &str,
+    path: &str,
+    pairs: &[(&'static str, &'static str)],
+    query: Option<&str>,
+) -> Lookup {
+    lookup(&method.parse().unwrap(), path, &headers(pairs), query)
+}
+
+fn endpoint(method: &str, path: &str) -> Endpoint {
+    match call(method, path, &[], None) {
+        Lookup::Endpoint(endpoint) => endpoint,
+        other => panic!("{method} {path}: {other:?}"),
+    }
+}
+
+#[test]
+fn openai_endpoints() {
+    let expect = |model, json, repeat| Endpoint {
+        json,
+        repeat,
+        ..Endpoint::post(OpenAi, model)
+    };
+    for path in [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/images/generations",
+        "/v1/audio/speech",
+        "/v1/rerank",
+    ] {
+        assert_eq!(
+            endpoint("POST", path),
+            expect(ModelIn::Body, true, Repeat::Safe),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        endpoint("POST", "/v1/responses"),
+        expect(ModelIn::Body, true, Repeat::NeverIfStored)
+    );
+    assert_eq!(
+        endpoint("POST", "/v1/moderations"),
+        expect(ModelIn::OptionalBody, true, Repeat::Safe)
+    );
+    for path in [
+        "/v1/images/edits",
+        "/v1/images/variations",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+    ] {
+        assert_eq!(
+            endpoint("POST", path),
+            expect(ModelIn::Form, false, Repeat::Safe),
+            "{path}"
+        );
+    }
+    assert!(endpoint("POST", "/v1/chat/completions").generates);
+}
+
+#[test]
+fn image_edits_may_be_json() {
+    let edits = |value| match call("POST", "/v1/images/edits", &[("content-type", value)], None) {
+        Lookup::Endpoint(endpoint) => (endpoint.model, endpoint.json),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        edits("Application/JSON; charset=utf-8"),
+        (ModelIn::Body, true)
+    );
+    assert_eq!(
+        edits("multipart/form-data; boundary=application/json"),
+        (ModelIn::Form, false)
+    );
+    assert_eq!(edits("application/jsonl"), (ModelIn::Form, false));
+}
+
+#[test]
+fn anthropic_endpoints() {
+    let messages = endpoint("POST", "/v1/messages");
+    assert_eq!(messages, Endpoint::post(Anthropic, ModelIn::Body));
+    assert_eq!(
+        endpoint("POST", "/v1/messages/count_tokens"),
+        Endpoint {
+            generates: false,
+            ..messages
+        }
+    );
+}
+
+/// The Gemini call at `path`, and the model that it names.
+fn gemini_call(path: &str) -> (Endpoint, &str) {
+    let found = endpoint("POST", path);
+    let ModelIn::Path(range) = found.model.clone() else {
+        panic!("{path}: {found:?}")
+    };
+    (found, &path[range])
+}
+
+#[test]
+fn gemini_calls_name_the_model_in_the_path() {
+    for (path, model) in [
+        ("/v1beta/models/gemini-3:generateContent", "gemini-3"),
+        ("/v1/models/gemini-3:generateContent", "gemini-3"),
+        ("/v1/models/pool%2Fg:v2:generateContent", "pool%2Fg:v2"),
+    ] {
+        let (found, named) = gemini_call(path);
+        assert_eq!(named, model, "{path}");
+        assert_eq!(found, Endpoint::post(Gemini, found.model.clone()), "{path}");
+    }
+    for path in [
+        "/v1beta/models/:generateContent",
+        "/v1beta/models/g:",
+        "/v1/models/a/b:generateContent",
+        "/v1/models/g:a/b",
+        "/v1beta/tunedModels/x:generateContent",
+        "/v1beta/models//:generateContent",
+        "/v1beta/files",
+    ] {
+        assert_eq!(
+            call("POST", path, &[], None),
+            Lookup::Unknown(Gemini),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn gemini_methods_differ_in_what_may_be_repeated() {
+    for (method, repeat, generates, stream) in [
+        ("generateContent", Repeat::Safe, true, false),
+        ("streamGenerateContent", Repeat::Safe, true, true),
+        ("countTokens", Repeat::Safe, false, false),
+        ("embedContent", Repeat::Safe, true, false),
+        ("batchEmbedContents", Repeat::Safe, true, false),
+        ("predict", Repeat::Safe, true, false),
+        ("predictLongRunning", Repeat::Never, true, false),
+        ("batchGenerateContent", Repeat::Never, true, false),
+        ("asyncBatchEmbedContent", Repeat::Never, true, false),
+        ("notYetKnown", Repeat::Never, true, false),
+    ] {
+        let path = format!("/v1beta/models/g:{method}");
+        let (found, model) = gemini_call(&path);
+        assert_eq!(
+            (model, found.json, found.repeat),
+            ("g", true, repeat),
+            "{method}"
+        );
+        assert_eq!(
+            (found.generates, found.stream_by_path),
+            (generates, stream),
+            "{method}"
+        );
+    }
+}
+
+#[test]
+fn tavily_endpoints_choose_no_pool_by_model() {
+    let post = Endpoint {
+        generates: false,
+        ..Endpoint::post(Tavily, ModelIn::Nowhere)
+    };
+    for path in ["/search", "/extract", "/crawl", "/map"] {
+        assert_eq!(endpoint("POST", path), post, "{path}");
+    }
+    assert_eq!(
+        endpoint("POST", "/research"),
+        Endpoint {
+            repeat: Repeat::Never,
+            ..post
+        }
+    );
+    for path in ["/usage", "/research/0b-1"] {
+        assert_eq!(endpoint("GET", path), Endpoint::get(Tavily), "{path}");
+    }
+}
+
+#[test]
+fn model_lists_answer_in_the_protocol_that_asks() {
+    let goog: &[(&'static str, &'static str)] = &[("x-goog-api-key", "k")];
+    let anthropic: &[(&'static str, &'static str)] = &[("anthropic-version", "2023-06-01")];
+    for (path, pairs, query, protocol, id) in [
+        ("/v1/models", &[] as &[_], None, OpenAi, None),
+        ("/v1/models", goog, None, Gemini, None),
+        ("/v1/models", &[], Some("pageSize=5&key=k"), Gemini, None),
+        ("/v1/models", &[], Some("%6Bey=k"), Gemini, None),
+        ("/v1/models", &[], Some("monkey=k"), OpenAi, None),
+        ("/v1/models", anthropic, Some("limit=5"), Anthropic, None),
+        (
+            "/v1/models/claude-x",
+            anthropic,
+            None,
+            Anthropic,
+            Some("claude-x"),
+        ),
+        ("/v1beta/models", anthropic, None, Gemini, None),
+        (
+            "/v1beta/models/gemini-3",
+            &[],
+            None,
+            Gemini,
+            Some("gemini-3"),
+        ),
+        (
+            "/v1/models/meta-llama/x:free",
+            &[],
+            None,
+            OpenAi,
+            Some("meta-llama/x:free"),
+        ),
+        ("/v1/models/meta%2Fx", goog, None, Gemini, Some("meta%2Fx")),
+    ] {
+        let Lookup::Endpoint(found) = call("GET", path, pairs, query) else {
+            panic!("{path}")
+        };
+        let shown = match found.models.as_ref().unwrap() {
+            ModelsCall::List => None,
+            ModelsCall::One(range) => Some(&path[range.clone()]),
+        };
+        assert_eq!((found.protocol, shown), (protocol, id), "{path}");
+        assert_eq!(
+            Endpoint {
+                models: None,
+                ..found
+            },
+            Endpoint::get(protocol),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn known_paths_with_another_method() {
+    for (method, path, protocol, takes) in [
+        ("GET", "/v1/chat/completions", OpenAi, "POST"),
+        ("OPTIONS", "/v1/chat/completions", OpenAi, "POST"),
+        ("HEAD", "/v1/audio/translations", OpenAi, "POST"),
+        ("GET", "/v1/responses", OpenAi, "POST"),
+        ("post", "/v1/responses", OpenAi, "POST"),
+        ("PUT", "/v1/messages", Anthropic, "POST"),
+        ("HEAD", "/v1/models", OpenAi, "GET"),
+        ("POST", "/v1/models", OpenAi, "GET"),
+        ("DELETE", "/v1/models/ft:gpt:org", OpenAi, "GET, POST"),
+        ("DELETE", "/v1/models/a/b", OpenAi, "GET"),
+        ("POST", "/v1/models/gpt-4o", OpenAi, "GET"),
+        ("OPTIONS", "/v1beta/models", Gemini, "GET"),
+        (
+            "PUT",
+            "/v1beta/models/g:generateContent",
+            Gemini,
+            "GET, POST",
+        ),
+        ("GET", "/search", Tavily, "POST"),
+        ("GET", "/research", Tavily, "POST"),
+        ("POST", "/research/1", Tavily, "GET"),
+        ("HEAD", "/usage", Tavily, "GET"),
+    ] {
+        assert_eq!(
+            call(method, path, &[], None),
+            Lookup::MethodNotAllowed(protocol, takes),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(
+        call("HEAD", "/v1/models", &[("anthropic-version", "x")], None),
+        Lookup::MethodNotAllowed(Anthropic, "GET")
+    );
+}
+
+#[test]
+fn what_is_no_endpoint_is_unknown() {
+    for path in [
+        "",
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/chat/completions/",
+        "/v1/chat",
+        "//v1/messages",
+        "/V1/messages",
+        "/v1/chat%2Fcompletions",
+        "/v1/responses/resp_1",
+        "/v1/models/",
+        "/v1/models/a/",
+        "/v1/models//a",
+        "/v1/modelsx",
+        "/search/",
+        "/research/",
+        "/research/a/b",
+        "/research/a/",
+        "/v1/images/other",
+        "/v1betax/models",
+        "/v1/rerank?x",
+    ] {
+        for method in ["GET", "POST", "DELETE"] {
+            assert_eq!(
+                call(method, path, &[], None),
+                Lookup::Unknown(OpenAi),
+                "{method} {path}"
+            );
+        }
+    }
+    assert_eq!(
+        call("GET", "/nope", &[("anthropic-version", "x")], None),
+        Lookup::Unknown(Anthropic)
+    );
+    assert_eq!(
+        call("GET", "/nope", &[("x-goog-api-key", "x")], None),
+        Lookup::Unknown(Gemini)
+    );
+    assert_eq!(
+        call("GET", "/nope", &[], Some("key=x")),
+        Lookup::Unknown(Gemini)
+    );
+    assert_eq!(call("GET", "/v1beta/", &[], None), Lookup::Unknown(Gemini));
+    assert_eq!(call("GET", "/v1beta", &[], None), Lookup::Unknown(Gemini));
+}
+
+const ALL: [Protocol; 4] = [OpenAi, Anthropic, Gemini, Tavily];
+
+fn body(protocol: Protocol, status: u16, code: &str) -> Value {
+    let error = OwnError {
+        status,
+        code,
+        message: "Wait \"30\" s\nand try again.",
+    };
+    serde_json::from_slice(&error_body(protocol, &error)).unwrap()
+}
+
+#[test]
+fn own_errors_have_the_form_of_each_protocol() {
+    let message = "Wait \"30\" s\nand try again.";
+    assert_eq!(
+        body(OpenAi, 503, "no_key_available"),
+        json!({"error": {"message": message, "type": "service_unavailable_error", "param": null, "code": "no_key_available"}})
+    );
+    assert_eq!(
+        body(Anthropic, 503, "no_key_available"),
+        json!({"type": "error", "error": {
+            "type": "overloaded_error", "message": message, "code": "no_key_available",
+            "details": {"error_code": "no_key_available"},
+        }})
+    );
+    assert_eq!(
+        body(Gemini, 503, "no_key_available"),
+        json!({"error": {"code": 503, "message": message, "status": "UNAVAILABLE", "details": [{
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NO_KEY_AVAILABLE", "domain": "keypool",
+            "metadata": {"code": "no_key_available"},
+        }]}})
+    );
+    assert_eq!(
+        body(Tavily, 503, "no_key_available"),
+        json!({"detail": {"error": message, "code": "no_key_available"}})
+    );
+}
+
+#[test]
+fn each_status_has_its_type() {
+    for (status, types) in [
+        (
+            400,
+            "invalid_request_error invalid_request_error INVALID_ARGUMENT",
+        ),
+        (
+            401,
+            "authentication_error authentication_error UNAUTHENTICATED",
+        ),
+        (403, "permission_error permission_error PERMISSION_DENIED"),
+        (404, "invalid_request_error not_found_error NOT_FOUND"),
+        (
+            405,
+            "invalid_request_error invalid_request_error UNIMPLEMENTED",
+        ),
+        (408, "invalid_request_error timeout_error DEADLINE_EXCEEDED"),
+        (
+            413,
+            "invalid_request_error request_too_large INVALID_ARGUMENT",
+        ),
+        (429, "rate_limit_error rate_limit_error RESOURCE_EXHAUSTED"),
+        (
+            431,
+            "invalid_request_error invalid_request_error INVALID_ARGUMENT",
+        ),
+        (500, "server_error api_error INTERNAL"),
+        (502, "server_error api_error UNAVAILABLE"),
+        (
+            503,
+            "service_unavailable_error overloaded_error UNAVAILABLE",
+        ),
+        (504, "server_error timeout_error DEADLINE_EXCEEDED"),
+    ] {
+        let openai = body(OpenAi, status, "c")["error"]["type"].take();
+        let anthropic = body(Anthropic, status, "c")["error"]["type"].take();
+        let gemini = body(Gemini, status, "c")["error"]["status"].take();
+        let seen = [&openai, &anthropic, &gemini]
+            .map(|word| word.as_str().unwrap())
+            .join(" ");
+        assert_eq!(seen, types, "{status}");
+    }
+}
+
+#[test]
+fn a_broken_stream_ends_with_one_event() {
+    let error = OwnError {
+        status: 503,
+        code: "upstream_unreachable",
+        message: "The stream broke.\n\nTry again.",
+    };
+    for protocol in [OpenAi, Anthropic, Gemini] {
+        let event = stream_error(protocol, &error);
+        let text = std::str::from_utf8(&event).unwrap();
+        assert!(
+            text.ends_with("}\n\n") && !text.trim_end().contains("\n\n"),
+            "{text}"
+        );
+        assert_eq!(event_data(&event), error_body(protocol, &error), "{text}");
+        assert_eq!(
+            crate::sse::opening(&event),
+            crate::sse::Opening::Event(0..event.len()),
+            "{text}"
+        );
+    }
+    // google-genai looks for exactly this beginning.
+    assert!(stream_error(Gemini, &error).starts_with(b"data: {\"error\":"));
+    assert!(stream_error(OpenAi, &error).starts_with(b"data: {\"error\":"));
+    assert!(stream_error(Anthropic, &error).starts_with(b"event: error\ndata: {"));
+    assert_eq!(stream_error(Tavily, &error), Bytes::new());
+}
+
+#[test]
+fn own_errors_are_known_again_as_errors() {
+    for status in [400, 401, 403, 404, 429, 503, 504] {
+        let error = OwnError {
+            status,
+            code: "x",
+            message: "m",
+        };
+        for protocol in [OpenAi, Gemini, Anthropic] {
+            assert!(
+                error_in_event(&stream_error(protocol, &error)).is_some(),
+                "{protocol:?} {status}"
+            );
+            assert!(
+                error_in_body(&error_body(protocol, &error)).is_some(),
+                "{protocol:?} {status}"
+            );
+        }
+        assert_eq!(error_in_body(&error_body(Gemini, &error)), Some(status));
+    }
+}
+
+fn listed() -> Vec<ListedModel> {
+    let model = |id: &str, created, display_name: Option<&str>| ListedModel {
+        id: id.to_owned(),
+        owned_by: "pool".to_owned(),
+        created,
+        display_name: display_name.map(str::to_owned),
+    };
+    vec![
+        model("alpha/one", 1_700_000_000, Some("Alpha \"1\"")),
+        model("text-embed-2", 0, None),
+    ]
+}
+
+fn parsed(bytes: &Bytes) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+#[test]
+fn model_lists_have_the_form_of_each_protocol() {
+    let openai = json!({"object": "list", "data": [
+        {"id": "alpha/one", "object": "model", "created": 1_700_000_000, "owned_by": "pool"},
+        {"id": "text-embed-2", "object": "model", "created": 0, "owned_by": "pool"},
+    ]});
+    assert_eq!(parsed(&model_list(OpenAi, &listed())), openai);
+    assert_eq!(parsed(&model_list(Tavily, &listed())), openai);
+    assert_eq!(
+        parsed(&model_list(Anthropic, &listed())),
+        json!({"data": [
+            {"type": "model", "id": "alpha/one", "display_name": "Alpha \"1\"", "created_at": "2023-11-14T22:13:20Z"},
+            {"type": "model", "id": "text-embed-2", "display_name": "text-embed-2", "created_at": "1970-01-01T00:00:00Z"},
+        ], "has_more": false, "first_id": "alpha/one", "last_id": "text-embed-2"})
+    );
+    assert_eq!(
+        parsed(&model_list(Gemini, &listed())),
+        json!({"models": [
+            {"name": "models/alpha/one", "displayName": "Alpha \"1\"",
+             "supportedGenerationMethods": ["generateContent", "streamGenerateContent", "countTokens"]},
+            {"name": "models/text-embed-2", "displayName": "text-embed-2",
+             "supportedGenerationMethods": ["embedContent", "batchEmbedContents", "countTokens"]},
+        ]})
+    );
+}
+
+#[test]
+fn empty_lists_and_odd_dates() {
+    assert_eq!(
+        parsed(&model_list(OpenAi, &[])),
+        json!({"object": "list", "data": []})
+    );
+    assert_eq!(
+        parsed(&model_list(Anthropic, &[])),
+        json!({"data": [], "has_more": false, "first_id": null, "last_id": null})
+    );
+    assert_eq!(parsed(&model_list(Gemini, &[])), json!({"models": []}));
+    let odd = ListedModel {
+        created: i64::MAX,
+        ..listed().remove(0)
+    };
+    assert_eq!(
+        parsed(&model_object(Anthropic, &odd))["created_at"],
+        "1970-01-01T00:00:00Z"
+    );
+}
+
+#[test]
+fn one_model_looks_as_in_the_list() {
+    for protocol in ALL {
+        let list = parsed(&model_list(protocol, &listed()));
+        let items = list.get("data").or(list.get("models")).unwrap();
+        assert_eq!(
+            items[0],
+            parsed(&model_object(protocol, &listed()[0])),
+            "{protocol:?}"
+        );
+    }
+}

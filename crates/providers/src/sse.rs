@@ -1,0 +1,359 @@
+//! Event streams: where events end, and what the first one says. Lines end in LF, CRLF, CR or any mixture.
+//!
+//! Must never change, hold or understand the bytes of a stream beyond its lines.
+
+use std::ops::Range;
+
+use memchr::memchr2;
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Follows a stream chunk by chunk and knows where its last event ended. A byte order mark counts as part of a line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventScanner {
+    /// The current line has bytes.
+    in_line: bool,
+    /// Bytes stand since the last blank line.
+    mid_event: bool,
+    /// The last byte was a CR, so that an LF now belongs to it.
+    after_cr: bool,
+}
+
+impl EventScanner {
+    /// The offset just past the last blank line that ends within `chunk`.
+    ///
+    /// A CR ends its line at once. If an LF follows in the next chunk, that chunk's answer is at least 1.
+    pub fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut boundary = None;
+        let mut at = 0;
+        while let Some(length) = memchr2(b'\n', b'\r', &chunk[at..]) {
+            let end = at + length;
+            self.skip_text(length);
+            let is_lf = chunk[end] == b'\n';
+            let blank = if is_lf && self.after_cr {
+                !self.mid_event
+            } else {
+                self.end_line()
+            };
+            if blank {
+                boundary = Some(end + 1);
+            }
+            self.after_cr = !is_lf;
+            at = end + 1;
+        }
+        self.skip_text(chunk.len() - at);
+        boundary
+    }
+
+    /// Whether bytes came since the last event ended.
+    pub fn mid_event(&self) -> bool {
+        self.mid_event
+    }
+
+    fn skip_text(&mut self, length: usize) {
+        if length > 0 {
+            self.in_line = true;
+            self.mid_event = true;
+            self.after_cr = false;
+        }
+    }
+
+    /// Ends the current line; whether it was blank.
+    fn end_line(&mut self) -> bool {
+        self.mid_event = self.in_line;
+        !std::mem::take(&mut self.in_line)
+    }
+}
+
+/// What the beginning of a stream holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// No whole event yet.
+    NeedMore,
+    /// The first event: from its first field line to just past its blank line.
+    Event(Range<usize>),
+}
+
+/// The first event in `buf`; comments, blank lines and a byte order mark before it are skipped.
+pub fn opening(buf: &[u8]) -> Opening {
+    OpeningScanner::default().find(buf)
+}
+
+/// [`opening`] for a buffer that grows: each call goes on where the last one stopped.
+#[derive(Clone, Debug, Default)]
+pub struct OpeningScanner {
+    /// Where the current line begins.
+    line: usize,
+    /// Where the event's first field line begins.
+    event: Option<usize>,
+    /// No line end stands between `line` and here.
+    searched: usize,
+}
+
+impl OpeningScanner {
+    /// The first event in `buf`, which begins with everything that the calls before have seen.
+    pub fn find(&mut self, buf: &[u8]) -> Opening {
+        while let Some(length) = buf
+            .get(self.searched..)
+            .and_then(|rest| memchr2(b'\n', b'\r', rest))
+        {
+            let end = self.searched + length;
+            let start = if self.line == 0 && buf.starts_with(BOM) {
+                BOM.len()
+            } else {
+                self.line
+            };
+            let blank = start == end;
+            let next = match buf[end..] {
+                [b'\r', b'\n', ..] => end + 2,
+                // An LF may follow. Only the end of the event need not wait for it.
+                [b'\r'] if !blank || self.event.is_none() => {
+                    self.searched = end;
+                    return Opening::NeedMore;
+                }
+                _ => end + 1,
+            };
+            match self.event {
+                Some(event) if blank => return Opening::Event(event..next),
+                None if !blank && buf[start] != b':' => self.event = Some(start),
+                _ => {}
+            }
+            (self.line, self.searched) = (next, next);
+        }
+        self.searched = self.searched.max(buf.len());
+        Opening::NeedMore
+    }
+}
+
+/// The event's `data` lines, joined by LF: what its provider meant to say.
+pub fn event_data(event: &[u8]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(event.len());
+    for (index, value) in fields(event)
+        .filter(|(name, _)| *name == b"data")
+        .map(|(_, value)| value)
+        .enumerate()
+    {
+        if index > 0 {
+            data.push(b'\n');
+        }
+        data.extend_from_slice(value);
+    }
+    data
+}
+
+/// The event's name, if it has one; the last counts.
+pub(crate) fn event_name(event: &[u8]) -> Option<&[u8]> {
+    fields(event)
+        .filter(|(name, _)| *name == b"event")
+        .map(|(_, value)| value)
+        .last()
+}
+
+/// Names and values of an event's field lines; comments have the empty name.
+fn fields(event: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    // The empty line within CRLF has no name, like a comment.
+    event
+        .strip_prefix(BOM)
+        .unwrap_or(event)
+        .split(|byte| matches!(byte, b'\n' | b'\r'))
+        .map(|line| {
+            let Some(colon) = memchr::memchr(b':', line) else {
+                return (line, &line[line.len()..]);
+            };
+            let value = &line[colon + 1..];
+            (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every line of `buf` that has ended, as (start, end of text, start of the next), read the slow and plain way.
+    fn lines(buf: &[u8]) -> Vec<(usize, usize, usize)> {
+        let (mut lines, mut start, mut at) = (Vec::new(), 0, 0);
+        while at < buf.len() {
+            let width = match (buf[at], buf.get(at + 1)) {
+                (b'\r', Some(b'\n')) => 2,
+                (b'\r' | b'\n', _) => 1,
+                _ => 0,
+            };
+            if width > 0 {
+                lines.push((start, at, at + width));
+                start = at + width;
+            }
+            at += width.max(1);
+        }
+        lines
+    }
+
+    fn last_boundary(buf: &[u8]) -> Option<usize> {
+        lines(buf)
+            .into_iter()
+            .rfind(|(start, end, _)| start == end)
+            .map(|(_, _, next)| next)
+    }
+
+    fn naive_opening(buf: &[u8]) -> Opening {
+        let mut event = None;
+        for (start, end, next) in lines(buf) {
+            let start = if start == 0 && buf.starts_with(BOM) {
+                3
+            } else {
+                start
+            };
+            match event {
+                Some(from) if start == end => return Opening::Event(from..next),
+                None if start != end && buf[start] != b':' => event = Some(start),
+                _ => {}
+            }
+        }
+        Opening::NeedMore
+    }
+
+    /// Feeds `buf` in chunks of the given lengths and holds every answer against the plain reading of all bytes so far.
+    fn check_scanner(buf: &[u8], cuts: &[usize]) {
+        let (mut scanner, mut from) = (EventScanner::default(), 0);
+        for cut in cuts
+            .iter()
+            .map(|cut| (*cut).min(buf.len()))
+            .chain([buf.len()])
+        {
+            let to = cut.max(from);
+            let expect = last_boundary(&buf[..to]);
+            let in_chunk = expect.filter(|at| *at > from).map(|at| at - from);
+            assert_eq!(
+                scanner.feed(&buf[from..to]),
+                in_chunk,
+                "{:?} from {from} to {to}",
+                buf.escape_ascii().to_string()
+            );
+            assert_eq!(
+                scanner.mid_event(),
+                expect.unwrap_or(0) != to,
+                "{:?} at {to}",
+                buf.escape_ascii().to_string()
+            );
+            from = to;
+        }
+    }
+
+    const STREAMS: [&[u8]; 9] = [
+        b"data: a\n\ndata: b\n\ndata: c",
+        b"data: a\r\n\r\ndata: b\r\n\r\n",
+        b"data: a\r\rdata: b\r\r",
+        b"event: x\r\ndata: a\n\r\ndata: b\r\n\n: c\n",
+        b"\xef\xbb\xbfdata: \xe4\xbd\xa0\n\n",
+        b": hi\n\n\n\nid: 1\ndata: a\n\n",
+        b"\n\r\n\r\r\n",
+        b": only\r\n\r\n: comments\r\n\r\n",
+        b"",
+    ];
+
+    #[test]
+    fn finds_the_last_boundary_however_the_stream_is_cut() {
+        let mut scanner = EventScanner::default();
+        assert_eq!(scanner.feed(b"data: a\n\ndata: b\n\ndata"), Some(18));
+        assert!(scanner.mid_event());
+        assert_eq!(scanner.feed(b": c\r\n\r"), Some(6));
+        assert!(!scanner.mid_event());
+        assert_eq!(scanner.feed(b"\n"), Some(1));
+        assert!(!scanner.mid_event());
+        assert_eq!(scanner.feed(b""), None);
+        assert_eq!(scanner.feed(b"\xe4\xbd"), None);
+        for stream in STREAMS {
+            for first in 0..=stream.len() {
+                for second in first..=stream.len() {
+                    check_scanner(stream, &[first, second]);
+                }
+            }
+            check_scanner(stream, &(0..stream.len()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn opening_skips_what_is_no_event() {
+        assert_eq!(opening(b""), Opening::NeedMore);
+        assert_eq!(opening(b"\n\n: ping\n\n\r\n"), Opening::NeedMore);
+        assert_eq!(opening(b"data: a\n"), Opening::NeedMore);
+        assert_eq!(opening(b"data: a\n\ndata: b\n\n"), Opening::Event(0..9));
+        assert_eq!(
+            opening(b": x\n\n\ndata: a\r\n\r\nrest"),
+            Opening::Event(6..17)
+        );
+        assert_eq!(
+            opening(b": x\nevent: e\n: y\ndata: a\n\n"),
+            Opening::Event(4..26)
+        );
+        assert_eq!(opening(b"\xef\xbb\xbfdata: a\r\r"), Opening::Event(3..12));
+        assert_eq!(opening(b"\xef\xbb\xbf\n\ndata\n\n"), Opening::Event(5..11));
+        assert_eq!(opening(b"data: a\r\n\r"), Opening::Event(0..10));
+    }
+
+    #[test]
+    fn a_growing_opening_is_read_once() {
+        let mut buf = b": keep-alive\n\n".repeat(4000);
+        buf.extend_from_slice(b"data: a\n\n");
+        let (start, mut scanner) = (buf.len() - 9, OpeningScanner::default());
+        for end in 0..buf.len() {
+            assert_eq!(scanner.find(&buf[..end]), Opening::NeedMore);
+            assert_eq!(scanner.searched, end, "nothing before is looked at again");
+        }
+        assert_eq!(scanner.find(&buf), Opening::Event(start..start + 9));
+        assert_eq!(
+            scanner.find(&buf[..3]),
+            Opening::NeedMore,
+            "a shorter buffer is a mistake, not a panic"
+        );
+    }
+
+    #[test]
+    fn data_lines_are_joined() {
+        for (event, data) in [
+            ("data: {\"a\":1}\n\n", "{\"a\":1}"),
+            ("event: x\r\ndata:one\r\ndata:  two\r\n\r\n", "one\n two"),
+            ("data\ndata: \rdata:x:y\r\r", "\n\nx:y"),
+            (": data: no\nid: 1\nDATA: no\ndatax: no\n\n", ""),
+            ("\u{feff}data: a\n\n", "a"),
+        ] {
+            assert_eq!(event_data(event.as_bytes()), data.as_bytes(), "{event:?}");
+        }
+        assert_eq!(
+            event_name(b"event: error\r\ndata: {}\r\n\r\n"),
+            Some(b"error".as_slice())
+        );
+        assert_eq!(event_name(b"event:a\nevent:b\n\n"), Some(b"b".as_slice()));
+        assert_eq!(event_name(b"data: event: error\n\n"), None);
+    }
+
+    fn stream_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(vec![
+            "\n", "\r", "\r\n", "\n\n", "\r\n\r\n", ":", "data: x", "a", "\u{feff}", "é",
+        ]);
+        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn scanner_agrees_with_a_plain_reading(buf in stream_bytes(), mut cuts in prop::collection::vec(0_usize..80, 0..6)) {
+            cuts.sort_unstable();
+            check_scanner(&buf, &cuts);
+            check_scanner(&buf, &(0..buf.len()).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn opening_agrees_with_a_plain_reading_at_every_length(buf in stream_bytes()) {
+            let mut scanner = OpeningScanner::default();
+            for end in 0..=buf.len() {
+                let expect = naive_opening(&buf[..end]);
+                prop_assert_eq!(&opening(&buf[..end]), &expect);
+                prop_assert_eq!(&scanner.find(&buf[..end]), &expect);
+                if expect != Opening::NeedMore {
+                    break;
+                }
+            }
+        }
+    }
+}

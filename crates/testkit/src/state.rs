@@ -1,0 +1,378 @@
+//! What the server's connections share: keys, recordings, random numbers, ids and the time.
+//!
+//! It must never know of sockets or of any provider's wire form.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
+
+/// How many requests `Mock::recorded` keeps.
+pub const KEPT_REQUESTS: usize = 1000;
+/// The largest body kept with a recorded request; of a larger one its length and hash are known.
+pub const KEPT_BODY: usize = 64 * 1024;
+/// How many objects (responses, research tasks) are remembered with the key that made them.
+const KEPT_OBJECTS: usize = 10_000;
+const FIRST_SEED: u64 = 0x6b65_7970_6f6f_6c21;
+
+/// A request as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The credential presented; empty if none.
+    pub key: String,
+    /// HTTP method.
+    pub method: String,
+    /// Path with query.
+    pub path: String,
+    /// Header names in lower case with their values, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body; empty if it was larger than [`KEPT_BODY`].
+    pub body: Bytes,
+    /// The body's length.
+    pub body_len: u64,
+    pub(crate) large_hash: Option<u64>,
+}
+
+impl Recorded {
+    /// The first value of a header, named in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// [`fnv1a`] of the body in 16 hexadecimal digits, whatever its size.
+    pub fn body_hash(&self) -> String {
+        format!(
+            "{:016x}",
+            self.large_hash.unwrap_or_else(|| fnv1a(&self.body))
+        )
+    }
+}
+
+/// 64-bit FNV-1a: a hash that a test in any language writes in three lines.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Ids of made-up objects and the key that made each; the oldest are forgotten.
+#[derive(Debug, Default)]
+struct Objects {
+    owners: HashMap<String, String>,
+    order: VecDeque<String>,
+}
+
+/// Everything that the connections share.
+#[derive(Debug)]
+pub(crate) struct State {
+    keys: RwLock<HashMap<String, Arc<Key>>>,
+    any_script: Mutex<VecDeque<Step>>,
+    defaults: RwLock<Arc<Behaviour>>,
+    first_defaults: Arc<Behaviour>,
+    allowed: RwLock<HashSet<String>>,
+    ring: Mutex<VecDeque<Arc<Recorded>>>,
+    objects: Mutex<Objects>,
+    dice: Mutex<fastrand::Rng>,
+    changed: Arc<Notify>,
+    next_id: AtomicU64,
+    id_salt: u64,
+    started: Instant,
+    started_unix: u64,
+}
+
+impl State {
+    /// `salt` sets this mock's ids apart from those of others in the same test.
+    pub(crate) fn new(defaults: Behaviour, salt: u16) -> Self {
+        let defaults = Arc::new(defaults);
+        State {
+            keys: RwLock::default(),
+            any_script: Mutex::default(),
+            defaults: RwLock::new(Arc::clone(&defaults)),
+            first_defaults: defaults,
+            allowed: RwLock::default(),
+            ring: Mutex::default(),
+            objects: Mutex::default(),
+            dice: Mutex::new(fastrand::Rng::with_seed(FIRST_SEED)),
+            changed: Arc::default(),
+            next_id: AtomicU64::new(1),
+            id_salt: u64::from(salt) << 40,
+            started: Instant::now(),
+            started_unix: unix_now(),
+        }
+    }
+
+    fn key(&self, key: &str) -> Arc<Key> {
+        if let Some(found) = self.keys.read().get(key) {
+            return Arc::clone(found);
+        }
+        let mut keys = self.keys.write();
+        Arc::clone(
+            keys.entry(key.to_owned())
+                .or_insert_with(|| Arc::new(Key::new(Arc::clone(&self.changed)))),
+        )
+    }
+
+    fn known_key(&self, key: &str) -> Option<Arc<Key>> {
+        self.keys.read().get(key).cloned()
+    }
+
+    pub(crate) fn script(&self, key: &str, steps: impl IntoIterator<Item = Step>) {
+        match key {
+            "*" => self.any_script.lock().extend(steps),
+            _ => self.key(key).script(steps),
+        }
+    }
+
+    pub(crate) fn behave(&self, key: &str, behaviour: Behaviour) {
+        match key {
+            "*" => *self.defaults.write() = Arc::new(behaviour),
+            _ => self.key(key).behave(behaviour),
+        }
+    }
+
+    pub(crate) fn allow_keys(&self, keys: impl Iterator<Item = String>) {
+        self.allowed.write().extend(keys);
+    }
+
+    pub(crate) fn seed(&self, seed: u64) {
+        self.dice.lock().seed(seed);
+    }
+
+    pub(crate) fn seen(&self, key: &str) -> Seen {
+        self.known_key(key)
+            .map(|key| key.seen())
+            .unwrap_or_default()
+    }
+
+    /// Keys that were only scripted or told how to behave are left out.
+    pub(crate) fn seen_all(&self) -> BTreeMap<String, Seen> {
+        let keys = self.keys.read();
+        let seen = keys.iter().map(|(name, key)| (name.clone(), key.seen()));
+        seen.filter(|(_, seen)| seen.requests > 0).collect()
+    }
+
+    pub(crate) async fn wait_for(&self, key: &str, reached: impl Fn(&Seen) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Registered before the look, so that no change falls between look and wait.
+            changed.as_mut().enable();
+            if reached(&self.seen(key)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn last_request(&self, key: &str) -> Option<Recorded> {
+        self.known_key(key)?
+            .last()
+            .map(|recorded| (*recorded).clone())
+    }
+
+    pub(crate) fn recorded(&self) -> Vec<Recorded> {
+        self.ring
+            .lock()
+            .iter()
+            .map(|recorded| (**recorded).clone())
+            .collect()
+    }
+
+    pub(crate) fn record(&self, recorded: Recorded) {
+        let key = self.key(&recorded.key);
+        let recorded = Arc::new(recorded);
+        key.set_last(Arc::clone(&recorded));
+        let mut ring = self.ring.lock();
+        if ring.len() == KEPT_REQUESTS {
+            ring.pop_front();
+        }
+        ring.push_back(recorded);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.keys.write().clear();
+        self.any_script.lock().clear();
+        *self.defaults.write() = Arc::clone(&self.first_defaults);
+        self.allowed.write().clear();
+        self.ring.lock().clear();
+        *self.objects.lock() = Objects::default();
+        self.changed.notify_waiters();
+    }
+
+    /// Counts a request whose head has come, and decides what it meets.
+    pub(crate) fn visit(&self, key: &str) -> (Visit, Arc<Behaviour>, Verdict) {
+        let defaults = Arc::clone(&self.defaults.read());
+        let around = Circumstances {
+            defaults: &defaults,
+            known: self.allowed.read().contains(key),
+            now: Instant::now(),
+            any_step: &|| self.any_script.lock().pop_front(),
+            chance: &|| self.dice.lock().f64(),
+        };
+        self.key(key).visit(&around)
+    }
+
+    /// A new id: `prefix` and 24 hexadecimal digits.
+    pub(crate) fn id(&self, prefix: &str) -> String {
+        let n = self.next_id.fetch_add(1, Ordering::Relaxed) | self.id_salt;
+        let (high, low) = (scatter(n), scatter(n ^ FIRST_SEED));
+        format!("{prefix}{high:016x}{:08x}", low as u32)
+    }
+
+    /// Remembers which key made an object.
+    pub(crate) fn own(&self, id: &str, key: &str) {
+        let mut objects = self.objects.lock();
+        if objects.order.len() == KEPT_OBJECTS
+            && let Some(oldest) = objects.order.pop_front()
+        {
+            objects.owners.remove(&oldest);
+        }
+        objects.order.push_back(id.to_owned());
+        objects.owners.insert(id.to_owned(), key.to_owned());
+    }
+
+    /// Whether `key` made the object: to every other key it does not exist.
+    pub(crate) fn owns(&self, id: &str, key: &str) -> bool {
+        self.objects
+            .lock()
+            .owners
+            .get(id)
+            .is_some_and(|owner| owner == key)
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn unix(&self) -> u64 {
+        self.started_unix + self.started.elapsed().as_secs()
+    }
+}
+
+/// SplitMix64's finalizer: different numbers stay different and look random.
+fn scatter(n: u64) -> u64 {
+    let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the mock's only look at the wall clock, for the dates in its answers"
+)]
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(salt: u16) -> State {
+        State::new(Behaviour::default(), salt)
+    }
+
+    #[test]
+    fn fnv_is_the_published_one() {
+        for (text, hash) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
+            assert_eq!(fnv1a(text.as_bytes()), hash, "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_differ_within_a_mock_and_between_mocks() {
+        let (one, two) = (state(1), state(2));
+        let ids: HashSet<String> = (0..1000)
+            .flat_map(|_| [one.id("x-"), two.id("x-")])
+            .collect();
+        assert_eq!(ids.len(), 2000);
+        assert!(ids.iter().all(|id| id.len() == 26 && id.starts_with("x-")));
+    }
+
+    #[test]
+    fn a_seed_repeats_its_chances() {
+        let state = state(1);
+        state.behave(
+            "*",
+            Behaviour {
+                fail_share: 0.5,
+                ..Behaviour::default()
+            },
+        );
+        let run = |seed| -> Vec<bool> {
+            state.seed(seed);
+            (0..64)
+                .map(|_| matches!(state.visit("k").2, Verdict::Refuse(_)))
+                .collect()
+        };
+        let first = run(7);
+        assert_eq!(first, run(7));
+        assert_ne!(first, run(8));
+        let failed = first.iter().filter(|failed| **failed).count();
+        assert!(
+            (16..=48).contains(&failed),
+            "about half of 64 fail: {failed}"
+        );
+    }
+
+    #[test]
+    fn objects_belong_to_one_key_and_the_oldest_are_forgotten() {
+        let state = state(1);
+        state.own("first", "k");
+        assert!(state.owns("first", "k"));
+        assert!(!state.owns("first", "other"));
+        for n in 0..KEPT_OBJECTS {
+            state.own(&format!("o{n}"), "k");
+        }
+        assert!(!state.owns("first", "k"));
+        assert!(state.owns("o0", "k"));
+    }
+
+    #[test]
+    fn recordings_keep_the_newest() {
+        let state = state(1);
+        for n in 0..KEPT_REQUESTS + 5 {
+            state.record(Recorded {
+                key: "k".to_owned(),
+                method: "GET".to_owned(),
+                path: format!("/{n}"),
+                headers: Vec::new(),
+                body: Bytes::new(),
+                body_len: 0,
+                large_hash: None,
+            });
+        }
+        let recorded = state.recorded();
+        assert_eq!(recorded.len(), KEPT_REQUESTS);
+        assert_eq!(
+            (
+                recorded[0].path.as_str(),
+                recorded[KEPT_REQUESTS - 1].path.as_str()
+            ),
+            ("/5", "/1004")
+        );
+        assert_eq!(
+            state.last_request("k").map(|r| r.path),
+            Some("/1004".to_owned())
+        );
+    }
+}
