@@ -76,17 +76,20 @@ impl Breaker {
 
     /// The share of failures in the window; `None` below `min_requests`.
     pub fn failure_rate(&mut self, settings: &BreakerSettings, now: Instant) -> Option<f64> {
-        self.forget_old(settings.window, now);
-        let (calls, failures) = self
-            .window
-            .iter()
-            .fold((0u64, 0u64), |(calls, failures), part| {
-                (
-                    calls + u64::from(part.calls),
-                    failures + u64::from(part.failures),
-                )
-            });
+        let (calls, failures) = self.count(settings.window, now);
         (calls >= u64::from(settings.min_requests)).then(|| failures as f64 / calls as f64)
+    }
+
+    /// Whether the failure rate is below the threshold, however few the requests; so it is without any.
+    pub fn is_healthy(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
+        let (calls, failures) = self.count(settings.window, now);
+        (failures as f64) < settings.failure_rate * calls as f64 || failures == 0
+    }
+
+    fn count(&mut self, window: Duration, now: Instant) -> (u64, u64) {
+        self.forget_old(window, now);
+        let sum = |part: fn(&Part) -> u32| self.window.iter().map(|p| u64::from(part(p))).sum();
+        (sum(|part| part.calls), sum(|part| part.failures))
     }
 
     /// Whether the key has earned to be set aside: closed, and over the failure rate.

@@ -333,11 +333,13 @@ impl Key {
         self.change(flag::EJECTED, flag::HALF_OPEN | flag::ON_TRIAL);
     }
 
-    /// The trial went well: calls flow again, a few at first.
+    /// The trial, which is still counted, went well: calls flow again, a few at first.
     pub(crate) fn recover(&self) {
         self.breaker.lock().close();
-        self.ramp
-            .store(self.active().saturating_add(RAMP_START), Ordering::SeqCst);
+        self.ramp.store(
+            self.active().saturating_sub(1) + RAMP_START,
+            Ordering::SeqCst,
+        );
         self.change(0, flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL);
         self.settle_full();
     }

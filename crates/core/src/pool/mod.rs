@@ -7,6 +7,8 @@ mod lease;
 mod outcome;
 mod queue;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -49,7 +49,9 @@ impl Pool {
                 key.breaker()
                     .lock()
                     .record(false, &self.settings.breaker, now);
-                key.climb();
+                if !trial {
+                    key.climb();
+                }
                 return Consequence::default();
             }
             Class::CallerFault | Class::UpstreamTrouble => return Consequence::default(),
@@ -121,11 +123,7 @@ impl Pool {
         ejected < share.max(1)
             || others().any(|key| {
                 key.flags() & (flag::BLOCKING & !flag::FULL) == 0
-                    && key
-                        .breaker()
-                        .lock()
-                        .failure_rate(settings, now)
-                        .is_none_or(|rate| rate < settings.failure_rate)
+                    && key.breaker().lock().is_healthy(settings, now)
             })
     }
 

@@ -1,0 +1,677 @@
+//! The pool as a whole, in simulated time: what each outcome does, who is served when, and that nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::clock::fake::FakeClock;
+use crate::fault::{Class, Fault};
+use crate::secret::Secret;
+use crate::settings::{
+    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
+};
+
+struct World {
+    clock: Arc<FakeClock>,
+    registry: Registry,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(FakeClock::new());
+        Self {
+            registry: Registry::new(Arc::clone(&clock) as Arc<dyn Clock>),
+            clock,
+        }
+    }
+
+    fn pool(&self, settings: PoolSettings) -> Arc<Pool> {
+        self.registry.pools(&[settings], &[]).remove(0)
+    }
+}
+
+fn key(n: usize) -> KeySettings {
+    KeySettings {
+        name: format!("k{n}").into(),
+        secret: Secret::new(format!("secret-{n}")),
+        base_url: "http://provider.example/v1".parse().unwrap(),
+        model: None,
+        group: None,
+        weight: 1,
+        max_concurrent: None,
+    }
+}
+
+fn settings(keys: usize) -> PoolSettings {
+    PoolSettings {
+        name: "p".into(),
+        provider: "mock",
+        strategy: Strategy::RoundRobin,
+        models: vec!["*".into()],
+        keys: (1..=keys).map(key).collect(),
+        retry: RetrySettings::default(),
+        breaker: BreakerSettings::default(),
+        queue: QueueSettings::default(),
+        timeouts: TimeoutSettings::default(),
+        source: "test".into(),
+    }
+}
+
+fn capped(keys: usize, cap: u32) -> PoolSettings {
+    let mut settings = settings(keys);
+    settings
+        .keys
+        .iter_mut()
+        .for_each(|key| key.max_concurrent = Some(cap));
+    settings
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn names(pool: &Arc<Pool>, demand: &Demand, calls: usize) -> Vec<String> {
+    let served = (0..calls).map(|_| pool.acquire(demand));
+    served
+        .map(|lease| lease.map_or("-".to_owned(), |lease| lease.member().name.to_string()))
+        .collect()
+}
+
+fn fail(pool: &Arc<Pool>, demand: &Demand, name: &str, fault: &Fault) {
+    for _ in 0..pool.members().len() {
+        let lease = pool.acquire(demand).expect("a key is free");
+        if &*lease.member().name == name {
+            let _ = lease.failed(fault);
+            return;
+        }
+    }
+    panic!("{name} did not come");
+}
+
+fn state(pool: &Pool, name: &str) -> KeyReport {
+    pool.report()
+        .into_iter()
+        .find(|report| &*report.name == name)
+        .expect("the key exists")
+}
+
+#[test]
+fn keys_take_turns() {
+    let pool = World::new().pool(settings(3));
+    assert_eq!(names(&pool, &Demand::of("m"), 4), ["k1", "k2", "k3", "k1"]);
+}
+
+#[test]
+fn attempts_are_bounded_by_retries_and_by_twice_the_keys_that_may_serve() {
+    let world = World::new();
+    for (keys, attempts) in [(3, 6), (2, 4), (1, 2), (0, 0), (10, 6)] {
+        assert_eq!(
+            world.pool(settings(keys)).max_attempts(),
+            attempts,
+            "{keys} keys"
+        );
+    }
+    let pool = world.pool(settings(2));
+    fail(&pool, &Demand::of("m"), "k1", &Fault::of(Class::Rejected));
+    assert_eq!(pool.max_attempts(), 2, "an invalid key does not count");
+}
+
+#[test]
+fn a_rate_limit_rests_the_group_for_the_model_alone() {
+    let world = World::new();
+    let mut wanted = settings(3);
+    wanted.keys[0].group = Some("org".into());
+    wanted.keys[1].group = Some("org".into());
+    let pool = world.pool(wanted);
+    let (m, other) = (Demand::of("m"), Demand::of("other"));
+    names(&pool, &other, 3);
+    fail(
+        &pool,
+        &m,
+        "k1",
+        &Fault::of(Class::RateLimited).with_wait(Some(seconds(7))),
+    );
+    assert_eq!(
+        names(&pool, &m, 3),
+        ["k3", "k3", "k3"],
+        "k2 shares the limit of k1"
+    );
+    assert!(
+        names(&pool, &other, 3).contains(&"k1".to_owned()),
+        "other models are served"
+    );
+    let report = state(&pool, "k1");
+    assert_eq!(
+        (report.state, report.is_available),
+        (KeyState::Active, true),
+        "one model of two rests"
+    );
+    assert_eq!(report.cooldowns[0].class, Class::RateLimited);
+    world.clock.pass(seconds(7));
+    assert!(names(&pool, &m, 3).contains(&"k2".to_owned()));
+    assert!(state(&pool, "k1").cooldowns.is_empty());
+}
+
+#[test]
+fn a_key_whose_only_model_rests_is_cooling() {
+    let world = World::new();
+    let pool = world.pool(settings(1));
+    fail(
+        &pool,
+        &Demand::of("m"),
+        "k1",
+        &Fault::of(Class::RateLimited),
+    );
+    let report = state(&pool, "k1");
+    assert_eq!(
+        (report.state, report.is_available),
+        (KeyState::Cooling, false)
+    );
+    assert_eq!(
+        report.cooldowns[0].until,
+        world.clock.now() + seconds(60),
+        "60 s where the provider does not say"
+    );
+}
+
+#[test]
+fn each_class_rests_what_it_should_for_as_long_as_it_should() {
+    for (class, expect, rest) in [
+        (Class::Exhausted, KeyState::Exhausted, Some(3600)),
+        (Class::Rejected, KeyState::Invalid, None),
+        (Class::Forbidden, KeyState::Cooling, Some(600)),
+        (Class::CallerFault, KeyState::Active, Some(0)),
+        (Class::Success, KeyState::Active, Some(0)),
+    ] {
+        let world = World::new();
+        let pool = world.pool(settings(1));
+        let demand = Demand::of("m");
+        fail(&pool, &demand, "k1", &Fault::of(class));
+        let report = state(&pool, "k1");
+        assert_eq!(report.state, expect, "{class:?}");
+        assert_eq!(report.failed, u64::from(class.is_failure()), "{class:?}");
+        match rest {
+            Some(0) => assert!(pool.acquire(&demand).is_some(), "{class:?}"),
+            Some(rest) => {
+                world.clock.pass(seconds(rest) - Duration::from_millis(1));
+                assert!(pool.acquire(&demand).is_none(), "{class:?} rests {rest} s");
+                world.clock.pass(Duration::from_millis(1));
+                assert!(
+                    pool.acquire(&demand).is_some(),
+                    "{class:?} is back after {rest} s"
+                );
+            }
+            None => {
+                world.clock.pass(seconds(1_000_000));
+                assert!(
+                    pool.acquire(&demand).is_none(),
+                    "{class:?} does not come back by itself"
+                );
+                assert_eq!(pool.outlook(&demand), Outlook::default());
+                assert!(pool.reset("k1").is_some());
+                assert!(
+                    pool.acquire(&demand).is_some(),
+                    "{class:?} is back after a reset"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn exhaustion_rests_every_key_of_the_group_and_a_reset_ends_it() {
+    let world = World::new();
+    let mut wanted = settings(3);
+    wanted.keys[0].group = Some("org".into());
+    wanted.keys[1].group = Some("org".into());
+    let pool = world.pool(wanted);
+    let demand = Demand::of("m");
+    fail(
+        &pool,
+        &demand,
+        "k2",
+        &Fault::of(Class::Exhausted).with_wait(Some(seconds(100))),
+    );
+    assert_eq!(names(&pool, &Demand::of("any"), 2), ["k3", "k3"]);
+    assert_eq!(state(&pool, "k1").state, KeyState::Exhausted);
+    assert!(pool.reset("k1").is_some());
+    assert_eq!(
+        state(&pool, "k2").state,
+        KeyState::Active,
+        "the group has quota again, so both have"
+    );
+    assert!(pool.reset("nobody").is_none());
+}
+
+fn break_key(pool: &Arc<Pool>, name: &str) {
+    let demand = Demand::of("m");
+    for _ in 0..pool.settings().breaker.min_requests {
+        fail(pool, &demand, name, &Fault::of(Class::UpstreamTrouble));
+    }
+}
+
+#[test]
+fn a_dead_key_is_set_aside_and_the_others_share_its_load() {
+    let world = World::new();
+    let pool = world.pool(settings(3));
+    break_key(&pool, "k2");
+    let report = state(&pool, "k2");
+    assert_eq!(
+        (report.state, report.is_available),
+        (KeyState::Cooling, false)
+    );
+    assert_eq!(
+        (report.cooldowns[0].class, &report.cooldowns[0].model),
+        (Class::UpstreamTrouble, &None)
+    );
+    let served = names(&pool, &Demand::of("m"), 1000);
+    let count = |name: &str| served.iter().filter(|served| *served == name).count();
+    assert_eq!((count("k1"), count("k2"), count("k3")), (500, 0, 500));
+}
+
+#[test]
+fn after_the_cooldown_one_trial_decides_and_a_recovered_key_ramps_up() {
+    let world = World::new();
+    let pool = world.pool(settings(2));
+    let demand = Demand::of("m");
+    break_key(&pool, "k1");
+    world.clock.pass(seconds(300));
+    let leases: Vec<Lease> = (0..6).filter_map(|_| pool.acquire(&demand)).collect();
+    let on_k1 = |leases: &[Lease]| {
+        leases
+            .iter()
+            .filter(|lease| &*lease.member().name == "k1")
+            .count()
+    };
+    assert_eq!(on_k1(&leases), 1, "one trial at a time");
+    drop(leases);
+    // The trial was given up: the next call is the trial, and fails.
+    fail(&pool, &demand, "k1", &Fault::of(Class::UpstreamTrouble));
+    assert_eq!(
+        names(&pool, &demand, 4),
+        ["k2"; 4],
+        "set aside again at once"
+    );
+    world.clock.pass(seconds(300));
+    fail(&pool, &demand, "k1", &Fault::of(Class::Success));
+    let leases: Vec<Lease> = (0..40).filter_map(|_| pool.acquire(&demand)).collect();
+    assert_eq!(
+        (on_k1(&leases), leases.len()),
+        (2, 40),
+        "a recovered key takes a few calls at first"
+    );
+    for lease in leases {
+        lease.succeeded();
+    }
+    let leases: Vec<Lease> = (0..40).filter_map(|_| pool.acquire(&demand)).collect();
+    assert_eq!(on_k1(&leases), 4, "and more with each success");
+}
+
+#[test]
+fn max_ejected_keeps_a_share_unless_a_healthy_key_remains() {
+    let world = World::new();
+    // All fail alike: of four keys two may be set aside; the third only while a healthy one remains.
+    let pool = world.pool(settings(4));
+    let demand = Demand::of("m");
+    for _ in 0..400 {
+        if let Some(lease) = pool.acquire(&demand) {
+            let _ = lease.failed(&Fault::of(Class::UpstreamTrouble));
+        }
+    }
+    let aside = pool
+        .report()
+        .iter()
+        .filter(|report| !report.is_available)
+        .count();
+    assert_eq!(aside, 2);
+    // Three dead keys beside one that works: all three go.
+    let pool = World::new().pool(settings(4));
+    for _ in 0..400 {
+        if let Some(lease) = pool.acquire(&demand) {
+            let class = if &*lease.member().name == "k4" {
+                Class::Success
+            } else {
+                Class::UpstreamTrouble
+            };
+            let _ = lease.failed(&Fault::of(class));
+        }
+    }
+    assert_eq!(names(&pool, &demand, 3), ["k4"; 3]);
+}
+
+#[test]
+fn with_no_other_key_usable_one_that_is_set_aside_serves() {
+    let world = World::new();
+    let pool = world.pool(settings(1));
+    let demand = Demand::of("m");
+    break_key(&pool, "k1");
+    assert_eq!(state(&pool, "k1").state, KeyState::Cooling);
+    assert_eq!(
+        names(&pool, &demand, 2),
+        ["k1", "k1"],
+        "when all fail it is the provider"
+    );
+    let pool = World::new().pool(settings(2));
+    break_key(&pool, "k1");
+    fail(&pool, &demand, "k2", &Fault::of(Class::RateLimited));
+    assert_eq!(names(&pool, &demand, 1), ["k1"], "k2 rests, so k1 serves");
+}
+
+#[test]
+fn a_failed_key_comes_again_in_the_same_request_after_the_back_off_and_never_before_an_untried_one()
+{
+    let world = World::new();
+    let pool = world.pool(settings(2));
+    let mut demand = Demand::of("m");
+    let lease = pool.acquire(&demand).expect("k1");
+    demand.note_failure(lease.place(), world.clock.now() + seconds(1));
+    drop(lease);
+    assert_eq!(names(&pool, &demand, 2), ["k2", "k2"]);
+    demand.note_failure(1, world.clock.now() + seconds(2));
+    assert!(pool.acquire(&demand).is_none());
+    assert_eq!(
+        pool.outlook(&demand),
+        Outlook {
+            busy: false,
+            at: Some(world.clock.now() + seconds(1))
+        }
+    );
+    world.clock.pass(seconds(1));
+    assert_eq!(names(&pool, &demand, 1), ["k1"]);
+}
+
+fn waits(ticket: &mut Ticket) -> bool {
+    matches!(
+        ticket.handoff.try_recv(),
+        Err(tokio::sync::oneshot::error::TryRecvError::Empty)
+    )
+}
+
+fn served(ticket: &mut Ticket) -> Option<Lease> {
+    match ticket.handoff.try_recv() {
+        Ok(Handoff::Lease(lease)) => Some(lease),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_cap_holds_and_a_freed_slot_goes_to_the_first_in_line() {
+    let pool = World::new().pool(capped(1, 2));
+    let (demand, caller): (_, Caller) = (Demand::of("m"), "a".into());
+    let first = pool.acquire(&demand).expect("a slot");
+    let second = pool.acquire(&demand).expect("a slot");
+    assert!(pool.acquire(&demand).is_none());
+    let mut third = pool.join(&demand, &caller).expect("room");
+    let mut fourth = pool.join(&demand, &caller).expect("room");
+    assert!(waits(&mut third) && waits(&mut fourth));
+    assert!(pool.acquire(&demand).is_none(), "who waits comes first");
+    drop(first);
+    let third = served(&mut third).expect("handed over");
+    assert!(waits(&mut fourth));
+    drop(third);
+    drop(second);
+    assert!(served(&mut fourth).is_some());
+    assert_eq!((pool.waiting(), pool.report()[0].active), (0, 0));
+}
+
+#[test]
+fn a_caller_with_many_waiting_does_not_starve_one_with_one() {
+    let pool = World::new().pool(capped(1, 1));
+    let demand = Demand::of("m");
+    let mut held = pool.acquire(&demand);
+    let (many, one): (Caller, Caller) = ("many".into(), "one".into());
+    let mut lines: Vec<Ticket> = (0..100)
+        .map(|_| pool.join(&demand, &many).expect("room"))
+        .collect();
+    let mut single = pool.join(&demand, &one).expect("room");
+    let mut turns = 0;
+    while waits(&mut single) {
+        drop(held.take());
+        held = lines.iter_mut().find_map(served);
+        turns += 1;
+        assert!(turns <= 2, "served within two turns");
+    }
+}
+
+#[test]
+fn when_the_queue_is_full_the_newest_of_the_caller_with_most_waiting_goes() {
+    let mut wanted = capped(1, 1);
+    wanted.queue.max_waiting = 3;
+    let pool = World::new().pool(wanted);
+    let demand = Demand::of("m");
+    let _held = pool.acquire(&demand);
+    let (many, one): (Caller, Caller) = ("many".into(), "one".into());
+    let mut lines: Vec<Ticket> = (0..3)
+        .map(|_| pool.join(&demand, &many).expect("room"))
+        .collect();
+    assert!(
+        pool.join(&demand, &many).is_err(),
+        "its own line is the longest"
+    );
+    let mut single = pool.join(&demand, &one).expect("room is made");
+    assert!(matches!(lines[2].handoff.try_recv(), Ok(Handoff::Refused)));
+    assert!(waits(&mut lines[0]) && waits(&mut lines[1]) && waits(&mut single));
+    assert_eq!(pool.waiting(), 3);
+}
+
+#[test]
+fn a_request_that_leaves_gives_up_its_place_and_what_it_was_handed() {
+    let pool = World::new().pool(capped(1, 1));
+    let (demand, caller): (_, Caller) = (Demand::of("m"), "a".into());
+    let held = pool.acquire(&demand);
+    let gone = pool.join(&demand, &caller).expect("room");
+    let handed = pool.join(&demand, &caller).expect("room");
+    let mut stays = pool.join(&demand, &caller).expect("room");
+    drop(gone);
+    assert_eq!(pool.waiting(), 2);
+    drop(held);
+    drop(handed);
+    assert!(
+        served(&mut stays).is_some(),
+        "the slot handed to one that left goes on to the next"
+    );
+    assert_eq!(pool.waiting(), 0);
+}
+
+#[test]
+fn one_that_waits_for_a_resting_model_does_not_hold_up_the_others() {
+    let world = World::new();
+    let pool = world.pool(capped(1, 1));
+    let (resting, free, caller): (_, _, Caller) =
+        (Demand::of("resting"), Demand::of("free"), "a".into());
+    fail(
+        &pool,
+        &resting,
+        "k1",
+        &Fault::of(Class::RateLimited).with_wait(Some(seconds(5))),
+    );
+    let mut first = pool.join(&resting, &caller).expect("room");
+    let mut second = pool.join(&free, &caller).expect("room");
+    assert!(waits(&mut first));
+    drop(served(&mut second).expect("its model does not rest"));
+    world.clock.pass(seconds(5));
+    pool.serve_waiting();
+    assert!(served(&mut first).is_some());
+}
+
+#[test]
+fn one_secret_at_one_host_is_one_key_in_every_pool_with_the_lowest_cap() {
+    let world = World::new();
+    let (mut a, mut b) = (capped(1, 5), capped(1, 2));
+    (a.name, b.name) = ("a".into(), "b".into());
+    b.keys[0].name = "another name".into();
+    let pools = world.registry.pools(&[a, b], &[]);
+    let demand = Demand::of("m");
+    let held: Vec<Lease> = [&pools[0], &pools[1], &pools[0]]
+        .into_iter()
+        .filter_map(|pool| pool.acquire(&demand))
+        .collect();
+    assert_eq!(held.len(), 2, "of differing caps the lowest holds");
+    let mut waiting = pools[1].join(&demand, &"c".into()).expect("room");
+    drop(held);
+    assert!(
+        served(&mut waiting).is_some(),
+        "a slot freed in one pool serves the other"
+    );
+}
+
+#[test]
+fn a_reload_keeps_the_state_of_keys_that_stay_and_the_pools_that_did_not_change() {
+    let world = World::new();
+    let (mut first, mut second) = (settings(2), settings(2));
+    (first.name, second.name) = ("first".into(), "second".into());
+    second
+        .keys
+        .iter_mut()
+        .for_each(|key| key.secret = Secret::new(format!("other-{}", key.name)));
+    let before = world.registry.pools(&[first.clone(), second.clone()], &[]);
+    let demand = Demand::of("m");
+    fail(&before[0], &demand, "k2", &Fault::of(Class::Rejected));
+    let in_flight = before[0].acquire(&demand).expect("k1");
+    first.keys.reverse();
+    first.keys[0].name = "renamed".into();
+    first.keys.push(key(3));
+    let after = world.registry.pools(&[first, second], &before);
+    assert!(Arc::ptr_eq(&before[1], &after[1]) && !Arc::ptr_eq(&before[0], &after[0]));
+    assert_eq!(
+        (
+            state(&after[0], "renamed").state,
+            state(&after[0], "renamed").failed
+        ),
+        (KeyState::Invalid, 1)
+    );
+    assert_eq!(
+        state(&after[0], "k1").active,
+        1,
+        "calls of the old configuration still count"
+    );
+    drop(before);
+    in_flight.succeeded();
+    assert_eq!(state(&after[0], "k1").active, 0);
+    assert_eq!(names(&after[0], &demand, 2), ["k1", "k3"]);
+}
+
+/// Mission B: the provider answers 503 to half of all calls at random.
+#[test]
+fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_never_empty() {
+    let world = World::new();
+    let pool = world.pool(settings(3));
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut lost = 0;
+    for _ in 0..20_000 {
+        let mut demand = Demand::of("m");
+        let mut attempts = 0;
+        let answered = loop {
+            let lease = loop {
+                match pool.acquire(&demand) {
+                    Some(lease) => break lease,
+                    None => {
+                        let at = pool
+                            .outlook(&demand)
+                            .at
+                            .expect("a key comes back: the pool is never empty");
+                        world.clock.pass(at - world.clock.now());
+                    }
+                }
+            };
+            attempts += 1;
+            if random.bool() {
+                lease.succeeded();
+                break true;
+            }
+            demand.note_failure(lease.place(), world.clock.now() + seconds(1));
+            let _ = lease.failed(&Fault::of(Class::UpstreamTrouble));
+            if attempts == pool.max_attempts() {
+                break false;
+            }
+        };
+        lost += u32::from(!answered);
+        world.clock.pass(Duration::from_millis(50));
+    }
+    assert!(
+        lost < 400,
+        "{lost} of 20,000 failed; 1/64 is to be expected"
+    );
+}
+
+/// Many threads, every kind of outcome, clients that leave: caps hold, and every count returns to zero.
+#[test]
+fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
+    const CAP: u32 = 3;
+    let world = World::new();
+    let mut wanted = capped(4, CAP);
+    wanted.keys[1].group = Some("g".into());
+    wanted.keys[2].group = Some("g".into());
+    let pool = world.pool(wanted);
+    let in_use: Vec<AtomicU32> = (0..4).map(|_| AtomicU32::new(0)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (pool, in_use, world) = (&pool, &in_use, &world);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread);
+                let caller: Caller = format!("caller-{thread}").into();
+                for _ in 0..5_000 {
+                    let demand = Demand::of(if random.bool() { "m" } else { "n" });
+                    let lease = pool
+                        .acquire(&demand)
+                        .or_else(|| wait_a_little(pool, &demand, &caller));
+                    let Some(lease) = lease else { continue };
+                    let place = lease.place();
+                    assert!(
+                        in_use[place].fetch_add(1, Ordering::SeqCst) < CAP,
+                        "the cap holds"
+                    );
+                    std::thread::yield_now();
+                    in_use[place].fetch_sub(1, Ordering::SeqCst);
+                    end(lease, &mut random);
+                    if random.u8(..) < 16 {
+                        world.clock.pass(seconds(1));
+                        let _ = pool.reset(&pool.members()[random.usize(..4)].name.clone());
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(pool.waiting(), 0);
+    for member in pool.members() {
+        assert_eq!(member.key.active(), 0);
+        pool.reset(&member.name);
+    }
+    let all: Vec<Lease> = (0..100)
+        .filter_map(|_| pool.acquire(&Demand::of("m")))
+        .collect();
+    assert_eq!(all.len() as u32, 4 * CAP, "every slot can be had again");
+}
+
+fn wait_a_little(pool: &Arc<Pool>, demand: &Demand, caller: &Caller) -> Option<Lease> {
+    let mut ticket = pool.join(demand, caller).ok()?;
+    for _ in 0..50 {
+        if let Some(lease) = served(&mut ticket) {
+            return Some(lease);
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+fn end(lease: Lease, random: &mut fastrand::Rng) {
+    const CLASSES: [Class; 7] = [
+        Class::Success,
+        Class::CallerFault,
+        Class::RateLimited,
+        Class::Exhausted,
+        Class::Rejected,
+        Class::Forbidden,
+        Class::UpstreamTrouble,
+    ];
+    match random.u8(..) {
+        0..=20 => drop(lease),
+        21..=60 => {
+            let class = CLASSES[random.usize(..CLASSES.len())];
+            let _ = lease.failed(&Fault::of(class).with_wait(Some(seconds(1))));
+        }
+        _ => lease.succeeded(),
+    }
+}
