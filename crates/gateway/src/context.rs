@@ -78,10 +78,9 @@ impl Gateway {
     ) -> Arc<Self> {
         let registry = Registry::new(Arc::clone(&clock));
         let pools = registry.pools(&settings.pools, &[]);
-        let tasks = TaskTracker::new();
         let budget = BODY_BUDGET.max(2 * settings.server.max_request_body) / BUDGET_UNIT;
         Arc::new(Self {
-            upstream: Upstream::new(tasks.clone()),
+            upstream: Upstream::new(),
             model_lists: ModelLists::default(),
             trouble: PoolTrouble::default(),
             body_budget: Arc::new(Semaphore::new(
@@ -96,7 +95,7 @@ impl Gateway {
             reloading: Mutex::new(()),
             shutting_down: AtomicBool::new(false),
             clock,
-            tasks,
+            tasks: TaskTracker::new(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use keypool_core::base_url::BaseUrl;
 use rustls::pki_types::ServerName;
@@ -12,7 +12,6 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_util::task::TaskTracker;
 
 use super::{Pieces, SendError};
 
@@ -21,11 +20,10 @@ const MAX_HEAD: usize = 256 * 1024;
 
 pub(super) struct Connector {
     tls: TlsConnector,
-    tasks: TaskTracker,
 }
 
 impl Connector {
-    pub(super) fn new(tasks: TaskTracker) -> Self {
+    pub(super) fn new() -> Self {
         let roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -35,7 +33,6 @@ impl Connector {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self {
             tls: TlsConnector::from(Arc::new(config)),
-            tasks,
         }
     }
 
@@ -74,12 +71,23 @@ impl Connector {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        // The task ends with the connection: when the provider closes it, or when its sender is dropped.
-        // What it returns is seen by the call on it as well.
-        self.tasks.spawn(async move { drop(connection.await) });
+        drive(connection);
         sender.ready().await.map_err(io::Error::other)?;
         Ok(sender)
     }
+}
+
+/// Lets a connection do its work. The task ends with it: when the provider closes it, or when its sender is dropped.
+/// What it returns is seen by the call on it as well.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a kept connection is no work in flight: a shutdown waits for the calls on it, not for its idle end"
+)]
+fn drive<S>(connection: Connection<TokioIo<S>, Pieces>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move { drop(connection.await) });
 }
 
 fn host_and_port(base_url: &BaseUrl) -> io::Result<(&str, u16)> {

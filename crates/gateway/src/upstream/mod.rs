@@ -17,7 +17,6 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use keypool_core::base_url::BaseUrl;
-use tokio_util::task::TaskTracker;
 
 use connect::Connector;
 use idle::IdleConnections;
@@ -71,9 +70,9 @@ impl SendError {
 }
 
 impl Upstream {
-    pub(crate) fn new(tasks: TaskTracker) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            connector: Connector::new(tasks),
+            connector: Connector::new(),
             idle: Arc::new(IdleConnections::default()),
         }
     }

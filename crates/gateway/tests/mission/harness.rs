@@ -1,0 +1,172 @@
+//! A gateway and a mock provider in this process, and a small client.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use keypool_core::clock::Clock;
+use keypool_core::secret::{Digest256, Secret};
+use keypool_core::settings::{
+    AdminSettings, BreakerSettings, KeySettings, LogSettings, PoolSettings, QueueSettings, RetrySettings, ServerSettings,
+    Settings, Strategy, TimeoutSettings,
+};
+use keypool_gateway::clock::TokioClock;
+use keypool_gateway::context::{Gateway, Reloaded};
+use keypool_gateway::server::Server;
+use keypool_testkit::Mock;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const ADMIN_TOKEN: &str = "admin-token-of-the-test";
+
+/// A running gateway.
+pub(crate) struct Running {
+    pub(crate) gw: Arc<Gateway>,
+    pub(crate) addr: SocketAddr,
+    /// What the next reload reads.
+    pub(crate) next: Arc<Mutex<Settings>>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<std::io::Result<bool>>,
+}
+
+/// A pool of `keys` keys (`key-1`, …) at the mock provider.
+pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
+    let key = |n: usize| KeySettings {
+        name: format!("key-{n}").into(),
+        secret: Secret::new(format!("secret-key-{n}")),
+        base_url: mock.origin().parse().unwrap(),
+        model: None,
+        group: None,
+        weight: 1,
+        max_concurrent: None,
+    };
+    PoolSettings {
+        name: "pool".into(),
+        provider: "mock",
+        strategy: Strategy::RoundRobin,
+        models: vec!["*".into()],
+        keys: (1..=keys).map(key).collect(),
+        retry: RetrySettings { backoff: Duration::from_millis(1), ..RetrySettings::default() },
+        breaker: BreakerSettings::default(),
+        queue: QueueSettings::default(),
+        timeouts: TimeoutSettings::default(),
+        source: "test".into(),
+    }
+}
+
+fn settings(pool: PoolSettings) -> Settings {
+    Settings {
+        server: ServerSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..ServerSettings::default() },
+        log: LogSettings::default(),
+        admin: AdminSettings { token: None, token_file: "unused".into() },
+        pools: vec![pool],
+        virtual_keys: Vec::new(),
+    }
+}
+
+impl Running {
+    pub(crate) async fn start(pool: PoolSettings) -> Self {
+        let settings = settings(pool);
+        let next = Arc::new(Mutex::new(settings.clone()));
+        let reads = Arc::clone(&next);
+        let load = move || Ok(Reloaded { settings: reads.lock().clone(), warnings: Vec::new() });
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+        let gw = Gateway::new(settings, Digest256::of(ADMIN_TOKEN.as_bytes()), clock, Box::new(load));
+        let server = Server::bind(Arc::clone(&gw)).await.unwrap();
+        let addr = server.addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "the test ends it")]
+        let serving = tokio::spawn(server.serve(async move {
+            let _ = stopped.await;
+        }));
+        Self { gw, addr, next, stop, serving }
+    }
+
+    /// Ends the gateway; `true` if every task it had started ended by itself.
+    pub(crate) async fn stop(self) -> bool {
+        self.stop.send(()).unwrap();
+        self.serving.await.unwrap().unwrap()
+    }
+
+    /// Calls in flight, by key.
+    pub(crate) fn active(&self) -> Vec<u32> {
+        self.gw.snapshot().pools[0].pool.report().iter().map(|key| key.active).collect()
+    }
+}
+
+/// One keep-alive connection.
+pub(crate) struct Client {
+    addr: SocketAddr,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// An answer, read to its end.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) key: String,
+    pub(crate) attempts: u32,
+    pub(crate) body: Bytes,
+}
+
+impl Client {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self { addr, sender: None }
+    }
+
+    /// A chat call; `None` where the connection broke.
+    pub(crate) async fn chat(&mut self, model: &str, stream: bool) -> Option<Answer> {
+        let response = self.send(model, stream).await?;
+        let number = |response: &Response<Incoming>, name: &str| response.headers().get(name)?.to_str().ok()?.parse().ok();
+        let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let (status, key, attempts) =
+            (response.status().as_u16(), text("x-keypool-key"), number(&response, "x-keypool-attempts").unwrap_or(0));
+        let body = response.into_body().collect().await;
+        if body.is_err() {
+            self.hang_up();
+        }
+        Some(Answer { status, key, attempts, body: body.ok()?.to_bytes() })
+    }
+
+    async fn send(&mut self, model: &str, stream: bool) -> Option<Response<Incoming>> {
+        let body = format!(r#"{{"model":"{model}","stream":{stream},"messages":[{{"role":"user","content":"hi"}}]}}"#);
+        let request = Request::post("/v1/chat/completions")
+            .header("host", self.addr.to_string())
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let mut sender = match self.sender.take() {
+            Some(sender) => sender,
+            None => self.connect().await,
+        };
+        if sender.ready().await.is_err() {
+            sender = self.connect().await;
+        }
+        self.sender.insert(sender).send_request(request).await.ok()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "ends with its connection")]
+    async fn connect(&self) -> SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(async move {
+            let _ = connection.await;
+            Ok::<_, Infallible>(())
+        });
+        sender
+    }
+
+    /// Breaks the connection off.
+    pub(crate) fn hang_up(&mut self) {
+        self.sender = None;
+    }
+}
