@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::proxy::ModelLists;
+use crate::model_lists::ModelLists;
+pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{self, PoolTrouble};
 use crate::upstream::Upstream;
@@ -22,17 +23,6 @@ use crate::upstream::Upstream;
 const BODY_BUDGET: u64 = 1 << 30;
 /// The unit in which the budget is counted.
 pub(crate) const BUDGET_UNIT: u64 = 4096;
-
-/// Reads the configuration anew: the settings, or every mistake in them as a line of text.
-pub type LoadSettings = Box<dyn Fn() -> Result<Reloaded, Vec<String>> + Send + Sync>;
-
-/// A configuration that was read anew.
-pub struct Reloaded {
-    /// The settings.
-    pub settings: Settings,
-    /// What is set but not in force, a sentence each.
-    pub warnings: Vec<String>,
-}
 
 /// The gateway's shared handles.
 pub struct Gateway {
@@ -51,21 +41,6 @@ pub struct Gateway {
     /// One reload at a time.
     reloading: Mutex<()>,
     shutting_down: AtomicBool,
-}
-
-/// What a reload changed, by pool.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Changes {
-    /// Pools that are new.
-    pub pools_added: Vec<String>,
-    /// Pools that are gone.
-    pub pools_removed: Vec<String>,
-    /// Pools whose settings or keys changed.
-    pub pools_changed: Vec<String>,
-    /// Other sections that changed: `server`, `log`, `admin`, `virtual_keys`.
-    pub sections_changed: Vec<&'static str>,
-    /// What is set but not in force.
-    pub warnings: Vec<String>,
 }
 
 impl Gateway {
@@ -109,7 +84,7 @@ impl Gateway {
         let _one_at_a_time = self.reloading.lock();
         let loaded = (self.load)().inspect_err(|errors| telemetry::reload_refused(errors))?;
         let before = self.snapshot();
-        let changes = compare(&before.settings, &loaded);
+        let changes = Changes::between(&before.settings, &loaded);
         let pools_before: Vec<_> = before
             .pools
             .iter()
@@ -130,48 +105,6 @@ impl Gateway {
 
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::SeqCst)
-    }
-}
-
-fn compare(before: &Settings, loaded: &Reloaded) -> Changes {
-    let after = &loaded.settings;
-    let names = |settings: &Settings| {
-        settings
-            .pools
-            .iter()
-            .map(|pool| pool.name.to_string())
-            .collect::<Vec<_>>()
-    };
-    let (old, new) = (names(before), names(after));
-    let changed = after.pools.iter().filter(|pool| {
-        before
-            .pools
-            .iter()
-            .any(|p| p.name == pool.name && p != *pool)
-    });
-    let sections = [
-        ("server", before.server != after.server),
-        ("log", before.log != after.log),
-        ("admin", before.admin != after.admin),
-        ("virtual_keys", before.virtual_keys != after.virtual_keys),
-    ];
-    Changes {
-        pools_added: new
-            .iter()
-            .filter(|name| !old.contains(name))
-            .cloned()
-            .collect(),
-        pools_removed: old
-            .iter()
-            .filter(|name| !new.contains(name))
-            .cloned()
-            .collect(),
-        pools_changed: changed.map(|pool| pool.name.to_string()).collect(),
-        sections_changed: sections
-            .into_iter()
-            .filter_map(|(name, differs)| differs.then_some(name))
-            .collect(),
-        warnings: loaded.warnings.clone(),
     }
 }
 

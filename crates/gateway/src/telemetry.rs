@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keypool_core::fault::Fault;
 use keypool_core::pool::{Consequence, Pool};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use crate::context::Changes;
+use crate::reload::Changes;
 use crate::snapshot::Snapshot;
 
 /// At start: where it listens, and how many keys each pool has.
@@ -134,26 +134,37 @@ pub(crate) struct Finished<'a> {
 impl Finished<'_> {
     pub(crate) fn log(&self) {
         let ms = self.took.as_secs_f64() * 1000.0;
+        let ended = Some(self.ended).filter(|how| !how.is_empty());
         info!(
-            request_id = self.request_id,
             status = self.status,
             method = %self.method,
             path = self.path,
             pool = self.pool,
             key = self.key_name,
             attempts = self.attempts,
-            caller = self.caller,
             ms = format!("{ms:.1}"),
-            ended = self.ended,
+            caller = self.caller,
+            ended,
+            request_id = self.request_id,
             "request"
         );
     }
 }
 
+/// Looking at a pool as a whole costs time for each key; more often than this nobody needs to know.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Pools of up to so many keys are looked at after every failure that changed something.
+const SMALL_POOL: usize = 64;
+
 /// Which of the three cases a pool in trouble is, told once per change.
 #[derive(Default)]
 pub(crate) struct PoolTrouble {
-    told: Mutex<HashMap<Arc<str>, Case>>,
+    told: Mutex<HashMap<Arc<str>, Told>>,
+}
+
+struct Told {
+    case: Case,
+    looked: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,16 +177,29 @@ enum Case {
 
 impl PoolTrouble {
     /// Looks at the pool after a failure, and says what is wrong with it if that is new.
-    pub(crate) fn look_at(&self, pool: &Pool) {
-        let failing = pool.failing();
-        let case = case_of(pool, failing);
+    pub(crate) fn look_at(&self, pool: &Pool, now: Instant) {
+        let is_recent = |told: &Told| now.saturating_duration_since(told.looked) < LOOK_EVERY;
+        if pool.members().len() > SMALL_POOL
+            && self.told.lock().get(pool.name()).is_some_and(is_recent)
+        {
+            return;
+        }
+        let case = case_of(pool, pool.failing());
+        let told = Told {
+            case: case.clone(),
+            looked: now,
+        };
         let before = self
             .told
             .lock()
-            .insert(Arc::clone(pool.name()), case.clone());
-        if before.as_ref() == Some(&case) || (before.is_none() && case == Case::Fine) {
-            return;
+            .insert(Arc::clone(pool.name()), told)
+            .map_or(Case::Fine, |told| told.case);
+        if before != case {
+            Self::tell(pool, case);
         }
+    }
+
+    fn tell(pool: &Pool, case: Case) {
         let name = &**pool.name();
         let keys = pool.members().len();
         match case {
@@ -206,12 +230,7 @@ impl PoolTrouble {
 fn case_of(pool: &Pool, failing: Vec<Arc<str>>) -> Case {
     match failing.len() {
         0 => Case::Fine,
-        _ if pool.members().len() == 1
-            || pool.settings().retry.retries == 0
-            || pool.is_one_group() =>
-        {
-            Case::NoFailover
-        }
+        _ if !can_fail_over(pool) => Case::NoFailover,
         all if all == pool.members().len() => Case::AllFail,
         _ => Case::SomeFail(failing),
     }
@@ -224,6 +243,11 @@ fn quoted(names: &[Arc<str>]) -> String {
         .map(|name| format!("\"{name}\""))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Whether a failed request of this pool can go to another key at all.
+pub(crate) fn can_fail_over(pool: &Pool) -> bool {
+    pool.members().len() > 1 && pool.settings().retry.retries > 0 && !pool.is_one_group()
 }
 
 /// Why a failed request of this pool cannot go to another key.

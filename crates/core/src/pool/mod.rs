@@ -137,12 +137,12 @@ impl Pool {
 
     /// How many attempts a request gets now: `min(retries + 1, 2 × keys)`, counting keys neither disabled nor invalid.
     pub fn max_attempts(&self) -> u32 {
-        let usable = self
-            .members
-            .iter()
-            .filter(|member| member.key.flags() & (flag::DISABLED | flag::INVALID) == 0)
-            .count();
-        (self.settings.retry.retries + 1).min(u32::try_from(2 * usable).unwrap_or(u32::MAX))
+        let most = self.settings.retry.retries + 1;
+        let usable = |member: &&Member| member.key.flags() & (flag::DISABLED | flag::INVALID) == 0;
+        // More keys than this make no difference, so a large pool is not counted through.
+        let enough = most.div_ceil(2) as usize;
+        let keys = self.members.iter().filter(usable).take(enough).count();
+        most.min(2 * keys as u32)
     }
 
     /// A key for the demand, if one is free now and nobody waits; those who wait come first (see [`Pool::join`]).

@@ -7,7 +7,8 @@ use axum::extract::State;
 use http::StatusCode;
 
 use super::problem::Problem;
-use crate::context::{Changes, Gateway};
+use crate::context::Gateway;
+use crate::reload::Changes;
 
 pub(super) async fn reload(State(gw): State<Arc<Gateway>>) -> Result<Json<Changes>, Problem> {
     // Reads files: off the tasks that serve requests.

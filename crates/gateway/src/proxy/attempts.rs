@@ -190,7 +190,7 @@ impl<'a> Attempts<'a> {
         let consequence = lease.failed(&fault);
         event.log(&consequence, self.what_next());
         if consequence.rests_for.is_some() || fault.class == Class::Rejected {
-            self.gw.trouble.look_at(self.pool);
+            self.gw.trouble.look_at(self.pool, self.gw.clock.now());
         }
         self.last.class = Some(fault.class);
         if matches!(fault.class, Class::RateLimited | Class::UpstreamTrouble) {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::relay::Relay;
+use super::relay::{BrokeOff, Relay};
 
 /// One of the three kinds of answer.
 pub(crate) enum OutBody {
@@ -44,7 +44,7 @@ impl Body for OutBody {
                     .filter(|bytes| !bytes.is_empty())
                     .map(|bytes| Ok(Frame::data(bytes))),
             ),
-            Self::Relay(relay) => relay.poll_next(cx),
+            Self::Relay(relay) => relay.poll_next(cx).map_err(|BrokeOff| OutError::Broke),
             Self::Admin(body) => Pin::new(body).poll_frame(cx).map_err(OutError::Admin),
         }
     }

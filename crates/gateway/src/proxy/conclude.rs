@@ -15,7 +15,7 @@ use super::relay;
 use super::story::Story;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, whole_seconds};
-use crate::telemetry::why_no_failover;
+use crate::telemetry::{can_fail_over, why_no_failover};
 
 /// An SDK is told not to wait for a key that is away for longer.
 const WORTH_WAITING: Duration = Duration::from_secs(60);
@@ -38,12 +38,10 @@ pub(super) fn conclude(
             Err(no_key(gw, &pool, &fresh, back, made))
         }
         Some(class) => match (last.answer, last.trouble) {
-            (Some(answer), _) => Ok(relay::last_answer(
-                gw,
-                call,
-                marked(answer, class, back),
-                story,
-            )),
+            (Some(answer), _) => {
+                let answer = marked(answer, class, back);
+                Ok(relay::last_answer(gw, call, answer, story).map(OutBody::Relay))
+            }
             (None, Some(trouble)) => Err(trouble.error(pool.name())),
             (None, None) => Err(no_key(gw, &pool, &fresh, back, made)),
         },
@@ -128,7 +126,7 @@ fn no_key(
     back: Option<Duration>,
     made: u32,
 ) -> GatewayError {
-    gw.trouble.look_at(pool);
+    gw.trouble.look_at(pool, gw.clock.now());
     GatewayError {
         retry_after: back,
         dont_retry: back.is_none_or(|back| back > WORTH_WAITING),
@@ -165,7 +163,7 @@ fn explain(pool: &Pool, census: &Census, back: Option<Duration>, made: u32) -> S
         format!("its {} keys", census.total)
     };
     let case = match counts.iter().filter(|(n, _)| *n > 0).count() {
-        _ if census.total == 1 => format!("no fail-over is possible: {}", why_no_failover(pool)),
+        _ if !can_fail_over(pool) => format!("no fail-over is possible: {}", why_no_failover(pool)),
         1 if census.active == 0 => {
             "all keys fail alike: look at the account or the provider, not at one key".to_owned()
         }

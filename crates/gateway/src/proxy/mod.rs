@@ -23,7 +23,6 @@ use hyper::body::Incoming;
 use keypool_core::pool::Demand;
 
 pub(crate) use body::OutBody;
-pub(crate) use models::ModelLists;
 
 use crate::context::Gateway;
 use crate::error::GatewayError;
@@ -47,7 +46,7 @@ pub(crate) async fn handle(
     unread.discard();
     match outcome {
         Ok(response) => response,
-        Err((error, protocol)) => story.tell_error(error.render(protocol)),
+        Err((error, protocol)) => story.tell_error(error.render(protocol)).map(whole),
     }
 }
 
@@ -71,7 +70,9 @@ async fn answer_request(
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
         let listed = models::answer(gw, &snapshot, &target, models, &caller).await;
-        return listed.map(|response| story.tell(response)).map_err(in_form);
+        return listed
+            .map(|response| story.tell(response).map(whole))
+            .map_err(in_form);
     }
 
     let call = Call::read(gw, &snapshot, &target, parts, unread)
@@ -106,7 +107,8 @@ async fn serve(
         story.attempt(&lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(answer, class) => {
-                return Ok(relay::relay(gw, call, answer, lease, class, story));
+                let relayed = relay::relay(gw, call, answer, lease, class, story);
+                return Ok(relayed.map(OutBody::Relay));
             }
             Reply::Failed(failure) => attempts.failed(lease, failure, call, story),
         }

@@ -1,8 +1,6 @@
 //! Model lists: what the caller may call by a protocol, from the pools' own names and from what providers list.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
@@ -10,7 +8,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use keypool_core::pattern;
 use keypool_providers::protocol::{self, ListedModel, ModelsCall};
-use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
@@ -28,25 +25,6 @@ const KEEP: Duration = Duration::from_secs(300);
 const KEEP_FAILED: Duration = Duration::from_secs(15);
 /// The longest list.
 const MAX_LIST: usize = 8 << 20;
-
-/// Providers' lists, by pool.
-#[derive(Default)]
-pub(crate) struct ModelLists {
-    by_pool: Mutex<HashMap<Arc<str>, Arc<PoolList>>>,
-}
-
-/// One pool's list; the lock lets one request ask while the others wait for its result.
-#[derive(Default)]
-struct PoolList {
-    kept: tokio::sync::Mutex<Option<(Instant, Vec<ListedModel>)>>,
-}
-
-impl ModelLists {
-    /// Forgets all lists: the pools changed.
-    pub(crate) fn forget(&self) {
-        self.by_pool.lock().clear();
-    }
-}
 
 pub(super) async fn answer(
     gw: &Gateway,
@@ -158,13 +136,7 @@ async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
 }
 
 async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
-    let list = Arc::clone(
-        gw.model_lists
-            .by_pool
-            .lock()
-            .entry(Arc::clone(entry.pool.name()))
-            .or_default(),
-    );
+    let list = gw.model_lists.of(entry.pool.name());
     let mut kept = list.kept.lock().await;
     let now = gw.clock.now();
     if let Some((until, models)) = kept.as_ref().filter(|(until, _)| *until > now) {

@@ -19,9 +19,7 @@ use keypool_providers::protocol::Protocol;
 use keypool_providers::sse::EventScanner;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::OutBody;
 use super::answer::Answer;
-use super::body::OutError;
 use super::call::Call;
 use super::headers::{add_key_headers, strip_answer};
 use super::send::is_event_stream;
@@ -35,6 +33,10 @@ use crate::upstream::UpstreamBody;
 const HOLD_PARTIAL: Duration = Duration::from_millis(50);
 /// … and up to so many bytes.
 const MAX_PARTIAL: usize = 64 * 1024;
+
+/// The provider broke off, and the client can be told only by the end of its connection.
+#[derive(Debug)]
+pub(super) struct BrokeOff;
 
 /// An answer on its way to the client.
 pub(crate) struct Relay {
@@ -70,11 +72,11 @@ pub(super) fn relay(
     lease: Lease,
     class: Class,
     story: &mut Story,
-) -> Response<OutBody> {
+) -> Response<Box<Relay>> {
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
     let entry = PoolEntry::of(lease.pool());
-    let mut response = head(answer.parts, entry, Some(&lease), story);
+    let response = head(answer.parts, entry, Some(&lease), story);
     let mut lease = Some(lease);
     if answer.rest.is_none() || class != Class::Success {
         // Nothing more of this call can go wrong for the key.
@@ -95,8 +97,7 @@ pub(super) fn relay(
         story,
         failed: false,
     };
-    *response.body_mut() = OutBody::Relay(Box::new(relay.with_read(answer.read)));
-    response
+    response.map(|()| Box::new(relay.with_read(answer.read)))
 }
 
 /// Relays the last answer of a request that no key could serve; its lease has ended.
@@ -105,12 +106,12 @@ pub(super) fn last_answer(
     call: &Call,
     answer: Answer,
     story: &mut Story,
-) -> Response<OutBody> {
+) -> Response<Box<Relay>> {
     let pool = story.pool.clone();
     let idle_limit = pool.as_ref().map_or(Duration::from_secs(60), |pool| {
         pool.settings().timeouts.idle
     });
-    let mut response = head(
+    let response = head(
         answer.parts,
         pool.as_ref().and_then(PoolEntry::of),
         None,
@@ -128,8 +129,7 @@ pub(super) fn last_answer(
         story: story.hand_over(),
         failed: false,
     };
-    *response.body_mut() = OutBody::Relay(Box::new(relay));
-    response
+    response.map(|()| Box::new(relay))
 }
 
 fn head(
@@ -137,8 +137,8 @@ fn head(
     entry: Option<PoolEntry>,
     lease: Option<&Lease>,
     story: &mut Story,
-) -> Response<OutBody> {
-    let mut response = Response::from_parts(parts, OutBody::Whole(None));
+) -> Response<()> {
+    let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
     let request_id = entry.and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
     story.head(&mut response, lease);
@@ -168,7 +168,7 @@ impl Relay {
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, OutError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
                 // A client that knows the length does not ask for the end.
@@ -178,7 +178,7 @@ impl Relay {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if self.failed {
-                return Poll::Ready(Some(Err(OutError::Broke)));
+                return Poll::Ready(Some(Err(BrokeOff)));
             }
             let Some(upstream) = self.upstream.as_mut() else {
                 self.story.end("");
@@ -254,7 +254,7 @@ impl Relay {
             let consequence = lease.failed(&Fault::of(Class::UpstreamTrouble));
             crate::telemetry::answer_broke(self.story.request_id(), &pool, number, &name, what);
             if consequence.set_aside {
-                self.gw.trouble.look_at(&pool);
+                self.gw.trouble.look_at(&pool, self.gw.clock.now());
             }
         }
         self.story.end("answer broke off");

@@ -9,7 +9,6 @@ use http::{HeaderValue, Method, Response};
 use keypool_core::pool::{Lease, Pool};
 
 use super::headers::{add_key_headers, name_value};
-use super::{OutBody, whole};
 use crate::context::Gateway;
 use crate::telemetry::Finished;
 
@@ -87,15 +86,15 @@ impl Story {
     }
 
     /// An answer of the gateway's own, told and done with.
-    pub(super) fn tell(&mut self, response: Response<Bytes>) -> Response<OutBody> {
+    pub(super) fn tell(&mut self, response: Response<Bytes>) -> Response<Bytes> {
         let mut response = response;
         self.head(&mut response, None);
         self.end("");
-        response.map(whole)
+        response
     }
 
     /// An error of the gateway's own, told and done with.
-    pub(super) fn tell_error(mut self, response: Response<Bytes>) -> Response<OutBody> {
+    pub(super) fn tell_error(mut self, response: Response<Bytes>) -> Response<Bytes> {
         self.tell(response)
     }
 

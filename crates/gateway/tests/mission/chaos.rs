@@ -19,7 +19,12 @@ const SEED: u64 = 20_261_122;
 
 /// What the provider does to one call: mostly it answers.
 fn step(random: &mut fastrand::Rng) -> Step {
-    let openai = |status, code: &str| Step::status(status, format!(r#"{{"error":{{"message":"made up","type":"t","code":"{code}"}}}}"#));
+    let openai = |status, code: &str| {
+        Step::status(
+            status,
+            format!(r#"{{"error":{{"message":"made up","type":"t","code":"{code}"}}}}"#),
+        )
+    };
     match random.u8(..100) {
         0..60 => Step::Answer,
         60..65 => Step::Slow(Duration::from_millis(random.u64(1..30))),
@@ -34,36 +39,74 @@ fn step(random: &mut fastrand::Rng) -> Step {
         90..92 => Step::ResetMidBody,
         92..94 => Step::CutAfter(random.usize(0..4)),
         94..96 => Step::CutMidEvent(random.usize(0..4)),
-        96..98 => Step::InBandError { status: None, body: r#"{"error":{"message":"made up","type":"server_error"}}"#.into() },
-        _ => Step::Prelude { text: ": wait\n\n".into(), pause: Duration::from_millis(1) },
+        96..98 => Step::InBandError {
+            status: None,
+            body: r#"{"error":{"message":"made up","type":"server_error"}}"#.into(),
+        },
+        _ => Step::Prelude {
+            text: ": wait\n\n".into(),
+            pause: Duration::from_millis(1),
+        },
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_faults_leaves_nothing_behind() {
-    let mock = Mock::start_on("127.0.0.1:0".parse().unwrap(), Behaviour { record: false, ..Behaviour::default() }).await.unwrap();
+    let mock = Mock::start_on(
+        "127.0.0.1:0".parse().unwrap(),
+        Behaviour {
+            record: false,
+            ..Behaviour::default()
+        },
+    )
+    .await
+    .unwrap();
     let mut random = fastrand::Rng::with_seed(SEED);
     for key in 1..=KEYS {
-        mock.script(&format!("secret-key-{key}"), (0..2 * REQUESTS).map(|_| step(&mut random)));
+        mock.script(
+            &format!("secret-key-{key}"),
+            (0..2 * REQUESTS).map(|_| step(&mut random)),
+        );
     }
     let mut settings = pool(&mock, KEYS);
     settings.queue.max_waiting = 64;
-    settings.keys.iter_mut().for_each(|key| key.max_concurrent = Some(CAP));
+    settings
+        .keys
+        .iter_mut()
+        .for_each(|key| key.max_concurrent = Some(CAP));
     let running = Arc::new(Running::start(settings).await);
-    let (left, over) = (Arc::new(AtomicUsize::new(REQUESTS)), Arc::new(AtomicBool::new(false)));
+    let (left, over) = (
+        Arc::new(AtomicUsize::new(REQUESTS)),
+        Arc::new(AtomicBool::new(false)),
+    );
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..CONCURRENCY {
-        workers.spawn(send_requests(running.addr, Arc::clone(&left), SEED + worker as u64));
+        workers.spawn(send_requests(
+            running.addr,
+            Arc::clone(&left),
+            SEED + worker as u64,
+        ));
     }
     let mut helpers = tokio::task::JoinSet::new();
     helpers.spawn(revive_and_reload(Arc::clone(&running), Arc::clone(&over)));
-    let answered: usize = timeout(Duration::from_secs(50), workers.join_all()).await.expect("the storm ends").into_iter().sum();
+    let answered: usize = timeout(Duration::from_secs(50), workers.join_all())
+        .await
+        .expect("the storm ends")
+        .into_iter()
+        .sum();
     over.store(true, Ordering::SeqCst);
     helpers.join_all().await;
-    assert!(answered > REQUESTS / 2, "only {answered} of {REQUESTS} were answered");
+    assert!(
+        answered > REQUESTS / 2,
+        "only {answered} of {REQUESTS} were answered"
+    );
     settle(&running, &mock).await;
     for (key, seen) in mock.seen_all() {
-        assert!(seen.max_active <= u64::from(CAP), "{key}: {} at once, as the provider counts", seen.max_active);
+        assert!(
+            seen.max_active <= u64::from(CAP),
+            "{key}: {} at once, as the provider counts",
+            seen.max_active
+        );
     }
     let running = Arc::into_inner(running).expect("nobody else holds it");
     assert!(running.stop().await, "every task ended by itself");
@@ -74,7 +117,12 @@ async fn send_requests(addr: std::net::SocketAddr, left: Arc<AtomicUsize>, seed:
     let mut random = fastrand::Rng::with_seed(seed);
     let mut client = Client::new(addr);
     let mut answered = 0;
-    while left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+    while left
+        .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    {
         let model = ["m", "n"][random.usize(..2)];
         let call = client.chat(model, random.bool());
         if random.u8(..100) < 10 {
@@ -82,7 +130,12 @@ async fn send_requests(addr: std::net::SocketAddr, left: Arc<AtomicUsize>, seed:
             client.hang_up();
             continue;
         }
-        let Some(answer) = timeout(Duration::from_secs(20), call).await.expect("an answer in time") else { continue };
+        let Some(answer) = timeout(Duration::from_secs(20), call)
+            .await
+            .expect("an answer in time")
+        else {
+            continue;
+        };
         assert!(answer.attempts <= 6, "{} attempts", answer.attempts);
         answered += 1;
     }
@@ -91,13 +144,20 @@ async fn send_requests(addr: std::net::SocketAddr, left: Arc<AtomicUsize>, seed:
 
 /// Resets keys as they fall, and reloads with another strategy or order of the keys.
 async fn revive_and_reload(running: Arc<Running>, over: Arc<AtomicBool>) {
-    let strategies = [Strategy::RoundRobin, Strategy::LeastLoaded, Strategy::Random];
+    let strategies = [
+        Strategy::RoundRobin,
+        Strategy::LeastLoaded,
+        Strategy::Random,
+    ];
     let mut round = 0;
     while !over.load(Ordering::SeqCst) {
         let snapshot = running.gw.snapshot();
         let pool = &snapshot.pools[0].pool;
         for report in pool.report() {
-            let blamed = report.cooldowns.iter().any(|cooldown| cooldown.class == Class::CallerFault);
+            let blamed = report
+                .cooldowns
+                .iter()
+                .any(|cooldown| cooldown.class == Class::CallerFault);
             assert!(!blamed, "a caller's fault blamed {}", report.name);
             pool.reset(&report.name);
         }
@@ -116,9 +176,13 @@ async fn revive_and_reload(running: Arc<Running>, over: Arc<AtomicBool>) {
 /// Waits until both sides count no call in flight.
 async fn settle(running: &Running, mock: &Mock) {
     let settled = async {
-        while running.active().iter().any(|active| *active > 0) || mock.seen_all().values().any(|seen| seen.active > 0) {
+        while running.active().iter().any(|active| *active > 0)
+            || mock.seen_all().values().any(|seen| seen.active > 0)
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(10), settled).await.expect("every count of active calls returns to 0");
+    timeout(Duration::from_secs(10), settled)
+        .await
+        .expect("every count of active calls returns to 0");
 }

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use keypool_core::clock::Clock;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::{
-    AdminSettings, BreakerSettings, KeySettings, LogSettings, PoolSettings, QueueSettings, RetrySettings, ServerSettings,
-    Settings, Strategy, TimeoutSettings,
+    AdminSettings, BreakerSettings, KeySettings, LogSettings, PoolSettings, QueueSettings,
+    RetrySettings, ServerSettings, Settings, Strategy, TimeoutSettings,
 };
 use keypool_gateway::clock::TokioClock;
 use keypool_gateway::context::{Gateway, Reloaded};
@@ -55,7 +55,10 @@ pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
         strategy: Strategy::RoundRobin,
         models: vec!["*".into()],
         keys: (1..=keys).map(key).collect(),
-        retry: RetrySettings { backoff: Duration::from_millis(1), ..RetrySettings::default() },
+        retry: RetrySettings {
+            backoff: Duration::from_millis(1),
+            ..RetrySettings::default()
+        },
         breaker: BreakerSettings::default(),
         queue: QueueSettings::default(),
         timeouts: TimeoutSettings::default(),
@@ -65,9 +68,15 @@ pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
 
 fn settings(pool: PoolSettings) -> Settings {
     Settings {
-        server: ServerSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..ServerSettings::default() },
+        server: ServerSettings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..ServerSettings::default()
+        },
         log: LogSettings::default(),
-        admin: AdminSettings { token: None, token_file: "unused".into() },
+        admin: AdminSettings {
+            token: None,
+            token_file: "unused".into(),
+        },
         pools: vec![pool],
         virtual_keys: Vec::new(),
     }
@@ -78,9 +87,19 @@ impl Running {
         let settings = settings(pool);
         let next = Arc::new(Mutex::new(settings.clone()));
         let reads = Arc::clone(&next);
-        let load = move || Ok(Reloaded { settings: reads.lock().clone(), warnings: Vec::new() });
+        let load = move || {
+            Ok(Reloaded {
+                settings: reads.lock().clone(),
+                warnings: Vec::new(),
+            })
+        };
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
-        let gw = Gateway::new(settings, Digest256::of(ADMIN_TOKEN.as_bytes()), clock, Box::new(load));
+        let gw = Gateway::new(
+            settings,
+            Digest256::of(ADMIN_TOKEN.as_bytes()),
+            clock,
+            Box::new(load),
+        );
         let server = Server::bind(Arc::clone(&gw)).await.unwrap();
         let addr = server.addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -88,7 +107,13 @@ impl Running {
         let serving = tokio::spawn(server.serve(async move {
             let _ = stopped.await;
         }));
-        Self { gw, addr, next, stop, serving }
+        Self {
+            gw,
+            addr,
+            next,
+            stop,
+            serving,
+        }
     }
 
     /// Ends the gateway; `true` if every task it had started ended by itself.
@@ -99,7 +124,12 @@ impl Running {
 
     /// Calls in flight, by key.
     pub(crate) fn active(&self) -> Vec<u32> {
-        self.gw.snapshot().pools[0].pool.report().iter().map(|key| key.active).collect()
+        self.gw.snapshot().pools[0]
+            .pool
+            .report()
+            .iter()
+            .map(|key| key.active)
+            .collect()
     }
 }
 
@@ -125,19 +155,38 @@ impl Client {
     /// A chat call; `None` where the connection broke.
     pub(crate) async fn chat(&mut self, model: &str, stream: bool) -> Option<Answer> {
         let response = self.send(model, stream).await?;
-        let number = |response: &Response<Incoming>, name: &str| response.headers().get(name)?.to_str().ok()?.parse().ok();
-        let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let (status, key, attempts) =
-            (response.status().as_u16(), text("x-keypool-key"), number(&response, "x-keypool-attempts").unwrap_or(0));
+        let number = |response: &Response<Incoming>, name: &str| {
+            response.headers().get(name)?.to_str().ok()?.parse().ok()
+        };
+        let text = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let (status, key, attempts) = (
+            response.status().as_u16(),
+            text("x-keypool-key"),
+            number(&response, "x-keypool-attempts").unwrap_or(0),
+        );
         let body = response.into_body().collect().await;
         if body.is_err() {
             self.hang_up();
         }
-        Some(Answer { status, key, attempts, body: body.ok()?.to_bytes() })
+        Some(Answer {
+            status,
+            key,
+            attempts,
+            body: body.ok()?.to_bytes(),
+        })
     }
 
     async fn send(&mut self, model: &str, stream: bool) -> Option<Response<Incoming>> {
-        let body = format!(r#"{{"model":"{model}","stream":{stream},"messages":[{{"role":"user","content":"hi"}}]}}"#);
+        let body = format!(
+            r#"{{"model":"{model}","stream":{stream},"messages":[{{"role":"user","content":"hi"}}]}}"#
+        );
         let request = Request::post("/v1/chat/completions")
             .header("host", self.addr.to_string())
             .header("content-type", "application/json")
@@ -157,7 +206,10 @@ impl Client {
     async fn connect(&self) -> SendRequest<Full<Bytes>> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+                .await
+                .unwrap();
         tokio::spawn(async move {
             let _ = connection.await;
             Ok::<_, Infallible>(())

@@ -12,30 +12,51 @@ const CAP: u32 = 3;
 
 /// The time in which all callers were served.
 async fn serve_all(keys: usize) -> Duration {
-    let behaviour = Behaviour { latency: CALL, ..Behaviour::default() };
-    let mock = Mock::start_on("127.0.0.1:0".parse().unwrap(), behaviour).await.unwrap();
+    let behaviour = Behaviour {
+        latency: CALL,
+        ..Behaviour::default()
+    };
+    let mock = Mock::start_on("127.0.0.1:0".parse().unwrap(), behaviour)
+        .await
+        .unwrap();
     let mut settings = pool(&mock, keys);
-    settings.keys.iter_mut().for_each(|key| key.max_concurrent = Some(CAP));
+    settings
+        .keys
+        .iter_mut()
+        .for_each(|key| key.max_concurrent = Some(CAP));
     let running = Running::start(settings).await;
     let began = now();
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..CALLERS {
         let mut client = Client::new(running.addr);
-        calls.spawn(async move { client.chat("doubao-vision", false).await.expect("an answer").status });
+        calls.spawn(async move {
+            client
+                .chat("doubao-vision", false)
+                .await
+                .expect("an answer")
+                .status
+        });
     }
     while let Some(status) = calls.join_next().await {
         assert_eq!(status.unwrap(), 200);
     }
     let took = began.elapsed();
     for (key, seen) in mock.seen_all() {
-        assert!(seen.max_active <= u64::from(CAP), "{key}: {} at once, as the provider counts", seen.max_active);
+        assert!(
+            seen.max_active <= u64::from(CAP),
+            "{key}: {} at once, as the provider counts",
+            seen.max_active
+        );
     }
     assert!(running.active().iter().all(|active| *active == 0));
     assert!(running.stop().await);
     took
 }
 
-#[expect(clippy::disallowed_methods, reason = "real time is what is measured here")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "real time is what is measured here"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -44,7 +65,13 @@ fn now() -> Instant {
 async fn ten_callers_take_four_two_and_one_waves_with_one_three_and_five_keys() {
     for (keys, waves) in [(1, 4), (3, 2), (5, 1)] {
         let took = serve_all(keys).await;
-        assert!(took >= CALL * waves, "{keys} keys: {took:?} is faster than {waves} waves");
-        assert!(took < CALL * waves + CALL * 3 / 4, "{keys} keys: {took:?} is not {waves} waves");
+        assert!(
+            took >= CALL * waves,
+            "{keys} keys: {took:?} is faster than {waves} waves"
+        );
+        assert!(
+            took < CALL * waves + CALL * 3 / 4,
+            "{keys} keys: {took:?} is not {waves} waves"
+        );
     }
 }

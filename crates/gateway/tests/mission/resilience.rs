@@ -27,14 +27,26 @@ async fn call(running: &Running, total: usize) -> Vec<Answer> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_half_of_all_calls_fail_few_requests_do_and_the_pool_never_empties_itself() {
     const REQUESTS: usize = 20_000;
-    let behaviour = Behaviour { fail_share: 0.5, record: false, ..Behaviour::default() };
-    let mock = Mock::start_on("127.0.0.1:0".parse().unwrap(), behaviour).await.unwrap();
+    let behaviour = Behaviour {
+        fail_share: 0.5,
+        record: false,
+        ..Behaviour::default()
+    };
+    let mock = Mock::start_on("127.0.0.1:0".parse().unwrap(), behaviour)
+        .await
+        .unwrap();
     mock.seed(11);
     let running = Running::start(pool(&mock, 3)).await;
     let answers = call(&running, REQUESTS).await;
     let lost = answers.iter().filter(|answer| answer.status != 200).count();
-    assert!(lost * 50 < REQUESTS, "{lost} of {REQUESTS} failed; 1/64 is to be expected");
-    let emptied = answers.iter().filter(|answer| String::from_utf8_lossy(&answer.body).contains("no_key_available")).count();
+    assert!(
+        lost * 50 < REQUESTS,
+        "{lost} of {REQUESTS} failed; 1/64 is to be expected"
+    );
+    let emptied = answers
+        .iter()
+        .filter(|answer| String::from_utf8_lossy(&answer.body).contains("no_key_available"))
+        .count();
     assert_eq!(emptied, 0, "the pool emptied itself");
     assert!(answers.iter().all(|answer| answer.attempts <= 6));
     assert!(running.stop().await);
@@ -43,13 +55,30 @@ async fn while_half_of_all_calls_fail_few_requests_do_and_the_pool_never_empties
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_one_of_three_keys_dead_nobody_notices_and_the_others_share_its_load() {
     let mock = Mock::start().await.unwrap();
-    mock.behave("secret-key-2", Behaviour { fault: Some(Step::Reset), ..Behaviour::default() });
+    mock.behave(
+        "secret-key-2",
+        Behaviour {
+            fault: Some(Step::Reset),
+            ..Behaviour::default()
+        },
+    );
     let running = Running::start(pool(&mock, 3)).await;
     let warm_up = call(&running, 160).await;
-    assert!(warm_up.iter().all(|answer| answer.status == 200), "no request fails");
-    assert!(warm_up.iter().any(|answer| answer.attempts == 2), "some pay until the breaker opens");
+    assert!(
+        warm_up.iter().all(|answer| answer.status == 200),
+        "no request fails"
+    );
+    assert!(
+        warm_up.iter().any(|answer| answer.attempts == 2),
+        "some pay until the breaker opens"
+    );
     let after = call(&running, 3200).await;
-    assert!(after.iter().all(|answer| (answer.status, answer.attempts) == (200, 1)), "none pays once it is open");
+    assert!(
+        after
+            .iter()
+            .all(|answer| (answer.status, answer.attempts) == (200, 1)),
+        "none pays once it is open"
+    );
     let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
     for answer in &after {
         *shares.entry(&answer.key).or_default() += 1;

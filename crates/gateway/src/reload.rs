@@ -1,0 +1,74 @@
+//! A configuration read anew, and what it changes. It knows settings, not what is made of them.
+
+use keypool_core::settings::Settings;
+
+/// Reads the configuration anew: the settings, or every mistake in them as a line of text.
+pub type LoadSettings = Box<dyn Fn() -> Result<Reloaded, Vec<String>> + Send + Sync>;
+
+/// A configuration that was read anew.
+pub struct Reloaded {
+    /// The settings.
+    pub settings: Settings,
+    /// What is set but not in force, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// What a reload changed, by pool.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Changes {
+    /// Pools that are new.
+    pub pools_added: Vec<String>,
+    /// Pools that are gone.
+    pub pools_removed: Vec<String>,
+    /// Pools whose settings or keys changed.
+    pub pools_changed: Vec<String>,
+    /// Other sections that changed: `server`, `log`, `admin`, `virtual_keys`.
+    pub sections_changed: Vec<&'static str>,
+    /// What is set but not in force.
+    pub warnings: Vec<String>,
+}
+
+impl Changes {
+    /// What `loaded` changes of `before`.
+    pub(crate) fn between(before: &Settings, loaded: &Reloaded) -> Self {
+        let after = &loaded.settings;
+        let names = |settings: &Settings| {
+            settings
+                .pools
+                .iter()
+                .map(|pool| pool.name.to_string())
+                .collect::<Vec<_>>()
+        };
+        let (old, new) = (names(before), names(after));
+        let changed = after.pools.iter().filter(|pool| {
+            before
+                .pools
+                .iter()
+                .any(|p| p.name == pool.name && p != *pool)
+        });
+        let sections = [
+            ("server", before.server != after.server),
+            ("log", before.log != after.log),
+            ("admin", before.admin != after.admin),
+            ("virtual_keys", before.virtual_keys != after.virtual_keys),
+        ];
+        Self {
+            pools_added: new
+                .iter()
+                .filter(|name| !old.contains(name))
+                .cloned()
+                .collect(),
+            pools_removed: old
+                .iter()
+                .filter(|name| !new.contains(name))
+                .cloned()
+                .collect(),
+            pools_changed: changed.map(|pool| pool.name.to_string()).collect(),
+            sections_changed: sections
+                .into_iter()
+                .filter_map(|(name, differs)| differs.then_some(name))
+                .collect(),
+            warnings: loaded.warnings.clone(),
+        }
+    }
+}
