@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::board::Board;
 use crate::breaker::{Breaker, Position};
 use crate::fault::Class;
-use crate::pool::Pool;
 use crate::rests::Rests;
 use crate::secret::{Digest256, Secret};
+use crate::settings::BreakerSettings;
 
 /// What makes two configured keys one: the same secret at the same provider and host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +74,9 @@ pub struct Key {
     /// When `EXHAUSTED` ends by itself.
     exhausted_until: Mutex<Option<Instant>>,
     models: ModelsInUse,
-    /// The pools (and the place in each) whose available sets follow this key.
-    watchers: RwLock<Vec<(Weak<Pool>, usize)>>,
+    /// The boards of the pools it stands in, and its place on each; those of ended configurations with calls in
+    /// flight included.
+    boards: RwLock<Vec<(Weak<Board>, usize)>>,
 }
 
 /// Whether a key has been used for one model only, cheaply: the digest of the first, and a mark for a second.
@@ -124,7 +126,7 @@ impl Key {
             own_group: Arc::new(Group::default()),
             exhausted_until: Mutex::new(None),
             models: ModelsInUse::default(),
-            watchers: RwLock::new(Vec::new()),
+            boards: RwLock::new(Vec::new()),
         });
         key.own_group.join(&key);
         key
@@ -186,18 +188,20 @@ impl Key {
         self.settle_full();
     }
 
-    pub(crate) fn watch(&self, pool: &Arc<Pool>, place: usize) {
-        let mut watchers = self.watchers.write();
-        watchers.retain(|(old, _)| old.strong_count() > 0);
-        watchers.push((Arc::downgrade(pool), place));
+    /// From now on `board` shows this key at `place`.
+    pub(crate) fn stand_on(&self, board: &Arc<Board>, place: usize) {
+        let mut boards = self.boards.write();
+        boards.retain(|(old, _)| old.strong_count() > 0);
+        boards.push((Arc::downgrade(board), place));
+        drop(boards);
+        self.show();
     }
 
-    /// The pools it stands in now, those of ended configurations with calls in flight included.
-    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
-        self.watchers
+    fn boards(&self) -> Vec<Arc<Board>> {
+        self.boards
             .read()
             .iter()
-            .filter_map(|(pool, _)| pool.upgrade())
+            .filter_map(|(board, _)| board.upgrade())
             .collect()
     }
 
@@ -249,16 +253,27 @@ impl Key {
     /// Offers what has become free to the requests that wait in any pool of this key.
     pub(crate) fn serve_waiting(&self) {
         // Collected first: handing a lease over takes the same lock again.
-        let waited_for: Vec<Arc<Pool>> = {
-            let watchers = self.watchers.read();
-            watchers
-                .iter()
-                .filter_map(|(pool, _)| pool.upgrade())
-                .filter(|pool| pool.has_waiting())
-                .collect()
+        let waited_for: Vec<Arc<Board>> = {
+            let boards = self.boards.read();
+            let live = boards.iter().filter_map(|(board, _)| board.upgrade());
+            live.filter(|board| board.waiting() > 0).collect()
         };
-        for pool in waited_for {
-            pool.serve_waiting();
+        for board in waited_for {
+            board.freed();
+        }
+    }
+
+    /// Tells those who wait that a rest was set or cleared.
+    pub(crate) fn notify_changed(&self) {
+        for board in self.boards() {
+            board.notify_changed();
+        }
+    }
+
+    fn note_due(&self, due: Instant) {
+        for board in self.boards() {
+            board.note_due(due);
+            board.notify_changed();
         }
     }
 
@@ -297,9 +312,11 @@ impl Key {
     }
 
     fn show(&self) {
-        for (pool, place) in self.watchers.read().iter() {
-            if let Some(pool) = pool.upgrade() {
-                pool.show(*place);
+        for (board, place) in self.boards.read().iter() {
+            if let Some(board) = board.upgrade() {
+                board
+                    .available
+                    .show(*place, || self.flags() & flag::BLOCKING == 0);
             }
         }
     }
@@ -329,8 +346,11 @@ impl Key {
             && self.models.first.load(Ordering::Relaxed) == model_digest(model)
     }
 
-    pub(crate) fn eject(&self) {
+    /// Sets the key aside: its breaker opens.
+    pub(crate) fn eject(&self, settings: &BreakerSettings, now: Instant) {
+        self.breaker.lock().open(settings, now);
         self.change(flag::EJECTED, flag::HALF_OPEN | flag::ON_TRIAL);
+        self.note_due(now + settings.cooldown);
     }
 
     /// The trial, which is still counted, went well: calls flow again, a few at first.
@@ -364,9 +384,11 @@ impl Key {
         }
     }
 
+    /// Its group has nothing left until then.
     pub(crate) fn exhaust(&self, until: Instant) {
         *self.exhausted_until.lock() = Some(until);
         self.change(flag::EXHAUSTED, 0);
+        self.note_due(until);
     }
 
     /// Ends what has come to its end: exhaustion, an open breaker. Says whether anything did.

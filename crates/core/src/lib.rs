@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod base_url;
+mod board;
 pub mod breaker;
 pub mod clock;
 pub mod fault;

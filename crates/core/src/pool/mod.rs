@@ -11,8 +11,6 @@ mod registry;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -23,12 +21,13 @@ pub use outcome::Consequence;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};
 pub use registry::Registry;
 
-use crate::balance::{self, Available};
+use crate::balance;
 use crate::base_url::BaseUrl;
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::key::{Group, Key, flag};
 use crate::settings::PoolSettings;
-use queue::Queue;
+use queue::Lines;
 
 /// A race for a slot is lost at most so often before the request looks at the pool as a whole.
 const MAX_RACES: usize = 16;
@@ -37,12 +36,9 @@ const MAX_RACES: usize = 16;
 pub struct Pool {
     settings: PoolSettings,
     members: Box<[Member]>,
-    available: Available,
-    queue: Queue,
+    board: Arc<Board>,
+    lines: Mutex<Lines>,
     clock: Arc<dyn Clock>,
-    /// When the next timed flag of a key ends, in nanoseconds since `epoch`; `u64::MAX`: none.
-    next_due: AtomicU64,
-    epoch: Instant,
     /// Held while a key is set aside, so that two at once cannot empty the pool.
     ejecting: Mutex<()>,
 }
@@ -147,7 +143,7 @@ impl Pool {
 
     /// A key for the demand, if one is free now and nobody waits; those who wait come first (see [`Pool::join`]).
     pub fn acquire(self: &Arc<Self>, demand: &Demand) -> Option<Lease> {
-        if self.has_waiting() {
+        if self.waiting() > 0 {
             return None;
         }
         self.pick(demand, self.clock.now())
@@ -172,7 +168,8 @@ impl Pool {
     ) -> Option<Lease> {
         for _ in 0..MAX_RACES {
             let load = |place: usize| self.members[place].key.active();
-            let place = balance::choose(self.settings.strategy, &self.available, load, &fits)?;
+            let place =
+                balance::choose(self.settings.strategy, &self.board.available, load, &fits)?;
             if let Some(lease) = self.take(place, demand, flag::BLOCKING) {
                 return Some(lease);
             }
@@ -219,35 +216,17 @@ impl Pool {
         Some(Lease::new(Arc::clone(self), place, model, taken.trial))
     }
 
-    /// Brings the available set in line with a key's flags.
-    pub(crate) fn show(&self, place: usize) {
-        let key = &self.members[place].key;
-        self.available
-            .show(place, || key.flags() & flag::BLOCKING == 0);
-    }
-
     /// Ends the timed flags that have come to their end.
     fn wake_due(&self, now: Instant) {
-        if self.since_epoch(now) < self.next_due.load(SeqCst) {
+        if !self.board.take_due(now) {
             return;
         }
-        self.next_due.store(u64::MAX, SeqCst);
         for member in &self.members {
             member.key.wake_if_due(now);
             if let Some(due) = member.key.next_due() {
-                self.note_due(due);
+                self.board.note_due(due);
             }
         }
-    }
-
-    /// Remembers that a timed flag of one of the keys ends at `due`.
-    pub(crate) fn note_due(&self, due: Instant) {
-        self.next_due.fetch_min(self.since_epoch(due), SeqCst);
-    }
-
-    /// Nanoseconds since the pool was made.
-    fn since_epoch(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::fault::{Class, Fault};
-use crate::key::{Key, default_rest, flag};
+use crate::key::{default_rest, flag};
 use crate::rests::Rest;
 
 /// What an outcome did, for the log.
@@ -61,20 +61,18 @@ impl Pool {
                 .group
                 .keys()
                 .iter()
-                .for_each(|key| exhaust(key, until)),
+                .for_each(|key| key.exhaust(until)),
             Class::Rejected => {
                 key.change(flag::INVALID, 0);
-                key.pools()
-                    .iter()
-                    .for_each(|pool| pool.queue.notify_changed());
+                key.notify_changed();
                 return Consequence::default();
             }
         }
-        for key in member.group.keys() {
-            key.pools()
-                .iter()
-                .for_each(|pool| pool.queue.notify_changed());
-        }
+        member
+            .group
+            .keys()
+            .iter()
+            .for_each(|key| key.notify_changed());
         Consequence {
             rests_for: Some(rests_for),
             set_aside: false,
@@ -84,23 +82,17 @@ impl Pool {
     fn count_trouble(&self, place: usize, trial: bool, now: Instant) -> Consequence {
         let key = &self.members[place].key;
         let settings = &self.settings.breaker;
-        let wants_to_open = {
-            let mut breaker = key.breaker().lock();
-            breaker.record(true, settings, now);
-            breaker.wants_to_open(settings, now)
-        };
+        let wants_to_open = || key.breaker().lock().wants_to_open(settings, now);
+        key.breaker().lock().record(true, settings, now);
+        if !trial && !wants_to_open() {
+            return Consequence::default();
+        }
         let _one_at_a_time = self.ejecting.lock();
-        let opens = trial || (wants_to_open && self.may_spare(place, now));
+        let opens = trial || (wants_to_open() && self.may_spare(place, now));
         if !opens {
             return Consequence::default();
         }
-        key.breaker().lock().open(settings, now);
-        key.eject();
-        let until = now + settings.cooldown;
-        for pool in key.pools() {
-            pool.note_due(until);
-            pool.queue.notify_changed();
-        }
+        key.eject(settings, now);
         Consequence {
             rests_for: Some(settings.cooldown),
             set_aside: true,
@@ -137,16 +129,9 @@ impl Pool {
         }
         member.key.clear_rests();
         for key in member.group.keys() {
-            for pool in key.pools() {
-                pool.queue.notify_changed();
-            }
+            key.notify_changed();
             key.serve_waiting();
         }
         Some(())
     }
-}
-
-fn exhaust(key: &Arc<Key>, until: Instant) {
-    key.exhaust(until);
-    key.pools().iter().for_each(|pool| pool.note_due(until));
 }

@@ -4,10 +4,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, futures::Notified, oneshot};
+use tokio::sync::{futures::Notified, oneshot};
 
 use super::{Demand, Lease, Pool};
 
@@ -27,16 +25,9 @@ pub enum Handoff {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
 
+/// The lines of all callers.
 #[derive(Default)]
-pub(super) struct Queue {
-    waiting: AtomicUsize,
-    lines: Mutex<Lines>,
-    /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct Lines {
+pub(super) struct Lines {
     /// Callers in the order of their turns.
     turns: VecDeque<Caller>,
     by_caller: HashMap<Caller, VecDeque<Waiter>>,
@@ -60,32 +51,22 @@ pub struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut lines = self.pool.queue.lines.lock();
+        let mut lines = self.pool.lines.lock();
         if lines.remove(&self.caller, self.id).is_some() {
-            self.pool.queue.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.pool.board.wait_no_more(1);
         }
-    }
-}
-
-impl Queue {
-    pub(super) fn notify_changed(&self) {
-        self.changed.notify_waiters();
     }
 }
 
 impl Pool {
     /// How many requests wait for a key.
     pub fn waiting(&self) -> usize {
-        self.queue.waiting.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting() > 0
+        self.board.waiting()
     }
 
     /// Ends when a rest of one of the keys is set or cleared. Enable it before looking at the pool.
     pub fn rests_changed(&self) -> Notified<'_> {
-        self.queue.changed.notified()
+        self.board.changed()
     }
 
     /// Joins the queue. The ticket may hold a key at once, if one is free and nobody before it can use it.
@@ -93,13 +74,13 @@ impl Pool {
         let (sender, handoff) = oneshot::channel();
         let mut refused = None;
         let id = {
-            let mut lines = self.queue.lines.lock();
+            let mut lines = self.lines.lock();
             if self.waiting() >= self.settings.queue.max_waiting {
                 refused = lines.give_up_for(caller).ok_or(QueueFull).map(Some)?;
-                self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
+                self.board.wait_no_more(1);
             }
             let id = lines.push(caller, demand.clone(), sender);
-            self.queue.waiting.fetch_add(1, Ordering::SeqCst);
+            self.board.one_waits();
             id
         };
         if let Some(waiter) = refused {
@@ -121,9 +102,9 @@ impl Pool {
         let now = self.clock.now();
         // Keys whose taker left in this very moment; given back outside the lock.
         let mut returned = Vec::new();
-        let mut lines = self.queue.lines.lock();
+        let mut lines = self.lines.lock();
         let served = lines.serve(|demand| self.pick(demand, now), &mut returned);
-        self.queue.waiting.fetch_sub(served, Ordering::SeqCst);
+        self.board.wait_no_more(served);
         drop(lines);
         drop(returned);
     }

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
-use super::queue::Queue;
+use super::queue::Lines;
 use super::{Member, Pool};
-use crate::balance::Available;
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::key::{Key, KeyBook, KeyId};
 use crate::settings::{KeySettings, PoolSettings};
@@ -49,20 +48,24 @@ impl Registry {
             .map(|key| self.member(settings.provider, key))
             .collect();
         let weights: Vec<u32> = settings.keys.iter().map(|key| key.weight).collect();
+        let board = Arc::new(Board::new(&weights, self.clock.now()));
+        for (place, member) in members.iter().enumerate() {
+            member.key.stand_on(&board, place);
+        }
         let pool = Arc::new(Pool {
             settings: settings.clone(),
             members,
-            available: Available::new(&weights),
-            queue: Queue::default(),
+            board,
+            lines: Mutex::new(Lines::default()),
             clock: Arc::clone(&self.clock),
-            next_due: AtomicU64::new(0),
-            epoch: self.clock.now(),
             ejecting: Mutex::new(()),
         });
-        for (place, member) in pool.members.iter().enumerate() {
-            member.key.watch(&pool, place);
-            pool.show(place);
-        }
+        let waiting = Arc::downgrade(&pool);
+        pool.board.on_free(move || {
+            if let Some(pool) = waiting.upgrade() {
+                pool.serve_waiting();
+            }
+        });
         pool
     }
 

@@ -1,0 +1,92 @@
+//! The board of a pool: where its keys show what becomes of them. It knows neither keys nor pools.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::Instant;
+
+use tokio::sync::{Notify, futures::Notified};
+
+use crate::balance::Available;
+
+/// Which places are available, when the next timed change is due, and who waits for it.
+pub(crate) struct Board {
+    /// The available set.
+    pub(crate) available: Available,
+    /// When the next timed flag of a key ends, in nanoseconds since `epoch`; `u64::MAX`: none.
+    next_due: AtomicU64,
+    epoch: Instant,
+    /// Requests that wait for a key.
+    waiting: AtomicUsize,
+    /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
+    changed: Notify,
+    /// Hands free keys to those who wait. Set once, by the pool.
+    serve: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Board {
+    pub(crate) fn new(weights: &[u32], epoch: Instant) -> Self {
+        Self {
+            available: Available::new(weights),
+            next_due: AtomicU64::new(0),
+            epoch,
+            waiting: AtomicUsize::new(0),
+            changed: Notify::new(),
+            serve: OnceLock::new(),
+        }
+    }
+
+    /// Says how free keys reach those who wait.
+    pub(crate) fn on_free(&self, serve: impl Fn() + Send + Sync + 'static) {
+        // A board has one pool, which says it once.
+        let _ = self.serve.set(Box::new(serve));
+    }
+
+    /// Something became free: those who wait come first.
+    pub(crate) fn freed(&self) {
+        if let Some(serve) = self.serve.get() {
+            serve();
+        }
+    }
+
+    /// Whether a timed change is due; whoever is told so looks at every key, and notes what is due next.
+    pub(crate) fn take_due(&self, now: Instant) -> bool {
+        let due = self.since_epoch(now) >= self.next_due.load(SeqCst);
+        if due {
+            self.next_due.store(u64::MAX, SeqCst);
+        }
+        due
+    }
+
+    /// Remembers that a timed flag of one of the keys ends at `due`.
+    pub(crate) fn note_due(&self, due: Instant) {
+        self.next_due.fetch_min(self.since_epoch(due), SeqCst);
+    }
+
+    fn since_epoch(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.epoch);
+        u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// How many requests wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    pub(crate) fn one_waits(&self) {
+        self.waiting.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn wait_no_more(&self, how_many: usize) {
+        self.waiting.fetch_sub(how_many, SeqCst);
+    }
+
+    /// A rest was set or cleared.
+    pub(crate) fn notify_changed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Ends when a rest is set or cleared.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+}
