@@ -26,6 +26,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const READ_BUFFER: usize = 256 * 1024;
 /// More header bytes than this are 431.
 const MAX_HEADERS: usize = 64 * 1024;
+/// A longer path and query are 431 too.
+const MAX_TARGET: usize = 32 * 1024;
 /// So many header lines are read.
 const MAX_HEADER_LINES: usize = 256;
 /// After an accept failed (no files left, …) the next is tried after so long.
@@ -153,10 +155,10 @@ fn check_head(request: &Request<Incoming>) -> Result<(), GatewayError> {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
-    if length + request.uri().path().len() + request.uri().query().map_or(0, str::len) > MAX_HEADERS
-    {
+    let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+    if length > MAX_HEADERS || target > MAX_TARGET {
         let message = format!(
-            "the request's headers are larger than {MAX_HEADERS} bytes: send fewer or shorter ones"
+            "the request's headers are larger than {MAX_HEADERS} bytes, or its path and query than {MAX_TARGET}: send less"
         );
         return Err(GatewayError::new(Kind::HeadersTooLarge, message));
     }

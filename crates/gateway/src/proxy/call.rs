@@ -211,13 +211,21 @@ fn first_pool<'a>(
     target: &Target<'_>,
     caller: &Caller,
 ) -> Result<&'a PoolEntry, GatewayError> {
-    let found = snapshot.first_speaking(target.protocol, |entry| caller.may_use_pool(entry));
-    found.ok_or_else(|| {
-        let message = format!(
-            "no pool serves {}: configure a pool of that provider",
-            target.path
-        );
-        GatewayError::new(Kind::ModelNotFound, message)
+    let first = |may_use: &dyn Fn(&PoolEntry) -> bool| {
+        snapshot.first_speaking(target.protocol, may_use)
+    };
+    if let Some(entry) = first(&|entry| caller.may_use_pool(entry)) {
+        return Ok(entry);
+    }
+    Err(match first(&|_| true) {
+        Some(entry) => pool_not_allowed(entry.pool.name()),
+        None => GatewayError::new(
+            Kind::ModelNotFound,
+            format!(
+                "no pool serves {}: configure a pool of that provider",
+                target.path
+            ),
+        ),
     })
 }
 

@@ -24,6 +24,8 @@ use crate::upstream::{Pieces, UpstreamBody};
 const LOOK_AT: usize = 64 * 1024;
 /// Blank lines and comments before a stream's first event are held for so long.
 const HOLD_OPENING: Duration = Duration::from_secs(5);
+/// No limit but the one between two bytes.
+const FAR: Duration = Duration::from_secs(86_400);
 /// The body of an error is waited for no longer.
 const ERROR_BODY: Duration = Duration::from_secs(10);
 
@@ -154,15 +156,34 @@ impl Reader<'_> {
         if is_event_stream(&answer) {
             return self.read_opening(answer).await;
         }
-        if is_json(&answer) && announced(&answer).is_none_or(|length| length <= LOOK_AT as u64) {
-            return self.read_small(answer).await;
+        if !is_json(&answer) || announced(&answer).is_some_and(|length| length > LOOK_AT as u64) {
+            return Reply::Relay(answer, Class::Success);
+        }
+        if self.call.stream {
+            return self.read_json_stream(answer).await;
+        }
+        self.read_small(answer).await
+    }
+
+    /// Gemini streams a JSON array where no event stream was asked for: only what begins like an error is held.
+    async fn read_json_stream(&self, mut answer: Answer) -> Reply {
+        let far = self.gw.clock.now() + FAR;
+        while answer.rest.is_some() {
+            match begins_like_error(&answer.read_bytes()) {
+                Some(true) => return self.read_small(answer).await,
+                Some(false) => break,
+                None => {}
+            }
+            if let Err(trouble) = self.fill_one(&mut answer, far).await {
+                return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
+            }
         }
         Reply::Relay(answer, Class::Success)
     }
 
     /// A JSON answer of at most 64 KiB is read as a whole: an error in it can still go to another key.
     async fn read_small(&self, mut answer: Answer) -> Reply {
-        let far = self.gw.clock.now() + Duration::from_secs(86_400);
+        let far = self.gw.clock.now() + FAR;
         if let Err(trouble) = self.fill(&mut answer, far).await {
             return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
         }
@@ -232,25 +253,29 @@ impl Reader<'_> {
 
     /// Reads the body up to `LOOK_AT` bytes; `rest` is `None` afterwards if that was all of it.
     async fn fill(&self, answer: &mut Answer, until: Instant) -> Result<(), Trouble> {
-        let mut length = 0;
-        while let Some(body) = answer.rest.as_mut().filter(|_| length <= LOOK_AT) {
-            let limit = until.min(self.gw.clock.now() + self.idle);
-            match timeout_at(limit.into(), body.frame()).await {
-                Err(_) => return Err(Trouble::Timeout(self.idle)),
-                Ok(None) => answer.rest = None,
-                Ok(Some(Err(error))) => {
-                    answer.rest = None;
-                    return Err(Trouble::Unreachable(format!(
-                        "the answer broke off: {error}"
-                    )));
-                }
-                Ok(Some(Ok(frame))) => {
-                    if let Ok(data) = frame.into_data() {
-                        length += data.len();
-                        answer.read.push_back(data);
-                    }
-                }
+        let length = |answer: &Answer| answer.read.iter().map(Bytes::len).sum::<usize>();
+        while answer.rest.is_some() && length(answer) <= LOOK_AT {
+            self.fill_one(answer, until).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads one frame more.
+    async fn fill_one(&self, answer: &mut Answer, until: Instant) -> Result<(), Trouble> {
+        let Some(body) = answer.rest.as_mut() else {
+            return Ok(());
+        };
+        let limit = until.min(self.gw.clock.now() + self.idle);
+        match timeout_at(limit.into(), body.frame()).await {
+            Err(_) => return Err(Trouble::Timeout(self.idle)),
+            Ok(None) => answer.rest = None,
+            Ok(Some(Err(error))) => {
+                answer.rest = None;
+                return Err(Trouble::Unreachable(format!(
+                    "the answer broke off: {error}"
+                )));
             }
+            Ok(Some(Ok(frame))) => answer.read.extend(frame.into_data()),
         }
         Ok(())
     }
@@ -278,6 +303,21 @@ impl Reader<'_> {
             final_: false,
         })
     }
+}
+
+/// Whether a JSON text begins with an object (alone or in an array) whose first key is `error`; `None`: too
+/// short to tell.
+fn begins_like_error(text: &[u8]) -> Option<bool> {
+    let mut rest = text.trim_ascii_start();
+    for token in [&b"["[..], b"{", b"\"error\""] {
+        match rest.strip_prefix(token) {
+            Some(after) => rest = after.trim_ascii_start(),
+            None if token == b"[" && !rest.is_empty() => {}
+            None if token.starts_with(rest) => return None,
+            None => return Some(false),
+        }
+    }
+    Some(true)
 }
 
 fn announced(answer: &Answer) -> Option<u64> {
@@ -311,4 +351,27 @@ pub(super) fn is_event_stream(answer: &Answer) -> bool {
 
 fn is_json(answer: &Answer) -> bool {
     content_type(answer).eq_ignore_ascii_case(b"application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_from_its_beginning_whether_a_json_stream_may_be_an_error() {
+        for (text, expect) in [
+            ("", None),
+            (" \n[ ", None),
+            ("[{", None),
+            ("[{\"err", None),
+            ("[{\"error\"", Some(true)),
+            ("{ \"error\" :", Some(true)),
+            ("[{\"candidates\"", Some(false)),
+            ("[{\"c", Some(false)),
+            ("[]", Some(false)),
+            ("12", Some(false)),
+        ] {
+            assert_eq!(begins_like_error(text.as_bytes()), expect, "{text}");
+        }
+    }
 }

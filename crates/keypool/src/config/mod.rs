@@ -102,6 +102,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     unforced::routes(root.tables("routes"), &names);
     unforced::files(root.table("files"));
     unforced::metrics(root.table("metrics"));
+    unforced::proxy_variables(report);
     root.finish();
     let pools = file.pools.into_iter().chain(environment).collect();
     Settings {

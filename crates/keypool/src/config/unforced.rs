@@ -217,3 +217,14 @@ pub(super) fn metrics(table: Option<Table<'_>>) {
     }
     table.finish();
 }
+
+/// Proxies named by the environment.
+pub(super) fn proxy_variables(report: &Report<'_>) {
+    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    if let Some(name) = names
+        .into_iter()
+        .find(|name| report.vars().get(name).is_some())
+    {
+        report.not_in_force(name, "providers are called directly");
+    }
+}
