@@ -105,21 +105,19 @@ impl Snapshot {
             .find(|entry| entry.speaks(protocol) && may_use(entry))
     }
 
-    /// The names and patterns that pools of `protocol` serve, for a message; at most 20.
+    /// The names and patterns that pools of `protocol` serve, for a message: a few of every pool, at most 100.
     pub(crate) fn known_models(&self, protocol: Protocol) -> Vec<String> {
+        const OF_ONE_POOL: usize = 8;
         let speaking = self.pools.iter().filter(|entry| entry.speaks(protocol));
         let models = speaking.flat_map(|entry| {
-            entry
-                .pool
-                .settings()
-                .models
-                .iter()
-                .map(|model| match &**model {
-                    "*" => format!("{}/*", entry.pool.name()),
-                    _ => model.clone(),
-                })
+            let models = &entry.pool.settings().models;
+            let shown = models.iter().take(OF_ONE_POOL).map(|model| match &**model {
+                "*" => format!("{}/*", entry.pool.name()),
+                _ => model.clone(),
+            });
+            shown.chain((models.len() > OF_ONE_POOL).then(|| "…".to_owned()))
         });
-        models.take(20).collect()
+        models.take(100).collect()
     }
 }
 

@@ -211,9 +211,8 @@ fn first_pool<'a>(
     target: &Target<'_>,
     caller: &Caller,
 ) -> Result<&'a PoolEntry, GatewayError> {
-    let first = |may_use: &dyn Fn(&PoolEntry) -> bool| {
-        snapshot.first_speaking(target.protocol, may_use)
-    };
+    let first =
+        |may_use: &dyn Fn(&PoolEntry) -> bool| snapshot.first_speaking(target.protocol, may_use);
     if let Some(entry) = first(&|entry| caller.may_use_pool(entry)) {
         return Ok(entry);
     }

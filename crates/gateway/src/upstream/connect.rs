@@ -1,16 +1,17 @@
 //! Opening a connection: name, TCP, TLS, HTTP/1.1.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use keypool_core::base_url::BaseUrl;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{Pieces, SendError};
@@ -19,6 +20,8 @@ use super::{Pieces, SendError};
 const MAX_HEAD: usize = 256 * 1024;
 
 pub(super) struct Connector {
+    /// Names, and both address families side by side (RFC 8305).
+    tcp: HttpConnector,
     tls: TlsConnector,
 }
 
@@ -31,7 +34,11 @@ impl Connector {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
         Self {
+            tcp,
             tls: TlsConnector::from(Arc::new(config)),
         }
     }
@@ -50,15 +57,18 @@ impl Connector {
     }
 
     async fn open(&self, base_url: &BaseUrl) -> io::Result<SendRequest<Pieces>> {
-        let (host, port) = host_and_port(base_url)?;
-        let tcp = TcpStream::connect((host, port)).await?;
-        tcp.set_nodelay(true)?;
+        let uri = base_url.origin().parse().map_err(io::Error::other)?;
+        let mut tcp = self.tcp.clone();
+        poll_fn(|cx| tcp.poll_ready(cx))
+            .await
+            .map_err(io::Error::other)?;
+        let stream = tcp.call(uri).await.map_err(io::Error::other)?.into_inner();
         if !base_url.is_https() {
-            return self.handshake(tcp).await;
+            return self.handshake(stream).await;
         }
-        let name = ServerName::try_from(host.to_owned())
+        let name = ServerName::try_from(host_name(base_url).to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.handshake(self.tls.connect(name, tcp).await?).await
+        self.handshake(self.tls.connect(name, stream).await?).await
     }
 
     async fn handshake<S>(&self, stream: S) -> io::Result<SendRequest<Pieces>>
@@ -90,16 +100,14 @@ where
     tokio::spawn(async move { drop(connection.await) });
 }
 
-fn host_and_port(base_url: &BaseUrl) -> io::Result<(&str, u16)> {
+/// The host for the certificate: without port, an IPv6 address without brackets.
+fn host_name(base_url: &BaseUrl) -> &str {
     let authority = base_url.authority();
-    let default = if base_url.is_https() { 443 } else { 80 };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => {
-            (host, port.parse().map_err(io::Error::other)?)
-        }
-        _ => (&**authority, default),
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => authority,
     };
-    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 #[cfg(test)]
@@ -107,18 +115,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_host_and_port() {
-        for (url, host, port) in [
-            ("https://api.openai.com/v1", "api.openai.com", 443),
-            ("http://127.0.0.1:9000", "127.0.0.1", 9000),
-            ("http://[::1]:9000", "::1", 9000),
-            ("http://[::1]", "::1", 80),
+    fn finds_the_host_for_the_certificate() {
+        for (url, host) in [
+            ("https://api.openai.com/v1", "api.openai.com"),
+            ("https://127.0.0.1:9000", "127.0.0.1"),
+            ("https://[::1]:9000", "::1"),
+            ("https://[::1]", "::1"),
         ] {
-            assert_eq!(
-                host_and_port(&url.parse().unwrap()).unwrap(),
-                (host, port),
-                "{url}"
-            );
+            assert_eq!(host_name(&url.parse().unwrap()), host, "{url}");
         }
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Pieces;
 
 /// A connection idle for longer is not used again: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
+/// A connection that is not ready for its next request by then is given up.
+const READY_WITHIN: Duration = Duration::from_millis(100);
 /// So many are kept for one origin.
 const MAX_PER_ORIGIN: usize = 512;
 
@@ -35,8 +37,10 @@ impl IdleConnections {
                 self.by_origin.lock().remove(origin);
                 return None;
             }
-            // The answer has been read to its end, so this is at most a turn of the connection's task.
-            if !idle.sender.is_closed() && idle.sender.ready().await.is_ok() {
+            // The answer was read to its end, so this is at most a turn of the connection's task; unless the
+            // provider answered before it had read the whole request, which makes the connection useless.
+            let ready = timeout(READY_WITHIN, idle.sender.ready());
+            if matches!(ready.await, Ok(Ok(()))) {
                 return Some(idle.sender);
             }
         }
