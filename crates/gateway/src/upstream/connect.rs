@@ -1,6 +1,5 @@
 //! Opening a connection: name, TCP, TLS, HTTP/1.1.
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tower::ServiceExt;
 
 use super::{Pieces, SendError};
 
@@ -58,11 +58,8 @@ impl Connector {
 
     async fn open(&self, base_url: &BaseUrl) -> io::Result<SendRequest<Pieces>> {
         let uri = base_url.origin().parse().map_err(io::Error::other)?;
-        let mut tcp = self.tcp.clone();
-        poll_fn(|cx| tcp.poll_ready(cx))
-            .await
-            .map_err(io::Error::other)?;
-        let stream = tcp.call(uri).await.map_err(io::Error::other)?.into_inner();
+        let connecting = self.tcp.clone().oneshot(uri);
+        let stream = connecting.await.map_err(io::Error::other)?.into_inner();
         if !base_url.is_https() {
             return self.handshake(stream).await;
         }
