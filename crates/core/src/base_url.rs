@@ -20,6 +20,9 @@ pub enum BaseUrlError {
     /// Not a URL at all.
     #[error("not a URL")]
     Syntax,
+    /// No host, or a port that there is not.
+    #[error("host or port are not valid")]
+    Authority,
     /// Neither http nor https.
     #[error("a base URL starts with http:// or https://")]
     Scheme,
@@ -74,7 +77,7 @@ impl FromStr for BaseUrl {
         let after_host = &authority.as_str()[authority.host().len()..];
         let has_bad_port = !after_host.is_empty() && authority.port_u16().is_none();
         if host.is_empty() || has_bad_port {
-            return Err(BaseUrlError::Syntax);
+            return Err(BaseUrlError::Authority);
         }
         let authority = match authority.port_u16().filter(|port| *port != default_port) {
             Some(port) => format!("{host}:{port}"),
@@ -124,8 +127,8 @@ mod tests {
             ("https://x/?a=b", BaseUrlError::Query),
             ("not a url", BaseUrlError::Syntax),
             ("", BaseUrlError::Syntax),
-            ("http://[::1]:99999", BaseUrlError::Syntax),
-            ("http://x:99999", BaseUrlError::Syntax),
+            ("http://[::1]:99999", BaseUrlError::Authority),
+            ("http://x:99999", BaseUrlError::Authority),
         ] {
             assert_eq!(text.parse::<BaseUrl>(), Err(why), "{text}");
         }

@@ -391,6 +391,12 @@ impl Key {
         self.note_due(until);
     }
 
+    /// Its group has something left again.
+    pub(crate) fn end_exhaustion(&self) {
+        *self.exhausted_until.lock() = None;
+        self.change(0, flag::EXHAUSTED);
+    }
+
     /// Ends what has come to its end: exhaustion, an open breaker. Says whether anything did.
     pub(crate) fn wake_if_due(&self, now: Instant) -> bool {
         let mut woke = false;
@@ -419,12 +425,12 @@ impl Key {
     /// Clears everything that rests but the operator's own switch.
     pub(crate) fn clear_rests(&self) {
         self.forbidden.clear();
-        *self.exhausted_until.lock() = None;
+        self.end_exhaustion();
         self.breaker.lock().close();
         self.ramp.store(u32::MAX, Ordering::SeqCst);
         self.change(
             0,
-            flag::INVALID | flag::EXHAUSTED | flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL,
+            flag::INVALID | flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL,
         );
         self.settle_full();
     }

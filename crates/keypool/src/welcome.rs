@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use keypool_core::settings::{AuthMode, PoolSettings};
 use keypool_gateway::snapshot::Snapshot;
+use keypool_providers::catalogue;
+use keypool_providers::dialect::Dialect;
 
 use crate::admin_token::AdminToken;
 
@@ -113,9 +115,11 @@ fn curl(base: &str, snapshot: &Snapshot) -> String {
     }
 }
 
+/// A model that the operator named. A provider's own families say nothing of what a model is for.
 fn exact_model(pool: &PoolSettings) -> Option<&str> {
+    let usual = catalogue::find(pool.provider).map_or(&[][..], Dialect::default_models);
     pool.models
         .iter()
         .map(String::as_str)
-        .find(|model| !model.contains(['*', '\'', '"']))
+        .find(|model| !model.contains(['*', '\'', '"']) && !usual.contains(model))
 }

@@ -12,9 +12,10 @@ use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, JSON, Trouble};
 use crate::call::query_param;
+use crate::recorded::Recorded;
 use crate::script::{Behaviour, Step};
 use crate::shape::Content;
-use crate::state::{Recorded, State};
+use crate::state::State;
 
 /// Answers `method /_mock/{action}`.
 pub(crate) fn answer(

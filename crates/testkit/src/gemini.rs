@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use crate::answer::{Answer, Kind, Protocol, Reply, Trouble, array, numbers, quoted, vector};
 use crate::call::{Call, decoded};
 use crate::reading::{Message, last_words};
-use crate::state::{State, fnv1a};
+use crate::recorded::fnv1a;
+use crate::state::State;
 
 const MODELS: [&str; 3] = ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001"];
 const DIMENSIONS: usize = 64;

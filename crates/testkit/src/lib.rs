@@ -10,6 +10,7 @@ mod control;
 mod gemini;
 mod openai;
 mod reading;
+mod recorded;
 mod route;
 mod script;
 mod server;
@@ -26,9 +27,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use recorded::{KEPT_BODY, Recorded, fnv1a};
 pub use script::{Behaviour, Seen, Step};
+pub use state::KEPT_REQUESTS;
 use state::State;
-pub use state::{KEPT_BODY, KEPT_REQUESTS, Recorded, fnv1a};
 
 /// A handle on a running mock provider; clones share it. The server ends with `shutdown`, or when the last handle is dropped.
 #[derive(Clone, Debug)]

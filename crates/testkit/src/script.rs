@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::state::Recorded;
+use crate::recorded::Recorded;
 
 /// The interval that `Behaviour::rpm` counts in.
 const MINUTE: Duration = Duration::from_secs(60);

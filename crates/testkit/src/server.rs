@@ -25,10 +25,11 @@ use crate::answer::{Answer, JSON, Kind, Trouble};
 use crate::body::{Line, PacedBody};
 use crate::call::{Call, credential};
 use crate::control;
+use crate::recorded::{KEPT_BODY, Recorded, fnv1a};
 use crate::route::Route;
 use crate::script::{Behaviour, Refusal, Step, Verdict, Visit};
 use crate::shape::{Content, Ending, shape};
-use crate::state::{KEPT_BODY, Recorded, State, fnv1a};
+use crate::state::State;
 
 /// The largest request body that is read.
 const BODY_LIMIT: usize = 256 << 20;

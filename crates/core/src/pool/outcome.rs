@@ -125,7 +125,7 @@ impl Pool {
         let member = self.members.iter().find(|member| &*member.name == name)?;
         member.group.rests.clear();
         for key in member.group.keys() {
-            key.change(0, flag::EXHAUSTED);
+            key.end_exhaustion();
         }
         member.key.clear_rests();
         for key in member.group.keys() {

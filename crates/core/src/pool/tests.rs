@@ -242,6 +242,7 @@ fn exhaustion_rests_every_key_of_the_group_and_a_reset_ends_it() {
         KeyState::Active,
         "the group has quota again, so both have"
     );
+    assert!(state(&pool, "k2").cooldowns.is_empty());
     assert!(pool.reset("nobody").is_none());
 }
 

@@ -104,34 +104,31 @@ async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<
     done.into_iter().flatten().collect()
 }
 
-/// Exact names as they stand; where there are patterns, what the provider lists and the patterns match.
+/// Names that the operator gave as they stand; of what the provider lists, what the pool's names and patterns match.
 async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     let settings = entry.pool.settings();
-    let named = settings
+    let usual = entry.dialect.default_models();
+    let is_own = |model: &&String| !pattern::is_pattern(model) && !usual.contains(&model.as_str());
+    let mut models: Vec<ListedModel> = settings
         .models
         .iter()
-        .filter(|model| !pattern::is_pattern(model))
+        .filter(is_own)
         .map(|model| ListedModel {
             id: model.clone(),
             owned_by: settings.provider.to_owned(),
             created: 0,
             display_name: None,
-        });
-    let mut models: Vec<ListedModel> = named.collect();
-    let patterns: Vec<&String> = settings
-        .models
-        .iter()
-        .filter(|model| pattern::is_pattern(model))
+        })
         .collect();
-    if patterns.is_empty() {
-        return models;
+    if models.len() < settings.models.len() {
+        let serves = |listed: &ListedModel| {
+            settings
+                .models
+                .iter()
+                .any(|model| pattern::matches(model, &listed.id))
+        };
+        models.extend(provider_list(gw, entry).await.into_iter().filter(serves));
     }
-    let matching = |model: &ListedModel| {
-        patterns
-            .iter()
-            .any(|pattern| pattern::matches(pattern, &model.id))
-    };
-    models.extend(provider_list(gw, entry).await.into_iter().filter(matching));
     models
 }
 

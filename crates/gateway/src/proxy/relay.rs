@@ -158,6 +158,12 @@ impl Relay {
         for piece in read {
             self.pass(piece);
         }
+        if self.upstream.is_none()
+            && let Some(events) = self.events.as_mut()
+        {
+            // All of it is there: the end of an event that has not ended does not come any more.
+            events.let_go(&mut self.ready);
+        }
         self
     }
 

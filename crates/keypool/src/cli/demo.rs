@@ -14,7 +14,7 @@ use keypool_core::settings::{
 use keypool_gateway::context::Reloaded;
 use keypool_testkit::{Behaviour, Mock};
 
-use super::serve::{runtime, serve};
+use super::running::{runtime, serve};
 use super::{Common, Failure};
 use crate::config::{self, Sources};
 use crate::welcome;

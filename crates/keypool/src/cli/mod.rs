@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod running;
 mod serve;
 
 use std::path::PathBuf;

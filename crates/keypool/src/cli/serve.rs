@@ -1,20 +1,13 @@
 //! `keypool serve`: the gateway with its configuration, until it is told to stop.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
-use keypool_core::secret::Digest256;
-use keypool_core::settings::{LogSettings, Settings};
-use keypool_gateway::clock::TokioClock;
-use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
-use keypool_gateway::server::Server;
+use keypool_gateway::context::Reloaded;
 
-use super::{Common, Failure, demo, say};
-use crate::admin_token::{self, AdminToken};
-use crate::config::{self, Loaded};
-use crate::logging::{self, Logging};
-use crate::{signals, watch, welcome};
+use super::running::{runtime, serve};
+use super::{Common, Failure, demo};
+use crate::{config, welcome};
 
 #[derive(Args)]
 pub(super) struct ServeArgs {
@@ -48,100 +41,4 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         Err(errors) => Err(errors.0.iter().map(ToString::to_string).collect()),
     };
     runtime()?.block_on(serve(loaded, Box::new(load), welcome::Kind::Serve))
-}
-
-/// The runtime that everything runs on.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::because("cannot start", error))
-}
-
-/// Serves until a signal says stop.
-pub(super) async fn serve(
-    loaded: Loaded,
-    load: LoadSettings,
-    kind: welcome::Kind,
-) -> Result<ExitCode, Failure> {
-    let Loaded {
-        settings,
-        warnings,
-        files,
-    } = loaded;
-    let logging = Arc::new(logging::start(&settings.log));
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    let token = admin_token::find_or_make(&settings.admin).map_err(|error| {
-        Failure::because(
-            format!(
-                "cannot keep the admin token in {}",
-                settings.admin.token_file.display()
-            ),
-            error,
-        )
-    })?;
-    let gw = gateway(settings, &token, load, &logging);
-    let listen = gw.snapshot().settings.server.listen;
-    let server = Server::bind(Arc::clone(&gw)).await.map_err(|error| {
-        let hint = if error.kind() == std::io::ErrorKind::AddrInUse {
-            " (another program listens there; choose another with --listen)"
-        } else {
-            ""
-        };
-        Failure::because(format!("cannot listen on {listen}{hint}"), error)
-    })?;
-    let addr = server
-        .addr()
-        .map_err(|error| Failure::because("cannot tell the address", error))?;
-    say(&welcome::text(kind, addr, &gw.snapshot(), &token));
-    let _watching = watch::start(&gw, files);
-    signals::reload_on_hangup(&gw);
-    let all_ended = server
-        .serve(signals::shutdown(&gw))
-        .await
-        .map_err(|error| Failure::because("cannot serve", error))?;
-    if !all_ended {
-        tracing::warn!(
-            "some requests did not end within server.shutdown_timeout and were broken off"
-        );
-    }
-    tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
-}
-
-fn gateway(
-    settings: Settings,
-    token: &AdminToken,
-    load: LoadSettings,
-    logging: &Arc<Logging>,
-) -> Arc<Gateway> {
-    let digest = Digest256::of(token.secret.expose().as_bytes());
-    let logging = Arc::clone(logging);
-    let started_with = (settings.server.listen, settings.admin.clone());
-    let load = move || {
-        let mut reloaded = load()?;
-        follow_log_settings(&logging, &reloaded.settings.log);
-        if (
-            reloaded.settings.server.listen,
-            reloaded.settings.admin.clone(),
-        ) != started_with
-        {
-            reloaded
-                .warnings
-                .push("`server.listen` and `[admin]` take effect at the next start".to_owned());
-        }
-        Ok(reloaded)
-    };
-    Gateway::new(
-        settings,
-        digest,
-        Arc::new(TokioClock::new()),
-        Box::new(load),
-    )
-}
-
-fn follow_log_settings(logging: &Logging, settings: &LogSettings) {
-    logging.set_level(settings.level);
 }

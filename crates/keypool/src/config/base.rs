@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use keypool_core::base_url::BaseUrl;
+use keypool_core::base_url::{BaseUrl, BaseUrlError};
 use keypool_providers::dialect::Dialect;
 
 use super::problem::Problem;
@@ -64,21 +64,26 @@ pub(super) fn read(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
             Problem::new(&text.at, format!("`{}` is no base URL: {why}", text.name)).hint(hint),
         )
     };
-    let url: BaseUrl = match text.value.parse() {
-        Ok(url) => url,
-        Err(error) => {
-            wrong(&format!("{error}"));
-            return None;
-        }
-    };
-    let default_port = if url.is_https() { 443 } else { 80 };
     let written = text
         .value
         .trim()
         .split_once("://")
         .map_or("", |(_, rest)| rest);
-    let written = &written[..written.find(['/', '?', '#']).unwrap_or(written.len())];
-    let Some((host, port)) = values::host_port(written) else {
+    let written =
+        values::host_port(&written[..written.find(['/', '?', '#']).unwrap_or(written.len())]);
+    let url: BaseUrl = match (text.value.parse(), written) {
+        (Ok(url), _) => url,
+        (Err(BaseUrlError::Syntax), None) if text.value.contains("://") => {
+            wrong("host or port are not valid");
+            return None;
+        }
+        (Err(error), _) => {
+            wrong(&format!("{error}"));
+            return None;
+        }
+    };
+    let default_port = if url.is_https() { 443 } else { 80 };
+    let Some((host, port)) = written else {
         wrong("host or port are not valid");
         return None;
     };

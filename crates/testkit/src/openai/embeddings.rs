@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::answer::{Answer, Trouble, array, base64, numbers, quoted, vector};
 use crate::call::Call;
 use crate::reading::elements;
-use crate::state::fnv1a;
+use crate::recorded::fnv1a;
 
 const DIMENSIONS: usize = 64;
 const MOST_DIMENSIONS: usize = 4096;

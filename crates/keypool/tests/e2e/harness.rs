@@ -1,0 +1,381 @@
+//! Starts the binary for one test in a folder of its own, talks to it, ends it, and looks for secrets in all it said.
+
+use std::fs;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use keypool_testkit::Mock;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::http::{Answer, Connection, Reply};
+
+/// Stands in every provider key, virtual key and client credential of these tests, and nowhere else.
+pub(crate) const MARK: &str = "s3cr3t";
+/// What should come at once has come by then.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// A chat request.
+pub(crate) const CHAT: &str = r#"{"model":"gpt-x","messages":[{"role":"user","content":"hello"}]}"#;
+/// The same as a stream.
+pub(crate) const STREAM: &str =
+    r#"{"model":"gpt-x","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
+pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+
+/// The secret of the provider key with this number.
+pub(crate) fn key(n: usize) -> String {
+    format!("sk-{MARK}-{n}")
+}
+
+/// Pool `p` of the mock provider with keys 1 to `n`, named `p-1` and on; a request that fails is repeated at once.
+pub(crate) fn pool(mock: &Mock, n: usize) -> String {
+    let keys: Vec<String> = (1..=n).map(|n| format!("\"{}\"", key(n))).collect();
+    format!(
+        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\nkeys = [{}]\nretry = {{ backoff = \"5ms\" }}\n",
+        mock.origin(),
+        keys.join(", ")
+    )
+}
+
+/// Fails the test where `future` takes longer than what should come at once.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("came within 10 s")
+}
+
+/// Looks until `reached` says so.
+pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !reached() {
+        assert!(Instant::now() < end, "not within 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A working directory, removed at the end.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(config: &str) -> Arc<Folder> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder");
+        let folder = Folder(path);
+        folder.write("keypool.toml", config);
+        Arc::new(folder)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Replaces a file in one step, as editors do.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let draft = self.path(&format!("{name}.draft"));
+        fs::write(&draft, text).expect("write");
+        fs::rename(draft, self.path(name)).expect("rename");
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The binary with some arguments, running or ended.
+pub(crate) struct Process {
+    child: Child,
+    stdout: Arc<Mutex<String>>,
+    stderr: Arc<Mutex<String>>,
+    folder: Arc<Folder>,
+}
+
+impl Process {
+    pub(crate) fn start(folder: &Arc<Folder>, args: &[&str]) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keypool"))
+            .args(args)
+            .current_dir(&folder.0)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        Process {
+            stdout: follow(child.stdout.take().expect("piped")),
+            stderr: follow(child.stderr.take().expect("piped")),
+            folder: Arc::clone(folder),
+            child,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        text(&self.stderr)
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
+            .status()
+            .expect("sh");
+        assert!(sent.success(), "kill -{name}");
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
+    /// Waits for the end and gives the exit code.
+    pub(crate) async fn ended(&mut self) -> i32 {
+        eventually("the process ends", || {
+            self.child.try_wait().expect("a child").is_some()
+                && Arc::strong_count(&self.stdout) == 1
+                && Arc::strong_count(&self.stderr) == 1
+        })
+        .await;
+        let status = self.child.wait().expect("a child");
+        status
+            .code()
+            .unwrap_or_else(|| panic!("{status}\n{}", self.stderr()))
+    }
+
+    /// No key and no token stands in what was printed or logged.
+    pub(crate) fn assert_no_secret(&self) {
+        let said = [self.stdout(), self.stderr()].concat();
+        let token = fs::read_to_string(self.folder.path("keypool.admin-token")).unwrap_or_default();
+        let shown = |secret: &str| {
+            said.lines()
+                .filter(|line| line.contains(secret))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shown(MARK), [""; 0], "a key was printed or logged");
+        if !token.trim().is_empty() {
+            assert_eq!(
+                shown(token.trim()),
+                [""; 0],
+                "the admin token was printed or logged"
+            );
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            // Shown with the failed test only.
+            let said = [self.stdout(), self.stderr()].concat();
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
+        }
+    }
+}
+
+/// Collects what is written to a pipe; the text has one owner again when the pipe is closed.
+fn follow(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let collected = Arc::new(Mutex::new(String::new()));
+    let into = Arc::clone(&collected);
+    std::thread::spawn(move || {
+        let mut piece = [0u8; 4096];
+        while let Ok(n @ 1..) = pipe.read(&mut piece) {
+            let mut all = into.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+    });
+    collected
+}
+
+fn text(collected: &Mutex<String>) -> String {
+    collected
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) addr: SocketAddr,
+    pub(crate) token: String,
+}
+
+impl Gateway {
+    /// `keypool serve` with this configuration, on a free port.
+    pub(crate) async fn start(config: &str) -> Gateway {
+        Self::start_in(&Folder::new(config)).await
+    }
+
+    pub(crate) async fn start_in(folder: &Arc<Folder>) -> Gateway {
+        Self::run(folder, &["serve", "--listen", "127.0.0.1:0"]).await
+    }
+
+    /// Any verb that serves.
+    pub(crate) async fn run(folder: &Arc<Folder>, args: &[&str]) -> Gateway {
+        let mut process = Process::start(folder, args);
+        eventually("the address is printed", || {
+            assert!(
+                !process.has_ended(),
+                "ended at start:\n{}",
+                process.stderr()
+            );
+            process.stdout().contains("Try it:") && process.stderr().contains("listening on")
+        })
+        .await;
+        let stdout = process.stdout();
+        let line = stdout
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Gateway"))
+            .expect("an address");
+        let addr = line
+            .trim()
+            .strip_prefix("http://")
+            .and_then(|addr| addr.parse().ok())
+            .expect("an address");
+        let token = fs::read_to_string(folder.path("keypool.admin-token")).unwrap_or_default();
+        Gateway {
+            process,
+            addr,
+            token: token.trim().to_owned(),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Arc<Folder> {
+        &self.process.folder
+    }
+
+    /// All log lines so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Waits until the log says `what`: it is read by another thread.
+    pub(crate) async fn logged(&self, what: &str) {
+        eventually(&format!("the log says {what}"), || {
+            self.log().contains(what)
+        })
+        .await;
+    }
+
+    /// Sends a request and gives its answer's head, the body still to be read.
+    pub(crate) async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        within(async {
+            let mut connection = Connection::open(self.addr).await;
+            connection.request(method, path, headers, body).await;
+            connection.answer().await.expect("an answer")
+        })
+        .await
+    }
+
+    /// Sends a request and reads the whole answer, in which no secret may stand.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        let reply = within(self.open(method, path, headers, body).await.whole()).await;
+        assert!(
+            !format!("{:?}{}", reply.headers, reply.text()).contains(MARK),
+            "{reply:?}"
+        );
+        reply
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Reply {
+        self.send(
+            "POST",
+            path,
+            &[("content-type", "application/json")],
+            body.as_bytes(),
+        )
+        .await
+    }
+
+    pub(crate) async fn chat(&self) -> Reply {
+        self.post(CHAT_PATH, CHAT).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], b"").await
+    }
+
+    /// A call of the admin API with the token.
+    pub(crate) async fn admin(&self, method: &str, path: &str) -> Reply {
+        let bearer = format!("Bearer {}", self.token);
+        self.send(method, path, &[("authorization", &bearer)], b"")
+            .await
+    }
+
+    pub(crate) async fn stats(&self) -> Value {
+        let reply = self.admin("GET", "/api/keys/stats").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    }
+
+    /// The statistics of one key.
+    pub(crate) async fn key_stats(&self, pool: &str, name: &str) -> Value {
+        self.stats().await[pool][name].clone()
+    }
+
+    pub(crate) async fn reset(&self, pool: &str, name: &str) {
+        let path = format!("/api/v1/admin/pools/{pool}/keys/{name}/reset");
+        let reply = self.admin("POST", &path).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+
+    /// Waits until no key has a call in flight.
+    pub(crate) async fn all_idle(&self) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let stats = self.stats().await;
+            if stats
+                .as_object()
+                .into_iter()
+                .flatten()
+                .flat_map(|(_, keys)| keys.as_object().into_iter().flatten())
+                .all(|(_, key)| key["active_requests"] == 0)
+            {
+                return;
+            }
+            assert!(Instant::now() < end, "still active after 10 s: {stats}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends it as an operator does: it must go by itself, with code 0, soon, and must have told no secret.
+    pub(crate) async fn stop(mut self) {
+        self.process.signal("TERM");
+        let code = self.process.ended().await;
+        assert_eq!(code, 0, "{}", self.log());
+        assert!(
+            !self.log().contains("panicked"),
+            "a task panicked:\n{}",
+            self.log()
+        );
+        self.process.assert_no_secret();
+    }
+}

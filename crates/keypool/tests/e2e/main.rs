@@ -1,0 +1,14 @@
+//! End to end: the real binary on loopback, in front of the mock provider that runs inside the test.
+
+mod admin;
+mod bad_input;
+mod callers;
+mod harness;
+mod http;
+mod memory;
+mod queue;
+mod reload;
+mod rotation;
+mod shutdown;
+mod start;
+mod streams;

@@ -1,0 +1,96 @@
+//! Large bodies: unchanged, and not held more than once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_testkit::{Behaviour, Mock, fnv1a};
+use tokio::task::JoinSet;
+
+use crate::harness::{CHAT_PATH, Gateway, key, pool, within};
+
+const MIB: u64 = 1 << 20;
+const AT_ONCE: usize = 4;
+
+/// A chat request with an image of 20 MB, no two alike.
+fn image(n: usize, model: &str) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let head = r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,"#;
+    let tail = format!(r#""}}}}]}}],"model":"{model}"}}"#);
+    let mut body = head.as_bytes().to_vec();
+    body.extend((0..20_000_000usize).map(|at| DIGITS[(at / 7 * 31 + at + n) % 64]));
+    body.extend(tail.into_bytes());
+    body
+}
+
+/// The most memory that the process ever had, in bytes.
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("VmHWM");
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number");
+    kib * 1024
+}
+
+#[tokio::test]
+async fn large_bodies_pass_bit_for_bit_and_are_held_once() {
+    let mock = Mock::start().await.unwrap();
+    let other = pool(&mock, 0).replace("[pools.p]", "[pools.q]").replace(
+        "keys = []",
+        &format!(
+            "models = [\"alias\"]\nkeys = [{{ key = \"{}\", model = \"real-model\" }}]",
+            key(9)
+        ),
+    );
+    let gw = Arc::new(Gateway::start(&format!("{}{other}", pool(&mock, AT_ONCE))).await);
+    // All of them are held at the same time.
+    mock.behave(
+        "*",
+        Behaviour {
+            latency: Duration::from_secs(2),
+            ..Behaviour::default()
+        },
+    );
+    let mut in_flight = 0;
+    let mut calls = JoinSet::new();
+    for n in 1..=AT_ONCE {
+        let (gw, body) = (Arc::clone(&gw), image(n, "gpt-x"));
+        in_flight += body.len() as u64;
+        let hash = format!("{:016x}", fnv1a(&body));
+        calls.spawn(async move {
+            let reply = gw.send("POST", CHAT_PATH, &[], &body).await;
+            (reply, hash)
+        });
+    }
+    for (reply, hash) in tokio::time::timeout(Duration::from_secs(40), calls.join_all())
+        .await
+        .unwrap()
+    {
+        assert_eq!((reply.status, reply.attempts()), (200, "1"), "{reply:?}");
+        let number: usize = reply.key().trim_start_matches("p-").parse().unwrap();
+        let seen = mock.last_request(&key(number)).unwrap();
+        assert_eq!(seen.body_hash(), hash);
+    }
+    let peak = peak(gw.process.pid());
+    assert!(
+        peak < in_flight + 64 * MIB,
+        "{} MiB with bodies of {} MiB in flight",
+        peak / MIB,
+        in_flight / MIB
+    );
+    mock.behave("*", Behaviour::default());
+    let reply = within(gw.send("POST", CHAT_PATH, &[], &image(7, "alias"))).await;
+    assert_eq!((reply.status, reply.key()), (200, "q-1"));
+    let seen = mock.last_request(&key(9)).unwrap();
+    let expect = image(7, "real-model");
+    assert_eq!(
+        (seen.body_len, seen.body_hash()),
+        (expect.len() as u64, format!("{:016x}", fnv1a(&expect)))
+    );
+    Arc::into_inner(gw).unwrap().stop().await;
+}

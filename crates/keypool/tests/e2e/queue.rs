@@ -1,0 +1,266 @@
+//! Caps per key, and the queue of those who wait for one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_testkit::{Behaviour, Mock, Step};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, MARK, key, pool, within};
+use crate::http::{Connection, Reply};
+
+fn slow(millis: u64) -> Behaviour {
+    Behaviour {
+        latency: Duration::from_millis(millis),
+        ..Behaviour::default()
+    }
+}
+
+/// Sends a chat request by itself, of the caller with this virtual key if one is given.
+fn call(calls: &mut JoinSet<Reply>, gw: &Arc<Gateway>, caller: Option<&str>) {
+    let (gw, bearer) = (Arc::clone(gw), caller.map(|key| format!("Bearer {key}")));
+    calls.spawn(async move {
+        let headers: Vec<(&str, &str)> = bearer
+            .iter()
+            .map(|bearer| ("authorization", bearer.as_str()))
+            .collect();
+        gw.send("POST", CHAT_PATH, &headers, CHAT.as_bytes()).await
+    });
+}
+
+/// A connection whose request holds the only slot of a key until it is dropped.
+async fn hold(gw: &Gateway, mock: &Mock, credential: Option<&str>) -> Connection {
+    mock.script(&key(1), [Step::Hang]);
+    let mut holder = Connection::open(gw.addr).await;
+    let bearer = format!("Bearer {}", credential.unwrap_or_default());
+    holder
+        .request(
+            "POST",
+            CHAT_PATH,
+            &[("authorization", &bearer)],
+            CHAT.as_bytes(),
+        )
+        .await;
+    within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
+    holder
+}
+
+async fn finish(gw: Arc<Gateway>) {
+    gw.all_idle().await;
+    Arc::into_inner(gw)
+        .expect("nobody calls any more")
+        .stop()
+        .await;
+}
+
+#[tokio::test]
+async fn ten_callers_share_the_three_slots_of_a_key_and_all_are_served() {
+    for (n_keys, waves) in [(1, 4), (3, 2), (5, 1)] {
+        let mock = Mock::start().await.unwrap();
+        let config = format!("{}max_concurrent_per_key = 3\n", pool(&mock, n_keys));
+        let gw = Arc::new(Gateway::start(&config).await);
+        mock.behave("*", slow(150));
+        let mut calls = JoinSet::new();
+        let began = Instant::now();
+        for _ in 0..10 {
+            call(&mut calls, &gw, None);
+        }
+        let replies = within(calls.join_all()).await;
+        let took = began.elapsed();
+        assert!(replies.iter().all(|reply| reply.status == 200));
+        for n in 1..=n_keys {
+            let most = mock.seen(&key(n)).max_active;
+            assert!(most <= 3, "key {n} had {most} calls at once");
+        }
+        let optimum = Duration::from_millis(150 * waves);
+        assert!(
+            took >= optimum && took < optimum * 3 + Duration::from_secs(1),
+            "{n_keys} keys: {took:?}"
+        );
+        let waited = replies
+            .iter()
+            .filter(|reply| {
+                reply
+                    .header("x-keypool-queue-ms")
+                    .is_some_and(|ms| ms.parse::<u64>().unwrap() > 0)
+            })
+            .count();
+        assert!(
+            waited <= 10usize.saturating_sub(3 * n_keys) && (waited > 0) == (n_keys < 5),
+            "{n_keys} keys: {waited} waited"
+        );
+        finish(gw).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_caps_for_one_secret_the_lowest_holds() {
+    let mock = Mock::start().await.unwrap();
+    let one = format!("{}max_concurrent_per_key = 3\n", pool(&mock, 1));
+    let two = one
+        .replace("[pools.p]", "[pools.q]")
+        .replace("key = 3", "key = 1\nmodels = [\"q-x\"]");
+    let gw = Arc::new(Gateway::start(&format!("{one}{two}")).await);
+    mock.behave("*", slow(50));
+    let mut calls = JoinSet::new();
+    for n in 0..6 {
+        let gw = Arc::clone(&gw);
+        let body = CHAT.replace("gpt-x", if n % 2 == 0 { "gpt-x" } else { "q-x" });
+        calls.spawn(async move { gw.post(CHAT_PATH, &body).await });
+    }
+    assert!(
+        within(calls.join_all())
+            .await
+            .iter()
+            .all(|reply| reply.status == 200)
+    );
+    let seen = mock.seen(&key(1));
+    assert_eq!((seen.requests, seen.max_active), (6, 1));
+    finish(gw).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_the_newest_at_once() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}max_concurrent_per_key = 1\nqueue = {{ max_waiting = 1 }}\n",
+        pool(&mock, 1)
+    );
+    let gw = Arc::new(Gateway::start(&config).await);
+    let holder = hold(&gw, &mock, None).await;
+    let mut calls = JoinSet::new();
+    call(&mut calls, &gw, None);
+    call(&mut calls, &gw, None);
+    let refused = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (503, "queue_full"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (
+            refused.header("retry-after"),
+            refused.header("x-should-retry")
+        ),
+        (Some("1"), None)
+    );
+    drop(holder);
+    let served = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(
+        served.status, 200,
+        "the slot of a client that left goes to the one that waits"
+    );
+    within(mock.wait_for(&key(1), |seen| seen.cancelled == 1)).await;
+    finish(gw).await;
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_so() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}max_concurrent_per_key = 1\nqueue = {{ timeout = \"100ms\" }}\n",
+        pool(&mock, 1)
+    );
+    let gw = Arc::new(Gateway::start(&config).await);
+    let holder = hold(&gw, &mock, None).await;
+    let began = Instant::now();
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (504, "queue_timeout"),
+        "{reply:?}"
+    );
+    assert!(began.elapsed() >= Duration::from_millis(100));
+    assert_eq!(reply.header("x-should-retry"), None);
+    assert_eq!(mock.seen(&key(1)).requests, 1, "it cost no call");
+    drop(holder);
+    finish(gw).await;
+}
+
+#[tokio::test]
+async fn a_caller_with_one_request_is_not_starved_by_one_with_many() {
+    let (many, few) = (
+        format!("vk-{MARK}-many-many"),
+        format!("vk-{MARK}-few-few-few"),
+    );
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}max_concurrent_per_key = 1\nqueue = {{ max_waiting = 8 }}\n\
+         [[virtual_keys]]\nname = \"many\"\nkey = \"{many}\"\n[[virtual_keys]]\nname = \"few\"\nkey = \"{few}\"\n",
+        pool(&mock, 1)
+    );
+    let gw = Arc::new(Gateway::start(&config).await);
+    let holder = hold(&gw, &mock, Some(&many)).await;
+    mock.behave("*", slow(50));
+    let mut calls = JoinSet::new();
+    for _ in 0..9 {
+        call(&mut calls, &gw, Some(&many));
+    }
+    // With the ninth refused, eight wait for certain.
+    let refused = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(refused.code(), "queue_full");
+    let mut single = JoinSet::new();
+    call(&mut single, &gw, Some(&few));
+    // It takes the place of the newest of the caller with the most.
+    let refused = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(refused.code(), "queue_full");
+    drop(holder);
+    let served = within(single.join_next()).await.unwrap().unwrap();
+    assert_eq!(served.status, 200);
+    let before_it = mock.seen(&key(1)).requests - 1;
+    assert!(
+        before_it <= 3,
+        "{before_it} calls of the other caller began before its own ended"
+    );
+    let others = within(calls.join_all()).await;
+    assert_eq!(others.iter().filter(|reply| reply.status == 200).count(), 7);
+    finish(gw).await;
+}
+
+#[tokio::test]
+async fn who_leaves_the_queue_gives_up_its_place() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}max_concurrent_per_key = 1\nqueue = {{ max_waiting = 1 }}\n",
+        pool(&mock, 1)
+    );
+    let gw = Arc::new(Gateway::start(&config).await);
+    let holder = hold(&gw, &mock, None).await;
+    let send = async || {
+        let mut connection = Connection::open(gw.addr).await;
+        connection
+            .request("POST", CHAT_PATH, &[], CHAT.as_bytes())
+            .await;
+        connection.answer().await
+    };
+    let refused = within(async {
+        // One of them waits, so the other is refused; the one that waits leaves, its connection dropped.
+        tokio::select! {
+            answer = send() => answer,
+            answer = send() => answer,
+        }
+    })
+    .await;
+    assert_eq!(refused.map(|answer| answer.status), Some(503));
+    let mut last = JoinSet::new();
+    let began = Instant::now();
+    loop {
+        call(&mut last, &gw, None);
+        let refused = tokio::time::timeout(Duration::from_millis(200), last.join_next()).await;
+        match refused {
+            Err(_) => break,
+            Ok(reply) => assert_eq!(reply.unwrap().unwrap().code(), "queue_full"),
+        }
+        assert!(began.elapsed() < DEADLINE, "its place is never given up");
+    }
+    drop(holder);
+    let served = within(last.join_next()).await.unwrap().unwrap();
+    assert_eq!(served.status, 200);
+    assert_eq!(
+        mock.seen(&key(1)).requests,
+        2,
+        "only the holder and the last call reached the provider"
+    );
+    finish(gw).await;
+}

@@ -1,0 +1,281 @@
+//! Hot reload: by file, by `.env`, by signal, by the admin API; nothing in flight is dropped, keys that stay keep their state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_testkit::{Behaviour, Mock, Step};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::harness::{DEADLINE, Folder, Gateway, eventually, key, pool, within};
+
+/// A change is in force within so long.
+const IN_FORCE: Duration = Duration::from_secs(2);
+
+/// Looks until the statistics satisfy `reached`, which must be within the promised time.
+async fn in_force(gw: &Gateway, since: Instant, reached: impl Fn(&Value) -> bool) {
+    loop {
+        let stats = gw.stats().await;
+        if reached(&stats) {
+            break;
+        }
+        assert!(since.elapsed() < DEADLINE, "{stats}\n{}", gw.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(
+        since.elapsed() < IN_FORCE,
+        "in force after {:?}",
+        since.elapsed()
+    );
+}
+
+/// A gateway whose configuration is a link, so that a change is noticed only when it is told.
+async fn linked(config: &str) -> (Gateway, Arc<Folder>) {
+    let elsewhere = Folder::new(config);
+    let folder = Folder::new("");
+    std::fs::remove_file(folder.path("keypool.toml")).expect("remove");
+    std::os::unix::fs::symlink(elsewhere.path("keypool.toml"), folder.path("keypool.toml"))
+        .expect("link");
+    (Gateway::start_in(&folder).await, elsewhere)
+}
+
+#[tokio::test]
+async fn a_changed_file_is_in_force_soon_and_drops_no_request() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Arc::new(Gateway::start(&pool(&mock, 1)).await);
+    mock.behave(
+        &key(1),
+        Behaviour {
+            latency: Duration::from_secs(3),
+            ..Behaviour::default()
+        },
+    );
+    let mut calls = JoinSet::new();
+    for _ in 0..5 {
+        let gw = Arc::clone(&gw);
+        calls.spawn(async move { gw.chat().await });
+    }
+    within(mock.wait_for(&key(1), |seen| seen.active == 5)).await;
+    let second = pool(&mock, 1)
+        .replace("[pools.p]", "[pools.renamed]")
+        .replace(&key(1), &key(2));
+    let changed = Instant::now();
+    gw.folder().write("keypool.toml", &second);
+    in_force(&gw, changed, |stats| {
+        stats.get("renamed").is_some() && stats.get("p").is_none()
+    })
+    .await;
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.key(), reply.header("x-keypool-pool")),
+        (200, "renamed-1", Some("renamed"))
+    );
+    assert_eq!(
+        mock.seen(&key(1)).active,
+        5,
+        "they were in flight all the while"
+    );
+    for reply in within(calls.join_all()).await {
+        assert_eq!((reply.status, reply.key()), (200, "p-1"), "{reply:?}");
+    }
+    Arc::into_inner(gw).unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_env_file_is_in_force_soon() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start("").await;
+    assert_eq!(gw.chat().await.code(), "model_not_found");
+    for (keys, names) in [
+        (key(1), vec!["openai-1"]),
+        (
+            format!("{} , {}", key(1), key(2)),
+            vec!["openai-1", "openai-2"],
+        ),
+    ] {
+        let changed = Instant::now();
+        gw.folder().write(
+            ".env",
+            &format!(
+                "OPENAI_API_KEY=\"{keys}\"\nOPENAI_BASE_URL={}/v1\n",
+                mock.origin()
+            ),
+        );
+        in_force(&gw, changed, |stats| {
+            let keys = stats["openai"].as_object();
+            keys.is_some_and(|keys| keys.keys().eq(names.iter()))
+        })
+        .await;
+        let reply = gw.chat().await;
+        assert_eq!(
+            (reply.status, reply.header("x-keypool-pool")),
+            (200, Some("openai")),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(mock.seen(&key(1)).requests + mock.seen(&key(2)).requests, 2);
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_hang_up_signal_reloads() {
+    let mock = Mock::start().await.unwrap();
+    let (gw, elsewhere) = linked(&pool(&mock, 1)).await;
+    elsewhere.write("keypool.toml", &pool(&mock, 2));
+    let changed = Instant::now();
+    gw.process.signal("HUP");
+    in_force(&gw, changed, |stats| {
+        stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
+    })
+    .await;
+    gw.logged("configuration reloaded").await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn the_admin_api_reloads_and_says_what_changed() {
+    let mock = Mock::start().await.unwrap();
+    let one = pool(&mock, 1);
+    let two = one
+        .replace("[pools.p]", "[pools.gone]")
+        .replace(&key(1), &key(8));
+    let (gw, elsewhere) = linked(&format!("{one}{two}")).await;
+    let new = one
+        .replace("[pools.p]", "[pools.new]")
+        .replace(&key(1), &key(9));
+    let config = format!(
+        "[server]\nmax_request_body = \"1MiB\"\n[limiter]\nmode = \"strict\"\n{}{new}",
+        pool(&mock, 2)
+    );
+    elsewhere.write("keypool.toml", &config);
+    let reply = gw.admin("POST", "/api/v1/admin/config/reload").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let changes = reply.json();
+    assert_eq!(
+        (
+            &changes["pools_added"],
+            &changes["pools_removed"],
+            &changes["pools_changed"],
+            &changes["sections_changed"]
+        ),
+        (
+            &json!(["new"]),
+            &json!(["gone"]),
+            &json!(["p"]),
+            &json!(["server"])
+        ),
+        "{changes}"
+    );
+    assert!(
+        changes["warnings"].to_string().contains("limiter.mode"),
+        "{changes}"
+    );
+    let pools: Vec<String> = gw
+        .stats()
+        .await
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    assert_eq!(pools, ["new", "p"]);
+    let same = gw.admin("POST", "/api/v1/admin/config/reload").await.json();
+    assert_eq!(
+        (&same["pools_changed"], &same["sections_changed"]),
+        (&json!([]), &json!([])),
+        "{same}"
+    );
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_refused_and_the_old_one_stays() {
+    let mock = Mock::start().await.unwrap();
+    let (gw, elsewhere) = linked(&pool(&mock, 1)).await;
+    let bad = pool(&mock, 3)
+        .replace("keys =", "stratgy = \"round_robin\"\nkeys =")
+        .replace("5ms", "5 parsecs");
+    elsewhere.write("keypool.toml", &bad);
+    let reply = gw.admin("POST", "/api/v1/admin/config/reload").await;
+    assert_eq!(
+        (reply.status, reply.header("content-type")),
+        (422, Some("application/problem+json")),
+        "{reply:?}"
+    );
+    let errors = reply.json()["errors"].clone();
+    let errors: Vec<&str> = errors
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for (error, says) in errors.iter().zip(["stratgy", "backoff"]) {
+        assert!(
+            error.contains(says) && error.contains("keypool.toml:"),
+            "{error}"
+        );
+    }
+    gw.logged("the old one stays").await;
+    let reply = gw.chat().await;
+    assert_eq!((reply.status, reply.key()), (200, "p-1"));
+    gw.folder().write("keypool.toml", "not even = = toml");
+    eventually("the watcher refuses it too", || {
+        gw.log().matches("configuration refused").count() >= 3
+    })
+    .await;
+    assert_eq!(gw.chat().await.status, 200);
+    gw.folder().write("keypool.toml", &pool(&mock, 2));
+    in_force(&gw, Instant::now(), |stats| {
+        stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
+    })
+    .await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_stay_keep_counters_and_rests_whatever_their_place_and_name() {
+    let mock = Mock::start().await.unwrap();
+    let (gw, elsewhere) = linked(&pool(&mock, 3)).await;
+    mock.script(&key(1), [Step::rate_limited(60)]);
+    mock.script(&key(2), [Step::Answer, Step::refuse(401)]);
+    for _ in 0..5 {
+        assert_eq!(gw.chat().await.status, 200);
+    }
+    let before = gw.stats().await["p"].clone();
+    let mut config = format!(
+        "[pools.other]\nprovider = \"mock\"\nbase_url = \"{}\"\n",
+        mock.origin()
+    );
+    for (n, name) in [(4, "new"), (3, "three"), (2, "two"), (1, "one")] {
+        config += &format!(
+            "[[pools.other.keys]]\nname = \"{name}\"\nkey = \"{}\"\n",
+            key(n)
+        );
+    }
+    elsewhere.write("keypool.toml", &config);
+    assert_eq!(
+        gw.admin("POST", "/api/v1/admin/config/reload").await.status,
+        200
+    );
+    let after = gw.stats().await["other"].clone();
+    for (old, new) in [("p-1", "one"), ("p-2", "two"), ("p-3", "three")] {
+        let (mut old, mut new) = (before[old].clone(), after[new].clone());
+        // The same instant may be told a millisecond apart.
+        for stats in [&mut old, &mut new] {
+            if let Some(until) = stats["cooldowns"].get_mut(0) {
+                until["until"] = json!("some time");
+            }
+        }
+        assert_eq!(old, new);
+    }
+    assert_eq!(after["one"]["cooldowns"][0]["class"], "rate_limited");
+    assert_eq!(after["two"]["state"], "invalid");
+    assert_eq!(after["new"]["total_requests"], 0);
+    for _ in 0..4 {
+        let reply = gw.chat().await;
+        assert!(["new", "three"].contains(&reply.key()), "{reply:?}");
+    }
+    gw.stop().await;
+}

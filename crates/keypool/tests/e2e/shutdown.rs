@@ -1,0 +1,153 @@
+//! The way out: accepting ends first, then what is in flight, then the process.
+
+use std::time::Duration;
+
+use keypool_testkit::{Behaviour, Mock, Step};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::harness::{CHAT, CHAT_PATH, Gateway, STREAM, key, pool, within};
+use crate::http::{Connection, End};
+
+async fn refuses_connections(gw: &Gateway) -> bool {
+    TcpStream::connect(gw.addr).await.is_err()
+}
+
+async fn wait_until_refused(gw: &Gateway) {
+    within(async {
+        while !refuses_connections(gw).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// A request that the provider never answers.
+async fn hang(gw: &Gateway, mock: &Mock) -> Connection {
+    mock.script(&key(1), [Step::Hang]);
+    let mut connection = Connection::open(gw.addr).await;
+    connection
+        .request("POST", CHAT_PATH, &[], CHAT.as_bytes())
+        .await;
+    within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
+    connection
+}
+
+#[tokio::test]
+async fn a_stream_in_flight_runs_to_its_end_while_nothing_new_is_accepted() {
+    let mock = Mock::start().await.unwrap();
+    let mut gw = Gateway::start(&pool(&mock, 1)).await;
+    mock.behave(
+        "*",
+        Behaviour {
+            chunks: 10,
+            chunk_interval: Duration::from_millis(80),
+            ..Behaviour::default()
+        },
+    );
+    let mut stream = gw.open("POST", CHAT_PATH, &[], STREAM.as_bytes()).await;
+    assert!(stream.next().await.unwrap().is_some());
+    gw.process.signal("TERM");
+    wait_until_refused(&gw).await;
+    assert!(
+        !gw.process.has_ended(),
+        "it stays for the stream that is in flight"
+    );
+    let reply = within(stream.whole()).await;
+    assert_eq!((reply.status, reply.end), (200, End::Proper));
+    assert!(reply.text().ends_with("data: [DONE]\n\n"), "{reply:?}");
+    assert_eq!(gw.process.ended().await, 0);
+    assert_eq!(mock.seen(&key(1)).cancelled, 0);
+    gw.process.assert_no_secret();
+}
+
+#[tokio::test]
+async fn during_the_delay_it_serves_and_says_that_it_is_not_ready() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!("[server]\nshutdown_delay = \"1500ms\"\n{}", pool(&mock, 1));
+    let mut gw = Gateway::start(&config).await;
+    assert_eq!(gw.get("/readyz").await.status, 200);
+    let began = Instant::now();
+    gw.process.signal("TERM");
+    gw.logged("shutting down").await;
+    let ready = gw.get("/readyz").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(gw.get("/healthz").await.status, 200);
+    assert_eq!(gw.chat().await.status, 200);
+    wait_until_refused(&gw).await;
+    assert!(
+        began.elapsed() >= Duration::from_millis(1450),
+        "it accepted for {:?} only",
+        began.elapsed()
+    );
+    assert_eq!(gw.process.ended().await, 0);
+}
+
+#[tokio::test]
+async fn connections_without_a_request_do_not_hold_it_up() {
+    let mock = Mock::start().await.unwrap();
+    let mut gw = Gateway::start(&pool(&mock, 2)).await;
+    let silent = Connection::open(gw.addr).await;
+    let mut used = Connection::open(gw.addr).await;
+    used.request("POST", CHAT_PATH, &[], CHAT.as_bytes()).await;
+    let (reply, mut kept) = within(used.reply()).await.unwrap();
+    assert_eq!(reply.status, 200);
+    let began = Instant::now();
+    gw.process.signal("TERM");
+    assert_eq!(gw.process.ended().await, 0);
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(within(kept.is_closed()).await);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn what_does_not_end_in_time_is_broken_off() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!("[server]\nshutdown_timeout = \"400ms\"\n{}", pool(&mock, 1));
+    let mut gw = Gateway::start(&config).await;
+    let mut hanging = hang(&gw, &mock).await;
+    let began = Instant::now();
+    gw.process.signal("TERM");
+    assert_eq!(gw.process.ended().await, 0);
+    assert!(
+        began.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        gw.log().contains("broken off"),
+        "the operator is told: {}",
+        gw.log()
+    );
+    assert!(within(hanging.is_closed()).await);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for signals in [["TERM", "TERM"], ["INT", "TERM"]] {
+        let mock = Mock::start().await.unwrap();
+        let mut gw = Gateway::start(&pool(&mock, 1)).await;
+        let _hanging = hang(&gw, &mock).await;
+        gw.process.signal(signals[0]);
+        gw.logged("shutting down").await;
+        wait_until_refused(&gw).await;
+        assert!(!gw.process.has_ended());
+        let began = Instant::now();
+        gw.process.signal(signals[1]);
+        assert_ne!(
+            gw.process.ended().await,
+            0,
+            "it did not end in order, and says so"
+        );
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
+        gw.process.assert_no_secret();
+    }
+}

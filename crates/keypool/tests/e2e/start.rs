@@ -1,0 +1,222 @@
+//! The command line: what is printed, and which exit code tells what.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use keypool_testkit::Mock;
+use serde_json::Value;
+
+use crate::harness::{Folder, Gateway, MARK, Process, pool};
+
+async fn run(folder: &std::sync::Arc<Folder>, args: &[&str]) -> (i32, String, String) {
+    let mut process = Process::start(folder, args);
+    let code = process.ended().await;
+    process.assert_no_secret();
+    (code, process.stdout(), process.stderr())
+}
+
+/// Runs the `curl` line that was printed, as a shell does when it is pasted.
+async fn paste_curl(gw: &Gateway) -> String {
+    let stdout = gw.process.stdout();
+    let line = stdout
+        .lines()
+        .find(|line| line.trim_start().starts_with("curl "))
+        .unwrap_or_else(|| panic!("no curl line: {stdout}"));
+    let command = format!("{} --silent --show-error --fail --max-time 10", line.trim());
+    let output = tokio::task::spawn_blocking(|| Command::new("sh").arg("-c").arg(command).output());
+    let output = output.await.expect("no panic").expect("sh");
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[tokio::test]
+async fn the_demo_prints_a_curl_line_that_works_when_pasted() {
+    let folder = Folder::new("");
+    let gw = Gateway::run(&folder, &["demo", "--listen", "127.0.0.1:0"]).await;
+    let answer: Value = serde_json::from_str(&paste_curl(&gw).await).unwrap();
+    assert!(
+        answer["choices"][0]["message"]["content"]
+            .as_str()
+            .is_some_and(|text| text.contains("made up")),
+        "{answer}"
+    );
+    let stdout = gw.process.stdout();
+    assert!(
+        stdout.contains("made up") && stdout.contains("3 keys") && stdout.contains("/ui/"),
+        "{stdout}"
+    );
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn serving_prints_what_is_served_and_a_curl_line_that_works_when_pasted() {
+    let mock = Mock::start().await.unwrap();
+    let named = format!("{}models = [\"gpt-x\"]\n", pool(&mock, 2));
+    for config in [pool(&mock, 2), named] {
+        let gw = Gateway::start(&config).await;
+        let answer: Value = serde_json::from_str(&paste_curl(&gw).await).unwrap();
+        assert!(
+            answer["choices"].is_array() || answer["data"].is_array(),
+            "{answer}"
+        );
+        let stdout = gw.process.stdout();
+        assert!(
+            stdout.contains("p: 2 keys") && stdout.contains(&format!("http://{}", gw.addr)),
+            "{stdout}"
+        );
+        assert!(
+            gw.log().contains("pool loaded") && gw.log().contains("listening on"),
+            "{}",
+            gw.log()
+        );
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn without_keys_it_serves_and_says_how_to_add_one() {
+    let gw = Gateway::start("").await;
+    assert!(
+        gw.process
+            .stdout()
+            .contains("No provider key is configured"),
+        "{}",
+        gw.process.stdout()
+    );
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (404, "model_not_found")
+    );
+    assert!(
+        reply.message().contains("no provider key is configured"),
+        "{}",
+        reply.message()
+    );
+    assert_eq!(gw.get("/readyz").await.status, 200);
+    paste_curl(&gw).await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn json_logs_are_json_lines() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!("[log]\nformat = \"json\"\n{}", pool(&mock, 1));
+    let gw = Gateway::start(&config).await;
+    let reply = gw
+        .send(
+            "POST",
+            crate::harness::CHAT_PATH,
+            &[("x-request-id", "my-id-1")],
+            crate::harness::CHAT.as_bytes(),
+        )
+        .await;
+    assert_eq!(reply.header("x-request-id"), Some("my-id-1"));
+    gw.logged("my-id-1").await;
+    let lines: Vec<Value> = gw
+        .log()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect();
+    let request = lines
+        .iter()
+        .find(|line| line["request_id"] == "my-id-1")
+        .unwrap();
+    assert_eq!(
+        (
+            &request["status"],
+            &request["method"],
+            &request["path"],
+            &request["pool"],
+            &request["key"],
+            &request["attempts"]
+        ),
+        (
+            &200.into(),
+            &"POST".into(),
+            &"/v1/chat/completions".into(),
+            &"p".into(),
+            &"p-1".into(),
+            &1.into()
+        ),
+        "{request}"
+    );
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_sentence_and_exit_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(&Folder::new(""), &["serve", "--listen", &addr]).await;
+    assert_eq!(code, 1, "{stderr}");
+    let line = stderr.lines().last().unwrap_or_default();
+    assert!(
+        line.contains("cannot listen on")
+            && line.contains(&addr)
+            && line.contains("another program"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test]
+async fn check_reports_every_mistake_at_once() {
+    let mistakes = format!(
+        "[server]\nlisten = \"nowhere\"\nlisen = 1\n[pools.p]\nprovider = \"opnai\"\nkeys = [\"k-{MARK}\", \"k-{MARK}\"]\n\
+         [pools.p.retry]\nretries = \"many\"\n[[virtual_keys]]\nname = \"short\"\nkey = \"{MARK}\"\npools = [\"q\"]\n"
+    );
+    let folder = Folder::new(&mistakes);
+    let (code, _, stderr) = run(&folder, &["check"]).await;
+    assert_eq!(code, 1);
+    for says in [
+        "keypool.toml:2:",
+        "keypool.toml:3:",
+        "did you mean",
+        "opnai",
+        "keypool.toml:8:",
+        "16 characters",
+    ] {
+        assert!(stderr.contains(says), "{says}: {stderr}");
+    }
+    let (code, stdout, _) = run(&folder, &["check", "--json"]).await;
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &answer["ok"]), (1, &Value::Bool(false)));
+    assert!(
+        answer["errors"]
+            .as_array()
+            .is_some_and(|errors| errors.len() >= 5),
+        "{answer}"
+    );
+    let (code, _, stderr) = run(&folder, &["serve", "--listen", "127.0.0.1:0"]).await;
+    assert!(code == 1 && stderr.contains("opnai"), "{stderr}");
+}
+
+#[tokio::test]
+async fn exit_codes_tell_done_failed_and_wrong_usage() {
+    let mock = Mock::start().await.unwrap();
+    let folder = Folder::new(&pool(&mock, 1));
+    for (args, expect) in [
+        (&["check"][..], 0),
+        (&["--version"], 0),
+        (&["--help"], 0),
+        (&["check", "--config", "absent.toml"], 1),
+        (&[], 2),
+        (&["serv"], 2),
+        (&["serve", "--no-such-flag"], 2),
+        (&["check", "extra"], 2),
+        (&["serve", "--listen"], 2),
+    ] {
+        let (code, stdout, stderr) = run(&folder, args).await;
+        assert_eq!(code, expect, "{args:?}: {stdout}{stderr}");
+    }
+    let (_, stdout, _) = run(&folder, &["--version"]).await;
+    assert_eq!(
+        stdout.trim(),
+        format!("keypool {}", env!("CARGO_PKG_VERSION"))
+    );
+    let (_, stdout, _) = run(&folder, &["check"]).await;
+    assert!(
+        stdout.contains("1 pools, 1 keys") || stdout.contains("1 pool, 1 key"),
+        "{stdout}"
+    );
+}

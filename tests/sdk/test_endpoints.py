@@ -1,0 +1,291 @@
+"""What else each SDK has: model lists, embeddings, token counts, helpers."""
+
+import asyncio
+
+import anthropic
+import openai
+import pytest
+import tavily
+import volcenginesdkarkruntime as ark
+from google import genai
+
+import harness
+from drivers import ANSWER, SAID, messages
+
+
+@pytest.fixture
+def openai_client(gateway):
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="anything") as client:
+        yield client
+
+
+@pytest.fixture
+def anthropic_client(gateway):
+    with anthropic.Anthropic(base_url=gateway.url, api_key="anything") as client:
+        yield client
+
+
+@pytest.fixture(params=[None, "v1beta"], ids=["default-version", "v1beta"])
+def gemini_client(request, gateway):
+    options = genai.types.HttpOptions(base_url=gateway.url, api_version=request.param)
+    with genai.Client(api_key="anything", http_options=options) as client:
+        yield client
+
+
+@pytest.fixture
+def tavily_client(gateway):
+    with tavily.TavilyClient(api_key="anything", api_base_url=gateway.url) as client:
+        yield client
+
+
+# OpenAI
+
+
+def test_openai_models(openai_client):
+    listed = {model.id for model in openai_client.models.list()}
+    # Every pool that can be called by this protocol, and what its names and patterns let through.
+    assert {"gpt-4o-mini", "text-embedding-3-small", "doubao-seed-1-6-250615"} <= listed
+    assert {"gemini-2.5-flash", "claude-haiku-4-5-20251001", "claude-two-only"} <= listed
+    assert "mock-large" not in listed, "no pool serves it"
+    assert openai_client.models.retrieve("gpt-4o-mini").object == "model"
+    with pytest.raises(openai.NotFoundError) as caught:
+        openai_client.models.retrieve("mock-large")
+    assert caught.value.code == "model_not_found"
+
+
+def test_openai_models_asynchronously(gateway):
+    async def listed():
+        async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="anything") as client:
+            return [model.id async for model in client.models.list()]
+
+    assert "gpt-4o-mini" in asyncio.run(listed())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"encoding_format": "float", "dimensions": 8}], ids=["base64", "float"]
+)
+def test_openai_embeddings(options, openai_client):
+    answer = openai_client.embeddings.create(model="text-embedding-3-small", input=["a", "b"], **options)
+    first, second = (one.embedding for one in answer.data)
+    assert len(first) == len(second) == options.get("dimensions", len(first)) and len(first) > 1
+    assert first != second and all(isinstance(number, float) for number in first)
+
+
+def test_openai_legacy_completions(openai_client):
+    answer = openai_client.completions.create(model="gpt-4o-mini", prompt=SAID)
+    assert answer.choices[0].text.startswith(ANSWER)
+
+
+def test_openai_stream_brings_usage_when_asked(openai_client):
+    chunks = list(
+        openai_client.chat.completions.create(
+            model="gpt-4o-mini", messages=messages(), stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert [chunk.usage is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_openai_shows_the_request_id_of_the_gateway(openai_client):
+    answer = openai_client.chat.completions.create(
+        model="gpt-4o-mini", messages=messages(), extra_headers={"x-request-id": "my-own-id-1"}
+    )
+    assert answer._request_id == "my-own-id-1"
+
+
+def test_openai_responses_stream_ends_with_the_whole_response(openai_client):
+    with openai_client.responses.stream(model="gpt-4o-mini", input=SAID) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert final.output_text.startswith(ANSWER) and final.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "pool"),
+    [
+        ("gpt-4o-mini", "openai"),
+        ("claude-haiku-4-5-20251001", "anthropic"),
+        ("gemini-2.5-flash", "gemini"),
+        ("doubao-seed-1-6-250615", "ark"),
+        ("ark/any-endpoint", "ark"),
+        ("claude-two-only", "claude-two"),
+    ],
+)
+def test_openai_client_reaches_every_provider_that_speaks_its_protocol(model, pool, openai_client, mock):
+    answer = openai_client.chat.completions.create(model=model, messages=messages())
+    assert answer.choices[0].message.content.startswith(ANSWER)
+    assert answer.model == model.removeprefix("ark/")
+    assert mock.calls(pool) == [1, 0, 0]
+
+
+# Anthropic
+
+
+def test_anthropic_models(anthropic_client):
+    listed = {model.id for model in anthropic_client.models.list()}
+    assert {"claude-haiku-4-5-20251001", "claude-two-only"} <= listed
+    assert all(model.startswith("claude-") for model in listed)
+    assert anthropic_client.models.retrieve("claude-haiku-4-5-20251001").type == "model"
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        anthropic_client.models.retrieve("claude-none")
+    assert caught.value.error_code == "model_not_found"
+
+
+def test_anthropic_count_tokens(anthropic_client):
+    counted = anthropic_client.messages.count_tokens(
+        model="claude-haiku-4-5-20251001", messages=messages()
+    )
+    assert counted.input_tokens > 0
+
+
+def test_anthropic_stream_helper(anthropic_client):
+    with anthropic_client.messages.stream(
+        model="claude-haiku-4-5-20251001", max_tokens=100, messages=messages()
+    ) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text.startswith(ANSWER)
+    assert (final.content[0].text, final.stop_reason) == (text, "end_turn")
+    assert final.usage.output_tokens > 0
+
+
+def test_anthropic_stream_helper_asynchronously(gateway):
+    async def call():
+        async with (
+            anthropic.AsyncAnthropic(base_url=gateway.url, api_key="anything") as client,
+            client.messages.stream(
+                model="claude-haiku-4-5-20251001", max_tokens=100, messages=messages()
+            ) as stream,
+        ):
+            return await stream.get_final_text()
+
+    assert asyncio.run(call()).startswith(ANSWER)
+
+
+def test_anthropic_stream_helper_raises_where_the_stream_was_cut(anthropic_client, mock):
+    mock.script(harness.provider_keys("anthropic")[0], {"cut_mid_event": 6})
+    stream = anthropic_client.messages.stream(
+        model="claude-haiku-4-5-20251001", max_tokens=100, messages=messages()
+    )
+    with pytest.raises(anthropic.APIStatusError) as caught, stream as events:
+        events.get_final_message()
+    assert caught.value.error_code == "upstream_unreachable"
+
+
+def test_anthropic_overload_is_its_own_class(anthropic_client, mock):
+    mock.fault("anthropic", {"refuse": 529})
+    with pytest.raises(anthropic.OverloadedError):
+        anthropic_client.messages.create(
+            model="claude-haiku-4-5-20251001", max_tokens=9, messages=messages()
+        )
+    assert mock.calls("anthropic") == [2, 2, 2]
+
+
+# Gemini
+
+
+def test_gemini_models(gemini_client):
+    listed = {model.name for model in gemini_client.models.list()}
+    assert {"models/gemini-2.5-flash", "models/gemini-embedding-001", "models/gemini-two-only"} <= listed
+    assert not any("claude" in name or "gpt" in name for name in listed), "other protocols' models"
+    assert gemini_client.models.get(model="gemini-2.5-flash").name == "models/gemini-2.5-flash"
+    with pytest.raises(genai.errors.ClientError) as caught:
+        gemini_client.models.get(model="gemini-none")
+    assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")
+
+
+def test_gemini_count_tokens(gemini_client):
+    assert gemini_client.models.count_tokens(model="gemini-2.5-flash", contents=SAID).total_tokens > 0
+
+
+def test_gemini_embeddings(gemini_client):
+    answer = gemini_client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
+    first, second = (one.values for one in answer.embeddings)
+    assert len(first) == len(second) > 1 and first != second
+
+
+def test_gemini_chat_sends_its_history_with_whichever_key(gemini_client, mock):
+    chat = gemini_client.chats.create(model="gemini-2.5-flash")
+    assert chat.send_message("the first thing said").text
+    assert "".join(chunk.text for chunk in chat.send_message_stream(SAID)).startswith(ANSWER)
+    assert mock.calls("gemini") == [1, 1, 0]
+    assert "the first thing said" in mock.recorded()[-1]["body"]
+
+
+# Tavily
+
+
+def test_tavily_search(tavily_client):
+    answer = tavily_client.search(SAID, max_results=2, include_usage=True)
+    assert len(answer["results"]) == 2 and answer["usage"] == {"credits": 1}
+    assert tavily_client.qna_search(SAID).startswith(ANSWER)
+
+
+def test_tavily_extract(tavily_client):
+    answer = tavily_client.extract(["https://a.invalid", "https://b.invalid"])
+    assert [one["url"] for one in answer["results"]] == ["https://a.invalid", "https://b.invalid"]
+
+
+@pytest.mark.parametrize("method", ["crawl", "map"])
+def test_tavily_crawl_and_map(method, tavily_client):
+    answer = getattr(tavily_client, method)("https://a.invalid")
+    assert answer["base_url"] == "https://a.invalid" and len(answer["results"]) == 2
+
+
+def test_tavily_asynchronously(gateway):
+    async def call():
+        client = tavily.AsyncTavilyClient(api_key="anything", api_base_url=gateway.url)
+        try:
+            return [
+                (await client.extract("https://a.invalid"))["results"],
+                (await client.crawl("https://a.invalid"))["results"],
+                (await client.map("https://a.invalid"))["results"],
+            ]
+        finally:
+            await client.close()
+
+    assert [len(results) for results in asyncio.run(call())] == [1, 2, 2]
+
+
+def test_tavily_research_is_begun_once(tavily_client, mock):
+    task = tavily_client.research(SAID)
+    assert task["status"] == "pending" and task["request_id"]
+    mock.script(harness.provider_keys("tavily")[1], {"reset": True})
+    with pytest.raises(Exception, match="502"):
+        tavily_client.research(SAID)
+    assert mock.calls("tavily") == [1, 1, 0], "a task that may have begun is not begun again"
+
+
+@pytest.mark.parametrize("status", [432, 433])
+def test_tavily_key_without_credits_makes_room_for_the_next(status, tavily_client, mock):
+    mock.script(harness.provider_keys("tavily")[0], {"refuse": status})
+    assert tavily_client.search(SAID)["results"]
+    assert mock.calls("tavily") == [1, 1, 0]
+
+
+# Ark
+
+
+@pytest.mark.parametrize("path", ["/ark", "/ark/api/v3", "/v1"])
+def test_ark_embeddings(path, gateway, mock):
+    with ark.Ark(base_url=f"{gateway.url}{path}", api_key="anything") as client:
+        answer = client.embeddings.create(model="doubao-embedding-text-240715", input=["a", "b"])
+    first, second = (one.embedding for one in answer.data)
+    assert len(first) == len(second) > 1 and first != second
+    assert mock.calls("ark") == [1, 0, 0]
+
+
+def test_ark_passes_three_calls_per_key_at_once(gateway, mock):
+    mock.behave("*", latency_ms=1000)
+
+    async def call():
+        async with ark.AsyncArk(base_url=f"{gateway.url}/ark/api/v3", api_key="anything") as client:
+            calls = [
+                client.chat.completions.create(model="doubao-seed-1-6-250615", messages=messages())
+                for _ in range(9)
+            ]
+            return await asyncio.gather(*calls)
+
+    assert len(asyncio.run(call())) == 9
+    assert mock.most_at_once("ark") == [3, 3, 3]
