@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::Fault;
-use keypool_core::pool::{Consequence, Pool};
+use keypool_core::pool::{Consequence, KeyState, Pool};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
@@ -171,7 +171,10 @@ struct Told {
 enum Case {
     Fine,
     NoFailover,
-    AllFail,
+    /// `alike`: for the same reason.
+    AllFail {
+        alike: bool,
+    },
     SomeFail(Vec<Arc<str>>),
 }
 
@@ -204,7 +207,12 @@ impl PoolTrouble {
         let keys = pool.members().len();
         match case {
             Case::Fine => info!(pool = name, "pool \"{name}\" is well again"),
-            Case::AllFail => warn!(
+            Case::AllFail { alike: false } => warn!(
+                pool = name,
+                case = "all_keys_fail",
+                "all {keys} keys of pool \"{name}\" fail, for different reasons: see the warnings above and /api/keys/stats"
+            ),
+            Case::AllFail { alike: true } => warn!(
                 pool = name,
                 case = "all_keys_fail",
                 "all {keys} keys of pool \"{name}\" fail alike: it is the provider, the way to it or the account, not a key; requests still go out"
@@ -231,7 +239,12 @@ fn case_of(pool: &Pool, failing: Vec<Arc<str>>) -> Case {
     match failing.len() {
         0 => Case::Fine,
         _ if !can_fail_over(pool) => Case::NoFailover,
-        all if all == pool.members().len() => Case::AllFail,
+        all if all == pool.members().len() => {
+            let states: Vec<KeyState> = pool.report().into_iter().map(|key| key.state).collect();
+            Case::AllFail {
+                alike: states.windows(2).all(|pair| pair[0] == pair[1]),
+            }
+        }
         _ => Case::SomeFail(failing),
     }
 }

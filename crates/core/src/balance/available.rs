@@ -70,6 +70,11 @@ impl Available {
         self.slots_of[place].len() as u32
     }
 
+    /// How many slots there are, available or not.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many places there are, available or not.
     pub(crate) fn places(&self) -> usize {
         self.slots_of.len()

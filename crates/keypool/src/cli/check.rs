@@ -39,11 +39,16 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     }
     let keys: usize = settings.pools.iter().map(|pool| pool.keys.len()).sum();
     say(&format!(
-        "The configuration is good: {} pools, {keys} keys, {} virtual keys.",
-        settings.pools.len(),
-        settings.virtual_keys.len()
+        "The configuration is good: {}, {}, {}.",
+        count(settings.pools.len(), "pool"),
+        count(keys, "key"),
+        count(settings.virtual_keys.len(), "virtual key"),
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn as_json(loaded: &Result<Loaded, Errors>) -> String {

@@ -1,0 +1,53 @@
+# The commands of this repository. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt bench
+
+# What is installed for the checks goes here, outside the clone.
+CACHE := $(or $(KEYPOOL_CACHE),$(HOME)/.cache/keypool)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+# Further arguments: of keypool for `make run`, of cargo test for `make test`.
+ARGS ?=
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## build, then serve on http://127.0.0.1:8080 (with no key: the demo); ARGS="…" are passed on
+	@echo "==> building keypool (the first time takes two minutes or so)"
+	@cargo build --locked --release --package keypool
+	@exec "$(TARGET)/release/keypool" serve --or-demo $(ARGS)
+
+test: ## install what the tests need, then run every test
+	@status=0; \
+	echo "==> Rust: unit, property, simulation and end-to-end tests, and the tidy rules"; \
+	cargo test --locked --workspace --no-fail-fast $(ARGS) || status=1; \
+	echo "==> Python: the official SDKs against the gateway"; \
+	cargo build --locked --workspace --bins && KEYPOOL_CACHE="$(CACHE)" tests/sdk/run "$(TARGET)/debug" || status=1; \
+	exit $$status
+
+lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax of scripts
+	@echo "==> rustfmt"
+	@cargo fmt --all --check
+	@echo "==> clippy"
+	@cargo clippy --locked --workspace --all-targets -- --deny warnings
+	@echo "==> cargo-deny: licences, sources, banned crates"
+	@"$(DENY)" --locked --log-level error check bans licenses sources
+	@echo "==> syntax of scripts"
+	@bash -n .ci/run
+	@sh -n tests/sdk/run
+	@find tests -name '*.py' -exec python3 -c 'import ast, sys; [ast.parse(open(f, encoding="utf-8").read(), f) for f in sys.argv[1:]]' {} +
+
+bench: ## measure: getting a key from pools of 1, 20 and 10,000 keys
+	@cargo bench --locked --package keypool-core $(ARGS)
+
+fmt: ## format the Rust code
+	@cargo fmt --all
+
+$(DENY):
+	@echo "==> installing cargo-deny $(DENY_VERSION) in $(CACHE) (once, about a minute)"
+	@CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=symbols cargo install --quiet --locked --debug \
+		--no-default-features --version $(DENY_VERSION) --root "$(CACHE)/cargo-deny-$(DENY_VERSION)" \
+		--target-dir "$(CACHE)/cargo-deny-build" cargo-deny
+	@rm -rf "$(CACHE)/cargo-deny-build"

@@ -1,0 +1,94 @@
+//! How long it takes to get a key and give it back: one key, twenty, ten thousand, half of them unavailable.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use keypool_core::clock::Clock;
+use keypool_core::fault::{Class, Fault};
+use keypool_core::pool::{Demand, Lease, Pool, Registry};
+use keypool_core::secret::Secret;
+use keypool_core::settings::{
+    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
+};
+
+struct RealClock;
+
+#[expect(clippy::disallowed_methods, reason = "a clock")]
+impl Clock for RealClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
+    let base_url: keypool_core::base_url::BaseUrl =
+        "https://api.example.com/v1".parse().expect("a URL");
+    let key = |n: usize| KeySettings {
+        name: format!("key-{n}").into(),
+        secret: Secret::new(format!("secret-{n}")),
+        base_url: base_url.clone(),
+        model: None,
+        group: None,
+        weight: 1,
+        max_concurrent: None,
+    };
+    let settings = PoolSettings {
+        name: "bench".into(),
+        provider: "mock",
+        strategy,
+        models: vec!["*".into()],
+        keys: (0..keys).map(key).collect(),
+        retry: RetrySettings::default(),
+        breaker: BreakerSettings::default(),
+        queue: QueueSettings::default(),
+        timeouts: TimeoutSettings::default(),
+        source: "bench".into(),
+    };
+    Registry::new(Arc::new(RealClock))
+        .pools(&[settings], &[])
+        .remove(0)
+}
+
+/// Makes every second key invalid.
+fn lose_half(pool: &Arc<Pool>) {
+    let leases: Vec<Lease> = (0..pool.members().len())
+        .filter_map(|_| pool.acquire(&Demand::of("m")))
+        .collect();
+    for lease in leases {
+        if lease.place() % 2 == 0 {
+            let _ = lease.failed(&Fault::of(Class::Rejected));
+        }
+    }
+}
+
+fn acquire(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("acquire_and_release");
+    for strategy in [
+        Strategy::RoundRobin,
+        Strategy::LeastLoaded,
+        Strategy::Random,
+    ] {
+        for (keys, half) in [(1, false), (20, false), (10_000, false), (10_000, true)] {
+            let pool = pool(keys, strategy);
+            let demand = Demand::of("m");
+            if half {
+                lose_half(&pool);
+            }
+            let name = format!("{keys}{}", if half { "_half_unavailable" } else { "" });
+            group.bench_function(BenchmarkId::new(format!("{strategy:?}"), name), |bencher| {
+                bencher.iter(|| black_box(pool.acquire(&demand)).map(Lease::succeeded));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, acquire);
+criterion_main!(benches);

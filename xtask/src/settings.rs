@@ -1,0 +1,151 @@
+//! Names that code and guide must agree on: settings of the configuration, codes of errors.
+
+use std::collections::BTreeSet;
+
+use crate::code;
+
+/// Every setting that occurs in a configuration, as `server.listen` or `pools.*.keys.rpm`.
+///
+/// # Panics
+/// Where `text` is no TOML.
+pub fn of_configuration(text: &str) -> BTreeSet<String> {
+    let table: toml::Table = text
+        .parse()
+        .unwrap_or_else(|error| panic!("no TOML: {error}"));
+    let mut found = BTreeSet::new();
+    gather("", &toml::Value::Table(table), &mut found);
+    found
+}
+
+fn gather(path: &str, value: &toml::Value, found: &mut BTreeSet<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                // The names of pools are the user's.
+                let name = if path == "pools" { "*" } else { name };
+                let inner = if path.is_empty() {
+                    name.to_owned()
+                } else {
+                    format!("{path}.{name}")
+                };
+                gather(&inner, value, found);
+            }
+        }
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            items.iter().for_each(|item| gather(path, item, found));
+        }
+        _ => {
+            found.insert(path.to_owned());
+        }
+    }
+}
+
+/// Every setting that a guide lists: a heading such as "## `[pools.<name>.retry]`" opens a section, and each table
+/// row that begins with a name in backticks is a setting of it.
+pub fn of_guide(markdown: &str) -> BTreeSet<String> {
+    let mut section = String::new();
+    let mut found = BTreeSet::new();
+    for line in markdown.lines() {
+        if let Some(heading) = line.strip_prefix('#') {
+            section = quoted(heading)
+                .filter(|name| name.starts_with('['))
+                .unwrap_or_default()
+                .replace(['[', ']'], "")
+                .replace("<name>", "*");
+        } else if let Some(name) = row(line)
+            && !section.is_empty()
+        {
+            found.insert(format!("{section}.{name}"));
+        }
+    }
+    found
+}
+
+/// What stands in the first cell of each table row, where it is a name in backticks.
+pub fn rows(markdown: &str) -> BTreeSet<String> {
+    markdown.lines().filter_map(row).collect()
+}
+
+fn row(line: &str) -> Option<String> {
+    quoted(
+        line.strip_prefix("| ")
+            .filter(|cells| cells.starts_with('`'))?,
+    )
+}
+
+fn quoted(text: &str) -> Option<String> {
+    let (_, after) = text.split_once('`')?;
+    Some(after.split_once('`')?.0.to_owned())
+}
+
+/// The first literal of every call of one of `functions` in a Rust file, where it is a name and not a sentence.
+pub fn first_literals(source: &str, functions: &[&str]) -> BTreeSet<String> {
+    let source = code::without(source, &code::tests(source));
+    let mut found = BTreeSet::new();
+    for function in functions {
+        for (at, _) in source.match_indices(&format!("{function}(")) {
+            let before = source[..at].chars().next_back();
+            let arguments = source[at + function.len() + 1..].trim_start();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            if let Some((name, _)) = arguments
+                .strip_prefix('"')
+                .and_then(|rest| rest.split_once('"'))
+            {
+                found.extend(is_name(name).then(|| name.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// Variables of keypool's own that a Rust file reads.
+pub fn own_variables(source: &str) -> BTreeSet<String> {
+    let is_own = |text: &String| {
+        text.strip_prefix("KEYPOOL_").is_some_and(|rest| {
+            rest.bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        })
+    };
+    code::literals(source).into_iter().filter(is_own).collect()
+}
+
+/// Literals that are a code: lower-case words with `_` between them, or one such word.
+pub fn codes(source: &str) -> BTreeSet<String> {
+    let is_code = |text: &String| text.contains('_') && is_name(text);
+    code::literals(source).into_iter().filter(is_code).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_file_and_guide_have_the_same_names() {
+        let file = "[server]\nlisten = 1\ntls = { cert = 2 }\n[pools.a]\nkeys = ['x']\n[[pools.b.keys]]\nrpm = 1\n[[routes]]\nmodel = 1\n";
+        let guide = "## `[server]`\n| setting | default |\n|---|---|\n| `listen` | `x` |\n| `tls.cert` | |\n# `[pools.<name>]`\n| `keys` | |\n\
+                     ### `[[pools.<name>.keys]]`\n| `rpm` | |\n## `[[routes]]`\n| `model` | |\n## Other `words`\n| `no` | |\n";
+        assert_eq!(of_configuration(file), of_guide(guide));
+    }
+
+    #[test]
+    fn first_literals_are_found_across_lines() {
+        let source = "table.text(\"a\"); list(\n    \"b\", 1); context(\"no\"); x.text(name); // text(\"c\")\n#[cfg(test)]\nmod t { fn f() { text(\"d\") } }";
+        let found = first_literals(source, &["text", "list"]);
+        assert!(
+            found.contains("a")
+                && found.contains("b")
+                && !found.contains("no")
+                && !found.contains("d"),
+            "{found:?}"
+        );
+    }
+}
