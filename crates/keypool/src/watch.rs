@@ -1,88 +1,64 @@
 //! Hot reload: a change of the configuration file or of `.env` is put in force.
 //!
-//! Editors and orchestrators replace files rather than write them, so the folders are watched, and what counts is
-//! whether the contents changed.
+//! The files are looked at twice a second. Editors and orchestrators replace files, move folders and swap links, on
+//! file systems that tell nobody; a look sees all of that, and costs two system calls.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keypool_core::secret::Digest256;
 use keypool_gateway::context::Gateway;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::signals;
 
-/// A file is read when it has been quiet for so long: it may be written in several steps.
-const QUIET: Duration = Duration::from_millis(200);
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Watches for as long as it lives.
-pub(crate) struct Watching {
-    _watcher: Option<RecommendedWatcher>,
-}
+/// What a look at a file's outside shows: when it was changed, and its length. `None`: there is no file.
+type Outside = Option<(SystemTime, u64)>;
 
-/// Starts watching `files`, which need not exist yet.
+/// Watches `files`, which need not exist yet, for as long as the process lives.
 #[expect(
     clippy::disallowed_methods,
     reason = "lives as long as the process; a shutdown does not wait for it"
 )]
-pub(crate) fn start(gw: &Arc<Gateway>, files: Vec<PathBuf>) -> Watching {
-    // One place is enough: what matters is that something happened.
-    let (sender, receiver) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_| {
-        let _ = sender.try_send(());
-    })
-    .ok();
-    for folder in folders(&files) {
-        let watched = watcher
-            .as_mut()
-            .is_some_and(|watcher| watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok());
-        if !watched {
-            tracing::warn!(
-                "cannot watch {}: reload with SIGHUP or the admin API after a change",
-                folder.display()
-            );
-        }
-    }
-    tokio::spawn(follow(Arc::clone(gw), files, receiver));
-    Watching { _watcher: watcher }
+pub(crate) fn start(gw: &Arc<Gateway>, files: Vec<PathBuf>) {
+    tokio::spawn(follow(Arc::clone(gw), files));
 }
 
-async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>, mut events: mpsc::Receiver<()>) {
-    let mut known = contents(&files);
-    while events.recv().await.is_some() {
-        tokio::time::sleep(QUIET).await;
-        while events.try_recv().is_ok() {}
-        let now = contents(&files);
-        if now != known {
-            known = now;
+async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut outside, mut contents) = (look(&files), read(&files));
+    let mut is_quiet = true;
+    loop {
+        ticks.tick().await;
+        let now = look(&files);
+        let was_quiet = std::mem::replace(&mut is_quiet, now == outside);
+        outside = now;
+        // Read when a change is followed by quiet: a file may be written in several steps.
+        if was_quiet || !is_quiet {
+            continue;
+        }
+        let now = read(&files);
+        if now != contents {
+            contents = now;
             signals::reload(&gw).await;
         }
     }
 }
 
-fn folders(files: &[PathBuf]) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = files
-        .iter()
-        .filter_map(|file| file.parent())
-        .map(|folder| {
-            if folder.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                folder
-            }
-        })
-        .map(Path::to_path_buf)
-        .collect();
-    folders.sort();
-    folders.dedup();
-    folders
+fn look(files: &[PathBuf]) -> Vec<Outside> {
+    let outside = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    files.iter().map(outside).collect()
 }
 
-fn contents(files: &[PathBuf]) -> Vec<Option<Digest256>> {
-    files
-        .iter()
-        .map(|file| std::fs::read(file).ok().map(|bytes| Digest256::of(&bytes)))
-        .collect()
+fn read(files: &[PathBuf]) -> Vec<Option<Digest256>> {
+    let digest = |file: &PathBuf| Some(Digest256::of(&std::fs::read(file).ok()?));
+    files.iter().map(digest).collect()
 }

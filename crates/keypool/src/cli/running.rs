@@ -61,7 +61,7 @@ pub(super) async fn serve(
         .addr()
         .map_err(|error| Failure::because("cannot tell the address", error))?;
     say(&welcome::text(kind, addr, &gw.snapshot(), &token));
-    let _watching = watch::start(&gw, files);
+    watch::start(&gw, files);
     signals::reload_on_hangup(&gw);
     let all_ended = server
         .serve(signals::shutdown(&gw))
