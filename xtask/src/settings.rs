@@ -78,28 +78,6 @@ fn quoted(text: &str) -> Option<String> {
     Some(after.split_once('`')?.0.to_owned())
 }
 
-/// The first literal of every call of one of `functions` in a Rust file, where it is a name and not a sentence.
-pub fn first_literals(source: &str, functions: &[&str]) -> BTreeSet<String> {
-    let source = code::without(source, &code::tests(source));
-    let mut found = BTreeSet::new();
-    for function in functions {
-        for (at, _) in source.match_indices(&format!("{function}(")) {
-            let before = source[..at].chars().next_back();
-            let arguments = source[at + function.len() + 1..].trim_start();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
-                continue;
-            }
-            if let Some((name, _)) = arguments
-                .strip_prefix('"')
-                .and_then(|rest| rest.split_once('"'))
-            {
-                found.extend(is_name(name).then(|| name.to_owned()));
-            }
-        }
-    }
-    found
-}
-
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -134,18 +112,5 @@ mod tests {
         let guide = "## `[server]`\n| setting | default |\n|---|---|\n| `listen` | `x` |\n| `tls.cert` | |\n# `[pools.<name>]`\n| `keys` | |\n\
                      ### `[[pools.<name>.keys]]`\n| `rpm` | |\n## `[[routes]]`\n| `model` | |\n## Other `words`\n| `no` | |\n";
         assert_eq!(of_configuration(file), of_guide(guide));
-    }
-
-    #[test]
-    fn first_literals_are_found_across_lines() {
-        let source = "table.text(\"a\"); list(\n    \"b\", 1); context(\"no\"); x.text(name); // text(\"c\")\n#[cfg(test)]\nmod t { fn f() { text(\"d\") } }";
-        let found = first_literals(source, &["text", "list"]);
-        assert!(
-            found.contains("a")
-                && found.contains("b")
-                && !found.contains("no")
-                && !found.contains("d"),
-            "{found:?}"
-        );
     }
 }

@@ -183,8 +183,9 @@ fn dependencies_are_locked_and_come_from_wherever_the_environment_says() {
     );
 }
 
+/// That the guide lists what the code asks for is told by the tests of the configuration; so this holds the example against both.
 #[test]
-fn the_guide_lists_every_setting_and_no_other() {
+fn the_example_of_the_tests_has_every_setting_of_the_guide_and_no_other() {
     let example = repository::read("crates/keypool/src/config/tests/example.toml");
     let (known, told) = (
         settings::of_configuration(&example),
@@ -221,62 +222,6 @@ fn the_guide_names_every_variable_that_is_read() {
         "variables that docs/configuration.md does not name",
         &untold,
     );
-}
-
-/// The example is what the guide is held against; this holds the example against the code.
-#[test]
-fn the_example_has_every_field_that_the_configuration_asks_for() {
-    const ASKING: [&str; 17] = [
-        "take",
-        "table",
-        "tables",
-        "text",
-        "required",
-        "texts",
-        "labels",
-        "one_of",
-        "switch",
-        "whole",
-        "share",
-        "duration",
-        "time",
-        "size",
-        "label",
-        "&mut table,\n        ",
-        "&mut table, ",
-    ];
-    let example = repository::read("crates/keypool/src/config/tests/example.toml");
-    let table: toml::Table = example.parse().unwrap();
-    let mut names = BTreeSet::new();
-    all_names(&toml::Value::Table(table), &mut names);
-    let mut asked = BTreeSet::new();
-    for file in repository::sources("crates/keypool") {
-        if file.contains("/config/") && !file.ends_with("/walk.rs") {
-            asked.extend(settings::first_literals(&repository::read(&file), &ASKING));
-        }
-    }
-    // Guards the guard: these are asked for in three different ways.
-    for known in ["listen", "failure_rate", "tls"] {
-        assert!(asked.contains(known), "{asked:?}");
-    }
-    let found: Vec<String> = asked.difference(&names).cloned().collect();
-    assert_none(
-        "fields that the code asks for and crates/keypool/src/config/tests/example.toml does not have",
-        &found,
-    );
-}
-
-fn all_names(value: &toml::Value, names: &mut BTreeSet<String>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (name, value) in table {
-                names.insert(name.clone());
-                all_names(value, names);
-            }
-        }
-        toml::Value::Array(items) => items.iter().for_each(|item| all_names(item, names)),
-        _ => {}
-    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //!
 //! The state of a key is shared by every pool it stands in and survives a reload. Reading it takes no lock.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -95,9 +94,12 @@ pub struct Group {
 }
 
 impl Group {
+    pub(crate) fn leave_all(&self) {
+        self.keys.lock().clear();
+    }
+
     pub(crate) fn join(&self, key: &Arc<Key>) {
         let mut keys = self.keys.lock();
-        keys.retain(|old| old.strong_count() > 0);
         if !keys.iter().any(|old| old.as_ptr() == Arc::as_ptr(key)) {
             keys.push(Arc::downgrade(key));
         }
@@ -111,7 +113,7 @@ impl Group {
 
 impl Key {
     pub(crate) fn new(id: KeyId, secret: Secret) -> Arc<Self> {
-        let key = Arc::new(Self {
+        Arc::new(Self {
             id,
             secret,
             flags: AtomicU32::new(0),
@@ -127,9 +129,7 @@ impl Key {
             exhausted_until: Mutex::new(None),
             models: ModelsInUse::default(),
             boards: RwLock::new(Vec::new()),
-        });
-        key.own_group.join(&key);
-        key
+        })
     }
 
     /// What makes it this key.
@@ -455,46 +455,5 @@ pub(crate) fn default_rest(class: Class) -> Duration {
         Class::Exhausted => Duration::from_secs(3600),
         Class::Forbidden => Duration::from_secs(600),
         _ => Duration::from_secs(60),
-    }
-}
-
-/// A quota group's provider and name.
-type GroupId = (&'static str, Arc<str>);
-
-/// Remembers keys and groups across reloads, by what makes them themselves.
-#[derive(Default)]
-pub(crate) struct KeyBook {
-    keys: Mutex<HashMap<KeyId, Weak<Key>>>,
-    groups: Mutex<HashMap<GroupId, Weak<Group>>>,
-}
-
-impl KeyBook {
-    /// Forgets what no pool holds any more.
-    pub(crate) fn prune(&self) {
-        self.keys.lock().retain(|_, key| key.strong_count() > 0);
-        self.groups
-            .lock()
-            .retain(|_, group| group.strong_count() > 0);
-    }
-
-    pub(crate) fn key(&self, id: KeyId, secret: &Secret) -> Arc<Key> {
-        let mut keys = self.keys.lock();
-        if let Some(key) = keys.get(&id).and_then(Weak::upgrade) {
-            return key;
-        }
-        let key = Key::new(id.clone(), secret.clone());
-        keys.insert(id, Arc::downgrade(&key));
-        key
-    }
-
-    pub(crate) fn group(&self, provider: &'static str, name: &Arc<str>) -> Arc<Group> {
-        let mut groups = self.groups.lock();
-        let id = (provider, Arc::clone(name));
-        if let Some(group) = groups.get(&id).and_then(Weak::upgrade) {
-            return group;
-        }
-        let group = Arc::new(Group::default());
-        groups.insert(id, Arc::downgrade(&group));
-        group
     }
 }

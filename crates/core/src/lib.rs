@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod clock;
 pub mod fault;
 pub mod key;
+mod key_book;
 pub mod pattern;
 pub mod pool;
 pub mod rests;

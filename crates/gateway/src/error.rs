@@ -118,6 +118,10 @@ impl GatewayError {
 
 /// `Retry-After` in whole seconds, rounded up, at least 1.
 pub(crate) fn whole_seconds(wait: Duration) -> HeaderValue {
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    HeaderValue::from(seconds.max(1))
+    HeaderValue::from(in_whole_seconds(wait))
+}
+
+/// The same as a number.
+pub(crate) fn in_whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }

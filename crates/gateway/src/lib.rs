@@ -13,3 +13,4 @@ pub mod server;
 pub mod snapshot;
 mod telemetry;
 mod upstream;
+mod write_limit;

@@ -16,18 +16,14 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::context::Gateway;
-use crate::error::{GatewayError, Kind};
 use crate::proxy::{self, OutBody};
 use crate::telemetry;
+use crate::write_limit::WriteLimit;
 
 /// A connection on which no request head is complete within this time is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Request heads up to this size are read, to be answered 431 above `MAX_HEADERS`.
+/// Request heads up to this size are read, to be answered 431 where they are too large.
 const READ_BUFFER: usize = 256 * 1024;
-/// More header bytes than this are 431.
-const MAX_HEADERS: usize = 64 * 1024;
-/// A longer path and query are 431 too.
-const MAX_TARGET: usize = 32 * 1024;
 /// So many header lines are read.
 const MAX_HEADER_LINES: usize = 256;
 /// After an accept failed (no files left, …) the next is tried after so long.
@@ -116,7 +112,8 @@ async fn connection(
     builder
         .max_buf_size(READ_BUFFER)
         .max_headers(MAX_HEADER_LINES);
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(WriteLimit::new(stream)), service));
     // Errors here are the client's: it left, or what it sent is no HTTP.
     tokio::select! {
         _ = serving.as_mut() => {}
@@ -134,40 +131,8 @@ async fn dispatch(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<OutBody> {
-    if let Err(error) = check_head(&request) {
-        let protocol = keypool_providers::protocol::protocol_of_headers(
-            request.headers(),
-            request.uri().query(),
-        );
-        return error
-            .render(protocol)
-            .map(|body| OutBody::Whole(Some(body)));
-    }
     if Admin::serves(request.uri().path()) {
         return admin.answer(peer, request).await;
     }
     proxy::handle(gw, peer, request).await
-}
-
-fn check_head(request: &Request<Incoming>) -> Result<(), GatewayError> {
-    let length: usize = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
-    if length > MAX_HEADERS || target > MAX_TARGET {
-        let message = format!(
-            "the request's headers are larger than {MAX_HEADERS} bytes, or its path and query than {MAX_TARGET}: send less"
-        );
-        return Err(GatewayError::new(Kind::HeadersTooLarge, message));
-    }
-    let asks_for_tunnel = request.method() == http::Method::CONNECT;
-    if asks_for_tunnel {
-        return Err(GatewayError::new(
-            Kind::MethodNotAllowed("GET, POST"),
-            "this is no forward proxy: CONNECT is not served",
-        ));
-    }
-    Ok(())
 }

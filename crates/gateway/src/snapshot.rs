@@ -60,7 +60,7 @@ impl Snapshot {
     }
 
     /// Whether a caller must present a virtual key.
-    pub(crate) fn needs_virtual_key(&self) -> bool {
+    pub fn needs_virtual_key(&self) -> bool {
         match self.settings.server.auth {
             AuthMode::Required => true,
             AuthMode::None => false,

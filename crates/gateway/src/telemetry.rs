@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use keypool_core::fault::Fault;
-use keypool_core::pool::{Consequence, KeyState, Pool};
+use keypool_core::fault::{Class, Fault};
+use keypool_core::pool::{Consequence, KeyReport, KeyState, Pool};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
@@ -127,7 +128,7 @@ pub(crate) struct Finished<'a> {
     pub(crate) attempts: u32,
     pub(crate) caller: &'a str,
     pub(crate) took: Duration,
-    /// How it ended, where not as it should: `client left`, `stream broke`.
+    /// How it ended, where not as it should: `client left`, `answer broke off`.
     pub(crate) ended: &'a str,
 }
 
@@ -160,6 +161,8 @@ const SMALL_POOL: usize = 64;
 #[derive(Default)]
 pub(crate) struct PoolTrouble {
     told: Mutex<HashMap<Arc<str>, Told>>,
+    /// How many pools are in trouble, read at every success.
+    troubled: AtomicUsize,
 }
 
 struct Told {
@@ -171,14 +174,25 @@ struct Told {
 enum Case {
     Fine,
     NoFailover,
-    /// `alike`: for the same reason.
-    AllFail {
-        alike: bool,
-    },
+    /// All, for one reason (the text says which) or for several.
+    AllFail(&'static str),
     SomeFail(Vec<Arc<str>>),
 }
 
 impl PoolTrouble {
+    /// After a success: looks whether a pool that was in trouble is well again.
+    pub(crate) fn look_again(&self, pool: &Pool, now: Instant) {
+        if self.troubled.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let is_due = |told: &Told| {
+            told.case != Case::Fine && now.saturating_duration_since(told.looked) >= LOOK_EVERY
+        };
+        if self.told.lock().get(pool.name()).is_some_and(is_due) {
+            self.look_at(pool, now);
+        }
+    }
+
     /// Looks at the pool after a failure, and says what is wrong with it if that is new.
     pub(crate) fn look_at(&self, pool: &Pool, now: Instant) {
         let is_recent = |told: &Told| now.saturating_duration_since(told.looked) < LOOK_EVERY;
@@ -192,11 +206,15 @@ impl PoolTrouble {
             case: case.clone(),
             looked: now,
         };
-        let before = self
-            .told
-            .lock()
-            .insert(Arc::clone(pool.name()), told)
-            .map_or(Case::Fine, |told| told.case);
+        let mut all_told = self.told.lock();
+        let before = all_told.insert(Arc::clone(pool.name()), told);
+        let before = before.map_or(Case::Fine, |told| told.case);
+        let troubled = all_told
+            .values()
+            .filter(|told| told.case != Case::Fine)
+            .count();
+        self.troubled.store(troubled, Ordering::Relaxed);
+        drop(all_told);
         if before != case {
             Self::tell(pool, case);
         }
@@ -207,15 +225,10 @@ impl PoolTrouble {
         let keys = pool.members().len();
         match case {
             Case::Fine => info!(pool = name, "pool \"{name}\" is well again"),
-            Case::AllFail { alike: false } => warn!(
+            Case::AllFail(why) => warn!(
                 pool = name,
                 case = "all_keys_fail",
-                "all {keys} keys of pool \"{name}\" fail, for different reasons: see the warnings above and /api/keys/stats"
-            ),
-            Case::AllFail { alike: true } => warn!(
-                pool = name,
-                case = "all_keys_fail",
-                "all {keys} keys of pool \"{name}\" fail alike: it is the provider, the way to it or the account, not a key; requests still go out"
+                "all {keys} keys of pool \"{name}\" fail: {why}"
             ),
             Case::SomeFail(failing) => warn!(
                 pool = name,
@@ -239,13 +252,27 @@ fn case_of(pool: &Pool, failing: Vec<Arc<str>>) -> Case {
     match failing.len() {
         0 => Case::Fine,
         _ if !can_fail_over(pool) => Case::NoFailover,
-        all if all == pool.members().len() => {
-            let states: Vec<KeyState> = pool.report().into_iter().map(|key| key.state).collect();
-            Case::AllFail {
-                alike: states.windows(2).all(|pair| pair[0] == pair[1]),
-            }
-        }
+        all if all == pool.members().len() => Case::AllFail(why_all_fail(pool)),
         _ => Case::SomeFail(failing),
+    }
+}
+
+/// What the keys' states have in common.
+fn why_all_fail(pool: &Pool) -> &'static str {
+    let reports = pool.report();
+    let all = |test: &dyn Fn(&KeyReport) -> bool| reports.iter().all(test);
+    let rests_by =
+        |class| move |key: &KeyReport| key.cooldowns.iter().any(|cooldown| cooldown.class == class);
+    if all(&|key| key.state == KeyState::Invalid) {
+        "the provider rejects every one; look at the account, then replace or reset the keys"
+    } else if all(&|key| key.state == KeyState::Exhausted) {
+        "none has quota or balance left; top up, or add keys of another account"
+    } else if all(&rests_by(Class::RateLimited)) {
+        "all are rate-limited; slow down, or add keys of another account"
+    } else if all(&|key| matches!(key.state, KeyState::Active | KeyState::Cooling)) {
+        "it is the provider or the way to it, not a key; requests still go out"
+    } else {
+        "for different reasons; see the warnings above and /api/keys/stats"
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use keypool_core::settings::{AuthMode, PoolSettings};
+use keypool_core::settings::PoolSettings;
 use keypool_gateway::snapshot::Snapshot;
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
@@ -82,15 +82,7 @@ fn admin_token(token: &AdminToken) -> String {
 }
 
 fn curl(base: &str, snapshot: &Snapshot) -> String {
-    let server = &snapshot.settings.server;
-    let with_key = match server.auth {
-        AuthMode::Required => true,
-        AuthMode::None => false,
-        AuthMode::Auto => {
-            !snapshot.settings.virtual_keys.is_empty() || !server.listen.ip().is_loopback()
-        }
-    };
-    let key = if with_key {
+    let key = if snapshot.needs_virtual_key() {
         " -H 'Authorization: Bearer YOUR_VIRTUAL_KEY'"
     } else {
         ""

@@ -60,7 +60,17 @@ impl Answer {
             .unwrap_or_default()
     }
 
+    /// Whether the message begins with `words`, in any case.
+    ///
+    /// Behind its beginning a message may quote what the caller sent, and so say whatever the caller likes.
+    pub(crate) fn begins(&self, words: &str) -> bool {
+        let start = self.message.trim_start().get(..words.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(words))
+    }
+
     /// Whether the message holds `words`, given in lower case.
+    ///
+    /// Only for answers of which status, code or type tells that the request is not at fault: see `begins`.
     pub(crate) fn says(&self, words: &str) -> bool {
         self.message.to_ascii_lowercase().contains(words)
     }
@@ -127,13 +137,21 @@ pub(crate) fn shown(code: &str) -> Option<String> {
 pub(crate) fn json(body: &[u8]) -> Option<Value> {
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let value = first_value(text).or_else(|| {
-        let mut lines = text.split(|b| matches!(b, b'\n' | b'\r'));
-        lines.find_map(|line| first_value(line.strip_prefix(b"data:")?))
+        let lines = text.split(|b| matches!(b, b'\n' | b'\r'));
+        lines
+            .take_while(|line| is_event_line(line))
+            .find_map(|line| first_value(line.strip_prefix(b"data:")?))
     });
     match value? {
         Value::Array(items) => items.into_iter().next(),
         value => Some(value),
     }
+}
+
+/// Whether a line may stand in an event: other text may quote the caller, `data:` lines and all.
+fn is_event_line(line: &[u8]) -> bool {
+    const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
+    line.is_empty() || FIELDS.iter().any(|field| line.starts_with(field))
 }
 
 fn first_value(text: &[u8]) -> Option<Value> {
@@ -220,6 +238,21 @@ mod tests {
                 "",
             ),
             (r#"{"error":null}{"more":1}"#, "", "", ""),
+            ("[]", "", "", ""),
+            ("<html>502</html>", "", "", ""),
+            ("", "", "", ""),
+        ] {
+            assert_eq!(
+                read(body),
+                (some(code), some(kind), message.to_owned()),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_event_is_read_but_not_one_quoted_in_a_text() {
+        for (body, code, kind, message) in [
             (
                 "event: error\r\ndata: {\"type\":\"error\",\"error\":{\"type\":\"t\"}}\r\n\r\n",
                 "",
@@ -232,10 +265,19 @@ mod tests {
                 "",
                 "",
             ),
+            (
+                "retry: 1\nid: 7\n\ndata: {\"error\":{\"code\":\"c\"}}\n\n",
+                "c",
+                "",
+                "",
+            ),
+            (
+                "no such role:\ndata: {\"error\":{\"code\":\"c\"}}\n\n",
+                "",
+                "",
+                "",
+            ),
             ("data: [DONE]\n\n", "", "", ""),
-            ("[]", "", "", ""),
-            ("<html>502</html>", "", "", ""),
-            ("", "", "", ""),
         ] {
             assert_eq!(
                 read(body),
@@ -243,6 +285,23 @@ mod tests {
                 "{body}"
             );
         }
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_message_is_surely_the_providers() {
+        let answer = Answer::read(r#"{"error":{"message":" API key not valid: é"}}"#.as_bytes());
+        for (words, begins) in [
+            ("api key not valid", true),
+            ("api key not valid: \u{e9}", true),
+            ("key not valid", false),
+            // Ends inside of a character, or behind the message.
+            ("api key not valid: x", false),
+            ("api key not valid: \u{e9} or so", false),
+            ("", true),
+        ] {
+            assert_eq!(answer.begins(words), begins, "{words}");
+        }
+        assert!(answer.says("key not valid"));
     }
 
     #[test]

@@ -143,14 +143,12 @@ fn class_of(status: u16, error_code: &str, answer: &Answer) -> Class {
     let kind = answer.kind.as_deref().unwrap_or_default();
     class_of_name(error_code)
         .or_else(|| class_of_name(kind))
-        .or_else(|| class_of_message(answer))
-        .unwrap_or_else(|| match kind {
-            "invalid_request_error" => Class::CallerFault,
-            _ => class_of_status(status),
-        })
+        .or_else(|| is_spent(answer).then_some(Class::Exhausted))
+        .unwrap_or_else(|| class_of_status(status))
 }
 
-/// The class of an error code or type that decides by itself.
+/// The class of an error code or type that decides by itself. `invalid_request_error` does not: where answers have
+/// OpenAI's form, a bad key and a rate limit have it too.
 fn class_of_name(name: &str) -> Option<Class> {
     Some(match name {
         "enforced_spend_limit_reached" | "contract_spend_limit_reached" | "billing_error" => {
@@ -170,15 +168,13 @@ fn class_of_name(name: &str) -> Option<Class> {
 }
 
 /// `invalid_request_error` stands for spent money too, and then only the message says so.
-fn class_of_message(answer: &Answer) -> Option<Class> {
-    let spent = answer.says("credit balance is too low")
-        || (answer.says("you have reached your") && answer.says("api usage limits"));
-    match spent {
-        true => Some(Class::Exhausted),
-        false => answer
-            .says("organization_on_hold")
-            .then_some(Class::Rejected),
-    }
+///
+/// A field that is not known is quoted at the very beginning (`{field}: Extra inputs are not permitted`), so a message
+/// with a colon is about the request, whatever it begins with.
+fn is_spent(answer: &Answer) -> bool {
+    let begins =
+        answer.begins("your credit balance is too low") || answer.begins("you have reached your");
+    begins && !answer.message.contains(": ")
 }
 
 /// A reset header tells when a bucket is full again, so it bounds the wait from above. Of the buckets said to be

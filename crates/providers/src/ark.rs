@@ -26,6 +26,7 @@ const CODES: &[(&str, Class)] = &[
     ("OperationDenied", Class::Forbidden),
     ("AccessDenied", Class::Forbidden),
     ("SetLimitExceeded", Class::Exhausted),
+    ("AccountQuotaExceeded", Class::Exhausted),
     ("RateLimitExceeded", Class::RateLimited),
     ("ModelAccountRpmRateLimitExceeded", Class::RateLimited),
     ("ModelAccountTpmRateLimitExceeded", Class::RateLimited),
@@ -133,11 +134,11 @@ fn class_of(status: u16, answer: &Answer) -> Class {
         .find(|(start, _)| code.starts_with(start))
         .map(|(_, class)| *class);
     by_code
-        .or_else(|| class_of_type(answer.kind.as_deref()?))
+        .or_else(|| class_of_type(answer))
         .unwrap_or_else(|| class_of_status(status))
 }
 
-/// One code for three things: a spent trial, a spent subscription window, a queue that is full for the moment.
+/// One name for three things: a spent trial, a spent subscription window, a queue that is full for the moment.
 fn class_of_quota(answer: &Answer) -> Class {
     let subscription = ["5-hour", "weekly", "monthly"]
         .iter()
@@ -150,11 +151,11 @@ fn class_of_quota(answer: &Answer) -> Class {
 }
 
 /// The class of a type, for codes that are not in the table. `BadRequest` and `NotFound` leave it to the status.
-fn class_of_type(kind: &str) -> Option<Class> {
-    match kind {
+fn class_of_type(answer: &Answer) -> Option<Class> {
+    match answer.kind.as_deref()? {
         "Unauthorized" => Some(Class::Rejected),
         "Forbidden" => Some(Class::Forbidden),
-        "TooManyRequests" => Some(Class::RateLimited),
+        "TooManyRequests" => Some(class_of_quota(answer)),
         _ => None,
     }
 }

@@ -60,6 +60,12 @@ pub trait Dialect: Sync {
     /// where the key's base URL has the path `base_path` (no slash at its end, may be empty).
     fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String;
 
+    /// The path under which the provider has its OpenAI-compatible endpoints, where that is not its own protocol:
+    /// `{root}/x` is what a client of OpenAI's calls `/v1/x`.
+    fn openai_root(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The header that carries the key. `None` if the secret cannot stand in a header.
     fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)>;
 

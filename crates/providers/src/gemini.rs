@@ -13,9 +13,6 @@ use crate::dialect::{Dialect, ListCall, Refusal};
 use crate::protocol::{ListedModel, Protocol};
 use crate::{upstream, wait};
 
-/// Where the OpenAI-compatible endpoints are.
-const OPENAI_ROOT: &str = "/v1beta/openai";
-
 /// generativelanguage.googleapis.com.
 pub(crate) struct Gemini;
 
@@ -55,13 +52,17 @@ impl Dialect for Gemini {
     }
 
     fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String {
-        match protocol {
-            Protocol::OpenAi if !path.starts_with("/v1beta/") => {
-                let path = [OPENAI_ROOT, upstream::without_v1(path)].concat();
+        match (protocol, self.openai_root()) {
+            (Protocol::OpenAi, Some(root)) if !upstream::is_below(path, root) => {
+                let path = [root, upstream::without_v1(path)].concat();
                 upstream::kept_path(base_path, &path)
             }
             _ => upstream::kept_path(base_path, path),
         }
+    }
+
+    fn openai_root(&self) -> Option<&'static str> {
+        Some("/v1beta/openai")
     }
 
     fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
@@ -134,20 +135,17 @@ fn class_of(status: u16, answer: &Answer) -> Class {
         return Class::CallerFault;
     }
     if reason(answer) == Some("API_KEY_INVALID")
-        || answer.says("api key not valid")
-        || answer.says("api key expired")
+        || answer.begins("api key not valid")
+        || answer.begins("api key expired")
     {
         return Class::Rejected;
     }
     let unpaid = status == 402 || answer.code.as_deref() == Some("402");
-    match answer
-        .status
-        .as_deref()
-        .or(answer.code.as_deref())
-        .unwrap_or_default()
-    {
+    let name = answer.status.as_deref().or(answer.code.as_deref());
+    // The Interactions API writes the same names in lower case, and as the code.
+    match name.unwrap_or_default().to_ascii_uppercase().as_str() {
         "RESOURCE_EXHAUSTED" if unpaid || is_prepay_spent(answer) => Class::Exhausted,
-        "payment_required" => Class::Exhausted,
+        "PAYMENT_REQUIRED" => Class::Exhausted,
         "RESOURCE_EXHAUSTED" => Class::RateLimited,
         "UNAUTHENTICATED" => Class::Rejected,
         "PERMISSION_DENIED" | "FAILED_PRECONDITION" => Class::Forbidden,
@@ -209,64 +207,65 @@ mod tests {
 
     #[test]
     fn openai_calls_go_to_the_compatible_root() {
-        for (protocol, base, path, expect) in [
+        for (base, path, expect) in [
             (
-                Protocol::OpenAi,
                 "",
                 "/v1/chat/completions",
                 "/v1beta/openai/chat/completions",
             ),
+            ("", "/chat/completions", "/v1beta/openai/chat/completions"),
             (
-                Protocol::OpenAi,
-                "",
-                "/chat/completions",
-                "/v1beta/openai/chat/completions",
-            ),
-            (
-                Protocol::OpenAi,
                 "",
                 "/v1beta/openai/chat/completions",
                 "/v1beta/openai/chat/completions",
             ),
             (
-                Protocol::OpenAi,
                 "/v1beta",
-                "/v1/embeddings",
+                "/v1beta/openai/embeddings",
                 "/v1beta/openai/embeddings",
             ),
             (
-                Protocol::OpenAi,
+                "/v1beta/openai",
+                "/v1beta/openai/embeddings",
+                "/v1beta/openai/embeddings",
+            ),
+            ("/v1beta", "/v1/embeddings", "/v1beta/openai/embeddings"),
+            (
                 "/v1beta/openai",
                 "/v1/embeddings",
                 "/v1beta/openai/embeddings",
             ),
             (
-                Protocol::OpenAi,
                 "/proxy",
                 "/v1/embeddings",
                 "/proxy/v1beta/openai/embeddings",
             ),
+        ] {
+            assert_eq!(
+                Gemini.upstream_path(Protocol::OpenAi, base, path),
+                expect,
+                "{base} + {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn calls_of_its_own_keep_their_path() {
+        for (base, path, expect) in [
             (
-                Protocol::Gemini,
                 "",
                 "/v1/models/x:generateContent",
                 "/v1/models/x:generateContent",
             ),
             (
-                Protocol::Gemini,
                 "/v1beta",
                 "/v1beta/models/x:countTokens",
                 "/v1beta/models/x:countTokens",
             ),
-            (
-                Protocol::Gemini,
-                "",
-                "/upload/v1beta/files",
-                "/upload/v1beta/files",
-            ),
+            ("", "/upload/v1beta/files", "/upload/v1beta/files"),
         ] {
             assert_eq!(
-                Gemini.upstream_path(protocol, base, path),
+                Gemini.upstream_path(Protocol::Gemini, base, path),
                 expect,
                 "{base} + {path}"
             );

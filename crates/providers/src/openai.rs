@@ -174,13 +174,14 @@ fn class_of_name(name: &str) -> Option<Class> {
 fn exceeds_whole_limit(message: &str) -> bool {
     let lower = message.to_ascii_lowercase();
     let figures = number_after(&lower, "limit ").zip(number_after(&lower, "requested "));
-    lower.contains("request too large")
+    lower.starts_with("request too large")
         || figures.is_some_and(|(limit, requested)| requested > limit)
 }
 
-/// The number behind the first `word` that a number follows; commas between its digits are passed over.
+/// The number behind the last `word` that a number follows; commas between its digits are passed over. The figures
+/// stand behind the model's name, which is the caller's.
 fn number_after(text: &str, word: &str) -> Option<u64> {
-    text.match_indices(word).find_map(|(at, _)| {
+    text.rmatch_indices(word).find_map(|(at, _)| {
         let digits = text[at + word.len()..]
             .chars()
             .take_while(|c| c.is_ascii_digit() || *c == ',');
@@ -253,6 +254,10 @@ mod tests {
             ),
             (
                 "Rate limit reached on RPM: Limit 3, Used 3, Requested 1. Please try again in 20s.",
+                false,
+            ),
+            (
+                "Rate limit reached for `request too large, limit 1, requested 2` on RPM: Limit 3, Used 3, Requested 1.",
                 false,
             ),
             ("Limit 0 or so", false),

@@ -27,6 +27,12 @@ pub(crate) fn without_v1(path: &str) -> &str {
     }
 }
 
+/// Whether `path` is `root` or below it.
+pub(crate) fn is_below(path: &str, root: &str) -> bool {
+    let rest = path.strip_prefix(root);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// `path` without the run of segments that `base_path` ends with, where a version is among them.
 fn unrepeated<'a>(base_path: &str, path: &'a str) -> &'a str {
     let runs = base_path.match_indices('/').map(|(at, _)| &base_path[at..]);
@@ -144,6 +150,20 @@ mod tests {
             ("", "/", "/"),
         ] {
             assert_eq!(kept_path(base, path), expect, "{base} + {path}");
+        }
+    }
+
+    #[test]
+    fn a_root_ends_where_a_segment_ends() {
+        for (path, expect) in [
+            ("/a/b", true),
+            ("/a/b/", true),
+            ("/a/b/c", true),
+            ("/a/bc", false),
+            ("/a", false),
+            ("/x/a/b", false),
+        ] {
+            assert_eq!(is_below(path, "/a/b"), expect, "{path}");
         }
     }
 

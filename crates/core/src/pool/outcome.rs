@@ -101,7 +101,7 @@ impl Pool {
 
     /// Whether the pool may set `place` aside: within `max_ejected`, or while a healthy key remains.
     fn may_spare(&self, place: usize, now: Instant) -> bool {
-        const SET_ASIDE: u32 = flag::EJECTED | flag::ON_TRIAL;
+        const SET_ASIDE: u32 = flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL;
         let settings = &self.settings.breaker;
         let others = || {
             self.members
@@ -114,7 +114,7 @@ impl Pool {
         let share = (settings.max_ejected * self.members.len() as f64).floor() as usize;
         ejected < share.max(1)
             || others().any(|key| {
-                key.flags() & (flag::BLOCKING & !flag::FULL) == 0
+                key.flags() & (flag::BLOCKING & !flag::FULL | SET_ASIDE) == 0
                     && key.breaker().lock().is_healthy(settings, now)
             })
     }

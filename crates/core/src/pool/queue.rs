@@ -2,7 +2,7 @@
 //!
 //! A key that becomes free is handed to the waiting request itself: there is nothing to race for, and no polling.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{futures::Notified, oneshot};
@@ -11,6 +11,9 @@ use super::{Demand, Lease, Pool};
 
 /// Who waits: requests of one caller stand in one line.
 pub type Caller = Arc<str>;
+
+/// The id of a ticket that was served before it stood in a line.
+const NOT_IN_LINE: u64 = u64::MAX;
 
 /// What a waiting request gets.
 #[derive(Debug)]
@@ -72,41 +75,56 @@ impl Pool {
     /// Joins the queue. The ticket may hold a key at once, if one is free and nobody before it can use it.
     pub fn join(self: &Arc<Self>, demand: &Demand, caller: &Caller) -> Result<Ticket, QueueFull> {
         let (sender, handoff) = oneshot::channel();
-        let mut refused = None;
-        let id = {
-            let mut lines = self.lines.lock();
-            if self.waiting() >= self.settings.queue.max_waiting {
-                refused = lines.give_up_for(caller).ok_or(QueueFull).map(Some)?;
-                self.board.wait_no_more(1);
-            }
-            let id = lines.push(caller, demand.clone(), sender);
-            self.board.one_waits();
-            id
-        };
-        if let Some(waiter) = refused {
-            // Gone already, if it fails.
-            let _ = waiter.handoff.send(Handoff::Refused);
-        }
-        let ticket = Ticket {
+        let ticket = |id| Ticket {
             pool: Arc::clone(self),
             caller: Arc::clone(caller),
             id,
             handoff,
         };
+        let mut returned = Vec::new();
+        let mut lines = self.lines.lock();
+        let mut refused = None;
+        if self.waiting() >= self.settings.queue.max_waiting {
+            // Those who wait for other models must not keep this one from a key that is free for it.
+            self.serve_lines(&mut lines, &mut returned);
+            if let Some(lease) = self.pick(demand, self.clock.now()) {
+                drop(lines);
+                // The receiver is in the ticket, so this reaches it.
+                let _ = sender.send(Handoff::Lease(lease));
+                return Ok(ticket(NOT_IN_LINE));
+            }
+            if self.waiting() >= self.settings.queue.max_waiting {
+                refused = Some(lines.give_up_for(caller).ok_or(QueueFull)?);
+                self.board.wait_no_more(1);
+            }
+        }
+        let id = lines.push(caller, demand.clone(), sender);
+        self.board.one_waits();
+        drop(lines);
+        drop(returned);
+        if let Some(waiter) = refused {
+            // Gone already, if it fails.
+            let _ = waiter.handoff.send(Handoff::Refused);
+        }
+        let ticket = ticket(id);
         self.serve_waiting();
         Ok(ticket)
     }
 
     /// Hands every key that is free to the requests that wait, in fair order.
     pub fn serve_waiting(self: &Arc<Self>) {
-        let now = self.clock.now();
         // Keys whose taker left in this very moment; given back outside the lock.
         let mut returned = Vec::new();
         let mut lines = self.lines.lock();
-        let served = lines.serve(|demand| self.pick(demand, now), &mut returned);
-        self.board.wait_no_more(served);
+        self.serve_lines(&mut lines, &mut returned);
         drop(lines);
         drop(returned);
+    }
+
+    fn serve_lines(self: &Arc<Self>, lines: &mut Lines, returned: &mut Vec<Handoff>) {
+        let now = self.clock.now();
+        let served = lines.serve(|demand| self.pick(demand, now), returned);
+        self.board.wait_no_more(served);
     }
 }
 
@@ -164,7 +182,7 @@ impl Lines {
     ) -> usize {
         let mut gone = 0;
         // Demands without tried keys differ in the model only: what failed once need not be looked for again.
-        let mut in_vain: Vec<Arc<str>> = Vec::new();
+        let mut in_vain: HashSet<Arc<str>> = HashSet::new();
         let mut turn = 0;
         while turn < self.turns.len() {
             let caller = Arc::clone(&self.turns[turn]);
@@ -186,7 +204,7 @@ impl Lines {
                     }
                     None => {
                         if simple {
-                            in_vain.push(Arc::clone(&waiter.demand.model));
+                            in_vain.insert(Arc::clone(&waiter.demand.model));
                         }
                         false
                     }

@@ -9,7 +9,8 @@ use super::queue::Lines;
 use super::{Member, Pool};
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::key::{Key, KeyBook, KeyId};
+use crate::key::{Key, KeyId};
+use crate::key_book::KeyBook;
 use crate::settings::{KeySettings, PoolSettings};
 
 /// Knows every key in use, by what makes it itself.
@@ -36,6 +37,7 @@ impl Registry {
             .iter()
             .map(|wanted| kept(wanted).unwrap_or_else(|| self.pool(wanted)))
             .collect();
+        apply_groups(&pools);
         apply_caps(&pools);
         self.book.prune();
         pools
@@ -81,7 +83,6 @@ impl Registry {
             Some(name) => self.book.group(provider, name),
             None => Arc::clone(&key.own_group),
         };
-        group.join(&key);
         Member {
             key,
             name: Arc::clone(&settings.name),
@@ -90,6 +91,13 @@ impl Registry {
             group,
         }
     }
+}
+
+/// Groups hold the keys that this configuration puts in them, and no others.
+fn apply_groups(pools: &[Arc<Pool>]) {
+    let members = || pools.iter().flat_map(|pool| &pool.members);
+    members().for_each(|member| member.group.leave_all());
+    members().for_each(|member| member.group.join(&member.key));
 }
 
 /// Of differing caps for one key the lowest holds.

@@ -554,6 +554,84 @@ fn a_reload_keeps_the_state_of_keys_that_stay_and_the_pools_that_did_not_change(
     assert_eq!(names(&after[0], &demand, 2), ["k1", "k3"]);
 }
 
+#[test]
+fn a_queue_full_of_waiters_for_one_model_does_not_refuse_one_whose_key_is_free() {
+    let world = World::new();
+    let mut wanted = settings(1);
+    wanted.queue.max_waiting = 2;
+    let pool = world.pool(wanted);
+    let (resting, caller): (_, Caller) = (Demand::of("resting"), "a".into());
+    fail(&pool, &resting, "k1", &Fault::of(Class::RateLimited));
+    let _waiting: Vec<Ticket> = (0..2)
+        .map(|_| pool.join(&resting, &caller).expect("room"))
+        .collect();
+    let mut ticket = pool
+        .join(&Demand::of("free"), &caller)
+        .expect("its key is free");
+    assert!(served(&mut ticket).is_some());
+    assert!(pool.join(&resting, &caller).is_err());
+    drop(ticket);
+    assert_eq!(pool.waiting(), 2);
+}
+
+#[test]
+fn a_key_that_leaves_its_group_no_longer_shares_its_fate() {
+    let world = World::new();
+    let mut wanted = settings(2);
+    wanted
+        .keys
+        .iter_mut()
+        .for_each(|key| key.group = Some("org".into()));
+    let before = world.registry.pools(&[wanted.clone()], &[]);
+    wanted.keys[1].group = None;
+    let after = world.registry.pools(&[wanted], &before);
+    fail(
+        &after[0],
+        &Demand::of("m"),
+        "k1",
+        &Fault::of(Class::Exhausted),
+    );
+    assert_eq!(state(&after[0], "k1").state, KeyState::Exhausted);
+    assert_eq!(state(&after[0], "k2").state, KeyState::Active);
+}
+
+#[test]
+fn a_key_that_awaits_its_trial_is_no_healthy_key_to_spare_another_for() {
+    let world = World::new();
+    let pool = world.pool(settings(4));
+    let demand = Demand::of("m");
+    let fail_all_but = |good: &[&str], calls: usize| {
+        for _ in 0..calls {
+            let Some(lease) = pool.acquire(&demand) else {
+                continue;
+            };
+            let good = good.contains(&&*lease.member().name);
+            let class = if good {
+                Class::Success
+            } else {
+                Class::UpstreamTrouble
+            };
+            let _ = lease.failed(&Fault::of(class));
+        }
+    };
+    fail_all_but(&["k4"], 400);
+    assert_eq!(
+        names(&pool, &demand, 2),
+        ["k4"; 2],
+        "a healthy key remained"
+    );
+    world.clock.pass(seconds(300));
+    let _trials: Vec<Lease> = (0..4).filter_map(|_| pool.acquire(&demand)).collect();
+    for _ in 0..20 {
+        fail(&pool, &demand, "k4", &Fault::of(Class::UpstreamTrouble));
+    }
+    assert_eq!(
+        names(&pool, &demand, 2),
+        ["k4"; 2],
+        "the others are on trial, so it stays"
+    );
+}
+
 /// Mission B: the provider answers 503 to half of all calls at random.
 #[test]
 fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_never_empty() {

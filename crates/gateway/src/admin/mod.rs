@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -89,5 +90,3 @@ impl Admin {
         }
     }
 }
-
-use axum::response::IntoResponse;

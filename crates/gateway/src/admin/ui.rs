@@ -12,8 +12,7 @@ const PAGE: &str = "<!doctype html>
 <meta charset=utf-8>
 <title>keypool</title>
 <h1>keypool is running</h1>
-<p>This build has no dashboard yet. The state of every key:</p>
-<pre>curl -H \"Authorization: Bearer $(cat keypool.admin-token)\" http://127.0.0.1:8080/api/keys/stats</pre>
-<p>The admin token stands where the program said at start.</p>
+<p>This build has no dashboard yet. The program said at its start where the state of every key can be read, and
+where the admin token is that this asks for.</p>
 </html>
 ";

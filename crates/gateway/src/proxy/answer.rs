@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use keypool_core::fault::{Class, Fault};
 
@@ -34,8 +35,10 @@ pub(super) struct Failure {
     pub(super) trouble: Option<Trouble>,
     /// The error or the provider's words, without secrets, for the log.
     pub(super) reason: String,
-    /// The provider may have taken the call on, and it may not be repeated.
-    pub(super) final_: bool,
+    /// The provider may have taken the call on.
+    pub(super) fate_unknown: bool,
+    /// The key is not to blame: the attempt had only what others left of the request's time.
+    pub(super) cut_short: bool,
 }
 
 /// Why no answer came, or none that could be read.
@@ -61,6 +64,14 @@ impl Answer {
         }
     }
 
+    /// The answer as it is kept while other keys are tried: without the connection it came on.
+    pub(super) fn kept(mut self) -> Self {
+        if self.rest.take().is_some() {
+            self.parts.headers.remove(CONTENT_LENGTH);
+        }
+        self
+    }
+
     /// The status, for the log.
     pub(super) fn status(&self) -> u16 {
         self.parts.status.as_u16()
@@ -69,7 +80,7 @@ impl Answer {
 
 impl Failure {
     /// No answer: the way to the provider is in trouble.
-    pub(super) fn on_the_way(trouble: Trouble, was_sent: bool, repeatable: bool) -> Self {
+    pub(super) fn on_the_way(trouble: Trouble, was_sent: bool) -> Self {
         let reason = match &trouble {
             Trouble::Unreachable(what) => what.clone(),
             Trouble::Timeout(limit) => format!("no answer within {limit:?}"),
@@ -79,7 +90,19 @@ impl Failure {
             answer: None,
             trouble: Some(trouble),
             reason,
-            final_: was_sent && !repeatable,
+            fate_unknown: was_sent,
+            cut_short: false,
+        }
+    }
+}
+
+impl Failure {
+    /// The request could not be put together: that is nobody's fault upstream.
+    pub(super) fn not_sent() -> Self {
+        let trouble = Trouble::Unreachable("the request could not be put together".to_owned());
+        Self {
+            cut_short: true,
+            ..Self::on_the_way(trouble, false)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::Class;
-use keypool_core::pool::{Demand, Handoff, Lease, Pool};
+use keypool_core::pool::{Consequence, Demand, Handoff, Lease, Pool};
 use tokio::time::sleep_until;
 
 use super::answer::{Answer, Failure, Trouble};
@@ -110,6 +110,9 @@ impl<'a> Attempts<'a> {
             return Err(Stop::OutOfAttempts);
         }
         let began = self.gw.clock.now();
+        if began >= self.deadline {
+            return Err(Stop::Deadline);
+        }
         let lease = match self.pool.acquire(&self.demand) {
             Some(lease) => lease,
             None => {
@@ -118,6 +121,10 @@ impl<'a> Attempts<'a> {
                 queued?
             }
         };
+        if self.gw.clock.now() >= self.deadline {
+            // Handed over too late: the lease goes back, and nobody is blamed.
+            return Err(Stop::Deadline);
+        }
         self.made += 1;
         Ok(lease)
     }
@@ -169,12 +176,13 @@ impl<'a> Attempts<'a> {
             answer,
             trouble,
             reason,
-            final_,
+            fate_unknown,
+            cut_short,
         } = failure;
         let backoff = self.pool.settings().retry.backoff;
         self.demand
             .note_failure(lease.place(), self.gw.clock.now() + backoff);
-        self.must_stop = final_ && !call.repeatable;
+        self.must_stop = fate_unknown && !call.repeatable;
         let event = FailedAttempt {
             request_id: story.request_id(),
             attempt: self.made,
@@ -187,7 +195,12 @@ impl<'a> Attempts<'a> {
             model: &lease.model().clone(),
             pool: self.pool.name(),
         };
-        let consequence = lease.failed(&fault);
+        // A key that got only what others had left of the request's time is not to blame for not answering in it.
+        let consequence = if cut_short {
+            Consequence::default()
+        } else {
+            lease.failed(&fault)
+        };
         event.log(&consequence, self.what_next());
         if consequence.rests_for.is_some() || fault.class == Class::Rejected {
             self.gw.trouble.look_at(self.pool, self.gw.clock.now());
@@ -195,8 +208,11 @@ impl<'a> Attempts<'a> {
         self.last.class = Some(fault.class);
         if matches!(fault.class, Class::RateLimited | Class::UpstreamTrouble) {
             self.last.trouble = trouble;
-            if answer.is_some() {
-                self.last.answer = answer;
+            if self.must_stop {
+                // An earlier answer would tell the client that this call was not run.
+                self.last.answer = None;
+            } else if let Some(answer) = answer {
+                self.last.answer = Some(answer.kept());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
@@ -27,6 +27,13 @@ use crate::upstream::Pieces;
 
 /// A client that sends nothing of its body for so long is answered 408.
 const BODY_IDLE: Duration = Duration::from_secs(30);
+/// From then on a body must have come at `BODY_RATE` bytes/s at least, or it is 408 too.
+const BODY_GRACE: Duration = Duration::from_secs(60);
+const BODY_RATE: u64 = 16 * 1024;
+/// So much of each body is not counted in the memory for bodies, …
+const BUDGET_FREE: u64 = 64 * 1024;
+/// … which is drawn in steps of so many bytes.
+const BUDGET_STEP: u64 = 1 << 20;
 /// The longest model name.
 const MAX_MODEL: usize = 256;
 /// What stands for itself in a path segment (RFC 3986 §3.3, `pchar`).
@@ -310,83 +317,122 @@ async fn read_body(
     let Some(mut body) = unread.take().filter(|body| !body.is_end_stream()) else {
         return Ok((Bytes::new(), None));
     };
-    // A body of unknown length draws its worst case.
-    let permit = reserve_memory(gw, announced.unwrap_or(limit)).await;
-    let read = match permit {
-        Ok(permit) => collect(&mut body, announced, limit)
-            .await
-            .map(|bytes| (bytes, Some(permit))),
-        Err(error) => Err(error),
-    };
-    read.inspect_err(|_| unread.put_back(body))
-}
-
-async fn reserve_memory(
-    gw: &Arc<Gateway>,
-    bytes: u64,
-) -> Result<OwnedSemaphorePermit, GatewayError> {
-    let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-    let acquiring = Arc::clone(&gw.body_budget).acquire_many_owned(units);
-    match timeout(BUDGET_WAIT, acquiring).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => {
-            let message = "too many large requests at once: try again in a moment";
-            let error = GatewayError::new(Kind::QueueFull, message);
-            Err(GatewayError {
-                retry_after: Some(Duration::from_secs(1)),
-                ..error
-            })
+    let mut upload = Upload::begin(gw, announced, limit);
+    match upload.read(&mut body).await {
+        Ok(()) => Ok(upload.finish()),
+        Err(error) => {
+            unread.put_back(body);
+            Err(error)
         }
     }
 }
 
-async fn collect(
-    body: &mut Incoming,
-    announced: Option<u64>,
+/// A body on its way in. It draws on the gateway's memory for bodies as it comes, not for what it may become.
+struct Upload<'a> {
+    gw: &'a Arc<Gateway>,
+    began: Instant,
+    announced: usize,
     limit: u64,
-) -> Result<Bytes, GatewayError> {
-    let mut first: Option<Bytes> = None;
-    let mut all = BytesMut::new();
-    let mut length = 0u64;
-    loop {
-        let frame = match timeout(BODY_IDLE, body.frame()).await {
-            Err(_) => {
-                let message = format!(
-                    "nothing of the request body came for {} s",
-                    BODY_IDLE.as_secs()
-                );
-                return Err(GatewayError::new(Kind::RequestTimeout, message));
-            }
-            Ok(None) => break,
-            Ok(Some(Err(_))) => {
-                return Err(invalid("the request body broke off or is not valid HTTP"));
-            }
-            Ok(Some(Ok(frame))) => frame,
-        };
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        length += data.len() as u64;
-        if length > limit {
-            return Err(too_large(limit));
+    /// A small body is one piece, and is not copied.
+    first: Option<Bytes>,
+    all: BytesMut,
+    length: u64,
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+impl<'a> Upload<'a> {
+    fn begin(gw: &'a Arc<Gateway>, announced: Option<u64>, limit: u64) -> Self {
+        Self {
+            gw,
+            began: gw.clock.now(),
+            announced: announced
+                .and_then(|length| usize::try_from(length).ok())
+                .unwrap_or(0),
+            limit,
+            first: None,
+            all: BytesMut::new(),
+            length: 0,
+            memory: None,
         }
-        match first.take() {
-            // A small body is one piece, and is not copied.
-            None if all.is_empty() => first = Some(data),
-            held => {
-                if all.is_empty() {
-                    all.reserve(
-                        announced
-                            .and_then(|length| usize::try_from(length).ok())
-                            .unwrap_or(data.len()),
-                    );
+    }
+
+    async fn read(&mut self, body: &mut Incoming) -> Result<(), GatewayError> {
+        loop {
+            let frame = match timeout(BODY_IDLE, body.frame()).await {
+                Err(_) => return Err(too_slow()),
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(_))) => {
+                    return Err(invalid("the request body broke off or is not valid HTTP"));
                 }
-                all.extend_from_slice(held.as_deref().unwrap_or_default());
-                all.extend_from_slice(&data);
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data() {
+                self.take(data).await?;
             }
         }
     }
-    Ok(first.unwrap_or_else(|| all.freeze()))
+
+    async fn take(&mut self, data: Bytes) -> Result<(), GatewayError> {
+        self.length += data.len() as u64;
+        if self.length > self.limit {
+            return Err(too_large(self.limit));
+        }
+        let took = self.gw.clock.now().saturating_duration_since(self.began);
+        if took > BODY_GRACE + Duration::from_secs(self.length / BODY_RATE) {
+            return Err(too_slow());
+        }
+        self.draw_memory().await?;
+        match self.first.take() {
+            None if self.all.is_empty() => self.first = Some(data),
+            held => {
+                if self.all.is_empty() {
+                    self.all.reserve(self.announced.max(data.len()));
+                }
+                self.all
+                    .extend_from_slice(held.as_deref().unwrap_or_default());
+                self.all.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what is drawn ahead of what has come, by a step at a time.
+    async fn draw_memory(&mut self) -> Result<(), GatewayError> {
+        let drawn = self
+            .memory
+            .as_ref()
+            .map_or(0, |memory| memory.num_permits() as u64 * BUDGET_UNIT);
+        if self.length <= drawn + BUDGET_FREE {
+            return Ok(());
+        }
+        let units = u32::try_from(BUDGET_STEP / BUDGET_UNIT).unwrap_or(1);
+        let acquiring = Arc::clone(&self.gw.body_budget).acquire_many_owned(units);
+        let Ok(Ok(more)) = timeout(BUDGET_WAIT, acquiring).await else {
+            let message = "too many large requests at once: try again in a moment";
+            return Err(GatewayError {
+                retry_after: Some(Duration::from_secs(1)),
+                ..GatewayError::new(Kind::QueueFull, message)
+            });
+        };
+        match &mut self.memory {
+            Some(memory) => memory.merge(more),
+            None => self.memory = Some(more),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> (Bytes, Option<OwnedSemaphorePermit>) {
+        let body = self.first.unwrap_or_else(|| self.all.freeze());
+        (body, self.memory)
+    }
+}
+
+fn too_slow() -> GatewayError {
+    let message = format!(
+        "the request body came too slowly: nothing for {} s, or less than {BODY_RATE} bytes/s",
+        BODY_IDLE.as_secs()
+    );
+    GatewayError::new(Kind::RequestTimeout, message)
 }
 
 fn too_large(limit: u64) -> GatewayError {

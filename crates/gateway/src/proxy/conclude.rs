@@ -14,7 +14,7 @@ use super::call::Call;
 use super::relay;
 use super::story::Story;
 use crate::context::Gateway;
-use crate::error::{GatewayError, Kind, whole_seconds};
+use crate::error::{GatewayError, Kind, in_whole_seconds, whole_seconds};
 use crate::telemetry::{can_fail_over, why_no_failover};
 
 /// An SDK is told not to wait for a key that is away for longer.
@@ -28,12 +28,13 @@ pub(super) fn conclude(
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
     let (pool, made) = (std::sync::Arc::clone(attempts.pool()), attempts.made());
-    story.waited(attempts.waited());
+    let waited = attempts.waited();
+    story.waited(waited);
     let fresh = Demand::of(attempts.demand().model.clone());
     let back = time_to_return(gw, &pool, &fresh);
     let last = attempts.into_last();
     match last.class {
-        None => Err(never_tried(gw, &pool, &fresh, stop, back)),
+        None => Err(never_tried(gw, &pool, &fresh, stop, (back, waited))),
         Some(Class::Rejected | Class::Exhausted | Class::Forbidden) => {
             Err(no_key(gw, &pool, &fresh, back, made))
         }
@@ -79,7 +80,7 @@ fn never_tried(
     pool: &Pool,
     demand: &Demand,
     stop: Stop,
-    back: Option<Duration>,
+    (back, waited): (Option<Duration>, Duration),
 ) -> GatewayError {
     let (name, settings) = (pool.name(), pool.settings());
     match stop {
@@ -93,23 +94,13 @@ fn never_tried(
                 ),
             )
         },
-        Stop::QueueTimeout => GatewayError {
+        Stop::QueueTimeout | Stop::Deadline => GatewayError {
             retry_after: back,
             ..GatewayError::new(
                 Kind::QueueTimeout,
                 format!(
-                    "no key of pool \"{name}\" came free within {:?}: send fewer requests at once, or add keys",
-                    settings.queue.timeout
-                ),
-            )
-        },
-        Stop::Deadline => GatewayError {
-            dont_retry: true,
-            ..GatewayError::new(
-                Kind::UpstreamTimeout,
-                format!(
-                    "pool \"{name}\" had no answer within {:?}",
-                    settings.timeouts.total
+                    "no key of pool \"{name}\" came free within {:.1} s: send fewer requests at once, or add keys",
+                    waited.as_secs_f64()
                 ),
             )
         },
@@ -174,13 +165,13 @@ fn explain(pool: &Pool, census: &Census, back: Option<Duration>, made: u32) -> S
     };
     let when = match back {
         Some(back) if back > Duration::ZERO => {
-            format!("; the first is due back in {} s", back.as_secs() + 1)
+            format!("; the first is due back in {} s", in_whole_seconds(back))
         }
         Some(_) => String::new(),
         None => "; none comes back by itself".to_owned(),
     };
     let tried = if made > 0 {
-        format!(" after {made} attempts")
+        format!(" after {made} attempt{}", if made == 1 { "" } else { "s" })
     } else {
         String::new()
     };

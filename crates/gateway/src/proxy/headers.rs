@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use http::header::{self, HeaderName};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use keypool_core::pool::Lease;
 use keypool_providers::dialect::Dialect;
+use keypool_providers::protocol::protocol_of_headers;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::Failed;
+use crate::error::{GatewayError, Kind};
 
 /// Never passed on, in either direction (RFC 9110 §7.6.1, and what predates it).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -38,22 +43,43 @@ const NOT_FORWARDED: [&str; 14] = [
     "accept-encoding",
 ];
 
-/// Account-choosing headers of OpenAI, stripped for every OpenAI-like provider and harmless to strip elsewhere.
-const OPENAI_ACCOUNT: [&str; 2] = ["openai-organization", "openai-project"];
+/// More header bytes than this are 431.
+const MAX_HEADERS: usize = 64 * 1024;
+/// A longer path and query are 431 too.
+const MAX_TARGET: usize = 32 * 1024;
 
 /// Characters of a key's name that cannot stand in a header as they are.
 const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// The client's headers as they go upstream, but for credential and host. `read`: the answer must be read, so
-/// it may not be compressed.
-pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect, read: bool) -> HeaderMap {
+/// Refuses heads that are too large, and tunnels.
+pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
+    let lines = parts.headers.iter();
+    let length: usize = lines
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    let refuse = |kind, message: String| {
+        let protocol = protocol_of_headers(&parts.headers, parts.uri.query());
+        Err((GatewayError::new(kind, message), protocol))
+    };
+    if length > MAX_HEADERS || target > MAX_TARGET {
+        let message = format!(
+            "the request's headers are larger than {MAX_HEADERS} bytes, or its path and query than {MAX_TARGET}: send less"
+        );
+        return refuse(Kind::HeadersTooLarge, message);
+    }
+    if parts.method == http::Method::CONNECT {
+        let message = "this is no forward proxy: CONNECT is not served".to_owned();
+        return refuse(Kind::MethodNotAllowed("GET, POST"), message);
+    }
+    Ok(())
+}
+
+/// The client's headers as they go upstream, but for credential and host.
+pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap {
     let mut headers = client.clone();
     strip_connection_headers(&mut headers);
-    for name in NOT_FORWARDED
-        .iter()
-        .chain(&OPENAI_ACCOUNT)
-        .chain(dialect.account_headers())
-    {
+    for name in NOT_FORWARDED.iter().chain(dialect.account_headers()) {
         headers.remove(*name);
     }
     let own: Vec<HeaderName> = headers
@@ -66,14 +92,11 @@ pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect, read: bool) -
     for name in own {
         headers.remove(name);
     }
-    if read {
-        headers.insert(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_static("identity"),
-        );
-    } else if let Some(accepted) = client.get(header::ACCEPT_ENCODING) {
-        headers.insert(header::ACCEPT_ENCODING, accepted.clone());
-    }
+    // Any answer may be an error, which must be read to be classed.
+    headers.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
     headers
 }
 
@@ -160,12 +183,11 @@ mod tests {
         client.insert("x-custom", HeaderValue::from_static("stays"));
         client.insert("accept-encoding", HeaderValue::from_static("gzip"));
         let openai = keypool_providers::catalogue::find("openai").unwrap();
-        let headers = forwarded(&client, openai, true);
+        let headers = forwarded(&client, openai);
         let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         assert_eq!(headers["accept-encoding"], "identity");
         assert_eq!(headers["x-custom"], "stays");
-        assert_eq!(forwarded(&client, openai, false)["accept-encoding"], "gzip");
     }
 
     #[test]

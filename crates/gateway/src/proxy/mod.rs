@@ -9,6 +9,7 @@ mod conclude;
 mod early;
 mod headers;
 mod models;
+mod outgoing;
 mod relay;
 mod send;
 mod story;
@@ -60,6 +61,7 @@ async fn answer_request(
     unread: &mut early::Unread,
     story: &mut Story,
 ) -> Result<Response<OutBody>, Failed> {
+    headers::check_size(parts)?;
     let snapshot = gw.snapshot();
     let target = Target::find(&snapshot, parts)?;
     let protocol = target.protocol;

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::{BodyExt, Limited};
 use keypool_core::pattern;
+use keypool_core::pool::{KeyReport, KeyState};
 use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
 use super::auth::Caller;
+use super::outgoing::Outgoing;
 use super::target::Target;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
@@ -78,6 +80,7 @@ pub(super) async fn answer(
     Ok(response)
 }
 
+/// Awaits all at once. Each is polled to its first wait whatever the task's budget: there are few.
 async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<Vec<ListedModel>> {
     let mut pending: Vec<_> = futures
         .into_iter()
@@ -136,8 +139,7 @@ async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     let list = gw.model_lists.of(entry.pool.name());
     let mut kept = list.kept.lock().await;
     let now = gw.clock.now();
-    if let Some((until, models)) = kept.as_ref().filter(|(until, _)| *until > now) {
-        let _ = until;
+    if let Some((_, models)) = kept.as_ref().filter(|(until, _)| *until > now) {
         return models.clone();
     }
     let asked = timeout(LIST_TIMEOUT, ask(gw, entry)).await.ok().flatten();
@@ -154,16 +156,9 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let dialect = entry.dialect;
     let list = dialect.list_models()?;
     let reports = entry.pool.report();
-    let usable = reports
-        .iter()
-        .position(|report| report.is_available)
-        .or((!reports.is_empty()).then_some(0))?;
-    let member = &entry.pool.members()[usable];
-    let own = dialect.protocols()[0];
-    let mut target = dialect.upstream_path(own, member.base_url.path(), list.path);
-    if !list.query.is_empty() {
-        target = format!("{target}?{}", list.query);
-    }
+    let resting = |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
+    let usable = reports.iter().position(|report| report.is_available);
+    let member = &entry.pool.members()[usable.or_else(|| reports.iter().position(resting))?];
     let mut headers = HeaderMap::new();
     for (name, value) in list.headers {
         headers.insert(
@@ -171,22 +166,21 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
             HeaderValue::from_static(value),
         );
     }
-    let (name, value) = dialect.credential(own, member.key.secret().expose())?;
-    headers.insert(name, value);
-    headers.insert(
-        HOST,
-        HeaderValue::from_str(member.base_url.authority()).ok()?,
-    );
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(
         USER_AGENT,
         HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
     );
-    let mut request = Request::new(Pieces::default());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = target.parse().ok()?;
-    *request.headers_mut() = headers;
+    let outgoing = Outgoing {
+        protocol: dialect.protocols()[0],
+        method: &Method::GET,
+        path: list.path,
+        query: Some(list.query).filter(|query| !query.is_empty()),
+        headers,
+        body: Pieces::default(),
+    };
+    let request = outgoing.request_for(member, dialect)?;
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::call::Call;
-use super::headers::{add_key_headers, strip_answer};
+use super::headers::strip_answer;
 use super::send::is_event_stream;
 use super::story::Story;
 use crate::context::Gateway;
@@ -78,11 +78,10 @@ pub(super) fn relay(
     let entry = PoolEntry::of(lease.pool());
     let response = head(answer.parts, entry, Some(&lease), story);
     let mut lease = Some(lease);
-    if answer.rest.is_none() || class != Class::Success {
-        // Nothing more of this call can go wrong for the key.
-        if let Some(lease) = lease.take() {
-            let _ = lease.failed(&Fault::of(class));
-        }
+    if (answer.rest.is_none() || class != Class::Success)
+        && let Some(lease) = lease.take()
+    {
+        end(gw, lease, class);
     }
     let story = story.hand_over();
     let relay = Relay {
@@ -142,15 +141,19 @@ fn head(
     *response.version_mut() = http::Version::HTTP_11;
     let request_id = entry.and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
     story.head(&mut response, lease);
-    if let Some(lease) = lease {
-        add_key_headers(response.headers_mut(), lease);
-    }
     if let Some(id) = request_id {
         response
             .headers_mut()
             .insert("x-keypool-upstream-request-id", id);
     }
     response
+}
+
+/// Nothing more of this call can go wrong for the key.
+fn end(gw: &Gateway, lease: Lease, class: Class) {
+    let pool = Arc::clone(lease.pool());
+    let _ = lease.failed(&Fault::of(class));
+    gw.trouble.look_again(&pool, gw.clock.now());
 }
 
 impl Relay {
@@ -244,7 +247,7 @@ impl Relay {
             events.let_go(&mut self.ready);
         }
         if let Some(lease) = self.lease.take() {
-            lease.succeeded();
+            end(&self.gw, lease, Class::Success);
         }
     }
 

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use keypool_core::fault::{Class, Fault};
+use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
 use keypool_providers::dialect::Refusal;
 use keypool_providers::protocol;
@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 use super::answer::{Answer, Failure, Reply, Trouble};
 use super::call::{Call, Route};
 use super::headers::{forwarded, may_have_body};
+use super::outgoing::Outgoing;
 use crate::context::Gateway;
 use crate::telemetry::redact;
 use crate::upstream::{Pieces, UpstreamBody};
@@ -26,6 +27,8 @@ const LOOK_AT: usize = 64 * 1024;
 const HOLD_OPENING: Duration = Duration::from_secs(5);
 /// No limit but the one between two bytes.
 const FAR: Duration = Duration::from_secs(86_400);
+/// So much of an error's body is kept while other keys are tried.
+const MAX_ERROR: usize = 1 << 20;
 /// The body of an error is waited for no longer.
 const ERROR_BODY: Duration = Duration::from_secs(10);
 
@@ -44,82 +47,73 @@ pub(super) async fn send(
         deadline
     };
     let limit = head_by.saturating_duration_since(began);
-    let Some(request) = request(call, route, lease) else {
-        let fault = Fault::of(Class::Rejected);
-        let reason = "the key contains characters that cannot stand in a header".to_owned();
-        return Reply::Failed(Failure {
-            fault,
-            answer: None,
-            trouble: None,
-            reason,
-            final_: false,
-        });
+    let time = Time {
+        head_by,
+        limit,
+        cut_short: head_by == deadline && limit * 2 < timeouts.total,
+        idle: timeouts.idle,
     };
-    let sending = gw.upstream.send(
-        &lease.member().base_url,
-        request,
-        timeouts.connect,
-        call.repeatable,
-    );
+    let Some(request) = request(call, route, lease) else {
+        return Reply::Failed(Failure::not_sent());
+    };
+    let base_url = &lease.member().base_url;
+    let sending = gw
+        .upstream
+        .send(base_url, request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
-            return Reply::Failed(Failure::on_the_way(
-                Trouble::from(&error),
-                error.was_sent(),
-                call.repeatable,
-            ));
+            return Reply::Failed(Failure::on_the_way(Trouble::from(&error), error.was_sent()));
         }
-        Err(_) => {
-            return Reply::Failed(Failure::on_the_way(
-                Trouble::Timeout(limit),
-                true,
-                call.repeatable,
-            ));
-        }
+        Err(_) => return Reply::Failed(time.out()),
     };
     let reader = Reader {
         gw,
         call,
         route,
         lease,
-        head_by,
-        limit,
-        idle: timeouts.idle,
+        time,
     };
     reader.read(answer).await
 }
 
-/// The request as this key's provider takes it. `None`: the key cannot stand in a header.
+/// How long an attempt may take.
+struct Time {
+    head_by: Instant,
+    limit: Duration,
+    /// Others of the request left it less than half of the whole time.
+    cut_short: bool,
+    /// Between two bytes.
+    idle: Duration,
+}
+
+impl Time {
+    fn out(&self) -> Failure {
+        let failure = Failure::on_the_way(Trouble::Timeout(self.limit), true);
+        Failure {
+            cut_short: self.cut_short,
+            ..failure
+        }
+    }
+}
+
+/// The request as this key's provider takes it.
 fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
-    let (dialect, member) = (route.entry.dialect, lease.member());
+    let member = lease.member();
     let model = if route.model.is_empty() {
         &route.model
     } else {
         lease.model()
     };
-    let mut target =
-        dialect.upstream_path(call.protocol, member.base_url.path(), &call.path_for(model));
-    if let Some(query) = &call.query {
-        target.push('?');
-        target.push_str(query);
-    }
-    let body = call.body_for(member, model);
-    let mut headers = forwarded(&call.headers, dialect, call.generates);
-    let (name, value) = dialect.credential(call.protocol, member.key.secret().expose())?;
-    headers.insert(name, value);
-    headers.insert(
-        HOST,
-        HeaderValue::from_str(member.base_url.authority()).ok()?,
-    );
-    if http_body::Body::size_hint(&body).exact() == Some(0) && call.method == http::Method::POST {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    let mut request = Request::new(body);
-    *request.method_mut() = call.method.clone();
-    *request.uri_mut() = target.parse().ok()?;
-    *request.headers_mut() = headers;
-    Some(request)
+    let outgoing = Outgoing {
+        protocol: call.protocol,
+        method: &call.method,
+        path: &call.path_for(model),
+        query: call.query.as_deref(),
+        headers: forwarded(&call.headers, route.entry.dialect),
+        body: call.body_for(member, model),
+    };
+    outgoing.request_for(member, route.entry.dialect)
 }
 
 /// Reads the beginning of an answer and says what it means.
@@ -128,9 +122,7 @@ struct Reader<'a> {
     call: &'a Call,
     route: &'a Route,
     lease: &'a Lease,
-    head_by: Instant,
-    limit: Duration,
-    idle: Duration,
+    time: Time,
 }
 
 impl Reader<'_> {
@@ -143,10 +135,11 @@ impl Reader<'_> {
             rest: Some(body),
         };
         if status.is_client_error() || status.is_server_error() {
-            // What of the body comes is enough to class it by.
-            let _ = self
-                .fill(&mut answer, self.gw.clock.now() + ERROR_BODY)
-                .await;
+            let until = self.gw.clock.now() + ERROR_BODY;
+            if self.fill(&mut answer, MAX_ERROR, until).await.is_err() {
+                // What came of the body is enough to class it by, and to tell the client.
+                answer = answer.kept();
+            }
             let body = answer.read_bytes();
             return self.classed(answer, status.as_u16(), &body);
         }
@@ -175,7 +168,7 @@ impl Reader<'_> {
                 None => {}
             }
             if let Err(trouble) = self.fill_one(&mut answer, far).await {
-                return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
+                return Reply::Failed(Failure::on_the_way(trouble, true));
             }
         }
         Reply::Relay(answer, Class::Success)
@@ -184,8 +177,8 @@ impl Reader<'_> {
     /// A JSON answer of at most 64 KiB is read as a whole: an error in it can still go to another key.
     async fn read_small(&self, mut answer: Answer) -> Reply {
         let far = self.gw.clock.now() + FAR;
-        if let Err(trouble) = self.fill(&mut answer, far).await {
-            return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
+        if let Err(trouble) = self.fill(&mut answer, LOOK_AT, far).await {
+            return Reply::Failed(Failure::on_the_way(trouble, true));
         }
         if answer.rest.is_some() {
             return Reply::Relay(answer, Class::Success);
@@ -204,17 +197,13 @@ impl Reader<'_> {
         let mut read = BytesMut::new();
         while let Some(body) = answer.rest.as_mut() {
             let until = if read.is_empty() {
-                self.head_by
+                self.time.head_by
             } else {
-                release_at.min(self.head_by)
+                release_at.min(self.time.head_by)
             };
             match timeout_at(until.into(), body.frame()).await {
                 Err(_) if read.is_empty() => {
-                    return Reply::Failed(Failure::on_the_way(
-                        Trouble::Timeout(self.limit),
-                        true,
-                        self.call.repeatable,
-                    ));
+                    return Reply::Failed(self.time.out());
                 }
                 Err(_) => break,
                 Ok(None) => answer.rest = None,
@@ -222,7 +211,7 @@ impl Reader<'_> {
                     let trouble = Trouble::Unreachable(format!(
                         "the stream broke before its first event: {error}"
                     ));
-                    return Reply::Failed(Failure::on_the_way(trouble, true, self.call.repeatable));
+                    return Reply::Failed(Failure::on_the_way(trouble, true));
                 }
                 Ok(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else {
@@ -251,10 +240,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the body up to `LOOK_AT` bytes; `rest` is `None` afterwards if that was all of it.
-    async fn fill(&self, answer: &mut Answer, until: Instant) -> Result<(), Trouble> {
+    /// Reads the body up to `most` bytes; `rest` is `None` afterwards if that was all of it.
+    async fn fill(&self, answer: &mut Answer, most: usize, until: Instant) -> Result<(), Trouble> {
         let length = |answer: &Answer| answer.read.iter().map(Bytes::len).sum::<usize>();
-        while answer.rest.is_some() && length(answer) <= LOOK_AT {
+        while answer.rest.is_some() && length(answer) <= most {
             self.fill_one(answer, until).await?;
         }
         Ok(())
@@ -265,9 +254,9 @@ impl Reader<'_> {
         let Some(body) = answer.rest.as_mut() else {
             return Ok(());
         };
-        let limit = until.min(self.gw.clock.now() + self.idle);
+        let limit = until.min(self.gw.clock.now() + self.time.idle);
         match timeout_at(limit.into(), body.frame()).await {
-            Err(_) => return Err(Trouble::Timeout(self.idle)),
+            Err(_) => return Err(Trouble::Timeout(self.time.idle)),
             Ok(None) => answer.rest = None,
             Ok(Some(Err(error))) => {
                 answer.rest = None;
@@ -300,7 +289,8 @@ impl Reader<'_> {
             answer: Some(answer),
             trouble: None,
             reason,
-            final_: false,
+            fate_unknown: false,
+            cut_short: false,
         })
     }
 }

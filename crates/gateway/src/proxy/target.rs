@@ -67,20 +67,22 @@ impl<'a> Target<'a> {
         };
         let own = entry.dialect.protocols()[0];
         let mut spellings = vec![rest.to_owned()];
+        let under = |root: &str| {
+            let below = rest
+                .strip_prefix(root)
+                .filter(|below| below.starts_with('/'));
+            below.map(|below| format!("/v1{below}"))
+        };
+        // `/gemini/v1beta/openai/chat/completions` is `/v1/chat/completions`.
+        spellings.extend(entry.dialect.openai_root().and_then(under));
         if own == Protocol::OpenAi {
-            // `/ark/chat/completions` and `/ark/api/v3/chat/completions` are `/v1/chat/completions`.
-            let bases = entry
+            // So are `/ark/api/v3/chat/completions` and `/ark/chat/completions`.
+            let base = entry
                 .pool
                 .members()
-                .iter()
-                .map(|member| &**member.base_url.path())
-                .filter(|base| !base.is_empty());
-            spellings.extend(
-                bases
-                    .filter_map(|base| rest.strip_prefix(base))
-                    .take(1)
-                    .map(|path| format!("/v1{path}")),
-            );
+                .first()
+                .map(|member| &**member.base_url.path());
+            spellings.extend(base.filter(|base| !base.is_empty()).and_then(under));
             spellings.push(format!("/v1{rest}"));
         }
         for path in spellings {

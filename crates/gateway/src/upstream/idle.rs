@@ -30,20 +30,27 @@ struct Idle {
 impl IdleConnections {
     /// A connection that is still open and ready.
     pub(super) async fn take(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
-        loop {
-            let mut idle = self.by_origin.lock().get_mut(origin)?.pop()?;
-            if idle.since.elapsed() > MAX_IDLE {
+        let mut sender = self.newest_open(origin)?;
+        // The answer was read to its end, so this is at most a turn of the connection's task; unless the provider
+        // answered before it had read the whole request, which makes the connection useless.
+        let ready = timeout(READY_WITHIN, sender.ready()).await;
+        matches!(ready, Ok(Ok(()))).then_some(sender)
+    }
+
+    fn newest_open(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
+        let mut by_origin = self.by_origin.lock();
+        let idle = by_origin.get_mut(origin)?;
+        while let Some(newest) = idle.pop() {
+            if newest.since.elapsed() > MAX_IDLE {
                 // Those below it have waited longer still.
-                self.by_origin.lock().remove(origin);
+                by_origin.remove(origin);
                 return None;
             }
-            // The answer was read to its end, so this is at most a turn of the connection's task; unless the
-            // provider answered before it had read the whole request, which makes the connection useless.
-            let ready = timeout(READY_WITHIN, idle.sender.ready());
-            if matches!(ready.await, Ok(Ok(()))) {
-                return Some(idle.sender);
+            if !newest.sender.is_closed() {
+                return Some(newest.sender);
             }
         }
+        None
     }
 
     pub(super) fn put(&self, origin: Arc<str>, sender: SendRequest<Pieces>) {
@@ -51,9 +58,16 @@ impl IdleConnections {
             return;
         }
         let mut by_origin = self.by_origin.lock();
+        if !by_origin.contains_key(&origin) {
+            // A new origin: those of an earlier configuration may have ended.
+            by_origin.retain(|_, idle| {
+                idle.last()
+                    .is_some_and(|last| last.since.elapsed() <= MAX_IDLE)
+            });
+        }
         let idle = by_origin.entry(origin).or_default();
         if idle.len() >= MAX_PER_ORIGIN {
-            idle.retain(|idle| !idle.sender.is_closed());
+            idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= MAX_IDLE);
         }
         if idle.len() < MAX_PER_ORIGIN {
             idle.push(Idle {

@@ -93,7 +93,7 @@ impl Running {
                 warnings: Vec::new(),
             })
         };
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock);
         let gw = Gateway::new(
             settings,
             Digest256::of(ADMIN_TOKEN.as_bytes()),

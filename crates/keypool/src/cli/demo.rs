@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_core::secret::Secret;
+use keypool_core::settings::ServerSettings;
 use keypool_core::settings::{
-    AdminSettings, BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings,
-    Settings, Strategy, TimeoutSettings,
+    AdminSettings, AuthMode, BreakerSettings, KeySettings, PoolSettings, QueueSettings,
+    RetrySettings, Settings, Strategy, TimeoutSettings,
 };
 use keypool_gateway::context::Reloaded;
 use keypool_testkit::{Behaviour, Mock};
@@ -43,6 +44,8 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::because("cannot start the mock provider", error))?;
         loaded.settings = settings(loaded.settings, &mock, &sources)?;
         loaded.files.clear();
+        // They speak of what the demo leaves out.
+        loaded.warnings.clear();
         let again = loaded.settings.clone();
         let load = move || {
             Ok(Reloaded {
@@ -85,7 +88,13 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
         token: configured.admin.token,
         token_file,
     };
+    // The keys are made up, so nobody needs one of ours; the Host check stays.
+    let server = ServerSettings {
+        auth: AuthMode::None,
+        ..configured.server
+    };
     Ok(Settings {
+        server,
         pools: vec![pool],
         virtual_keys: Vec::new(),
         admin,

@@ -5,6 +5,7 @@ mod demo;
 mod running;
 mod serve;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -106,12 +107,12 @@ impl Failure {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command line speaks to people")]
+/// To standard error. A reader that is gone is no reason to fail.
 fn complain(text: &str) {
-    eprintln!("keypool: {text}");
+    let _ = writeln!(std::io::stderr(), "keypool: {text}");
 }
 
-#[expect(clippy::print_stdout, reason = "the command line speaks to people")]
+/// To standard output, likewise.
 fn say(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }

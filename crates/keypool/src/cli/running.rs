@@ -88,23 +88,19 @@ fn gateway(
     let load = move || {
         let mut reloaded = load()?;
         follow_log_settings(&logging, &reloaded.settings.log);
-        if (
+        let read = (
             reloaded.settings.server.listen,
             reloaded.settings.admin.clone(),
-        ) != started_with
-        {
-            reloaded
-                .warnings
-                .push("`server.listen` and `[admin]` take effect at the next start".to_owned());
+        );
+        if read != started_with {
+            let warning = "`server.listen` and `[admin]` take effect at the next start";
+            reloaded.warnings.push(warning.to_owned());
         }
+        // What is in force is what was bound: whether a virtual key is required hangs on the address.
+        (reloaded.settings.server.listen, reloaded.settings.admin) = started_with.clone();
         Ok(reloaded)
     };
-    Gateway::new(
-        settings,
-        digest,
-        Arc::new(TokioClock::new()),
-        Box::new(load),
-    )
+    Gateway::new(settings, digest, Arc::new(TokioClock), Box::new(load))
 }
 
 fn follow_log_settings(logging: &Logging, settings: &LogSettings) {

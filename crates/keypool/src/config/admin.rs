@@ -75,7 +75,7 @@ pub(super) fn client_secret(text: &Text<'_>) -> Option<Secret> {
         text.wrong(&format!("must have at least {SHORTEST} characters"));
     } else if !values::fits_header(secret) {
         text.wrong(
-            "has a character that cannot stand in an HTTP header: use visible ASCII characters",
+            "has a character that cannot stand in an HTTP header: use visible ASCII characters, without blanks",
         );
     } else {
         return Some(Secret::new(secret));

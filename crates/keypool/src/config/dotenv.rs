@@ -11,9 +11,20 @@ use super::values::{is_variable, replace};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct DotEnv {
     /// The variables; of two of the same name the later.
-    pub(super) values: BTreeMap<String, String>,
+    pub(super) values: BTreeMap<String, Assigned>,
     /// Mistakes, each with its line counted from 1.
     pub(super) mistakes: Vec<(usize, &'static str)>,
+}
+
+/// The value of a variable, and where it stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Assigned {
+    /// The value, without its quotes.
+    pub(super) value: String,
+    /// The line where the value begins, counted from 1.
+    pub(super) line: usize,
+    /// The column in characters, counted from 1: that of the quote, where there is one.
+    pub(super) column: usize,
 }
 
 /// Reads `text`. `${NAME}` in it takes variables of the process, then of the lines above; an unknown one is empty.
@@ -25,7 +36,7 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
         let known = |name: &str| {
             process
                 .get(name)
-                .or_else(|| out.values.get(name))
+                .or_else(|| out.values.get(name).map(|assigned| &assigned.value))
                 .cloned()
                 .unwrap_or_default()
         };
@@ -36,8 +47,14 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
                 (None, line_length(rest))
             }
         };
-        if let Some((name, value)) = entry {
-            out.values.insert(name.to_owned(), value);
+        if let Some((name, value, at)) = entry {
+            let column = rest[..at].chars().count() + 1;
+            let assigned = Assigned {
+                value,
+                line,
+                column,
+            };
+            out.values.insert(name.to_owned(), assigned);
         }
         line += rest[..used].matches('\n').count();
         rest = &rest[used..];
@@ -45,7 +62,8 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
     out
 }
 
-type Entry<'t> = (Option<(&'t str, String)>, usize);
+/// A name, its value and at which byte that begins, if it is an entry; and how many bytes are read.
+type Entry<'t> = (Option<(&'t str, String, usize)>, usize);
 
 /// Reads one entry, blank line or comment at the start of `rest`, and how many bytes it takes with its line's end.
 fn entry(rest: &str, known: impl Fn(&str) -> String) -> Result<Entry<'_>, &'static str> {
@@ -74,7 +92,7 @@ fn entry(rest: &str, known: impl Fn(&str) -> String) -> Result<Entry<'_>, &'stat
         Some(quote @ ('"' | '\'')) if value_at < end => quoted(value, quote, known)?,
         _ => (replace(bare(&rest[value_at..end]), known), end - value_at),
     };
-    Ok((Some((name, value)), value_at + used))
+    Ok((Some((name, value, value_at)), value_at + used))
 }
 
 /// The length of the first line with its end.
@@ -148,7 +166,12 @@ mod tests {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        assert_eq!(parsed.values, expect, "{text:?}");
+        let read: BTreeMap<String, String> = parsed
+            .values
+            .into_iter()
+            .map(|(name, assigned)| (name, assigned.value))
+            .collect();
+        assert_eq!(read, expect, "{text:?}");
         let found: Vec<_> = parsed
             .mistakes
             .iter()
@@ -192,6 +215,23 @@ mod tests {
             &[],
         );
         check("A=it's=b\nB=", &[("A", "it's=b"), ("B", "")], &[]);
+    }
+
+    #[test]
+    fn every_value_has_its_place() {
+        let text =
+            "\u{feff}# ключ\nA=1\r\n  export B = 'x\ny' # z\n\tC=\"\u{e9}\"\nA=\t${B} \nD=\n";
+        let places: Vec<_> = parse(text, &BTreeMap::new())
+            .values
+            .into_iter()
+            .filter(|(_, assigned)| !assigned.value.is_empty())
+            .map(|(name, assigned)| (name, assigned.line, assigned.column))
+            .collect();
+        let expect = [("A", 6, 4), ("B", 3, 14), ("C", 5, 4)];
+        assert_eq!(
+            places,
+            expect.map(|(name, line, column)| (name.to_owned(), line, column))
+        );
     }
 
     #[test]

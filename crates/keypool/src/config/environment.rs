@@ -14,7 +14,6 @@ use keypool_providers::dialect::Dialect;
 
 use super::base::{self, Base};
 use super::keys::{default_name, provider_secret, split};
-use super::place::At;
 use super::pools::{FilePools, default_models, warn_incomplete};
 use super::problem::Problem;
 use super::report::Report;
@@ -70,9 +69,8 @@ fn pool(
         Base::Broken => return None,
         Base::Missing => {
             let variable = dialect.env_base_url().unwrap_or("a base URL");
-            let at = At::Variable(texts.first()?.name.clone());
             report.add(Problem::absent(
-                &at,
+                &texts.first()?.at,
                 format!(
                     "`{variable}` is missing: the provider \"{}\" has no base URL of its own",
                     dialect.name()

@@ -11,7 +11,7 @@ pub(crate) struct Errors(pub(crate) Vec<ConfigError>);
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigError {
-    /// `keypool.toml:12:3`, or `environment, OPENAI_BASE_URL`.
+    /// `keypool.toml:12:3`, `.env:3:16`, or `environment, OPENAI_BASE_URL`.
     pub(crate) place: String,
     /// What is wrong: what was expected, and what was found.
     pub(crate) message: String,

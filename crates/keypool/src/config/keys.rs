@@ -224,8 +224,16 @@ pub(super) fn provider_secret(text: &Text<'_>) -> Option<Secret> {
     let secret = text.value.trim();
     if secret.is_empty() {
         text.wrong("must not be empty");
+    } else if secret.contains(char::is_whitespace) {
+        let message = format!(
+            "`{}` holds a key with a blank or line break inside",
+            text.name
+        );
+        let hint = "put commas between keys: \"key1, key2\"; where each key has a string of its own, one key in each";
+        text.report()
+            .add(Problem::new(&text.at, message).hint(hint));
     } else if !values::fits_header(secret) {
-        text.wrong("holds a key with a character that cannot stand in an HTTP header, such as a line break or a letter outside ASCII");
+        text.wrong("holds a key with a character that cannot stand in an HTTP header, such as a letter outside ASCII");
     } else {
         return Some(Secret::new(secret));
     }

@@ -99,6 +99,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         .chain(environment.iter().map(|pool| &*pool.name))
         .collect();
     let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
+    server::warn_reach(report, &server, &virtual_keys);
     unforced::routes(root.tables("routes"), &names);
     unforced::files(root.table("files"));
     unforced::metrics(root.table("metrics"));
@@ -122,7 +123,7 @@ fn syntax_problem(document: &Document, error: &toml::de::Error) -> Problem {
         return Problem::syntax(&at, format!("not valid TOML: {}", error.message()));
     }
     let key = document.text().get(span).unwrap_or_default();
-    let problem = Problem::new(&at, format!("{} is set twice", words::shown(key)));
+    let problem = Problem::new(&at, format!("{} is set twice", words::unknown(key)));
     match key {
         "keys" => problem.hint("a pool has either `keys = …` or `[[pools.<name>.keys]]`, not both"),
         _ => problem.hint("keep one of the two"),

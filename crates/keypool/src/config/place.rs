@@ -13,8 +13,8 @@ pub(super) struct Document {
 /// The origin of a value or mistake. The order is that in which mistakes are told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum At {
-    /// A line of `.env`, counted from 1.
-    DotEnv(usize),
+    /// A line and column of `.env`, counted from 1.
+    DotEnv(usize, usize),
     /// A whole file, by the name that the user gave it.
     Path(String),
     /// A byte offset of the configuration file.
@@ -82,7 +82,7 @@ impl Document {
     /// A place as it is shown to the user.
     pub(super) fn place(&self, at: &At) -> String {
         match at {
-            At::DotEnv(line) => format!(".env:{line}:1"),
+            At::DotEnv(line, column) => format!(".env:{line}:{column}"),
             At::Path(path) => path.clone(),
             At::File(offset) => format!(
                 "{}:{}:{}",

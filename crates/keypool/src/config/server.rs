@@ -2,7 +2,9 @@
 //!
 //! This module must never bind an address: whether a port is free is found when serving.
 
-use keypool_core::settings::{AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings};
+use keypool_core::settings::{
+    AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings, VirtualKeySettings,
+};
 
 use super::report::Report;
 use super::sources::Overrides;
@@ -84,6 +86,29 @@ pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrid
     LogSettings {
         level: last(level, outside_level, |text| text.one_of(&levels)).unwrap_or_default(),
         format: last(format, outside_format, |text| text.one_of(&formats)).unwrap_or_default(),
+    }
+}
+
+/// Warns where others can reach keypool and everyone is served, or no one.
+pub(super) fn warn_reach(
+    report: &Report<'_>,
+    server: &ServerSettings,
+    keys: &[VirtualKeySettings],
+) {
+    let listen = server.listen;
+    if listen.ip().is_loopback() {
+        return;
+    }
+    match server.auth {
+        AuthMode::None => report.warn(format!(
+            "`server.auth` is \"none\": anyone who reaches {listen} may spend the keys"
+        )),
+        AuthMode::Auto | AuthMode::Required if keys.iter().all(|key| key.disabled) => {
+            report.warn(format!(
+                "{listen} can be reached from outside and there is no virtual key: every call is answered 401 until a virtual key is configured"
+            ));
+        }
+        AuthMode::Auto | AuthMode::Required => {}
     }
 }
 

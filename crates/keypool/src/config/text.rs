@@ -43,12 +43,7 @@ impl<'w> Text<'w> {
     /// An environment variable; an empty one counts as unset.
     pub(super) fn variable(report: &'w Report<'w>, name: &str) -> Option<Self> {
         let value = report.vars().get(name)?;
-        Some(Self::outside(
-            report,
-            At::Variable(name.to_owned()),
-            name,
-            value,
-        ))
+        Some(Self::outside(report, report.vars().at(name), name, value))
     }
 
     /// A flag of the command line.

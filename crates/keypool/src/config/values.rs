@@ -222,9 +222,9 @@ pub(super) fn pool_name_mistake(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a secret can stand in an HTTP header.
+/// Whether a secret can stand in an HTTP header as it is: visible ASCII, no blank.
 pub(super) fn fits_header(secret: &str) -> bool {
-    secret.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+    secret.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Whether `name` can name a variable.
@@ -398,6 +398,21 @@ mod tests {
             ("redis://h:x", false),
         ] {
             assert_eq!(is_url(text, &["redis"]), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_headers() {
+        for (text, expect) in [
+            ("!az-AZ_09.,~", true),
+            ("a b", false),
+            ("a\tb", false),
+            ("a\nb", false),
+            ("a\u{7f}", false),
+            ("a\u{a0}b", false),
+            ("\u{e9}", false),
+        ] {
+            assert_eq!(fits_header(text), expect, "{text:?}");
         }
     }
 

@@ -11,7 +11,11 @@ use super::problem::Problem;
 use super::values;
 
 /// All environment variables that count.
-pub(super) struct Vars(BTreeMap<String, String>);
+pub(super) struct Vars {
+    values: BTreeMap<String, String>,
+    /// The place in `.env` of those that the process has not set.
+    places: BTreeMap<String, At>,
+}
 
 /// Why `${NAME}` has no value.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,9 +43,9 @@ impl Vars {
                     .filter(|b| **b == b'\n')
                     .count();
                 return (
-                    Self(process.clone()),
+                    Self::of_process(process),
                     vec![Problem::new(
-                        &At::DotEnv(line),
+                        &At::DotEnv(line, 1),
                         "the file is not UTF-8 text",
                     )],
                 );
@@ -52,27 +56,44 @@ impl Vars {
                     &At::Path(".env".to_owned()),
                     format!("cannot be read: {error}"),
                 );
-                return (Self(process.clone()), vec![problem]);
+                return (Self::of_process(process), vec![problem]);
             }
         };
         let parsed = dotenv::parse(&text, process);
-        let mut values = parsed.values;
-        values.extend(
-            process
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        let mut vars = Self::of_process(process);
+        for (name, assigned) in parsed.values {
+            if !process.contains_key(&name) {
+                let at = At::DotEnv(assigned.line, assigned.column);
+                vars.places.insert(name.clone(), at);
+                vars.values.insert(name, assigned.value);
+            }
+        }
         let problems = parsed
             .mistakes
             .into_iter()
-            .map(|(line, message)| Problem::new(&At::DotEnv(line), message))
+            .map(|(line, message)| Problem::new(&At::DotEnv(line, 1), message))
             .collect();
-        (Self(values), problems)
+        (vars, problems)
+    }
+
+    fn of_process(process: &BTreeMap<String, String>) -> Self {
+        Self {
+            values: process.clone(),
+            places: BTreeMap::new(),
+        }
+    }
+
+    /// Where a variable was set: in `.env`, or else in the environment of the process.
+    pub(super) fn at(&self, name: &str) -> At {
+        self.places
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| At::Variable(name.to_owned()))
     }
 
     /// A variable's value; a blank one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
+        self.values
             .get(name)
             .map(String::as_str)
             .filter(|value| !value.trim().is_empty())
@@ -82,7 +103,7 @@ impl Vars {
     pub(super) fn interpolate(&self, raw: &str) -> Result<String, Vec<Missing>> {
         let mut missing = Vec::new();
         let text = values::replace(raw, |name| {
-            match (self.get(name), self.0.contains_key(name)) {
+            match (self.get(name), self.values.contains_key(name)) {
                 (Some(value), _) => value.to_owned(),
                 (None, known) => {
                     missing.push(if known {
@@ -108,8 +129,8 @@ mod tests {
 
     #[test]
     fn only_braced_names_are_replaced() {
-        let vars = Vars(
-            [("A", "1"), ("B_2", "${A}"), ("EMPTY", " ")]
+        let vars = Vars::of_process(
+            &[("A", "1"), ("B_2", "${A}"), ("EMPTY", " ")]
                 .map(|(k, v)| (k.into(), v.into()))
                 .into(),
         );

@@ -253,7 +253,7 @@ impl<'w> Table<'w> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known there: {}", self.asked.join(", ")),
             };
-            let message = format!("unknown {what} {} {home}", words::shown(name));
+            let message = format!("unknown {what} {} {home}", words::unknown(name));
             self.report
                 .add(Problem::new(&At::File(key.span().start), message).hint(hint));
         }
@@ -381,6 +381,7 @@ impl<'w> Node<'w> {
             Missing::Unset(name) => (name, "not set"),
             Missing::Empty(name) => (name, "empty"),
         };
+        let name = words::variable(name);
         let message = format!(
             "`{}` takes the environment variable `{name}`, which is {state}",
             self.path

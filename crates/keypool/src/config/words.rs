@@ -30,32 +30,49 @@ pub(super) fn listed(words: &[&str]) -> String {
     }
 }
 
-/// A name as it stands in a message. A long one is cut: it may be a secret in the wrong place.
+/// A name that the user chose, as it stands in a message. A long one is cut: it may be a secret in the wrong place.
 pub(super) fn shown(name: &str) -> String {
     format!("`{}`", escaped(name))
 }
 
 /// The same without marks around it.
 pub(super) fn escaped(name: &str) -> String {
-    let kept = if name.chars().count() > 32 { 6 } else { 32 };
-    let cut = if kept == 6 { "…" } else { "" };
-    name.chars()
-        .take(kept)
-        .flat_map(char::escape_debug)
-        .collect::<String>()
-        + cut
+    cut(name, is_long(name))
 }
 
-/// A value as it stands in a message, cut at 40 characters.
+/// A name that should have been one of keypool's own. Nobody chose it, so what looks like a secret is cut as well.
+pub(super) fn unknown(name: &str) -> String {
+    format!("`{}`", cut(name, may_be_secret(name)))
+}
+
+/// A value as it stands in a message, cut where it may be a secret in the wrong place.
 pub(super) fn quoted(text: &str) -> String {
-    let cut = if text.chars().count() > 40 { "…" } else { "" };
-    format!(
-        "\"{}{cut}\"",
-        text.chars()
-            .take(40)
-            .flat_map(char::escape_debug)
-            .collect::<String>()
-    )
+    format!("\"{}\"", cut(text, may_be_secret(text)))
+}
+
+/// A variable's name. Those in capitals are long now and then; a secret has other letters.
+pub(super) fn variable(name: &str) -> String {
+    let capitals = !name.contains(|c: char| c.is_ascii_lowercase()) && name.contains('_');
+    cut(name, !capitals && may_be_secret(name))
+}
+
+/// No shorter secret is worth more than a name in full.
+fn is_long(text: &str) -> bool {
+    text.chars().count() >= 32
+}
+
+/// Whether a text may be a key or token. Addresses, times and sentences are not: they have dots, colons or blanks.
+fn may_be_secret(text: &str) -> bool {
+    is_long(text)
+        || (text.chars().count() >= 16
+            && text.contains(|c: char| c.is_ascii_digit())
+            && !text.contains(['.', ':', ' ']))
+}
+
+fn cut(text: &str, secret: bool) -> String {
+    let (kept, mark) = if secret { (6, "…") } else { (usize::MAX, "") };
+    let kept = text.chars().take(kept);
+    kept.flat_map(char::escape_debug).collect::<String>() + mark
 }
 
 #[cfg(test)]
@@ -83,7 +100,36 @@ mod tests {
     #[test]
     fn long_names_are_cut() {
         assert_eq!(shown("a\n\u{1b}"), "`a\\n\\u{1b}`");
-        assert_eq!(shown(&"s".repeat(33)), "`ssssss…`");
-        assert_eq!(quoted(&"s".repeat(50)).chars().count(), 43);
+        assert_eq!(shown(&"s".repeat(31)), format!("`{}`", "s".repeat(31)));
+        assert_eq!(shown(&"s".repeat(32)), "`ssssss…`");
+        assert_eq!(shown("production-openai-2"), "`production-openai-2`");
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_cut() {
+        // As long as the keys of Gemini, Mistral and DeepSeek, and the shortest virtual key.
+        for secret in [
+            format!("AIzaSy{}", "x".repeat(33)),
+            format!("a1b2c3{}", "x".repeat(26)),
+            format!("sk-abc{}", "0".repeat(29)),
+            "team-a-012345678".to_owned(),
+        ] {
+            let start = &secret[..6];
+            assert_eq!(quoted(&secret), format!("\"{start}…\""));
+            assert_eq!(unknown(&secret), format!("`{start}…`"));
+            assert_eq!(variable(&secret), format!("{start}…"));
+        }
+        for plain in [
+            "least_load",
+            "openai-compatibel",
+            "127.0.0.1:65536",
+            "http://h:99999/v1",
+            "2027-01-31 at noon",
+        ] {
+            assert_eq!(quoted(plain), format!("\"{plain}\""));
+        }
+        for name in ["MY_TEAM_OPENAI_API_KEY_PRODUCTION_2", "k", "NO_SUCH_2"] {
+            assert_eq!(variable(name), name);
+        }
     }
 }

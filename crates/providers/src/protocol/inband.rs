@@ -35,7 +35,7 @@ pub fn error_in_event(event: &[u8]) -> Option<u16> {
     let in_data = only_object(&data).and_then(error_in_object);
     in_data.or_else(|| {
         let named = event_name(event) == Some(b"error");
-        named.then(|| only_object(&data).map_or(FALLBACK, implied_status))
+        named.then(|| only_object(&data).map_or(UNTOLD, implied_status))
     })
 }
 
@@ -57,7 +57,7 @@ fn error_in_object(object: &str) -> Option<u16> {
         let error = response
             .and_then(|response| pick(response.get(), ["error"]).ok())
             .and_then(|picked| picked.values[0]);
-        return Some(error.map_or(FALLBACK, |error| implied_status(error.get())));
+        return Some(error.map_or(UNTOLD, |error| implied_status(error.get())));
     }
     None
 }
@@ -81,7 +81,7 @@ fn text_of(raw: &RawValue) -> Option<String> {
 }
 
 /// What an error stands for whose words say nothing.
-const FALLBACK: u16 = 500;
+const UNTOLD: u16 = 500;
 
 /// The status of an error value: the one that it states, else the one that its most telling word stands for.
 fn implied_status(error: &str) -> u16 {
@@ -99,7 +99,7 @@ fn implied_status(error: &str) -> u16 {
             .ok()
             .and_then(|word| status_of_word(&word)),
     };
-    told.unwrap_or(FALLBACK)
+    told.unwrap_or(UNTOLD)
 }
 
 fn stated_status(raw: &RawValue) -> Option<u16> {
@@ -190,6 +190,8 @@ mod tests {
             (r#""Unauthorized""#, 401),
             (r#""Too Many Requests""#, 429),
             (r#""boom""#, 500),
+            (r#""Unexpected role 'invalid_api_key'""#, 500),
+            (r#"{"message":"invalid_api_key","type":"x"}"#, 500),
             ("true", 500),
             ("{}", 500),
         ] {

@@ -84,7 +84,28 @@ const WORDS: &[(Like, u16)] = &[
     (Is("unimplemented"), 501),
 ];
 
-/// Longer texts are sentences, in which a word proves nothing.
+/// Sentences that are a whole error, without what is neither letter nor digit. In any other sentence a word proves
+/// nothing: it may be the caller's own, quoted.
+const SENTENCES: &[(&str, u16)] = &[
+    ("badrequest", 400),
+    ("unauthorized", 401),
+    ("invalidapikey", 401),
+    ("paymentrequired", 402),
+    ("insufficientbalance", 402),
+    ("forbidden", 403),
+    ("notfound", 404),
+    ("requesttimeout", 408),
+    ("toomanyrequests", 429),
+    ("ratelimitexceeded", 429),
+    ("ratelimitreached", 429),
+    ("quotaexceeded", 429),
+    ("internalservererror", 500),
+    ("badgateway", 502),
+    ("serviceunavailable", 503),
+    ("gatewaytimeout", 504),
+];
+
+/// Longer texts are no names.
 const LONGEST_WORD: usize = 96;
 
 /// The status that a code, type or status name stands for; a number in words counts too.
@@ -99,11 +120,18 @@ pub(super) fn status_of_word(word: &str) -> Option<u16> {
     {
         return Some(status);
     }
+    let is_name = word
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     let word: String = word
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .map(|c| c.to_ascii_lowercase())
         .collect();
+    if !is_name {
+        let sentence = SENTENCES.iter().find(|(text, _)| word == *text);
+        return sentence.map(|(_, status)| *status);
+    }
     let fits = |like: &Like| match like {
         Is(text) => word == *text,
         Begins(text) => word.starts_with(text),
@@ -130,6 +158,21 @@ mod tests {
             ("new", None),
         ] {
             assert_eq!(status_of_word(word), status, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_counts_as_a_whole_or_not_at_all() {
+        for (sentence, status) in [
+            ("Too Many Requests", Some(429)),
+            ("Rate limit exceeded.", Some(429)),
+            ("Service Unavailable!", Some(503)),
+            ("Unexpected role \"authentication\"", None),
+            ("role:'quota'", None),
+            ("no rate limit here", None),
+            ("\u{e9}quota", None),
+        ] {
+            assert_eq!(status_of_word(sentence), status, "{sentence}");
         }
     }
 

@@ -135,6 +135,10 @@ const SERVER: &[(&str, &[&str])] = &[
         &["`admin.token` must have at least 16 characters"],
     ),
     ("admin.token = §'canary-0123456789-ключ'", &["HTTP header"]),
+    (
+        "admin.token = §'canary 0123456789'",
+        &["HTTP header", "without blanks"],
+    ),
     ("admin.token = §0123456789", &["not valid TOML"]),
     (
         "admin.token = §123456789123456789",
@@ -406,6 +410,29 @@ const KEYS: &[(&str, &[&str])] = &[
         &["the secret of `a-1` a second time, for `a-3`"],
     ),
     ("keys = §'canary\u{e9}'", &["HTTP header"]),
+    (
+        "keys = §'canary1 canary2'",
+        &[
+            "`pools.a.keys` holds a key with a blank or line break inside",
+            "commas between keys",
+        ],
+    ),
+    (
+        "keys = §'canary1, canary2\tcanary3'",
+        &["blank or line break inside"],
+    ),
+    (
+        "keys = §\"\"\"canary1\ncanary2\"\"\"",
+        &["blank or line break inside", "commas between keys"],
+    ),
+    (
+        "keys = ['canary', §'canary2 canary3']",
+        &["blank or line break inside", "one key in each"],
+    ),
+    (
+        "[[pools.a.keys]]\nkey = §'canary1 canary2'",
+        &["`pools.a.keys.key` holds a key with a blank"],
+    ),
     ("keys = §\"canary\\u007f\"", &["HTTP header"]),
     (
         "keys = §['canary', { key = 'canary2' }]",
@@ -515,6 +542,10 @@ const VIRTUAL_KEYS: &[(&str, &[&str])] = &[
     (
         "name = 'a'\nkey = §'canary-0123456789-\u{e9}'",
         &["HTTP header"],
+    ),
+    (
+        "name = 'a'\nkey = §'canary 0123456789'",
+        &["HTTP header", "without blanks"],
     ),
     (
         "name = 'a'\nkey_sha256 = §'canary'",
@@ -674,6 +705,49 @@ fn bytes_that_are_no_text_have_a_place() {
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].place, "keypool.toml:2:5");
     assert!(errors[0].message.contains("not UTF-8"));
+}
+
+/// A key may be pasted anywhere; six characters of it are shown, so that it can be found.
+#[test]
+fn a_key_in_a_wrong_field_is_not_told() {
+    let keys = [
+        format!("AIzaSyCanary{}", "x".repeat(27)),
+        format!("tvly-d{}", "0a".repeat(16)),
+        format!("a1b2c3{}", "x".repeat(26)),
+        "team-a-0123456789".to_owned(),
+    ];
+    for key in &keys {
+        for text in [
+            "server.listen = '§'",
+            "server.auth = '§'",
+            "server.shutdown_delay = '§'",
+            "server.max_request_body = '§'",
+            "server.allowed_hosts = ['§@']",
+            "server.allowed_origins = ['§']",
+            "server.trusted_proxies = ['§']",
+            "log.level = '§'",
+            "log.level = '${§}'",
+            "limiter.mode = '§'",
+            "§ = 1",
+            "server.§ = 'x'",
+            "[pools.a]\nprovider = '§'",
+            "[pools.a]\nprovider = 'openai'\nstrategy = '§'",
+            "[pools.a]\nprovider = 'openai'\n§ = 1\n§ = 1",
+            "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\npools = ['§']",
+            "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\nexpires = '§'",
+        ] {
+            let text = text.replace('§', key);
+            let told = Errors(toml(&text).errors()).to_string();
+            assert!(!told.contains(&key[..7]), "{text}\n{told}");
+        }
+        for name in ["KEYPOOL_LISTEN", "KEYPOOL_LOG_LEVEL"] {
+            let told = Errors(Home::new().env(name, key).errors()).to_string();
+            assert!(
+                !told.contains(&key[..7]) && told.contains(&key[..6]),
+                "{told}"
+            );
+        }
+    }
 }
 
 /// One part of the example put in the place of another: mistakes that nobody thought of.

@@ -1,5 +1,6 @@
 //! What the configuration promises, told through `load` alone.
 
+mod guide;
 mod mistakes;
 mod sources;
 
@@ -217,7 +218,7 @@ fn the_keys_of_the_example_are_read() {
     );
     assert_eq!(
         settings.pools[2].keys[0].secret.expose(),
-        "a, b",
+        "a,b",
         "an item of a list is one key"
     );
 }
@@ -353,6 +354,39 @@ fn defaults_are_silent_whether_written_or_not() {
             home.sources.dir.join(".env")
         ]
     );
+}
+
+#[test]
+fn a_server_that_others_can_reach_warns_when_it_serves_all_or_none() {
+    let key = "\n[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\n";
+    let disabled = format!("{key}disabled = true");
+    let spend = "`server.auth` is \"none\": anyone who reaches ADDRESS may spend the keys";
+    let shut = "ADDRESS can be reached from outside and there is no virtual key: every call is answered 401 until a virtual key is configured";
+    for (auth, keys, expect) in [
+        ("none", "", Some(spend)),
+        ("none", key, Some(spend)),
+        ("auto", "", Some(shut)),
+        ("required", "", Some(shut)),
+        ("auto", &*disabled, Some(shut)),
+        ("auto", key, None),
+        ("required", key, None),
+    ] {
+        for address in ["0.0.0.0:8080", "[::]:8080", "192.0.2.7:80"] {
+            let text = format!("server.listen = '{address}'\nserver.auth = '{auth}'{keys}");
+            let expect = expect.map(|told| told.replace("ADDRESS", address));
+            assert_eq!(
+                toml(&text).good().warnings,
+                Vec::from_iter(expect),
+                "{text}"
+            );
+        }
+        for address in ["127.0.0.1:8080", "[::1]:8080", "localhost:80"] {
+            let text = format!("server.listen = '{address}'\nserver.auth = '{auth}'{keys}");
+            assert_eq!(toml(&text).good().warnings, Vec::<String>::new(), "{text}");
+        }
+    }
+    let home = Home::new().env("KEYPOOL_LISTEN", "0.0.0.0:1");
+    assert_eq!(home.good().warnings.len(), 1, "wherever the address is set");
 }
 
 #[test]

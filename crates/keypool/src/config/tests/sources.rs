@@ -280,6 +280,40 @@ fn a_mistake_in_dotenv_has_its_line_and_keeps_its_secret() {
 }
 
 #[test]
+fn a_wrong_value_in_dotenv_has_line_and_column() {
+    let dotenv = "# мой ключ\nKEYPOOL_LISTEN=nope\n\n  export KEYPOOL_LOG_LEVEL = 'inof'\nOPENAI_BASE_URL=canary\nOPENAI_API_KEY=k1\n\
+                  KEYPOOL_ADMIN_TOKEN=\"canary\"\nGROQ_API_KEY=canary\nGROQ_API_KEY=k1, canary k2\nKEYPOOL_STORE_URL=canary://x\n";
+    let home = Home::new().write(".env", dotenv);
+    let errors = home.errors();
+    let told: Vec<_> = errors
+        .iter()
+        .map(|error| (&*error.place, error.message.split('`').nth(1).unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (".env:2:16", "KEYPOOL_LISTEN"),
+            (".env:4:30", "KEYPOOL_LOG_LEVEL"),
+            (".env:5:17", "OPENAI_BASE_URL"),
+            (".env:7:21", "KEYPOOL_ADMIN_TOKEN"),
+            (".env:9:14", "GROQ_API_KEY"),
+            (".env:10:19", "KEYPOOL_STORE_URL"),
+        ]
+    );
+    assert!(!format!("{errors:?}").contains("canary"), "{errors:#?}");
+    // What the process sets is not the file's, even where both are wrong.
+    let errors = home
+        .env("KEYPOOL_LISTEN", "nowhere")
+        .env("KEYPOOL_LOG_LEVEL", "")
+        .errors();
+    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
+    assert_eq!(
+        (places.len(), places[0], places[4]),
+        (5, ".env:5:17", "environment, KEYPOOL_LISTEN")
+    );
+}
+
+#[test]
 fn a_named_file_must_be_there() {
     let mut home = Home::new()
         .write("other.toml", "server.listen = '127.0.0.1:5'\n")
