@@ -24,8 +24,6 @@ use crate::write_limit::WriteLimit;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Request heads up to this size are read, to be answered 431 where they are too large.
 const READ_BUFFER: usize = 256 * 1024;
-/// So many header lines are read.
-const MAX_HEADER_LINES: usize = 256;
 /// After an accept failed (no files left, …) the next is tried after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,30 +52,59 @@ impl Server {
 
     /// Serves until `stop` resolves, then lets what is in flight end within `server.shutdown_timeout`.
     /// Says whether all of it did.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
+    ///
+    /// `threads` beyond the first are started here, each with a single-threaded runtime of its own; they take
+    /// connections from the same listener, so whoever is free takes the next. A connection stays where it is.
+    pub async fn serve(self, threads: usize, stop: impl Future<Output = ()>) -> io::Result<bool> {
         telemetry::started(self.addr()?, &self.gw.snapshot());
         let (closing, closed) = watch::channel(());
-        let gw = Arc::clone(&self.gw);
+        let (ending, ended) = watch::channel(());
+        let Self {
+            gw,
+            admin,
+            listener,
+        } = self;
+        let acceptor = Acceptor {
+            gw: Arc::clone(&gw),
+            admin,
+            closed,
+        };
+        let listener = listener.into_std()?;
+        for number in 2..=threads {
+            acceptor
+                .clone()
+                .start_thread(number, listener.try_clone()?, ended.clone())?;
+        }
         tokio::select! {
-            () = self.accept_all(closed) => {}
+            never = acceptor.accept_all(listener) => never?,
             () = stop => {}
         }
         // The listener is closed by now; connections finish their request and go.
         drop(closing);
         gw.tasks.close();
         let limit = gw.snapshot().settings.server.shutdown_timeout;
-        Ok(tokio::time::timeout(limit, gw.tasks.wait()).await.is_ok())
+        let all_ended = tokio::time::timeout(limit, gw.tasks.wait()).await.is_ok();
+        drop(ending);
+        Ok(all_ended)
     }
+}
 
-    async fn accept_all(self, closed: watch::Receiver<()>) {
+/// Takes connections, on one thread.
+#[derive(Clone)]
+struct Acceptor {
+    gw: Arc<Gateway>,
+    admin: Arc<Admin>,
+    /// Says when connections are to finish.
+    closed: watch::Receiver<()>,
+}
+
+impl Acceptor {
+    async fn accept_all(self, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
         loop {
-            match self.listener.accept().await {
+            match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let (gw, admin, closed) = (
-                        Arc::clone(&self.gw),
-                        Arc::clone(&self.admin),
-                        closed.clone(),
-                    );
+                    let Self { gw, admin, closed } = self.clone();
                     self.gw
                         .tasks
                         .spawn(connection(gw, admin, stream, peer, closed));
@@ -88,6 +115,34 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Starts a thread that serves until `ended`, and takes connections until the gateway closes.
+    fn start_thread(
+        self,
+        number: usize,
+        listener: std::net::TcpListener,
+        mut ended: watch::Receiver<()>,
+    ) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut closed = self.closed.clone();
+        let serve = async move {
+            tokio::select! {
+                failed = self.accept_all(listener) => drop(failed.inspect_err(telemetry::accept_failed)),
+                _ = closed.changed() => {}
+            }
+            let _ = ended.changed().await;
+        };
+        std::thread::Builder::new()
+            .name(format!("keypool-{number}"))
+            .spawn(move || {
+                runtime.block_on(serve);
+                // A name look-up that hangs must not keep the process.
+                runtime.shutdown_background();
+            })?;
+        Ok(())
     }
 }
 
@@ -109,9 +164,7 @@ async fn connection(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .max_buf_size(READ_BUFFER)
-        .max_headers(MAX_HEADER_LINES);
+    builder.max_buf_size(READ_BUFFER);
     let mut serving =
         std::pin::pin!(builder.serve_connection(TokioIo::new(WriteLimit::new(stream)), service));
     // Errors here are the client's: it left, or what it sent is no HTTP.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
+use thread_local::ThreadLocal;
 use tokio::time::{Instant, timeout};
 
 use super::Pieces;
@@ -17,10 +18,13 @@ const READY_WITHIN: Duration = Duration::from_millis(100);
 /// So many are kept for one origin.
 const MAX_PER_ORIGIN: usize = 512;
 
+/// Each thread keeps its own: a connection is driven by the thread that opened it, and used there.
 #[derive(Default)]
 pub(super) struct IdleConnections {
-    by_origin: Mutex<HashMap<Arc<str>, Vec<Idle>>>,
+    by_thread: ThreadLocal<Mutex<ByOrigin>>,
 }
+
+type ByOrigin = HashMap<Arc<str>, Vec<Idle>>;
 
 struct Idle {
     sender: SendRequest<Pieces>,
@@ -38,7 +42,7 @@ impl IdleConnections {
     }
 
     fn newest_open(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
-        let mut by_origin = self.by_origin.lock();
+        let mut by_origin = self.by_thread.get_or_default().lock();
         let idle = by_origin.get_mut(origin)?;
         while let Some(newest) = idle.pop() {
             if newest.since.elapsed() > MAX_IDLE {
@@ -57,7 +61,7 @@ impl IdleConnections {
         if sender.is_closed() {
             return;
         }
-        let mut by_origin = self.by_origin.lock();
+        let mut by_origin = self.by_thread.get_or_default().lock();
         if !by_origin.contains_key(&origin) {
             // A new origin: those of an earlier configuration may have ended.
             by_origin.retain(|_, idle| {

@@ -104,7 +104,7 @@ impl Running {
         let addr = server.addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "the test ends it")]
-        let serving = tokio::spawn(server.serve(async move {
+        let serving = tokio::spawn(server.serve(2, async move {
             let _ = stopped.await;
         }));
         Self {

@@ -15,7 +15,7 @@ use keypool_core::settings::{
 use keypool_gateway::context::Reloaded;
 use keypool_testkit::{Behaviour, Mock};
 
-use super::running::{runtime, serve};
+use super::running::serve;
 use super::{Common, Failure};
 use crate::config::{self, Sources};
 use crate::welcome;
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
     // Server and log settings hold for the demo too; pools and keys do not.
     let mut loaded = config::load(&sources)?;
     sources.file = None;
-    runtime()?.block_on(async {
+    args.threading.runtime()?.block_on(async {
         let behaviour = Behaviour {
             latency: Duration::from_millis(150),
             chunk_interval: Duration::from_millis(40),
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
                 warnings: Vec::new(),
             })
         };
-        serve(loaded, Box::new(load), welcome::Kind::Demo).await
+        serve(loaded, Box::new(load), welcome::Kind::Demo, args.threading).await
     })
 }
 

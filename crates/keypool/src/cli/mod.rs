@@ -46,6 +46,9 @@ struct Common {
     /// text or json, in place of `log.format`.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// How the work is spread over the processor's cores.
+    #[arg(long, value_enum, default_value_t)]
+    threading: running::Threading,
 }
 
 impl Common {

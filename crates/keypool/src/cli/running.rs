@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use keypool_core::secret::Digest256;
 use keypool_core::settings::{LogSettings, Settings};
 use keypool_gateway::clock::TokioClock;
 use keypool_gateway::context::{Gateway, LoadSettings};
 use keypool_gateway::server::Server;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{Failure, say};
 use crate::admin_token::{self, AdminToken};
@@ -15,12 +17,34 @@ use crate::config::Loaded;
 use crate::logging::{self, Logging};
 use crate::{signals, watch, welcome};
 
-/// The runtime that everything runs on.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::because("cannot start", error))
+/// How the work is spread over the processor's cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Threading {
+    /// A single-threaded runtime for each core: a connection stays on its core. The cheapest.
+    #[default]
+    PerCore,
+    /// One runtime whose threads take work from each other: evens out a few very busy connections.
+    WorkStealing,
+}
+
+impl Threading {
+    /// The runtime of the main thread.
+    pub(super) fn runtime(self) -> Result<Runtime, Failure> {
+        let mut builder = match self {
+            Self::PerCore => Builder::new_current_thread(),
+            Self::WorkStealing => Builder::new_multi_thread(),
+        };
+        let runtime = builder.enable_all().build();
+        runtime.map_err(|error| Failure::because("cannot start", error))
+    }
+
+    /// How many threads accept connections, each with a runtime of its own.
+    fn acceptors(self) -> usize {
+        match self {
+            Self::PerCore => std::thread::available_parallelism().map_or(1, usize::from),
+            Self::WorkStealing => 1,
+        }
+    }
 }
 
 /// Serves until a signal says stop.
@@ -28,6 +52,7 @@ pub(super) async fn serve(
     loaded: Loaded,
     load: LoadSettings,
     kind: welcome::Kind,
+    threading: Threading,
 ) -> Result<ExitCode, Failure> {
     let Loaded {
         settings,
@@ -64,7 +89,7 @@ pub(super) async fn serve(
     watch::start(&gw, files);
     signals::reload_on_hangup(&gw);
     let all_ended = server
-        .serve(signals::shutdown(&gw))
+        .serve(threading.acceptors(), signals::shutdown(&gw))
         .await
         .map_err(|error| Failure::because("cannot serve", error))?;
     if !all_ended {

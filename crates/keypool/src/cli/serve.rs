@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use keypool_gateway::context::Reloaded;
 
-use super::running::{runtime, serve};
+use super::running::serve;
 use super::{Common, Failure, demo};
 use crate::{config, welcome};
 
@@ -40,5 +40,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         }),
         Err(errors) => Err(errors.0.iter().map(ToString::to_string).collect()),
     };
-    runtime()?.block_on(serve(loaded, Box::new(load), welcome::Kind::Serve))
+    let threading = args.common.threading;
+    let serving = serve(loaded, Box::new(load), welcome::Kind::Serve, threading);
+    threading.runtime()?.block_on(serving)
 }
