@@ -12,5 +12,6 @@ mod reload;
 pub mod server;
 pub mod snapshot;
 mod telemetry;
+mod turn;
 mod upstream;
 mod write_limit;

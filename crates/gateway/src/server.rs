@@ -18,6 +18,7 @@ use crate::admin::Admin;
 use crate::context::Gateway;
 use crate::proxy::{self, OutBody};
 use crate::telemetry;
+use crate::turn::Turns;
 use crate::write_limit::WriteLimit;
 
 /// A connection on which no request head is complete within this time is closed.
@@ -107,7 +108,7 @@ impl Acceptor {
                     let Self { gw, admin, closed } = self.clone();
                     self.gw
                         .tasks
-                        .spawn(connection(gw, admin, stream, peer, closed));
+                        .spawn(Turns::of(connection(gw, admin, stream, peer, closed)));
                 }
                 Err(error) => {
                     telemetry::accept_failed(&error);

@@ -18,6 +18,10 @@ const KEY_MARKS: [&str; 7] = ["sk-", "AIza", "AQ.", "tvly-", "gsk_", "Bearer", "
 const KEY_LENGTH: usize = 16;
 const KEY_DIGITS: usize = 3;
 
+/// What a spent day rests where the answer names no end: providers do not tell when their day begins, and a key tried
+/// once an hour is back soon after, whenever that is.
+const UNSTATED_DAY: Duration = Duration::from_secs(60 * 60);
+
 /// An error answer as far as it could be read. All of it is missing where the body was no JSON.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
@@ -31,6 +35,8 @@ pub(crate) struct Answer {
     pub(crate) message: String,
     /// The error object, for what one provider alone has.
     pub(crate) error: Value,
+    /// What stands around the error object.
+    pub(crate) around: Value,
 }
 
 impl Answer {
@@ -39,7 +45,7 @@ impl Answer {
         let Some(root) = json(body) else {
             return Self::default();
         };
-        let error = error_object(root);
+        let (error, around) = error_object(root);
         let message = ["message", "error", "detail"]
             .iter()
             .find_map(|name| error[*name].as_str());
@@ -49,6 +55,7 @@ impl Answer {
             status: error["status"].as_str().map(str::to_owned),
             message: message.or(error.as_str()).unwrap_or_default().to_owned(),
             error,
+            around,
         }
     }
 
@@ -58,6 +65,16 @@ impl Answer {
             .as_deref()
             .or(self.kind.as_deref())
             .unwrap_or_default()
+    }
+
+    /// What `names` says of the code or, where it does not know that, of the type.
+    pub(crate) fn named(&self, names: &[(&str, Class)]) -> Option<Class> {
+        let known = |name: &String| names.iter().find(|(known, _)| known == name);
+        let found = [&self.code, &self.kind]
+            .into_iter()
+            .flatten()
+            .find_map(known);
+        found.map(|(_, class)| *class)
     }
 
     /// Whether the message begins with `words`, in any case.
@@ -73,6 +90,18 @@ impl Answer {
     /// Only for answers of which status, code or type tells that the request is not at fault: see `begins`.
     pub(crate) fn says(&self, words: &str) -> bool {
         self.message.to_ascii_lowercase().contains(words)
+    }
+
+    /// Whether the message names a limit per day: of requests, tokens, images or seconds of sound. See `says`.
+    fn names_a_day(&self) -> bool {
+        const DAYS: [&str; 4] = ["RPD", "TPD", "IPD", "ASD"];
+        let mut words = self.message.split(|c: char| !c.is_ascii_alphanumeric());
+        words.any(|word| DAYS.contains(&word))
+    }
+
+    /// The wait for a rate limit of a day that states none.
+    pub(crate) fn unstated_day(&self) -> Option<Duration> {
+        self.names_a_day().then_some(UNSTATED_DAY)
     }
 
     /// Whether code or type speaks of a content filter or moderation: the request's fault at every provider.
@@ -161,15 +190,16 @@ fn first_value(text: &[u8]) -> Option<Value> {
         .ok()
 }
 
-/// The object that holds code and message: nested in `error`, `detail` or `response.error`, or the body itself.
-fn error_object(mut root: Value) -> Value {
+/// The object that holds code and message: nested in `error`, `detail` or `response.error`, or the body itself; and
+/// what is left of the body without it.
+fn error_object(mut root: Value) -> (Value, Value) {
     for path in ["/error", "/detail", "/response/error"] {
         match root.pointer_mut(path) {
-            Some(inner) if inner.is_object() => return inner.take(),
+            Some(inner) if inner.is_object() => return (inner.take(), root),
             _ => {}
         }
     }
-    root
+    (root, Value::Null)
 }
 
 /// A non-empty string, or a number as text.

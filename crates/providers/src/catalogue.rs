@@ -2,11 +2,17 @@
 
 use crate::anthropic::Anthropic;
 use crate::ark::Ark;
-use crate::compatible;
+use crate::compatible::OPENAI_COMPATIBLE;
+use crate::deepseek::DEEPSEEK;
 use crate::dialect::Dialect;
 use crate::gemini::Gemini;
+use crate::groq::GROQ;
+use crate::mistral::MISTRAL;
 use crate::mock::Mock;
+use crate::moonshot::MOONSHOT;
 use crate::openai::OpenAi;
+use crate::openrouter::OPENROUTER;
+use crate::siliconflow::SILICONFLOW;
 use crate::tavily::Tavily;
 
 /// All dialects. A new provider is one file and one line here.
@@ -16,13 +22,13 @@ static ALL: [&dyn Dialect; 13] = [
     &Gemini,
     &Ark,
     &Tavily,
-    &compatible::DEEPSEEK,
-    &compatible::OPENROUTER,
-    &compatible::MOONSHOT,
-    &compatible::SILICONFLOW,
-    &compatible::GROQ,
-    &compatible::MISTRAL,
-    &compatible::OPENAI_COMPATIBLE,
+    &DEEPSEEK,
+    &OPENROUTER,
+    &MOONSHOT,
+    &SILICONFLOW,
+    &GROQ,
+    &MISTRAL,
+    &OPENAI_COMPATIBLE,
     &Mock,
 ];
 

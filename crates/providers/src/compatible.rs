@@ -1,6 +1,7 @@
-//! OpenAI-compatible providers as rows of one table: a name, a base URL, model families, OpenAI's rules.
+//! What every provider with OpenAI's protocol and a bearer key has in common, and the one such provider that is nobody
+//! in particular.
 //!
-//! A provider with rules of its own gets a file of its own; nothing here may ask which row it is.
+//! Nothing here may ask which provider it is: what differs is a field.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
@@ -9,112 +10,29 @@ use crate::dialect::{Dialect, ListCall, Refusal};
 use crate::protocol::{ListedModel, Protocol};
 use crate::{openai, upstream};
 
-const NOT_YET: Option<&str> =
-    Some("its own error codes are not read yet; the rules of openai-compatible apply");
-
-/// One OpenAI-compatible provider.
+/// One provider with OpenAI's protocol.
 pub(crate) struct Compatible {
-    name: &'static str,
-    env_keys: &'static [&'static str],
-    env_base_url: Option<&'static str>,
-    base_url: Option<&'static str>,
-    models: &'static [&'static str],
-    incomplete: Option<&'static str>,
+    pub(crate) name: &'static str,
+    pub(crate) env_keys: &'static [&'static str],
+    pub(crate) env_base_url: Option<&'static str>,
+    pub(crate) base_url: Option<&'static str>,
+    pub(crate) models: &'static [&'static str],
+    /// Response headers of its own that name the account.
+    pub(crate) private_headers: &'static [&'static str],
+    pub(crate) request_id_headers: &'static [&'static str],
+    pub(crate) classify: fn(&Refusal<'_>) -> Fault,
 }
 
-/// Any server that speaks OpenAI's protocol.
-pub(crate) static OPENAI_COMPATIBLE: Compatible = Compatible {
+/// Any server that speaks OpenAI's protocol. Others are this one with differences.
+pub(crate) const OPENAI_COMPATIBLE: Compatible = Compatible {
     name: "openai-compatible",
     env_keys: &[],
     env_base_url: None,
     base_url: None,
     models: &["*"],
-    incomplete: None,
-};
-
-/// DeepSeek.
-pub(crate) static DEEPSEEK: Compatible = Compatible {
-    name: "deepseek",
-    env_keys: &["DEEPSEEK_API_KEY"],
-    env_base_url: Some("DEEPSEEK_BASE_URL"),
-    base_url: Some("https://api.deepseek.com/v1"),
-    models: &["deepseek-*"],
-    incomplete: NOT_YET,
-};
-
-/// OpenRouter, which offers everybody's models.
-pub(crate) static OPENROUTER: Compatible = Compatible {
-    name: "openrouter",
-    env_keys: &["OPENROUTER_API_KEY"],
-    env_base_url: Some("OPENROUTER_BASE_URL"),
-    base_url: Some("https://openrouter.ai/api/v1"),
-    models: &["*"],
-    incomplete: NOT_YET,
-};
-
-/// Moonshot (Kimi), the platform outside China.
-pub(crate) static MOONSHOT: Compatible = Compatible {
-    name: "moonshot",
-    env_keys: &["MOONSHOT_API_KEY"],
-    env_base_url: Some("MOONSHOT_BASE_URL"),
-    base_url: Some("https://api.moonshot.ai/v1"),
-    models: &["moonshot-*", "kimi-*"],
-    incomplete: NOT_YET,
-};
-
-/// SiliconFlow, the platform in China; it offers many makers' models.
-pub(crate) static SILICONFLOW: Compatible = Compatible {
-    name: "siliconflow",
-    env_keys: &["SILICONFLOW_API_KEY"],
-    env_base_url: Some("SILICONFLOW_BASE_URL"),
-    base_url: Some("https://api.siliconflow.cn/v1"),
-    models: &["*"],
-    incomplete: NOT_YET,
-};
-
-/// Groq.
-pub(crate) static GROQ: Compatible = Compatible {
-    name: "groq",
-    env_keys: &["GROQ_API_KEY"],
-    env_base_url: Some("GROQ_BASE_URL"),
-    base_url: Some("https://api.groq.com/openai/v1"),
-    models: &[
-        "groq/*",
-        "compound-*",
-        "llama-*",
-        "llama3-*",
-        "meta-llama/*",
-        "openai/gpt-oss-*",
-        "qwen/*",
-        "qwen-*",
-        "gemma2-*",
-        "moonshotai/*",
-        "whisper-large-*",
-        "distil-whisper-*",
-        "playai-*",
-        "allam-*",
-    ],
-    incomplete: NOT_YET,
-};
-
-/// Mistral.
-pub(crate) static MISTRAL: Compatible = Compatible {
-    name: "mistral",
-    env_keys: &["MISTRAL_API_KEY"],
-    env_base_url: Some("MISTRAL_BASE_URL"),
-    base_url: Some("https://api.mistral.ai/v1"),
-    models: &[
-        "mistral-*",
-        "ministral-*",
-        "magistral-*",
-        "codestral-*",
-        "devstral-*",
-        "pixtral-*",
-        "voxtral-*",
-        "open-mistral-*",
-        "open-mixtral-*",
-    ],
-    incomplete: NOT_YET,
+    private_headers: &[],
+    request_id_headers: &["x-request-id"],
+    classify: openai::classify,
 };
 
 impl Dialect for Compatible {
@@ -155,15 +73,15 @@ impl Dialect for Compatible {
     }
 
     fn is_private_header(&self, name: &str) -> bool {
-        upstream::is_private_everywhere(name)
+        self.private_headers.contains(&name) || upstream::is_private_everywhere(name)
     }
 
     fn request_id_headers(&self) -> &'static [&'static str] {
-        &["x-request-id"]
+        self.request_id_headers
     }
 
     fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        openai::classify(refusal)
+        (self.classify)(refusal)
     }
 
     fn list_models(&self) -> Option<ListCall> {
@@ -172,9 +90,5 @@ impl Dialect for Compatible {
 
     fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
         openai::parse_models(body, self.name)
-    }
-
-    fn incomplete(&self) -> Option<&'static str> {
-        self.incomplete
     }
 }

@@ -125,8 +125,27 @@ impl Dialect for OpenAi {
 
 /// What an answer in OpenAI's form means.
 pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
+    judge(refusal, |_, _| None).1
+}
+
+/// What an answer means by a provider's `own` rules, and by OpenAI's where those say nothing; with the answer, for
+/// what else the provider reads in it. `own` is not asked about successes and content filters.
+pub(crate) fn judge(
+    refusal: &Refusal<'_>,
+    own: fn(&Refusal<'_>, &Answer) -> Option<Class>,
+) -> (Answer, Fault) {
     let answer = Answer::read(refusal.body);
-    let class = class_of(refusal.status, &answer);
+    let has_rules = refusal.status >= 400 && !answer.is_content_filter();
+    let class = has_rules
+        .then(|| own(refusal, &answer))
+        .flatten()
+        .unwrap_or_else(|| class_of(refusal.status, &answer));
+    let fault = fault(class, &answer, refusal);
+    (answer, fault)
+}
+
+/// The fault of `class` with the wait that OpenAI's headers or message state, and the code.
+fn fault(class: Class, answer: &Answer, refusal: &Refusal<'_>) -> Fault {
     let wait = match class {
         Class::RateLimited => wait::retry_after(refusal.headers, refusal.now)
             .or_else(|| reset_wait(refusal))
@@ -178,11 +197,12 @@ fn exceeds_whole_limit(message: &str) -> bool {
         || figures.is_some_and(|(limit, requested)| requested > limit)
 }
 
-/// The number behind the last `word` that a number follows; commas between its digits are passed over. The figures
-/// stand behind the model's name, which is the caller's.
+/// The number behind the last `word` that a number follows; commas between its digits are passed over, and a `~` that
+/// marks an estimate. The figures stand behind the model's name, which is the caller's.
 fn number_after(text: &str, word: &str) -> Option<u64> {
     text.rmatch_indices(word).find_map(|(at, _)| {
-        let digits = text[at + word.len()..]
+        let figure = text[at + word.len()..].trim_start_matches('~');
+        let digits = figure
             .chars()
             .take_while(|c| c.is_ascii_digit() || *c == ',');
         digits
@@ -250,6 +270,10 @@ mod tests {
             ),
             (
                 "Rate limit reached on TPM: Limit 30,000, Used 0, Requested 31,000. Try again in 2s.",
+                true,
+            ),
+            (
+                "Rate limit reached on TPM: Limit 7000, Used 0, Requested ~12903. Try again in 50s.",
                 true,
             ),
             (

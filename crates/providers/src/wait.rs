@@ -56,6 +56,12 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         .or_else(|| parse_wait(text("retry-after")?, now))
 }
 
+/// The wait until the instant in `X-RateLimit-Reset`. One that has passed tells nothing.
+pub(crate) fn reset_header(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get("x-ratelimit-reset")?.to_str().ok()?;
+    parse_wait(text, now).filter(|wait| *wait > Duration::ZERO)
+}
+
 /// The wait that a sentence states as a span: `Please try again in 7m12s.`, `retry after 20 seconds`.
 pub(crate) fn span_in(sentence: &str) -> Option<Duration> {
     let lower = sentence.to_ascii_lowercase();
@@ -83,6 +89,13 @@ pub(crate) fn until_midnight_pacific(now: SystemTime) -> Option<Duration> {
     let zone = TimeZone::posix(PACIFIC).ok()?;
     let here = Timestamp::try_from(now).ok()?.to_zoned(zone.clone());
     let midnight = here.date().tomorrow().ok()?.to_zoned(zone).ok()?;
+    Some(until(midnight.timestamp(), now))
+}
+
+/// The wait until the next midnight in UTC.
+pub(crate) fn until_midnight_utc(now: SystemTime) -> Option<Duration> {
+    let here = Timestamp::try_from(now).ok()?.to_zoned(TimeZone::UTC);
+    let midnight = here.date().tomorrow().ok()?.to_zoned(TimeZone::UTC).ok()?;
     Some(until(midnight.timestamp(), now))
 }
 
@@ -387,6 +400,33 @@ mod tests {
                 "{from}"
             );
         }
+    }
+
+    #[test]
+    fn a_day_in_utc_ends_at_midnight() {
+        for (from, expect) in [
+            ("2026-11-22T12:00:00Z", 43_200_000),
+            ("2026-11-22T23:59:59Z", 1000),
+            ("2026-12-31T00:00:00Z", 86_400_000),
+        ] {
+            assert_eq!(millis(until_midnight_utc(at(from))), Some(expect), "{from}");
+        }
+    }
+
+    #[test]
+    fn a_reset_in_the_past_tells_nothing() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-ratelimit-reset", HeaderValue::from_static(value));
+            millis(reset_header(&headers, now()))
+        };
+        assert_eq!(read("1795348860"), Some(60_000));
+        assert_eq!(read("1795348860000"), Some(60_000));
+        assert_eq!(read("30"), Some(30_000));
+        for nothing in ["1795348700", "0", "soon", ""] {
+            assert_eq!(read(nothing), None, "{nothing}");
+        }
+        assert_eq!(reset_header(&HeaderMap::new(), now()), None);
     }
 
     #[test]

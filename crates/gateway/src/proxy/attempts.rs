@@ -179,6 +179,8 @@ impl<'a> Attempts<'a> {
             fate_unknown,
             cut_short,
         } = failure;
+        // Closed before the slot is given back, so that the provider does not count both.
+        let answer = answer.map(Answer::kept);
         let backoff = self.pool.settings().retry.backoff;
         self.demand
             .note_failure(lease.place(), self.gw.clock.now() + backoff);
@@ -212,7 +214,7 @@ impl<'a> Attempts<'a> {
                 // An earlier answer would tell the client that this call was not run.
                 self.last.answer = None;
             } else if let Some(answer) = answer {
-                self.last.answer = Some(answer.kept());
+                self.last.answer = Some(answer);
             }
         }
     }

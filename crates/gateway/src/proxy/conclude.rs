@@ -89,7 +89,7 @@ fn never_tried(
             ..GatewayError::new(
                 Kind::QueueFull,
                 format!(
-                    "{} requests wait for a key of pool \"{name}\" already: try again in a moment",
+                    "the queue of pool \"{name}\" is full ({} waiting): try again in a moment",
                     settings.queue.max_waiting
                 ),
             )

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
@@ -27,8 +27,11 @@ use super::story::Story;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::PoolEntry;
+use crate::turn;
 use crate::upstream::UpstreamBody;
 
+/// So many pieces of an event stream are handed over at once.
+const MAX_BATCH: usize = 64;
 /// The beginning of an event is held for so long at most, …
 const HOLD_PARTIAL: Duration = Duration::from_millis(50);
 /// … and up to so many bytes.
@@ -51,6 +54,8 @@ pub(crate) struct Relay {
     lease: Option<Lease>,
     story: Story,
     failed: bool,
+    /// The turn in which the provider's connection was let go first, since the last piece came.
+    yielded_in: Option<u64>,
 }
 
 /// The events of a stream: where they end, and what is held of one that has not ended.
@@ -95,6 +100,7 @@ pub(super) fn relay(
         lease,
         story,
         failed: false,
+        yielded_in: None,
     };
     response.map(|()| Box::new(relay.with_read(answer.read)))
 }
@@ -127,6 +133,7 @@ pub(super) fn last_answer(
         lease: None,
         story: story.hand_over(),
         failed: false,
+        yielded_in: None,
     };
     response.map(|()| Box::new(relay))
 }
@@ -179,12 +186,8 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         loop {
-            if let Some(piece) = self.ready.pop_front() {
-                // A client that knows the length does not ask for the end.
-                if self.is_over() {
-                    self.story.end("");
-                }
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            if self.is_batch_full() {
+                return self.hand_over();
             }
             if self.failed {
                 return Poll::Ready(Some(Err(BrokeOff)));
@@ -195,6 +198,7 @@ impl Relay {
             };
             match Pin::new(upstream).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
+                    self.yielded_in = None;
                     self.restart_idle();
                     if let Ok(piece) = frame.into_data() {
                         self.pass(piece);
@@ -211,9 +215,46 @@ impl Relay {
                     self.broke(&format!("nothing came for {:?}", self.idle_limit));
                 }
                 Poll::Pending if self.ready.is_empty() => return Poll::Pending,
-                Poll::Pending => {}
+                Poll::Pending if self.others_had_their_turn() => return self.hand_over(),
+                Poll::Pending => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
         }
+    }
+
+    /// The connection's task may have the next event in hand: it gets one turn to pass it on. Each piece handed
+    /// over alone would cost a system call.
+    fn others_had_their_turn(&mut self) -> bool {
+        *self.yielded_in.get_or_insert(turn::current()) != turn::current()
+    }
+
+    /// Whether what is ready goes out without waiting for more: bodies that are no event stream come in large
+    /// pieces as they are.
+    fn is_batch_full(&self) -> bool {
+        let more_may_come = self.events.is_some() && self.upstream.is_some();
+        !self.ready.is_empty() && (!more_may_come || self.ready.len() >= MAX_BATCH)
+    }
+
+    /// All that is ready of an event stream in one piece; of other bodies the next piece.
+    fn hand_over(&mut self) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        self.yielded_in = None;
+        let mut piece = self.ready.pop_front().unwrap_or_default();
+        if self.events.is_some() && !self.ready.is_empty() {
+            let rest: usize = self.ready.iter().map(Bytes::len).sum();
+            let mut batch = BytesMut::with_capacity(piece.len() + rest);
+            batch.extend_from_slice(&piece);
+            self.ready
+                .drain(..)
+                .for_each(|next| batch.extend_from_slice(&next));
+            piece = batch.freeze();
+        }
+        // A client that knows the length does not ask for the end.
+        if self.is_over() {
+            self.story.end("");
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     /// Puts a piece on its way; of an event stream, up to the end of its last whole event.

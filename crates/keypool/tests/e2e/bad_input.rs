@@ -1,8 +1,10 @@
 //! What no decent client sends: each is refused clearly or does no harm; no key is used, nothing stays behind.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use keypool_testkit::Mock;
+use serde_json::Value;
 
 use crate::harness::{CHAT, CHAT_PATH, Gateway, key, pool, within};
 use crate::http::{Connection, Reply};
@@ -230,6 +232,49 @@ async fn headers_over_64_kib_are_431() {
             assert_eq!(reply.status, 431, "{reply:?}");
         }
     }
+    unharmed(&mock, gw).await;
+}
+
+#[tokio::test]
+async fn headers_that_are_too_large_are_answered_and_logged_under_their_request_id() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!("[log]\nformat = \"json\"\n{}", pool(&mock, 1));
+    let gw = Gateway::start(&config).await;
+    let value = "x".repeat(65 * 1024);
+    for (id, path, long) in [
+        ("long-header", CHAT_PATH.to_owned(), value.as_str()),
+        (
+            "long-query",
+            format!("{CHAT_PATH}?x={}", "x".repeat(40 * 1024)),
+            "",
+        ),
+    ] {
+        let headers = [("x-request-id", id), ("x-long", long)];
+        let reply = gw.send("POST", &path, &headers, CHAT.as_bytes()).await;
+        refused(&reply, 431, "headers_too_large", id);
+        assert_eq!(reply.header("x-request-id"), Some(id));
+        gw.logged(id).await;
+        let line = gw
+            .log()
+            .lines()
+            .find(|line| line.contains(id))
+            .map(Value::from_str);
+        let line = line.unwrap().unwrap();
+        assert_eq!(
+            (&line["request_id"], &line["status"], &line["path"]),
+            (&id.into(), &431.into(), &CHAT_PATH.into()),
+            "{line}"
+        );
+    }
+    let headers = [("x-long", value.as_str())];
+    let reply = gw.send("POST", CHAT_PATH, &headers, CHAT.as_bytes()).await;
+    refused(
+        &reply,
+        431,
+        "headers_too_large",
+        "without an id of the caller's",
+    );
+    gw.logged(reply.header("x-request-id").unwrap()).await;
     unharmed(&mock, gw).await;
 }
 

@@ -254,3 +254,86 @@ async fn nothing_of_the_caller_but_the_call_reaches_the_provider() {
     assert!(reply.header("x-keypool-upstream-request-id").is_some());
     gw.stop().await;
 }
+
+#[tokio::test]
+async fn no_answer_is_asked_for_compressed_as_any_may_be_an_error_to_be_read() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}[pools.tavily]\nprovider = \"tavily\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n",
+        pool(&mock, 1).replace("retry", "models = [\"gpt-*\"]\nretry"),
+        mock.origin(),
+        key(2)
+    );
+    let gw = Gateway::start(&config).await;
+    let query = "{\"query\":\"hello\"}";
+    let calls = [
+        ("POST", "/p/native/path", query),
+        ("GET", "/p/native/path", ""),
+        ("POST", "/search", query),
+        ("POST", "/tavily/search", query),
+        ("GET", "/tavily/usage", ""),
+        ("GET", "/usage", ""),
+        ("POST", CHAT_PATH, CHAT),
+    ];
+    for (method, path, body) in calls {
+        let headers = [("accept-encoding", "gzip, br")];
+        gw.send(method, path, &headers, body.as_bytes()).await;
+        let seen = mock.recorded().pop().unwrap();
+        assert_eq!(
+            (seen.method.as_str(), seen.header("accept-encoding")),
+            (method, Some("identity")),
+            "{path}: {seen:?}"
+        );
+    }
+    assert_eq!(mock.recorded().len(), calls.len());
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_providers_own_openai_path_is_an_openai_endpoint_and_no_native_one() {
+    let mock = Mock::start().await.unwrap();
+    let team = format!("vk-{MARK}-team-a-0001");
+    let config = format!(
+        "[pools.gemini]\nprovider = \"gemini\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n\
+         [[virtual_keys]]\nname = \"team-a\"\nkey = \"{team}\"\nmodels = [\"gemini-*\"]\n",
+        mock.origin(),
+        key(1)
+    );
+    let gw = Gateway::start(&config).await;
+    let bearer = format!("Bearer {team}");
+    let good = [("authorization", bearer.as_str())];
+    let path = "/gemini/v1beta/openai/chat/completions";
+    let chat = |model: &str| CHAT.replace("gpt-x", model);
+    for (body, status, code) in [
+        ("{\"model\":".to_owned(), 400, "invalid_request"),
+        (chat("gpt-x"), 403, "model_not_allowed"),
+    ] {
+        let reply = gw.send("POST", path, &good, body.as_bytes()).await;
+        refused(&reply, status, code, &body);
+        let error = &reply.json()["error"];
+        assert!(
+            error["type"].is_string() && error["status"].is_null(),
+            "not in OpenAI's form: {error}"
+        );
+    }
+    let reply = gw.send("POST", "/gemini/v1beta/files", &good, b"{}").await;
+    refused(&reply, 403, "native_not_allowed", "a native path");
+    assert!(mock.seen_all().is_empty(), "{:?}", mock.recorded());
+    let reply = gw
+        .send("POST", path, &good, chat("gemini-x").as_bytes())
+        .await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.json()["choices"].is_array(), "{reply:?}");
+    let seen = mock.last_request(&key(1)).unwrap();
+    let own = format!("Bearer {}", key(1));
+    assert_eq!(
+        (
+            seen.path.as_str(),
+            seen.header("authorization"),
+            seen.header("x-goog-api-key")
+        ),
+        ("/v1beta/openai/chat/completions", Some(own.as_str()), None),
+        "{seen:?}"
+    );
+    gw.stop().await;
+}

@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 mod callers;
+mod failures;
 mod harness;
 mod http;
 mod memory;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_testkit::{Behaviour, Mock, fnv1a};
+use keypool_testkit::{Behaviour, Mock, Step, fnv1a};
 use tokio::task::JoinSet;
 
-use crate::harness::{CHAT_PATH, Gateway, key, pool, within};
+use crate::bad_input::raw;
+use crate::harness::{CHAT, CHAT_PATH, Gateway, key, pool, within};
+use crate::http::Connection;
 
 const MIB: u64 = 1 << 20;
 const AT_ONCE: usize = 4;
@@ -93,4 +95,64 @@ async fn large_bodies_pass_bit_for_bit_and_are_held_once() {
         (expect.len() as u64, format!("{:016x}", fnv1a(&expect)))
     );
     Arc::into_inner(gw).unwrap().stop().await;
+}
+
+/// A chat request whose length is not told, in chunks of so many bytes.
+fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut request = format!(
+        "POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    .into_bytes();
+    for piece in body.chunks(size) {
+        request.extend(format!("{:x}\r\n", piece.len()).bytes());
+        request.extend(piece);
+        request.extend(b"\r\n");
+    }
+    request.extend(b"0\r\n\r\n");
+    request
+}
+
+#[tokio::test]
+async fn bodies_of_unknown_length_pass_bit_for_bit() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let mut long = CHAT.as_bytes().to_vec();
+    long.resize(3 * MIB as usize, b' ');
+    for (body, size) in [
+        (CHAT.as_bytes(), 1),
+        (CHAT.as_bytes(), CHAT.len()),
+        (&long, 65_521),
+    ] {
+        let (reply, _) = raw(&gw, &chunked(body, size)).await.unwrap();
+        assert_eq!(reply.status, 200, "in chunks of {size}: {reply:?}");
+        let seen = mock.last_request(&key(1)).unwrap();
+        assert_eq!(
+            (seen.body_len, seen.body_hash()),
+            (body.len() as u64, format!("{:016x}", fnv1a(body))),
+            "in chunks of {size}"
+        );
+    }
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn small_bodies_of_unknown_length_take_no_more_memory_than_they_need_and_are_served_at_once()
+{
+    const MANY: u64 = 20;
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    mock.script(&key(1), (0..MANY).map(|_| Step::Hang));
+    let mut waiting = Vec::new();
+    for _ in 0..MANY {
+        let mut connection = Connection::open(gw.addr).await;
+        connection.write(&chunked(CHAT.as_bytes(), 16)).await;
+        waiting.push(connection);
+    }
+    // None of them is answered, so all are there together or never.
+    within(mock.wait_for(&key(1), |seen| seen.active == MANY)).await;
+    drop(waiting);
+    within(mock.wait_for(&key(1), |seen| seen.cancelled == MANY)).await;
+    gw.all_idle().await;
+    assert_eq!(gw.chat().await.status, 200);
+    gw.stop().await;
 }

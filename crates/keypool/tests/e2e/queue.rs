@@ -7,7 +7,7 @@ use keypool_testkit::{Behaviour, Mock, Step};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, MARK, key, pool, within};
+use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, MARK, STREAM, key, pool, within};
 use crate::http::{Connection, Reply};
 
 fn slow(millis: u64) -> Behaviour {
@@ -262,5 +262,67 @@ async fn who_leaves_the_queue_gives_up_its_place() {
         2,
         "only the holder and the last call reached the provider"
     );
+    finish(gw).await;
+}
+
+#[tokio::test]
+async fn a_queue_full_of_those_who_wait_for_one_model_lets_another_through() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}queue = {{ max_waiting = 1 }}\n",
+        pool(&mock, 1).replace("backoff", "retries = 0, backoff")
+    );
+    let gw = Arc::new(Gateway::start(&config).await);
+    mock.script(&key(1), [Step::rate_limited(40)]);
+    assert_eq!(gw.chat().await.status, 429);
+    let mut calls = JoinSet::new();
+    call(&mut calls, &gw, None);
+    call(&mut calls, &gw, None);
+    // With one of them refused, the other waits for certain.
+    let refused = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(refused.code(), "queue_full", "{refused:?}");
+    let other = CHAT.replace("gpt-x", "gpt-y");
+    for _ in 0..3 {
+        let reply = gw.post(CHAT_PATH, &other).await;
+        assert_eq!((reply.status, reply.key()), (200, "p-1"), "{reply:?}");
+    }
+    assert!(calls.try_join_next().is_none(), "it keeps its place");
+    gw.reset("p", "p-1").await;
+    let served = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(served.status, 200, "{served:?}");
+    finish(gw).await;
+}
+
+#[tokio::test]
+async fn time_that_went_by_in_waiting_alone_is_no_fault_of_the_provider() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}max_concurrent_per_key = 1\ntimeouts = {{ total = \"300ms\" }}\n",
+        pool(&mock, 1)
+    );
+    let gw = Arc::new(Gateway::start(&config).await);
+    // The time to the first byte is limited, so a stream that has begun holds the slot.
+    mock.script(&key(1), [Step::StallAfter(1)]);
+    let mut holder = gw.open("POST", CHAT_PATH, &[], STREAM.as_bytes()).await;
+    assert_eq!(holder.status, 200);
+    assert!(within(holder.next()).await.unwrap().is_some());
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (504, "queue_timeout"),
+        "{reply:?}"
+    );
+    assert_eq!(
+        (reply.header("x-should-retry"), reply.attempts()),
+        (None, "0"),
+        "{reply:?}"
+    );
+    let stats = gw.key_stats("p", "p-1").await;
+    assert_eq!(
+        (&stats["total_requests"], &stats["failed_requests"]),
+        (&1.into(), &0.into()),
+        "{stats}"
+    );
+    drop(holder);
     finish(gw).await;
 }

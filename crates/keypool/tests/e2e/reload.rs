@@ -279,3 +279,31 @@ async fn keys_that_stay_keep_counters_and_rests_whatever_their_place_and_name() 
     }
     gw.stop().await;
 }
+
+#[tokio::test]
+async fn whether_a_virtual_key_is_required_hangs_on_the_address_that_was_bound() {
+    for (bound, written, status) in [("0.0.0.0", "127.0.0.1", 401), ("127.0.0.1", "0.0.0.0", 200)] {
+        let mock = Mock::start().await.unwrap();
+        let config = |ip: &str, n| format!("[server]\nlisten = \"{ip}:0\"\n{}", pool(&mock, n));
+        let gw = Gateway::run(&Folder::new(&config(bound, 1)), &["serve"]).await;
+        assert_eq!(gw.chat().await.status, status, "{bound}");
+        let changed = Instant::now();
+        gw.folder().write("keypool.toml", &config(written, 2));
+        in_force(&gw, changed, |stats| {
+            stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
+        })
+        .await;
+        gw.logged("`server.listen` and `[admin]` take effect at the next start")
+            .await;
+        for reply in [gw.chat().await, gw.get("/v1/models").await] {
+            assert_eq!(reply.status, status, "{bound} to {written}: {reply:?}");
+            if status == 401 {
+                assert_eq!(reply.code(), "invalid_virtual_key", "{reply:?}");
+            }
+        }
+        if status == 401 {
+            assert!(mock.seen_all().is_empty(), "{:?}", mock.recorded());
+        }
+        gw.stop().await;
+    }
+}

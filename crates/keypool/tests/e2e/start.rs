@@ -49,6 +49,20 @@ async fn the_demo_prints_a_curl_line_that_works_when_pasted() {
 }
 
 #[tokio::test]
+async fn the_demos_curl_line_works_where_the_configuration_requires_virtual_keys() {
+    let config = format!(
+        "[server]\nauth = \"required\"\n[[virtual_keys]]\nname = \"team-a\"\nkey = \"vk-{MARK}-team-a-0001\"\n"
+    );
+    for (config, listen) in [(config.as_str(), "127.0.0.1:0"), ("", "0.0.0.0:0")] {
+        let folder = Folder::new(config);
+        let gw = Gateway::run(&folder, &["demo", "--listen", listen]).await;
+        let answer: Value = serde_json::from_str(&paste_curl(&gw).await).unwrap();
+        assert!(answer["choices"].is_array(), "{config}{listen}: {answer}");
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn serving_prints_what_is_served_and_a_curl_line_that_works_when_pasted() {
     let mock = Mock::start().await.unwrap();
     let named = format!("{}models = [\"gpt-x\"]\n", pool(&mock, 2));

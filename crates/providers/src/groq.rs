@@ -1,0 +1,71 @@
+//! Groq: OpenAI's form; limits per day and per minute behind the same header names as OpenAI's.
+//!
+//! This module must never know what a request asks for: only how answers look.
+
+use keypool_core::fault::{Class, Fault};
+
+use crate::answer::Answer;
+use crate::compatible::{Compatible, OPENAI_COMPATIBLE};
+use crate::dialect::Refusal;
+use crate::{openai, wait};
+
+/// The code of a spend limit that is reached: a 400, and it lasts until the next month.
+const SPEND_LIMIT: &str = "blocked_api_access";
+/// What its codes mean. `rate_limit_exceeded` is not among them: with 413 it speaks of the request alone.
+const NAMES: &[(&str, Class)] = &[
+    (SPEND_LIMIT, Class::Exhausted),
+    ("organization_restricted", Class::Rejected),
+    ("model_terms_required", Class::Forbidden),
+    ("capacity_exceeded", Class::UpstreamTrouble),
+];
+
+/// api.groq.com.
+pub(crate) static GROQ: Compatible = Compatible {
+    name: "groq",
+    env_keys: &["GROQ_API_KEY"],
+    env_base_url: Some("GROQ_BASE_URL"),
+    base_url: Some("https://api.groq.com/openai/v1"),
+    models: &[
+        "groq/*",
+        "compound-*",
+        "llama-*",
+        "llama3-*",
+        "meta-llama/*",
+        "openai/gpt-oss-*",
+        "qwen/*",
+        "qwen-*",
+        "gemma2-*",
+        "moonshotai/*",
+        "whisper-large-*",
+        "distil-whisper-*",
+        "playai-*",
+        "allam-*",
+    ],
+    classify,
+    ..OPENAI_COMPATIBLE
+};
+
+/// What an answer of Groq's means.
+fn classify(refusal: &Refusal<'_>) -> Fault {
+    let (answer, fault) = openai::judge(refusal, own_class);
+    let wait = match fault.class {
+        // The message speaks of the limit that was reached, which may be one that no header knows: tokens per day.
+        Class::RateLimited => wait::retry_after(refusal.headers, refusal.now)
+            .or_else(|| wait::span_in(&answer.message))
+            .or(fault.wait)
+            .or_else(|| answer.unstated_day()),
+        Class::Exhausted if answer.code.as_deref() == Some(SPEND_LIMIT) => {
+            fault.wait.or_else(|| wait::until_next_month(refusal.now))
+        }
+        _ => fault.wait,
+    };
+    fault.with_wait(wait)
+}
+
+fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
+    match refusal.status {
+        // The flexible tier is full.
+        498 => Some(Class::UpstreamTrouble),
+        _ => answer.named(NAMES),
+    }
+}

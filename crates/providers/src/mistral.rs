@@ -1,0 +1,57 @@
+//! Mistral: OpenAI's protocol, errors in a flat form.
+//!
+//! This module must never know what a request asks for: only how answers look.
+
+use keypool_core::fault::{Class, Fault};
+
+use crate::answer::Answer;
+use crate::compatible::{Compatible, OPENAI_COMPATIBLE};
+use crate::dialect::Refusal;
+use crate::openai;
+
+/// What its codes and types mean.
+const NAMES: &[(&str, Class)] = &[
+    ("1300", Class::RateLimited),
+    ("rate_limited", Class::RateLimited),
+    ("3505", Class::UpstreamTrouble),
+    ("service_tier_capacity_exceeded", Class::UpstreamTrouble),
+];
+
+/// api.mistral.ai.
+pub(crate) static MISTRAL: Compatible = Compatible {
+    name: "mistral",
+    env_keys: &["MISTRAL_API_KEY"],
+    env_base_url: Some("MISTRAL_BASE_URL"),
+    base_url: Some("https://api.mistral.ai/v1"),
+    models: &[
+        "mistral-*",
+        "ministral-*",
+        "magistral-*",
+        "codestral-*",
+        "devstral-*",
+        "pixtral-*",
+        "voxtral-*",
+        "open-mistral-*",
+        "open-mixtral-*",
+    ],
+    request_id_headers: &[
+        "mistral-correlation-id",
+        "x-kong-request-id",
+        "x-request-id",
+    ],
+    classify,
+    ..OPENAI_COMPATIBLE
+};
+
+/// What an answer of Mistral's means.
+fn classify(refusal: &Refusal<'_>) -> Fault {
+    openai::judge(refusal, own_class).1
+}
+
+fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
+    match refusal.status {
+        // The servers behind the model are full, whoever asks; often told with the type of a bad request.
+        429 if answer.begins("service tier capacity exceeded") => Some(Class::UpstreamTrouble),
+        _ => answer.named(NAMES),
+    }
+}

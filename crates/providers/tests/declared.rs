@@ -1,0 +1,190 @@
+//! What each dialect declares: its names, addresses, models and headers.
+
+use http::HeaderName;
+use keypool_core::base_url::BaseUrl;
+use keypool_providers::catalogue;
+
+#[test]
+fn the_list_holds_every_provider_once_and_in_order() {
+    let names: Vec<&str> = catalogue::all()
+        .iter()
+        .map(|dialect| dialect.name())
+        .collect();
+    let expect = [
+        "openai",
+        "anthropic",
+        "gemini",
+        "ark",
+        "tavily",
+        "deepseek",
+        "openrouter",
+        "moonshot",
+        "siliconflow",
+        "groq",
+        "mistral",
+        "openai-compatible",
+        "mock",
+    ];
+    assert_eq!(names, expect);
+    assert!(catalogue::find("nobody").is_none());
+}
+
+#[test]
+fn what_each_dialect_declares_can_be_used() {
+    for dialect in catalogue::all() {
+        let name = dialect.name();
+        assert_eq!(catalogue::find(name).unwrap().name(), name);
+        assert_eq!(dialect.incomplete(), None, "{name}");
+        if let Some(base_url) = dialect.default_base_url() {
+            assert_eq!(base_url.parse::<BaseUrl>().unwrap().to_string(), base_url);
+            let variable = format!("{}_BASE_URL", name.to_ascii_uppercase());
+            assert_eq!(dialect.env_base_url(), Some(variable.as_str()));
+            let variable = format!("{}_API_KEY", name.to_ascii_uppercase());
+            assert_eq!(dialect.env_keys().first(), Some(&variable.as_str()));
+        }
+        for header in dialect
+            .account_headers()
+            .iter()
+            .chain(dialect.request_id_headers())
+        {
+            assert_eq!(*header, HeaderName::from_static(header).as_str());
+        }
+        for header in dialect.request_id_headers() {
+            assert!(!dialect.is_private_header(header), "{name}: {header}");
+        }
+    }
+}
+
+#[test]
+fn a_call_is_told_by_the_providers_own_id() {
+    for (name, header) in [
+        ("openai", "x-request-id"),
+        ("anthropic", "request-id"),
+        ("deepseek", "x-ds-trace-id"),
+        ("openrouter", "x-generation-id"),
+        ("moonshot", "msh-request-id"),
+        ("siliconflow", "x-siliconcloud-trace-id"),
+        ("groq", "x-request-id"),
+        ("mistral", "mistral-correlation-id"),
+    ] {
+        let headers = catalogue::find(name).unwrap().request_id_headers();
+        assert_eq!(headers.first(), Some(&header), "{name}");
+    }
+}
+
+#[test]
+fn models_go_to_the_provider_that_makes_them() {
+    for (name, pattern) in [
+        ("deepseek", "deepseek-*"),
+        ("openrouter", "*"),
+        ("moonshot", "kimi-*"),
+        ("siliconflow", "*"),
+        ("groq", "llama-*"),
+        ("mistral", "mistral-*"),
+        ("openai-compatible", "*"),
+    ] {
+        let dialect = catalogue::find(name).unwrap();
+        assert!(dialect.default_models().contains(&pattern), "{name}");
+        let models = dialect.parse_models(br#"{"data":[{"id":"m","object":"model"}]}"#);
+        let owner = models.unwrap().remove(0).owned_by;
+        assert_eq!(owner, name);
+    }
+}
+
+#[test]
+fn a_model_list_is_asked_for_where_there_is_one() {
+    for (name, path, query) in [
+        ("openai", "/v1/models", ""),
+        ("anthropic", "/v1/models", "limit=1000"),
+        ("gemini", "/v1beta/models", "pageSize=1000"),
+        ("ark", "/api/v3/models", ""),
+        ("deepseek", "/v1/models", ""),
+        ("openrouter", "/api/v1/models", ""),
+        ("moonshot", "/v1/models", ""),
+        ("siliconflow", "/v1/models", ""),
+        ("groq", "/openai/v1/models", ""),
+        ("mistral", "/v1/models", ""),
+    ] {
+        let dialect = catalogue::find(name).unwrap();
+        let call = dialect.list_models().unwrap();
+        let base: BaseUrl = dialect.default_base_url().unwrap().parse().unwrap();
+        let sent = dialect.upstream_path(dialect.protocols()[0], base.path(), call.path);
+        assert_eq!((sent.as_str(), call.query), (path, query), "{name}");
+    }
+    assert!(catalogue::find("tavily").unwrap().list_models().is_none());
+}
+
+#[test]
+fn accounts_are_not_chosen_by_callers_nor_told_to_them() {
+    for (name, header) in [
+        ("openai", "openai-project"),
+        ("groq", "openai-organization"),
+        ("deepseek", "openai-organization"),
+        ("openrouter", "openai-project"),
+        ("moonshot", "openai-project"),
+        ("siliconflow", "openai-project"),
+        ("mistral", "openai-project"),
+        ("ark", "openai-organization"),
+        ("anthropic", "anthropic-workspace-id"),
+        ("anthropic", "anthropic-user-profile-id"),
+        ("gemini", "x-goog-user-project"),
+        ("tavily", "x-tavily-access-mode"),
+        ("tavily", "x-project-id"),
+        ("mock", "anthropic-workspace-id"),
+    ] {
+        assert!(
+            catalogue::find(name)
+                .unwrap()
+                .account_headers()
+                .contains(&header),
+            "{name}: {header}"
+        );
+    }
+    for (name, header, private) in [
+        ("openai", "openai-organization", true),
+        ("openai", "x-ratelimit-remaining-tokens_usage_based", true),
+        ("openai", "openai-processing-ms", false),
+        ("openai", "retry-after", false),
+        ("mistral", "ratelimitbysize-limit", true),
+        ("mistral", "x-ratelimit-remaining-tokens-minute", true),
+        ("groq", "x-ratelimit-reset-requests", true),
+        ("openrouter", "x-ratelimit-reset", true),
+        ("openrouter", "x-generation-id", false),
+        ("moonshot", "msh-org-id", true),
+        ("moonshot", "msh-uid", true),
+        ("moonshot", "msh-project-id", true),
+        ("moonshot", "msh-gid", true),
+        ("moonshot", "msh-request-id", false),
+        ("deepseek", "msh-org-id", false),
+        ("anthropic", "anthropic-ratelimit-input-tokens-reset", true),
+        ("anthropic", "anthropic-priority-output-tokens-limit", true),
+        ("anthropic", "anthropic-organization-id", true),
+        ("anthropic", "anthropic-workspace-id", true),
+        ("anthropic", "anthropic-version", false),
+        ("anthropic", "x-ratelimit-limit-requests", true),
+        ("gemini", "content-type", false),
+        ("mock", "anthropic-ratelimit-requests-limit", true),
+        ("mock", "x-ratelimit-limit-requests", true),
+    ] {
+        assert_eq!(
+            catalogue::find(name).unwrap().is_private_header(header),
+            private,
+            "{name}: {header}"
+        );
+    }
+}
+
+#[test]
+fn no_secret_that_cannot_stand_in_a_header_is_sent() {
+    for dialect in catalogue::all() {
+        for protocol in dialect.protocols() {
+            let (_, value) = dialect.credential(*protocol, "key-1").unwrap();
+            assert!(value.is_sensitive(), "{}", dialect.name());
+            assert!(
+                dialect.credential(*protocol, "key\r\nx: y").is_none(),
+                "{}",
+                dialect.name()
+            );
+        }
+    }
+}
