@@ -18,7 +18,7 @@ const READY_WITHIN: Duration = Duration::from_millis(100);
 /// So many are kept for one origin.
 const MAX_PER_ORIGIN: usize = 512;
 
-/// Each thread keeps its own: a connection is driven by the thread that opened it, and used there.
+/// Each thread keeps its own: a connection is driven by the thread that opened it, and best used there.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     by_thread: ThreadLocal<Mutex<ByOrigin>>,
@@ -41,20 +41,13 @@ impl IdleConnections {
         matches!(ready, Ok(Ok(()))).then_some(sender)
     }
 
+    /// This thread's own, or else another's: a connection that is open saves the way to the provider and back.
     fn newest_open(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
-        let mut by_origin = self.by_thread.get_or_default().lock();
-        let idle = by_origin.get_mut(origin)?;
-        while let Some(newest) = idle.pop() {
-            if newest.since.elapsed() > MAX_IDLE {
-                // Those below it have waited longer still.
-                by_origin.remove(origin);
-                return None;
-            }
-            if !newest.sender.is_closed() {
-                return Some(newest.sender);
-            }
-        }
-        None
+        let own = self.by_thread.get_or_default();
+        let others = self.by_thread.iter();
+        std::iter::once(own)
+            .chain(others)
+            .find_map(|by_origin| newest_open_of(&mut by_origin.lock(), origin))
     }
 
     pub(super) fn put(&self, origin: Arc<str>, sender: SendRequest<Pieces>) {
@@ -80,4 +73,19 @@ impl IdleConnections {
             });
         }
     }
+}
+
+fn newest_open_of(by_origin: &mut ByOrigin, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
+    let idle = by_origin.get_mut(origin)?;
+    while let Some(newest) = idle.pop() {
+        if newest.since.elapsed() > MAX_IDLE {
+            // Those below it have waited longer still.
+            by_origin.remove(origin);
+            return None;
+        }
+        if !newest.sender.is_closed() {
+            return Some(newest.sender);
+        }
+    }
+    None
 }
