@@ -57,11 +57,16 @@ impl Answer {
             _ => self
                 .read
                 .iter()
-                .flatten()
-                .copied()
-                .collect::<Vec<u8>>()
+                .map(Bytes::as_ref)
+                .collect::<Vec<_>>()
+                .concat()
                 .into(),
         }
+    }
+
+    /// How many bytes were read so far.
+    pub(super) fn read_length(&self) -> usize {
+        self.read.iter().map(Bytes::len).sum()
     }
 
     /// The answer as it is kept while other keys are tried: without the connection it came on.
@@ -94,9 +99,7 @@ impl Failure {
             cut_short: false,
         }
     }
-}
 
-impl Failure {
     /// The request could not be put together: that is nobody's fault upstream.
     pub(super) fn not_sent() -> Self {
         let trouble = Trouble::Unreachable("the request could not be put together".to_owned());

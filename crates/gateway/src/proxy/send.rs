@@ -161,7 +161,7 @@ impl Reader<'_> {
     /// Gemini streams a JSON array where no event stream was asked for: only what begins like an error is held.
     async fn read_json_stream(&self, mut answer: Answer) -> Reply {
         let far = self.gw.clock.now() + FAR;
-        while answer.rest.is_some() {
+        while answer.rest.is_some() && answer.read_length() <= LOOK_AT {
             match begins_like_error(&answer.read_bytes()) {
                 Some(true) => return self.read_small(answer).await,
                 Some(false) => break,
@@ -242,8 +242,7 @@ impl Reader<'_> {
 
     /// Reads the body up to `most` bytes; `rest` is `None` afterwards if that was all of it.
     async fn fill(&self, answer: &mut Answer, most: usize, until: Instant) -> Result<(), Trouble> {
-        let length = |answer: &Answer| answer.read.iter().map(Bytes::len).sum::<usize>();
-        while answer.rest.is_some() && length(answer) <= most {
+        while answer.rest.is_some() && answer.read_length() <= most {
             self.fill_one(answer, until).await?;
         }
         Ok(())
@@ -259,7 +258,6 @@ impl Reader<'_> {
             Err(_) => return Err(Trouble::Timeout(self.time.idle)),
             Ok(None) => answer.rest = None,
             Ok(Some(Err(error))) => {
-                answer.rest = None;
                 return Err(Trouble::Unreachable(format!(
                     "the answer broke off: {error}"
                 )));

@@ -131,6 +131,15 @@ impl Running {
             .map(|key| key.active)
             .collect()
     }
+
+    /// Failed attempts of the key of that name.
+    pub(crate) fn failed(&self, name: &str) -> u64 {
+        let reports = self.gw.snapshot().pools[0].pool.report();
+        reports
+            .iter()
+            .find(|key| &*key.name == name)
+            .map_or(0, |key| key.failed)
+    }
 }
 
 /// One keep-alive connection.

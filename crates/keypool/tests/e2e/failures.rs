@@ -219,6 +219,33 @@ async fn an_error_that_is_kept_while_others_are_tried_keeps_no_connection() {
 }
 
 #[tokio::test]
+async fn an_error_whose_body_breaks_off_reaches_the_client_as_far_as_it_came() {
+    const CAME: &str = r#"{"error":{"message":"made up"#;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let mut provider = JoinSet::new();
+    provider.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = receive(stream).await;
+            let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 500\r\n\r\n";
+            let _ = stream.write_all(format!("{head}{CAME}").as_bytes()).await;
+        }
+    });
+    let config = format!(
+        "[pools.p]\nprovider = \"mock\"\nbase_url = \"http://{addr}\"\nkeys = [\"{}\"]\nretry = {{ retries = 0 }}\n",
+        key(1)
+    );
+    let gw = Gateway::start(&config).await;
+    let reply = gw.post(CHAT_PATH, STREAM).await;
+    assert_eq!(
+        (reply.status, reply.text().as_str(), reply.end),
+        (503, CAME, End::Proper),
+        "{reply:?}"
+    );
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn the_log_says_when_a_pool_is_well_again_and_tells_the_next_trouble_anew() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;
