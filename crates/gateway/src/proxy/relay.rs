@@ -41,6 +41,12 @@ const MAX_PARTIAL: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct BrokeOff;
 
+/// The end of a broken answer: the turn in which it was found.
+#[derive(Clone, Copy)]
+struct BreakOff {
+    found_in: u64,
+}
+
 /// An answer on its way to the client.
 pub(crate) struct Relay {
     gw: Arc<Gateway>,
@@ -53,7 +59,7 @@ pub(crate) struct Relay {
     idle_limit: Duration,
     lease: Option<Lease>,
     story: Story,
-    failed: bool,
+    broke_off: Option<BreakOff>,
     /// The turn in which the provider's connection was let go first, since the last piece came.
     yielded_in: Option<u64>,
 }
@@ -99,7 +105,7 @@ pub(super) fn relay(
         idle_limit,
         lease,
         story,
-        failed: false,
+        broke_off: None,
         yielded_in: None,
     };
     response.map(|()| Box::new(relay.with_read(answer.read)))
@@ -132,7 +138,7 @@ pub(super) fn last_answer(
         idle_limit,
         lease: None,
         story: story.hand_over(),
-        failed: false,
+        broke_off: None,
         yielded_in: None,
     };
     response.map(|()| Box::new(relay))
@@ -178,7 +184,7 @@ impl Relay {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ready.is_empty() && self.upstream.is_none() && !self.failed && self.lease.is_none()
+        self.ready.is_empty() && self.upstream.is_none() && self.broke_off.is_none() && self.lease.is_none()
     }
 
     pub(super) fn poll_next(
@@ -189,8 +195,8 @@ impl Relay {
             if self.is_batch_full() {
                 return self.hand_over();
             }
-            if self.failed {
-                return Poll::Ready(Some(Err(BrokeOff)));
+            if let Some(end) = self.broke_off {
+                return end.poll(cx);
             }
             let Some(upstream) = self.upstream.as_mut() else {
                 self.story.end("");
@@ -317,7 +323,11 @@ impl Relay {
                 let error = GatewayError::new(Kind::UpstreamUnreachable, message);
                 self.ready.push_back(error.render_in_stream(self.protocol));
             }
-            None => self.failed = true,
+            None => {
+                self.broke_off = Some(BreakOff {
+                    found_in: turn::current(),
+                });
+            }
         }
     }
 
@@ -337,6 +347,17 @@ impl Relay {
             .as_mut()
             .poll(cx)
             .is_ready()
+    }
+}
+
+impl BreakOff {
+    /// In the turn in which it was found, hyper would drop what it has not written yet, the head included.
+    fn poll<T>(self, cx: &mut Context<'_>) -> Poll<Option<Result<T, BrokeOff>>> {
+        if self.found_in == turn::current() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(BrokeOff)))
     }
 }
 
