@@ -8,14 +8,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// The exit code after a second signal.
 const ENDED_AT_ONCE: i32 = 130;
 
-/// Resolves when accepting is to end: after a signal and `server.shutdown_delay`.
-pub(crate) fn shutdown(gw: &Arc<Gateway>) -> impl Future<Output = ()> {
+/// Resolves when accepting is to end: after a signal and `server.shutdown_delay`. Listens from the call on, not
+/// only when awaited.
+pub(crate) fn shutdown(gw: &Arc<Gateway>) -> impl Future<Output = ()> + use<> {
     let gw = Arc::clone(gw);
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
     async move {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) else {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
             tracing::error!("cannot listen for signals; end the process by force");
             return std::future::pending().await;
         };
@@ -57,10 +59,11 @@ fn end_at_second(mut terminate: Signal, mut interrupt: Signal) {
 )]
 pub(crate) fn reload_on_hangup(gw: &Arc<Gateway>) {
     let gw = Arc::clone(gw);
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::error!("cannot listen for SIGHUP; reload by the file or the admin API");
+        return;
+    };
     tokio::spawn(async move {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            return;
-        };
         while hangup.recv().await.is_some() {
             reload(&gw).await;
         }

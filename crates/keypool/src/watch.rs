@@ -25,13 +25,26 @@ type Outside = Option<(SystemTime, u64)>;
     reason = "lives as long as the process; a shutdown does not wait for it"
 )]
 pub(crate) fn start(gw: &Arc<Gateway>, files: Vec<PathBuf>) {
-    tokio::spawn(follow(Arc::clone(gw), files));
+    let seen = Seen {
+        outside: look(&files),
+        contents: read(&files),
+    };
+    tokio::spawn(follow(Arc::clone(gw), files, seen));
 }
 
-async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>) {
+/// What the files were like when they were looked at.
+struct Seen {
+    outside: Vec<Outside>,
+    contents: Vec<Option<Digest256>>,
+}
+
+async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>, seen: Seen) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut outside, mut contents) = (look(&files), read(&files));
+    let Seen {
+        mut outside,
+        mut contents,
+    } = seen;
     let mut is_quiet = true;
     loop {
         ticks.tick().await;

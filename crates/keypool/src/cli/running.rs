@@ -85,11 +85,13 @@ pub(super) async fn serve(
     let addr = server
         .addr()
         .map_err(|error| Failure::because("cannot tell the address", error))?;
-    say(&welcome::text(kind, addr, &gw.snapshot(), &token));
     watch::start(&gw, files);
     signals::reload_on_hangup(&gw);
+    let shutdown = signals::shutdown(&gw);
+    // Last: who reads this may change files and send signals at once.
+    say(&welcome::text(kind, addr, &gw.snapshot(), &token));
     let all_ended = server
-        .serve(threading.acceptors(), signals::shutdown(&gw))
+        .serve(threading.acceptors(), shutdown)
         .await
         .map_err(|error| Failure::because("cannot serve", error))?;
     if !all_ended {
