@@ -139,17 +139,24 @@ impl Finished<'_> {
         info!(
             status = self.status,
             method = %self.method,
-            path = self.path,
+            path = shortened(self.path),
             pool = self.pool,
             key = self.key_name,
             attempts = self.attempts,
-            ms = format!("{ms:.1}"),
+            ms = (ms * 10.0).round() / 10.0,
             caller = self.caller,
             ended,
             request_id = self.request_id,
             "request"
         );
     }
+}
+
+/// At most so much of a path is logged, in bytes.
+const MAX_PATH: usize = 200;
+
+fn shortened(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
 /// Looking at a pool as a whole costs time for each key; more often than this nobody needs to know.

@@ -21,12 +21,11 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::call::Call;
-use super::headers::strip_answer;
+use super::headers::{UPSTREAM_REQUEST_ID, strip_answer};
 use super::send::is_event_stream;
 use super::story::Story;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::snapshot::PoolEntry;
 use crate::turn;
 use crate::upstream::UpstreamBody;
 
@@ -78,7 +77,7 @@ struct Events {
 /// Relays the answer of `lease`'s key.
 pub(super) fn relay(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     answer: Answer,
     lease: Lease,
     class: Class,
@@ -86,8 +85,7 @@ pub(super) fn relay(
 ) -> Response<Box<Relay>> {
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
-    let entry = PoolEntry::of(lease.pool());
-    let response = head(answer.parts, entry, Some(&lease), story);
+    let response = head(answer.parts, story);
     let mut lease = Some(lease);
     if (answer.rest.is_none() || class != Class::Success)
         && let Some(lease) = lease.take()
@@ -114,20 +112,17 @@ pub(super) fn relay(
 /// Relays the last answer of a request that no key could serve; its lease has ended.
 pub(super) fn last_answer(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     answer: Answer,
     story: &mut Story,
 ) -> Response<Box<Relay>> {
-    let pool = story.pool.clone();
-    let idle_limit = pool.as_ref().map_or(Duration::from_secs(60), |pool| {
-        pool.settings().timeouts.idle
-    });
-    let response = head(
-        answer.parts,
-        pool.as_ref().and_then(PoolEntry::of),
-        None,
-        story,
-    );
+    let idle_limit = story
+        .entry
+        .as_ref()
+        .map_or(Duration::from_secs(60), |entry| {
+            entry.pool.settings().timeouts.idle
+        });
+    let response = head(answer.parts, story);
     let relay = Relay {
         gw: Arc::clone(gw),
         protocol: call.protocol,
@@ -144,20 +139,16 @@ pub(super) fn last_answer(
     response.map(|()| Box::new(relay))
 }
 
-fn head(
-    parts: http::response::Parts,
-    entry: Option<PoolEntry>,
-    lease: Option<&Lease>,
-    story: &mut Story,
-) -> Response<()> {
+fn head(parts: http::response::Parts, story: &mut Story) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
-    let request_id = entry.and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
-    story.head(&mut response, lease);
+    let request_id = story
+        .entry
+        .as_ref()
+        .and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
+    story.head(&mut response);
     if let Some(id) = request_id {
-        response
-            .headers_mut()
-            .insert("x-keypool-upstream-request-id", id);
+        response.headers_mut().insert(UPSTREAM_REQUEST_ID, id);
     }
     response
 }
@@ -184,7 +175,10 @@ impl Relay {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ready.is_empty() && self.upstream.is_none() && self.broke_off.is_none() && self.lease.is_none()
+        self.ready.is_empty()
+            && self.upstream.is_none()
+            && self.broke_off.is_none()
+            && self.lease.is_none()
     }
 
     pub(super) fn poll_next(

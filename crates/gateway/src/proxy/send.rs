@@ -34,7 +34,7 @@ const ERROR_BODY: Duration = Duration::from_secs(10);
 
 pub(super) async fn send(
     gw: &Gateway,
-    call: &Call,
+    call: &Call<'_>,
     route: &Route,
     lease: &Lease,
     deadline: Instant,
@@ -98,7 +98,7 @@ impl Time {
 }
 
 /// The request as this key's provider takes it.
-fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
+fn request(call: &Call<'_>, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
     let member = lease.member();
     let model = if route.model.is_empty() {
         &route.model
@@ -107,19 +107,19 @@ fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>>
     };
     let outgoing = Outgoing {
         protocol: call.protocol,
-        method: &call.method,
+        method: call.method,
         path: &call.path_for(model),
         query: call.query.as_deref(),
-        headers: forwarded(&call.headers, route.entry.dialect),
+        headers: forwarded(call.headers, route.entry.dialect),
         body: call.body_for(member, model),
     };
-    outgoing.request_for(member, route.entry.dialect)
+    outgoing.request_for(&route.entry, lease.place())
 }
 
 /// Reads the beginning of an answer and says what it means.
 struct Reader<'a> {
     gw: &'a Gateway,
-    call: &'a Call,
+    call: &'a Call<'a>,
     route: &'a Route,
     lease: &'a Lease,
     time: Time,
