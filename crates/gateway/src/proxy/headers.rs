@@ -135,6 +135,16 @@ pub(super) fn strip_answer(headers: &mut HeaderMap, dialect: &dyn Dialect) -> Op
     request_id
 }
 
+/// A number as a header value; the usual ones are there already.
+pub(super) fn number(n: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let small = usize::try_from(n).ok().and_then(|n| SMALL.get(n));
+    small.map_or_else(
+        || HeaderValue::from(n),
+        |text| HeaderValue::from_static(text),
+    )
+}
+
 /// Whether an answer of this status has a body at all.
 pub(super) fn may_have_body(status: StatusCode) -> bool {
     status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED

@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response};
 use keypool_core::pool::Lease;
 
-use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID};
+use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use crate::context::Gateway;
 use crate::snapshot::PoolEntry;
 use crate::telemetry::Finished;
@@ -81,9 +81,9 @@ impl Story {
         if let Some(place) = self.key {
             headers.insert(KEY, entry.wire.key(place).name.clone());
         }
-        headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(QUEUE_MS, HeaderValue::from(waited_ms));
+        headers.insert(QUEUE_MS, number(waited_ms));
     }
 
     /// An answer of the gateway's own, told and done with.
