@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench
+.PHONY: help run test lint fmt bench fuzz
 
 # What is installed for the checks goes here, outside the clone.
 CACHE := $(or $(KEYPOOL_CACHE),$(HOME)/.cache/keypool)
@@ -10,6 +10,9 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 # Further arguments: of keypool for `make run`, of cargo test for `make test`.
 ARGS ?=
+# Of `make fuzz`: a part of the names of the targets to run, and how many inputs each is tried with.
+FUZZ ?=
+RUNS ?= 1000000
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,10 +40,14 @@ lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax
 	@echo "==> syntax of scripts"
 	@bash -n .ci/run
 	@sh -n tests/sdk/run
+	@sh -n tests/fuzz/run
 	@find tests -name '*.py' -exec python3 -c 'import ast, sys; [ast.parse(open(f, encoding="utf-8").read(), f) for f in sys.argv[1:]]' {} +
 
 bench: ## measure: getting a key from pools of 1, 20 and 10,000 keys
 	@cargo bench --locked --package keypool-core $(ARGS)
+
+fuzz: ## look for inputs that break what reads them; FUZZ="json" picks targets, RUNS="10000000" the number of inputs
+	@KEYPOOL_CACHE="$(CACHE)" tests/fuzz/run "$(FUZZ)" "$(RUNS)"
 
 fmt: ## format the Rust code
 	@cargo fmt --all
