@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench bench-pool bench-instructions bench-mission
+.PHONY: help run test lint fmt bench bench-pool bench-instructions bench-mission fuzz
 
 # What is installed for the checks goes here, outside the clone.
 CACHE := $(or $(KEYPOOL_CACHE),$(HOME)/.cache/keypool)
@@ -10,6 +10,9 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 # Further arguments: of keypool for `make run`, of cargo test for `make test`, of the program behind each `make bench…`.
 ARGS ?=
+# Of `make fuzz`: a part of the names of the targets to run, and how many inputs each is tried with.
+FUZZ ?=
+RUNS ?= 1000000
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +42,7 @@ lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax
 	@echo "==> syntax of scripts"
 	@bash -n .ci/run
 	@sh -n tests/sdk/run
+	@sh -n tests/fuzz/run
 	@find bench tests -name '*.py' -exec python3 -c 'import ast, sys; [ast.parse(open(f, encoding="utf-8").read(), f) for f in sys.argv[1:]]' {} +
 
 bench: ## measure the gateway beside nginx, write bench/RESULTS.md; ARGS="--quick", ARGS="small dense"
@@ -54,6 +58,9 @@ bench-mission: ## measure what keypool promises: "there / here"; ARGS="A B", ARG
 
 bench-pool: ## measure getting a key from pools of 1, 20 and 10,000 keys
 	@cargo bench --locked --package keypool-core $(ARGS)
+
+fuzz: ## look for inputs that break what reads them; FUZZ="json" picks targets, RUNS="10000000" the number of inputs
+	@KEYPOOL_CACHE="$(CACHE)" tests/fuzz/run "$(FUZZ)" "$(RUNS)"
 
 fmt: ## format the Rust code
 	@cargo fmt --all
