@@ -62,9 +62,7 @@ pub(super) async fn send(
         .send(base_url, request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            return Reply::Failed(Failure::on_the_way(Trouble::from(&error), error.was_sent()));
-        }
+        Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),
         Err(_) => return Reply::Failed(time.out()),
     };
     let reader = Reader {
