@@ -254,3 +254,6 @@ async fn dispatch(
     }
     proxy::handle(gw, peer, request).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,11 @@ impl<S> WriteLimit<S> {
         match &written {
             Poll::Ready(Ok(taken)) => {
                 let length = length(taken);
-                if self.waits.as_mut().is_some_and(|waits| waits.made_up(length)) {
+                if self
+                    .waits
+                    .as_mut()
+                    .is_some_and(|waits| waits.made_up(length))
+                {
                     self.waits = None;
                 }
                 written
@@ -186,7 +190,12 @@ mod tests {
             ("just too little", 200, second, false),
             ("in bursts that are too small", 4_096, PATIENCE / 3, false),
             ("just enough", 300, second, true),
-            ("in bursts that are large enough", 64 * 1024, PATIENCE - second, true),
+            (
+                "in bursts that are large enough",
+                64 * 1024,
+                PATIENCE - second,
+                true,
+            ),
             ("all", 64 * 1024, Duration::ZERO, true),
         ] {
             let (ours, theirs) = tokio::io::duplex(piece);
@@ -220,8 +229,10 @@ mod tests {
             drop(limited);
             Ok::<_, io::Error>(())
         };
-        let (written, _) =
-            tokio::join!(write, read_in_pieces(theirs, 65, Duration::from_millis(500)));
+        let (written, _) = tokio::join!(
+            write,
+            read_in_pieces(theirs, 65, Duration::from_millis(500))
+        );
         assert!(written.is_ok(), "{written:?}");
     }
 

@@ -40,7 +40,10 @@ pub(crate) fn text(
     let _ = writeln!(text, "  Dashboard    {base}/ui/");
     let _ = writeln!(text, "  Admin token  {}", admin_token(token));
     let OpenFiles { limit, streams } = room;
-    let _ = writeln!(text, "  Room         {streams} streams at once ({limit} open files)");
+    let _ = writeln!(
+        text,
+        "  Room         {streams} streams at once ({limit} open files)"
+    );
     let pools = &snapshot.settings.pools;
     for pool in pools {
         let keys = match pool.keys.len() {

@@ -42,7 +42,11 @@ async fn the_soft_limit_is_raised_to_the_hard_one_and_what_fits_is_told() {
         let log = gw.log();
         let line = log.lines().find(|line| line.contains("there is room for"));
         let line: Value = serde_json::from_str(line.unwrap()).unwrap();
-        assert_eq!(line["level"], if enough { "INFO" } else { "WARN" }, "{line}");
+        assert_eq!(
+            line["level"],
+            if enough { "INFO" } else { "WARN" },
+            "{line}"
+        );
         assert_eq!(line["message"].to_string().contains("LimitNOFILE"), !enough);
         let streams = line["streams"].as_u64().unwrap();
         assert_eq!(streams >= 1_000, enough, "{line}");
