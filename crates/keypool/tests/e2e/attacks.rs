@@ -22,8 +22,11 @@ const TAVILY: &str =
     r#"{"detail":{"error":"Query is too long. Max query length is 400 characters."}}"#;
 const HTML: &str = "<html><h1>413 Request Entity Too Large</h1></html>";
 
+/// Statuses with bodies.
+type Answers = &'static [(u16, &'static str)];
+
 /// Provider, path, and the ways in which it says that a request is larger than any key's whole limit.
-const TOO_LARGE: [(&str, &str, &[(u16, &str)]); 13] = [
+const TOO_LARGE: [(&str, &str, Answers); 13] = [
     ("openai", CHAT_PATH, &[(429, OPENAI), (413, HTML)]),
     ("ark", CHAT_PATH, &[(413, OPENAI), (413, HTML)]),
     ("deepseek", CHAT_PATH, &[(429, OPENAI), (413, OPENAI)]),
@@ -240,9 +243,9 @@ async fn heads_that_never_end_hold_nobody_up_and_take_no_memory() {
 
 /// A client with a small window that never reads.
 async fn deaf(gw: &Gateway) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(gw.addr).await.unwrap()
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small window");
+    socket.connect(gw.addr).await.expect("connect")
 }
 
 #[tokio::test]

@@ -16,19 +16,20 @@ async fn start(config: &str, limits: &str) -> Gateway {
 
 /// The soft limit in force.
 fn soft_limit(gw: &Gateway) -> String {
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gw.process.pid())).unwrap();
+    let limits =
+        std::fs::read_to_string(format!("/proc/{}/limits", gw.process.pid())).expect("a process");
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"));
     line.and_then(|line| line.split_whitespace().next())
-        .unwrap()
+        .expect("a limit")
         .to_owned()
 }
 
 /// How many files the gateway has open.
 fn open_files(gw: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gw.process.pid()))
-        .unwrap()
+        .expect("a process")
         .count()
 }
 
