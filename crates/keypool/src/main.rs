@@ -4,6 +4,7 @@ mod admin_token;
 mod cli;
 mod config;
 mod logging;
+mod open_files;
 mod signals;
 mod watch;
 mod welcome;

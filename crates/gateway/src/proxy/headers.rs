@@ -44,7 +44,21 @@ pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
         let message = "this is no forward proxy: CONNECT is not served".to_owned();
         return refuse(Kind::MethodNotAllowed("GET, POST"), message);
     }
+    if wants_websocket(&parts.headers) {
+        let message = "WebSocket is not served here: call the endpoint with HTTP, and stream the answer with `\"stream\": true`";
+        return refuse(Kind::InvalidRequest, message.to_owned());
+    }
     Ok(())
+}
+
+/// Any other upgrade is an offer (`h2c`), which HTTP/1.1 lets a server pass over.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    headers.get_all(header::UPGRADE).iter().any(|value| {
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .starts_with(b"websocket")
+    })
 }
 
 /// The client's headers as they go upstream, but for credential and host.

@@ -31,6 +31,8 @@ use crate::upstream::UpstreamBody;
 
 /// So many pieces of an event stream are handed over at once.
 const MAX_BATCH: usize = 64;
+/// A piece of so many bytes is worth a write of its own: nothing more is gathered behind it.
+const LARGE: usize = 8 * 1024;
 /// The beginning of an event is held for so long at most, …
 const HOLD_PARTIAL: Duration = Duration::from_millis(50);
 /// … and up to so many bytes.
@@ -234,7 +236,9 @@ impl Relay {
     /// pieces as they are.
     fn is_batch_full(&self) -> bool {
         let more_may_come = self.events.is_some() && self.upstream.is_some();
-        !self.ready.is_empty() && (!more_may_come || self.ready.len() >= MAX_BATCH)
+        self.ready.back().is_some_and(|last| {
+            !more_may_come || last.len() >= LARGE || self.ready.len() >= MAX_BATCH
+        })
     }
 
     /// All that is ready of an event stream in one piece; of other bodies the next piece.

@@ -62,9 +62,7 @@ pub(super) async fn send(
         .send(base_url, request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            return Reply::Failed(Failure::on_the_way(Trouble::from(&error), error.was_sent()));
-        }
+        Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),
         Err(_) => return Reply::Failed(time.out()),
     };
     let reader = Reader {
@@ -161,14 +159,19 @@ impl Reader<'_> {
     /// Gemini streams a JSON array where no event stream was asked for: only what begins like an error is held.
     async fn read_json_stream(&self, mut answer: Answer) -> Reply {
         let far = self.gw.clock.now() + FAR;
+        let mut beginning = Vec::new();
         while answer.rest.is_some() && answer.read_length() <= LOOK_AT {
-            match begins_like_error(&answer.read_bytes()) {
+            let pieces = answer.read.len();
+            if let Err(trouble) = self.fill_one(&mut answer, far).await {
+                return Reply::Failed(Failure::on_the_way(trouble, true));
+            }
+            // Without white space: a provider may send any amount of it, in pieces of a byte.
+            let new = answer.read.range(pieces..).flatten();
+            beginning.extend(new.filter(|byte| !byte.is_ascii_whitespace()));
+            match begins_like_error(&beginning) {
                 Some(true) => return self.read_small(answer).await,
                 Some(false) => break,
                 None => {}
-            }
-            if let Err(trouble) = self.fill_one(&mut answer, far).await {
-                return Reply::Failed(Failure::on_the_way(trouble, true));
             }
         }
         Reply::Relay(answer, Class::Success)
@@ -293,13 +296,13 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a JSON text begins with an object (alone or in an array) whose first key is `error`; `None`: too
-/// short to tell.
+/// Whether a JSON text, its white space left out, begins with an object (alone or in an array) whose first key is
+/// `error`; `None`: too short to tell.
 fn begins_like_error(text: &[u8]) -> Option<bool> {
-    let mut rest = text.trim_ascii_start();
+    let mut rest = text;
     for token in [&b"["[..], b"{", b"\"error\""] {
         match rest.strip_prefix(token) {
-            Some(after) => rest = after.trim_ascii_start(),
+            Some(after) => rest = after,
             None if token == b"[" && !rest.is_empty() => {}
             None if token.starts_with(rest) => return None,
             None => return Some(false),
@@ -349,11 +352,11 @@ mod tests {
     fn tells_from_its_beginning_whether_a_json_stream_may_be_an_error() {
         for (text, expect) in [
             ("", None),
-            (" \n[ ", None),
+            ("[", None),
             ("[{", None),
             ("[{\"err", None),
             ("[{\"error\"", Some(true)),
-            ("{ \"error\" :", Some(true)),
+            ("{\"error\":", Some(true)),
             ("[{\"candidates\"", Some(false)),
             ("[{\"c", Some(false)),
             ("[]", Some(false)),

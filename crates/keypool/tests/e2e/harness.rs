@@ -100,8 +100,21 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(folder: &Arc<Folder>, args: &[&str]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keypool"))
-            .args(args)
+        Self::spawn(
+            folder,
+            Command::new(env!("CARGO_BIN_EXE_keypool")).args(args),
+        )
+    }
+
+    /// Starts it from a shell that has run `before`.
+    pub(crate) fn start_after(folder: &Arc<Folder>, before: &str, args: &[&str]) -> Process {
+        let script = format!("{before} && exec \"$0\" \"$@\"");
+        let shell = ["-c", &script, env!("CARGO_BIN_EXE_keypool")];
+        Self::spawn(folder, Command::new("/bin/sh").args(shell).args(args))
+    }
+
+    fn spawn(folder: &Arc<Folder>, command: &mut Command) -> Process {
+        let mut child = command
             .current_dir(&folder.0)
             .env_clear()
             .stdin(Stdio::null())
@@ -228,7 +241,11 @@ impl Gateway {
 
     /// Any verb that serves.
     pub(crate) async fn run(folder: &Arc<Folder>, args: &[&str]) -> Gateway {
-        let mut process = Process::start(folder, args);
+        Self::of(Process::start(folder, args)).await
+    }
+
+    /// The gateway that a process has become.
+    pub(crate) async fn of(mut process: Process) -> Gateway {
         eventually("the address is printed", || {
             assert!(
                 !process.has_ended(),
@@ -248,7 +265,8 @@ impl Gateway {
             .strip_prefix("http://")
             .and_then(|addr| addr.parse().ok())
             .expect("an address");
-        let token = fs::read_to_string(folder.path("keypool.admin-token")).unwrap_or_default();
+        let token = process.folder.path("keypool.admin-token");
+        let token = fs::read_to_string(token).unwrap_or_default();
         Gateway {
             process,
             addr,
