@@ -184,7 +184,13 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream
-        .send(&member.base_url, request, connect, true)
+        .send(
+            &member.base_url,
+            member.proxy.as_ref(),
+            request,
+            connect,
+            true,
+        )
         .await
         .ok()?;
     if !answer.status().is_success() {
