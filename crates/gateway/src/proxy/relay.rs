@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::Lease;
@@ -87,7 +88,11 @@ pub(super) fn relay(
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
     let entry = PoolEntry::of(lease.pool());
-    let response = head(answer.parts, entry, Some(&lease), story);
+    let mut response = head(answer.parts, entry, Some(&lease), story);
+    if events.is_some() {
+        // If the provider breaks off, an error is added.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     let mut lease = Some(lease);
     if (answer.rest.is_none() || class != Class::Success)
         && let Some(lease) = lease.take()
@@ -184,10 +189,7 @@ impl Relay {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ready.is_empty()
-            && self.upstream.is_none()
-            && self.broke_off.is_none()
-            && self.lease.is_none()
+        self.ready.is_empty() && self.upstream.is_none() && self.broke_off.is_none() && self.lease.is_none()
     }
 
     pub(super) fn poll_next(

@@ -124,13 +124,13 @@ impl Stream {
         };
         let never_left = error.take_message().is_some();
         let source = error.into_error();
-        let reason = h2_error(&source);
+        let reason = cause::<h2::Error>(&source);
         let unsent = never_left || reason.is_some_and(surely_unprocessed);
         if unsent || !reason.is_some_and(h2::Error::is_reset) {
             self.state.retire();
         }
         let gone =
-            source.is_canceled() || source.is_closed() || reason.is_some_and(h2::Error::is_io);
+            source.is_canceled() || source.is_closed() || cause::<io::Error>(&source).is_some();
         Err(Broken {
             stale: self.found_idle && gone,
             replaceable: unsent,
@@ -282,7 +282,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
 
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
@@ -291,4 +291,96 @@ fn surely_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     // Ended by GOAWAY are the streams above its last stream id, and no others.
     error.is_remote() && (refused || error.is_go_away())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::DuplexStream;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn opened() -> (Http2, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let authority = Authority::from_static("provider");
+        (handshake(ours, authority).await.unwrap(), theirs)
+    }
+
+    /// The provider's side, which allows `streams`.
+    async fn provider(
+        io: DuplexStream,
+        streams: u32,
+    ) -> h2::server::Connection<DuplexStream, Bytes> {
+        let mut builder = h2::server::Builder::new();
+        let builder = builder.max_concurrent_streams(streams);
+        builder.handshake(io).await.unwrap()
+    }
+
+    fn streams(connection: &Http2) -> Vec<Stream> {
+        std::iter::from_fn(|| connection.stream(true)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_goes_before_the_provider_said_how_many_it_takes_and_then_as_many() {
+        for (allowed, expect) in [(3, 3), (100, 100), (5000, 100)] {
+            let (connection, io) = opened().await;
+            let opening = Arc::new(tokio::sync::Mutex::new(()));
+            let turn = Arc::clone(&opening).lock_owned().await;
+            connection.keep_turn(Some(turn));
+            let first = streams(&connection);
+            assert_eq!(first.len(), 1);
+            assert!(opening.try_lock().is_err(), "others wait");
+            let mut provider = provider(io, allowed).await;
+            let told = async {
+                tokio::select! {
+                    _ = provider.accept() => unreachable!("nothing is sent"),
+                    _ = opening.lock() => {}
+                }
+            };
+            timeout(Duration::from_secs(60), told).await.unwrap();
+            let others = streams(&connection);
+            assert_eq!(first.len() + others.len(), expect, "of {allowed}");
+            drop(others);
+            assert_eq!(streams(&connection).len(), expect - 1, "room is given back");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_takes_no_calls_is_left_alone() {
+        let (connection, io) = opened().await;
+        let mut provider = provider(io, 0).await;
+        let left = async {
+            tokio::select! {
+                _ = provider.accept() => unreachable!("nothing is sent"),
+                () = async { while !connection.is_over() { tokio::task::yield_now().await } } => {}
+            }
+        };
+        timeout(Duration::from_secs(60), left).await.unwrap();
+        assert!(connection.stream(true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_answers_no_ping_is_given_up_with_its_calls() {
+        let (connection, io) = opened().await;
+        let mut stream = connection.stream(false).unwrap();
+        let began = Instant::now();
+        let sending = stream.send(Request::new(Pieces::default()));
+        let silent = async {
+            let mut provider = provider(io, 100).await;
+            let request = provider.accept().await.unwrap();
+            // From now on it reads nothing.
+            let _kept = (request, provider);
+            std::future::pending::<()>().await;
+        };
+        let broken = tokio::select! {
+            sent = sending => sent.err().unwrap(),
+            () = silent => unreachable!("it is silent for good"),
+        };
+        let waited = began.elapsed();
+        assert!(waited >= PING_TIMEOUT, "{waited:?}");
+        assert!(waited <= PING_AFTER + PING_TIMEOUT * 2, "{waited:?}");
+        assert!(!broken.unsent && !broken.replaceable && !broken.stale);
+        assert!(connection.is_over());
+    }
 }

@@ -100,10 +100,16 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(folder: &Arc<Folder>, args: &[&str]) -> Process {
+        Self::start_with(folder, args, &[])
+    }
+
+    /// With these environment variables, and no others.
+    pub(crate) fn start_with(folder: &Arc<Folder>, args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_keypool"))
             .args(args)
             .current_dir(&folder.0)
             .env_clear()
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -228,7 +234,16 @@ impl Gateway {
 
     /// Any verb that serves.
     pub(crate) async fn run(folder: &Arc<Folder>, args: &[&str]) -> Gateway {
-        let mut process = Process::start(folder, args);
+        Self::follow(Process::start(folder, args)).await
+    }
+
+    /// `keypool serve` with this configuration and these environment variables.
+    pub(crate) async fn start_with(config: &str, env: &[(&str, &str)]) -> Gateway {
+        let args = ["serve", "--listen", "127.0.0.1:0"];
+        Self::follow(Process::start_with(&Folder::new(config), &args, env)).await
+    }
+
+    async fn follow(mut process: Process) -> Gateway {
         eventually("the address is printed", || {
             assert!(
                 !process.has_ended(),
@@ -248,7 +263,8 @@ impl Gateway {
             .strip_prefix("http://")
             .and_then(|addr| addr.parse().ok())
             .expect("an address");
-        let token = fs::read_to_string(folder.path("keypool.admin-token")).unwrap_or_default();
+        let token =
+            fs::read_to_string(process.folder.path("keypool.admin-token")).unwrap_or_default();
         Gateway {
             process,
             addr,

@@ -2,14 +2,20 @@
 
 mod admin;
 mod bad_input;
+mod bad_provider;
 mod callers;
 mod failures;
 mod harness;
 mod http;
+mod http2;
+mod http2_provider;
 mod memory;
+mod proxies;
 mod queue;
+mod raw_provider;
 mod reload;
 mod rotation;
 mod shutdown;
 mod start;
 mod streams;
+mod tls;
