@@ -68,6 +68,11 @@ impl Seldom {
     }
 }
 
+/// A certificate of the system's, or of `SSL_CERT_FILE`, is not trusted since it cannot be read.
+pub(crate) fn roots_unreadable(error: &rustls_native_certs::Error) {
+    warn!(%error, "certificates of the system or of SSL_CERT_FILE or SSL_CERT_DIR cannot be read, and are not trusted");
+}
+
 /// A reload took effect.
 pub(crate) fn reloaded(changes: &Changes) {
     info!(

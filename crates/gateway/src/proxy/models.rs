@@ -180,12 +180,14 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         headers,
         body: Pieces::default(),
     };
+    let member = &entry.pool.members()[place];
     let request = outgoing.request_for(entry, place)?;
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream
         .send(
-            &entry.pool.members()[place].base_url,
+            &member.base_url,
+            member.proxy.as_ref(),
             request,
             connect,
             true,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::Lease;
@@ -87,7 +88,11 @@ pub(super) fn relay(
 ) -> Response<Box<Relay>> {
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
-    let response = head(answer.parts, story);
+    let mut response = head(answer.parts, story);
+    if events.is_some() {
+        // If the provider breaks off, an error is added.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     let mut lease = Some(lease);
     if (answer.rest.is_none() || class != Class::Success)
         && let Some(lease) = lease.take()

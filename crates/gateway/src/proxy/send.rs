@@ -56,10 +56,10 @@ pub(super) async fn send(
     let Some(request) = request(call, route, lease) else {
         return Reply::Failed(Failure::not_sent());
     };
-    let base_url = &lease.member().base_url;
+    let (base_url, proxy) = (&lease.member().base_url, lease.member().proxy.as_ref());
     let sending = gw
         .upstream
-        .send(base_url, request, timeouts.connect, call.repeatable);
+        .send(base_url, proxy, request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),

@@ -42,7 +42,7 @@ fn every_answer_has_a_class_and_no_wait_is_without_end() {
         };
         let now = time(source);
         let mut headers = source.headers();
-        if source.byte() % 2 == 0 {
+        if source.byte().is_multiple_of(2) {
             headers.extend(known.headers.clone());
         }
         let body = match source.byte() % 4 {
