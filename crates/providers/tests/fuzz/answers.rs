@@ -19,9 +19,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// A time, also beyond the years that a calendar knows, on both sides.
 fn time(source: &mut Source<'_>) -> SystemTime {
     let span = Duration::from_secs(source.number() % 1_000_000_000_000);
-    let time = match source.byte() % 2 {
-        0 => SystemTime::UNIX_EPOCH.checked_add(span),
-        _ => SystemTime::UNIX_EPOCH.checked_sub(span),
+    let time = if source.flip() {
+        SystemTime::UNIX_EPOCH.checked_add(span)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_sub(span)
     };
     time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
@@ -42,7 +43,7 @@ fn every_answer_has_a_class_and_no_wait_is_without_end() {
         };
         let now = time(source);
         let mut headers = source.headers();
-        if source.byte().is_multiple_of(2) {
+        if source.flip() {
             headers.extend(known.headers.clone());
         }
         let body = match source.byte() % 4 {

@@ -91,10 +91,7 @@ fn an_endpoint_names_its_model_within_the_path() {
     fuzz!(|source: &mut Source<'_>| {
         let method: Method = source.one_of(&METHODS).parse().unwrap();
         let headers = source.headers();
-        let query = source
-            .byte()
-            .is_multiple_of(2)
-            .then(|| source.text(QUERIES));
+        let query = source.flip().then(|| source.text(QUERIES));
         let path = path(source);
         match lookup(&method, &path, &headers, query.as_deref()) {
             Lookup::Endpoint(endpoint) => {

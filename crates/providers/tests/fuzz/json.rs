@@ -33,12 +33,11 @@ fn peek_reads_what_serde_json_reads() {
 #[test]
 fn splice_changes_the_model_and_nothing_else() {
     fuzz!(|source: &mut Source<'_>| {
-        let new = match source.byte() % 2 {
-            0 => (*source.one_of(WORDS)).to_owned(),
-            _ => {
-                let length = source.below(12);
-                String::from_utf8_lossy(source.take(length)).into_owned()
-            }
+        let new = if source.flip() {
+            (*source.one_of(WORDS)).to_owned()
+        } else {
+            let length = source.below(12);
+            String::from_utf8_lossy(source.take(length)).into_owned()
         };
         let body = Bytes::from(source.body());
         let Ok(Peek {

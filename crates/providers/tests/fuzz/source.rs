@@ -26,6 +26,10 @@ impl<'a> Source<'a> {
         self.take(1).first().copied().unwrap_or_default()
     }
 
+    pub(crate) fn flip(&mut self) -> bool {
+        self.byte() & 1 == 1
+    }
+
     pub(crate) fn number(&mut self) -> u64 {
         let bytes = self.take(8).iter();
         bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
