@@ -14,4 +14,5 @@ pub mod snapshot;
 mod telemetry;
 mod turn;
 mod upstream;
+mod wire;
 mod write_limit;

@@ -68,6 +68,11 @@ impl Seldom {
     }
 }
 
+/// A certificate of the system's, or of `SSL_CERT_FILE`, is not trusted since it cannot be read.
+pub(crate) fn roots_unreadable(error: &rustls_native_certs::Error) {
+    warn!(%error, "certificates of the system or of SSL_CERT_FILE or SSL_CERT_DIR cannot be read, and are not trusted");
+}
+
 /// A reload took effect.
 pub(crate) fn reloaded(changes: &Changes) {
     info!(
@@ -174,17 +179,24 @@ impl Finished<'_> {
         info!(
             status = self.status,
             method = %self.method,
-            path = self.path,
+            path = shortened(self.path),
             pool = self.pool,
             key = self.key_name,
             attempts = self.attempts,
-            ms = format!("{ms:.1}"),
+            ms = (ms * 10.0).round() / 10.0,
             caller = self.caller,
             ended,
             request_id = self.request_id,
             "request"
         );
     }
+}
+
+/// At most so much of a path is logged, in bytes.
+const MAX_PATH: usize = 200;
+
+fn shortened(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
 /// Looking at a pool as a whole costs time for each key; more often than this nobody needs to know.

@@ -12,5 +12,7 @@ mod welcome;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run()
+    let code = cli::run();
+    logging::flush();
+    code
 }

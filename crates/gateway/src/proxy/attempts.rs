@@ -116,7 +116,7 @@ impl<'a> Attempts<'a> {
         let lease = match self.pool.acquire(&self.demand) {
             Some(lease) => lease,
             None => {
-                let queued = self.wait_for_key(began).await;
+                let queued = Box::pin(self.wait_for_key(began)).await;
                 self.waited += self.gw.clock.now().saturating_duration_since(began);
                 queued?
             }
@@ -143,7 +143,7 @@ impl<'a> Attempts<'a> {
         }
         let mut ticket = self
             .pool
-            .join(&self.demand, &self.caller.line)
+            .join(&self.demand, &self.caller.line())
             .map_err(|_| Stop::QueueFull)?;
         loop {
             let changed = self.pool.rests_changed();
@@ -170,7 +170,13 @@ impl<'a> Attempts<'a> {
     }
 
     /// Books a failed attempt: what it means for the key, what the client may be shown, what is done next.
-    pub(super) fn failed(&mut self, lease: Lease, failure: Failure, call: &Call, story: &Story) {
+    pub(super) fn failed(
+        &mut self,
+        lease: Lease,
+        failure: Failure,
+        call: &Call<'_>,
+        story: &Story,
+    ) {
         let Failure {
             fault,
             answer,

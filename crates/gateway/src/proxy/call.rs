@@ -1,5 +1,6 @@
 //! Reading a call: its body within bounds, the few fields that matter, and the pool it goes to.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,10 +46,10 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@');
 
 /// A request, read.
-pub(super) struct Call {
+pub(super) struct Call<'a> {
     pub(super) protocol: Protocol,
-    pub(super) method: Method,
-    pub(super) headers: HeaderMap,
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
     pub(super) query: Option<String>,
     pub(super) body: Bytes,
     /// The client asked for a stream.
@@ -58,7 +59,7 @@ pub(super) struct Call {
     /// An error inside a 200 is classed by its content.
     pub(super) generates: bool,
     model: Option<NamedModel>,
-    path: String,
+    path: &'a str,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -80,12 +81,12 @@ pub(super) struct Route {
     pub(super) model: Arc<str>,
 }
 
-impl Call {
+impl<'a> Call<'a> {
     pub(super) async fn read(
         gw: &Arc<Gateway>,
         snapshot: &Snapshot,
-        target: &Target<'_>,
-        parts: &Parts,
+        target: &'a Target<'_>,
+        parts: &'a Parts,
         unread: &mut Unread,
     ) -> Result<Self, GatewayError> {
         let limit = snapshot.settings.server.max_request_body;
@@ -123,8 +124,8 @@ impl Call {
         };
         Ok(Self {
             protocol: target.protocol,
-            method: parts.method.clone(),
-            headers: parts.headers.clone(),
+            method: &parts.method,
+            headers: &parts.headers,
             query: parts
                 .uri
                 .query()
@@ -136,26 +137,23 @@ impl Call {
             generates: endpoint.is_some_and(|endpoint| endpoint.generates)
                 && parts.method == Method::POST,
             model,
-            path: target.path.clone(),
+            path: &target.path,
             _memory: memory,
         })
     }
 
     /// The path for a key's provider, with the key's or route's model in place of the client's where it stands there.
-    pub(super) fn path_for(&self, model: &str) -> String {
+    pub(super) fn path_for(&self, model: &str) -> Cow<'a, str> {
         match &self.model {
             Some(NamedModel {
                 name,
                 at: ModelAt::Path(range),
             }) if name != model => {
                 let encoded = utf8_percent_encode(model, PATH_SEGMENT);
-                format!(
-                    "{}{encoded}{}",
-                    &self.path[..range.start],
-                    &self.path[range.end..]
-                )
+                let (before, after) = (&self.path[..range.start], &self.path[range.end..]);
+                Cow::Owned(format!("{before}{encoded}{after}"))
             }
-            _ => self.path.clone(),
+            _ => Cow::Borrowed(self.path),
         }
     }
 
@@ -181,7 +179,7 @@ impl Route {
     pub(super) fn find(
         snapshot: &Snapshot,
         target: &Target<'_>,
-        call: &Call,
+        call: &Call<'_>,
         caller: &Caller,
     ) -> Result<Self, GatewayError> {
         let named = call.model_name().unwrap_or_default();

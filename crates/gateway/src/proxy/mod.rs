@@ -71,7 +71,8 @@ async fn answer_request(
     story.caller = Arc::clone(&caller.name);
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
-        let listed = models::answer(gw, &snapshot, &target, models, &caller).await;
+        // Boxed, as all that is seldom needed: it would make every request larger.
+        let listed = Box::pin(models::answer(gw, &snapshot, &target, models, &caller)).await;
         return listed
             .map(|response| story.tell(response).map(whole))
             .map_err(in_form);
@@ -81,7 +82,7 @@ async fn answer_request(
         .await
         .map_err(in_form)?;
     let route = Route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
-    story.pool = Some(Arc::clone(&route.entry.pool));
+    story.entry = Some(route.entry.clone());
     serve(gw, &call, &route, &caller, story)
         .await
         .map_err(in_form)
@@ -90,7 +91,7 @@ async fn answer_request(
 /// Tries keys until one answers, the attempts run out or nothing is left to try.
 async fn serve(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     route: &Route,
     caller: &Caller,
     story: &mut Story,

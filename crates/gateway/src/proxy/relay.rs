@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::Lease;
@@ -21,12 +22,11 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::call::Call;
-use super::headers::strip_answer;
+use super::headers::{UPSTREAM_REQUEST_ID, strip_answer};
 use super::send::is_event_stream;
 use super::story::Story;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::snapshot::PoolEntry;
 use crate::turn;
 use crate::upstream::UpstreamBody;
 
@@ -80,7 +80,7 @@ struct Events {
 /// Relays the answer of `lease`'s key.
 pub(super) fn relay(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     answer: Answer,
     lease: Lease,
     class: Class,
@@ -88,8 +88,11 @@ pub(super) fn relay(
 ) -> Response<Box<Relay>> {
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
-    let entry = PoolEntry::of(lease.pool());
-    let response = head(answer.parts, entry, Some(&lease), story);
+    let mut response = head(answer.parts, story);
+    if events.is_some() {
+        // If the provider breaks off, an error is added.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     let mut lease = Some(lease);
     if (answer.rest.is_none() || class != Class::Success)
         && let Some(lease) = lease.take()
@@ -116,20 +119,17 @@ pub(super) fn relay(
 /// Relays the last answer of a request that no key could serve; its lease has ended.
 pub(super) fn last_answer(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     answer: Answer,
     story: &mut Story,
 ) -> Response<Box<Relay>> {
-    let pool = story.pool.clone();
-    let idle_limit = pool.as_ref().map_or(Duration::from_secs(60), |pool| {
-        pool.settings().timeouts.idle
-    });
-    let response = head(
-        answer.parts,
-        pool.as_ref().and_then(PoolEntry::of),
-        None,
-        story,
-    );
+    let idle_limit = story
+        .entry
+        .as_ref()
+        .map_or(Duration::from_secs(60), |entry| {
+            entry.pool.settings().timeouts.idle
+        });
+    let response = head(answer.parts, story);
     let relay = Relay {
         gw: Arc::clone(gw),
         protocol: call.protocol,
@@ -146,20 +146,16 @@ pub(super) fn last_answer(
     response.map(|()| Box::new(relay))
 }
 
-fn head(
-    parts: http::response::Parts,
-    entry: Option<PoolEntry>,
-    lease: Option<&Lease>,
-    story: &mut Story,
-) -> Response<()> {
+fn head(parts: http::response::Parts, story: &mut Story) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
-    let request_id = entry.and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
-    story.head(&mut response, lease);
+    let request_id = story
+        .entry
+        .as_ref()
+        .and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
+    story.head(&mut response);
     if let Some(id) = request_id {
-        response
-            .headers_mut()
-            .insert("x-keypool-upstream-request-id", id);
+        response.headers_mut().insert(UPSTREAM_REQUEST_ID, id);
     }
     response
 }
@@ -226,7 +222,7 @@ impl Relay {
                     self.broke(&format!("nothing came for {:?}", self.idle_limit));
                 }
                 Poll::Pending if self.ready.is_empty() => return Poll::Pending,
-                Poll::Pending if self.others_had_their_turn() => return self.hand_over(),
+                Poll::Pending if self.has_all_that_came() => return self.hand_over(),
                 Poll::Pending => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -235,10 +231,12 @@ impl Relay {
         }
     }
 
-    /// The connection's task may have the next event in hand: it gets one turn to pass it on. Each piece handed
-    /// over alone would cost a system call.
-    fn others_had_their_turn(&mut self) -> bool {
-        *self.yielded_in.get_or_insert(turn::current()) != turn::current()
+    /// Each piece handed over alone would cost a system call. Where another task reads the connection, it may have
+    /// the next event in hand, and gets one turn to pass it on.
+    fn has_all_that_came(&mut self) -> bool {
+        let upstream = self.upstream.as_ref();
+        upstream.is_none_or(UpstreamBody::hides_nothing)
+            || *self.yielded_in.get_or_insert(turn::current()) != turn::current()
     }
 
     /// Whether what is ready goes out without waiting for more: bodies that are no event stream come in large

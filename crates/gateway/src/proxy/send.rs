@@ -34,7 +34,7 @@ const ERROR_BODY: Duration = Duration::from_secs(10);
 
 pub(super) async fn send(
     gw: &Gateway,
-    call: &Call,
+    call: &Call<'_>,
     route: &Route,
     lease: &Lease,
     deadline: Instant,
@@ -53,13 +53,11 @@ pub(super) async fn send(
         cut_short: head_by == deadline && limit * 2 < timeouts.total,
         idle: timeouts.idle,
     };
-    let Some(request) = request(call, route, lease) else {
-        return Reply::Failed(Failure::not_sent());
-    };
-    let base_url = &lease.member().base_url;
+    let request = || request(call, route, lease);
+    let (base_url, proxy) = (&lease.member().base_url, lease.member().proxy.as_ref());
     let sending = gw
         .upstream
-        .send(base_url, request, timeouts.connect, call.repeatable);
+        .send(base_url, proxy, &request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),
@@ -96,7 +94,7 @@ impl Time {
 }
 
 /// The request as this key's provider takes it.
-fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
+fn request(call: &Call<'_>, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
     let member = lease.member();
     let model = if route.model.is_empty() {
         &route.model
@@ -105,19 +103,19 @@ fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>>
     };
     let outgoing = Outgoing {
         protocol: call.protocol,
-        method: &call.method,
+        method: call.method,
         path: &call.path_for(model),
         query: call.query.as_deref(),
-        headers: forwarded(&call.headers, route.entry.dialect),
+        headers: forwarded(call.headers, route.entry.dialect),
         body: call.body_for(member, model),
     };
-    outgoing.request_for(member, route.entry.dialect)
+    outgoing.request_for(&route.entry, lease.place())
 }
 
 /// Reads the beginning of an answer and says what it means.
 struct Reader<'a> {
     gw: &'a Gateway,
-    call: &'a Call,
+    call: &'a Call<'a>,
     route: &'a Route,
     lease: &'a Lease,
     time: Time,
