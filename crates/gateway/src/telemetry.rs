@@ -387,6 +387,17 @@ fn looks_like_key(word: &str) -> bool {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_often_is_told_once_a_second() {
+        let seldom = Seldom::default();
+        let mut told = 0;
+        for _ in 0..=250 {
+            told += u32::from(seldom.is_due());
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!(told, 3, "at 0, 1 and 2 seconds");
+    }
+
     #[test]
     fn redacts_the_key_and_whatever_looks_like_one() {
         let text = "Incorrect API key provided: \"sk-proj-abc***xyz9\". You sent my-own-secret, see https://x.example/y.";

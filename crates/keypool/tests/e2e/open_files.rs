@@ -121,8 +121,9 @@ async fn without_files_left_it_stays_alive_blames_no_key_and_serves_when_some_ar
     let began = tokio::time::Instant::now();
     let told = lines();
     eventually("it is told again", || lines() >= told + 2).await;
-    let seconds = began.elapsed().as_secs() as usize;
-    assert!(lines() <= told + seconds + 2, "{seconds} s:\n{}", gw.log());
+    // A second lies between two of them; the first may have been read late.
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(500), "{took:?}:\n{}", gw.log());
     drop((held, regular));
     let reply = gw.chat().await;
     assert_eq!(reply.status, 200, "served once some are free: {reply:?}");
