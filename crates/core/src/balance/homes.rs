@@ -1,0 +1,347 @@
+//! Affinity: every conversation has a home among the quota groups of a pool, since providers keep their prompt
+//! caches for each organisation or project, and any key of the group reaches them.
+//!
+//! Homes come from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that a
+//! key that comes or goes moves few conversations and nothing need be remembered. No group takes much more than
+//! its share of the calls in flight (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads",
+//! 2016): beyond that, and where a home has no free key, the next group on the ring serves, and what went there
+//! stays there while the cache is warm.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use super::away::Away;
+use super::{Available, least_loaded};
+
+/// Points on the ring of a group of average weight, where there are few groups and where there are many: the
+/// more points, the more even the shares.
+const POINTS: f64 = 256.0;
+const POINTS_OF_MANY: f64 = 64.0;
+const MANY: usize = 256;
+/// A group takes a conversation while its load for its weight is below 5/4 of the pool's mean, …
+const MORE_THAN_MEAN: (u64, u64) = (5, 4);
+/// So many groups are looked at for one that can serve, …
+const MAX_GROUPS: usize = 16;
+/// … on so many points of the ring.
+const MAX_POINTS: usize = 512;
+/// The keys of a group of up to so many are compared as a whole; of a larger one a few are drawn.
+const COMPARE_ALL: usize = 64;
+const DRAWS: usize = 16;
+const SAMPLES: usize = 4;
+
+/// The quota groups of a pool and their places on the ring.
+pub(crate) struct Homes {
+    /// Sorted: position in the upper half, group in the lower.
+    ring: Box<[u64]>,
+    groups: Box<[Home]>,
+    /// The group of each place.
+    group_of: Box<[u32]>,
+    /// Calls in flight that the pool gave out.
+    in_flight: AtomicU64,
+    away: Away,
+}
+
+/// One quota group as this pool has it.
+struct Home {
+    places: Box<[u32]>,
+    in_flight: AtomicU64,
+    /// At which of its keys the next comparison begins, so that equals take turns.
+    turn: AtomicUsize,
+}
+
+/// How a group came to serve a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    /// It is the conversation's home.
+    Home,
+    /// The conversation was served there before, away from home.
+    Warm,
+    /// Home has no room.
+    Overflow,
+}
+
+/// A group's key that can serve, and what decides whether the group has room.
+#[derive(Clone, Copy)]
+struct Candidate {
+    group: u32,
+    place: usize,
+    load: u64,
+    /// Of its keys that can serve.
+    weight: u64,
+}
+
+impl Homes {
+    /// `identities[place]`: what makes the group of that place itself, across reloads and nodes.
+    pub(crate) fn new(identities: &[u64], available: &Available, now: Instant) -> Self {
+        let mut known: Vec<u64> = identities.to_vec();
+        known.sort_unstable();
+        known.dedup();
+        let group_of: Box<[u32]> = identities
+            .iter()
+            .map(|id| known.binary_search(id).unwrap_or_default() as u32)
+            .collect();
+        let mut places = vec![Vec::new(); known.len()];
+        for (place, group) in group_of.iter().enumerate() {
+            places[*group as usize].push(place as u32);
+        }
+        let weights: Vec<u32> = places
+            .iter()
+            .map(|places| {
+                places
+                    .iter()
+                    .map(|place| available.weight(*place as usize))
+                    .sum()
+            })
+            .collect();
+        let home = |places: Vec<u32>| Home {
+            places: places.into(),
+            in_flight: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
+        };
+        Self {
+            ring: ring(&known, &weights),
+            groups: places.into_iter().map(home).collect(),
+            group_of,
+            in_flight: AtomicU64::new(0),
+            away: Away::new(now),
+        }
+    }
+
+    /// The key for a conversation; `None` if none fits. `load(place)` is the number of calls in flight there.
+    pub(crate) fn choose(
+        &self,
+        conversation: u64,
+        now: Instant,
+        available: &Available,
+        load: impl Fn(usize) -> u32,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<(usize, Chosen)> {
+        let look = |group: u32| self.candidate(group, available, &load, &fits);
+        let total = self.in_flight.load(Relaxed);
+        let of_pool = (
+            total,
+            available.free_weight() as u64,
+            available.free_places() as u64,
+        );
+        if let Some(group) = self.away.find(conversation, now)
+            && let Some(warm) = look(group)
+            && has_room(&warm, of_pool)
+        {
+            return Some((warm.place, Chosen::Warm));
+        }
+        let mut crowded: Vec<Candidate> = Vec::new();
+        for (nth, group) in self.starting_at_home(conversation).enumerate() {
+            let Some(candidate) = look(group) else {
+                continue;
+            };
+            if has_room(&candidate, of_pool) {
+                return Some((candidate.place, chosen(nth)));
+            }
+            crowded.push(candidate);
+        }
+        // All that can serve are above the mean of all: they share it out among themselves.
+        let sum = |of: fn(&Candidate) -> u64| crowded.iter().map(of).sum::<u64>();
+        let of_crowded = (
+            sum(|one| one.load),
+            sum(|one| one.weight),
+            crowded.len() as u64,
+        );
+        let roomy = crowded.iter().find(|one| has_room(one, of_crowded));
+        if let Some(candidate) = roomy.or(crowded.first()) {
+            let at_home = Some(candidate.group) == self.home(conversation);
+            return Some((candidate.place, chosen(usize::from(!at_home))));
+        }
+        // Those looked at are few of many: any other key is better than none.
+        least_loaded::choose(available, load, fits).map(|place| (place, Chosen::Overflow))
+    }
+
+    /// `place` serves the conversation: it stays there, or is at home.
+    pub(crate) fn note_served(
+        &self,
+        conversation: u64,
+        (place, chosen): (usize, Chosen),
+        now: Instant,
+    ) {
+        match chosen {
+            Chosen::Home => self.away.came_home(conversation, now),
+            Chosen::Warm | Chosen::Overflow => {
+                self.away.stays_at(conversation, self.group_of[place], now);
+            }
+        }
+    }
+
+    /// A call began at `place`.
+    pub(crate) fn call_began(&self, place: usize) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.home_of(place).in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// A call ended at `place`.
+    pub(crate) fn call_ended(&self, place: usize) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.home_of(place).in_flight.fetch_sub(1, Relaxed);
+    }
+
+    fn home_of(&self, place: usize) -> &Home {
+        &self.groups[self.group_of[place] as usize]
+    }
+
+    fn home(&self, conversation: u64) -> Option<u32> {
+        self.starting_at_home(conversation).next()
+    }
+
+    /// The groups from a conversation's home on, each once, as far as it is worth looking.
+    fn starting_at_home(&self, conversation: u64) -> impl Iterator<Item = u32> {
+        let position = mix(conversation) >> 32;
+        let first = self.ring.partition_point(|point| point >> 32 < position);
+        let mut seen = [u32::MAX; MAX_GROUPS];
+        let mut count = 0;
+        let points = self.ring[first..].iter().chain(&self.ring[..first]);
+        let enough = MAX_GROUPS.min(self.groups.len());
+        points
+            .take(MAX_POINTS)
+            .map(|point| *point as u32)
+            .filter(move |group| {
+                let is_new = !seen[..count.min(MAX_GROUPS)].contains(group);
+                if is_new && count < MAX_GROUPS {
+                    seen[count] = *group;
+                    count += 1;
+                }
+                is_new
+            })
+            .take(enough)
+    }
+
+    /// The least loaded key of a group that can serve.
+    fn candidate(
+        &self,
+        group: u32,
+        available: &Available,
+        load: impl Fn(usize) -> u32,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<Candidate> {
+        let home = self.groups.get(group as usize)?;
+        let can_serve = |place: &usize| available.has(*place) && fits(*place);
+        let cost =
+            |place: usize| u64::from(load(place)) * (1 << 20) / u64::from(available.weight(place));
+        let count = home.places.len();
+        let first = home.turn.fetch_add(1, Relaxed) % count.max(1);
+        let in_turn = home.places[first..].iter().chain(&home.places[..first]);
+        let mut in_turn = in_turn.map(|place| *place as usize);
+        let (mut best, mut weight) = (None, 0);
+        if count <= COMPARE_ALL {
+            for place in in_turn.filter(can_serve) {
+                weight += u64::from(available.weight(place));
+                let cost = cost(place);
+                if best.is_none_or(|(least, _)| cost < least) {
+                    best = Some((cost, place));
+                }
+            }
+        } else {
+            let drawn = (0..DRAWS).map(|_| home.places[fastrand::usize(..count)] as usize);
+            best = drawn
+                .filter(can_serve)
+                .take(SAMPLES)
+                .map(|place| (cost(place), place))
+                .min();
+            best = best.or_else(|| in_turn.find(can_serve).map(|place| (0, place)));
+            // Of a group so large the whole weight is near enough.
+            weight = count as u64 * available.free_weight() as u64
+                / available.free_places().max(1) as u64;
+        }
+        best.map(|(_, place)| Candidate {
+            group,
+            place,
+            load: home.in_flight.load(Relaxed),
+            weight,
+        })
+    }
+}
+
+fn chosen(nth: usize) -> Chosen {
+    if nth == 0 {
+        Chosen::Home
+    } else {
+        Chosen::Overflow
+    }
+}
+
+/// Whether the load for its weight is below 5/4 of the mean, and one call for each key of average weight.
+/// `all`: load, weight and number of all that the mean is taken of.
+fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
+    let (load, weight, number) = all;
+    let (more, than) = MORE_THAN_MEAN;
+    candidate.load * weight * than < candidate.weight * (more * load + than * number)
+}
+
+/// The points of all groups, sorted.
+fn ring(identities: &[u64], weights: &[u32]) -> Box<[u64]> {
+    let mean =
+        weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len().max(1) as f64;
+    let of_mean = if identities.len() > MANY {
+        POINTS_OF_MANY
+    } else {
+        POINTS
+    };
+    let mut points: Vec<u64> = Vec::with_capacity(identities.len() * (of_mean as usize + 1));
+    for (group, (identity, weight)) in identities.iter().zip(weights).enumerate() {
+        let count = (of_mean * f64::from(*weight) / mean).round().max(1.0) as u64;
+        let point = |n: u64| mix(mix(*identity).wrapping_add(n)) >> 32 << 32 | group as u64;
+        points.extend((0..count).map(point));
+    }
+    points.sort_unstable();
+    points.into()
+}
+
+/// SplitMix64's finalizer (Steele, Lea, Flood 2014): numbers that differ little come to lie far apart.
+pub(super) fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a starting point for simulated time"
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_group_gives_its_load_to_many_keys() {
+        let available = Available::new(&[1; 1000]);
+        let homes = Homes::new(&[7; 1000], &available, Instant::now());
+        let mut loads = vec![0u32; 1000];
+        for conversation in 0..4000 {
+            let chosen = homes.choose(
+                conversation,
+                Instant::now(),
+                &available,
+                |place| loads[place],
+                |_| true,
+            );
+            loads[chosen.unwrap().0] += 1;
+        }
+        let most = loads.iter().max().copied().unwrap_or_default();
+        assert!(most <= 10, "{most} on one key, 4 is the mean");
+    }
+
+    #[test]
+    fn a_ring_has_points_by_weight_and_at_least_one_for_each_group() {
+        let ring = ring(&[1, 2, 3], &[100, 100, 1]);
+        let points = |group| ring.iter().filter(|point| **point as u32 == group).count();
+        assert_eq!((points(0), points(1), points(2)), (382, 382, 4));
+        assert!(ring.is_sorted());
+        let many: Vec<u64> = (0..1000).collect();
+        assert_eq!(super::ring(&many, &vec![1; 1000]).len(), 64_000);
+        assert_eq!(
+            super::ring(&[1, 2], &[1000, 1])
+                .iter()
+                .filter(|p| **p as u32 == 1)
+                .count(),
+            1
+        );
+    }
+}
