@@ -87,9 +87,17 @@ impl Available {
 
     /// Whether a place is available.
     pub(crate) fn has(&self, place: usize) -> bool {
-        self.slots_of[place].first().is_some_and(|slot| {
-            self.words[*slot as usize / WORD_BITS].load(Ordering::SeqCst) & bit_of(*slot) != 0
-        })
+        self.has_slot(self.first_slot(place))
+    }
+
+    /// The first slot of a place.
+    pub(crate) fn first_slot(&self, place: usize) -> usize {
+        self.slots_of[place][0] as usize
+    }
+
+    /// Whether a slot is available.
+    pub(crate) fn has_slot(&self, slot: usize) -> bool {
+        self.words[slot / WORD_BITS].load(Ordering::SeqCst) & bit_of(slot as u32) != 0
     }
 
     /// Places that are not available, from the first on, as far as the first `words` words of the set tell.
@@ -110,7 +118,7 @@ impl Available {
                 }
             })
             // A place is named once, by its first slot.
-            .filter(|slot| self.slots_of[self.place(*slot)][0] as usize == *slot)
+            .filter(|slot| self.first_slot(self.place(*slot)) == *slot)
             .map(|slot| self.place(slot))
     }
 

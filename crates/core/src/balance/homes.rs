@@ -31,9 +31,10 @@ const SAMPLES: usize = 4;
 
 /// The quota groups of a pool and their places on the ring.
 pub(crate) struct Homes {
-    /// Sorted: position in the upper half, group in the lower.
-    ring: Box<[u64]>,
+    ring: Ring,
     groups: Box<[Home]>,
+    /// The places of all groups, group by group.
+    spots: Box<[Spot]>,
     /// The group of each place.
     group_of: Box<[u32]>,
     /// Calls in flight that the pool gave out.
@@ -43,10 +44,19 @@ pub(crate) struct Homes {
 
 /// One quota group as this pool has it.
 struct Home {
-    places: Box<[u32]>,
+    /// Its part of all places.
+    first: u32,
+    end: u32,
     in_flight: AtomicU64,
     /// At which of its keys the next comparison begins, so that equals take turns.
     turn: AtomicUsize,
+}
+
+/// A place of a group, with what is asked of it often.
+struct Spot {
+    place: u32,
+    slot: u32,
+    weight: u32,
 }
 
 /// How a group came to serve a conversation.
@@ -80,27 +90,34 @@ impl Homes {
             .iter()
             .map(|id| known.binary_search(id).unwrap_or_default() as u32)
             .collect();
-        let mut places = vec![Vec::new(); known.len()];
-        for (place, group) in group_of.iter().enumerate() {
-            places[*group as usize].push(place as u32);
-        }
-        let weights: Vec<u32> = places
-            .iter()
-            .map(|places| {
-                places
-                    .iter()
-                    .map(|place| available.weight(*place as usize))
-                    .sum()
-            })
-            .collect();
-        let home = |places: Vec<u32>| Home {
-            places: places.into(),
-            in_flight: AtomicU64::new(0),
-            turn: AtomicUsize::new(0),
+        let spot = |place: usize| Spot {
+            place: place as u32,
+            slot: available.first_slot(place) as u32,
+            weight: available.weight(place),
         };
+        let mut spots: Vec<Spot> = (0..identities.len()).map(spot).collect();
+        spots.sort_by_key(|spot| group_of[spot.place as usize]);
+        let of_group = |spot: &Spot| group_of[spot.place as usize];
+        let parts: Vec<&[Spot]> = spots
+            .chunk_by(|one, next| of_group(one) == of_group(next))
+            .collect();
+        let weight = |part: &&[Spot]| part.iter().map(|spot| spot.weight).sum();
+        let weights: Vec<u32> = parts.iter().map(weight).collect();
+        let mut end = 0;
+        let groups = parts.iter().map(|part| {
+            let first = end;
+            end += part.len() as u32;
+            Home {
+                first,
+                end,
+                in_flight: AtomicU64::new(0),
+                turn: AtomicUsize::new(0),
+            }
+        });
         Self {
-            ring: ring(&known, &weights),
-            groups: places.into_iter().map(home).collect(),
+            ring: Ring::new(&known, &weights),
+            groups: groups.collect(),
+            spots: spots.into(),
             group_of,
             in_flight: AtomicU64::new(0),
             away: Away::new(now),
@@ -192,15 +209,12 @@ impl Homes {
 
     /// The groups from a conversation's home on, each once, as far as it is worth looking.
     fn starting_at_home(&self, conversation: u64) -> impl Iterator<Item = u32> {
-        let position = mix(conversation) >> 32;
-        let first = self.ring.partition_point(|point| point >> 32 < position);
         let mut seen = [u32::MAX; MAX_GROUPS];
         let mut count = 0;
-        let points = self.ring[first..].iter().chain(&self.ring[..first]);
         let enough = MAX_GROUPS.min(self.groups.len());
-        points
+        self.ring
+            .groups_after(mix(conversation))
             .take(MAX_POINTS)
-            .map(|point| *point as u32)
             .filter(move |group| {
                 let is_new = !seen[..count.min(MAX_GROUPS)].contains(group);
                 if is_new && count < MAX_GROUPS {
@@ -221,37 +235,39 @@ impl Homes {
         fits: impl Fn(usize) -> bool,
     ) -> Option<Candidate> {
         let home = self.groups.get(group as usize)?;
-        let can_serve = |place: &usize| available.has(*place) && fits(*place);
+        let spots = &self.spots[home.first as usize..home.end as usize];
+        let can_serve =
+            |spot: &&Spot| available.has_slot(spot.slot as usize) && fits(spot.place as usize);
         let cost =
-            |place: usize| u64::from(load(place)) * (1 << 20) / u64::from(available.weight(place));
-        let count = home.places.len();
-        let first = home.turn.fetch_add(1, Relaxed) % count.max(1);
-        let in_turn = home.places[first..].iter().chain(&home.places[..first]);
-        let mut in_turn = in_turn.map(|place| *place as usize);
-        let (mut best, mut weight) = (None, 0);
+            |spot: &Spot| u64::from(load(spot.place as usize)) * (1 << 20) / u64::from(spot.weight);
+        let count = spots.len();
+        let first = match count {
+            1 => 0,
+            _ => home.turn.fetch_add(1, Relaxed) % count,
+        };
+        let mut in_turn = spots[first..].iter().chain(&spots[..first]);
+        let (best, weight): (Option<&Spot>, u64);
         if count <= COMPARE_ALL {
-            for place in in_turn.filter(can_serve) {
-                weight += u64::from(available.weight(place));
-                let cost = cost(place);
-                if best.is_none_or(|(least, _)| cost < least) {
-                    best = Some((cost, place));
-                }
-            }
+            let mut all = 0;
+            let able = in_turn.filter(can_serve);
+            best = able
+                .inspect(|spot| all += u64::from(spot.weight))
+                .min_by_key(|spot| cost(spot));
+            weight = all;
         } else {
-            let drawn = (0..DRAWS).map(|_| home.places[fastrand::usize(..count)] as usize);
-            best = drawn
+            let drawn = (0..DRAWS).map(|_| &spots[fastrand::usize(..count)]);
+            let least = drawn
                 .filter(can_serve)
                 .take(SAMPLES)
-                .map(|place| (cost(place), place))
-                .min();
-            best = best.or_else(|| in_turn.find(can_serve).map(|place| (0, place)));
+                .min_by_key(|spot| cost(spot));
+            best = least.or_else(|| in_turn.find(can_serve));
             // Of a group so large the whole weight is near enough.
             weight = count as u64 * available.free_weight() as u64
                 / available.free_places().max(1) as u64;
         }
-        best.map(|(_, place)| Candidate {
+        best.map(|spot| Candidate {
             group,
-            place,
+            place: spot.place as usize,
             load: home.in_flight.load(Relaxed),
             weight,
         })
@@ -274,23 +290,55 @@ fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
     candidate.load * weight * than < candidate.weight * (more * load + than * number)
 }
 
-/// The points of all groups, sorted.
-fn ring(identities: &[u64], weights: &[u32]) -> Box<[u64]> {
-    let mean =
-        weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len().max(1) as f64;
-    let of_mean = if identities.len() > MANY {
-        POINTS_OF_MANY
-    } else {
-        POINTS
-    };
-    let mut points: Vec<u64> = Vec::with_capacity(identities.len() * (of_mean as usize + 1));
-    for (group, (identity, weight)) in identities.iter().zip(weights).enumerate() {
-        let count = (of_mean * f64::from(*weight) / mean).round().max(1.0) as u64;
-        let point = |n: u64| mix(mix(*identity).wrapping_add(n)) >> 32 << 32 | group as u64;
-        points.extend((0..count).map(point));
+/// The points of all groups.
+struct Ring {
+    /// Sorted: position in the upper half, group in the lower.
+    points: Box<[u64]>,
+    /// For each equal part of the ring its first point, so that finding one takes no search.
+    starts: Box<[u32]>,
+}
+
+/// About so many points are in one part.
+const POINTS_OF_PART: usize = 4;
+
+impl Ring {
+    fn new(identities: &[u64], weights: &[u32]) -> Self {
+        let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let mean = sum / weights.len().max(1) as f64;
+        let of_mean = if identities.len() > MANY {
+            POINTS_OF_MANY
+        } else {
+            POINTS
+        };
+        let mut points = Vec::with_capacity(identities.len() * (of_mean as usize + 1));
+        for (group, (identity, weight)) in identities.iter().zip(weights).enumerate() {
+            let count = (of_mean * f64::from(*weight) / mean).round().max(1.0) as u64;
+            let point = |n: u64| mix(mix(*identity).wrapping_add(n)) >> 32 << 32 | group as u64;
+            points.extend((0..count).map(point));
+        }
+        points.sort_unstable();
+        let parts = (points.len() / POINTS_OF_PART).max(1);
+        let start =
+            |part: usize| points.partition_point(|point| part_of(*point, parts) < part) as u32;
+        Self {
+            starts: (0..parts).map(start).collect(),
+            points: points.into(),
+        }
     }
-    points.sort_unstable();
-    points.into()
+
+    /// The groups of the points from `position` (its upper half counts) on, once around.
+    fn groups_after(&self, position: u64) -> impl Iterator<Item = u32> {
+        let start = self.starts[part_of(position, self.starts.len())] as usize;
+        let before = |point: &&u64| **point >> 32 < position >> 32;
+        let first = start + self.points[start..].iter().take_while(before).count();
+        let (behind, ahead) = self.points.split_at(first);
+        ahead.iter().chain(behind).map(|point| *point as u32)
+    }
+}
+
+/// In which of so many equal parts of the ring a position is.
+fn part_of(position: u64, parts: usize) -> usize {
+    (((position >> 32) * parts as u64) >> 32) as usize
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood 2014): numbers that differ little come to lie far apart.
@@ -330,18 +378,36 @@ mod tests {
 
     #[test]
     fn a_ring_has_points_by_weight_and_at_least_one_for_each_group() {
-        let ring = ring(&[1, 2, 3], &[100, 100, 1]);
+        let ring = Ring::new(&[1, 2, 3], &[100, 100, 1]).points;
         let points = |group| ring.iter().filter(|point| **point as u32 == group).count();
         assert_eq!((points(0), points(1), points(2)), (382, 382, 4));
-        assert!(ring.is_sorted());
         let many: Vec<u64> = (0..1000).collect();
-        assert_eq!(super::ring(&many, &vec![1; 1000]).len(), 64_000);
-        assert_eq!(
-            super::ring(&[1, 2], &[1000, 1])
-                .iter()
-                .filter(|p| **p as u32 == 1)
-                .count(),
-            1
-        );
+        assert_eq!(Ring::new(&many, &vec![1; 1000]).points.len(), 64_000);
+        let light = Ring::new(&[1, 2], &[1000, 1]).points;
+        assert_eq!(light.iter().filter(|point| **point as u32 == 1).count(), 1);
+    }
+
+    #[test]
+    fn the_first_group_from_a_position_is_that_of_the_next_point_on_the_ring() {
+        for groups in [1, 3, 1000] {
+            let identities: Vec<u64> = (0..groups).collect();
+            let ring = Ring::new(&identities, &vec![1; identities.len()]);
+            let edges = [
+                0,
+                u64::MAX,
+                ring.points[0],
+                ring.points[ring.points.len() - 1],
+            ];
+            for position in edges.into_iter().chain((0..1000).map(mix)) {
+                let at = |point: &&u64| **point >> 32 >= position >> 32;
+                let next = ring.points.iter().find(at).unwrap_or(&ring.points[0]);
+                assert_eq!(
+                    ring.groups_after(position).next(),
+                    Some(*next as u32),
+                    "{position:x}"
+                );
+            }
+            assert_eq!(ring.groups_after(7).count(), ring.points.len());
+        }
     }
 }
