@@ -11,6 +11,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::call::Call;
+use crate::prompt_cache::PromptCaches;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
 
@@ -37,6 +39,7 @@ pub(crate) struct State {
     allowed: RwLock<HashSet<String>>,
     ring: Mutex<VecDeque<Arc<Recorded>>>,
     objects: Mutex<Objects>,
+    prompt_caches: PromptCaches,
     dice: Mutex<fastrand::Rng>,
     changed: Arc<Notify>,
     next_id: AtomicU64,
@@ -57,6 +60,7 @@ impl State {
             allowed: RwLock::default(),
             ring: Mutex::default(),
             objects: Mutex::default(),
+            prompt_caches: PromptCaches::default(),
             dice: Mutex::new(fastrand::Rng::with_seed(FIRST_SEED)),
             changed: Arc::default(),
             next_id: AtomicU64::new(1),
@@ -160,6 +164,7 @@ impl State {
         self.allowed.write().clear();
         self.ring.lock().clear();
         *self.objects.lock() = Objects::default();
+        self.prompt_caches.clear();
         self.changed.notify_waiters();
     }
 
@@ -174,6 +179,19 @@ impl State {
             chance: &|| self.dice.lock().f64(),
         };
         self.key(key).visit(&around)
+    }
+
+    /// How many tokens of a chat call's prompt are cached; from now on all of it is.
+    pub(crate) fn cached_tokens(&self, call: &Call<'_>) -> u64 {
+        let Some(ttl) = call.behaviour.prompt_cache else {
+            return 0;
+        };
+        let account = call.behaviour.account.as_deref().unwrap_or(call.key);
+        let cached = self
+            .prompt_caches
+            .read(account, call.body, Instant::now(), ttl);
+        self.key(call.key).note_cached(cached);
+        cached.tokens
     }
 
     /// A new id: `prefix` and 24 hexadecimal digits.

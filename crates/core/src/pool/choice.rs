@@ -90,6 +90,11 @@ impl Obstacle {
         }
     }
 
+    /// Whether it is a state of the key, whatever the request.
+    fn is_state(self) -> bool {
+        !matches!(self, Self::RateLimited | Self::Forbidden | Self::Tried)
+    }
+
     fn of_flags(flags: u32) -> Option<Self> {
         [
             (flag::DISABLED, Self::Disabled),
@@ -128,6 +133,8 @@ pub struct Choice {
     pub free: usize,
     /// A few of those that could not.
     pub excluded: Vec<Excluded>,
+    /// How many more are known not to have been free.
+    pub more: usize,
 }
 
 /// Names a place that could not serve, once, while there is room for it.
@@ -165,7 +172,13 @@ impl Pool {
 
     /// Why the demand finds no key: what keeps a few of them from serving.
     pub fn obstacles(&self, demand: &Demand) -> Choice {
-        self.look_round(None, demand, self.clock.now(), Vec::new())
+        let now = self.clock.now();
+        let mut none = self.look_round(None, demand, now, Vec::new());
+        if self.is_known_to_rest(&demand.model, now) {
+            none.free = 0;
+            none.more = none.keys - none.excluded.len();
+        }
+        none
     }
 
     fn look_round(
@@ -188,6 +201,7 @@ impl Pool {
                     note(&mut choice.excluded, place, obstacle, until);
                 }
             }
+            choice.more = keys - choice.free - choice.excluded.len();
             return choice;
         }
         // A key that was full to its last slot by this very choice is free for it.
@@ -197,6 +211,7 @@ impl Pool {
             keys,
             free: (available.free_places() + usize::from(own)).min(keys),
             excluded: passed,
+            more: 0,
         };
         if choice.free < keys {
             let hidden = available
@@ -215,6 +230,8 @@ impl Pool {
                 }
             }
         }
+        let states = choice.excluded.iter().filter(|one| one.obstacle.is_state());
+        choice.more = (keys - choice.free).saturating_sub(states.count());
         choice
     }
 

@@ -275,9 +275,6 @@ impl Pool {
         demand: &Demand,
         now: Instant,
     ) -> Option<(Obstacle, Instant)> {
-        if let Some(until) = demand.tried_until(place, now) {
-            return Some((Obstacle::Tried, until));
-        }
         let member = &self.members[place];
         let model = member.upstream_model(&demand.model);
         let forbidden = member.key.forbidden.until(model, now);
@@ -285,7 +282,9 @@ impl Pool {
         match (forbidden, limited) {
             (Some(until), _) => Some((Obstacle::Forbidden, until)),
             (None, Some(until)) => Some((Obstacle::RateLimited, until)),
-            (None, None) => None,
+            (None, None) => demand
+                .tried_until(place, now)
+                .map(|until| (Obstacle::Tried, until)),
         }
     }
 

@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
-use keypool_core::pool::{Lease, Pool};
+use keypool_core::fault::Class;
+use keypool_core::pool::{Consequence, Demand, Lease, Pool};
 
+use super::attempts::Stop;
+use super::auth::Caller;
 use super::headers::{add_key_headers, name_value};
+use super::trace_header;
 use crate::context::Gateway;
 use crate::telemetry::Finished;
+use crate::traces::{Outcome, Step, Trace};
 
 /// The longest request id taken from a caller.
 const MAX_REQUEST_ID: usize = 128;
@@ -29,6 +34,10 @@ pub(super) struct Story {
     waited: Duration,
     status: u16,
     ended: bool,
+    /// Every attempt, and why there was no further one.
+    steps: Vec<Step>,
+    /// The caller asked for the trace in a header, and may see it.
+    shows_trace: bool,
 }
 
 impl Story {
@@ -46,7 +55,15 @@ impl Story {
             waited: Duration::ZERO,
             status: 0,
             ended: false,
+            steps: Vec::new(),
+            shows_trace: trace_header::is_asked_for(&parts.headers),
         }
+    }
+
+    /// Notes who calls.
+    pub(super) fn called_by(&mut self, caller: &Caller) {
+        self.caller = Arc::clone(&caller.name);
+        self.shows_trace &= caller.may_see_traces();
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -54,20 +71,54 @@ impl Story {
     }
 
     /// Notes the attempt that begins now.
-    pub(super) fn attempt(&mut self, lease: &Lease, attempt: u32, waited: Duration) {
+    pub(super) fn attempt(&mut self, lease: &mut Lease, attempt: u32, waited: Duration) {
         self.key_name = Some(Arc::clone(&lease.member().name));
         self.attempts = attempt;
+        let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
+        let began = self.gw.clock.now();
+        self.steps.push(Step::attempt(lease, began, waited_now));
     }
 
-    /// Notes how long the request waited for a key in all.
-    pub(super) fn waited(&mut self, waited: Duration) {
+    /// Notes how the attempt that began last failed, and what that did to its key.
+    pub(super) fn attempt_failed(
+        &mut self,
+        class: Class,
+        status: Option<u16>,
+        consequence: &Consequence,
+    ) {
+        let now = self.gw.clock.now();
+        if let Some(step) = self.steps.last_mut() {
+            let failed = Outcome::Failed {
+                class,
+                status,
+                consequence: *consequence,
+            };
+            step.end(failed, now);
+        }
+    }
+
+    /// Notes that there was no (further) key, why, and how long the request waited for one in all.
+    pub(super) fn no_key(
+        &mut self,
+        pool: &Arc<Pool>,
+        demand: &Demand,
+        stop: Stop,
+        waited: Duration,
+    ) {
+        let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
+        let began = self.gw.clock.now();
+        let step = Step::no_key(pool, demand, stop.why(), (began, waited_now));
+        self.steps.push(step);
     }
 
     /// Adds the gateway's own headers, and notes the status.
     pub(super) fn head<B>(&mut self, response: &mut Response<B>, lease: Option<&Lease>) {
         self.status = response.status().as_u16();
+        if let (Some(_), Some(step)) = (lease, self.steps.last_mut()) {
+            step.end(Outcome::Answered(self.status), self.gw.clock.now());
+        }
         let headers = response.headers_mut();
         headers.insert("x-request-id", self.request_id.clone());
         match (lease, &self.pool) {
@@ -83,6 +134,9 @@ impl Story {
         headers.insert("x-keypool-attempts", HeaderValue::from(self.attempts));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert("x-keypool-queue-ms", HeaderValue::from(waited_ms));
+        if self.shows_trace {
+            headers.insert(trace_header::NAME, trace_header::of(&self.steps));
+        }
     }
 
     /// An answer of the gateway's own, told and done with.
@@ -103,6 +157,7 @@ impl Story {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        let took = self.gw.clock.now().saturating_duration_since(self.began);
         let finished = Finished {
             request_id: self.request_id(),
             method: &self.method,
@@ -112,10 +167,26 @@ impl Story {
             key_name: self.key_name.as_deref().unwrap_or("-"),
             attempts: self.attempts,
             caller: &self.caller,
-            took: self.gw.clock.now().saturating_duration_since(self.began),
+            took,
             ended: how,
         };
         finished.log();
+        if !self.steps.is_empty() {
+            let trace = self.trace(how, took);
+            self.gw.traces.keep(trace);
+        }
+    }
+
+    fn trace(&mut self, how: &str, took: Duration) -> Trace {
+        Trace {
+            request_id: self.request_id.clone(),
+            caller: Arc::clone(&self.caller),
+            began: self.began,
+            took,
+            status: self.status,
+            ended: how.to_owned(),
+            steps: std::mem::take(&mut self.steps),
+        }
     }
 
     /// Hands the story over to the answer that is being relayed.
@@ -133,6 +204,8 @@ impl Story {
             waited: self.waited,
             status: self.status,
             ended: false,
+            steps: std::mem::take(&mut self.steps),
+            shows_trace: self.shows_trace,
         };
         self.ended = true;
         rest

@@ -53,7 +53,7 @@ fn a_choice_names_every_obstacle() {
             (6, "tried_before"),
         ]
     );
-    assert_eq!((choice.keys, choice.free), (9, 2));
+    assert_eq!((choice.keys, choice.free, choice.more), (9, 2, 0));
     assert_eq!(choice.by.map(By::as_str), Some("round_robin"));
     let ends: Vec<Option<u64>> = choice
         .excluded
@@ -93,6 +93,14 @@ fn a_key_that_serves_as_a_last_resort_says_so() {
     assert_eq!(choice(&pool, &Demand::of("m")).by, Some(By::LastResort));
 }
 
+/// Every key that serves the demand ends with `fault`, and somebody has asked when one is back.
+fn all_of(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
+    while let Some(lease) = pool.acquire(demand) {
+        let _ = lease.failed(fault);
+    }
+    pool.outlook(demand);
+}
+
 #[test]
 fn of_a_large_pool_few_are_named_and_all_are_counted() {
     let pool = World::new().pool(settings(1000));
@@ -108,9 +116,13 @@ fn of_a_large_pool_few_are_named_and_all_are_counted() {
     let choice = choice(&pool, &demand);
     assert_eq!((choice.keys, choice.free), (1000, 666));
     assert_eq!(choice.excluded.len(), 8);
+    assert_eq!(choice.more, 334 - 6);
     assert_eq!(
         named(&choice)[..3],
         [(1, "rate_limited"), (2, "rate_limited"), (0, "invalid")],
         "those passed by come first"
     );
+    all_of(&pool, &demand, &Fault::of(Class::RateLimited));
+    let none = pool.obstacles(&demand);
+    assert_eq!((none.free, none.excluded.len(), none.more), (0, 8, 992));
 }
