@@ -196,7 +196,10 @@ fn chat(call: &Call<'_>) -> Result<Answer, Trouble> {
         &last_words(&messages),
         body.max_completion_tokens.or(body.max_tokens),
     );
-    reply.cached_tokens = call.state.cached_tokens(call).min(reply.input_tokens);
+    reply.cached_tokens = call
+        .state
+        .cached_tokens(call.key, call.body, call.behaviour)
+        .min(reply.input_tokens);
     let finish = finish_reason(&reply);
     let (id, created) = (call.state.id("chatcmpl-"), call.state.unix());
     if body.stream != Some(true) {

@@ -11,7 +11,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::call::Call;
 use crate::prompt_cache::PromptCaches;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
@@ -182,15 +181,13 @@ impl State {
     }
 
     /// How many tokens of a chat call's prompt are cached; from now on all of it is.
-    pub(crate) fn cached_tokens(&self, call: &Call<'_>) -> u64 {
-        let Some(ttl) = call.behaviour.prompt_cache else {
+    pub(crate) fn cached_tokens(&self, key: &str, body: &[u8], behaviour: &Behaviour) -> u64 {
+        let Some(ttl) = behaviour.prompt_cache else {
             return 0;
         };
-        let account = call.behaviour.account.as_deref().unwrap_or(call.key);
-        let cached = self
-            .prompt_caches
-            .read(account, call.body, Instant::now(), ttl);
-        self.key(call.key).note_cached(cached);
+        let account = behaviour.account.as_deref().unwrap_or(key);
+        let cached = self.prompt_caches.read(account, body, Instant::now(), ttl);
+        self.key(key).note_cached(cached);
         cached.tokens
     }
 

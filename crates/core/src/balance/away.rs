@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::homes::mix;
+use super::mix::mix;
 
 /// A conversation is forgotten when it was not heard of for so long. Providers keep what they cached for five to
 /// ten minutes after its last use.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::away::Away;
+use super::mix::mix;
 use super::{Available, least_loaded};
 
 /// Points on the ring of a group of average weight, where there are few groups and where there are many: the
@@ -339,14 +340,6 @@ impl Ring {
 /// In which of so many equal parts of the ring a position is.
 fn part_of(position: u64, parts: usize) -> usize {
     (((position >> 32) * parts as u64) >> 32) as usize
-}
-
-/// SplitMix64's finalizer (Steele, Lea, Flood 2014): numbers that differ little come to lie far apart.
-pub(super) fn mix(n: u64) -> u64 {
-    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

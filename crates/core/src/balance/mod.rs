@@ -6,6 +6,7 @@ mod available;
 mod away;
 mod homes;
 mod least_loaded;
+mod mix;
 mod random;
 mod round_robin;
 

@@ -9,7 +9,6 @@ use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{Consequence, Demand, Lease, Pool};
 
-use super::attempts::Stop;
 use super::auth::Caller;
 use super::headers::{add_key_headers, name_value};
 use super::trace_header;
@@ -103,13 +102,13 @@ impl Story {
         &mut self,
         pool: &Arc<Pool>,
         demand: &Demand,
-        stop: Stop,
+        why: &'static str,
         waited: Duration,
     ) {
         let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
         let began = self.gw.clock.now();
-        let step = Step::no_key(pool, demand, stop.why(), (began, waited_now));
+        let step = Step::no_key(pool, demand, why, (began, waited_now));
         self.steps.push(step);
     }
 

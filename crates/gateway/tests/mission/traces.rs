@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use keypool_core::secret::Digest256;
 use keypool_core::settings::{PoolSettings, VirtualKeySettings};
 use keypool_testkit::{Mock, Step};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{ADMIN_TOKEN, Client, Running, pool};
 
@@ -131,83 +131,99 @@ async fn with_virtual_keys_only_those_that_may_use_native_paths_see_traces() {
     assert!(running.stop().await);
 }
 
-#[tokio::test]
-async fn the_admin_reads_every_step_newest_first_and_without_secrets() {
-    let (_mock, pool) = troubled().await;
-    let running = Running::start(pool).await;
-    for id in ["first", "second"] {
-        let (status, _) = call(&running, &[("x-request-id", id)]).await;
-        assert_eq!(status, 200);
-    }
-    // A trace is kept when the last byte of the answer has gone, which may be after the client has it.
-    let both = async {
+/// The listing once `count` traces are there: one is kept when the last byte of the answer has gone, which may be
+/// after the client has it.
+async fn listing_of(running: &Running, count: usize) -> Value {
+    let complete = async {
         loop {
-            let (_, all) = listing(&running, "?pool=pool").await;
-            if all["traces"].as_array().unwrap().len() == 2 {
+            let (_, all) = listing(running, "?pool=pool").await;
+            if all["traces"].as_array().unwrap().len() == count {
                 break all;
             }
             tokio::task::yield_now().await;
         }
     };
     let limit = std::time::Duration::from_secs(10);
-    let all = tokio::time::timeout(limit, both).await.unwrap();
-    let ids: Vec<&str> = (0..2)
-        .map(|n| all["traces"][n]["request_id"].as_str().unwrap())
-        .collect();
-    assert_eq!(ids, ["second", "first"]);
+    tokio::time::timeout(limit, complete).await.unwrap()
+}
+
+/// Takes times out, which differ from run to run, and notes whether they were there.
+fn without_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match &**name {
+                    "ms" | "waited_ms" => *field = json!(field.is_number()),
+                    "time" | "until" => *field = json!(field.is_string()),
+                    _ => without_times(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_times),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_admin_reads_every_step_without_secrets() {
+    let (_mock, pool) = troubled().await;
+    let running = Running::start(pool).await;
+    assert_eq!(call(&running, &[("x-request-id", "first")]).await.0, 200);
+    let mut all = listing_of(&running, 1).await;
     let text = all.to_string();
     assert!(!text.contains("secret"), "{text}");
-    let (_, first) = listing(&running, "?request_id=first&limit=5").await;
-    let trace = &first["traces"][0];
-    assert_eq!(first["traces"].as_array().unwrap().len(), 1);
-    assert_eq!(
-        (&trace["status"], &trace["caller"]),
-        (&200.into(), &"-".into())
-    );
-    assert!(trace["ended"].is_null() && trace["time"].as_str().unwrap().ends_with('Z'));
-    let steps = trace["steps"].as_array().unwrap();
-    let told: Vec<_> = steps
-        .iter()
-        .map(|step| {
-            (
-                step["key"].as_str().unwrap(),
-                step["status"].as_u64().unwrap(),
-                step["class"].as_str(),
-                step["rests_ms"].as_f64(),
-            )
-        })
-        .collect();
-    assert_eq!(
-        told,
-        [
-            ("key-1", 429, Some("rate_limited"), Some(600_000.0)),
-            ("key-2", 401, Some("rejected"), None),
-            ("küche 3", 200, None, None),
-        ]
-    );
-    let last = &steps[2];
-    assert_eq!(
-        (&last["pool"], &last["model"], &last["by"]),
-        (&"pool".into(), &"m".into(), &"round_robin".into())
-    );
-    assert_eq!(
-        (&last["keys"], &last["free"], &last["more"]),
-        (&3.into(), &1.into(), &0.into())
-    );
-    let excluded = &last["excluded"];
-    assert_eq!(
-        (&excluded[0]["key"], &excluded[0]["reason"]),
-        (&"key-1".into(), &"rate_limited".into())
-    );
-    assert!(excluded[0]["until"].is_string(), "{excluded}");
-    assert_eq!(
-        (&excluded[1]["key"], &excluded[1]["reason"]),
-        (&"key-2".into(), &"invalid".into())
-    );
-    assert!(excluded[1]["until"].is_null());
-    for (query, found) in [("?limit=1", 1), ("?pool=other", 0), ("?request_id=none", 0)] {
+    without_times(&mut all);
+    let limited = json!({"key": "key-1", "reason": "rate_limited", "until": true, "cap": null});
+    let invalid = json!({"key": "key-2", "reason": "invalid", "until": false, "cap": null});
+    let step =
+        |key: &str, free: u32, excluded: &[&Value], failed: (u16, Option<&str>, Option<f64>)| {
+            let (status, class, rests) = failed;
+            json!({
+                "pool": "pool", "model": "m", "key": key, "by": "round_robin",
+                "keys": 3, "free": free, "excluded": excluded, "more": 0,
+                "waited_ms": true, "ms": true,
+                "status": status, "class": class, "rests_ms": rests, "set_aside": false,
+                "no_key": null,
+            })
+        };
+    let steps = [
+        step(
+            "key-1",
+            3,
+            &[],
+            (429, Some("rate_limited"), Some(600_000.0)),
+        ),
+        step("key-2", 2, &[&limited], (401, Some("rejected"), None)),
+        step("küche 3", 1, &[&limited, &invalid], (200, None, None)),
+    ];
+    let expect = json!({
+        "request_id": "first", "time": true, "caller": "-", "status": 200, "ms": true,
+        "ended": null, "steps": steps,
+    });
+    assert_eq!(all["traces"], json!([expect]));
+    assert!(running.stop().await);
+}
+
+#[tokio::test]
+async fn traces_are_listed_newest_first_and_narrowed_by_the_query() {
+    let (_mock, pool) = troubled().await;
+    let running = Running::start(pool).await;
+    for id in ["first", "second"] {
+        assert_eq!(call(&running, &[("x-request-id", id)]).await.0, 200);
+    }
+    listing_of(&running, 2).await;
+    for (query, expect) in [
+        ("", &["second", "first"][..]),
+        ("?limit=1", &["second"]),
+        ("?request_id=first&limit=5", &["first"]),
+        ("?pool=p%6fol", &["second", "first"]),
+        ("?pool=other", &[]),
+        ("?request_id=none", &[]),
+    ] {
         let (_, some) = listing(&running, query).await;
-        assert_eq!(some["traces"].as_array().unwrap().len(), found, "{query}");
+        let traces = some["traces"].as_array().unwrap();
+        let ids: Vec<&Value> = traces.iter().map(|trace| &trace["request_id"]).collect();
+        assert_eq!(ids, expect, "{query}");
     }
     for query in ["?limit=0", "?limit=x", "?limit=1025", "?lmit=1"] {
         let (status, problem) = listing(&running, query).await;
@@ -217,5 +233,34 @@ async fn the_admin_reads_every_step_newest_first_and_without_secrets() {
             "{query}"
         );
     }
+    assert!(running.stop().await);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_traced_too() {
+    let mock = Mock::start().await.unwrap();
+    mock.script("secret-key-1", [Step::Hang]);
+    let running = Running::start(pool(&mock, 1)).await;
+    let mut client = Client::new(running.addr);
+    {
+        let call = client.chat("m", false);
+        let seen = mock.wait_for("secret-key-1", |seen| seen.requests == 1);
+        tokio::select! {
+            answer = call => panic!("answered: {}", answer.is_some()),
+            () = seen => {}
+        }
+    }
+    client.hang_up();
+    let all = listing_of(&running, 1).await;
+    let trace = &all["traces"][0];
+    assert_eq!(
+        (&trace["status"], &trace["ended"]),
+        (&Value::Null, &"client left".into())
+    );
+    let step = &trace["steps"][0];
+    assert_eq!(
+        (&step["key"], &step["status"]),
+        (&"key-1".into(), &Value::Null)
+    );
     assert!(running.stop().await);
 }
