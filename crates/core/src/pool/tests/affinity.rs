@@ -129,13 +129,15 @@ fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_
     rest(&pool, 10);
     assert_eq!(group_for(&pool, 1), away);
     world.clock.pass(seconds(10));
-    rest(&pool, 1000);
+    rest(&pool, 20);
     assert_eq!(
         group_for(&pool, 1),
         home,
         "the other has no room, and home has"
     );
     assert_eq!(by(&pool, 1), Some(By::Home));
+    world.clock.pass(seconds(20));
+    assert_eq!(by(&pool, 1), Some(By::Home), "it came home for good");
 }
 
 #[test]
@@ -206,6 +208,13 @@ fn the_load_bound_counts_only_groups_that_can_serve() {
             }
         }
     }
+    let same: Vec<Lease> = (0..400).filter_map(|_| pool.acquire(&of(7))).collect();
+    let most = same.iter().filter(|lease| group(lease) == group(&same[0]));
+    assert!(
+        (200..=252).contains(&most.count()),
+        "no conversation takes it all"
+    );
+    drop(same);
     let mut leases: Vec<Lease> = (0..400).filter_map(|n| pool.acquire(&of(n))).collect();
     let on =
         |leases: &[Lease], name: &str| leases.iter().filter(|lease| group(lease) == name).count();

@@ -25,7 +25,8 @@ fn all_rest(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
 fn a_refusal_does_not_look_at_every_key_again() {
     let world = World::new();
     let pool = world.pool(settings(500));
-    let (m, n) = (Demand::of("m"), Demand::of("n"));
+    // Two that share a slot.
+    let (m, n) = (Demand::of("m"), Demand::of("}"));
     let fault = Fault::of(Class::RateLimited).with_wait(Some(seconds(30)));
     all_rest(&pool, &m, &fault);
     let first = refused(&pool, &m);
@@ -42,6 +43,8 @@ fn a_refusal_does_not_look_at_every_key_again() {
     }
     assert_eq!(looks(&pool), before);
     assert!(pool.acquire(&n).is_some(), "another model does not rest");
+    assert!(pool.outlook(&n).busy);
+    assert_eq!(refused(&pool, &m), first);
     assert_eq!(pool.census(&m.model).rate_limited, 500);
 }
 
@@ -69,6 +72,38 @@ fn what_was_found_ends_when_the_first_key_is_due_and_with_every_change() {
     assert!(pool.reset("k2").is_some());
     assert_eq!(pool.max_attempts(), 2);
     assert_eq!(names(&pool, &demand, 1), ["k2"]);
+}
+
+#[test]
+fn every_change_of_a_flag_ends_what_was_found() {
+    let pool = World::new().pool(settings(2));
+    let demand = Demand::of("m");
+    let all = |set: u32, clear: u32| {
+        for member in pool.members() {
+            member.key.change(set, clear);
+        }
+    };
+    all(flag::DISABLED, 0);
+    assert_eq!(refused(&pool, &demand), Outlook::default());
+    all(0, flag::DISABLED);
+    assert!(pool.acquire(&demand).is_some());
+}
+
+#[test]
+fn what_was_found_for_all_is_not_taken_for_one_that_has_tried_and_the_other_way_round() {
+    let world = World::new();
+    let pool = world.pool(settings(1));
+    let plain = Demand::of("m");
+    let mut tried = plain.clone();
+    let back = world.clock.now() + seconds(1);
+    tried.note_failure(0, back);
+    let expect = Outlook {
+        busy: false,
+        at: Some(back),
+    };
+    assert_eq!(pool.outlook(&tried), expect);
+    assert!(pool.outlook(&plain).busy && pool.acquire(&plain).is_some());
+    assert_eq!(pool.outlook(&tried), expect);
 }
 
 #[test]
