@@ -34,6 +34,7 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         name: format!("key-{n}").into(),
         secret: Secret::new(format!("secret-{n}")),
         base_url: base_url.clone(),
+        proxy: None,
         model: None,
         group: None,
         weight: 1,

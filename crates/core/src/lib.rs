@@ -13,6 +13,7 @@ pub mod key;
 mod key_book;
 pub mod pattern;
 pub mod pool;
+pub mod proxy_url;
 pub mod rests;
 pub mod secret;
 pub mod settings;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base_url::BaseUrl;
+use crate::proxy_url::ProxyUrl;
 use crate::secret::{Digest256, Secret};
 
 /// One whole, validated configuration.
@@ -146,6 +147,8 @@ pub struct KeySettings {
     pub secret: Secret,
     /// Where this key's calls go.
     pub base_url: BaseUrl,
+    /// The proxy that its calls go through; `None`: they go there directly.
+    pub proxy: Option<ProxyUrl>,
     /// The model sent upstream in place of the one that the client named.
     pub model: Option<Arc<str>>,
     /// The quota group; `None`: the key alone.

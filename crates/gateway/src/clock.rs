@@ -4,12 +4,14 @@ use std::time::{Instant, SystemTime};
 
 use keypool_core::clock::Clock;
 
-/// Follows tokio's clock; wall time is the system's.
+use crate::turn;
+
+/// Follows tokio's clock; wall time is the system's. While a connection's task has its turn, time stands still.
 pub struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
+        turn::instant(|| tokio::time::Instant::now().into_std())
     }
 
     #[expect(
@@ -17,6 +19,6 @@ impl Clock for TokioClock {
         reason = "this is the one place where the wall time comes from"
     )]
     fn wall(&self) -> SystemTime {
-        SystemTime::now()
+        turn::wall(SystemTime::now)
     }
 }

@@ -15,4 +15,5 @@ mod telemetry;
 mod traces;
 mod turn;
 mod upstream;
+mod wire;
 mod write_limit;

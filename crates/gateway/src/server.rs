@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::Admin;
 use crate::context::Gateway;
 use crate::proxy::{self, OutBody};
-use crate::telemetry;
+use crate::telemetry::{self, Seldom};
 use crate::turn::Turns;
-use crate::write_limit::WriteLimit;
+use crate::write_limit::{self, WriteLimit};
 
 /// A connection on which no request head is complete within this time is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -33,6 +35,7 @@ pub struct Server {
     gw: Arc<Gateway>,
     admin: Arc<Admin>,
     listener: TcpListener,
+    room: Arc<Semaphore>,
 }
 
 impl Server {
@@ -43,7 +46,19 @@ impl Server {
             admin: Arc::new(Admin::new(Arc::clone(&gw))),
             gw,
             listener,
+            room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         })
+    }
+
+    /// Serves so many connections at once at most; more wait until one ends. Each may need another connection to a
+    /// provider, so that half of the files that may be open is a good measure.
+    #[must_use]
+    pub fn with_room_for(self, connections: usize) -> Self {
+        let room = Semaphore::new(connections.min(Semaphore::MAX_PERMITS));
+        Self {
+            room: Arc::new(room),
+            ..self
+        }
     }
 
     /// Where it listens; with port 0 configured, the port that was given.
@@ -64,11 +79,14 @@ impl Server {
             gw,
             admin,
             listener,
+            room,
         } = self;
         let acceptor = Acceptor {
             gw: Arc::clone(&gw),
             admin,
             closed,
+            room,
+            trouble: Arc::default(),
         };
         let listener = listener.into_std()?;
         for number in 2..=threads {
@@ -97,6 +115,10 @@ struct Acceptor {
     admin: Arc<Admin>,
     /// Says when connections are to finish.
     closed: watch::Receiver<()>,
+    /// One permit for each connection that is served.
+    room: Arc<Semaphore>,
+    /// Troubles of accepting come many times a second, and are told once.
+    trouble: Arc<Seldom>,
 }
 
 impl Acceptor {
@@ -105,17 +127,35 @@ impl Acceptor {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let Self { gw, admin, closed } = self.clone();
-                    self.gw
-                        .tasks
-                        .spawn(Turns::of(connection(gw, admin, stream, peer, closed)));
+                    let place = self.place().await;
+                    let Self {
+                        gw, admin, closed, ..
+                    } = self.clone();
+                    let serving = connection(gw, admin, stream, peer, closed);
+                    self.gw.tasks.spawn(Turns::of(async move {
+                        serving.await;
+                        drop(place);
+                    }));
                 }
                 Err(error) => {
-                    telemetry::accept_failed(&error);
+                    if self.trouble.is_due() {
+                        telemetry::accept_failed(&error);
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+    }
+
+    /// The place of a connection that has come. `None` never happens: nobody closes the semaphore.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.room).try_acquire_owned() {
+            return Some(place);
+        }
+        if self.trouble.is_due() {
+            telemetry::no_room();
+        }
+        Arc::clone(&self.room).acquire_owned().await.ok()
     }
 
     /// Starts a thread that serves until `ended`, and takes connections until the gateway closes.
@@ -153,27 +193,51 @@ async fn connection(
     admin: Arc<Admin>,
     stream: TcpStream,
     peer: SocketAddr,
-    mut closed: watch::Receiver<()>,
+    closed: watch::Receiver<()>,
 ) {
     // Without this, small writes wait for acknowledgements (Nagle against delayed ACK: 40 ms).
     let _ = stream.set_nodelay(true);
+    let ended = serve_http(gw, admin, WriteLimit::new(stream), peer, closed).await;
+    // Other errors are the client's: it left, or what it sent is no HTTP.
+    if let Err(error) = ended
+        && write_limit::is_too_slow(&error)
+    {
+        telemetry::client_too_slow(peer);
+    }
+}
+
+/// A request on its way to the head of its answer.
+type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<OutBody>, Infallible>> + Send>>;
+
+/// Answers the requests that come over a stream, one after the other.
+async fn serve_http<S>(
+    gw: Arc<Gateway>,
+    admin: Arc<Admin>,
+    stream: S,
+    peer: SocketAddr,
+    mut closed: watch::Receiver<()>,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(move |request| {
         let (gw, admin) = (Arc::clone(&gw), Arc::clone(&admin));
-        async move { Ok::<_, Infallible>(dispatch(&gw, &admin, peer, request).await) }
+        let answering = async move { Ok(dispatch(&gw, &admin, peer, request).await) };
+        // Boxed, so that its memory is free again while the answer is relayed: hyper keeps room for it as long as the
+        // connection is open.
+        Box::pin(answering) as BoxFuture
     });
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
     builder.max_buf_size(READ_BUFFER);
-    let mut serving =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(WriteLimit::new(stream)), service));
-    // Errors here are the client's: it left, or what it sent is no HTTP.
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        _ = serving.as_mut() => {}
+        ended = serving.as_mut() => ended,
         _ = closed.changed() => {
             serving.as_mut().graceful_shutdown();
-            let _ = serving.await;
+            serving.await
         }
     }
 }
@@ -190,3 +254,6 @@ async fn dispatch(
     }
     proxy::handle(gw, peer, request).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::Protocol;
 
+use crate::wire::Wire;
+
 /// A configuration in force.
 pub struct Snapshot {
     /// The settings it was made from.
@@ -27,6 +29,8 @@ pub struct PoolEntry {
     pub pool: Arc<Pool>,
     /// Its provider's wire form.
     pub dialect: &'static dyn Dialect,
+    /// What goes with every call of it.
+    pub wire: Arc<Wire>,
 }
 
 /// Why a model leads nowhere.
@@ -123,9 +127,11 @@ impl Snapshot {
 
 impl PoolEntry {
     /// The pool with its dialect; `None` for a provider that has none.
-    pub(crate) fn of(pool: &Arc<Pool>) -> Option<Self> {
+    fn of(pool: &Arc<Pool>) -> Option<Self> {
+        let dialect = catalogue::find(pool.settings().provider)?;
         Some(Self {
-            dialect: catalogue::find(pool.settings().provider)?,
+            wire: Arc::new(Wire::new(pool, dialect)),
+            dialect,
             pool: Arc::clone(pool),
         })
     }

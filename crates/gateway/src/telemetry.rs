@@ -17,6 +17,9 @@ use tracing::{info, warn};
 use crate::reload::Changes;
 use crate::snapshot::Snapshot;
 
+/// The same trouble is told no more often.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 /// At start: where it listens, and how many keys each pool has.
 pub(crate) fn started(addr: SocketAddr, snapshot: &Snapshot) {
     for entry in &snapshot.pools {
@@ -28,9 +31,46 @@ pub(crate) fn started(addr: SocketAddr, snapshot: &Snapshot) {
     info!(address = %addr, pools = snapshot.pools.len(), "listening on http://{addr}");
 }
 
-/// A connection could not be taken; the next is tried.
+/// A connection could not be taken; it is tried again.
 pub(crate) fn accept_failed(error: &std::io::Error) {
-    tracing::error!(%error, "a connection could not be accepted: are there too few file descriptors?");
+    tracing::error!(%error, "a connection could not be accepted and waits: raise the limit of open files where too many are open");
+}
+
+/// As many connections are open as this process has files for.
+pub(crate) fn no_room() {
+    warn!(
+        "as many connections are open as there is room for, and more wait: raise the hard limit of open files (ulimit -Hn, LimitNOFILE=)"
+    );
+}
+
+/// A client was cut off because it took next to nothing of what was ready for it.
+pub(crate) fn client_too_slow(peer: SocketAddr) {
+    warn!(
+        client = %peer.ip(),
+        "a client read so slowly that it would hold a key's slot for ever: its connection was closed"
+    );
+}
+
+/// What may happen many times in a second, and is told once.
+#[derive(Default)]
+pub(crate) struct Seldom(Mutex<Option<tokio::time::Instant>>);
+
+impl Seldom {
+    /// Whether it is time to tell it again.
+    pub(crate) fn is_due(&self) -> bool {
+        let mut told = self.0.lock();
+        let now = tokio::time::Instant::now();
+        let is_due = told.is_none_or(|told| now - told >= TELL_EVERY);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
+    }
+}
+
+/// A certificate of the system's, or of `SSL_CERT_FILE`, is not trusted since it cannot be read.
+pub(crate) fn roots_unreadable(error: &rustls_native_certs::Error) {
+    warn!(%error, "certificates of the system or of SSL_CERT_FILE or SSL_CERT_DIR cannot be read, and are not trusted");
 }
 
 /// A reload took effect.
@@ -139,17 +179,24 @@ impl Finished<'_> {
         info!(
             status = self.status,
             method = %self.method,
-            path = self.path,
+            path = shortened(self.path),
             pool = self.pool,
             key = self.key_name,
             attempts = self.attempts,
-            ms = format!("{ms:.1}"),
+            ms = (ms * 10.0).round() / 10.0,
             caller = self.caller,
             ended,
             request_id = self.request_id,
             "request"
         );
     }
+}
+
+/// At most so much of a path is logged, in bytes.
+const MAX_PATH: usize = 200;
+
+fn shortened(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
 /// Looking at a pool as a whole costs time for each key; more often than this nobody needs to know.

@@ -4,6 +4,7 @@ mod admin_token;
 mod cli;
 mod config;
 mod logging;
+mod open_files;
 mod signals;
 mod watch;
 mod welcome;
@@ -11,5 +12,7 @@ mod welcome;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run()
+    let code = cli::run();
+    logging::flush();
+    code
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use keypool_gateway::context::Gateway;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::logging;
+
 /// The exit code after a second signal.
 const ENDED_AT_ONCE: i32 = 130;
 
@@ -48,6 +50,7 @@ fn end_at_second(mut terminate: Signal, mut interrupt: Signal) {
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
         tracing::warn!("second signal: ending at once");
+        logging::flush();
         std::process::exit(ENDED_AT_ONCE);
     });
 }

@@ -10,6 +10,7 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
 use crate::admin_token::AdminToken;
+use crate::open_files::OpenFiles;
 
 /// Which verb speaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub(crate) enum Kind {
 pub(crate) fn text(
     kind: Kind,
     addr: SocketAddr,
+    room: OpenFiles,
     snapshot: &Snapshot,
     token: &AdminToken,
 ) -> String {
@@ -37,6 +39,11 @@ pub(crate) fn text(
     let _ = writeln!(text, "  Key states   {base}/api/keys/stats");
     let _ = writeln!(text, "  Dashboard    {base}/ui/");
     let _ = writeln!(text, "  Admin token  {}", admin_token(token));
+    let OpenFiles { limit, streams } = room;
+    let _ = writeln!(
+        text,
+        "  Room         {streams} streams at once ({limit} open files)"
+    );
     let pools = &snapshot.settings.pools;
     for pool in pools {
         let keys = match pool.keys.len() {

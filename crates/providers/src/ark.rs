@@ -2,13 +2,12 @@
 //!
 //! This module must never know what a request asks for: only how answers and addresses look.
 
-use http::{HeaderName, HeaderValue};
 use keypool_core::fault::{Class, Fault};
 
 use crate::answer::{Answer, class_of_status};
-use crate::dialect::{Dialect, ListCall, Refusal};
-use crate::protocol::{ListedModel, Protocol};
-use crate::{openai, upstream};
+use crate::compatible::Compatible;
+use crate::dialect::Refusal;
+use crate::openai::OPENAI_COMPATIBLE;
 
 /// What codes mean, by their beginning: suffixes vary. The first that fits decides.
 const CODES: &[(&str, Class)] = &[
@@ -40,77 +39,24 @@ const CODES: &[(&str, Class)] = &[
 ];
 
 /// ark.cn-beijing.volces.com and its sisters.
-pub(crate) struct Ark;
-
-impl Dialect for Ark {
-    fn name(&self) -> &'static str {
-        "ark"
-    }
-
-    fn env_keys(&self) -> &'static [&'static str] {
-        &["ARK_API_KEY"]
-    }
-
-    fn env_base_url(&self) -> Option<&'static str> {
-        Some("ARK_BASE_URL")
-    }
-
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://ark.cn-beijing.volces.com/api/v3")
-    }
-
-    fn default_models(&self) -> &'static [&'static str] {
-        &[
-            "doubao-*",
-            "seed-*",
-            "seedream-*",
-            "seedance-*",
-            "skylark-*",
-            "ep-*",
-            "bot-*",
-        ]
-    }
-
-    fn default_max_concurrent(&self) -> Option<u32> {
-        Some(3)
-    }
-
-    fn protocols(&self) -> &'static [Protocol] {
-        &[Protocol::OpenAi]
-    }
-
-    fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        upstream::versioned_path(base_path, path)
-    }
-
-    fn credential(&self, _protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        upstream::bearer(secret)
-    }
-
-    fn account_headers(&self) -> &'static [&'static str] {
-        openai::ACCOUNT_HEADERS
-    }
-
-    fn is_private_header(&self, name: &str) -> bool {
-        upstream::is_private_everywhere(name)
-    }
-
-    fn request_id_headers(&self) -> &'static [&'static str] {
-        &["x-request-id"]
-    }
-
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        classify(refusal)
-    }
-
-    fn list_models(&self) -> Option<ListCall> {
-        Some(openai::LIST_MODELS)
-    }
-
-    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        openai::parse_models(body, self.name())
-    }
-}
+pub(crate) static ARK: Compatible = Compatible {
+    name: "ark",
+    env_keys: &["ARK_API_KEY"],
+    env_base_url: Some("ARK_BASE_URL"),
+    base_url: Some("https://ark.cn-beijing.volces.com/api/v3"),
+    models: &[
+        "doubao-*",
+        "seed-*",
+        "seedream-*",
+        "seedance-*",
+        "skylark-*",
+        "ep-*",
+        "bot-*",
+    ],
+    max_concurrent: Some(3),
+    classify,
+    ..OPENAI_COMPATIBLE
+};
 
 /// What an answer in Ark's form means.
 pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {

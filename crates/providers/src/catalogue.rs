@@ -1,8 +1,7 @@
 //! The list of all dialects. It knows nothing of them but their names.
 
 use crate::anthropic::Anthropic;
-use crate::ark::Ark;
-use crate::compatible::OPENAI_COMPATIBLE;
+use crate::ark::ARK;
 use crate::deepseek::DEEPSEEK;
 use crate::dialect::Dialect;
 use crate::gemini::Gemini;
@@ -10,17 +9,17 @@ use crate::groq::GROQ;
 use crate::mistral::MISTRAL;
 use crate::mock::Mock;
 use crate::moonshot::MOONSHOT;
-use crate::openai::OpenAi;
+use crate::openai::{OPENAI, OPENAI_COMPATIBLE};
 use crate::openrouter::OPENROUTER;
 use crate::siliconflow::SILICONFLOW;
 use crate::tavily::Tavily;
 
 /// All dialects. A new provider is one file and one line here.
 static ALL: [&dyn Dialect; 13] = [
-    &OpenAi,
+    &OPENAI,
     &Anthropic,
     &Gemini,
-    &Ark,
+    &ARK,
     &Tavily,
     &DEEPSEEK,
     &OPENROUTER,

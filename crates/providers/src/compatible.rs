@@ -1,14 +1,24 @@
-//! What every provider with OpenAI's protocol and a bearer key has in common, and the one such provider that is nobody
-//! in particular.
+//! What every provider with OpenAI's protocol and a bearer key has in common.
 //!
 //! Nothing here may ask which provider it is: what differs is a field.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
+use serde_json::Value;
 
+use crate::answer::json;
 use crate::dialect::{Dialect, ListCall, Refusal};
 use crate::protocol::{ListedModel, Protocol};
-use crate::{openai, upstream};
+use crate::upstream;
+
+/// Request headers of OpenAI's that choose an organisation or project.
+pub(crate) const ACCOUNT_HEADERS: &[&str] = &["openai-organization", "openai-project"];
+/// The list call of every OpenAI-like provider.
+pub(crate) const LIST_MODELS: ListCall = ListCall {
+    path: "/v1/models",
+    query: "",
+    headers: &[],
+};
 
 /// One provider with OpenAI's protocol.
 pub(crate) struct Compatible {
@@ -17,23 +27,13 @@ pub(crate) struct Compatible {
     pub(crate) env_base_url: Option<&'static str>,
     pub(crate) base_url: Option<&'static str>,
     pub(crate) models: &'static [&'static str],
+    /// `max_concurrent_per_key` where unset.
+    pub(crate) max_concurrent: Option<u32>,
     /// Response headers of its own that name the account.
     pub(crate) private_headers: &'static [&'static str],
     pub(crate) request_id_headers: &'static [&'static str],
     pub(crate) classify: fn(&Refusal<'_>) -> Fault,
 }
-
-/// Any server that speaks OpenAI's protocol. Others are this one with differences.
-pub(crate) const OPENAI_COMPATIBLE: Compatible = Compatible {
-    name: "openai-compatible",
-    env_keys: &[],
-    env_base_url: None,
-    base_url: None,
-    models: &["*"],
-    private_headers: &[],
-    request_id_headers: &["x-request-id"],
-    classify: openai::classify,
-};
 
 impl Dialect for Compatible {
     fn name(&self) -> &'static str {
@@ -56,6 +56,10 @@ impl Dialect for Compatible {
         self.models
     }
 
+    fn default_max_concurrent(&self) -> Option<u32> {
+        self.max_concurrent
+    }
+
     fn protocols(&self) -> &'static [Protocol] {
         &[Protocol::OpenAi]
     }
@@ -69,7 +73,7 @@ impl Dialect for Compatible {
     }
 
     fn account_headers(&self) -> &'static [&'static str] {
-        openai::ACCOUNT_HEADERS
+        ACCOUNT_HEADERS
     }
 
     fn is_private_header(&self, name: &str) -> bool {
@@ -85,10 +89,63 @@ impl Dialect for Compatible {
     }
 
     fn list_models(&self) -> Option<ListCall> {
-        Some(openai::LIST_MODELS)
+        Some(LIST_MODELS)
     }
 
     fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        openai::parse_models(body, self.name)
+        parse_models(body, self.name)
+    }
+}
+
+/// Reads `{"data":[{"id",…}]}`; entries without an id are left out.
+pub(crate) fn parse_models(body: &[u8], provider: &str) -> Option<Vec<ListedModel>> {
+    let list = json(body)?;
+    let entries = list["data"].as_array()?;
+    Some(
+        entries
+            .iter()
+            .filter_map(|entry| listed(entry, provider))
+            .collect(),
+    )
+}
+
+fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {
+    let id = entry["id"].as_str().filter(|id| !id.is_empty())?;
+    let display_name = entry["display_name"].as_str().or(entry["name"].as_str());
+    Some(ListedModel {
+        id: id.to_owned(),
+        owned_by: entry["owned_by"].as_str().unwrap_or(provider).to_owned(),
+        created: entry["created"].as_i64().unwrap_or(0),
+        display_name: display_name.filter(|name| *name != id).map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_list_is_read() {
+        let body = br#"{"object":"list","data":[
+            {"id":"gpt-x","object":"model","created":1700000000,"owned_by":"system"},
+            {"id":"vendor/y","name":"Y"}, {"id":"z","name":"z","created":"soon"}, {"object":"model"}, 7]}"#;
+        let model = |id: &str, owned_by: &str, created, display_name: Option<&str>| ListedModel {
+            id: id.to_owned(),
+            owned_by: owned_by.to_owned(),
+            created,
+            display_name: display_name.map(str::to_owned),
+        };
+        assert_eq!(
+            parse_models(body, "openai").unwrap(),
+            [
+                model("gpt-x", "system", 1_700_000_000, None),
+                model("vendor/y", "openai", 0, Some("Y")),
+                model("z", "openai", 0, None)
+            ]
+        );
+        assert_eq!(parse_models(br#"{"data":[]}"#, "openai"), Some(Vec::new()));
+        for bad in [&b"{}"[..], b"", b"<html>", br#"{"data":{}}"#] {
+            assert_eq!(parse_models(bad, "openai"), None);
+        }
     }
 }

@@ -5,9 +5,9 @@
 use keypool_core::fault::{Class, Fault};
 
 use crate::answer::Answer;
-use crate::compatible::{Compatible, OPENAI_COMPATIBLE};
+use crate::compatible::Compatible;
 use crate::dialect::Refusal;
-use crate::openai;
+use crate::openai::{self, OPENAI_COMPATIBLE};
 
 /// What its words stand for where no status of its own comes with them. `invalid_request_error` is not among them: an
 /// empty balance has it too.

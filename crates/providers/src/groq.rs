@@ -5,9 +5,10 @@
 use keypool_core::fault::{Class, Fault};
 
 use crate::answer::Answer;
-use crate::compatible::{Compatible, OPENAI_COMPATIBLE};
+use crate::compatible::Compatible;
 use crate::dialect::Refusal;
-use crate::{openai, wait};
+use crate::openai::{self, OPENAI_COMPATIBLE};
+use crate::wait;
 
 /// The code of a spend limit that is reached: a 400, and it lasts until the next month.
 const SPEND_LIMIT: &str = "blocked_api_access";

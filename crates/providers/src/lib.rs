@@ -21,6 +21,7 @@ mod mock;
 mod moonshot;
 mod openai;
 mod openrouter;
+mod scan;
 mod siliconflow;
 mod tavily;
 mod upstream;

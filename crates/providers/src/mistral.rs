@@ -5,9 +5,9 @@
 use keypool_core::fault::{Class, Fault};
 
 use crate::answer::Answer;
-use crate::compatible::{Compatible, OPENAI_COMPATIBLE};
+use crate::compatible::Compatible;
 use crate::dialect::Refusal;
-use crate::openai;
+use crate::openai::{self, OPENAI_COMPATIBLE};
 
 /// What its codes and types mean.
 const NAMES: &[(&str, Class)] = &[

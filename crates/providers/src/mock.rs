@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::answer::json;
 use crate::dialect::{Dialect, ListCall, Refusal};
 use crate::protocol::{ListedModel, Protocol};
-use crate::{anthropic, ark, gemini, openai, tavily, upstream};
+use crate::{anthropic, ark, compatible, gemini, openai, tavily, upstream};
 
 /// The built-in mock provider.
 pub(crate) struct Mock;
@@ -83,11 +83,11 @@ impl Dialect for Mock {
     }
 
     fn list_models(&self) -> Option<ListCall> {
-        Some(openai::LIST_MODELS)
+        Some(compatible::LIST_MODELS)
     }
 
     fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        openai::parse_models(body, self.name())
+        compatible::parse_models(body, self.name())
     }
 }
 

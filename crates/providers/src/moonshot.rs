@@ -28,6 +28,7 @@ pub(crate) static MOONSHOT: Compatible = Compatible {
     models: &["moonshot-*", "kimi-*"],
     private_headers: &["msh-org-id", "msh-project-id", "msh-uid", "msh-gid"],
     request_id_headers: &["msh-request-id", "x-request-id", "x-msh-trace-id"],
+    max_concurrent: None,
     classify,
 };
 

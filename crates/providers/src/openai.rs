@@ -4,23 +4,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use keypool_core::fault::{Class, Fault};
-use serde_json::Value;
 
-use crate::answer::{Answer, class_of_status, json, shown};
-use crate::dialect::{Dialect, ListCall, Refusal};
-use crate::protocol::{ListedModel, Protocol};
-use crate::{upstream, wait};
-
-/// Request headers of OpenAI's that choose an organisation or project.
-pub(crate) const ACCOUNT_HEADERS: &[&str] = &["openai-organization", "openai-project"];
-/// The list call of every OpenAI-like provider.
-pub(crate) const LIST_MODELS: ListCall = ListCall {
-    path: "/v1/models",
-    query: "",
-    headers: &[],
-};
+use crate::answer::{Answer, class_of_status, shown};
+use crate::compatible::Compatible;
+use crate::dialect::Refusal;
+use crate::wait;
 
 /// Codes (or types) of an account whose money or quota is spent.
 const SPENT: [&str; 7] = [
@@ -41,87 +31,49 @@ const TROUBLE: [&str; 5] = [
     "overloaded_error",
 ];
 
+/// Any server that speaks OpenAI's protocol. Others are this one with differences.
+pub(crate) const OPENAI_COMPATIBLE: Compatible = Compatible {
+    name: "openai-compatible",
+    env_keys: &[],
+    env_base_url: None,
+    base_url: None,
+    models: &["*"],
+    max_concurrent: None,
+    private_headers: &[],
+    request_id_headers: &["x-request-id"],
+    classify,
+};
+
 /// api.openai.com.
-pub(crate) struct OpenAi;
-
-impl Dialect for OpenAi {
-    fn name(&self) -> &'static str {
-        "openai"
-    }
-
-    fn env_keys(&self) -> &'static [&'static str] {
-        &["OPENAI_API_KEY"]
-    }
-
-    fn env_base_url(&self) -> Option<&'static str> {
-        Some("OPENAI_BASE_URL")
-    }
-
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://api.openai.com/v1")
-    }
-
-    fn default_models(&self) -> &'static [&'static str] {
-        &[
-            "gpt-*",
-            "chatgpt-*",
-            "o1",
-            "o1-*",
-            "o3",
-            "o3-*",
-            "o4-*",
-            "codex-*",
-            "computer-use-*",
-            "text-embedding-3-*",
-            "text-embedding-ada-*",
-            "text-moderation-*",
-            "omni-moderation-*",
-            "whisper-1",
-            "tts-*",
-            "dall-e-*",
-            "sora-*",
-            "babbage-*",
-            "davinci-*",
-            "ft:*",
-        ]
-    }
-
-    fn protocols(&self) -> &'static [Protocol] {
-        &[Protocol::OpenAi]
-    }
-
-    fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        upstream::versioned_path(base_path, path)
-    }
-
-    fn credential(&self, _protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        upstream::bearer(secret)
-    }
-
-    fn account_headers(&self) -> &'static [&'static str] {
-        ACCOUNT_HEADERS
-    }
-
-    fn is_private_header(&self, name: &str) -> bool {
-        upstream::is_private_everywhere(name)
-    }
-
-    fn request_id_headers(&self) -> &'static [&'static str] {
-        &["x-request-id"]
-    }
-
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        classify(refusal)
-    }
-
-    fn list_models(&self) -> Option<ListCall> {
-        Some(LIST_MODELS)
-    }
-
-    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        parse_models(body, self.name())
-    }
-}
+pub(crate) static OPENAI: Compatible = Compatible {
+    name: "openai",
+    env_keys: &["OPENAI_API_KEY"],
+    env_base_url: Some("OPENAI_BASE_URL"),
+    base_url: Some("https://api.openai.com/v1"),
+    models: &[
+        "gpt-*",
+        "chatgpt-*",
+        "o1",
+        "o1-*",
+        "o3",
+        "o3-*",
+        "o4-*",
+        "codex-*",
+        "computer-use-*",
+        "text-embedding-3-*",
+        "text-embedding-ada-*",
+        "text-moderation-*",
+        "omni-moderation-*",
+        "whisper-1",
+        "tts-*",
+        "dall-e-*",
+        "sora-*",
+        "babbage-*",
+        "davinci-*",
+        "ft:*",
+    ],
+    ..OPENAI_COMPATIBLE
+};
 
 /// What an answer in OpenAI's form means.
 pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
@@ -234,29 +186,6 @@ fn reset_wait(refusal: &Refusal<'_>) -> Option<Duration> {
     resets.max()
 }
 
-/// Reads `{"data":[{"id",…}]}`; entries without an id are left out.
-pub(crate) fn parse_models(body: &[u8], provider: &str) -> Option<Vec<ListedModel>> {
-    let list = json(body)?;
-    let entries = list["data"].as_array()?;
-    Some(
-        entries
-            .iter()
-            .filter_map(|entry| listed(entry, provider))
-            .collect(),
-    )
-}
-
-fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {
-    let id = entry["id"].as_str().filter(|id| !id.is_empty())?;
-    let display_name = entry["display_name"].as_str().or(entry["name"].as_str());
-    Some(ListedModel {
-        id: id.to_owned(),
-        owned_by: entry["owned_by"].as_str().unwrap_or(provider).to_owned(),
-        created: entry["created"].as_i64().unwrap_or(0),
-        display_name: display_name.filter(|name| *name != id).map(str::to_owned),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,31 +217,6 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(exceeds_whole_limit(message), expect, "{message}");
-        }
-    }
-
-    #[test]
-    fn a_model_list_is_read() {
-        let body = br#"{"object":"list","data":[
-            {"id":"gpt-x","object":"model","created":1700000000,"owned_by":"system"},
-            {"id":"vendor/y","name":"Y"}, {"id":"z","name":"z","created":"soon"}, {"object":"model"}, 7]}"#;
-        let model = |id: &str, owned_by: &str, created, display_name: Option<&str>| ListedModel {
-            id: id.to_owned(),
-            owned_by: owned_by.to_owned(),
-            created,
-            display_name: display_name.map(str::to_owned),
-        };
-        assert_eq!(
-            parse_models(body, "openai").unwrap(),
-            [
-                model("gpt-x", "system", 1_700_000_000, None),
-                model("vendor/y", "openai", 0, Some("Y")),
-                model("z", "openai", 0, None)
-            ]
-        );
-        assert_eq!(parse_models(br#"{"data":[]}"#, "openai"), Some(Vec::new()));
-        for bad in [&b"{}"[..], b"", b"<html>", br#"{"data":{}}"#] {
-            assert_eq!(parse_models(bad, "openai"), None);
         }
     }
 }

@@ -8,9 +8,10 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use crate::answer::{Answer, shown};
-use crate::compatible::{Compatible, OPENAI_COMPATIBLE};
+use crate::compatible::Compatible;
 use crate::dialect::Refusal;
-use crate::{openai, wait};
+use crate::openai::{self, OPENAI_COMPATIBLE};
+use crate::wait;
 
 /// What `metadata.reason` means, or a code that says the same. One request above the whole budget is that request's
 /// own fault: the account serves smaller ones, and a caller must not put it to sleep by asking for too much.

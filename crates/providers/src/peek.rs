@@ -2,23 +2,59 @@
 //!
 //! Must never know a provider, and must never put a piece of the body into an error.
 
-use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
-/// What a request's body says at its top level.
+use crate::scan::{self, Refused};
+
+/// What a request's body says at its top level. Of a field that is repeated the last counts, as with most parsers; one
+/// of another type than the one told here counts as missing.
+///
+/// The texts are unescaped and neither empty nor longer than [`LONGEST_TEXT`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peek {
     /// The model named, if any; `null` counts as none.
     pub model: Option<ModelAt>,
     /// `stream` is `true`.
     pub stream: bool,
-    /// `store`, where it is a boolean.
+    /// `store`.
     pub store: Option<bool>,
+    /// `background`.
+    pub background: Option<bool>,
+    /// `previous_response_id`: the stored response that the call goes on from.
+    pub previous_response_id: Option<String>,
+    /// `conversation`, or its `id` where it is an object.
+    pub conversation: Option<String>,
+    /// `cachedContent` or `cached_content`: a cache that was made before, at Gemini.
+    pub cached_content: Option<String>,
+    /// `input_file_id`: the file that a batch reads.
+    pub input_file_id: Option<String>,
+    /// `prompt_cache_key`.
+    pub prompt_cache_key: Option<String>,
+    /// `safety_identifier`.
+    pub safety_identifier: Option<String>,
+    /// `user`.
+    pub user: Option<String>,
+    /// `user_id` in the object `metadata`.
+    pub metadata_user_id: Option<String>,
+    /// Byte range of the value of `messages`, whatever it is.
+    pub messages: Option<Range<usize>>,
+    /// Byte range of the value of `contents`.
+    pub contents: Option<Range<usize>>,
+    /// Byte range of the value of `input`.
+    pub input: Option<Range<usize>>,
+    /// Byte range of the value of `instructions`.
+    pub instructions: Option<Range<usize>>,
+    /// Byte range of the value of `system`.
+    pub system: Option<Range<usize>>,
+    /// Byte range of the value of `systemInstruction` or `system_instruction`.
+    pub system_instruction: Option<Range<usize>>,
 }
+
+/// The longest text that is read, in bytes as it stands in the body: ids are shorter, and what is read is copied. The
+/// model's name has no such bound, so that one that is too long can be told from one that is missing.
+pub const LONGEST_TEXT: usize = 1024;
 
 /// A model's name and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +71,7 @@ pub enum PeekError {
     /// Not UTF-8, so not JSON.
     #[error("the body is not UTF-8")]
     NotUtf8,
-    /// Not JSON; the parser's message with line and column.
+    /// Not JSON; what is wrong, with line and column.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// JSON, but no object.
@@ -49,24 +85,79 @@ pub enum PeekError {
     ModelNotAString,
 }
 
-/// Reads `model`, `stream` and `store`; of a repeated `stream` or `store` the last counts, as with most parsers.
+/// The fields that are looked at.
+#[derive(Clone, Copy)]
+enum Field {
+    Model,
+    Stream,
+    Store,
+    Background,
+    PreviousResponseId,
+    Conversation,
+    CachedContent,
+    InputFileId,
+    PromptCacheKey,
+    SafetyIdentifier,
+    User,
+    Metadata,
+    Messages,
+    Contents,
+    Input,
+    Instructions,
+    System,
+    SystemInstruction,
+}
+
+const FIELDS: usize = Field::SystemInstruction as usize + 1;
+
+/// Which field a name stands for. A `match` on bytes, since the compiler makes a decision tree of it: most names of a
+/// body are none of these.
+fn field_named(name: &str) -> Option<Field> {
+    Some(match name.as_bytes() {
+        b"model" => Field::Model,
+        b"stream" => Field::Stream,
+        b"store" => Field::Store,
+        b"background" => Field::Background,
+        b"previous_response_id" => Field::PreviousResponseId,
+        b"conversation" => Field::Conversation,
+        b"cachedContent" | b"cached_content" => Field::CachedContent,
+        b"input_file_id" => Field::InputFileId,
+        b"prompt_cache_key" => Field::PromptCacheKey,
+        b"safety_identifier" => Field::SafetyIdentifier,
+        b"user" => Field::User,
+        b"metadata" => Field::Metadata,
+        b"messages" => Field::Messages,
+        b"contents" => Field::Contents,
+        b"input" => Field::Input,
+        b"instructions" => Field::Instructions,
+        b"system" => Field::System,
+        b"systemInstruction" | b"system_instruction" => Field::SystemInstruction,
+        _ => return None,
+    })
+}
+
+/// Reads the fields of [`Peek`]. The whole body is checked to be JSON, and nothing else of it is kept.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     let text = std::str::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
-    let picked =
-        pick(text, ["model", "stream", "store"]).map_err(|error| not_an_object(text, &error))?;
-    if picked.repeated[0] {
+    let mut seen = Seen {
+        text,
+        values: [const { None }; FIELDS],
+    };
+    let mut models = 0;
+    scan::fields(text, |name, value| {
+        if let Some(field) = field_named(name) {
+            models += usize::from(matches!(field, Field::Model));
+            seen.values[field as usize] = Some(value);
+        }
+    })
+    .map_err(|refused| match refused {
+        Refused::NotAnObject => PeekError::NotAnObject,
+        Refused::NotJson(flaw) => PeekError::NotJson(flaw.to_string()),
+    })?;
+    if models > 1 {
         return Err(PeekError::TwoModels);
     }
-    let [model, stream, store] = picked.values;
-    let model = model
-        .filter(|raw| raw.get() != "null")
-        .map(|raw| model_at(text, raw))
-        .transpose()?;
-    Ok(Peek {
-        model,
-        stream: boolean(stream) == Some(true),
-        store: boolean(store),
-    })
+    seen.told()
 }
 
 /// The body with the string at `range` replaced by `model`, in three pieces; head and tail are not copied.
@@ -79,122 +170,88 @@ pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
     ]
 }
 
-/// The last value of each field that was asked for, as it stands in the text.
-pub(crate) struct Picked<'a, const N: usize> {
-    pub(crate) values: [Option<&'a RawValue>; N],
-    repeated: [bool; N],
-}
-
-/// Picks the named fields of a JSON object; every other value is skipped, however deep, without recursion.
-pub(crate) fn pick<'a, const N: usize>(
+/// Where the last value of each field stands.
+struct Seen<'a> {
     text: &'a str,
-    names: [&str; N],
-) -> serde_json::Result<Picked<'a, N>> {
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let picked = Fields(names).deserialize(&mut parser)?;
-    parser.end()?;
-    Ok(picked)
+    values: [Option<Range<usize>>; FIELDS],
 }
 
-/// Tells a body that is no JSON from one that is JSON, but no object.
-fn not_an_object(text: &str, error: &serde_json::Error) -> PeekError {
-    if text.trim_start().starts_with('{') {
-        return PeekError::NotJson(error.to_string());
-    }
-    match serde_json::from_str::<IgnoredAny>(text) {
-        Ok(_) => PeekError::NotAnObject,
-        Err(error) => PeekError::NotJson(error.to_string()),
-    }
-}
-
-fn model_at(text: &str, raw: &RawValue) -> Result<ModelAt, PeekError> {
-    if !raw.get().starts_with('"') {
-        return Err(PeekError::ModelNotAString);
-    }
-    // Skipping a value checks its syntax, but not that its surrogates come in pairs.
-    let name = serde_json::from_str(raw.get())
-        .map_err(|_| PeekError::NotJson("the string in `model` has a broken escape".to_owned()))?;
-    // `raw` borrows from `text`, so the distance of the two addresses is its place.
-    let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
-    Ok(ModelAt {
-        name,
-        range: start..start + raw.get().len(),
-    })
-}
-
-fn boolean(raw: Option<&RawValue>) -> Option<bool> {
-    match raw?.get() {
-        "true" => Some(true),
-        "false" => Some(false),
-        _ => None,
-    }
-}
-
-struct Fields<'n, const N: usize>([&'n str; N]);
-
-impl<'de, const N: usize> DeserializeSeed<'de> for Fields<'_, N> {
-    type Value = Picked<'de, N>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
-    type Value = Picked<'de, N>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+impl Seen<'_> {
+    fn told(self) -> Result<Peek, PeekError> {
+        Ok(Peek {
+            model: self.model()?,
+            stream: self.boolean(Field::Stream) == Some(true),
+            store: self.boolean(Field::Store),
+            background: self.boolean(Field::Background),
+            previous_response_id: self.text(Field::PreviousResponseId),
+            conversation: self
+                .text(Field::Conversation)
+                .or_else(|| self.text_within(Field::Conversation, "id")),
+            cached_content: self.text(Field::CachedContent),
+            input_file_id: self.text(Field::InputFileId),
+            prompt_cache_key: self.text(Field::PromptCacheKey),
+            safety_identifier: self.text(Field::SafetyIdentifier),
+            user: self.text(Field::User),
+            metadata_user_id: self.text_within(Field::Metadata, "user_id"),
+            messages: self.range(Field::Messages),
+            contents: self.range(Field::Contents),
+            input: self.range(Field::Input),
+            instructions: self.range(Field::Instructions),
+            system: self.range(Field::System),
+            system_instruction: self.range(Field::SystemInstruction),
+        })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut picked = Picked {
-            values: [None; N],
-            repeated: [false; N],
+    fn model(&self) -> Result<Option<ModelAt>, PeekError> {
+        let Some(raw) = self.raw(Field::Model).filter(|raw| *raw != "null") else {
+            return Ok(None);
         };
-        while let Some(field) = map.next_key_seed(Name(&self.0))? {
-            match field {
-                Some(field) => {
-                    picked.repeated[field] = picked.values[field].is_some();
-                    picked.values[field] = Some(map.next_value()?);
-                }
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
+        if !raw.starts_with('"') {
+            return Err(PeekError::ModelNotAString);
         }
-        Ok(picked)
+        let name = scan::unescaped(raw).ok_or_else(|| {
+            PeekError::NotJson("the string in `model` has half of a surrogate pair".to_owned())
+        })?;
+        let range = self.range(Field::Model);
+        Ok(range.map(|range| ModelAt {
+            name: name.into_owned(),
+            range,
+        }))
+    }
+
+    fn boolean(&self, field: Field) -> Option<bool> {
+        self.raw(field)?.parse().ok()
+    }
+
+    fn text(&self, field: Field) -> Option<String> {
+        short_text(self.raw(field)?)
+    }
+
+    /// The text `name` in the object that the field holds.
+    fn text_within(&self, field: Field, name: &str) -> Option<String> {
+        let raw = self.raw(field).filter(|raw| raw.starts_with('{'))?;
+        let [inner] = scan::pick(raw, [name])?;
+        short_text(inner?)
+    }
+
+    fn range(&self, field: Field) -> Option<Range<usize>> {
+        self.values[field as usize].clone()
+    }
+
+    fn raw(&self, field: Field) -> Option<&str> {
+        self.text.get(self.range(field)?)
     }
 }
 
-/// Reads a key, unescaped, as its place among the names; `None` for any other key.
-struct Name<'n>(&'n [&'n str]);
-
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|name| *name == key))
-    }
+fn short_text(raw: &str) -> Option<String> {
+    let text = (raw.len() <= LONGEST_TEXT + 2)
+        .then(|| scan::unescaped(raw))
+        .flatten();
+    text.filter(|text| !text.is_empty()).map(Into::into)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::Value;
-
     use super::*;
 
     fn name_of(body: &str) -> Option<String> {
@@ -202,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_three_fields_wherever_they_stand() {
+    fn model_stream_and_store_are_read_wherever_they_stand() {
         let body = br#" {"messages":[{"model":"inner","stream":false}], "model" : "gpt-4o","stream":true,"store":false} "#;
         let seen = peek(body).unwrap();
         let model = seen.model.unwrap();
@@ -236,6 +293,94 @@ mod tests {
         }
         let seen = peek(br#"{"stream":true,"store":false,"stream":false,"store":true}"#).unwrap();
         assert_eq!((seen.stream, seen.store), (false, Some(true)));
+    }
+
+    fn seen(body: &str) -> Peek {
+        peek(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn each_text_is_read_from_its_own_field() {
+        type Text = fn(&Peek) -> &Option<String>;
+        let texts: [(&str, Text); 9] = [
+            ("previous_response_id", |seen| &seen.previous_response_id),
+            ("conversation", |seen| &seen.conversation),
+            ("cachedContent", |seen| &seen.cached_content),
+            ("cached_content", |seen| &seen.cached_content),
+            ("input_file_id", |seen| &seen.input_file_id),
+            ("prompt_cache_key", |seen| &seen.prompt_cache_key),
+            ("safety_identifier", |seen| &seen.safety_identifier),
+            ("user", |seen| &seen.user),
+            ("\\u0075ser", |seen| &seen.user),
+        ];
+        for (name, text) in texts {
+            let longest = "x".repeat(LONGEST_TEXT);
+            for (value, expect) in [
+                (r#""id""#, Some("id")),
+                (r#""a\u00e9\n""#, Some("aé\n")),
+                (&format!("\"{longest}\""), Some(&*longest)),
+                (&format!("\"{longest}x\""), None),
+                (r#""\ud800""#, None),
+                (r#""""#, None),
+                ("null", None),
+                ("7", None),
+                (r#"["id"]"#, None),
+                (r#""a","{name}":"b""#, Some("b")),
+                (r#""a","{name}":null"#, None),
+            ] {
+                let value = value.replace("{name}", name);
+                let seen = seen(&format!(r#"{{"{name}":{value}}}"#));
+                assert_eq!(text(&seen).as_deref(), expect, "{name}: {value}");
+                assert!(expect.is_some() || seen == Peek::default(), "{name}");
+            }
+        }
+        assert_eq!(seen(r#"{"background":true}"#).background, Some(true));
+        assert_eq!(seen(r#"{"background":false}"#).background, Some(false));
+        assert_eq!(seen(r#"{"background":"true"}"#), Peek::default());
+    }
+
+    #[test]
+    fn two_texts_stand_one_object_deeper() {
+        for (value, conversation, user_id) in [
+            (
+                r#"{"id":"conv_1","user_id":"u"}"#,
+                Some("conv_1"),
+                Some("u"),
+            ),
+            (r#"{"id":7,"user_id":["u"]}"#, None, None),
+            (r#"{"a":{"id":"x","user_id":"x"}}"#, None, None),
+            (r#"[{"id":"x","user_id":"x"}]"#, None, None),
+            ("{}", None, None),
+        ] {
+            let seen = seen(&format!(r#"{{"conversation":{value},"metadata":{value}}}"#));
+            assert_eq!(seen.conversation.as_deref(), conversation, "{value}");
+            assert_eq!(seen.metadata_user_id.as_deref(), user_id, "{value}");
+        }
+        assert_eq!(
+            seen(r#"{"id":"x","user_id":"x","metadata":"x"}"#),
+            Peek::default()
+        );
+    }
+
+    #[test]
+    fn the_parts_of_a_prompt_are_found_by_their_place() {
+        type Place = fn(&Peek) -> &Option<Range<usize>>;
+        let places: [(&str, Place); 7] = [
+            ("messages", |seen| &seen.messages),
+            ("contents", |seen| &seen.contents),
+            ("input", |seen| &seen.input),
+            ("instructions", |seen| &seen.instructions),
+            ("system", |seen| &seen.system),
+            ("systemInstruction", |seen| &seen.system_instruction),
+            ("system_instruction", |seen| &seen.system_instruction),
+        ];
+        for (name, place) in places {
+            for value in [r#"[{"content":"}"}]"#, "\"a\"", "{\n}", "null", "-1.5e3"] {
+                let body = format!("{{\"{name}\":0, \"{name}\" : {value} ,\"x\":1}}");
+                let range = place(&seen(&body)).clone().unwrap();
+                assert_eq!(&body[range], value, "{name}");
+            }
+        }
     }
 
     #[test]
@@ -334,102 +479,5 @@ mod tests {
         assert_eq!(tail, br#" ,"b":"\u0041"}"#.as_slice());
         assert_eq!(head.as_ptr(), body.as_ptr());
         assert_eq!(tail.as_ptr(), body[range.end..].as_ptr());
-    }
-
-    fn json_value() -> impl Strategy<Value = String> {
-        let leaf = prop_oneof![
-            Just("true".to_owned()),
-            Just("false".to_owned()),
-            Just("null".to_owned()),
-            any::<i64>().prop_map(|n| n.to_string()),
-            Just("-0.5e-3".to_owned()),
-            ".{0,8}".prop_map(|s| Value::from(s).to_string()),
-            Just(r#""\u00e9\ud83d\ude00\/\"}]""#.to_owned()),
-        ];
-        leaf.prop_recursive(4, 24, 4, |inner| {
-            let object = prop::collection::vec((json_key(), inner.clone()), 0..4)
-                .prop_map(|fields| object_text(&fields, " "));
-            let list = prop::collection::vec(inner, 0..4)
-                .prop_map(|items| format!("[{}]", items.join(" ,")));
-            prop_oneof![object, list]
-        })
-    }
-
-    fn json_key() -> impl Strategy<Value = String> {
-        let known = [
-            "model",
-            "mod\\u0065l",
-            "\\u006Dodel",
-            "stream",
-            "str\\u0065am",
-            "store",
-            "Model",
-            "",
-            "a\\\"model",
-        ];
-        prop_oneof![
-            prop::sample::select(known.to_vec()).prop_map(str::to_owned),
-            "[a-e]{1,3}"
-        ]
-    }
-
-    fn object_text(fields: &[(String, String)], space: &str) -> String {
-        let fields: Vec<String> = fields
-            .iter()
-            .map(|(key, value)| format!("{space}\"{key}\"{space}:{space}{value}{space}"))
-            .collect();
-        format!("{{{}}}", fields.join(","))
-    }
-
-    fn unescaped(key: &str) -> String {
-        serde_json::from_str(&format!("\"{key}\"")).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_full_parse(
-            fields in prop::collection::vec((json_key(), json_value()), 0..6),
-            space in prop::sample::select(vec!["", " ", "\r\n\t "]),
-            new in ".{0,6}",
-        ) {
-            let text = object_text(&fields, space);
-            let mut tree: Value = serde_json::from_str(&text).unwrap();
-            let models = fields.iter().filter(|(key, _)| unescaped(key) == "model").count();
-            match (models, peek(text.as_bytes())) {
-                (2.., seen) => prop_assert_eq!(seen, Err(PeekError::TwoModels)),
-                (_, Err(error)) => {
-                    prop_assert_eq!(error, PeekError::ModelNotAString);
-                    prop_assert!(!tree["model"].is_string() && !tree["model"].is_null());
-                }
-                (_, Ok(seen)) => {
-                    prop_assert_eq!(seen.model.as_ref().map(|model| model.name.as_str()), tree["model"].as_str());
-                    prop_assert_eq!(seen.stream, tree["stream"].as_bool().unwrap_or(false));
-                    prop_assert_eq!(seen.store, tree["store"].as_bool());
-                    if let Some(model) = seen.model {
-                        let spliced = splice(&Bytes::from(text), &model.range, &new).concat();
-                        tree["model"] = Value::from(new);
-                        prop_assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), tree);
-                    }
-                }
-            }
-        }
-
-        #[test]
-        fn refuses_what_a_full_parse_refuses(
-            fields in prop::collection::vec((json_key(), json_value()), 0..4),
-            at in any::<prop::sample::Index>(),
-            byte in prop::sample::select(b"{}[]\",:\\ 1tnu\x00\xff".to_vec()),
-        ) {
-            let mut text = object_text(&fields, "").into_bytes();
-            let at = at.index(text.len());
-            text[at] = byte;
-            let broken = matches!(peek(&text), Err(PeekError::NotJson(_) | PeekError::NotUtf8));
-            if serde_json::from_slice::<Value>(&text).is_ok() {
-                prop_assert!(!broken);
-            }
-            if std::str::from_utf8(&text).is_err() || serde_json::from_slice::<IgnoredAny>(&text).is_err() {
-                prop_assert!(broken);
-            }
-        }
     }
 }

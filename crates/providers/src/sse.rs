@@ -167,90 +167,7 @@ fn fields(event: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    /// Every line of `buf` that has ended, as (start, end of text, start of the next), read the slow and plain way.
-    fn lines(buf: &[u8]) -> Vec<(usize, usize, usize)> {
-        let (mut lines, mut start, mut at) = (Vec::new(), 0, 0);
-        while at < buf.len() {
-            let width = match (buf[at], buf.get(at + 1)) {
-                (b'\r', Some(b'\n')) => 2,
-                (b'\r' | b'\n', _) => 1,
-                _ => 0,
-            };
-            if width > 0 {
-                lines.push((start, at, at + width));
-                start = at + width;
-            }
-            at += width.max(1);
-        }
-        lines
-    }
-
-    fn last_boundary(buf: &[u8]) -> Option<usize> {
-        lines(buf)
-            .into_iter()
-            .rfind(|(start, end, _)| start == end)
-            .map(|(_, _, next)| next)
-    }
-
-    fn naive_opening(buf: &[u8]) -> Opening {
-        let mut event = None;
-        for (start, end, next) in lines(buf) {
-            let start = if start == 0 && buf.starts_with(BOM) {
-                3
-            } else {
-                start
-            };
-            match event {
-                Some(from) if start == end => return Opening::Event(from..next),
-                None if start != end && buf[start] != b':' => event = Some(start),
-                _ => {}
-            }
-        }
-        Opening::NeedMore
-    }
-
-    /// Feeds `buf` in chunks of the given lengths and holds every answer against the plain reading of all bytes so far.
-    fn check_scanner(buf: &[u8], cuts: &[usize]) {
-        let (mut scanner, mut from) = (EventScanner::default(), 0);
-        for cut in cuts
-            .iter()
-            .map(|cut| (*cut).min(buf.len()))
-            .chain([buf.len()])
-        {
-            let to = cut.max(from);
-            let expect = last_boundary(&buf[..to]);
-            let in_chunk = expect.filter(|at| *at > from).map(|at| at - from);
-            assert_eq!(
-                scanner.feed(&buf[from..to]),
-                in_chunk,
-                "{:?} from {from} to {to}",
-                buf.escape_ascii().to_string()
-            );
-            assert_eq!(
-                scanner.mid_event(),
-                expect.unwrap_or(0) != to,
-                "{:?} at {to}",
-                buf.escape_ascii().to_string()
-            );
-            from = to;
-        }
-    }
-
-    const STREAMS: [&[u8]; 9] = [
-        b"data: a\n\ndata: b\n\ndata: c",
-        b"data: a\r\n\r\ndata: b\r\n\r\n",
-        b"data: a\r\rdata: b\r\r",
-        b"event: x\r\ndata: a\n\r\ndata: b\r\n\n: c\n",
-        b"\xef\xbb\xbfdata: \xe4\xbd\xa0\n\n",
-        b": hi\n\n\n\nid: 1\ndata: a\n\n",
-        b"\n\r\n\r\r\n",
-        b": only\r\n\r\n: comments\r\n\r\n",
-        b"",
-    ];
 
     #[test]
     fn finds_the_last_boundary_however_the_stream_is_cut() {
@@ -263,14 +180,6 @@ mod tests {
         assert!(!scanner.mid_event());
         assert_eq!(scanner.feed(b""), None);
         assert_eq!(scanner.feed(b"\xe4\xbd"), None);
-        for stream in STREAMS {
-            for first in 0..=stream.len() {
-                for second in first..=stream.len() {
-                    check_scanner(stream, &[first, second]);
-                }
-            }
-            check_scanner(stream, &(0..stream.len()).collect::<Vec<_>>());
-        }
     }
 
     #[test]
@@ -326,34 +235,5 @@ mod tests {
         );
         assert_eq!(event_name(b"event:a\nevent:b\n\n"), Some(b"b".as_slice()));
         assert_eq!(event_name(b"data: event: error\n\n"), None);
-    }
-
-    fn stream_bytes() -> impl Strategy<Value = Vec<u8>> {
-        let piece = prop::sample::select(vec![
-            "\n", "\r", "\r\n", "\n\n", "\r\n\r\n", ":", "data: x", "a", "\u{feff}", "é",
-        ]);
-        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat().into_bytes())
-    }
-
-    proptest! {
-        #[test]
-        fn scanner_agrees_with_a_plain_reading(buf in stream_bytes(), mut cuts in prop::collection::vec(0_usize..80, 0..6)) {
-            cuts.sort_unstable();
-            check_scanner(&buf, &cuts);
-            check_scanner(&buf, &(0..buf.len()).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn opening_agrees_with_a_plain_reading_at_every_length(buf in stream_bytes()) {
-            let mut scanner = OpeningScanner::default();
-            for end in 0..=buf.len() {
-                let expect = naive_opening(&buf[..end]);
-                prop_assert_eq!(&opening(&buf[..end]), &expect);
-                prop_assert_eq!(&scanner.find(&buf[..end]), &expect);
-                if expect != Opening::NeedMore {
-                    break;
-                }
-            }
-        }
     }
 }

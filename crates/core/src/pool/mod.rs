@@ -31,6 +31,7 @@ use crate::base_url::BaseUrl;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::key::{Group, Key, flag};
+use crate::proxy_url::ProxyUrl;
 use crate::settings::PoolSettings;
 use outlooks::Outlooks;
 use queue::Lines;
@@ -65,6 +66,8 @@ pub struct Member {
     pub name: Arc<str>,
     /// Where its calls go.
     pub base_url: BaseUrl,
+    /// The proxy that they go through.
+    pub proxy: Option<ProxyUrl>,
     /// The model sent upstream in place of the one asked for.
     pub model: Option<Arc<str>>,
     group: Arc<Group>,

@@ -100,6 +100,7 @@ impl Registry {
             key,
             name: Arc::clone(&settings.name),
             base_url: settings.base_url.clone(),
+            proxy: settings.proxy.clone(),
             model: settings.model.clone(),
             group,
         }

@@ -41,6 +41,7 @@ fn key(n: usize) -> KeySettings {
         name: format!("k{n}").into(),
         secret: Secret::new(format!("secret-{n}")),
         base_url: "http://provider.example/v1".parse().unwrap(),
+        proxy: None,
         model: None,
         group: None,
         weight: 1,

@@ -4,8 +4,10 @@
 //! conversation, which stays as it is while the conversation grows: system prompt and first user message.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use keypool_core::settings::Strategy;
+use keypool_providers::peek::Peek;
 use keypool_providers::protocol::Protocol;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
@@ -20,12 +22,12 @@ const PART: usize = 4096;
 const MAX_MESSAGES: usize = 8;
 
 /// The conversation of a call, on every node the same; `None` where the pool does not ask for it or the call has none.
-pub(super) fn conversation(call: &Call, route: &Route, caller: &Caller) -> Option<u64> {
+pub(super) fn conversation(call: &Call<'_>, route: &Route, caller: &Caller) -> Option<u64> {
     let strategy = route.entry.pool.settings().strategy;
     if strategy != Strategy::Affinity || !call.generates {
         return None;
     }
-    let own = affinity_of(&call.body, call.protocol)?;
+    let own = affinity_of(&call.peeked, &call.body, call.protocol)?;
     // Callers do not know each other's ids, and a cache is one model's.
     Some(hash(
         hash(own, caller.name.as_bytes()),
@@ -33,82 +35,47 @@ pub(super) fn conversation(call: &Call, route: &Route, caller: &Caller) -> Optio
     ))
 }
 
-/// The fields that matter, unread.
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    prompt_cache_key: Option<&'a RawValue>,
-    #[serde(borrow)]
-    safety_identifier: Option<&'a RawValue>,
-    #[serde(borrow)]
-    user: Option<&'a RawValue>,
-    #[serde(borrow)]
-    metadata: Option<&'a RawValue>,
-    #[serde(borrow)]
-    system: Option<&'a RawValue>,
-    #[serde(borrow)]
-    instructions: Option<&'a RawValue>,
-    #[serde(borrow, alias = "system_instruction", rename = "systemInstruction")]
-    system_instruction: Option<&'a RawValue>,
-    #[serde(borrow)]
-    messages: Option<&'a RawValue>,
-    #[serde(borrow)]
-    contents: Option<&'a RawValue>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    user_id: Option<&'a RawValue>,
-}
-
-/// What a body says of its conversation, as a hash; `None` where it says nothing or is no JSON object.
-pub(super) fn affinity_of(body: &[u8], protocol: Protocol) -> Option<u64> {
-    let fields: Fields<'_> = serde_json::from_slice(body).ok()?;
+/// What a body says of its conversation, as a hash; `None` where it says nothing.
+fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
     let own = match protocol {
         Protocol::OpenAi => [
-            (fields.prompt_cache_key, 1),
-            (fields.safety_identifier, 2),
-            (fields.user, 3),
+            (&peeked.prompt_cache_key, 1),
+            (&peeked.safety_identifier, 2),
+            (&peeked.user, 3),
         ]
         .into_iter()
-        .find_map(|(field, kind)| Some((said(field?)?, kind))),
-        Protocol::Anthropic => fields
-            .metadata
-            .and_then(|metadata| serde_json::from_str::<Metadata<'_>>(metadata.get()).ok())
-            .and_then(|metadata| Some((said(metadata.user_id?)?, 4))),
+        .find_map(|(field, kind)| Some((said(field)?, kind))),
+        Protocol::Anthropic => said(&peeked.metadata_user_id).map(|id| (id, 4)),
         Protocol::Gemini | Protocol::Tavily => None,
     };
     if let Some((id, kind)) = own {
         return Some(hash(kind, id.as_bytes()));
     }
-    let messages = fields.messages.or(fields.contents).or(fields.input)?;
-    let mut sum = 0;
-    for system in [
-        fields.system,
-        fields.instructions,
-        fields.system_instruction,
-    ] {
-        sum = system.map_or(sum, |system| add(sum, system.get()));
-    }
-    Some(opening(sum, messages.get()))
+    let part = |range: &Option<Range<usize>>| body.get(range.clone()?);
+    let messages = [&peeked.messages, &peeked.contents, &peeked.input];
+    let messages = messages.into_iter().find_map(part)?;
+    let systems = [
+        &peeked.system,
+        &peeked.instructions,
+        &peeked.system_instruction,
+    ];
+    let sum = systems.into_iter().filter_map(part).fold(0, add);
+    (messages != b"null").then(|| opening(sum, messages))
 }
 
-/// A field that is a text and not an empty one.
-fn said(field: &RawValue) -> Option<&str> {
-    Some(field.get()).filter(|text| text.len() > 2 && text.starts_with('"'))
+/// A text that is not an empty one.
+fn said(field: &Option<String>) -> Option<&str> {
+    field.as_deref().filter(|text| !text.is_empty())
 }
 
 /// The messages up to the user's first; a text alone is one message.
-fn opening(sum: u64, messages: &str) -> u64 {
-    if !messages.starts_with('[') {
+fn opening(sum: u64, messages: &[u8]) -> u64 {
+    if !messages.starts_with(b"[") {
         return add(sum, messages);
     }
     let mut opening = Opening { sum };
     // An error here is a list that was not read to its end, or is no list of messages: what was seen counts.
-    let _ = opening.deserialize(&mut serde_json::Deserializer::from_str(messages));
+    let _ = opening.deserialize(&mut serde_json::Deserializer::from_slice(messages));
     opening.sum
 }
 
@@ -143,7 +110,7 @@ impl<'de> Visitor<'de> for &mut Opening {
             let Some(message) = messages.next_element::<&RawValue>()? else {
                 break;
             };
-            self.sum = add(self.sum, message.get());
+            self.sum = add(self.sum, message.get().as_bytes());
             let role = serde_json::from_str::<Role<'_>>(message.get());
             // Without a role it is the user's, in every protocol.
             if role.map_or(true, |role| role.role.is_none_or(|role| role == "user")) {
@@ -155,9 +122,8 @@ impl<'de> Visitor<'de> for &mut Opening {
 }
 
 /// Adds the beginning of a part, and its length.
-fn add(sum: u64, part: &str) -> u64 {
-    let bytes = part.as_bytes();
-    hash(sum ^ bytes.len() as u64, &bytes[..bytes.len().min(PART)])
+fn add(sum: u64, part: &[u8]) -> u64 {
+    hash(sum ^ part.len() as u64, &part[..part.len().min(PART)])
 }
 
 /// A quick hash, the same on every machine; it guards nothing. Folded multiplication, as in wyhash (Wang Yi, 2019).
@@ -182,7 +148,8 @@ mod tests {
     use super::*;
 
     fn of(protocol: Protocol, body: &str) -> Option<u64> {
-        affinity_of(body.as_bytes(), protocol)
+        let peeked = keypool_providers::peek::peek(body.as_bytes()).ok()?;
+        affinity_of(&peeked, body.as_bytes(), protocol)
     }
 
     /// Bodies of one conversation, turn by turn; and bodies of others.
@@ -282,7 +249,6 @@ mod tests {
         ] {
             assert_eq!(of(Protocol::OpenAi, body), None, "{body}");
         }
-        assert_eq!(affinity_of(b"{\"input\":\"\xff\"}", Protocol::OpenAi), None);
     }
 
     #[test]

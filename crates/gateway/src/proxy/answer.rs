@@ -1,6 +1,8 @@
 //! A provider's answer, as far as it was read before it was decided what to do with it.
 
 use std::collections::VecDeque;
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +39,7 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// The provider may have taken the call on.
     pub(super) fate_unknown: bool,
-    /// The key is not to blame: the attempt had only what others left of the request's time.
+    /// The key is not to blame: the attempt had only what others left of the request's time, or was not made at all.
     pub(super) cut_short: bool,
 }
 
@@ -100,6 +102,14 @@ impl Failure {
         }
     }
 
+    /// No answer came to a request.
+    pub(super) fn not_answered(error: &SendError) -> Self {
+        Self {
+            cut_short: is_out_of_files(error),
+            ..Self::on_the_way(Trouble::from(error), error.was_sent())
+        }
+    }
+
     /// The request could not be put together: that is nobody's fault upstream.
     pub(super) fn not_sent() -> Self {
         let trouble = Trouble::Unreachable("the request could not be put together".to_owned());
@@ -114,9 +124,33 @@ impl From<&SendError> for Trouble {
     fn from(error: &SendError) -> Self {
         match error {
             SendError::ConnectTimeout(limit) => Self::Timeout(*limit),
-            _ => Self::Unreachable(error.to_string()),
+            _ => Self::Unreachable(with_causes(error)),
         }
     }
+}
+
+/// Whether this process or this machine may open no more files: that says nothing of the key.
+fn is_out_of_files(error: &SendError) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+        .any(|code| matches!(code, ENFILE | EMFILE))
+}
+
+/// The error and what caused it, as far as the error does not say so itself.
+fn with_causes(error: &SendError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl Trouble {

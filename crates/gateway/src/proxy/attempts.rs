@@ -157,7 +157,7 @@ impl<'a> Attempts<'a> {
         }
         let mut ticket = self
             .pool
-            .join(&self.demand, &self.caller.line)
+            .join(&self.demand, &self.caller.line())
             .map_err(|_| Stop::QueueFull)?;
         loop {
             let changed = self.pool.rests_changed();
@@ -188,7 +188,7 @@ impl<'a> Attempts<'a> {
         &mut self,
         lease: Lease,
         failure: Failure,
-        call: &Call,
+        call: &Call<'_>,
         story: &mut Story,
     ) {
         let Failure {

@@ -1,6 +1,6 @@
 //! Who calls, and whether it may: virtual keys where they are required, Host and Origin where they are not.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{HOST, ORIGIN};
@@ -9,6 +9,7 @@ use keypool_core::pattern;
 use keypool_core::settings::{ServerSettings, VirtualKeySettings};
 use keypool_providers::protocol;
 
+use super::story::nobody;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{PoolEntry, Snapshot};
@@ -17,8 +18,7 @@ use crate::snapshot::{PoolEntry, Snapshot};
 pub(super) struct Caller {
     /// The virtual key's name, or `-`.
     pub(super) name: Arc<str>,
-    /// In which line it waits: its virtual key's, else its address's.
-    pub(super) line: Arc<str>,
+    address: IpAddr,
     key: Option<Arc<VirtualKeySettings>>,
 }
 
@@ -33,8 +33,8 @@ impl Caller {
             check_host(&snapshot.settings.server, parts)?;
             check_origin(&snapshot.settings.server, parts)?;
             return Ok(Self {
-                name: "-".into(),
-                line: peer.ip().to_string().into(),
+                name: nobody(),
+                address: peer.ip(),
                 key: None,
             });
         }
@@ -67,9 +67,17 @@ impl Caller {
         }
         Ok(Self {
             name: Arc::clone(&key.name),
-            line: Arc::clone(&key.name),
+            address: peer.ip(),
             key: Some(Arc::clone(key)),
         })
+    }
+
+    /// In which line it waits: its virtual key's, else its address's.
+    pub(super) fn line(&self) -> Arc<str> {
+        match &self.key {
+            Some(key) => Arc::clone(&key.name),
+            None => self.address.to_string().into(),
+        }
     }
 
     pub(super) fn may_use_native_paths(&self) -> bool {

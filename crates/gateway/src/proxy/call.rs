@@ -1,5 +1,6 @@
 //! Reading a call: its body within bounds, the few fields that matter, and the pool it goes to.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,10 +46,10 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@');
 
 /// A request, read.
-pub(super) struct Call {
+pub(super) struct Call<'a> {
     pub(super) protocol: Protocol,
-    pub(super) method: Method,
-    pub(super) headers: HeaderMap,
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
     pub(super) query: Option<String>,
     pub(super) body: Bytes,
     /// The client asked for a stream.
@@ -57,8 +58,10 @@ pub(super) struct Call {
     pub(super) repeatable: bool,
     /// An error inside a 200 is classed by its content.
     pub(super) generates: bool,
+    /// What else the body says of itself.
+    pub(super) peeked: peek::Peek,
     model: Option<NamedModel>,
-    path: String,
+    path: &'a str,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -80,19 +83,19 @@ pub(super) struct Route {
     pub(super) model: Arc<str>,
 }
 
-impl Call {
+impl<'a> Call<'a> {
     pub(super) async fn read(
         gw: &Arc<Gateway>,
         snapshot: &Snapshot,
-        target: &Target<'_>,
-        parts: &Parts,
+        target: &'a Target<'_>,
+        parts: &'a Parts,
         unread: &mut Unread,
     ) -> Result<Self, GatewayError> {
         let limit = snapshot.settings.server.max_request_body;
         let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
         let endpoint = target.endpoint.as_ref();
         let needs_json = endpoint.is_some_and(|endpoint| endpoint.json);
-        let peeked = if needs_json {
+        let mut peeked = if needs_json {
             read_json(&parts.headers, &body)?
         } else {
             peek::Peek::default()
@@ -102,10 +105,12 @@ impl Call {
             Some(ModelIn::Body) if peeked.model.is_none() => {
                 return Err(invalid("the body has no \"model\": name the model to call"));
             }
-            Some(ModelIn::Body | ModelIn::OptionalBody) => peeked.model.map(|model| NamedModel {
-                name: model.name,
-                at: ModelAt::Body(model.range),
-            }),
+            Some(ModelIn::Body | ModelIn::OptionalBody) => {
+                peeked.model.take().map(|model| NamedModel {
+                    name: model.name,
+                    at: ModelAt::Body(model.range),
+                })
+            }
             Some(ModelIn::Path(range)) => Some(model_in_path(&target.path, range)?),
             Some(ModelIn::Form | ModelIn::Nowhere) | None => None,
         };
@@ -123,8 +128,8 @@ impl Call {
         };
         Ok(Self {
             protocol: target.protocol,
-            method: parts.method.clone(),
-            headers: parts.headers.clone(),
+            method: &parts.method,
+            headers: &parts.headers,
             query: parts
                 .uri
                 .query()
@@ -136,26 +141,24 @@ impl Call {
             generates: endpoint.is_some_and(|endpoint| endpoint.generates)
                 && parts.method == Method::POST,
             model,
-            path: target.path.clone(),
+            peeked,
+            path: &target.path,
             _memory: memory,
         })
     }
 
     /// The path for a key's provider, with the key's or route's model in place of the client's where it stands there.
-    pub(super) fn path_for(&self, model: &str) -> String {
+    pub(super) fn path_for(&self, model: &str) -> Cow<'a, str> {
         match &self.model {
             Some(NamedModel {
                 name,
                 at: ModelAt::Path(range),
             }) if name != model => {
                 let encoded = utf8_percent_encode(model, PATH_SEGMENT);
-                format!(
-                    "{}{encoded}{}",
-                    &self.path[..range.start],
-                    &self.path[range.end..]
-                )
+                let (before, after) = (&self.path[..range.start], &self.path[range.end..]);
+                Cow::Owned(format!("{before}{encoded}{after}"))
             }
-            _ => self.path.clone(),
+            _ => Cow::Borrowed(self.path),
         }
     }
 
@@ -181,7 +184,7 @@ impl Route {
     pub(super) fn find(
         snapshot: &Snapshot,
         target: &Target<'_>,
-        call: &Call,
+        call: &Call<'_>,
         caller: &Caller,
     ) -> Result<Self, GatewayError> {
         let named = call.model_name().unwrap_or_default();

@@ -24,7 +24,7 @@ pub(super) fn conclude(
     gw: &std::sync::Arc<Gateway>,
     attempts: Attempts<'_>,
     stop: Stop,
-    call: &Call,
+    call: &Call<'_>,
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
     let (pool, made) = (std::sync::Arc::clone(attempts.pool()), attempts.made());

@@ -1,55 +1,27 @@
 //! Which headers pass, in both directions.
 
-use std::sync::Arc;
-
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use keypool_core::pool::Lease;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::protocol_of_headers;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Failed;
 use crate::error::{GatewayError, Kind};
 
-/// Never passed on, in either direction (RFC 9110 §7.6.1, and what predates it).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// The client's credentials, and what tells about the client or its way to us.
-const NOT_FORWARDED: [&str; 14] = [
-    "authorization",
-    "proxy-authorization",
-    "x-api-key",
-    "x-goog-api-key",
-    "api-key",
-    "host",
-    "content-length",
-    "cookie",
-    "origin",
-    "referer",
-    "forwarded",
-    "expect",
-    "prefer",
-    "accept-encoding",
-];
+/// What the gateway tells a client of its request.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const POOL: HeaderName = HeaderName::from_static("x-keypool-pool");
+pub(super) const KEY: HeaderName = HeaderName::from_static("x-keypool-key");
+pub(super) const ATTEMPTS: HeaderName = HeaderName::from_static("x-keypool-attempts");
+pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-keypool-queue-ms");
+pub(super) const UPSTREAM_REQUEST_ID: HeaderName =
+    HeaderName::from_static("x-keypool-upstream-request-id");
 
 /// More header bytes than this are 431.
 const MAX_HEADERS: usize = 64 * 1024;
 /// A longer path and query are 431 too.
 const MAX_TARGET: usize = 32 * 1024;
-
-/// Characters of a key's name that cannot stand in a header as they are.
-const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// Refuses heads that are too large, and tunnels.
 pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
@@ -72,25 +44,33 @@ pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
         let message = "this is no forward proxy: CONNECT is not served".to_owned();
         return refuse(Kind::MethodNotAllowed("GET, POST"), message);
     }
+    if wants_websocket(&parts.headers) {
+        let message = "WebSocket is not served here: call the endpoint with HTTP, and stream the answer with `\"stream\": true`";
+        return refuse(Kind::InvalidRequest, message.to_owned());
+    }
     Ok(())
+}
+
+/// Any other upgrade is an offer (`h2c`), which HTTP/1.1 lets a server pass over.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    headers.get_all(header::UPGRADE).iter().any(|value| {
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .starts_with(b"websocket")
+    })
 }
 
 /// The client's headers as they go upstream, but for credential and host.
 pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap {
-    let mut headers = client.clone();
-    strip_connection_headers(&mut headers);
-    for name in NOT_FORWARDED.iter().chain(dialect.account_headers()) {
-        headers.remove(*name);
-    }
-    let own: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            name.as_str().starts_with("x-keypool-") || name.as_str().starts_with("x-forwarded-")
-        })
-        .cloned()
-        .collect();
-    for name in own {
-        headers.remove(name);
+    let named = named_by_connection(client);
+    let account = dialect.account_headers();
+    let mut headers = HeaderMap::with_capacity(client.len() + 3);
+    for (name, value) in client {
+        let text = name.as_str();
+        if is_forwarded(text) && !account.contains(&text) && !named.contains(name) {
+            headers.append(name, value.clone());
+        }
     }
     // Any answer may be an error, which must be read to be classed.
     headers.insert(
@@ -100,50 +80,83 @@ pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap 
     headers
 }
 
-/// Removes hop-by-hop headers and those that `Connection` names.
-fn strip_connection_headers(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
+/// Whether a header is about the call itself: no credential, nothing about the client or its way to us.
+fn is_forwarded(name: &str) -> bool {
+    let is_private = matches!(
+        name,
+        "authorization"
+            | "proxy-authorization"
+            | "x-api-key"
+            | "x-goog-api-key"
+            | "api-key"
+            | "host"
+            | "content-length"
+            | "cookie"
+            | "origin"
+            | "referer"
+            | "forwarded"
+            | "expect"
+            | "prefer"
+            | "accept-encoding"
+    );
+    !is_private
+        && !is_hop_by_hop(name)
+        && !name.starts_with("x-keypool-")
+        && !name.starts_with("x-forwarded-")
+}
+
+/// Never passed on, in either direction (RFC 9110 §7.6.1, and what predates it).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The headers that `Connection` makes hop-by-hop.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
+        .collect()
 }
 
 /// Takes from a provider's answer what is not the client's business; gives back the provider's request id.
 pub(super) fn strip_answer(headers: &mut HeaderMap, dialect: &dyn Dialect) -> Option<HeaderValue> {
-    strip_connection_headers(headers);
     let request_id = dialect
         .request_id_headers()
         .iter()
         .find_map(|name| headers.get(*name))
         .cloned();
-    headers.remove(header::SET_COOKIE);
-    let private: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| dialect.is_private_header(name.as_str()))
-        .cloned()
-        .collect();
+    let mut private = named_by_connection(headers);
+    let is_private = |name: &&HeaderName| {
+        let name = name.as_str();
+        name == "set-cookie" || is_hop_by_hop(name) || dialect.is_private_header(name)
+    };
+    private.extend(headers.keys().filter(is_private).cloned());
     for name in private {
         headers.remove(name);
     }
     request_id
 }
 
-/// Adds what tells the client which key served it.
-pub(super) fn add_key_headers(headers: &mut HeaderMap, lease: &Lease) {
-    headers.insert("x-keypool-pool", name_value(lease.pool().name()));
-    headers.insert("x-keypool-key", name_value(&lease.member().name));
-}
-
-/// A name as a header value: percent-encoded UTF-8 outside visible ASCII.
-pub(super) fn name_value(name: &Arc<str>) -> HeaderValue {
-    let encoded = utf8_percent_encode(name, UNSAFE_IN_HEADER).to_string();
-    HeaderValue::try_from(encoded).unwrap_or(HeaderValue::from_static("-"))
+/// A number as a header value; the usual ones are there already.
+pub(super) fn number(n: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let small = usize::try_from(n).ok().and_then(|n| SMALL.get(n));
+    small.map_or_else(
+        || HeaderValue::from(n),
+        |text| HeaderValue::from_static(text),
+    )
 }
 
 /// Whether an answer of this status has a body at all.
@@ -188,12 +201,5 @@ mod tests {
         assert_eq!(names.len(), 2, "{names:?}");
         assert_eq!(headers["accept-encoding"], "identity");
         assert_eq!(headers["x-custom"], "stays");
-    }
-
-    #[test]
-    fn names_outside_ascii_are_percent_encoded() {
-        assert_eq!(name_value(&"main account".into()), "main%20account");
-        assert_eq!(name_value(&"主".into()), "%E4%B8%BB");
-        assert_eq!(name_value(&"100%".into()), "100%25");
     }
 }

@@ -83,7 +83,7 @@ async fn answer_request(
         .await
         .map_err(in_form)?;
     let route = Route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
-    story.pool = Some(Arc::clone(&route.entry.pool));
+    story.entry = Some(route.entry.clone());
     serve(gw, &call, &route, &caller, story)
         .await
         .map_err(in_form)
@@ -92,7 +92,7 @@ async fn answer_request(
 /// Tries keys until one answers, the attempts run out or nothing is left to try.
 async fn serve(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     route: &Route,
     caller: &Caller,
     story: &mut Story,

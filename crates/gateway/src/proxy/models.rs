@@ -158,7 +158,7 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let reports = entry.pool.report();
     let resting = |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
     let usable = reports.iter().position(|report| report.is_available);
-    let member = &entry.pool.members()[usable.or_else(|| reports.iter().position(resting))?];
+    let place = usable.or_else(|| reports.iter().position(resting))?;
     let mut headers = HeaderMap::new();
     for (name, value) in list.headers {
         headers.insert(
@@ -180,11 +180,18 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         headers,
         body: Pieces::default(),
     };
-    let request = outgoing.request_for(member, dialect)?;
+    let member = &entry.pool.members()[place];
+    let request = outgoing.request_for(entry, place)?;
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream
-        .send(&member.base_url, request, connect, true)
+        .send(
+            &member.base_url,
+            member.proxy.as_ref(),
+            request,
+            connect,
+            true,
+        )
         .await
         .ok()?;
     if !answer.status().is_success() {

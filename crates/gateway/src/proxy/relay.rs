@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::Lease;
@@ -21,17 +22,18 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Answer;
 use super::call::Call;
-use super::headers::strip_answer;
+use super::headers::{UPSTREAM_REQUEST_ID, strip_answer};
 use super::send::is_event_stream;
 use super::story::Story;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::snapshot::PoolEntry;
 use crate::turn;
 use crate::upstream::UpstreamBody;
 
 /// So many pieces of an event stream are handed over at once.
 const MAX_BATCH: usize = 64;
+/// A piece of so many bytes is worth a write of its own: nothing more is gathered behind it.
+const LARGE: usize = 8 * 1024;
 /// The beginning of an event is held for so long at most, …
 const HOLD_PARTIAL: Duration = Duration::from_millis(50);
 /// … and up to so many bytes.
@@ -78,7 +80,7 @@ struct Events {
 /// Relays the answer of `lease`'s key.
 pub(super) fn relay(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     answer: Answer,
     lease: Lease,
     class: Class,
@@ -86,8 +88,11 @@ pub(super) fn relay(
 ) -> Response<Box<Relay>> {
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
-    let entry = PoolEntry::of(lease.pool());
-    let response = head(answer.parts, entry, Some(&lease), story);
+    let mut response = head(answer.parts, story);
+    if events.is_some() {
+        // If the provider breaks off, an error is added.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     let mut lease = Some(lease);
     if (answer.rest.is_none() || class != Class::Success)
         && let Some(lease) = lease.take()
@@ -114,20 +119,17 @@ pub(super) fn relay(
 /// Relays the last answer of a request that no key could serve; its lease has ended.
 pub(super) fn last_answer(
     gw: &Arc<Gateway>,
-    call: &Call,
+    call: &Call<'_>,
     answer: Answer,
     story: &mut Story,
 ) -> Response<Box<Relay>> {
-    let pool = story.pool.clone();
-    let idle_limit = pool.as_ref().map_or(Duration::from_secs(60), |pool| {
-        pool.settings().timeouts.idle
-    });
-    let response = head(
-        answer.parts,
-        pool.as_ref().and_then(PoolEntry::of),
-        None,
-        story,
-    );
+    let idle_limit = story
+        .entry
+        .as_ref()
+        .map_or(Duration::from_secs(60), |entry| {
+            entry.pool.settings().timeouts.idle
+        });
+    let response = head(answer.parts, story);
     let relay = Relay {
         gw: Arc::clone(gw),
         protocol: call.protocol,
@@ -144,20 +146,16 @@ pub(super) fn last_answer(
     response.map(|()| Box::new(relay))
 }
 
-fn head(
-    parts: http::response::Parts,
-    entry: Option<PoolEntry>,
-    lease: Option<&Lease>,
-    story: &mut Story,
-) -> Response<()> {
+fn head(parts: http::response::Parts, story: &mut Story) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
-    let request_id = entry.and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
-    story.head(&mut response, lease);
+    let request_id = story
+        .entry
+        .as_ref()
+        .and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
+    story.head(&mut response);
     if let Some(id) = request_id {
-        response
-            .headers_mut()
-            .insert("x-keypool-upstream-request-id", id);
+        response.headers_mut().insert(UPSTREAM_REQUEST_ID, id);
     }
     response
 }
@@ -243,7 +241,9 @@ impl Relay {
     /// pieces as they are.
     fn is_batch_full(&self) -> bool {
         let more_may_come = self.events.is_some() && self.upstream.is_some();
-        !self.ready.is_empty() && (!more_may_come || self.ready.len() >= MAX_BATCH)
+        self.ready.back().is_some_and(|last| {
+            !more_may_come || last.len() >= LARGE || self.ready.len() >= MAX_BATCH
+        })
     }
 
     /// All that is ready of an event stream in one piece; of other bodies the next piece.

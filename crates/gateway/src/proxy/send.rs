@@ -34,7 +34,7 @@ const ERROR_BODY: Duration = Duration::from_secs(10);
 
 pub(super) async fn send(
     gw: &Gateway,
-    call: &Call,
+    call: &Call<'_>,
     route: &Route,
     lease: &Lease,
     deadline: Instant,
@@ -56,15 +56,13 @@ pub(super) async fn send(
     let Some(request) = request(call, route, lease) else {
         return Reply::Failed(Failure::not_sent());
     };
-    let base_url = &lease.member().base_url;
+    let (base_url, proxy) = (&lease.member().base_url, lease.member().proxy.as_ref());
     let sending = gw
         .upstream
-        .send(base_url, request, timeouts.connect, call.repeatable);
+        .send(base_url, proxy, request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            return Reply::Failed(Failure::on_the_way(Trouble::from(&error), error.was_sent()));
-        }
+        Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),
         Err(_) => return Reply::Failed(time.out()),
     };
     let reader = Reader {
@@ -98,7 +96,7 @@ impl Time {
 }
 
 /// The request as this key's provider takes it.
-fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
+fn request(call: &Call<'_>, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
     let member = lease.member();
     let model = if route.model.is_empty() {
         &route.model
@@ -107,19 +105,19 @@ fn request(call: &Call, route: &Route, lease: &Lease) -> Option<Request<Pieces>>
     };
     let outgoing = Outgoing {
         protocol: call.protocol,
-        method: &call.method,
+        method: call.method,
         path: &call.path_for(model),
         query: call.query.as_deref(),
-        headers: forwarded(&call.headers, route.entry.dialect),
+        headers: forwarded(call.headers, route.entry.dialect),
         body: call.body_for(member, model),
     };
-    outgoing.request_for(member, route.entry.dialect)
+    outgoing.request_for(&route.entry, lease.place())
 }
 
 /// Reads the beginning of an answer and says what it means.
 struct Reader<'a> {
     gw: &'a Gateway,
-    call: &'a Call,
+    call: &'a Call<'a>,
     route: &'a Route,
     lease: &'a Lease,
     time: Time,
@@ -161,14 +159,19 @@ impl Reader<'_> {
     /// Gemini streams a JSON array where no event stream was asked for: only what begins like an error is held.
     async fn read_json_stream(&self, mut answer: Answer) -> Reply {
         let far = self.gw.clock.now() + FAR;
+        let mut beginning = Vec::new();
         while answer.rest.is_some() && answer.read_length() <= LOOK_AT {
-            match begins_like_error(&answer.read_bytes()) {
+            let pieces = answer.read.len();
+            if let Err(trouble) = self.fill_one(&mut answer, far).await {
+                return Reply::Failed(Failure::on_the_way(trouble, true));
+            }
+            // Without white space: a provider may send any amount of it, in pieces of a byte.
+            let new = answer.read.range(pieces..).flatten();
+            beginning.extend(new.filter(|byte| !byte.is_ascii_whitespace()));
+            match begins_like_error(&beginning) {
                 Some(true) => return self.read_small(answer).await,
                 Some(false) => break,
                 None => {}
-            }
-            if let Err(trouble) = self.fill_one(&mut answer, far).await {
-                return Reply::Failed(Failure::on_the_way(trouble, true));
             }
         }
         Reply::Relay(answer, Class::Success)
@@ -293,13 +296,13 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a JSON text begins with an object (alone or in an array) whose first key is `error`; `None`: too
-/// short to tell.
+/// Whether a JSON text, its white space left out, begins with an object (alone or in an array) whose first key is
+/// `error`; `None`: too short to tell.
 fn begins_like_error(text: &[u8]) -> Option<bool> {
-    let mut rest = text.trim_ascii_start();
+    let mut rest = text;
     for token in [&b"["[..], b"{", b"\"error\""] {
         match rest.strip_prefix(token) {
-            Some(after) => rest = after.trim_ascii_start(),
+            Some(after) => rest = after,
             None if token == b"[" && !rest.is_empty() => {}
             None if token.starts_with(rest) => return None,
             None => return Some(false),
@@ -349,11 +352,11 @@ mod tests {
     fn tells_from_its_beginning_whether_a_json_stream_may_be_an_error() {
         for (text, expect) in [
             ("", None),
-            (" \n[ ", None),
+            ("[", None),
             ("[{", None),
             ("[{\"err", None),
             ("[{\"error\"", Some(true)),
-            ("{ \"error\" :", Some(true)),
+            ("{\"error\":", Some(true)),
             ("[{\"candidates\"", Some(false)),
             ("[{\"c", Some(false)),
             ("[]", Some(false)),

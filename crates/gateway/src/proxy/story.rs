@@ -1,18 +1,20 @@
 //! What happened to one request: collected along its way, told in its headers and, at its end, in one log line.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{Consequence, Demand, Lease, Pool};
 
 use super::auth::Caller;
-use super::headers::{add_key_headers, name_value};
+use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use super::trace_header;
 use crate::context::Gateway;
+use crate::snapshot::PoolEntry;
 use crate::telemetry::Finished;
 use crate::traces::{Outcome, Step, Trace};
 
@@ -25,10 +27,12 @@ pub(super) struct Story {
     began: Instant,
     request_id: HeaderValue,
     method: Method,
-    path: String,
+    path: Option<PathAndQuery>,
     pub(super) caller: Arc<str>,
-    pub(super) pool: Option<Arc<Pool>>,
-    key_name: Option<Arc<str>>,
+    /// The pool that serves.
+    pub(super) entry: Option<PoolEntry>,
+    /// The place of the key that was used last.
+    key: Option<usize>,
     attempts: u32,
     waited: Duration,
     status: u16,
@@ -46,10 +50,10 @@ impl Story {
             gw: Arc::clone(gw),
             request_id: request_id(gw, parts),
             method: parts.method.clone(),
-            path: parts.uri.path().chars().take(200).collect(),
-            caller: "-".into(),
-            pool: None,
-            key_name: None,
+            path: parts.uri.path_and_query().cloned(),
+            caller: nobody(),
+            entry: None,
+            key: None,
             attempts: 0,
             waited: Duration::ZERO,
             status: 0,
@@ -71,7 +75,7 @@ impl Story {
 
     /// Notes the attempt that begins now.
     pub(super) fn attempt(&mut self, lease: &mut Lease, attempt: u32, waited: Duration) {
-        self.key_name = Some(Arc::clone(&lease.member().name));
+        self.key = Some(lease.place());
         self.attempts = attempt;
         let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
@@ -113,26 +117,23 @@ impl Story {
     }
 
     /// Adds the gateway's own headers, and notes the status.
-    pub(super) fn head<B>(&mut self, response: &mut Response<B>, lease: Option<&Lease>) {
+    pub(super) fn head<B>(&mut self, response: &mut Response<B>) {
         self.status = response.status().as_u16();
-        if let (Some(_), Some(step)) = (lease, self.steps.last_mut()) {
+        if let Some(step) = self.steps.last_mut() {
             step.end(Outcome::Answered(self.status), self.gw.clock.now());
         }
         let headers = response.headers_mut();
-        headers.insert("x-request-id", self.request_id.clone());
-        match (lease, &self.pool) {
-            (Some(lease), _) => add_key_headers(headers, lease),
-            (None, Some(pool)) => {
-                headers.insert("x-keypool-pool", name_value(pool.name()));
-                if let Some(key) = &self.key_name {
-                    headers.insert("x-keypool-key", name_value(key));
-                }
-            }
-            (None, None) => return,
+        headers.insert(REQUEST_ID, self.request_id.clone());
+        let Some(entry) = &self.entry else {
+            return;
+        };
+        headers.insert(POOL, entry.wire.pool.clone());
+        if let Some(place) = self.key {
+            headers.insert(KEY, entry.wire.key(place).name.clone());
         }
-        headers.insert("x-keypool-attempts", HeaderValue::from(self.attempts));
+        headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
-        headers.insert("x-keypool-queue-ms", HeaderValue::from(waited_ms));
+        headers.insert(QUEUE_MS, number(waited_ms));
         if self.shows_trace {
             headers.insert(trace_header::NAME, trace_header::of(&self.steps));
         }
@@ -141,7 +142,7 @@ impl Story {
     /// An answer of the gateway's own, told and done with.
     pub(super) fn tell(&mut self, response: Response<Bytes>) -> Response<Bytes> {
         let mut response = response;
-        self.head(&mut response, None);
+        self.head(&mut response);
         self.end("");
         response
     }
@@ -157,13 +158,17 @@ impl Story {
             return;
         }
         let took = self.gw.clock.now().saturating_duration_since(self.began);
+        let pool = self.entry.as_ref().map(|entry| &entry.pool);
+        let key = pool
+            .zip(self.key)
+            .map(|(pool, place)| &pool.members()[place]);
         let finished = Finished {
             request_id: self.request_id(),
             method: &self.method,
-            path: &self.path,
+            path: self.path.as_ref().map_or("-", PathAndQuery::path),
             status: self.status,
-            pool: self.pool.as_ref().map_or("-", |pool| pool.name()),
-            key_name: self.key_name.as_deref().unwrap_or("-"),
+            pool: pool.map_or("-", |pool| pool.name()),
+            key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
             took,
@@ -195,10 +200,10 @@ impl Story {
             began: self.began,
             request_id: self.request_id.clone(),
             method: self.method.clone(),
-            path: std::mem::take(&mut self.path),
+            path: self.path.take(),
             caller: Arc::clone(&self.caller),
-            pool: self.pool.take(),
-            key_name: self.key_name.take(),
+            entry: self.entry.take(),
+            key: self.key,
             attempts: self.attempts,
             waited: self.waited,
             status: self.status,
@@ -219,12 +224,18 @@ impl Drop for Story {
 
 /// The caller's own id, if it is at most 128 visible ASCII characters; else a new one.
 fn request_id(gw: &Gateway, parts: &Parts) -> HeaderValue {
-    let own = parts.headers.get("x-request-id").filter(|id| {
+    let own = parts.headers.get(REQUEST_ID).filter(|id| {
         !id.is_empty()
             && id.len() <= MAX_REQUEST_ID
             && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     own.cloned().unwrap_or_else(|| new_request_id(gw))
+}
+
+/// The name of a caller that is not known.
+pub(super) fn nobody() -> Arc<str> {
+    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "-".into());
+    Arc::clone(&NAME)
 }
 
 /// A version 7 UUID (RFC 9562). It names a request and guards nothing, so a quick random source is enough.

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderValue};
 use keypool_core::pool::{By, Obstacle};
 
-use super::headers::name_value;
 use crate::traces::{Outcome, Step};
+use crate::wire::name_value;
 
 /// The header's name, in requests (`1` asks for it) and in answers.
 pub(super) const NAME: &str = "x-keypool-trace";

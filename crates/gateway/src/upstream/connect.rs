@@ -1,87 +1,139 @@
-//! Opening a connection: name, TCP, TLS, HTTP/1.1.
+//! Opening a connection: name, TCP, proxy, TLS, and HTTP/1.1 or HTTP/2 as the provider chooses.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
+use http::uri::Authority;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use keypool_core::base_url::BaseUrl;
+use keypool_core::proxy_url::{ProxyScheme, ProxyUrl};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tower::ServiceExt;
 
-use super::{Pieces, SendError};
+use super::http2::{self, Http2};
+use super::proxy::{self, chain};
+use super::{Pieces, SendError, Target, tls};
 
 /// The longest answer head taken from a provider, in bytes.
-const MAX_HEAD: usize = 256 * 1024;
+pub(super) const MAX_HEAD: usize = 256 * 1024;
+
+/// A connection to the provider or to a proxy, the latter with or without TLS.
+pub(super) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
 
 pub(super) struct Connector {
     /// Names, and both address families side by side (RFC 8305).
     tcp: HttpConnector,
     tls: TlsConnector,
+    proxy_tls: TlsConnector,
+}
+
+/// A new connection.
+pub(super) enum Opened {
+    /// It takes one request at a time.
+    Http1(SendRequest<Pieces>),
+    /// It takes many.
+    Http2(Http2),
 }
 
 impl Connector {
     pub(super) fn new() -> Self {
-        let roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        let mut config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        let (tls, proxy_tls) = tls::connectors();
         Self {
             tcp,
-            tls: TlsConnector::from(Arc::new(config)),
+            tls,
+            proxy_tls,
         }
     }
 
     /// A connection that is ready for a request.
     pub(super) async fn connect(
         &self,
-        base_url: &BaseUrl,
+        target: &Target<'_>,
+        by: Instant,
         limit: Duration,
-    ) -> Result<SendRequest<Pieces>, SendError> {
-        let connecting = tokio::time::timeout(limit, self.open(base_url));
-        connecting
+    ) -> Result<Opened, SendError> {
+        timeout_at(by, self.open(target))
             .await
             .map_err(|_| SendError::ConnectTimeout(limit))?
             .map_err(SendError::Connect)
     }
 
-    async fn open(&self, base_url: &BaseUrl) -> io::Result<SendRequest<Pieces>> {
-        let uri = base_url.origin().parse().map_err(io::Error::other)?;
-        let connecting = self.tcp.clone().oneshot(uri);
-        let stream = connecting.await.map_err(io::Error::other)?.into_inner();
-        if !base_url.is_https() {
-            return self.handshake(stream).await;
+    async fn open(&self, target: &Target<'_>) -> io::Result<Opened> {
+        let stream = match target.proxy {
+            None => {
+                let uri = target.base_url.origin().parse().map_err(io::Error::other)?;
+                Either::Left(self.tcp(uri).await?)
+            }
+            Some(proxy) if target.is_forwarded() => self.reach(proxy).await?,
+            Some(proxy) => proxy::tunnel(self.reach(proxy).await?, target, proxy).await?,
+        };
+        if !target.base_url.is_https() {
+            return http1(stream).await.map(Opened::Http1);
         }
-        let name = ServerName::try_from(host_name(base_url).to_owned())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.handshake(self.tls.connect(name, stream).await?).await
+        let name = server_name(target.host_and_port().0)?;
+        let stream = self.tls.connect(name, stream).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP_2) {
+            return http1(stream).await.map(Opened::Http1);
+        }
+        let authority: Authority = target
+            .base_url
+            .authority()
+            .parse()
+            .map_err(io::Error::other)?;
+        let opened = http2::handshake(stream, authority).await?;
+        Ok(Opened::Http2(opened))
     }
 
-    async fn handshake<S>(&self, stream: S) -> io::Result<SendRequest<Pieces>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_HEAD);
-        let (mut sender, connection) = builder
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        drive(connection);
-        sender.ready().await.map_err(io::Error::other)?;
-        Ok(sender)
+    async fn tcp(&self, uri: Uri) -> io::Result<TcpStream> {
+        let connecting = self.tcp.clone().oneshot(uri);
+        let connected = connecting.await;
+        let stream = connected.map_err(|error| io::Error::other(chain(&error)))?;
+        Ok(stream.into_inner())
     }
+
+    /// A connection to the proxy itself.
+    async fn reach(&self, proxy: &ProxyUrl) -> io::Result<Stream> {
+        let unreachable = |error: io::Error| proxy::failed(proxy, "cannot be reached", &error);
+        let stream = self.tcp(proxy::address(proxy)?).await;
+        let stream = stream.map_err(unreachable)?;
+        if proxy.scheme() != ProxyScheme::Https {
+            return Ok(Either::Left(stream));
+        }
+        let name = server_name(proxy.host())?;
+        let connected = self.proxy_tls.connect(name, stream).await;
+        connected.map(Either::Right).map_err(unreachable)
+    }
+}
+
+fn server_name(host: &str) -> io::Result<ServerName<'static>> {
+    ServerName::try_from(host.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+async fn http1<S>(stream: S) -> io::Result<SendRequest<Pieces>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD);
+    let (mut sender, connection) = builder
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    drive(connection);
+    sender.ready().await.map_err(io::Error::other)?;
+    Ok(sender)
 }
 
 /// Lets a connection do its work. The task ends with it: when the provider closes it, or when its sender is dropped.
@@ -95,31 +147,4 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     tokio::spawn(async move { drop(connection.await) });
-}
-
-/// The host for the certificate: without port, an IPv6 address without brackets.
-fn host_name(base_url: &BaseUrl) -> &str {
-    let authority = base_url.authority();
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => host,
-        _ => authority,
-    };
-    host.trim_start_matches('[').trim_end_matches(']')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_host_for_the_certificate() {
-        for (url, host) in [
-            ("https://api.openai.com/v1", "api.openai.com"),
-            ("https://127.0.0.1:9000", "127.0.0.1"),
-            ("https://[::1]:9000", "::1"),
-            ("https://[::1]", "::1"),
-        ] {
-            assert_eq!(host_name(&url.parse().unwrap()), host, "{url}");
-        }
-    }
 }

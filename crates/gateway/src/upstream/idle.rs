@@ -1,91 +1,185 @@
-//! Connections that wait for their next request, by origin; the one used last comes first.
+//! Connections that wait for their next request, by where they lead: those of HTTP/1.1, of which the one used last
+//! comes first, and those of HTTP/2, which are shared.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
+use keypool_core::proxy_url::ProxyUrl;
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 use tokio::time::{Instant, timeout};
 
 use super::Pieces;
+use super::http2::{Http2, Stream};
 
 /// A connection idle for longer is not used again: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
 /// A connection that is not ready for its next request by then is given up.
 const READY_WITHIN: Duration = Duration::from_millis(100);
-/// So many are kept for one origin.
-const MAX_PER_ORIGIN: usize = 512;
+/// So many are kept for one place.
+const MAX_PER_PLACE: usize = 512;
+
+/// Where a connection leads, and by which way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) origin: Arc<str>,
+    pub(super) proxy: Option<ProxyUrl>,
+}
 
 /// Each thread keeps its own: a connection is driven by the thread that opened it, and best used there.
 #[derive(Default)]
 pub(super) struct IdleConnections {
-    by_thread: ThreadLocal<Mutex<ByOrigin>>,
+    by_thread: ThreadLocal<Mutex<ByPlace>>,
 }
 
-type ByOrigin = HashMap<Arc<str>, Vec<Idle>>;
+type ByPlace = HashMap<Place, Kept>;
+
+/// The right to open a connection where one may be enough for many: others wait for what comes of it.
+pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+#[derive(Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    shared: Vec<Http2>,
+    /// The provider chose HTTP/1.1 last time: nobody waits for another's connection.
+    chose_http1: bool,
+    opening: Arc<tokio::sync::Mutex<()>>,
+}
 
 struct Idle {
     sender: SendRequest<Pieces>,
     since: Instant,
 }
 
+/// What can carry a request.
+pub(super) enum Carrier {
+    /// A connection of its own.
+    Http1(SendRequest<Pieces>),
+    /// A stream of a shared one.
+    Http2(Stream),
+}
+
 impl IdleConnections {
     /// A connection that is still open and ready.
-    pub(super) async fn take(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
-        let mut sender = self.newest_open(origin)?;
-        // The answer was read to its end, so this is at most a turn of the connection's task; unless the provider
-        // answered before it had read the whole request, which makes the connection useless.
-        let ready = timeout(READY_WITHIN, sender.ready()).await;
-        matches!(ready, Ok(Ok(()))).then_some(sender)
+    pub(super) async fn take(&self, place: &Place) -> Option<Carrier> {
+        match self.newest_open(place)? {
+            Carrier::Http1(mut sender) => {
+                // The answer was read to its end, so this is at most a turn of the connection's task; unless the
+                // provider answered before it had read the whole request, which makes the connection useless.
+                let ready = timeout(READY_WITHIN, sender.ready()).await;
+                matches!(ready, Ok(Ok(()))).then_some(Carrier::Http1(sender))
+            }
+            stream => Some(stream),
+        }
     }
 
     /// This thread's own, or else another's: a connection that is open saves the way to the provider and back.
-    fn newest_open(&self, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
+    fn newest_open(&self, place: &Place) -> Option<Carrier> {
         let own = self.by_thread.get_or_default();
         let others = self.by_thread.iter();
         std::iter::once(own)
             .chain(others)
-            .find_map(|by_origin| newest_open_of(&mut by_origin.lock(), origin))
+            .find_map(|by_place| by_place.lock().get_mut(place)?.newest_open())
     }
 
-    pub(super) fn put(&self, origin: Arc<str>, sender: SendRequest<Pieces>) {
+    /// A stream of a shared connection.
+    pub(super) fn stream(&self, place: &Place) -> Option<Stream> {
+        let others = self.by_thread.iter();
+        std::iter::once(self.by_thread.get_or_default())
+            .chain(others)
+            .find_map(|by_place| by_place.lock().get_mut(place)?.stream())
+    }
+
+    /// What to wait for before a connection is opened; `None` where each request needs one of its own.
+    pub(super) fn opening(&self, place: &Place) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        let mut by_place = self.by_thread.get_or_default().lock();
+        let kept = entry(&mut by_place, place.clone());
+        (!kept.chose_http1).then(|| Arc::clone(&kept.opening))
+    }
+
+    /// The provider chose HTTP/1.1.
+    pub(super) fn note_http1(&self, place: &Place) {
+        let mut by_place = self.by_thread.get_or_default().lock();
+        entry(&mut by_place, place.clone()).chose_http1 = true;
+    }
+
+    /// Keeps a connection whose last answer was read to its end.
+    pub(super) fn put(&self, place: Place, sender: SendRequest<Pieces>) {
         if sender.is_closed() {
             return;
         }
-        let mut by_origin = self.by_thread.get_or_default().lock();
-        if !by_origin.contains_key(&origin) {
-            // A new origin: those of an earlier configuration may have ended.
-            by_origin.retain(|_, idle| {
-                idle.last()
-                    .is_some_and(|last| last.since.elapsed() <= MAX_IDLE)
-            });
-        }
-        let idle = by_origin.entry(origin).or_default();
-        if idle.len() >= MAX_PER_ORIGIN {
+        let mut by_place = self.by_thread.get_or_default().lock();
+        let idle = &mut entry(&mut by_place, place).idle;
+        if idle.len() >= MAX_PER_PLACE {
             idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= MAX_IDLE);
         }
-        if idle.len() < MAX_PER_ORIGIN {
+        if idle.len() < MAX_PER_PLACE {
             idle.push(Idle {
                 sender,
                 since: Instant::now(),
             });
         }
     }
-}
 
-fn newest_open_of(by_origin: &mut ByOrigin, origin: &Arc<str>) -> Option<SendRequest<Pieces>> {
-    let idle = by_origin.get_mut(origin)?;
-    while let Some(newest) = idle.pop() {
-        if newest.since.elapsed() > MAX_IDLE {
-            // Those below it have waited longer still.
-            by_origin.remove(origin);
-            return None;
-        }
-        if !newest.sender.is_closed() {
-            return Some(newest.sender);
+    /// Keeps a connection that other requests may share from now on; those that wait for `turn` first of all.
+    pub(super) fn share(&self, place: Place, connection: Http2, turn: Option<Turn>) {
+        let mut by_place = self.by_thread.get_or_default().lock();
+        let kept = entry(&mut by_place, place);
+        kept.chose_http1 = false;
+        kept.forget_useless();
+        connection.keep_turn(turn);
+        if kept.shared.len() < MAX_PER_PLACE {
+            kept.shared.push(connection);
         }
     }
-    None
+}
+
+fn entry(by_place: &mut ByPlace, place: Place) -> &mut Kept {
+    if !by_place.contains_key(&place) {
+        // A new place: those of an earlier configuration may have ended.
+        by_place.retain(|_, kept| kept.is_in_use());
+    }
+    by_place.entry(place).or_default()
+}
+
+impl Kept {
+    fn is_in_use(&mut self) -> bool {
+        self.forget_useless();
+        let last = self.idle.last();
+        last.is_some_and(|last| last.since.elapsed() <= MAX_IDLE)
+            || !self.shared.is_empty()
+            || Arc::strong_count(&self.opening) > 1
+    }
+
+    fn newest_open(&mut self) -> Option<Carrier> {
+        if let Some(stream) = self.stream() {
+            return Some(Carrier::Http2(stream));
+        }
+        while let Some(newest) = self.idle.pop() {
+            if newest.since.elapsed() > MAX_IDLE {
+                // Those below it have waited longer still.
+                self.idle.clear();
+                return None;
+            }
+            if !newest.sender.is_closed() {
+                return Some(Carrier::Http1(newest.sender));
+            }
+        }
+        None
+    }
+
+    /// A stream of the first connection with room, so that few carry all and the others grow idle.
+    fn stream(&mut self) -> Option<Stream> {
+        self.forget_useless();
+        self.shared
+            .iter()
+            .find_map(|connection| connection.stream(true))
+    }
+
+    fn forget_useless(&mut self) {
+        self.shared
+            .retain(|connection| !connection.is_over() && !connection.idle_for(MAX_IDLE));
+    }
 }

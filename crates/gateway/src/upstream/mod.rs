@@ -1,10 +1,14 @@
-//! Calls to providers over HTTP/1.1: one request on one connection, connections kept for the next.
+//! Calls to providers: directly or through a proxy, over HTTP/1.1 with one request on one connection at a time, or
+//! over HTTP/2 with many; connections are kept for the next.
 //!
-//! Nothing here knows keys or classes; retrying is the caller's decision. A connection is kept only after
-//! the whole answer was read from it.
+//! Nothing here knows keys or classes; retrying is the caller's decision. A connection of HTTP/1.1 is kept only
+//! after the whole answer was read from it.
 
 mod connect;
+mod http2;
 mod idle;
+mod proxy;
+mod tls;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,14 +16,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use keypool_core::base_url::BaseUrl;
+use keypool_core::proxy_url::ProxyUrl;
+use tokio::time::{Instant, timeout_at};
 
-use connect::Connector;
-use idle::IdleConnections;
+use connect::{Connector, Opened};
+use http2::Stream;
+use idle::{Carrier, IdleConnections, Place};
 
 /// All connections to providers.
 pub(crate) struct Upstream {
@@ -37,35 +45,91 @@ pub(crate) struct UpstreamBody {
     connection: Option<Connection>,
 }
 
-struct Connection {
-    sender: SendRequest<Pieces>,
-    origin: Arc<str>,
-    idle: Arc<IdleConnections>,
+/// What an answer comes on.
+enum Connection {
+    Http1 {
+        sender: SendRequest<Pieces>,
+        place: Place,
+        idle: Arc<IdleConnections>,
+    },
+    /// Dropped, it makes room for another call; where the answer has not ended, hyper resets the stream.
+    Http2 { _stream: Stream },
+}
+
+/// Where a call goes, and by which way.
+struct Target<'a> {
+    base_url: &'a BaseUrl,
+    proxy: Option<&'a ProxyUrl>,
 }
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// No connection: name, TCP or TLS.
+    /// No connection: name, TCP, proxy or TLS.
     #[error("cannot connect: {0}")]
     Connect(#[source] std::io::Error),
     /// No connection in time.
     #[error("no connection within {0:?}")]
     ConnectTimeout(Duration),
     /// The connection broke before an answer came.
-    #[error("the connection broke before an answer came: {source}")]
+    #[error("the connection broke before an answer came: {}", proxy::chain(source))]
     Broken {
         /// What broke.
         source: hyper::Error,
-        /// Nothing of the request was written.
+        /// The provider has certainly not begun with the request.
         unsent: bool,
     },
+}
+
+/// A connection that broke before an answer came.
+struct Broken {
+    source: hyper::Error,
+    /// The provider has certainly not begun with the request.
+    unsent: bool,
+    /// Another connection may do better, whatever the request.
+    replaceable: bool,
+    /// The connection was waiting for a request, and the provider may have closed it meanwhile.
+    stale: bool,
 }
 
 impl SendError {
     /// Whether the provider may have seen the request.
     pub(crate) fn was_sent(&self) -> bool {
         matches!(self, Self::Broken { unsent: false, .. })
+    }
+}
+
+impl From<Broken> for SendError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken {
+            source: broken.source,
+            unsent: broken.unsent,
+        }
+    }
+}
+
+impl Target<'_> {
+    fn place(&self) -> Place {
+        Place {
+            origin: Arc::clone(self.base_url.origin()),
+            proxy: self.proxy.cloned(),
+        }
+    }
+
+    /// Whether the proxy gets the request itself, and not a way to the provider.
+    fn is_forwarded(&self) -> bool {
+        !self.base_url.is_https() && self.proxy.is_some_and(|proxy| proxy.scheme().is_http())
+    }
+
+    /// The provider's host, an IPv6 address without brackets, and port.
+    fn host_and_port(&self) -> (&str, u16) {
+        let authority = self.base_url.authority();
+        let default = if self.base_url.is_https() { 443 } else { 80 };
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(default)),
+            _ => (&**authority, default),
+        };
+        (host.trim_start_matches('[').trim_end_matches(']'), port)
     }
 }
 
@@ -82,47 +146,134 @@ impl Upstream {
     pub(crate) async fn send(
         &self,
         base_url: &BaseUrl,
+        proxy: Option<&ProxyUrl>,
+        mut request: Request<Pieces>,
+        connect_timeout: Duration,
+        repeatable: bool,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        let target = Target { base_url, proxy };
+        let forwarder = proxy.filter(|_| target.is_forwarded());
+        if let Some(proxy) = forwarder {
+            proxy::address_to_proxy(&mut request, &target, proxy);
+        }
+        let answer = self
+            .exchange(&target, request, connect_timeout, repeatable)
+            .await?;
+        match forwarder {
+            Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(SendError::Connect(proxy::asks_for_credentials(proxy)))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        target: &Target<'_>,
         request: Request<Pieces>,
         connect_timeout: Duration,
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let again = request.clone();
-        if let Some(sender) = self.idle.take(base_url.origin()).await {
-            match self.send_on(sender, base_url, request).await {
-                // Closed by the provider while it was idle. An answer that cannot be read is another matter.
-                Err(SendError::Broken { unsent, source })
-                    if unsent || (repeatable && !source.is_parse()) => {}
-                other => return other,
+        let place = target.place();
+        let (carrier, kept) = match self.idle.take(&place).await {
+            Some(carrier) => (carrier, true),
+            None => (self.open(target, &place, connect_timeout).await?, false),
+        };
+        let again = (kept || matches!(carrier, Carrier::Http2(_))).then(|| request.clone());
+        let broken = match self.send_on(carrier, &place, request, kept).await {
+            Ok(answer) => return Ok(answer),
+            Err(broken) => broken,
+        };
+        let replace = broken.replaceable || (repeatable && broken.stale);
+        let Some(request) = again.filter(|_| replace) else {
+            return Err(broken.into());
+        };
+        let carrier = self.open(target, &place, connect_timeout).await?;
+        let sent = self.send_on(carrier, &place, request, false).await;
+        sent.map_err(SendError::from)
+    }
+
+    /// A new connection; or, with HTTP/2, a stream of one that another request opened meanwhile.
+    async fn open(
+        &self,
+        target: &Target<'_>,
+        place: &Place,
+        limit: Duration,
+    ) -> Result<Carrier, SendError> {
+        let by = Instant::now() + limit;
+        let is_https = target.base_url.is_https();
+        let mut turn = None;
+        if let Some(opening) = self.idle.opening(place).filter(|_| is_https) {
+            let mine = timeout_at(by, opening.lock_owned()).await;
+            let mine = mine.map_err(|_| SendError::ConnectTimeout(limit))?;
+            if let Some(stream) = self.idle.stream(place) {
+                return Ok(Carrier::Http2(stream));
+            }
+            // Whoever had the turn before may have found that each request needs a connection of its own.
+            turn = self.idle.opening(place).map(|_| mine);
+        }
+        match self.connector.connect(target, by, limit).await? {
+            Opened::Http1(sender) => {
+                if is_https {
+                    self.idle.note_http1(place);
+                }
+                Ok(Carrier::Http1(sender))
+            }
+            Opened::Http2(connection) => {
+                let stream = connection.stream(false);
+                self.idle.share(place.clone(), connection, turn);
+                let closed = || SendError::Connect(std::io::ErrorKind::ConnectionReset.into());
+                stream.map(Carrier::Http2).ok_or_else(closed)
             }
         }
-        let sender = self.connector.connect(base_url, connect_timeout).await?;
-        self.send_on(sender, base_url, again).await
     }
 
     async fn send_on(
         &self,
-        mut sender: SendRequest<Pieces>,
-        base_url: &BaseUrl,
+        carrier: Carrier,
+        place: &Place,
         request: Request<Pieces>,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        match sender.try_send_request(request).await {
-            Ok(answer) => {
-                let connection = Connection {
+        kept: bool,
+    ) -> Result<Response<UpstreamBody>, Broken> {
+        let (answer, connection) = match carrier {
+            Carrier::Http1(mut sender) => {
+                let sent = sender.try_send_request(request).await;
+                let answer = sent.map_err(|mut error| {
+                    let unsent = error.take_message().is_some();
+                    let source = error.into_error();
+                    Broken {
+                        unsent,
+                        replaceable: unsent && kept,
+                        // An answer that cannot be read is another matter.
+                        stale: kept && !source.is_parse(),
+                        source,
+                    }
+                })?;
+                let connection = Connection::Http1 {
                     sender,
-                    origin: Arc::clone(base_url.origin()),
+                    place: place.clone(),
                     idle: Arc::clone(&self.idle),
                 };
-                Ok(answer.map(|body| UpstreamBody::new(body, connection)))
+                (answer, connection)
             }
-            Err(mut error) => {
-                let unsent = error.take_message().is_some();
-                Err(SendError::Broken {
-                    source: error.into_error(),
-                    unsent,
-                })
+            Carrier::Http2(mut stream) => {
+                let answer = stream.send(request).await?;
+                (answer, Connection::Http2 { _stream: stream })
             }
-        }
+        };
+        let answer = as_http1(answer);
+        Ok(answer.map(|body| UpstreamBody::new(body, connection)))
     }
+}
+
+/// An answer as a client of HTTP/1.1 may see it.
+fn as_http1<B>(mut answer: Response<B>) -> Response<B> {
+    *answer.version_mut() = Version::HTTP_11;
+    // Of the two the length does not count (RFC 9112 §6.3), and would cut the body short further on.
+    if answer.headers().contains_key(TRANSFER_ENCODING) {
+        answer.headers_mut().remove(CONTENT_LENGTH);
+    }
+    answer
 }
 
 impl UpstreamBody {
@@ -138,13 +289,13 @@ impl UpstreamBody {
     }
 
     fn keep_connection(&mut self) {
-        if let Some(Connection {
+        if let Some(Connection::Http1 {
             sender,
-            origin,
+            place,
             idle,
         }) = self.connection.take()
         {
-            idle.put(origin, sender);
+            idle.put(place, sender);
         }
     }
 }
@@ -205,5 +356,28 @@ impl Body for Pieces {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_host_and_port_of_the_provider() {
+        for (url, expect) in [
+            ("https://api.openai.com/v1", ("api.openai.com", 443)),
+            ("http://api.openai.com/v1", ("api.openai.com", 80)),
+            ("https://127.0.0.1:9000", ("127.0.0.1", 9000)),
+            ("https://[::1]:9000", ("::1", 9000)),
+            ("https://[::1]", ("::1", 443)),
+        ] {
+            let base_url = url.parse().unwrap();
+            let target = Target {
+                base_url: &base_url,
+                proxy: None,
+            };
+            assert_eq!(target.host_and_port(), expect, "{url}");
+        }
     }
 }

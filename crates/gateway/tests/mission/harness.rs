@@ -44,6 +44,7 @@ pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
         name: format!("key-{n}").into(),
         secret: Secret::new(format!("secret-key-{n}")),
         base_url: mock.origin().parse().unwrap(),
+        proxy: None,
         model: None,
         group: None,
         weight: 1,

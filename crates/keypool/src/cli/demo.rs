@@ -66,6 +66,7 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
         name: format!("demo-{n}").into(),
         secret: Secret::new(format!("made-up-demo-key-{n}")),
         base_url: Clone::clone(&base_url),
+        proxy: None,
         model: None,
         group: None,
         weight: 1,

@@ -15,6 +15,7 @@ use super::{Failure, say};
 use crate::admin_token::{self, AdminToken};
 use crate::config::Loaded;
 use crate::logging::{self, Logging};
+use crate::open_files::OpenFiles;
 use crate::{signals, watch, welcome};
 
 /// How the work is spread over the processor's cores.
@@ -63,6 +64,7 @@ pub(super) async fn serve(
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    let room = OpenFiles::raise(threading.acceptors());
     let token = admin_token::find_or_make(&settings.admin).map_err(|error| {
         Failure::because(
             format!(
@@ -89,8 +91,10 @@ pub(super) async fn serve(
     signals::reload_on_hangup(&gw);
     let shutdown = signals::shutdown(&gw);
     // Last: who reads this may change files and send signals at once.
-    say(&welcome::text(kind, addr, &gw.snapshot(), &token));
+    room.tell();
+    say(&welcome::text(kind, addr, room, &gw.snapshot(), &token));
     let all_ended = server
+        .with_room_for(usize::try_from(room.streams).unwrap_or(usize::MAX))
         .serve(threading.acceptors(), shutdown)
         .await
         .map_err(|error| Failure::because("cannot serve", error))?;

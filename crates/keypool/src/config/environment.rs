@@ -16,6 +16,7 @@ use super::base::{self, Base};
 use super::keys::{default_name, provider_secret, split};
 use super::pools::{FilePools, default_models, warn_incomplete};
 use super::problem::Problem;
+use super::proxy::{self, Choice};
 use super::report::Report;
 use super::text::Text;
 
@@ -24,6 +25,7 @@ pub(super) fn pools(
     report: &Report<'_>,
     file: &FilePools,
     listen: SocketAddr,
+    proxies: &proxy::Environment,
 ) -> Vec<PoolSettings> {
     let mut out = Vec::new();
     for dialect in catalogue::all().iter().copied() {
@@ -42,7 +44,7 @@ pub(super) fn pools(
             ));
             continue;
         }
-        out.extend(pool(report, dialect, &texts, listen));
+        out.extend(pool(report, dialect, &texts, listen, proxies));
     }
     out
 }
@@ -52,6 +54,7 @@ fn pool(
     dialect: &'static dyn Dialect,
     texts: &[Text<'_>],
     listen: SocketAddr,
+    proxies: &proxy::Environment,
 ) -> Option<PoolSettings> {
     let base = base::of_pool(None, Some(dialect), report, listen);
     let mut seen = HashSet::new();
@@ -79,10 +82,12 @@ fn pool(
             return None;
         }
     };
+    let proxy = proxies.resolve(&Choice::Unsaid, &Choice::Unsaid, &base_url);
     let key = |(index, secret)| KeySettings {
         name: default_name(dialect.name(), index).into(),
         secret,
         base_url: base_url.clone(),
+        proxy: proxy.clone(),
         model: None,
         group: None,
         weight: 1,

@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use keypool_core::base_url::BaseUrl;
+use keypool_core::proxy_url::ProxyUrl;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::KeySettings;
 use toml::de::DeValue;
@@ -13,6 +15,7 @@ use toml::de::DeValue;
 use super::base::{self, Base};
 use super::place::At;
 use super::problem::Problem;
+use super::proxy::{self, Choice};
 use super::report::Report;
 use super::text::Text;
 use super::unforced;
@@ -30,6 +33,10 @@ pub(super) struct Defaults<'p> {
     pub(super) max_concurrent: Option<u32>,
     /// keypool's own address, which no base URL may name.
     pub(super) listen: SocketAddr,
+    /// What the pool says about a proxy.
+    pub(super) proxy: &'p Choice,
+    /// What the environment says.
+    pub(super) proxies: &'p proxy::Environment,
 }
 
 /// The keys read.
@@ -132,10 +139,12 @@ impl Gatherer<'_> {
         if let (Some(secret), Some(base_url)) = (secret, base) {
             let max_concurrent = self.defaults.max_concurrent;
             let name = name.into();
+            let proxy = self.proxy(&Choice::Unsaid, &base_url);
             self.out.keys.push(KeySettings {
                 name,
                 secret,
                 base_url,
+                proxy,
                 model: None,
                 group: None,
                 weight: 1,
@@ -158,7 +167,7 @@ impl Gatherer<'_> {
             .and_then(|text| self.secret(&text, &name));
         let base = table.take("base_url");
         let base = self.base(base);
-        unforced::proxy(&mut table, "pools.*.keys.proxy");
+        let proxy = proxy::choice(&mut table);
         let mut label = |field| table.text(field).and_then(Text::label).map(Arc::from);
         let (model, group) = (label("model"), label("group"));
         let weight = table.whole("weight", 1..=100).unwrap_or(1u32);
@@ -168,10 +177,12 @@ impl Gatherer<'_> {
         unforced::key_limits(&mut table);
         table.finish();
         if let (Some(secret), Some(base_url)) = (secret, base) {
+            let proxy = self.proxy(&proxy, &base_url);
             self.out.keys.push(KeySettings {
                 name: name.into(),
                 secret,
                 base_url,
+                proxy,
                 model,
                 group,
                 weight,
@@ -181,7 +192,7 @@ impl Gatherer<'_> {
     }
 
     /// A key's base URL: its own, else the pool's.
-    fn base(&mut self, own: Option<Node<'_>>) -> Option<keypool_core::base_url::BaseUrl> {
+    fn base(&mut self, own: Option<Node<'_>>) -> Option<BaseUrl> {
         match (own, self.defaults.base) {
             (Some(node), _) => base::read(&node.text("a string")?, self.defaults.listen),
             (None, Base::Known(url)) => Some(url.clone()),
@@ -191,6 +202,11 @@ impl Gatherer<'_> {
                 None
             }
         }
+    }
+
+    fn proxy(&self, own: &Choice, base_url: &BaseUrl) -> Option<ProxyUrl> {
+        let Defaults { proxy, proxies, .. } = self.defaults;
+        proxies.resolve(own, proxy, base_url)
     }
 
     /// Takes a name, which may be taken once.

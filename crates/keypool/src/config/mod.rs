@@ -12,6 +12,7 @@ mod keys;
 mod place;
 mod pools;
 mod problem;
+mod proxy;
 mod report;
 mod server;
 mod sources;
@@ -90,8 +91,9 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let (admin, store) = (root.table("admin"), root.table("store"));
     let admin = admin::read(admin, store, report, &sources.dir);
     unforced::limiter(root.table("limiter"), report);
-    let file = pools::read(root.table("pools"), server.listen);
-    let environment = environment::pools(report, &file, server.listen);
+    let proxies = proxy::Environment::read(report);
+    let file = pools::read(root.table("pools"), server.listen, &proxies);
+    let environment = environment::pools(report, &file, server.listen, &proxies);
     let names: Vec<&str> = file
         .names
         .iter()
@@ -103,7 +105,6 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     unforced::routes(root.tables("routes"), &names);
     unforced::files(root.table("files"));
     unforced::metrics(root.table("metrics"));
-    unforced::proxy_variables(report);
     root.finish();
     let pools = file.pools.into_iter().chain(environment).collect();
     Settings {

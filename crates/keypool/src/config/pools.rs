@@ -13,8 +13,8 @@ use keypool_providers::dialect::Dialect;
 use super::base;
 use super::keys;
 use super::problem::Problem;
+use super::proxy;
 use super::report::Report;
-use super::unforced;
 use super::values;
 use super::walk::Table;
 use super::words;
@@ -31,7 +31,11 @@ pub(super) struct FilePools {
 }
 
 /// Reads all pools in the order of the file.
-pub(super) fn read(table: Option<Table<'_>>, listen: SocketAddr) -> FilePools {
+pub(super) fn read(
+    table: Option<Table<'_>>,
+    listen: SocketAddr,
+    proxies: &proxy::Environment,
+) -> FilePools {
     let mut out = FilePools::default();
     let Some(table) = table else { return out };
     for (name, at, node) in table.entries() {
@@ -44,7 +48,8 @@ pub(super) fn read(table: Option<Table<'_>>, listen: SocketAddr) -> FilePools {
         if let Some(mut table) = node.table() {
             let dialect = provider(&mut table);
             out.providers.extend(dialect.map(Dialect::name));
-            out.pools.extend(pool(&name, dialect, table, listen));
+            out.pools
+                .extend(pool(&name, dialect, table, listen, proxies));
         }
         out.names.push(name);
     }
@@ -56,17 +61,20 @@ fn pool(
     dialect: Option<&'static dyn Dialect>,
     mut table: Table<'_>,
     listen: SocketAddr,
+    proxies: &proxy::Environment,
 ) -> Option<PoolSettings> {
     let report = table.report();
     let base_node = table.take("base_url");
     let base = base::of_pool(base_node, dialect, report, listen);
     let most = table.whole("max_concurrent_per_key", 1..=u32::MAX);
-    unforced::proxy(&mut table, "pools.*.proxy");
+    let proxy = proxy::choice(&mut table);
     let defaults = keys::Defaults {
         pool: name,
         base: &base,
         max_concurrent: most.or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
         listen,
+        proxy: &proxy,
+        proxies,
     };
     let keys = keys::read(&mut table, &defaults);
     if keys.base_missing {

@@ -108,19 +108,6 @@ fn number(table: &mut Table<'_>, name: &'static str, setting: &str) {
     }
 }
 
-/// `proxy` of a pool or a key. Not shown: it may hold a password.
-pub(super) fn proxy(table: &mut Table<'_>, setting: &str) {
-    let Some(text) = table.text("proxy") else {
-        return;
-    };
-    if values::is_url(text.value.trim(), &["http", "https", "socks5", "socks5h"]) {
-        text.report()
-            .not_in_force(setting, "calls go to the provider directly");
-    } else {
-        text.wrong("must be the URL of a proxy, such as \"http://host:port\"");
-    }
-}
-
 /// `[[routes]]`, whose targets name pools.
 pub(super) fn routes(routes: Vec<Table<'_>>, pools: &[&str]) {
     let mut models = HashSet::new();
@@ -216,15 +203,4 @@ pub(super) fn metrics(table: Option<Table<'_>>) {
         report.not_in_force("metrics.public", "metrics come with a later version");
     }
     table.finish();
-}
-
-/// Proxies named by the environment.
-pub(super) fn proxy_variables(report: &Report<'_>) {
-    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
-    if let Some(name) = names
-        .into_iter()
-        .find(|name| report.vars().get(name).is_some())
-    {
-        report.not_in_force(name, "providers are called directly");
-    }
 }

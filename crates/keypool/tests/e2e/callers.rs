@@ -193,7 +193,7 @@ const PRIVATE: [(&str, &str); 23] = [
     ("connection", "keep-alive, x-hop"),
     ("keep-alive", "timeout=5"),
     ("x-hop", "1"),
-    ("upgrade", "websocket"),
+    ("upgrade", "h2c"),
 ];
 const PASSING: [(&str, &str); 5] = [
     ("x-custom", "kept"),

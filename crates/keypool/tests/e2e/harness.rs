@@ -100,10 +100,27 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(folder: &Arc<Folder>, args: &[&str]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keypool"))
-            .args(args)
+        Self::start_with(folder, args, &[])
+    }
+
+    /// With these environment variables, and no others.
+    pub(crate) fn start_with(folder: &Arc<Folder>, args: &[&str], env: &[(&str, &str)]) -> Process {
+        let mut keypool = Command::new(env!("CARGO_BIN_EXE_keypool"));
+        Self::spawn(folder, keypool.args(args), env)
+    }
+
+    /// Starts it from a shell that has run `before`.
+    pub(crate) fn start_after(folder: &Arc<Folder>, before: &str, args: &[&str]) -> Process {
+        let script = format!("{before} && exec \"$0\" \"$@\"");
+        let shell = ["-c", &script, env!("CARGO_BIN_EXE_keypool")];
+        Self::spawn(folder, Command::new("/bin/sh").args(shell).args(args), &[])
+    }
+
+    fn spawn(folder: &Arc<Folder>, command: &mut Command, env: &[(&str, &str)]) -> Process {
+        let mut child = command
             .current_dir(&folder.0)
             .env_clear()
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -228,7 +245,17 @@ impl Gateway {
 
     /// Any verb that serves.
     pub(crate) async fn run(folder: &Arc<Folder>, args: &[&str]) -> Gateway {
-        let mut process = Process::start(folder, args);
+        Self::of(Process::start(folder, args)).await
+    }
+
+    /// `keypool serve` with this configuration and these environment variables.
+    pub(crate) async fn start_with(config: &str, env: &[(&str, &str)]) -> Gateway {
+        let args = ["serve", "--listen", "127.0.0.1:0"];
+        Self::of(Process::start_with(&Folder::new(config), &args, env)).await
+    }
+
+    /// The gateway that a process has become.
+    pub(crate) async fn of(mut process: Process) -> Gateway {
         eventually("the address is printed", || {
             assert!(
                 !process.has_ended(),
@@ -248,7 +275,8 @@ impl Gateway {
             .strip_prefix("http://")
             .and_then(|addr| addr.parse().ok())
             .expect("an address");
-        let token = fs::read_to_string(folder.path("keypool.admin-token")).unwrap_or_default();
+        let token = process.folder.path("keypool.admin-token");
+        let token = fs::read_to_string(token).unwrap_or_default();
         Gateway {
             process,
             addr,

@@ -284,6 +284,12 @@ impl Answer {
         }
     }
 
+    /// The answer that follows an interim one, such as 100.
+    pub(crate) async fn after_interim(self) -> (Reply, Connection) {
+        let reply = self.connection.reply().await;
+        reply.expect("an answer after the interim one")
+    }
+
     /// The rest of the answer.
     pub(crate) async fn whole(mut self) -> Reply {
         self.rest().await

@@ -25,7 +25,7 @@ fn image(n: usize, model: &str) -> Vec<u8> {
 }
 
 /// The most memory that the process ever had, in bytes.
-fn peak(pid: u32) -> u64 {
+pub(crate) fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
         .lines()

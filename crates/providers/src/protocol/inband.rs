@@ -2,10 +2,11 @@
 //!
 //! Must never decide what an error means to a key: a dialect does, from the status found here.
 
+use memchr::memmem;
 use serde_json::value::RawValue;
 
 use super::words::status_of_word;
-use crate::peek::pick;
+use crate::scan::{pick, unescaped};
 use crate::sse::{event_data, event_name};
 
 /// A longer body is an answer, not an error.
@@ -14,19 +15,25 @@ const LARGEST_ERROR: usize = 64 << 10;
 /// Top-level fields of which an answer has at least one.
 const ANSWERS: [&str; 6] = ["choices", "output", "content", "candidates", "data", "id"];
 
+/// Fields of an error that tell what it is, the most telling first.
+const TELLING: [&str; 5] = ["code", "http_status", "status", "type", "error_type"];
+
 /// The status that a whole body of a 200 stands for, if it is an error and no answer.
 pub fn error_in_body(body: &[u8]) -> Option<u16> {
     if body.len() > LARGEST_ERROR {
         return None;
     }
+    // Most answers are no error and need no closer look: the word must stand in them, if only in escapes.
+    if memmem::find(body, b"\"error\"").is_none() && memmem::find(body, b"\\u").is_none() {
+        return None;
+    }
     let object = only_object(body)?;
-    let [error] = pick(object, ["error"]).ok()?.values;
+    let [error] = pick(object, ["error"])?;
     let error = not_null(error)?;
-    let answers = pick(object, ANSWERS).ok()?.values;
-    answers
+    pick(object, ANSWERS)?
         .iter()
         .all(Option::is_none)
-        .then(|| implied_status(error.get()))
+        .then(|| implied_status(error))
 }
 
 /// The status that the first event of a stream stands for, if it is an error. `event` is the event's raw bytes.
@@ -41,23 +48,19 @@ pub fn error_in_event(event: &[u8]) -> Option<u16> {
 
 fn error_in_object(object: &str) -> Option<u16> {
     let [error, kind, object_kind, response] =
-        pick(object, ["error", "type", "object", "response"])
-            .ok()?
-            .values;
+        pick(object, ["error", "type", "object", "response"])?;
     if let Some(error) = not_null(error) {
-        return Some(implied_status(error.get()));
+        return Some(implied_status(error));
     }
-    let is = |field: Option<&RawValue>, word| {
-        field.is_some_and(|raw| text_of(raw).as_deref() == Some(word))
-    };
+    let is = |field: Option<&str>, word| field.and_then(unescaped).as_deref() == Some(word);
     if is(kind, "error") || is(object_kind, "error") {
         return Some(implied_status(object));
     }
     if is(kind, "response.failed") {
-        let error = response
-            .and_then(|response| pick(response.get(), ["error"]).ok())
-            .and_then(|picked| picked.values[0]);
-        return Some(error.map_or(UNTOLD, |error| implied_status(error.get())));
+        let [error] = response
+            .and_then(|response| pick(response, ["error"]))
+            .unwrap_or_default();
+        return Some(error.map_or(UNTOLD, implied_status));
     }
     None
 }
@@ -72,12 +75,8 @@ fn only_object(json: &[u8]) -> Option<&str> {
     text.starts_with('{').then_some(text)
 }
 
-fn not_null(raw: Option<&RawValue>) -> Option<&RawValue> {
-    raw.filter(|raw| raw.get() != "null")
-}
-
-fn text_of(raw: &RawValue) -> Option<String> {
-    serde_json::from_str(raw.get()).ok()
+fn not_null(raw: Option<&str>) -> Option<&str> {
+    raw.filter(|raw| *raw != "null")
 }
 
 /// What an error stands for whose words say nothing.
@@ -85,26 +84,21 @@ const UNTOLD: u16 = 500;
 
 /// The status of an error value: the one that it states, else the one that its most telling word stands for.
 fn implied_status(error: &str) -> u16 {
-    let told = match pick(
-        error,
-        ["code", "http_status", "status", "type", "error_type"],
-    ) {
-        Ok(picked) => {
-            let fields = || picked.values.into_iter().flatten();
+    let of_word = |raw: &str| status_of_word(&unescaped(raw)?);
+    let told = match pick(error, TELLING) {
+        Some(fields) => {
+            let fields = || fields.into_iter().flatten();
             fields()
                 .find_map(stated_status)
-                .or_else(|| fields().find_map(|raw| status_of_word(&text_of(raw)?)))
+                .or_else(|| fields().find_map(of_word))
         }
-        Err(_) => serde_json::from_str::<String>(error)
-            .ok()
-            .and_then(|word| status_of_word(&word)),
+        None => of_word(error),
     };
     told.unwrap_or(UNTOLD)
 }
 
-fn stated_status(raw: &RawValue) -> Option<u16> {
-    raw.get()
-        .parse()
+fn stated_status(raw: &str) -> Option<u16> {
+    raw.parse()
         .ok()
         .filter(|status| (400..600).contains(status))
 }

@@ -511,7 +511,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     (
         "[[pools.a.keys]]\nkey = 'canary'\nproxy = §'ftp://canary'",
-        &["the URL of a proxy"],
+        &["http://, https://, socks5:// or socks5h://"],
     ),
 ];
 

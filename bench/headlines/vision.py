@@ -1,0 +1,92 @@
+"""A: image analysis by a slow model. A call takes 15 s, a key allows three at a time, and ten users come at once."""
+
+import math
+
+from .bench import Caller, Row, at_once
+
+TITLE = "ten users at once, 15 s a call, three calls at a time per key"
+USERS = 10
+CALL = 15.0
+CAP = 3
+# Keys, seconds for all, calls a minute; no key: one call after the other, without a gateway.
+THERE = [(1, 50, 12), (3, 20, 36), (5, 15, 60)]
+# Rounds of calls over which throughput is measured, so that begin and end weigh little.
+WAVES = 4
+# What may go by beside the calls themselves: a share, and at 1:100 some milliseconds that do not scale.
+LEEWAY = 1.15
+
+# The cap is not set: three is what keypool knows of Ark.
+SETTINGS = """
+[pools.vision]
+provider = "ark"
+base_url = "http://{provider}/api/v3"
+models = ["*"]
+keys = "KEYS"
+[pools.vision.queue]
+timeout = "10m"
+"""
+BODY = {
+    "model": "doubao-1-5-thinking-vision-pro-250428",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is on this picture?"},
+                {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + "QUJD" * 4096}},
+            ],
+        }
+    ],
+}
+
+
+def measure(bench):
+    yield _one_after_the_other(bench)
+    for keys, seconds, per_minute in THERE:
+        yield _all_at_once(bench, keys, seconds)
+        yield _throughput(bench, keys, per_minute)
+
+
+def _calls(bench, keys, users, calls):
+    """(seconds, as in life, for all calls)."""
+    call = CALL / bench.scale
+    settings = SETTINGS.replace("KEYS", ",".join(f"ark-key-{number}" for number in range(keys)))
+    # The provider refuses a fourth call, so that a cap that is not held shows.
+    behaviour = {"latency_ms": round(call * 1000), "max_concurrent": CAP}
+    with bench.keypool(settings, behaviour) as (keypool, mock):
+        callers = [Caller(keypool.address, "/v1/chat/completions", BODY) for _ in range(users)]
+        answers, took = at_once(callers, calls)
+        seen = mock.seen().values()
+    refused = [answer.status for answer in answers if answer.status != 200]
+    if refused or any(answer.attempts != 1 for answer in answers):
+        raise RuntimeError(f"calls were refused by the provider: {refused or 'and tried again'}")
+    if any(key["max_active"] > CAP for key in seen):
+        raise RuntimeError("a key had more calls at once than it may")
+    return took * bench.scale
+
+
+def _one_after_the_other(bench):
+    took = _calls(bench, 1, 1, USERS)
+    return _time("one after the other", took, 150, USERS * CALL)
+
+
+def _all_at_once(bench, keys, there):
+    took = _calls(bench, keys, USERS, 1)
+    return _time(f"all at once, {_count(keys)}", took, there, math.ceil(USERS / (keys * CAP)) * CALL)
+
+
+def _throughput(bench, keys, there):
+    """Always twice as many callers as slots."""
+    slots = keys * CAP
+    took = _calls(bench, keys, 2 * slots, WAVES)
+    here = 2 * slots * WAVES / took * 60
+    best = slots * 60 / CALL
+    figures = f"{there} a minute", f"{best:.0f} a minute", f"{here:.1f} a minute"
+    return Row(f"throughput, {_count(keys)}", *figures, here * LEEWAY >= best)
+
+
+def _time(what, took, there, best):
+    return Row(what, f"{there} s", f"{best:.0f} s", f"{took:.1f} s", took <= best * LEEWAY)
+
+
+def _count(keys):
+    return "1 key" if keys == 1 else f"{keys} keys"

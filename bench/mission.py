@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Measures the headlines of what keypool is for, and prints them beside what was promised. `make bench-mission` runs it."""
+
+import argparse
+import pathlib
+import sys
+
+import headlines
+from headlines.bench import Bench
+from rig import machine, report
+
+HERE = pathlib.Path(__file__).resolve().parent
+SCALE = 100
+
+
+def arguments():
+    letters = ", ".join(f"{letter} ({headline.TITLE})" for letter, headline in headlines.ALL.items())
+    parser = argparse.ArgumentParser(prog="make bench-mission ARGS=…", description=__doc__)
+    parser.add_argument("headlines", nargs="*", metavar="letter", help=f"which, all by default: {letters}")
+    parser.add_argument(
+        "--full-time", action="store_true", help=f"calls as long as in life, not 1:{SCALE}: ten minutes"
+    )
+    parser.add_argument(
+        "--binaries", type=pathlib.Path, default=HERE.parent / "target" / "release", help=argparse.SUPPRESS
+    )
+    args = parser.parse_args()
+    unknown = [letter for letter in args.headlines if letter not in headlines.ALL]
+    if unknown:
+        parser.error(f"no headline is called {', '.join(unknown)}; there are {', '.join(headlines.ALL)}")
+    return args
+
+
+def measured(letter, bench):
+    """Prints the table of one headline; how many of its lines fall short."""
+    headline = headlines.ALL[letter]
+    rows = list(headline.measure(bench))
+    print(f"\n{letter}: {headline.TITLE}\n")
+    lines = [[row.what, row.there, row.best, row.here, "ok" if row.holds else "MISSED"] for row in rows]
+    print(report.aligned([["", "there", "best possible", "here", ""], *lines]), flush=True)
+    return sum(not row.holds for row in rows)
+
+
+def main():
+    args = arguments()
+    scale = 1 if args.full_time else SCALE
+    machine.ending_tidily()
+    try:
+        binaries = machine.programs(args.binaries)
+        if scale != 1:
+            print(f"Calls take 1/{scale} of their time in life; times below are scaled back.")
+        with machine.scratch() as folder:
+            bench = Bench(binaries, folder, scale)
+            missed = sum(measured(letter, bench) for letter in args.headlines or headlines.ALL)
+    except machine.Missing as missing:
+        sys.exit(f"make bench-mission: {missing}")
+    except KeyboardInterrupt:
+        sys.exit("make bench-mission: interrupted")
+    if missed:
+        sys.exit(f"\n{missed} of these fall short of what is possible")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The rig: programs on their cores, load, figures. Python's standard library, nothing else."""

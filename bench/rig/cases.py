@@ -1,0 +1,74 @@
+"""What is measured: one entry for each case, and the bounds that its figures are held against."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from .figures import Asked
+
+# 50 events with text; with the first, the last and the usage there are 54 of them in a stream.
+DENSE = {"chunks": 50}
+PACED = {"chunks": 50, "chunk_interval_ms": 10}
+
+# Of those 30 keys a third fails, each in a way of its own.
+GOOD_KEYS = [f"good-key-{number:02}" for number in range(20)]
+FAILING_KEYS = {
+    # Comes back after each second, and is refused again.
+    **{f"limited-key-{number}": {"refuse": 429, "retry_after": 1} for number in range(4)},
+    # Set aside by the breaker.
+    **{f"broken-key-{number}": {"refuse": 503} for number in range(3)},
+    # Found invalid at its first call.
+    **{f"rejected-key-{number}": {"refuse": 401} for number in range(3)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Calls as fast as answers come, through nginx and through keypool in turns."""
+
+    name: str
+    title: str
+    body: str
+    connections: int
+    asked: Asked
+    keys: int = 1
+    # How the mock provider behaves: fields of its `/_mock/behave`.
+    provider: Mapping = dataclasses.field(default_factory=dict)
+    # A run lasts at least so many seconds, so that it holds many calls.
+    seconds: int = 1
+
+
+# In this order; the gateway with one key is the same process from the first case to the last.
+AGAINST_NGINX = [
+    Case("small", "small call", "small", 64, Asked(1.5, 1.25)),
+    Case("small-20", "small call, 20 keys", "small", 64, Asked(1.5, 1.25), keys=20),
+    Case("small-10000", "small call, 10,000 keys", "small", 64, Asked(1.5, 1.25), keys=10_000),
+    Case("paced", "stream of 50 chunks, 10 ms apart", "stream", 64, Asked(1.4, 1.2), provider=PACED, seconds=2),
+    Case("dense", "stream of 50 chunks, at once", "stream", 64, Asked(2.5, 1.0), provider=DENSE),
+    Case("image", "body of 1 MiB", "image", 16, Asked(1.4, 1.2)),
+    Case(
+        "slow", "provider that takes 50 ms, 256 connections", "small", 256, Asked(1.5, 1.3), provider={"latency_ms": 50}
+    ),
+]
+
+FAILING = "failing"
+FAILING_TITLE = "small call, 10 of 30 keys fail"
+FAILING_ASKED = Asked(0.95, at_least=True)
+
+OPEN_LOOP = "open-loop"
+OPEN_LOOP_RATE = 1000
+OPEN_LOOP_CONNECTIONS = 32
+OPEN_LOOP_TITLE = f"small call, {OPEN_LOOP_RATE:,} a second"
+# Milliseconds.
+OPEN_LOOP_ASKED = Asked(0.25, 0.2)
+
+# MiB.
+MEMORY_ASKED = Asked(48, 40)
+
+INSTRUCTIONS = "instructions"
+INSTRUCTIONS_TITLE = "small call, 10,000 keys against 1"
+INSTRUCTIONS_REQUESTS = 10_000
+INSTRUCTIONS_ASKED = Asked(1.05)
+
+NAMES = [case.name for case in AGAINST_NGINX] + [FAILING, OPEN_LOOP, INSTRUCTIONS]
+# What a quick run leaves out: a minute or more by itself.
+LONG = [INSTRUCTIONS]

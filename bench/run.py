@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Measures the whole gateway beside nginx and writes the results. `make bench` builds what it needs and runs it."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import time
+
+from rig import cases, instructions, machine, measure, report
+from rig.rig import FULL, QUICK, Rig
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "RESULTS.md"
+# A median of fewer is no result.
+FEWEST_ROUNDS = 5
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
+    parser.add_argument(
+        "cases", nargs="*", metavar="case", help=f"which cases, all by default: {', '.join(cases.NAMES)}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute and a half in all: for a first look, not for results"
+    )
+    parser.add_argument("--rounds", type=int, help="pairs of runs for each case")
+    parser.add_argument("--seconds", type=int, help="length of a run, at least")
+    parser.add_argument(
+        "--binaries", type=pathlib.Path, default=HERE.parent / "target" / "release", help=argparse.SUPPRESS
+    )
+    args = parser.parse_args()
+    unknown = [name for name in args.cases if name not in cases.NAMES]
+    if unknown:
+        parser.error(f"no case is called {', '.join(unknown)}; there are {', '.join(cases.NAMES)}")
+    for option in ("rounds", "seconds"):
+        if (given := getattr(args, option)) is not None and given < 1:
+            parser.error(f"--{option} must be at least 1")
+    return args
+
+
+def chosen(args):
+    """The names of the cases to run, in their order."""
+    if args.cases:
+        return [name for name in cases.NAMES if name in args.cases]
+    return [name for name in cases.NAMES if not (args.quick and name in cases.LONG)]
+
+
+def effort(args):
+    usual = QUICK if args.quick else FULL
+    given = {name: getattr(args, name) for name in ("rounds", "seconds") if getattr(args, name)}
+    return dataclasses.replace(usual, **given) if given else usual
+
+
+def tools(names):
+    """What is needed besides our own programs."""
+    needed = [] if names == [cases.INSTRUCTIONS] else ["nginx", "wrk"]
+    return needed + (["valgrind"] if cases.INSTRUCTIONS in names else [])
+
+
+def figures(rig, names):
+    """Runs the cases, and says which one is on."""
+    against_nginx = {case.name: case for case in cases.AGAINST_NGINX}
+    own = {
+        cases.FAILING: measure.failing,
+        cases.OPEN_LOOP: measure.open_loop,
+        cases.INSTRUCTIONS: instructions.instructions,
+    }
+    found = []
+    for name in names:
+        print(f"==> {name}", file=sys.stderr, flush=True)
+        found += own[name](rig) if name in own else measure.against_nginx(rig, against_nginx[name])
+    return found + measure.memory(rig)
+
+
+def main():
+    args = arguments()
+    names, how = chosen(args), effort(args)
+    machine.ending_tidily()
+    began = time.monotonic()
+    try:
+        machine.require(tools(names))
+        binaries = machine.programs(args.binaries)
+        facts = machine.describe(binaries, tools(names))
+        with machine.scratch() as folder:
+            with Rig(binaries, folder, how) as rig:
+                found = figures(rig, names)
+    except machine.Missing as missing:
+        sys.exit(f"make bench: {missing}")
+    except KeyboardInterrupt:
+        sys.exit("make bench: interrupted")
+    print("\n" + report.table(found) + "\n")
+    for what, which in facts:
+        print(f"{what}: {which}")
+    print(f"took {time.monotonic() - began:.0f} s")
+    if names == cases.NAMES and how.rounds >= FEWEST_ROUNDS:
+        RESULTS.write_text(report.document(found, facts, how))
+        print(f"written: {RESULTS.relative_to(HERE.parent)}")
+    else:
+        print(f"not written to bench/RESULTS.md: that takes every case and {FEWEST_ROUNDS} rounds or more")
+
+
+if __name__ == "__main__":
+    main()

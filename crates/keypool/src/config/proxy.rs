@@ -1,0 +1,265 @@
+//! Outbound proxies: `proxy` of a pool or key, else what the environment says, as curl reads it.
+//!
+//! This module must never show what was written: a password may stand in it.
+
+use std::net::IpAddr;
+
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
+use keypool_core::base_url::BaseUrl;
+use keypool_core::proxy_url::{ProxyUrl, ProxyUrlError};
+
+use super::report::Report;
+use super::text::Text;
+use super::walk::Table;
+
+/// What a pool or key says about its proxy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Choice {
+    /// Nothing: the pool decides, or else the environment.
+    #[default]
+    Unsaid,
+    /// `"none"`: calls go to the provider directly, whatever the environment says.
+    Direct,
+    /// Through this one.
+    Through(ProxyUrl),
+}
+
+/// The proxies that the environment names.
+#[derive(Default)]
+pub(super) struct Environment {
+    for_http: Option<ProxyUrl>,
+    for_https: Option<ProxyUrl>,
+    not_for: Vec<String>,
+}
+
+/// Reads the field `proxy` of a pool or key.
+pub(super) fn choice(table: &mut Table<'_>) -> Choice {
+    let Some(text) = table.text("proxy") else {
+        return Choice::Unsaid;
+    };
+    if text.value.trim() == "none" {
+        return Choice::Direct;
+    }
+    read(&text, text.value.trim()).map_or(Choice::Unsaid, Choice::Through)
+}
+
+fn read(text: &Text<'_>, url: &str) -> Option<ProxyUrl> {
+    let read = url.parse();
+    read.inspect_err(|error: &ProxyUrlError| text.wrong(&error.to_string()))
+        .ok()
+}
+
+impl Environment {
+    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case.
+    pub(super) fn read(report: &Report<'_>) -> Self {
+        let variable = |upper: &str| {
+            Text::variable(report, upper)
+                .or_else(|| Text::variable(report, &upper.to_ascii_lowercase()))
+        };
+        let proxy = |name: &str| {
+            let text = variable(name)?;
+            // As in curl, a proxy without a scheme speaks HTTP.
+            let value = text.value.trim();
+            if value.contains("://") {
+                read(&text, value)
+            } else {
+                read(&text, &format!("http://{value}"))
+            }
+        };
+        let all = proxy("ALL_PROXY");
+        let not_for = variable("NO_PROXY").map_or_else(String::new, |text| text.value);
+        Self {
+            for_http: proxy("HTTP_PROXY").or_else(|| all.clone()),
+            for_https: proxy("HTTPS_PROXY").or(all),
+            not_for: not_for
+                .split([',', ' ', '\t'])
+                .filter(|entry| !entry.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+
+    /// The proxy for calls to `base_url` of a key that says `own`, in a pool that says `pool`.
+    pub(super) fn resolve(
+        &self,
+        own: &Choice,
+        pool: &Choice,
+        base_url: &BaseUrl,
+    ) -> Option<ProxyUrl> {
+        let said = if *own == Choice::Unsaid { pool } else { own };
+        match said {
+            Choice::Unsaid => self.of(base_url),
+            Choice::Direct => None,
+            Choice::Through(proxy) => Some(proxy.clone()),
+        }
+    }
+
+    fn of(&self, base_url: &BaseUrl) -> Option<ProxyUrl> {
+        let proxy = if base_url.is_https() {
+            self.for_https.as_ref()
+        } else {
+            self.for_http.as_ref()
+        }?;
+        let target: Uri = base_url.origin().parse().ok()?;
+        let spared = is_loopback(target.host()?) || self.spares(&target, base_url.is_https());
+        (!spared).then(|| proxy.clone())
+    }
+
+    /// Whether `NO_PROXY` names the target.
+    fn spares(&self, target: &Uri, https: bool) -> bool {
+        let port = target.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let entries: Vec<&str> = self
+            .not_for
+            .iter()
+            .filter_map(|entry| at_port(entry, port))
+            .collect();
+        // The matcher knows names, suffixes, addresses and networks, and nothing of ports and of `*` for addresses.
+        let matcher = Matcher::builder()
+            .all("http://proxy")
+            .no(entries.join(","))
+            .build();
+        entries.contains(&"*") || matcher.intercept(target).is_none()
+    }
+}
+
+/// An entry of `NO_PROXY` as it applies to targets at `port`: without its own port, if it has that one.
+fn at_port(entry: &str, port: u16) -> Option<&str> {
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let host = match entry.rsplit_once(':') {
+        // More colons without brackets are an IPv6 address.
+        Some((host, own)) if is_port(own) && (host.ends_with(']') || !host.contains(':')) => {
+            if own.parse() != Ok(port) {
+                return None;
+            }
+            host
+        }
+        _ => entry,
+    };
+    // `*.example.com` is what many write for `.example.com`.
+    let host = host.strip_prefix("*.").unwrap_or(host);
+    Some(host.trim_start_matches('[').trim_end_matches(']'))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.');
+    let address = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(not_for: &str) -> Environment {
+        Environment {
+            for_http: Some("http://for-http:1".parse().unwrap()),
+            for_https: Some("http://for-https:1".parse().unwrap()),
+            not_for: not_for
+                .split(',')
+                .map(|text| text.trim().to_owned())
+                .collect(),
+        }
+    }
+
+    fn goes_through(not_for: &str, target: &str) -> bool {
+        let target = target.parse().unwrap();
+        environment(not_for).of(&target).is_some()
+    }
+
+    #[test]
+    fn no_proxy_spares_names_suffixes_networks_and_ports() {
+        for (not_for, spared, proxied) in [
+            ("*", "https://1.2.3.4 https://a.example.com", ""),
+            (
+                "example.com",
+                "https://example.com https://a.EXAMPLE.com http://example.com:81",
+                "https://notexample.com https://example.com.net",
+            ),
+            (
+                ".example.com",
+                "https://a.example.com https://example.com",
+                "https://notexample.com",
+            ),
+            (
+                "*.example.com",
+                "https://a.example.com",
+                "https://notexample.com",
+            ),
+            (
+                "x, 10.0.0.0/8",
+                "https://10.1.2.3 http://10.255.0.1:99",
+                "https://11.0.0.1 https://10.example.com",
+            ),
+            ("192.0.2.7", "https://192.0.2.7", "https://192.0.2.70"),
+            (
+                "2001:db8::/32,2001:db9::1",
+                "https://[2001:db8::5] https://[2001:db9::1]:99",
+                "https://[2001:db9::2]",
+            ),
+            (
+                "example.com:443",
+                "https://example.com https://a.example.com",
+                "https://example.com:8443 http://example.com",
+            ),
+            (
+                "example.com:8443",
+                "https://example.com:8443",
+                "https://example.com",
+            ),
+            (
+                "192.0.2.7:81,[2001:db8::1]:81",
+                "http://192.0.2.7:81 http://[2001:db8::1]:81",
+                "http://192.0.2.7 http://[2001:db8::1]",
+            ),
+            ("", "", "https://example.com"),
+            (
+                "",
+                "http://localhost:1 https://127.0.0.1:1 https://127.9.9.9 http://[::1]:1",
+                "",
+            ),
+        ] {
+            for target in spared.split_whitespace() {
+                assert!(!goes_through(not_for, target), "{not_for}: {target}");
+            }
+            for target in proxied.split_whitespace() {
+                assert!(goes_through(not_for, target), "{not_for}: {target}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_decides_before_the_pool_and_the_pool_before_the_environment() {
+        let through = |url: &str| Choice::Through(url.parse().unwrap());
+        let (key, pool) = (through("http://key:1"), through("http://pool:1"));
+        for (own, of_pool, target, expect) in [
+            (
+                &Choice::Unsaid,
+                &Choice::Unsaid,
+                "https://h",
+                Some("http://for-https:1"),
+            ),
+            (
+                &Choice::Unsaid,
+                &Choice::Unsaid,
+                "http://h",
+                Some("http://for-http:1"),
+            ),
+            (&Choice::Unsaid, &pool, "https://h", Some("http://pool:1")),
+            (&key, &pool, "https://h", Some("http://key:1")),
+            (&Choice::Direct, &pool, "https://h", None),
+            (&Choice::Unsaid, &Choice::Direct, "https://h", None),
+            (
+                &Choice::Unsaid,
+                &pool,
+                "http://127.0.0.1:1",
+                Some("http://pool:1"),
+            ),
+        ] {
+            let found = environment("").resolve(own, of_pool, &target.parse().unwrap());
+            let found = found.map(|proxy| proxy.to_string());
+            assert_eq!(found.as_deref(), expect, "{own:?} {of_pool:?} {target}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Providers that say what is no proper answer: each ends in time and within bounds; what a client can read is
+//! passed on, for the rest another key serves.
+
+use std::time::Duration;
+
+use keypool_testkit::Mock;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::harness::{CHAT, CHAT_PATH, Gateway, STREAM, eventually, key, within};
+use crate::http::End;
+use crate::memory::peak;
+use crate::raw_provider::{RawProvider, Say};
+use crate::tls::{Authority, Front};
+
+const MIB: u64 = 1 << 20;
+
+/// A pool whose first key leads to `bad`, and whose second to the mock.
+fn pool(bad: &str, mock: &Mock) -> String {
+    format!(
+        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\nretry = {{ backoff = \"5ms\" }}\n\
+         timeouts = {{ idle = \"1s\", total = \"8s\" }}\n\
+         [[pools.p.keys]]\nkey = \"{}\"\nbase_url = \"{bad}\"\n[[pools.p.keys]]\nkey = \"{}\"\n",
+        mock.origin(),
+        key(1),
+        key(2)
+    )
+}
+
+const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+const EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+
+fn unreadable() -> Vec<(&'static str, Say)> {
+    let json = |rest: &str| Say::close(&format!("{JSON}{rest}"));
+    vec![
+        ("no HTTP", Say::close("SSH-2.0-OpenSSH_9.2\r\n")),
+        ("nothing", Say::close("")),
+        ("half a head", Say::close("HTTP/1.1 200 OK\r\ncontent-ty")),
+        (
+            "headers without end",
+            Say::endless("HTTP/1.1 200 OK\r\n", "x-more: and more\r\n"),
+        ),
+        (
+            "a header without end",
+            Say::endless("HTTP/1.1 200 OK\r\nx-long: ", "more"),
+        ),
+        (
+            "a status line without end",
+            Say::endless("HTTP/1.1 200 ", "OK"),
+        ),
+        (
+            "an error's body without end",
+            Say::endless("HTTP/1.1 500 Oops\r\n\r\n", "oops "),
+        ),
+        (
+            "a body that stops",
+            Say::stay(&format!("{JSON}content-length: 100\r\n\r\n{{\"id\":")),
+        ),
+        (
+            "chunks that stop",
+            Say::stay(&format!(
+                "{JSON}transfer-encoding: chunked\r\n\r\n5\r\n{{\"id\""
+            )),
+        ),
+        (
+            "a length too long",
+            json("content-length: 100\r\n\r\n{\"id\":1}"),
+        ),
+        (
+            "two lengths",
+            json("content-length: 8\r\ncontent-length: 9\r\n\r\n{\"id\":1}"),
+        ),
+        (
+            "a length below zero",
+            json("content-length: -8\r\n\r\n{\"id\":1}"),
+        ),
+        (
+            "a chunk's size that is none",
+            json("transfer-encoding: chunked\r\n\r\nxyz\r\n{}\r\n0\r\n\r\n"),
+        ),
+        (
+            "a chunk's size too large",
+            json("transfer-encoding: chunked\r\n\r\n1ffffffffffffffff\r\n{}\r\n"),
+        ),
+        (
+            "chunks without their end",
+            json("transfer-encoding: chunked\r\n\r\n8\r\n{\"id\":1}\r\n"),
+        ),
+        (
+            "a chunk's extension without end",
+            Say::endless(
+                &format!("{JSON}transfer-encoding: chunked\r\n\r\n8;"),
+                "more",
+            ),
+        ),
+        (
+            "trailers without end",
+            Say::endless(
+                &format!("{JSON}transfer-encoding: chunked\r\n\r\n8\r\n{{\"id\":1}}\r\n0\r\n"),
+                "x-more: and more\r\n",
+            ),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_a_failure_of_its_key_and_another_serves() {
+    for (what, say) in unreadable() {
+        let mock = Mock::start().await.unwrap();
+        let bad = RawProvider::start([say]).await;
+        let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
+        let reply = within(gw.chat()).await;
+        assert_eq!(
+            (reply.status, reply.key(), reply.attempts(), reply.end),
+            (200, "p-2", "2", End::Proper),
+            "{what}: {reply:?}"
+        );
+        let stats = gw.key_stats("p", "p-1").await;
+        assert_eq!(
+            (&stats["failed_requests"], &stats["state"], bad.requests()),
+            (&json!(1), &json!("active"), 1),
+            "{what}: {stats}"
+        );
+        let peak = peak(gw.process.pid());
+        assert!(peak < 64 * MIB, "{what}: {} MiB", peak / MIB);
+        eventually(&format!("{what}: the connection is closed"), || {
+            bad.gone() == 1
+        })
+        .await;
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_end_with_the_time_for_the_request() {
+    let mock = Mock::start().await.unwrap();
+    let say = Say::endless("", "HTTP/1.1 102 Processing\r\n\r\n");
+    let bad = RawProvider::start([say]).await;
+    let config = pool(&bad.origin(), &mock).replace("8s", "1s");
+    let gw = Gateway::start(&config).await;
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (504, "upstream_timeout"),
+        "{reply:?}"
+    );
+    eventually("the connection is closed", || bad.gone() == 1).await;
+    let peak = peak(gw.process.pid());
+    assert!(peak < 64 * MIB, "{} MiB", peak / MIB);
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_client_can_read_is_passed_on() {
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xabV*J-.\xcd)Q\xb2\x02\0";
+    let zipped = [
+        format!(
+            "{JSON}content-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+            gzip.len()
+        )
+        .as_bytes(),
+        gzip,
+    ]
+    .concat();
+    let body = br#"{"id":1}"#.to_vec();
+    let redirect = "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/elsewhere\r\ncontent-length: 0\r\n\r\n";
+    let head_1_0 = JSON.replace("1.1", "1.0");
+    let cases: Vec<(&str, Say, u16, Vec<u8>, &[(&str, Option<&str>)])> = vec![
+        (
+            "HTTP/1.0 with a length",
+            Say::close(&format!("{head_1_0}content-length: 8\r\n\r\n{{\"id\":1}}")),
+            200,
+            body.clone(),
+            &[("content-length", Some("8"))],
+        ),
+        (
+            "HTTP/1.0 without",
+            Say::close(&format!("{head_1_0}\r\n{{\"id\":1}}")),
+            200,
+            body.clone(),
+            &[("transfer-encoding", Some("chunked"))],
+        ),
+        (
+            "HTTP/1.0 that is kept",
+            Say::stay(&format!(
+                "{head_1_0}connection: keep-alive\r\ncontent-length: 8\r\n\r\n{{\"id\":1}}"
+            )),
+            200,
+            body.clone(),
+            &[("content-length", Some("8"))],
+        ),
+        (
+            "chunks and a length that is too short",
+            Say::stay(&format!(
+                "{JSON}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n8\r\n{{\"id\":1}}\r\n0\r\n\r\n"
+            )),
+            200,
+            body.clone(),
+            &[
+                ("content-length", None),
+                ("transfer-encoding", Some("chunked")),
+            ],
+        ),
+        (
+            "chunks and a length that is too long",
+            Say::stay(&format!(
+                "{JSON}transfer-encoding: chunked\r\ncontent-length: 300\r\n\r\n8\r\n{{\"id\":1}}\r\n0\r\n\r\n"
+            )),
+            200,
+            body.clone(),
+            &[
+                ("content-length", None),
+                ("transfer-encoding", Some("chunked")),
+            ],
+        ),
+        (
+            "the same length twice",
+            Say::stay(&format!(
+                "{JSON}content-length: 8\r\ncontent-length: 8\r\n\r\n{{\"id\":1}}"
+            )),
+            200,
+            body.clone(),
+            &[],
+        ),
+        (
+            "gzip that was not asked for",
+            Say::Stay(zipped),
+            200,
+            gzip.to_vec(),
+            &[("content-encoding", Some("gzip"))],
+        ),
+        (
+            "a redirect",
+            Say::stay(redirect),
+            307,
+            Vec::new(),
+            &[("location", Some("http://127.0.0.1:1/elsewhere"))],
+        ),
+        (
+            "an interim answer before",
+            Say::stay(&format!(
+                "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n{JSON}content-length: 8\r\n\r\n{{\"id\":1}}"
+            )),
+            200,
+            body.clone(),
+            &[("link", None)],
+        ),
+    ];
+    for (what, say, status, body, headers) in cases {
+        let mock = Mock::start().await.unwrap();
+        let bad = RawProvider::start([say]).await;
+        let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
+        // Twice, so that a connection that is kept is used again.
+        for n in ["p-1", "p-2", "p-1"] {
+            let reply = gw.chat().await;
+            assert_eq!(
+                (reply.key(), reply.end),
+                (n, End::Proper),
+                "{what}: {reply:?}"
+            );
+            if n == "p-1" {
+                assert_eq!(
+                    (reply.status, &reply.body),
+                    (status, &body),
+                    "{what}: {reply:?}"
+                );
+                for (name, value) in headers {
+                    assert_eq!(reply.header(name), *value, "{what}: {name}: {reply:?}");
+                }
+            }
+        }
+        assert_eq!(bad.requests(), 2, "{what}");
+        assert_eq!(
+            gw.key_stats("p", "p-1").await["failed_requests"],
+            0,
+            "{what}"
+        );
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_follows_an_answer_of_the_told_length_is_not_taken_for_the_next_answer() {
+    let forged = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n\"forged!!\"";
+    for rest in ["and more", forged] {
+        let mock = Mock::start().await.unwrap();
+        let first = format!("{JSON}content-length: 8\r\n\r\n{{\"id\":1}}{rest}");
+        let second = format!("{JSON}content-length: 8\r\n\r\n{{\"id\":2}}");
+        let bad = RawProvider::start([Say::stay(&first), Say::stay(&second)]).await;
+        let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
+        for expect in ["{\"id\":1}", "", "{\"id\":2}"] {
+            let reply = gw.chat().await;
+            assert_eq!(reply.status, 200, "{reply:?}");
+            if !expect.is_empty() {
+                assert_eq!(
+                    (reply.key(), reply.text().as_str()),
+                    ("p-1", expect),
+                    "{rest}"
+                );
+            }
+        }
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_shorter_than_told_ends_with_an_error_and_counts_as_a_failure() {
+    let event = "data: {\"choices\":[]}\n\n";
+    let mock = Mock::start().await.unwrap();
+    let say = Say::close(&format!("{EVENTS}content-length: 1000\r\n\r\n{event}"));
+    let bad = RawProvider::start([say]).await;
+    let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
+    let reply = gw.post(CHAT_PATH, STREAM).await;
+    let error = reply.text().split_off(event.len());
+    assert!(reply.text().starts_with(event), "{reply:?}");
+    assert!(error.contains("upstream_unreachable"), "{reply:?}");
+    assert_eq!(reply.end, End::Proper, "{reply:?}");
+    gw.all_idle().await;
+    assert_eq!(
+        gw.key_stats("p", "p-1").await["failed_requests"],
+        1,
+        "{reply:?}"
+    );
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_without_end_goes_no_further_than_it_is_read() {
+    for (what, head) in [
+        ("JSON", JSON),
+        ("events", EVENTS),
+        ("text", "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"),
+    ] {
+        let mock = Mock::start().await.unwrap();
+        let bad =
+            RawProvider::start([Say::endless(&format!("{head}\r\n"), "[more and more")]).await;
+        let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
+        let mut answer = gw.open("POST", CHAT_PATH, &[], CHAT.as_bytes()).await;
+        let mut read = 0;
+        while read < 8 * MIB as usize {
+            read += within(answer.next()).await.unwrap().expect("more").len();
+        }
+        let peak = peak(gw.process.pid());
+        assert!(peak < 64 * MIB, "{what}: {} MiB", peak / MIB);
+        drop(answer);
+        eventually(&format!("{what}: the connection is closed"), || {
+            bad.gone() == 1
+        })
+        .await;
+        gw.all_idle().await;
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_a_gigabyte_passes_through_little_memory() {
+    const PIECE: usize = 1 << 20;
+    let mock = Mock::start().await.unwrap();
+    let head = format!("{EVENTS}\r\ndata: ");
+    let bad =
+        RawProvider::start([Say::Repeat(head.into_bytes(), vec![b'x'; PIECE], 1 << 10)]).await;
+    let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
+    let mut answer = gw.open("POST", CHAT_PATH, &[], STREAM.as_bytes()).await;
+    let reading = async {
+        let mut read = 0;
+        while read < PIECE << 10 {
+            read += answer.next().await.unwrap().expect("more").len();
+        }
+    };
+    timeout(Duration::from_secs(120), reading).await.unwrap();
+    let peak = peak(gw.process.pid());
+    assert!(peak < 64 * MIB, "{} MiB", peak / MIB);
+    drop(answer);
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_or_of_an_unknown_authority_is_a_failure() {
+    let (known, unknown) = (Authority::new(), Authority::new());
+    for (what, authority, name, served_by) in [
+        ("right", &known, "127.0.0.1", "p-1"),
+        ("another name", &known, "other.example.com", "p-2"),
+        ("another authority", &unknown, "127.0.0.1", "p-2"),
+    ] {
+        let mock = Mock::start().await.unwrap();
+        let front = Front::start(authority.acceptor(&[name], &[]), mock.addr()).await;
+        let config = pool(&format!("https://{}", front.addr), &mock);
+        let gw = Gateway::start_with(&config, &[known.env()]).await;
+        let reply = gw.chat().await;
+        assert_eq!(
+            (reply.status, reply.key()),
+            (200, served_by),
+            "{what}: {reply:?}"
+        );
+        if served_by == "p-2" {
+            gw.logged("certificate").await;
+        }
+        gw.stop().await;
+    }
+}

@@ -1,0 +1,264 @@
+//! HTTP/2 to providers that offer it, and HTTP/1.1 to those that do not.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use h2::Reason;
+use keypool_testkit::{Mock, Step, fnv1a};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::harness::{CHAT, CHAT_PATH, Gateway, STREAM, eventually, key, within};
+use crate::http::{End, Reply};
+use crate::http2_provider::{Ending, Frames, Http2Provider, Plan, Rule};
+use crate::tls::{Authority, Front};
+
+fn pool(addr: SocketAddr, keys: usize) -> String {
+    let keys: Vec<String> = (1..=keys).map(|n| format!("\"{}\"", key(n))).collect();
+    format!(
+        "[pools.p]\nprovider = \"mock\"\nbase_url = \"https://{addr}\"\nkeys = [{}]\nretry = {{ backoff = \"5ms\" }}\n",
+        keys.join(", ")
+    )
+}
+
+async fn gateway(authority: &Authority, addr: SocketAddr, keys: usize) -> Arc<Gateway> {
+    Arc::new(Gateway::start_with(&pool(addr, keys), &[authority.env()]).await)
+}
+
+/// So many of the same request at once.
+async fn at_once(
+    gw: &Arc<Gateway>,
+    n: usize,
+    path: &'static str,
+    body: &'static str,
+) -> Vec<Reply> {
+    let mut calls = JoinSet::new();
+    for _ in 0..n {
+        let gw = Arc::clone(gw);
+        calls.spawn(async move { gw.post(path, body).await });
+    }
+    within(calls.join_all()).await
+}
+
+async fn stop(gw: Arc<Gateway>) {
+    gw.all_idle().await;
+    Arc::into_inner(gw)
+        .expect("nobody calls any more")
+        .stop()
+        .await;
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[tokio::test]
+async fn many_calls_share_few_connections_as_the_provider_allows() {
+    const CALLS: usize = 50;
+    let authority = Authority::new();
+    for (streams, least) in [(10, 5), (1000, 1)] {
+        let acceptor = authority.acceptor(&["127.0.0.1"], &["h2", "http/1.1"]);
+        // None is answered before all are there, so they run at the same time.
+        let provider = Http2Provider::start(acceptor, streams, Rule::Together(CALLS)).await;
+        let gw = gateway(&authority, provider.addr, 1).await;
+        for reply in at_once(&gw, CALLS, CHAT_PATH, CHAT).await {
+            assert_eq!((reply.status, reply.attempts()), (200, "1"), "{reply:?}");
+            assert_eq!(reply.text(), "{\"id\":\"2\"}");
+        }
+        let (connections, most) = (
+            provider.connections(),
+            provider.seen.most.load(Ordering::SeqCst),
+        );
+        assert!(
+            (least..least + threads()).contains(&connections),
+            "{connections} connections with {streams} streams each"
+        );
+        assert!(most <= streams as usize, "{most} of {streams}");
+        assert_eq!(provider.seen.requests.load(Ordering::SeqCst), CALLS);
+        // And they are kept.
+        assert_eq!(gw.chat().await.status, 200);
+        assert_eq!(provider.connections(), connections);
+        stop(gw).await;
+    }
+}
+
+#[tokio::test]
+async fn the_head_is_that_of_http2_there_and_of_http1_here() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["localhost"], &["h2"]);
+    let provider = Http2Provider::start(acceptor, 100, Rule::Together(1)).await;
+    let addr = format!("localhost:{}", provider.addr.port());
+    let config = pool(provider.addr, 1).replace(&provider.addr.to_string(), &addr);
+    let gw = Gateway::start_with(&config, &[authority.env()]).await;
+    let headers = [
+        ("te", "trailers"),
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("x-mine", "2"),
+    ];
+    let reply = gw.send("POST", CHAT_PATH, &headers, CHAT.as_bytes()).await;
+    assert_eq!((reply.status, reply.end), (200, End::Proper), "{reply:?}");
+    assert_eq!(
+        reply.header("transfer-encoding"),
+        Some("chunked"),
+        "{reply:?}"
+    );
+    let (uri, headers) = provider
+        .seen
+        .last
+        .lock()
+        .unwrap()
+        .clone()
+        .expect("a request");
+    assert_eq!(uri, format!("https://{addr}{CHAT_PATH}"));
+    for gone in ["host", "te", "connection", "x-hop", "transfer-encoding"] {
+        assert!(!headers.contains_key(gone), "{gone}: {headers:?}");
+    }
+    assert_eq!(headers["x-mine"], "2");
+    assert_eq!(headers["content-length"], CHAT.len().to_string());
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_resets_its_stream_and_no_other() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
+    let provider = Http2Provider::start(acceptor, 100, Rule::Hold).await;
+    let gw = gateway(&authority, provider.addr, 1).await;
+    let mut staying = gw.open("POST", CHAT_PATH, &[], STREAM.as_bytes()).await;
+    assert_eq!(
+        within(staying.next()).await.unwrap().unwrap(),
+        b"data: {\"n\":1}\n\n"
+    );
+    let mut leaving = gw.open("POST", CHAT_PATH, &[], STREAM.as_bytes()).await;
+    within(leaving.next()).await.unwrap().expect("an event");
+    assert_eq!(provider.connections(), 1);
+    drop(leaving);
+    let cancelled = || provider.seen.cancelled.load(Ordering::SeqCst);
+    eventually("the stream is reset", || cancelled() == 1).await;
+    provider.finish();
+    let rest = within(staying.whole()).await;
+    assert_eq!(
+        (rest.text().as_str(), rest.end),
+        ("data: [DONE]\n\n", End::Proper)
+    );
+    assert_eq!((cancelled(), provider.connections()), (1, 1));
+    stop(gw).await;
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
+    let provider = Http2Provider::start(acceptor, 100, Rule::Echo).await;
+    let gw = gateway(&authority, provider.addr, 1).await;
+    let mut body = CHAT.as_bytes().to_vec();
+    body.pop();
+    body.extend(b",\"x\":\"");
+    body.extend((0..20_000_000usize).map(|at| b'a' + (at / 7 * 31 + at) as u8 % 26));
+    body.extend(b"\"}");
+    let reply = tokio::time::timeout(
+        std::time::Duration::from_secs(60),
+        gw.send("POST", CHAT_PATH, &[], &body),
+    );
+    let reply = reply.await.unwrap();
+    assert_eq!((reply.status, reply.end), (200, End::Proper));
+    assert_eq!(
+        (reply.body.len(), fnv1a(&reply.body)),
+        (body.len(), fnv1a(&body))
+    );
+    stop(gw).await;
+}
+
+/// A call that is not repeated where the provider may have begun with it.
+const ONCE: &str = r#"{"model":"gpt-x","input":"hello","store":true}"#;
+
+#[tokio::test]
+async fn what_the_provider_has_surely_not_begun_goes_to_another_connection_uncounted() {
+    // What befalls the streams 9 and 11 of 3 to 11, and whether they are replaced.
+    for (end, replaced) in [
+        (Ending::GoAway(7), true),
+        (Ending::Reset(7, Reason::REFUSED_STREAM), true),
+        (Ending::Reset(7, Reason::INTERNAL_ERROR), false),
+    ] {
+        let authority = Authority::new();
+        let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
+        let frames = Frames::start(acceptor, Plan { after: 6, end }).await;
+        let gw = gateway(&authority, frames.addr, 1).await;
+        let first = gw.post("/v1/responses", ONCE).await;
+        assert_eq!(first.status, 200, "{end:?}: {first:?}");
+        let replies = at_once(&gw, 5, "/v1/responses", ONCE).await;
+        let served = replies.iter().filter(|reply| reply.status == 200);
+        assert_eq!(
+            served.count(),
+            if replaced { 5 } else { 3 },
+            "{end:?}: {replies:?}"
+        );
+        assert!(
+            replies.iter().all(|reply| reply.attempts() == "1"),
+            "{end:?}: {replies:?}"
+        );
+        let stats = gw.key_stats("p", "p-1").await;
+        let (failed, requests) = if replaced { (0, 8) } else { (2, 6) };
+        assert_eq!(stats["failed_requests"], json!(failed), "{end:?}: {stats}");
+        assert_eq!(frames.requests.load(Ordering::SeqCst), requests, "{end:?}");
+        let connections = frames.connections.load(Ordering::SeqCst);
+        let expect = if replaced {
+            2..=1 + threads().min(2)
+        } else {
+            1..=1
+        };
+        assert!(
+            expect.contains(&connections),
+            "{end:?}: {connections} connections"
+        );
+        stop(gw).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_a_failure_of_its_calls_but_for_one_that_found_it_waiting() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
+    let end = Ending::Break;
+    let frames = Frames::start(acceptor, Plan { after: 3, end }).await;
+    let gw = gateway(&authority, frames.addr, 2).await;
+    assert_eq!(gw.chat().await.status, 200);
+    let replies = at_once(&gw, 2, CHAT_PATH, CHAT).await;
+    let mut attempts: Vec<_> = replies
+        .iter()
+        .map(|reply| (reply.status, reply.attempts()))
+        .collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [(200, "1"), (200, "2")], "{replies:?}");
+    let stats = gw.stats().await["p"].clone();
+    let failed: u64 = ["p-1", "p-2"]
+        .iter()
+        .filter_map(|name| stats[name]["failed_requests"].as_u64())
+        .sum();
+    assert_eq!(failed, 1, "{stats}");
+    stop(gw).await;
+}
+
+#[tokio::test]
+async fn a_provider_without_http2_is_called_by_http1_and_its_sessions_are_resumed() {
+    let authority = Authority::new();
+    for protocols in [&[][..], &["http/1.1"]] {
+        let mock = Mock::start().await.unwrap();
+        let acceptor = authority.acceptor(&["127.0.0.1"], protocols);
+        let front = Front::start(acceptor, mock.addr()).await;
+        let gw = gateway(&authority, front.addr, 1).await;
+        for _ in 0..3 {
+            assert_eq!(gw.chat().await.status, 200);
+        }
+        assert_eq!(front.seen(), (1, 0), "the connection is kept");
+        // Two at once need two connections: the second begins where the first session ended.
+        mock.script("*", [Step::slow_ms(500), Step::slow_ms(500)]);
+        for reply in at_once(&gw, 2, CHAT_PATH, CHAT).await {
+            assert_eq!((reply.status, reply.attempts()), (200, "1"), "{reply:?}");
+        }
+        assert_eq!(front.seen(), (2, 1));
+        stop(gw).await;
+    }
+}

@@ -1,0 +1,140 @@
+//! A provider that says exactly what it was told, HTTP or not.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// What it says to a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Say {
+    /// These bytes; then it closes.
+    Close(Vec<u8>),
+    /// These bytes; then it waits for the next request.
+    Stay(Vec<u8>),
+    /// The first bytes, and then the second again and again, so many times at most, until the other side goes.
+    Repeat(Vec<u8>, Vec<u8>, usize),
+}
+
+impl Say {
+    pub(crate) fn close(text: &str) -> Say {
+        Say::Close(text.into())
+    }
+
+    pub(crate) fn stay(text: &str) -> Say {
+        Say::Stay(text.into())
+    }
+
+    pub(crate) fn endless(first: &str, then: &str) -> Say {
+        // In pieces of 16 KiB, so that the writing costs little.
+        let then = then.repeat(16_384 / then.len() + 1);
+        Say::Repeat(first.into(), then.into(), usize::MAX)
+    }
+}
+
+/// A running raw provider. It ends with this.
+pub(crate) struct RawProvider {
+    pub(crate) addr: SocketAddr,
+    requests: Arc<AtomicUsize>,
+    gone: Arc<AtomicUsize>,
+    _serving: JoinSet<()>,
+}
+
+impl RawProvider {
+    /// Says `says` to the first requests, one each, and the last of them to all further ones.
+    pub(crate) async fn start(says: impl IntoIterator<Item = Say>) -> RawProvider {
+        let says: Arc<[Say]> = says.into_iter().collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (requests, gone) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let counts = (Arc::clone(&requests), Arc::clone(&gone));
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (says, requests, gone) = (
+                    Arc::clone(&says),
+                    Arc::clone(&counts.0),
+                    Arc::clone(&counts.1),
+                );
+                connections.spawn(async move {
+                    serve(stream, &says, &requests).await;
+                    gone.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        RawProvider {
+            addr,
+            requests,
+            gone,
+            _serving: serving,
+        }
+    }
+
+    pub(crate) fn origin(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Requests that came.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Connections that ended.
+    pub(crate) fn gone(&self) -> usize {
+        self.gone.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: TcpStream, says: &[Say], requests: &AtomicUsize) {
+    while read_request(&mut stream).await.is_some() {
+        let n = requests.fetch_add(1, Ordering::SeqCst);
+        let said = match &says[n.min(says.len() - 1)] {
+            Say::Close(bytes) => {
+                let _ = stream.write_all(bytes).await;
+                let _ = stream.shutdown().await;
+                // Nothing unread is left, which would turn the end into a reset.
+                while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
+                return;
+            }
+            Say::Stay(bytes) => stream.write_all(bytes).await,
+            Say::Repeat(first, then, times) => {
+                let mut said = stream.write_all(first).await;
+                for _ in 0..*times {
+                    if said.is_err() {
+                        break;
+                    }
+                    said = stream.write_all(then).await;
+                }
+                said
+            }
+        };
+        if said.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads a request whose length is told; `None` at the connection's end.
+async fn read_request(stream: &mut TcpStream) -> Option<()> {
+    let mut request = Vec::new();
+    loop {
+        let head = request.windows(4).position(|window| window == b"\r\n\r\n");
+        if let Some(at) = head {
+            let text = String::from_utf8_lossy(&request[..at]).to_ascii_lowercase();
+            let length = text
+                .split("\r\n")
+                .find_map(|line| line.strip_prefix("content-length:"))
+                .map_or(0, |length| length.trim().parse().expect("a length"));
+            if request.len() >= at + 4 + length {
+                return Some(());
+            }
+        }
+        if stream.read_buf(&mut request).await.ok()? == 0 {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Peek and splice beside serde_json: what one refuses the other refuses, and what both read is the same.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use keypool_providers::peek::{LONGEST_TEXT, ModelAt, Peek, PeekError, peek, splice};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::fuzz;
+use crate::source::{Source, WORDS};
+
+#[test]
+fn peek_reads_what_serde_json_reads() {
+    fuzz!(|source: &mut Source<'_>| {
+        let body = source.body();
+        let (seen, expect) = (peek(&body), expected(&body));
+        let seen = seen.map_err(|error| {
+            let told = error.to_string();
+            assert!(told.is_ascii() && told.len() < 130, "{told}");
+            match error {
+                PeekError::NotJson(_) => PeekError::NotJson(String::new()),
+                error => error,
+            }
+        });
+        assert_eq!(seen, expect, "{}", body.escape_ascii());
+    });
+}
+
+#[test]
+fn splice_changes_the_model_and_nothing_else() {
+    fuzz!(|source: &mut Source<'_>| {
+        let new = match source.byte() % 2 {
+            0 => (*source.one_of(WORDS)).to_owned(),
+            _ => {
+                let length = source.below(12);
+                String::from_utf8_lossy(source.take(length)).into_owned()
+            }
+        };
+        let body = Bytes::from(source.body());
+        let Ok(Peek {
+            model: Some(ModelAt { name, range }),
+            ..
+        }) = peek(&body)
+        else {
+            return;
+        };
+        let spliced = splice(&body, &range, &new);
+        let (head, tail) = (&body[..range.start], &body[range.end..]);
+        assert_eq!([&spliced[0], &spliced[2]], [head, tail]);
+        let spliced = spliced.concat();
+        // Not all that is JSON fits into a tree: numbers without end, depth, half of a surrogate pair.
+        if let Ok(mut tree) = serde_json::from_slice::<Value>(&body) {
+            assert_eq!(tree["model"], name);
+            tree["model"] = Value::from(new);
+            assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), tree);
+        } else {
+            let seen = peek(&spliced).unwrap().model.unwrap();
+            assert_eq!((seen.name, seen.range.start), (new, range.start));
+        }
+    });
+}
+
+/// What a body says by serde_json; messages are left out.
+fn expected(body: &[u8]) -> Result<Peek, PeekError> {
+    let text = std::str::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|_| PeekError::NotJson(String::new()))?;
+    let Ok(Fields(all)) = serde_json::from_str::<Fields<'_>>(text) else {
+        return Err(PeekError::NotAnObject);
+    };
+    let named = |raw: &&RawValue| serde_json::from_str::<String>(raw.get()).ok();
+    let fields: Vec<(String, &RawValue)> = all
+        .iter()
+        .filter_map(|(name, value)| Some((named(name)?, *value)))
+        .collect();
+    if fields.iter().filter(|(name, _)| name == "model").count() > 1 {
+        return Err(PeekError::TwoModels);
+    }
+    // Two names of one field count as one, so that the last of both counts.
+    let one_name = |name: &str| match name {
+        "cached_content" => "cachedContent".to_owned(),
+        "system_instruction" => "systemInstruction".to_owned(),
+        name => name.to_owned(),
+    };
+    let last: HashMap<String, &RawValue> = fields
+        .iter()
+        .map(|(name, value)| (one_name(name), *value))
+        .collect();
+    let raw = |name: &str| last.get(name).map(|raw| raw.get());
+    let place = |name: &str| raw(name).map(|raw| place(text, raw));
+    let short = |name: &str| raw(name).and_then(short);
+    let model = match raw("model") {
+        None | Some("null") => None,
+        Some(raw) if !raw.starts_with('"') => return Err(PeekError::ModelNotAString),
+        Some(raw) => Some(ModelAt {
+            name: serde_json::from_str(raw).map_err(|_| PeekError::NotJson(String::new()))?,
+            range: place("model").unwrap(),
+        }),
+    };
+    let boolean = |name: &str| raw(name).and_then(|raw| serde_json::from_str::<bool>(raw).ok());
+    let inner = |name: &str, field: &str| {
+        let Fields(inner) = serde_json::from_str(raw(name)?).ok()?;
+        let is_field = |(name, _): &&(&RawValue, _)| named(name).as_deref() == Some(field);
+        short_raw(inner.iter().rfind(is_field)?.1)
+    };
+    Ok(Peek {
+        model,
+        stream: boolean("stream") == Some(true),
+        store: boolean("store"),
+        background: boolean("background"),
+        previous_response_id: short("previous_response_id"),
+        conversation: short("conversation").or_else(|| inner("conversation", "id")),
+        cached_content: short("cachedContent"),
+        input_file_id: short("input_file_id"),
+        prompt_cache_key: short("prompt_cache_key"),
+        safety_identifier: short("safety_identifier"),
+        user: short("user"),
+        metadata_user_id: inner("metadata", "user_id"),
+        messages: place("messages"),
+        contents: place("contents"),
+        input: place("input"),
+        instructions: place("instructions"),
+        system: place("system"),
+        system_instruction: place("systemInstruction"),
+    })
+}
+
+fn short_raw(raw: &RawValue) -> Option<String> {
+    short(raw.get())
+}
+
+fn short(raw: &str) -> Option<String> {
+    let text: String = serde_json::from_str(raw).ok()?;
+    (!text.is_empty() && raw.len() <= LONGEST_TEXT + 2).then_some(text)
+}
+
+/// Where `raw` stands in `text`, which it borrows from.
+fn place(text: &str, raw: &str) -> Range<usize> {
+    let start = raw.as_ptr().addr() - text.as_ptr().addr();
+    start..start + raw.len()
+}
+
+/// Every field of an object in order, as it stands.
+struct Fields<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}

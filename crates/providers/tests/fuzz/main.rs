@@ -1,0 +1,32 @@
+//! Fuzz targets: whatever a client or a provider sends, what reads it neither panics nor tells anything but the truth.
+//!
+//! Each target is a test, which runs on inputs made at random, and a fuzzer guided by coverage: `make fuzz TARGET=…`.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod answers;
+mod calls;
+mod json;
+mod source;
+mod streams;
+
+/// How many inputs each target is tried with as a test.
+#[cfg(not(fuzzing))]
+const RUNS: usize = 100_000;
+/// The longest input of a test, in bytes.
+#[cfg(not(fuzzing))]
+const LONGEST: usize = 400;
+
+/// Runs `check` on one input after another. A fuzzer chooses their number and length itself.
+macro_rules! fuzz {
+    ($check:expr) => {{
+        let target = bolero::check!();
+        #[cfg(not(fuzzing))]
+        let target = {
+            let inputs = bolero::produce::<Vec<u8>>().with().len(0..=crate::LONGEST);
+            target.with_iterations(crate::RUNS).with_generator(inputs)
+        };
+        target.for_each(|input| $check(&mut crate::source::Source::new(input)))
+    }};
+}
+use fuzz;
