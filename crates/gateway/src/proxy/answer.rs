@@ -105,17 +105,8 @@ impl Failure {
     /// No answer came to a request.
     pub(super) fn not_answered(error: &SendError) -> Self {
         Self {
-            cut_short: is_out_of_files(error),
+            cut_short: matches!(error, SendError::Malformed) || is_out_of_files(error),
             ..Self::on_the_way(Trouble::from(error), error.was_sent())
-        }
-    }
-
-    /// The request could not be put together: that is nobody's fault upstream.
-    pub(super) fn not_sent() -> Self {
-        let trouble = Trouble::Unreachable("the request could not be put together".to_owned());
-        Self {
-            cut_short: true,
-            ..Self::on_the_way(trouble, false)
         }
     }
 }

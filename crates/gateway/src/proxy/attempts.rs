@@ -130,7 +130,7 @@ impl<'a> Attempts<'a> {
         let lease = match self.pool.acquire(&self.demand) {
             Some(lease) => lease,
             None => {
-                let queued = self.wait_for_key(began).await;
+                let queued = Box::pin(self.wait_for_key(began)).await;
                 self.waited += self.gw.clock.now().saturating_duration_since(began);
                 queued?
             }

@@ -73,7 +73,8 @@ async fn answer_request(
     story.called_by(&caller);
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
-        let listed = models::answer(gw, &snapshot, &target, models, &caller).await;
+        // Boxed, as all that is seldom needed: it would make every request larger.
+        let listed = Box::pin(models::answer(gw, &snapshot, &target, models, &caller)).await;
         return listed
             .map(|response| story.tell(response).map(whole))
             .map_err(in_form);

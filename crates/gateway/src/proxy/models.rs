@@ -172,23 +172,23 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         USER_AGENT,
         HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
     );
-    let outgoing = Outgoing {
+    let outgoing = || Outgoing {
         protocol: dialect.protocols()[0],
         method: &Method::GET,
         path: list.path,
         query: Some(list.query).filter(|query| !query.is_empty()),
-        headers,
+        headers: headers.clone(),
         body: Pieces::default(),
     };
     let member = &entry.pool.members()[place];
-    let request = outgoing.request_for(entry, place)?;
+    let request = || outgoing().request_for(entry, place);
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream
         .send(
             &member.base_url,
             member.proxy.as_ref(),
-            request,
+            &request,
             connect,
             true,
         )

@@ -222,7 +222,7 @@ impl Relay {
                     self.broke(&format!("nothing came for {:?}", self.idle_limit));
                 }
                 Poll::Pending if self.ready.is_empty() => return Poll::Pending,
-                Poll::Pending if self.others_had_their_turn() => return self.hand_over(),
+                Poll::Pending if self.has_all_that_came() => return self.hand_over(),
                 Poll::Pending => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -231,10 +231,12 @@ impl Relay {
         }
     }
 
-    /// The connection's task may have the next event in hand: it gets one turn to pass it on. Each piece handed
-    /// over alone would cost a system call.
-    fn others_had_their_turn(&mut self) -> bool {
-        *self.yielded_in.get_or_insert(turn::current()) != turn::current()
+    /// Each piece handed over alone would cost a system call. Where another task reads the connection, it may have
+    /// the next event in hand, and gets one turn to pass it on.
+    fn has_all_that_came(&mut self) -> bool {
+        let upstream = self.upstream.as_ref();
+        upstream.is_none_or(UpstreamBody::hides_nothing)
+            || *self.yielded_in.get_or_insert(turn::current()) != turn::current()
     }
 
     /// Whether what is ready goes out without waiting for more: bodies that are no event stream come in large

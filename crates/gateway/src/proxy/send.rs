@@ -53,13 +53,11 @@ pub(super) async fn send(
         cut_short: head_by == deadline && limit * 2 < timeouts.total,
         idle: timeouts.idle,
     };
-    let Some(request) = request(call, route, lease) else {
-        return Reply::Failed(Failure::not_sent());
-    };
+    let request = || request(call, route, lease);
     let (base_url, proxy) = (&lease.member().base_url, lease.member().proxy.as_ref());
     let sending = gw
         .upstream
-        .send(base_url, proxy, request, timeouts.connect, call.repeatable);
+        .send(base_url, proxy, &request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),

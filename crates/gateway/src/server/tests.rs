@@ -22,6 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 fn settings(mock: &Mock) -> Settings {
     let key = KeySettings {
+        proxy: None,
         name: "key".into(),
         secret: Secret::new("a-made-up-key".to_owned()),
         base_url: mock.origin().parse().unwrap(),

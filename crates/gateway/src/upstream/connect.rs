@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
-use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
 use keypool_core::proxy_url::{ProxyScheme, ProxyUrl};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -18,9 +15,10 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tower::ServiceExt;
 
+use super::http1::Http1;
 use super::http2::{self, Http2};
 use super::proxy::{self, chain};
-use super::{Pieces, SendError, Target, tls};
+use super::{SendError, Target, tls};
 
 /// The longest answer head taken from a provider, in bytes.
 pub(super) const MAX_HEAD: usize = 256 * 1024;
@@ -38,7 +36,7 @@ pub(super) struct Connector {
 /// A new connection.
 pub(super) enum Opened {
     /// It takes one request at a time.
-    Http1(SendRequest<Pieces>),
+    Http1(Http1),
     /// It takes many.
     Http2(Http2),
 }
@@ -79,12 +77,12 @@ impl Connector {
             Some(proxy) => proxy::tunnel(self.reach(proxy).await?, target, proxy).await?,
         };
         if !target.base_url.is_https() {
-            return http1(stream).await.map(Opened::Http1);
+            return Http1::handshake(stream).await.map(Opened::Http1);
         }
         let name = server_name(target.host_and_port().0)?;
         let stream = self.tls.connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP_2) {
-            return http1(stream).await.map(Opened::Http1);
+            return Http1::handshake(stream).await.map(Opened::Http1);
         }
         let authority: Authority = target
             .base_url
@@ -119,32 +117,4 @@ impl Connector {
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-}
-
-async fn http1<S>(stream: S) -> io::Result<SendRequest<Pieces>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = builder
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
-    drive(connection);
-    sender.ready().await.map_err(io::Error::other)?;
-    Ok(sender)
-}
-
-/// Lets a connection do its work. The task ends with it: when the provider closes it, or when its sender is dropped.
-/// What it returns is seen by the call on it as well.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a kept connection is no work in flight: a shutdown waits for the calls on it, not for its idle end"
-)]
-fn drive<S>(connection: Connection<TokioIo<S>, Pieces>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    tokio::spawn(async move { drop(connection.await) });
 }

@@ -3,21 +3,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
 use keypool_core::proxy_url::ProxyUrl;
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::Pieces;
+use super::http1::Http1;
 use super::http2::{Http2, Stream};
 
 /// A connection idle for longer is not used again: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
 /// A connection that is not ready for its next request by then is given up.
 const READY_WITHIN: Duration = Duration::from_millis(100);
+/// How often those that wait are looked at: a provider closes what it no longer wants.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// So many are kept for one place.
 const MAX_PER_PLACE: usize = 512;
 
@@ -28,10 +30,12 @@ pub(super) struct Place {
     pub(super) proxy: Option<ProxyUrl>,
 }
 
-/// Each thread keeps its own: a connection is driven by the thread that opened it, and best used there.
+/// Each thread keeps its own: its runtime sees what happens on the connections that were opened there.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     by_thread: ThreadLocal<Mutex<ByPlace>>,
+    /// A task looks at those that wait.
+    is_swept: AtomicBool,
 }
 
 type ByPlace = HashMap<Place, Kept>;
@@ -49,14 +53,14 @@ struct Kept {
 }
 
 struct Idle {
-    sender: SendRequest<Pieces>,
+    connection: Http1,
     since: Instant,
 }
 
 /// What can carry a request.
 pub(super) enum Carrier {
     /// A connection of its own.
-    Http1(SendRequest<Pieces>),
+    Http1(Http1),
     /// A stream of a shared one.
     Http2(Stream),
 }
@@ -65,11 +69,11 @@ impl IdleConnections {
     /// A connection that is still open and ready.
     pub(super) async fn take(&self, place: &Place) -> Option<Carrier> {
         match self.newest_open(place)? {
-            Carrier::Http1(mut sender) => {
-                // The answer was read to its end, so this is at most a turn of the connection's task; unless the
-                // provider answered before it had read the whole request, which makes the connection useless.
-                let ready = timeout(READY_WITHIN, sender.ready()).await;
-                matches!(ready, Ok(Ok(()))).then_some(Carrier::Http1(sender))
+            Carrier::Http1(mut connection) => {
+                // The answer was read to its end, so this is there at once; unless the provider answered before it
+                // had read the whole request, which makes the connection useless.
+                let ready = timeout(READY_WITHIN, connection.ready()).await;
+                matches!(ready, Ok(Ok(()))).then_some(Carrier::Http1(connection))
             }
             stream => Some(stream),
         }
@@ -106,21 +110,55 @@ impl IdleConnections {
     }
 
     /// Keeps a connection whose last answer was read to its end.
-    pub(super) fn put(&self, place: Place, sender: SendRequest<Pieces>) {
-        if sender.is_closed() {
+    pub(super) fn put(self: &Arc<Self>, place: Place, mut connection: Http1) {
+        if connection.is_over() {
             return;
         }
+        self.sweep();
         let mut by_place = self.by_thread.get_or_default().lock();
         let idle = &mut entry(&mut by_place, place).idle;
         if idle.len() >= MAX_PER_PLACE {
-            idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= MAX_IDLE);
+            idle.retain_mut(Idle::is_useful);
         }
         if idle.len() < MAX_PER_PLACE {
             idle.push(Idle {
-                sender,
+                connection,
                 since: Instant::now(),
             });
         }
+    }
+
+    /// Starts a task that closes what is of no more use, until nothing is left; unless there is one.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tidies up behind the calls; a shutdown does not wait for it"
+    )]
+    fn sweep(self: &Arc<Self>) {
+        if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                sleep(SWEEP_EVERY).await;
+                this.is_swept.store(false, Ordering::SeqCst);
+                if !this.forget_useless() || this.is_swept.swap(true, Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Closes what waits in vain; says whether anything still waits.
+    fn forget_useless(&self) -> bool {
+        let mut is_any_left = false;
+        for by_place in self.by_thread.iter() {
+            for kept in by_place.lock().values_mut() {
+                kept.idle.retain_mut(Idle::is_useful);
+                is_any_left |= !kept.idle.is_empty();
+            }
+        }
+        is_any_left
     }
 
     /// Keeps a connection that other requests may share from now on; those that wait for `turn` first of all.
@@ -133,6 +171,12 @@ impl IdleConnections {
         if kept.shared.len() < MAX_PER_PLACE {
             kept.shared.push(connection);
         }
+    }
+}
+
+impl Idle {
+    fn is_useful(&mut self) -> bool {
+        self.since.elapsed() <= MAX_IDLE && !self.connection.is_over()
     }
 }
 
@@ -157,14 +201,9 @@ impl Kept {
         if let Some(stream) = self.stream() {
             return Some(Carrier::Http2(stream));
         }
-        while let Some(newest) = self.idle.pop() {
-            if newest.since.elapsed() > MAX_IDLE {
-                // Those below it have waited longer still.
-                self.idle.clear();
-                return None;
-            }
-            if !newest.sender.is_closed() {
-                return Some(Carrier::Http1(newest.sender));
+        while let Some(mut newest) = self.idle.pop() {
+            if newest.is_useful() {
+                return Some(Carrier::Http1(newest.connection));
             }
         }
         None

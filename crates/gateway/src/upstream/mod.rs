@@ -5,6 +5,7 @@
 //! after the whole answer was read from it.
 
 mod connect;
+mod http1;
 mod http2;
 mod idle;
 mod proxy;
@@ -20,12 +21,12 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 use tokio::time::{Instant, timeout_at};
 
 use connect::{Connector, Opened};
+use http1::Http1;
 use http2::Stream;
 use idle::{Carrier, IdleConnections, Place};
 
@@ -48,7 +49,7 @@ pub(crate) struct UpstreamBody {
 /// What an answer comes on.
 enum Connection {
     Http1 {
-        sender: SendRequest<Pieces>,
+        http1: Http1,
         place: Place,
         idle: Arc<IdleConnections>,
     },
@@ -62,9 +63,15 @@ struct Target<'a> {
     proxy: Option<&'a ProxyUrl>,
 }
 
+/// Puts a request together. `None`: the configuration let something pass that cannot be sent.
+pub(crate) type PutTogether<'a> = &'a (dyn Fn() -> Option<Request<Pieces>> + Sync);
+
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
+    /// The configuration let something pass that cannot be sent.
+    #[error("the request could not be put together")]
+    Malformed,
     /// No connection: name, TCP, proxy or TLS.
     #[error("cannot connect: {0}")]
     Connect(#[source] std::io::Error),
@@ -141,23 +148,27 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and returns its answer as soon as the head is there. `repeatable`: the request may
-    /// be sent again, should a kept connection turn out to be closed.
+    /// Sends one request and returns its answer as soon as the head is there. `request` puts it together, a second
+    /// time where a kept connection turns out to be closed; `repeatable`: also if it was written to that.
     pub(crate) async fn send(
         &self,
         base_url: &BaseUrl,
         proxy: Option<&ProxyUrl>,
-        mut request: Request<Pieces>,
+        request: PutTogether<'_>,
         connect_timeout: Duration,
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let target = Target { base_url, proxy };
         let forwarder = proxy.filter(|_| target.is_forwarded());
-        if let Some(proxy) = forwarder {
-            proxy::address_to_proxy(&mut request, &target, proxy);
-        }
+        let put_together = || {
+            let mut request = request()?;
+            if let Some(proxy) = forwarder {
+                proxy::address_to_proxy(&mut request, &target, proxy);
+            }
+            Some(request)
+        };
         let answer = self
-            .exchange(&target, request, connect_timeout, repeatable)
+            .exchange(&target, &put_together, connect_timeout, repeatable)
             .await?;
         match forwarder {
             Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -170,31 +181,43 @@ impl Upstream {
     async fn exchange(
         &self,
         target: &Target<'_>,
-        request: Request<Pieces>,
+        put_together: PutTogether<'_>,
         connect_timeout: Duration,
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let place = target.place();
+        let request = put_together().ok_or(SendError::Malformed)?;
         let (carrier, kept) = match self.idle.take(&place).await {
             Some(carrier) => (carrier, true),
             None => (self.open(target, &place, connect_timeout).await?, false),
         };
-        let again = (kept || matches!(carrier, Carrier::Http2(_))).then(|| request.clone());
         let broken = match self.send_on(carrier, &place, request, kept).await {
             Ok(answer) => return Ok(answer),
             Err(broken) => broken,
         };
         let replace = broken.replaceable || (repeatable && broken.stale);
-        let Some(request) = again.filter(|_| replace) else {
+        if !replace {
             return Err(broken.into());
-        };
+        }
+        let request = put_together().ok_or(SendError::Malformed)?;
         let carrier = self.open(target, &place, connect_timeout).await?;
         let sent = self.send_on(carrier, &place, request, false).await;
         sent.map_err(SendError::from)
     }
 
     /// A new connection; or, with HTTP/2, a stream of one that another request opened meanwhile.
-    async fn open(
+    ///
+    /// Boxed: it is large and seldom needed, and would make every call larger.
+    fn open<'a>(
+        &'a self,
+        target: &'a Target<'_>,
+        place: &'a Place,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<Carrier, SendError>> + Send + 'a>> {
+        Box::pin(self.open_or_share(target, place, limit))
+    }
+
+    async fn open_or_share(
         &self,
         target: &Target<'_>,
         place: &Place,
@@ -236,8 +259,8 @@ impl Upstream {
         kept: bool,
     ) -> Result<Response<UpstreamBody>, Broken> {
         let (answer, connection) = match carrier {
-            Carrier::Http1(mut sender) => {
-                let sent = sender.try_send_request(request).await;
+            Carrier::Http1(mut http1) => {
+                let sent = http1.send(request).await;
                 let answer = sent.map_err(|mut error| {
                     let unsent = error.take_message().is_some();
                     let source = error.into_error();
@@ -250,7 +273,7 @@ impl Upstream {
                     }
                 })?;
                 let connection = Connection::Http1 {
-                    sender,
+                    http1,
                     place: place.clone(),
                     idle: Arc::clone(&self.idle),
                 };
@@ -277,6 +300,12 @@ fn as_http1<B>(mut answer: Response<B>) -> Response<B> {
 }
 
 impl UpstreamBody {
+    /// Whether all is handed over that has come, as soon as it says that nothing is there: with HTTP/2, another task
+    /// may have more in hand.
+    pub(crate) fn hides_nothing(&self) -> bool {
+        !matches!(self.connection, Some(Connection::Http2 { .. }))
+    }
+
     fn new(body: Incoming, connection: Connection) -> Self {
         let mut this = Self {
             body,
@@ -289,13 +318,8 @@ impl UpstreamBody {
     }
 
     fn keep_connection(&mut self) {
-        if let Some(Connection::Http1 {
-            sender,
-            place,
-            idle,
-        }) = self.connection.take()
-        {
-            idle.put(place, sender);
+        if let Some(Connection::Http1 { http1, place, idle }) = self.connection.take() {
+            idle.put(place, http1);
         }
     }
 }
@@ -308,7 +332,12 @@ impl Body for UpstreamBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Self { body, connection } = &mut *self;
+        let frame = match connection {
+            Some(Connection::Http1 { http1, .. }) => http1.poll_frame(body, cx),
+            _ => Pin::new(body).poll_frame(cx),
+        };
+        let frame = ready!(frame);
         match &frame {
             None => self.keep_connection(),
             Some(Ok(_)) if self.body.is_end_stream() => self.keep_connection(),
