@@ -70,7 +70,7 @@ async fn answer_request(
     let in_form = |error| (error, protocol);
 
     let caller = Caller::authenticate(gw, &snapshot, parts, peer).map_err(in_form)?;
-    story.called_by(&caller);
+    story.called_by(&caller.name, caller.may_see_traces());
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
         // Boxed, as all that is seldom needed: it would make every request larger.

@@ -10,7 +10,6 @@ use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{Consequence, Demand, Lease, Pool};
 
-use super::auth::Caller;
 use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use super::trace_header;
 use crate::context::Gateway;
@@ -63,10 +62,10 @@ impl Story {
         }
     }
 
-    /// Notes who calls.
-    pub(super) fn called_by(&mut self, caller: &Caller) {
-        self.caller = Arc::clone(&caller.name);
-        self.shows_trace &= caller.may_see_traces();
+    /// Notes who calls, and whether it may see why it got its key.
+    pub(super) fn called_by(&mut self, name: &Arc<str>, may_see_traces: bool) {
+        self.caller = Arc::clone(name);
+        self.shows_trace &= may_see_traces;
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -80,6 +79,8 @@ impl Story {
         let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
         let began = self.gw.clock.now();
+        // One is what nearly every request needs, and an open stream holds on to it.
+        self.steps.reserve_exact(1);
         self.steps.push(Step::attempt(lease, began, waited_now));
     }
 
