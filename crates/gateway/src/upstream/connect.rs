@@ -11,20 +11,13 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tower::ServiceExt;
 
 use super::http1::Http1;
 use super::http2::{self, Http2};
 use super::proxy::{self, chain};
-use super::{SendError, Target, tls};
-
-/// The longest answer head taken from a provider, in bytes.
-pub(super) const MAX_HEAD: usize = 256 * 1024;
-
-/// A connection to the provider or to a proxy, the latter with or without TLS.
-pub(super) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+use super::{SendError, Socket, Target, tls};
 
 pub(super) struct Connector {
     /// Names, and both address families side by side (RFC 8305).
@@ -101,7 +94,7 @@ impl Connector {
     }
 
     /// A connection to the proxy itself.
-    async fn reach(&self, proxy: &ProxyUrl) -> io::Result<Stream> {
+    async fn reach(&self, proxy: &ProxyUrl) -> io::Result<Socket> {
         let unreachable = |error: io::Error| proxy::failed(proxy, "cannot be reached", &error);
         let stream = self.tcp(proxy::address(proxy)?).await;
         let stream = stream.map_err(unreachable)?;

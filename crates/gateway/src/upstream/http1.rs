@@ -22,8 +22,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Pieces;
-use super::connect::MAX_HEAD;
+use super::{MAX_HEAD, Pieces};
 
 /// An open connection.
 pub(super) struct Http1 {

@@ -22,9 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connect::MAX_HEAD;
-use super::idle::Turn;
-use super::{Broken, Pieces};
+use super::{Broken, MAX_HEAD, Pieces};
 
 /// So many calls share a connection at most, whatever the provider allows: when it breaks, all of them do.
 const MAX_STREAMS: usize = 100;
@@ -38,6 +36,9 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Stands for the number of streams before the provider has told it. No provider tells this.
 const UNTOLD: usize = 0x6b65_7970;
+
+/// The right to open a connection where one may be enough for many: others wait for what comes of it.
+pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 /// An open connection.
 pub(super) struct Http2 {

@@ -12,7 +12,7 @@ use thread_local::ThreadLocal;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::http1::Http1;
-use super::http2::{Http2, Stream};
+use super::http2::{Http2, Stream, Turn};
 
 /// A connection idle for longer is not used again: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
@@ -39,9 +39,6 @@ pub(super) struct IdleConnections {
 }
 
 type ByPlace = HashMap<Place, Kept>;
-
-/// The right to open a connection where one may be enough for many: others wait for what comes of it.
-pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 #[derive(Default)]
 struct Kept {

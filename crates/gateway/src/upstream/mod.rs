@@ -23,12 +23,21 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use connect::{Connector, Opened};
 use http1::Http1;
 use http2::Stream;
 use idle::{Carrier, IdleConnections, Place};
+
+/// The longest answer head taken from a provider, in bytes.
+const MAX_HEAD: usize = 256 * 1024;
+
+/// A connection to the provider or to a proxy, the latter with or without TLS.
+type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 
 /// All connections to providers.
 pub(crate) struct Upstream {
@@ -226,7 +235,7 @@ impl Upstream {
         let by = Instant::now() + limit;
         let is_https = target.base_url.is_https();
         let mut turn = None;
-        if let Some(opening) = self.idle.opening(place).filter(|_| is_https) {
+        if is_https && let Some(opening) = self.idle.opening(place) {
             let mine = timeout_at(by, opening.lock_owned()).await;
             let mine = mine.map_err(|_| SendError::ConnectTimeout(limit))?;
             if let Some(stream) = self.idle.stream(place) {

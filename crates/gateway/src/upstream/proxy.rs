@@ -14,8 +14,7 @@ use hyper_util::rt::TokioIo;
 use keypool_core::proxy_url::{ProxyScheme, ProxyUrl};
 use tower::{ServiceExt, service_fn};
 
-use super::Target;
-use super::connect::Stream;
+use super::{Socket, Target};
 
 /// The proxy's address and credentials, as the library reads them.
 fn intercept(proxy: &ProxyUrl) -> Option<Intercept> {
@@ -30,10 +29,10 @@ pub(super) fn address(proxy: &ProxyUrl) -> Result<Uri, io::Error> {
 
 /// Asks the proxy at the other end of `stream` for a connection to the target.
 pub(super) async fn tunnel(
-    stream: Stream,
+    stream: Socket,
     target: &Target<'_>,
     proxy: &ProxyUrl,
-) -> io::Result<Stream> {
+) -> io::Result<Socket> {
     let (host, port) = target.host_and_port();
     let opened = match proxy.scheme() {
         ProxyScheme::Http | ProxyScheme::Https => by_connect(stream, proxy, host, port).await,
@@ -52,9 +51,9 @@ pub(super) async fn tunnel(
     })
 }
 
-type Opened = Result<Stream, Box<dyn Error + Send + Sync>>;
+type Opened = Result<Socket, Box<dyn Error + Send + Sync>>;
 
-async fn by_connect(stream: Stream, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
+async fn by_connect(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
     let (to, connector) = (target_uri(host, port)?, once(stream));
     let mut tunnel = Tunnel::new(Uri::from_static("http://any"), connector);
     if let Some(auth) = intercept(proxy).and_then(|found| found.basic_auth().cloned()) {
@@ -63,7 +62,7 @@ async fn by_connect(stream: Stream, proxy: &ProxyUrl, host: &str, port: u16) -> 
     Ok(tunnel.oneshot(to).await?.into_inner())
 }
 
-async fn by_socks(stream: Stream, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
+async fn by_socks(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
     let (to, connector) = (target_uri(host, port)?, once(stream));
     let mut socks = SocksV5::new(Uri::from_static("http://any"), connector);
     let found = intercept(proxy);
@@ -75,8 +74,8 @@ async fn by_socks(stream: Stream, proxy: &ProxyUrl, host: &str, port: u16) -> Op
 
 /// A connector that has connected already.
 fn once(
-    stream: Stream,
-) -> impl tower::Service<Uri, Response = TokioIo<Stream>, Error = io::Error, Future: Send + 'static>
+    stream: Socket,
+) -> impl tower::Service<Uri, Response = TokioIo<Socket>, Error = io::Error, Future: Send + 'static>
 {
     let mut stream = Some(stream);
     service_fn(move |_| {

@@ -150,131 +150,106 @@ async fn interim_answers_without_end_end_with_the_time_for_the_request() {
     gw.stop().await;
 }
 
+/// An answer that no proper provider would give and that a client can read.
+struct Readable {
+    what: &'static str,
+    say: Say,
+    status: u16,
+    body: &'static [u8],
+    /// Headers that the client finds, or that it does not.
+    headers: Vec<(&'static str, Option<&'static str>)>,
+}
+
+const WHOLE: &str = r#"{"id":1}"#;
+const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xabV*J-.\xcd)Q\xb2\x02\0";
+
+/// A JSON answer of `{"id":1}`, after these headers, in the form that they say.
+fn small(
+    what: &'static str,
+    say: fn(&str) -> Say,
+    version: &str,
+    headers: &str,
+    expect: (&'static str, Option<&'static str>),
+) -> Readable {
+    let body = if headers.contains("chunked") {
+        format!("8\r\n{WHOLE}\r\n0\r\n\r\n")
+    } else {
+        WHOLE.to_owned()
+    };
+    let head = JSON.replace("1.1", version);
+    Readable {
+        what,
+        say: say(&format!("{head}{headers}\r\n{body}")),
+        status: 200,
+        body: WHOLE.as_bytes(),
+        headers: vec![expect],
+    }
+}
+
+fn readable() -> Vec<Readable> {
+    let (length, chunked) = ("content-length: 8\r\n", "transfer-encoding: chunked\r\n");
+    let as_told = ("content-length", Some("8"));
+    let no_length = ("content-length", None);
+    let kept = format!("connection: keep-alive\r\n{length}");
+    let (short, long) = (
+        format!("content-length: 3\r\n{chunked}"),
+        format!("{chunked}content-length: 300\r\n"),
+    );
+    let zipped = format!(
+        "{JSON}content-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+        GZIP.len()
+    );
+    let elsewhere = "http://127.0.0.1:1/elsewhere";
+    let redirect =
+        format!("HTTP/1.1 307 There\r\nlocation: {elsewhere}\r\ncontent-length: 0\r\n\r\n");
+    vec![
+        small("1.0 with a length", Say::close, "1.0", length, as_told),
+        small("1.0 without", Say::close, "1.0", "", no_length),
+        small("1.0 that is kept", Say::stay, "1.0", &kept, as_told),
+        small("chunks, too short", Say::stay, "1.1", &short, no_length),
+        small("chunks, too long", Say::stay, "1.1", &long, no_length),
+        small("length twice", Say::stay, "1.1", &length.repeat(2), as_told),
+        Readable {
+            what: "gzip that was not asked for",
+            say: Say::Stay([zipped.as_bytes(), GZIP].concat()),
+            status: 200,
+            body: GZIP,
+            headers: vec![("content-encoding", Some("gzip"))],
+        },
+        Readable {
+            what: "a redirect",
+            say: Say::stay(&redirect),
+            status: 307,
+            body: b"",
+            headers: vec![("location", Some(elsewhere))],
+        },
+    ]
+}
+
 #[tokio::test]
 async fn what_a_client_can_read_is_passed_on() {
-    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xabV*J-.\xcd)Q\xb2\x02\0";
-    let zipped = [
-        format!(
-            "{JSON}content-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
-            gzip.len()
-        )
-        .as_bytes(),
-        gzip,
-    ]
-    .concat();
-    let body = br#"{"id":1}"#.to_vec();
-    let redirect = "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/elsewhere\r\ncontent-length: 0\r\n\r\n";
-    let head_1_0 = JSON.replace("1.1", "1.0");
-    let cases: Vec<(&str, Say, u16, Vec<u8>, &[(&str, Option<&str>)])> = vec![
-        (
-            "HTTP/1.0 with a length",
-            Say::close(&format!("{head_1_0}content-length: 8\r\n\r\n{{\"id\":1}}")),
-            200,
-            body.clone(),
-            &[("content-length", Some("8"))],
-        ),
-        (
-            "HTTP/1.0 without",
-            Say::close(&format!("{head_1_0}\r\n{{\"id\":1}}")),
-            200,
-            body.clone(),
-            &[("transfer-encoding", Some("chunked"))],
-        ),
-        (
-            "HTTP/1.0 that is kept",
-            Say::stay(&format!(
-                "{head_1_0}connection: keep-alive\r\ncontent-length: 8\r\n\r\n{{\"id\":1}}"
-            )),
-            200,
-            body.clone(),
-            &[("content-length", Some("8"))],
-        ),
-        (
-            "chunks and a length that is too short",
-            Say::stay(&format!(
-                "{JSON}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n8\r\n{{\"id\":1}}\r\n0\r\n\r\n"
-            )),
-            200,
-            body.clone(),
-            &[
-                ("content-length", None),
-                ("transfer-encoding", Some("chunked")),
-            ],
-        ),
-        (
-            "chunks and a length that is too long",
-            Say::stay(&format!(
-                "{JSON}transfer-encoding: chunked\r\ncontent-length: 300\r\n\r\n8\r\n{{\"id\":1}}\r\n0\r\n\r\n"
-            )),
-            200,
-            body.clone(),
-            &[
-                ("content-length", None),
-                ("transfer-encoding", Some("chunked")),
-            ],
-        ),
-        (
-            "the same length twice",
-            Say::stay(&format!(
-                "{JSON}content-length: 8\r\ncontent-length: 8\r\n\r\n{{\"id\":1}}"
-            )),
-            200,
-            body.clone(),
-            &[],
-        ),
-        (
-            "gzip that was not asked for",
-            Say::Stay(zipped),
-            200,
-            gzip.to_vec(),
-            &[("content-encoding", Some("gzip"))],
-        ),
-        (
-            "a redirect",
-            Say::stay(redirect),
-            307,
-            Vec::new(),
-            &[("location", Some("http://127.0.0.1:1/elsewhere"))],
-        ),
-        (
-            "an interim answer before",
-            Say::stay(&format!(
-                "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n{JSON}content-length: 8\r\n\r\n{{\"id\":1}}"
-            )),
-            200,
-            body.clone(),
-            &[("link", None)],
-        ),
-    ];
-    for (what, say, status, body, headers) in cases {
+    for case in readable() {
+        let what = case.what;
         let mock = Mock::start().await.unwrap();
-        let bad = RawProvider::start([say]).await;
+        let bad = RawProvider::start([case.say]).await;
         let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
         // Twice, so that a connection that is kept is used again.
         for n in ["p-1", "p-2", "p-1"] {
             let reply = gw.chat().await;
-            assert_eq!(
-                (reply.key(), reply.end),
-                (n, End::Proper),
-                "{what}: {reply:?}"
-            );
-            if n == "p-1" {
-                assert_eq!(
-                    (reply.status, &reply.body),
-                    (status, &body),
-                    "{what}: {reply:?}"
-                );
-                for (name, value) in headers {
-                    assert_eq!(reply.header(name), *value, "{what}: {name}: {reply:?}");
-                }
+            let served = (reply.key(), reply.attempts(), reply.end);
+            assert_eq!(served, (n, "1", End::Proper), "{what}: {reply:?}");
+            if n == "p-2" {
+                continue;
+            }
+            assert_eq!(reply.status, case.status, "{what}: {reply:?}");
+            assert_eq!(reply.body, case.body, "{what}: {reply:?}");
+            for (name, value) in &case.headers {
+                assert_eq!(reply.header(name), *value, "{what}: {name}: {reply:?}");
             }
         }
         assert_eq!(bad.requests(), 2, "{what}");
-        assert_eq!(
-            gw.key_stats("p", "p-1").await["failed_requests"],
-            0,
-            "{what}"
-        );
+        let failed = &gw.key_stats("p", "p-1").await["failed_requests"];
+        assert_eq!(failed, 0, "{what}");
         gw.stop().await;
     }
 }

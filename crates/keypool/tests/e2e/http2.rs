@@ -153,11 +153,7 @@ async fn large_bodies_pass_both_ways() {
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
     let provider = Http2Provider::start(acceptor, 100, Rule::Echo).await;
     let gw = gateway(&authority, provider.addr, 1).await;
-    let mut body = CHAT.as_bytes().to_vec();
-    body.pop();
-    body.extend(b",\"x\":\"");
-    body.extend((0..20_000_000usize).map(|at| b'a' + (at / 7 * 31 + at) as u8 % 26));
-    body.extend(b"\"}");
+    let body = large(20_000_000);
     let reply = tokio::time::timeout(
         std::time::Duration::from_secs(60),
         gw.send("POST", CHAT_PATH, &[], &body),
@@ -168,6 +164,35 @@ async fn large_bodies_pass_both_ways() {
         (reply.body.len(), fnv1a(&reply.body)),
         (body.len(), fnv1a(&body))
     );
+    stop(gw).await;
+}
+
+/// A chat request of so many bytes.
+fn large(length: usize) -> Vec<u8> {
+    let mut body = CHAT.as_bytes().to_vec();
+    body.pop();
+    body.extend(b",\"x\":\"");
+    body.extend((0..length).map(|at| b'a' + (at / 7 * 31 + at) as u8 % 26));
+    body.extend(b"\"}");
+    body
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_hold_up_no_other_on_the_same_connection() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
+    let provider = Http2Provider::start(acceptor, 100, Rule::Echo).await;
+    let gw = gateway(&authority, provider.addr, 1).await;
+    let body = large(16 << 20);
+    let mut not_reading = Vec::new();
+    for _ in 0..6 {
+        not_reading.push(gw.open("POST", CHAT_PATH, &[], &body).await);
+    }
+    let body = large(3 << 20);
+    let reply = within(gw.send("POST", CHAT_PATH, &[], &body)).await;
+    assert_eq!((reply.status, reply.body.len()), (200, body.len()));
+    assert_eq!(provider.connections(), 1);
+    drop(not_reading);
     stop(gw).await;
 }
 

@@ -43,7 +43,6 @@ pub(crate) struct Seen {
 pub(crate) struct Http2Provider {
     pub(crate) addr: SocketAddr,
     pub(crate) seen: Arc<Seen>,
-    there: Arc<watch::Sender<usize>>,
     finish: watch::Sender<bool>,
     _serving: JoinSet<()>,
 }
@@ -62,12 +61,11 @@ impl Http2Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let seen = Arc::<Seen>::default();
-        let there = Arc::new(watch::Sender::new(0));
         let (finish, finished) = watch::channel(false);
         let context = Context {
             rule,
             seen: Arc::clone(&seen),
-            there: Arc::clone(&there),
+            there: Arc::new(watch::Sender::new(0)),
             finish: finished,
         };
         let mut serving = JoinSet::new();
@@ -86,7 +84,6 @@ impl Http2Provider {
         Http2Provider {
             addr,
             seen,
-            there,
             finish,
             _serving: serving,
         }
@@ -94,15 +91,6 @@ impl Http2Provider {
 
     pub(crate) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
-    }
-
-    /// Waits until so many requests have come.
-    pub(crate) async fn there(&self, n: usize) {
-        let mut there = self.there.subscribe();
-        there
-            .wait_for(|there| *there >= n)
-            .await
-            .expect("the provider");
     }
 
     /// Lets the held streams end.

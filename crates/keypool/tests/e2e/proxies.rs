@@ -84,7 +84,7 @@ impl Proxy {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().expect("what was asked").clone()
     }
 }
 
@@ -95,7 +95,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, context: Context) -
         Mode::Says(answer) => {
             let mut stream = stream;
             let head = head(&mut stream).await?;
-            context.asked.lock().unwrap().push(head);
+            context.asked.lock().expect("what was asked").push(head);
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await
         }
@@ -116,7 +116,11 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin>(
     context: Context,
 ) -> io::Result<()> {
     let head = head(&mut stream).await?;
-    context.asked.lock().unwrap().push(head.clone());
+    context
+        .asked
+        .lock()
+        .expect("what was asked")
+        .push(head.clone());
     let target = head.split(' ').nth(1).expect("a target");
     let authority = target.trim_start_matches("http://").split('/').next();
     let mut onward = match context.leads_to {
@@ -167,7 +171,11 @@ async fn socks<S: AsyncRead + AsyncWrite + Unpin>(
         other => format!("kind {other}"),
     };
     let port = stream.read_u16().await?;
-    context.asked.lock().unwrap().push(format!("{host}:{port}"));
+    context
+        .asked
+        .lock()
+        .expect("what was asked")
+        .push(format!("{host}:{port}"));
     let addr = context
         .leads_to
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
@@ -305,7 +313,7 @@ async fn the_environment_names_a_proxy_for_all_but_this_machine() {
             (200, "p-1"),
             "{name}: {reply:?}"
         );
-        let asked = std::mem::take(&mut *proxy.asked.lock().unwrap());
+        let asked = std::mem::take(&mut *proxy.asked.lock().expect("what was asked"));
         assert_eq!(asked.len(), 1, "{name}: {asked:?}");
         assert!(
             asked[0].starts_with("CONNECT provider.test:443 "),
