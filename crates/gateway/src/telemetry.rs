@@ -179,7 +179,7 @@ impl Finished<'_> {
         info!(
             status = self.status,
             method = %self.method,
-            path = shortened(self.path),
+            path = self.path,
             pool = self.pool,
             key = self.key_name,
             attempts = self.attempts,
@@ -190,13 +190,6 @@ impl Finished<'_> {
             "request"
         );
     }
-}
-
-/// At most so much of a path is logged, in bytes.
-const MAX_PATH: usize = 200;
-
-fn shortened(path: &str) -> &str {
-    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
 /// Looking at a pool as a whole costs time for each key; more often than this nobody needs to know.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{Consequence, Demand, Lease, Pool};
@@ -26,7 +25,7 @@ pub(super) struct Story {
     began: Instant,
     request_id: HeaderValue,
     method: Method,
-    path: Option<PathAndQuery>,
+    path: Box<str>,
     pub(super) caller: Arc<str>,
     /// The pool that serves.
     pub(super) entry: Option<PoolEntry>,
@@ -49,7 +48,7 @@ impl Story {
             gw: Arc::clone(gw),
             request_id: request_id(gw, parts),
             method: parts.method.clone(),
-            path: parts.uri.path_and_query().cloned(),
+            path: shortened(parts.uri.path()).into(),
             caller: nobody(),
             entry: None,
             key: None,
@@ -166,7 +165,7 @@ impl Story {
         let finished = Finished {
             request_id: self.request_id(),
             method: &self.method,
-            path: self.path.as_ref().map_or("-", PathAndQuery::path),
+            path: &self.path,
             status: self.status,
             pool: pool.map_or("-", |pool| pool.name()),
             key_name: key.map_or("-", |key| &key.name),
@@ -201,7 +200,7 @@ impl Story {
             began: self.began,
             request_id: self.request_id.clone(),
             method: self.method.clone(),
-            path: self.path.take(),
+            path: std::mem::take(&mut self.path),
             caller: Arc::clone(&self.caller),
             entry: self.entry.take(),
             key: self.key,
@@ -230,7 +229,16 @@ fn request_id(gw: &Gateway, parts: &Parts) -> HeaderValue {
             && id.len() <= MAX_REQUEST_ID
             && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
-    own.cloned().unwrap_or_else(|| new_request_id(gw))
+    // Copied: a piece of the request's head would keep the whole of it in memory while the answer is relayed.
+    own.and_then(|own| HeaderValue::from_bytes(own.as_bytes()).ok())
+        .unwrap_or_else(|| new_request_id(gw))
+}
+
+/// At most so much of a path is logged, in bytes.
+const MAX_PATH: usize = 200;
+
+fn shortened(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
 /// The name of a caller that is not known.

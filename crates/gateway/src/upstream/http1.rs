@@ -101,11 +101,16 @@ impl Http1 {
         poll_fn(|cx| self.drive(cx, |sender, cx| sender.poll_ready(cx))).await
     }
 
+    /// Whether it was seen to end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.io.is_none() || self.sender.is_closed()
+    }
+
     /// Whether it has ended, as far as one can see without waiting.
     pub(super) fn is_over(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         let _ = self.drive(&mut cx, |_, _| Poll::<()>::Pending);
-        self.io.is_none() || self.sender.is_closed()
+        self.has_ended()
     }
 
     /// Sends a request and returns its answer's head.

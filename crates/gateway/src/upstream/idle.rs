@@ -65,24 +65,27 @@ pub(super) enum Carrier {
 impl IdleConnections {
     /// A connection that is still open and ready.
     pub(super) async fn take(&self, place: &Place) -> Option<Carrier> {
-        match self.newest_open(place)? {
-            Carrier::Http1(mut connection) => {
-                // The answer was read to its end, so this is there at once; unless the provider answered before it
-                // had read the whole request, which makes the connection useless.
-                let ready = timeout(READY_WITHIN, connection.ready()).await;
-                matches!(ready, Ok(Ok(()))).then_some(Carrier::Http1(connection))
+        loop {
+            let mut connection = match self.newest(place)? {
+                Carrier::Http1(connection) => connection,
+                stream => return Some(stream),
+            };
+            // The answer was read to its end, so this is there at once; unless the provider closed the connection, or
+            // answered before it had read the whole request, which makes the connection useless.
+            let ready = timeout(READY_WITHIN, connection.ready()).await;
+            if matches!(ready, Ok(Ok(()))) {
+                return Some(Carrier::Http1(connection));
             }
-            stream => Some(stream),
         }
     }
 
     /// This thread's own, or else another's: a connection that is open saves the way to the provider and back.
-    fn newest_open(&self, place: &Place) -> Option<Carrier> {
+    fn newest(&self, place: &Place) -> Option<Carrier> {
         let own = self.by_thread.get_or_default();
         let others = self.by_thread.iter();
         std::iter::once(own)
             .chain(others)
-            .find_map(|by_place| by_place.lock().get_mut(place)?.newest_open())
+            .find_map(|by_place| by_place.lock().get_mut(place)?.newest())
     }
 
     /// A stream of a shared connection.
@@ -107,8 +110,8 @@ impl IdleConnections {
     }
 
     /// Keeps a connection whose last answer was read to its end.
-    pub(super) fn put(self: &Arc<Self>, place: Place, mut connection: Http1) {
-        if connection.is_over() {
+    pub(super) fn put(self: &Arc<Self>, place: Place, connection: Http1) {
+        if connection.has_ended() {
             return;
         }
         self.sweep();
@@ -194,12 +197,13 @@ impl Kept {
             || Arc::strong_count(&self.opening) > 1
     }
 
-    fn newest_open(&mut self) -> Option<Carrier> {
+    fn newest(&mut self) -> Option<Carrier> {
         if let Some(stream) = self.stream() {
             return Some(Carrier::Http2(stream));
         }
-        while let Some(mut newest) = self.idle.pop() {
-            if newest.is_useful() {
+        while let Some(newest) = self.idle.pop() {
+            // The one that takes it sees whether it is still open.
+            if newest.since.elapsed() <= MAX_IDLE {
                 return Some(Carrier::Http1(newest.connection));
             }
         }
