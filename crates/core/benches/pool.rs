@@ -75,21 +75,45 @@ fn acquire(criterion: &mut Criterion) {
         Strategy::RoundRobin,
         Strategy::LeastLoaded,
         Strategy::Random,
+        Strategy::Affinity,
     ] {
         for (keys, half) in [(1, false), (20, false), (10_000, false), (10_000, true)] {
             let pool = pool(keys, strategy);
-            let demand = Demand::of("m");
+            let mut demand = Demand::of("m");
             if half {
                 lose_half(&pool);
             }
             let name = format!("{keys}{}", if half { "_half_unavailable" } else { "" });
             group.bench_function(BenchmarkId::new(format!("{strategy:?}"), name), |bencher| {
-                bencher.iter(|| black_box(pool.acquire(&demand)).map(Lease::succeeded));
+                bencher.iter(|| {
+                    // Heeded by affinity alone.
+                    demand.conversation = Some(fastrand::u64(..1_000_000));
+                    black_box(pool.acquire(&demand)).map(Lease::succeeded)
+                });
             });
         }
     }
     group.finish();
 }
 
-criterion_group!(benches, acquire);
+/// A request that finds all keys resting: nothing changes between two of them.
+fn refuse(criterion: &mut Criterion) {
+    let pool = pool(10_000, Strategy::RoundRobin);
+    let demand = Demand::of("m");
+    while let Some(lease) = pool.acquire(&demand) {
+        let _ = lease.failed(&Fault::of(Class::RateLimited));
+    }
+    criterion.bench_function("refuse/10000_rate_limited", |bencher| {
+        bencher.iter(|| {
+            let lease = black_box(pool.acquire(&demand));
+            (
+                lease.is_none(),
+                black_box(pool.outlook(&demand)),
+                pool.census(&demand.model),
+            )
+        });
+    });
+}
+
+criterion_group!(benches, acquire, refuse);
 criterion_main!(benches);

@@ -15,6 +15,9 @@ pub(crate) struct Board {
     /// When the next timed flag of a key ends, in nanoseconds since `epoch`; `u64::MAX`: none.
     next_due: AtomicU64,
     epoch: Instant,
+    /// Moves on with every change of a key's flags, and when a rest is set or cleared: what was found out by
+    /// looking at every key holds as long as this stands still.
+    version: AtomicU64,
     /// Requests that wait for a key.
     waiting: AtomicUsize,
     /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
@@ -29,6 +32,7 @@ impl Board {
             available: Available::new(weights),
             next_due: AtomicU64::new(0),
             epoch,
+            version: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
             changed: Notify::new(),
             serve: OnceLock::new(),
@@ -46,6 +50,18 @@ impl Board {
         if let Some(serve) = self.serve.get() {
             serve();
         }
+    }
+
+    /// Brings the available set in line with a key's flags.
+    pub(crate) fn show(&self, place: usize, is_available: impl Fn() -> bool) {
+        self.available.show(place, is_available);
+        // Last: whoever looked before saw the old state, and keeps it under the old version.
+        self.version.fetch_add(1, SeqCst);
+    }
+
+    /// Read before looking at the keys; what was seen holds while it is the same. Never 0.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(SeqCst)
     }
 
     /// Whether a timed change is due; whoever is told so looks at every key, and notes what is due next.
@@ -82,6 +98,7 @@ impl Board {
 
     /// A rest was set or cleared.
     pub(crate) fn notify_changed(&self) {
+        self.version.fetch_add(1, SeqCst);
         self.changed.notify_waiters();
     }
 

@@ -314,9 +314,7 @@ impl Key {
     fn show(&self) {
         for (board, place) in self.boards.read().iter() {
             if let Some(board) = board.upgrade() {
-                board
-                    .available
-                    .show(*place, || self.flags() & flag::BLOCKING == 0);
+                board.show(*place, || self.flags() & flag::BLOCKING == 0);
             }
         }
     }

@@ -53,6 +53,13 @@ impl Digest256 {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Its first 64 bits: enough to tell keys apart where it does not matter if two are taken for one.
+    pub(crate) fn head(&self) -> u64 {
+        self.0[..8]
+            .iter()
+            .fold(0, |head, byte| head << 8 | u64::from(*byte))
+    }
+
     /// Reads 64 hexadecimal digits; `None` for anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {

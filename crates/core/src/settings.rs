@@ -169,6 +169,20 @@ pub enum Strategy {
     LeastLoaded,
     /// Any key, by weight.
     Random,
+    /// The same conversation goes to the same quota group while that has room; other requests as `LeastLoaded`.
+    Affinity,
+}
+
+impl Strategy {
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastLoaded => "least_loaded",
+            Self::Random => "random",
+            Self::Affinity => "affinity",
+        }
+    }
 }
 
 /// `[pools.<name>.retry]`

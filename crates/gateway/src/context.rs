@@ -17,6 +17,7 @@ use crate::model_lists::ModelLists;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{self, PoolTrouble};
+use crate::traces::Traces;
 use crate::upstream::Upstream;
 
 /// Request bodies held in memory at once, all requests together, in bytes. A body over what is left waits.
@@ -33,6 +34,7 @@ pub struct Gateway {
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
     pub(crate) trouble: PoolTrouble,
+    pub(crate) traces: Traces,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) admin_token: Digest256,
     snapshot: ArcSwap<Snapshot>,
@@ -58,6 +60,7 @@ impl Gateway {
             upstream: Upstream::new(),
             model_lists: ModelLists::default(),
             trouble: PoolTrouble::default(),
+            traces: Traces::default(),
             body_budget: Arc::new(Semaphore::new(
                 usize::try_from(budget)
                     .unwrap_or(usize::MAX)

@@ -12,6 +12,7 @@ mod reload;
 pub mod server;
 pub mod snapshot;
 mod telemetry;
+mod traces;
 mod turn;
 mod upstream;
 mod wire;

@@ -65,7 +65,7 @@ impl KeyWire {
 }
 
 /// A name as a header value: percent-encoded UTF-8 outside visible ASCII.
-fn name_value(name: &str) -> HeaderValue {
+pub(crate) fn name_value(name: &str) -> HeaderValue {
     let encoded = utf8_percent_encode(name, UNSAFE_IN_HEADER).to_string();
     HeaderValue::try_from(encoded).unwrap_or(HeaderValue::from_static("-"))
 }

@@ -221,6 +221,8 @@ pub(crate) struct Reply {
     pub(crate) pieces: Vec<String>,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
+    /// Of the input.
+    pub(crate) cached_tokens: u64,
     /// The call's token limit ended it.
     pub(crate) cut_short: bool,
 }
@@ -254,6 +256,7 @@ impl Reply {
             pieces,
             input_tokens: input_tokens(body_len, behaviour),
             output_tokens: behaviour.output_tokens.unwrap_or(words.len() as u64),
+            cached_tokens: 0,
             cut_short,
         }
     }

@@ -210,6 +210,8 @@ struct WrittenBehaviour {
     require_key: Option<bool>,
     input_tokens: Option<u64>,
     output_tokens: Option<u64>,
+    prompt_cache_ms: Option<u64>,
+    account: Option<String>,
     models: Option<Vec<String>>,
     record: Option<bool>,
 }
@@ -229,6 +231,8 @@ fn behave(state: &State, body: &[u8]) -> Result<Value, String> {
         require_key: written.require_key.unwrap_or(usual.require_key),
         input_tokens: written.input_tokens,
         output_tokens: written.output_tokens,
+        prompt_cache: written.prompt_cache_ms.map(Duration::from_millis),
+        account: written.account,
         models: written.models.unwrap_or_default(),
         record: written.record.unwrap_or(usual.record),
     };

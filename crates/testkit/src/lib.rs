@@ -9,6 +9,7 @@ mod call;
 mod control;
 mod gemini;
 mod openai;
+mod prompt_cache;
 mod reading;
 mod recorded;
 mod route;

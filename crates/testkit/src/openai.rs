@@ -192,10 +192,14 @@ fn chat(call: &Call<'_>) -> Result<Answer, Trouble> {
     let messages = body
         .messages
         .ok_or_else(|| Trouble::invalid("Missing required parameter: 'messages'."))?;
-    let reply = call.reply(
+    let mut reply = call.reply(
         &last_words(&messages),
         body.max_completion_tokens.or(body.max_tokens),
     );
+    reply.cached_tokens = call
+        .state
+        .cached_tokens(call.key, call.body, call.behaviour)
+        .min(reply.input_tokens);
     let finish = finish_reason(&reply);
     let (id, created) = (call.state.id("chatcmpl-"), call.state.unix());
     if body.stream != Some(true) {
@@ -271,10 +275,11 @@ fn finish_reason(reply: &Reply) -> &'static str {
 
 fn usage(reply: &Reply) -> String {
     format!(
-        r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
+        r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
         reply.input_tokens,
         reply.output_tokens,
         reply.total_tokens(),
+        reply.cached_tokens,
     )
 }
 

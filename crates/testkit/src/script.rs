@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::prompt_cache::Cached;
 use crate::recorded::Recorded;
 
 /// The interval that `Behaviour::rpm` counts in.
@@ -93,6 +94,10 @@ pub struct Behaviour {
     pub input_tokens: Option<u64>,
     /// Output tokens reported, in place of the number of words.
     pub output_tokens: Option<u64>,
+    /// Chat prompts are cached for so long after their last use, as providers do.
+    pub prompt_cache: Option<Duration>,
+    /// Keys of one account share their prompt cache; `None`: the key alone.
+    pub account: Option<String>,
     /// Model names listed, in place of a few of the provider's.
     pub models: Vec<String>,
     /// Requests are kept for `recorded`. Off for benchmarks.
@@ -113,6 +118,8 @@ impl Default for Behaviour {
             require_key: false,
             input_tokens: None,
             output_tokens: None,
+            prompt_cache: None,
+            account: None,
             models: Vec::new(),
             record: true,
         }
@@ -132,6 +139,10 @@ pub struct Seen {
     pub cancelled: u64,
     /// Answers begun, by status.
     pub by_status: BTreeMap<u16, u64>,
+    /// Chat calls of which all but the last answer and what was said to it was cached (`Behaviour::prompt_cache`).
+    pub cache_hits: u64,
+    /// Input tokens that were cached.
+    pub cached_tokens: u64,
 }
 
 /// Why the mock refuses a call by itself.
@@ -198,6 +209,12 @@ impl Key {
 
     pub(crate) fn seen(&self) -> Seen {
         self.inner.lock().seen.clone()
+    }
+
+    pub(crate) fn note_cached(&self, cached: Cached) {
+        let mut state = self.inner.lock();
+        state.seen.cache_hits += u64::from(cached.is_hit);
+        state.seen.cached_tokens += cached.tokens;
     }
 
     pub(crate) fn last(&self) -> Option<Arc<Recorded>> {

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::prompt_cache::PromptCaches;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
 
@@ -37,6 +38,7 @@ pub(crate) struct State {
     allowed: RwLock<HashSet<String>>,
     ring: Mutex<VecDeque<Arc<Recorded>>>,
     objects: Mutex<Objects>,
+    prompt_caches: PromptCaches,
     dice: Mutex<fastrand::Rng>,
     changed: Arc<Notify>,
     next_id: AtomicU64,
@@ -57,6 +59,7 @@ impl State {
             allowed: RwLock::default(),
             ring: Mutex::default(),
             objects: Mutex::default(),
+            prompt_caches: PromptCaches::default(),
             dice: Mutex::new(fastrand::Rng::with_seed(FIRST_SEED)),
             changed: Arc::default(),
             next_id: AtomicU64::new(1),
@@ -160,6 +163,7 @@ impl State {
         self.allowed.write().clear();
         self.ring.lock().clear();
         *self.objects.lock() = Objects::default();
+        self.prompt_caches.clear();
         self.changed.notify_waiters();
     }
 
@@ -174,6 +178,17 @@ impl State {
             chance: &|| self.dice.lock().f64(),
         };
         self.key(key).visit(&around)
+    }
+
+    /// How many tokens of a chat call's prompt are cached; from now on all of it is.
+    pub(crate) fn cached_tokens(&self, key: &str, body: &[u8], behaviour: &Behaviour) -> u64 {
+        let Some(ttl) = behaviour.prompt_cache else {
+            return 0;
+        };
+        let account = behaviour.account.as_deref().unwrap_or(key);
+        let cached = self.prompt_caches.read(account, body, Instant::now(), ttl);
+        self.key(key).note_cached(cached);
+        cached.tokens
     }
 
     /// A new id: `prefix` and 24 hexadecimal digits.

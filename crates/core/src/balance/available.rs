@@ -13,6 +13,9 @@ pub(crate) struct Available {
     /// The slots of each place.
     slots_of: Box<[Box<[u32]>]>,
     words: Box<[AtomicU64]>,
+    /// How many slots and how many places are available, so that nobody need count them.
+    free_slots: AtomicUsize,
+    free_places: AtomicUsize,
     /// The slot at which the next turn begins.
     cursor: AtomicUsize,
 }
@@ -32,6 +35,8 @@ impl Available {
             words[slot / WORD_BITS].fetch_or(1 << (slot % WORD_BITS), Ordering::Relaxed);
         }
         Self {
+            free_slots: AtomicUsize::new(slots.len()),
+            free_places: AtomicUsize::new(weights.len()),
             slots: slots.into(),
             slots_of: slots_of.into_iter().map(Vec::into_boxed_slice).collect(),
             words,
@@ -43,21 +48,78 @@ impl Available {
     pub(crate) fn show(&self, place: usize, is_available: impl Fn() -> bool) {
         loop {
             let shown = is_available();
-            for slot in &self.slots_of[place] {
-                let (word, bit) = (
-                    *slot as usize / WORD_BITS,
-                    1 << (*slot as usize % WORD_BITS),
-                );
-                if shown {
-                    self.words[word].fetch_or(bit, Ordering::SeqCst);
+            for (nth, slot) in self.slots_of[place].iter().enumerate() {
+                let (word, bit) = (&self.words[*slot as usize / WORD_BITS], bit_of(*slot));
+                let before = if shown {
+                    word.fetch_or(bit, Ordering::SeqCst)
                 } else {
-                    self.words[word].fetch_and(!bit, Ordering::SeqCst);
+                    word.fetch_and(!bit, Ordering::SeqCst)
+                };
+                // Whoever turns a bit counts it, so that the counts follow the bits whatever other threads do.
+                if (before & bit != 0) != shown {
+                    self.count_change(shown, nth == 0);
                 }
             }
             if shown == is_available() {
                 return;
             }
         }
+    }
+
+    fn count_change(&self, shown: bool, is_first: bool) {
+        // Modulo 2^64: a count that is overtaken by its opposite on another thread comes right all the same.
+        let step = if shown { 1 } else { usize::MAX };
+        self.free_slots.fetch_add(step, Ordering::SeqCst);
+        if is_first {
+            self.free_places.fetch_add(step, Ordering::SeqCst);
+        }
+    }
+
+    /// How many places are available.
+    pub(crate) fn free_places(&self) -> usize {
+        (self.free_places.load(Ordering::SeqCst) as isize).max(0) as usize
+    }
+
+    /// The weight of all available places together, in slots.
+    pub(crate) fn free_weight(&self) -> usize {
+        (self.free_slots.load(Ordering::SeqCst) as isize).max(0) as usize
+    }
+
+    /// Whether a place is available.
+    pub(crate) fn has(&self, place: usize) -> bool {
+        self.has_slot(self.first_slot(place))
+    }
+
+    /// The first slot of a place.
+    pub(crate) fn first_slot(&self, place: usize) -> usize {
+        self.slots_of[place][0] as usize
+    }
+
+    /// Whether a slot is available.
+    pub(crate) fn has_slot(&self, slot: usize) -> bool {
+        self.words[slot / WORD_BITS].load(Ordering::SeqCst) & bit_of(slot as u32) != 0
+    }
+
+    /// Places that are not available, from the first on, as far as the first `words` words of the set tell.
+    pub(crate) fn hidden(&self, words: usize) -> impl Iterator<Item = usize> {
+        let looked_at = self.words.iter().take(words).enumerate();
+        looked_at
+            .flat_map(|(index, word)| {
+                let base = index * WORD_BITS;
+                let slots = self.slots.len() - base;
+                let all = if slots < WORD_BITS {
+                    (1 << slots) - 1
+                } else {
+                    u64::MAX
+                };
+                Bits {
+                    word: !word.load(Ordering::SeqCst) & all,
+                    base,
+                }
+            })
+            // A place is named once, by its first slot.
+            .filter(|slot| self.first_slot(self.place(*slot)) == *slot)
+            .map(|slot| self.place(slot))
     }
 
     /// The place behind a slot.
@@ -138,6 +200,11 @@ impl Available {
     }
 }
 
+/// A slot's bit in its word.
+fn bit_of(slot: u32) -> u64 {
+    1 << (slot as usize % WORD_BITS)
+}
+
 /// The set bits of one word.
 struct Bits {
     word: u64,
@@ -203,6 +270,44 @@ mod tests {
         available.show(0, || true);
         assert_eq!(available.count(), 4);
         assert_eq!(available.nth(3), Some(3));
+    }
+
+    #[test]
+    fn counts_follow_the_bits_and_hidden_places_are_named_once() {
+        let available = Available::new(&[vec![3, 1, 2], vec![1; 100]].concat());
+        let counts = || (available.free_places(), available.free_weight());
+        assert_eq!(counts(), (103, 106));
+        for place in [0, 2, 102] {
+            available.show(place, || false);
+            available.show(place, || false);
+        }
+        assert_eq!(counts(), (100, 100));
+        assert_eq!(available.count(), 100);
+        let mut hidden: Vec<_> = available.hidden(usize::MAX).collect();
+        hidden.sort_unstable();
+        assert_eq!(hidden, [0, 2, 102]);
+        assert!(!available.has(0) && available.has(1) && !available.has(102));
+        available.show(2, || true);
+        available.show(2, || true);
+        assert_eq!(counts(), (101, 102));
+        assert_eq!(available.hidden(0).count(), 0, "no further than asked for");
+    }
+
+    #[test]
+    fn counts_come_right_whatever_threads_do_at_once() {
+        let available = Available::new(&[2, 1, 1]);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let available = &available;
+                scope.spawn(move || {
+                    for n in 0..10_000 {
+                        available.show((n + thread) % 3, || n % 2 == 0);
+                    }
+                });
+            }
+        });
+        (0..3).for_each(|place| available.show(place, || true));
+        assert_eq!((available.free_places(), available.free_weight()), (3, 4));
     }
 
     #[test]

@@ -3,11 +3,15 @@
 //! A strategy sees places and loads, never secrets, breakers or time; whether a key fits a request is asked of the pool.
 
 mod available;
+mod away;
+mod homes;
 mod least_loaded;
+mod mix;
 mod random;
 mod round_robin;
 
 pub(crate) use available::Available;
+pub(crate) use homes::{Chosen, Homes};
 
 use crate::settings::Strategy;
 
@@ -21,7 +25,8 @@ pub(crate) fn choose(
 ) -> Option<usize> {
     match strategy {
         Strategy::RoundRobin => round_robin::choose(available, fits),
-        Strategy::LeastLoaded => least_loaded::choose(available, load, fits),
+        // Where a request belongs to a conversation, `Homes` chooses.
+        Strategy::LeastLoaded | Strategy::Affinity => least_loaded::choose(available, load, fits),
         Strategy::Random => random::choose(available, fits),
     }
 }
@@ -30,10 +35,11 @@ pub(crate) fn choose(
 mod tests {
     use super::*;
 
-    const ALL: [Strategy; 3] = [
+    const ALL: [Strategy; 4] = [
         Strategy::RoundRobin,
         Strategy::LeastLoaded,
         Strategy::Random,
+        Strategy::Affinity,
     ];
 
     fn shares(strategy: Strategy, weights: &[u32], blocked: &[usize], calls: usize) -> Vec<usize> {

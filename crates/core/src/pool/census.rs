@@ -148,6 +148,22 @@ impl Pool {
     /// When the demand may expect a key. What this very request tried counts as resting until its back-off ends.
     pub fn outlook(&self, demand: &Demand) -> Outlook {
         let now = self.clock.now();
+        if !demand.is_plain() {
+            return self.look_out(demand, now);
+        }
+        let version = self.board.version();
+        if let Some(known) = self.outlooks.of(&demand.model, version, now) {
+            return known;
+        }
+        let outlook = self.look_out(demand, now);
+        self.outlooks.keep(&demand.model, version, outlook);
+        outlook
+    }
+
+    /// The outlook, from a look at every key.
+    fn look_out(&self, demand: &Demand, now: Instant) -> Outlook {
+        #[cfg(test)]
+        self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let mut outlook = Outlook::default();
         for (place, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
@@ -177,6 +193,18 @@ impl Pool {
     pub fn census(&self, model: &Arc<str>) -> Census {
         let now = self.clock.now();
         self.wake_due(now);
+        let version = self.board.version();
+        if let Some(known) = self.outlooks.census_of(model, version, now) {
+            return known;
+        }
+        let census = self.count(model, now);
+        self.outlooks.keep_census(model, version, census);
+        census
+    }
+
+    fn count(&self, model: &Arc<str>, now: Instant) -> Census {
+        #[cfg(test)]
+        self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let mut census = Census {
             total: self.members.len(),
             ..Census::default()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Consequence, Member, Pool};
+use super::{Choice, Consequence, Member, Pool};
 use crate::fault::{Class, Fault};
 
 /// Move-only. Dropped without a result (the client left), it gives the slot back and blames nobody.
@@ -13,17 +13,32 @@ pub struct Lease {
     model: Arc<str>,
     trial: bool,
     decided: bool,
+    choice: Choice,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, place: usize, model: Arc<str>, trial: bool) -> Self {
+        if let Some(homes) = &pool.homes {
+            homes.call_began(place);
+        }
         Self {
             pool,
             place,
             model,
             trial,
             decided: false,
+            choice: Choice::default(),
         }
+    }
+
+    pub(super) fn chosen(mut self, choice: Choice) -> Self {
+        self.choice = choice;
+        self
+    }
+
+    /// Why it is this key. Given away once.
+    pub fn take_choice(&mut self) -> Choice {
+        std::mem::take(&mut self.choice)
     }
 
     /// The key and what the pool's configuration says of it.
@@ -67,6 +82,9 @@ impl Drop for Lease {
         let key = &self.pool.members[self.place].key;
         if self.trial && !self.decided {
             key.trial_undecided();
+        }
+        if let Some(homes) = &self.pool.homes {
+            homes.call_ended(self.place);
         }
         key.release();
     }

@@ -3,31 +3,37 @@
 //! The common case (a key is free, nobody waits) takes no lock. A request that finds no key waits in the pool's queue.
 
 mod census;
+mod choice;
 mod lease;
 mod outcome;
+mod outlooks;
 mod queue;
 mod registry;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
 pub use census::{Census, Cooldown, KeyReport, KeyState, Outlook};
+pub use choice::{By, Choice, Excluded, Obstacle};
 pub use lease::Lease;
 pub use outcome::Consequence;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};
 pub use registry::Registry;
 
-use crate::balance;
+use crate::balance::{self, Homes};
 use crate::base_url::BaseUrl;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::key::{Group, Key, flag};
 use crate::proxy_url::ProxyUrl;
 use crate::settings::PoolSettings;
+use outlooks::Outlooks;
 use queue::Lines;
 
 /// A race for a slot is lost at most so often before the request looks at the pool as a whole.
@@ -38,10 +44,18 @@ pub struct Pool {
     settings: PoolSettings,
     members: Box<[Member]>,
     board: Arc<Board>,
+    /// Where conversations are at home; only under `affinity`.
+    homes: Option<Homes>,
+    outlooks: Outlooks,
     lines: Mutex<Lines>,
     clock: Arc<dyn Clock>,
     /// Held while a key is set aside, so that two at once cannot empty the pool.
     ejecting: Mutex<()>,
+    /// How many keys may serve, under which version of the board (version × 2^16 + keys).
+    usable: AtomicU64,
+    /// How often every key was looked at.
+    #[cfg(test)]
+    looks: AtomicU64,
 }
 
 /// A key in its pool: what the pool's configuration says of it.
@@ -64,6 +78,8 @@ pub struct Member {
 pub struct Demand {
     /// The model that the client asked for, as the provider names it; empty where calls name none.
     pub model: Arc<str>,
+    /// The conversation that the call belongs to, as a hash; `None` where it belongs to none.
+    pub conversation: Option<u64>,
     /// Places that failed in this request, and when each may be tried again.
     pub tried: Vec<Tried>,
 }
@@ -82,6 +98,7 @@ impl Demand {
     pub fn of(model: impl Into<Arc<str>>) -> Self {
         Self {
             model: model.into(),
+            conversation: None,
             tried: Vec::new(),
         }
     }
@@ -90,6 +107,11 @@ impl Demand {
     pub fn note_failure(&mut self, place: usize, not_before: Instant) {
         self.tried.retain(|tried| tried.place != place);
         self.tried.push(Tried { place, not_before });
+    }
+
+    /// Whether it differs from other demands by its model alone, so that what was found out for one holds for all.
+    fn is_plain(&self) -> bool {
+        self.tried.is_empty()
     }
 
     fn tried_until(&self, place: usize, now: Instant) -> Option<Instant> {
@@ -137,11 +159,28 @@ impl Pool {
     /// How many attempts a request gets now: `min(retries + 1, 2 × keys)`, counting keys neither disabled nor invalid.
     pub fn max_attempts(&self) -> u32 {
         let most = self.settings.retry.retries + 1;
-        let usable = |member: &&Member| member.key.flags() & (flag::DISABLED | flag::INVALID) == 0;
         // More keys than this make no difference, so a large pool is not counted through.
         let enough = most.div_ceil(2) as usize;
-        let keys = self.members.iter().filter(usable).take(enough).count();
+        let keys = match self.board.available.free_places() {
+            free if free >= enough => enough,
+            _ => self.usable(enough),
+        };
         most.min(2 * keys as u32)
+    }
+
+    /// How many keys are neither disabled nor invalid, up to `enough`.
+    fn usable(&self, enough: usize) -> usize {
+        const COUNT_BITS: u32 = 16;
+        let version = self.board.version();
+        let known = self.usable.load(SeqCst);
+        if known >> COUNT_BITS == version {
+            return (known & ((1 << COUNT_BITS) - 1)) as usize;
+        }
+        let usable = |member: &&Member| member.key.flags() & (flag::DISABLED | flag::INVALID) == 0;
+        let keys = self.members.iter().filter(usable).take(enough).count();
+        self.usable
+            .store(version << COUNT_BITS | keys as u64, SeqCst);
+        keys
     }
 
     /// A key for the demand, if one is free now and nobody waits; those who wait come first (see [`Pool::join`]).
@@ -155,26 +194,54 @@ impl Pool {
     /// The next key for the demand, whoever waits.
     fn pick(self: &Arc<Self>, demand: &Demand, now: Instant) -> Option<Lease> {
         self.wake_due(now);
-        let untried = |place: usize| !demand.was_tried(place) && self.fits(place, demand, now);
-        let lease = self.pick_among(demand, untried);
-        if lease.is_some() || demand.tried.is_empty() {
-            return lease.or_else(|| self.pick_ejected(demand, now));
+        if demand.is_plain() && self.is_known_to_rest(&demand.model, now) {
+            return None;
         }
-        self.pick_among(demand, |place| self.fits(place, demand, now))
-            .or_else(|| self.pick_ejected(demand, now))
+        let passed = RefCell::new(Vec::new());
+        let fits = |place: usize| match self.obstacle_in_time(place, demand, now) {
+            None => true,
+            Some((obstacle, until)) => {
+                choice::note(&mut passed.borrow_mut(), place, obstacle, Some(until));
+                false
+            }
+        };
+        let untried = |place: usize| !demand.was_tried(place) && fits(place);
+        let mut picked = self.pick_among(demand, now, untried);
+        if picked.is_none() && !demand.tried.is_empty() {
+            picked = self.pick_among(demand, now, fits);
+        }
+        let picked = picked.or_else(|| Some((self.pick_ejected(demand, now)?, By::LastResort)));
+        let (lease, by) = picked?;
+        let choice = self.choice(by, lease.place(), demand, now, passed.into_inner());
+        Some(lease.chosen(choice))
+    }
+
+    /// Whether a look at every key found that all rest, and nothing has changed since.
+    fn is_known_to_rest(&self, model: &str, now: Instant) -> bool {
+        let known = self.outlooks.of(model, self.board.version(), now);
+        known.is_some_and(|outlook| !outlook.busy)
     }
 
     fn pick_among(
         self: &Arc<Self>,
         demand: &Demand,
+        now: Instant,
         fits: impl Fn(usize) -> bool,
-    ) -> Option<Lease> {
+    ) -> Option<(Lease, By)> {
+        let load = |place: usize| self.members[place].key.active();
+        let (strategy, available) = (self.settings.strategy, &self.board.available);
         for _ in 0..MAX_RACES {
-            let load = |place: usize| self.members[place].key.active();
-            let place =
-                balance::choose(self.settings.strategy, &self.board.available, load, &fits)?;
+            if let (Some(homes), Some(conversation)) = (&self.homes, demand.conversation) {
+                let chosen = homes.choose(conversation, now, available, load, &fits)?;
+                if let Some(lease) = self.take(chosen.0, demand, flag::BLOCKING) {
+                    homes.note_served(conversation, chosen, now);
+                    return Some((lease, By::of(chosen.1)));
+                }
+                continue;
+            }
+            let place = balance::choose(strategy, available, load, &fits)?;
             if let Some(lease) = self.take(place, demand, flag::BLOCKING) {
-                return Some(lease);
+                return Some((lease, By::Strategy(strategy)));
             }
         }
         None
@@ -204,11 +271,24 @@ impl Pool {
             .find_map(|place| self.take(place, demand, GONE | flag::FULL))
     }
 
-    fn fits(&self, place: usize, demand: &Demand, now: Instant) -> bool {
-        demand.tried_until(place, now).is_none()
-            && self.members[place]
-                .rests_until(&demand.model, now)
-                .is_none()
+    /// What keeps a place from serving this demand for a while, beside its key's flags.
+    fn obstacle_in_time(
+        &self,
+        place: usize,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<(Obstacle, Instant)> {
+        let member = &self.members[place];
+        let model = member.upstream_model(&demand.model);
+        let forbidden = member.key.forbidden.until(model, now);
+        let limited = member.group.rests.until(model, now);
+        match (forbidden, limited) {
+            (Some(until), _) => Some((Obstacle::Forbidden, until)),
+            (None, Some(until)) => Some((Obstacle::RateLimited, until)),
+            (None, None) => demand
+                .tried_until(place, now)
+                .map(|until| (Obstacle::Tried, until)),
+        }
     }
 
     fn take(self: &Arc<Self>, place: usize, demand: &Demand, blocked_by: u32) -> Option<Lease> {

@@ -193,7 +193,7 @@ impl Lines {
             line.retain(|waiter| !waiter.handoff.is_closed());
             gone += before - line.len();
             let served = line.iter().position(|waiter| {
-                let simple = waiter.demand.tried.is_empty();
+                let simple = waiter.demand.is_plain();
                 if simple && in_vain.contains(&waiter.demand.model) {
                     return false;
                 }

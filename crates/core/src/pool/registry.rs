@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
+use super::outlooks::Outlooks;
 use super::queue::Lines;
 use super::{Member, Pool};
+use crate::balance::Homes;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::key::{Key, KeyId};
 use crate::key_book::KeyBook;
-use crate::settings::{KeySettings, PoolSettings};
+use crate::secret::Digest256;
+use crate::settings::{KeySettings, PoolSettings, Strategy};
 
 /// Knows every key in use, by what makes it itself.
 pub struct Registry {
@@ -50,17 +54,26 @@ impl Registry {
             .map(|key| self.member(settings.provider, key))
             .collect();
         let weights: Vec<u32> = settings.keys.iter().map(|key| key.weight).collect();
-        let board = Arc::new(Board::new(&weights, self.clock.now()));
+        let now = self.clock.now();
+        let board = Arc::new(Board::new(&weights, now));
         for (place, member) in members.iter().enumerate() {
             member.key.stand_on(&board, place);
         }
+        let identities = || -> Vec<u64> { settings.keys.iter().map(group_identity).collect() };
+        let homes = (settings.strategy == Strategy::Affinity)
+            .then(|| Homes::new(&identities(), &board.available, now));
         let pool = Arc::new(Pool {
+            homes,
+            outlooks: Outlooks::default(),
             settings: settings.clone(),
             members,
             board,
             lines: Mutex::new(Lines::default()),
             clock: Arc::clone(&self.clock),
             ejecting: Mutex::new(()),
+            usable: AtomicU64::new(0),
+            #[cfg(test)]
+            looks: AtomicU64::new(0),
         });
         let waiting = Arc::downgrade(&pool);
         pool.board.on_free(move || {
@@ -91,6 +104,14 @@ impl Registry {
             model: settings.model.clone(),
             group,
         }
+    }
+}
+
+/// What makes a key's quota group itself for the sake of affinity, on every node and after every reload.
+fn group_identity(key: &KeySettings) -> u64 {
+    match &key.group {
+        Some(name) => Digest256::of(name.as_bytes()).head(),
+        None => key.secret.digest().head(),
     }
 }
 

@@ -1,5 +1,9 @@
 //! The pool as a whole, in simulated time: what each outcome does, who is served when, and that nothing is lost.
 
+mod affinity;
+mod choices;
+mod refusals;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

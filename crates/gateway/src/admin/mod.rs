@@ -6,6 +6,7 @@ mod keys;
 mod problem;
 mod stats;
 mod token;
+mod traces;
 mod ui;
 
 use std::net::SocketAddr;
@@ -44,6 +45,7 @@ impl Admin {
                 "/api/v1/admin/pools/{pool}/keys/{name}/reset",
                 post(keys::reset),
             )
+            .route("/api/v1/admin/traces", get(traces::newest))
             .route("/api/v1/admin/config/reload", post(config::reload))
             .fallback(|| async { Problem::not_found() })
             .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })

@@ -96,7 +96,7 @@ fn success_rate(total: u64, failed: u64) -> f64 {
     (good * 1000.0 / total as f64).round() / 10.0
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     Timestamp::try_from(time)
         .map(|time| format!("{time:.3}"))
         .unwrap_or_default()

@@ -56,6 +56,20 @@ pub(super) enum Stop {
     Deadline,
 }
 
+impl Stop {
+    /// For the trace: why no key was tried (again).
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::OutOfAttempts => "no attempts are left",
+            Self::MustNotRepeat => "the call may not be repeated",
+            Self::NoKey => "none is back in time",
+            Self::QueueFull => "the queue is full",
+            Self::QueueTimeout => "none came free in time",
+            Self::Deadline => "the time for the request is up",
+        }
+    }
+}
+
 impl<'a> Attempts<'a> {
     pub(super) fn new(
         gw: &'a Gateway,
@@ -175,7 +189,7 @@ impl<'a> Attempts<'a> {
         lease: Lease,
         failure: Failure,
         call: &Call<'_>,
-        story: &Story,
+        story: &mut Story,
     ) {
         let Failure {
             fault,
@@ -210,6 +224,11 @@ impl<'a> Attempts<'a> {
             lease.failed(&fault)
         };
         event.log(&consequence, self.what_next());
+        story.attempt_failed(
+            fault.class,
+            answer.as_ref().map(Answer::status),
+            &consequence,
+        );
         if consequence.rests_for.is_some() || fault.class == Class::Rejected {
             self.gw.trouble.look_at(self.pool, self.gw.clock.now());
         }

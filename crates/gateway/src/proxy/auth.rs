@@ -84,6 +84,12 @@ impl Caller {
         self.key.as_ref().is_none_or(|key| key.native)
     }
 
+    /// Whether it may see why a key was chosen: names and states of keys that it does not use. Who may use a
+    /// provider's own paths, and so deals with keys' objects, may; and everyone where no key is required.
+    pub(super) fn may_see_traces(&self) -> bool {
+        self.may_use_native_paths()
+    }
+
     pub(super) fn may_use_pool(&self, entry: &PoolEntry) -> bool {
         self.key.as_ref().is_none_or(|key| {
             key.pools

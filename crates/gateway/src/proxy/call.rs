@@ -58,6 +58,8 @@ pub(super) struct Call<'a> {
     pub(super) repeatable: bool,
     /// An error inside a 200 is classed by its content.
     pub(super) generates: bool,
+    /// What else the body says of itself.
+    pub(super) peeked: peek::Peek,
     model: Option<NamedModel>,
     path: &'a str,
     _memory: Option<OwnedSemaphorePermit>,
@@ -93,7 +95,7 @@ impl<'a> Call<'a> {
         let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
         let endpoint = target.endpoint.as_ref();
         let needs_json = endpoint.is_some_and(|endpoint| endpoint.json);
-        let peeked = if needs_json {
+        let mut peeked = if needs_json {
             read_json(&parts.headers, &body)?
         } else {
             peek::Peek::default()
@@ -103,10 +105,12 @@ impl<'a> Call<'a> {
             Some(ModelIn::Body) if peeked.model.is_none() => {
                 return Err(invalid("the body has no \"model\": name the model to call"));
             }
-            Some(ModelIn::Body | ModelIn::OptionalBody) => peeked.model.map(|model| NamedModel {
-                name: model.name,
-                at: ModelAt::Body(model.range),
-            }),
+            Some(ModelIn::Body | ModelIn::OptionalBody) => {
+                peeked.model.take().map(|model| NamedModel {
+                    name: model.name,
+                    at: ModelAt::Body(model.range),
+                })
+            }
             Some(ModelIn::Path(range)) => Some(model_in_path(&target.path, range)?),
             Some(ModelIn::Form | ModelIn::Nowhere) | None => None,
         };
@@ -137,6 +141,7 @@ impl<'a> Call<'a> {
             generates: endpoint.is_some_and(|endpoint| endpoint.generates)
                 && parts.method == Method::POST,
             model,
+            peeked,
             path: &target.path,
             _memory: memory,
         })

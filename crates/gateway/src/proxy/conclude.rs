@@ -29,7 +29,7 @@ pub(super) fn conclude(
 ) -> Result<Response<OutBody>, GatewayError> {
     let (pool, made) = (std::sync::Arc::clone(attempts.pool()), attempts.made());
     let waited = attempts.waited();
-    story.waited(waited);
+    story.no_key(&pool, attempts.demand(), stop.why(), waited);
     let fresh = Demand::of(attempts.demand().model.clone());
     let back = time_to_return(gw, &pool, &fresh);
     let last = attempts.into_last();

@@ -1,5 +1,6 @@
 //! The life of a client request on the data plane. Read [`handle`] first.
 
+mod affinity;
 mod answer;
 mod attempts;
 mod auth;
@@ -14,6 +15,7 @@ mod relay;
 mod send;
 mod story;
 mod target;
+mod trace_header;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,7 +70,7 @@ async fn answer_request(
     let in_form = |error| (error, protocol);
 
     let caller = Caller::authenticate(gw, &snapshot, parts, peer).map_err(in_form)?;
-    story.caller = Arc::clone(&caller.name);
+    story.called_by(&caller.name, caller.may_see_traces());
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
         // Boxed, as all that is seldom needed: it would make every request larger.
@@ -96,18 +98,17 @@ async fn serve(
     caller: &Caller,
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
-    let mut attempts = Attempts::new(
-        gw,
-        &route.entry.pool,
-        Demand::of(Arc::clone(&route.model)),
-        caller,
-    );
+    let demand = Demand {
+        conversation: affinity::conversation(call, route, caller),
+        ..Demand::of(Arc::clone(&route.model))
+    };
+    let mut attempts = Attempts::new(gw, &route.entry.pool, demand, caller);
     loop {
-        let lease = match attempts.next_key().await {
+        let mut lease = match attempts.next_key().await {
             Ok(lease) => lease,
             Err(stop) => return conclude::conclude(gw, attempts, stop, call, story),
         };
-        story.attempt(&lease, attempts.made(), attempts.waited());
+        story.attempt(&mut lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(answer, class) => {
                 let relayed = relay::relay(gw, call, answer, lease, class, story);

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
-use keypool_core::pool::Lease;
+use keypool_core::fault::Class;
+use keypool_core::pool::{Consequence, Demand, Lease, Pool};
 
 use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
+use super::trace_header;
 use crate::context::Gateway;
 use crate::snapshot::PoolEntry;
 use crate::telemetry::Finished;
+use crate::traces::{Outcome, Step, Trace};
 
 /// The longest request id taken from a caller.
 const MAX_REQUEST_ID: usize = 128;
@@ -32,6 +35,10 @@ pub(super) struct Story {
     waited: Duration,
     status: u16,
     ended: bool,
+    /// Every attempt, and why there was no further one.
+    steps: Vec<Step>,
+    /// The caller asked for the trace in a header, and may see it.
+    shows_trace: bool,
 }
 
 impl Story {
@@ -49,7 +56,15 @@ impl Story {
             waited: Duration::ZERO,
             status: 0,
             ended: false,
+            steps: Vec::new(),
+            shows_trace: trace_header::is_asked_for(&parts.headers),
         }
+    }
+
+    /// Notes who calls, and whether it may see why it got its key.
+    pub(super) fn called_by(&mut self, name: &Arc<str>, may_see_traces: bool) {
+        self.caller = Arc::clone(name);
+        self.shows_trace &= may_see_traces;
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -57,20 +72,56 @@ impl Story {
     }
 
     /// Notes the attempt that begins now.
-    pub(super) fn attempt(&mut self, lease: &Lease, attempt: u32, waited: Duration) {
+    pub(super) fn attempt(&mut self, lease: &mut Lease, attempt: u32, waited: Duration) {
         self.key = Some(lease.place());
         self.attempts = attempt;
+        let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
+        let began = self.gw.clock.now();
+        // One is what nearly every request needs, and an open stream holds on to it.
+        self.steps.reserve_exact(1);
+        self.steps.push(Step::attempt(lease, began, waited_now));
     }
 
-    /// Notes how long the request waited for a key in all.
-    pub(super) fn waited(&mut self, waited: Duration) {
+    /// Notes how the attempt that began last failed, and what that did to its key.
+    pub(super) fn attempt_failed(
+        &mut self,
+        class: Class,
+        status: Option<u16>,
+        consequence: &Consequence,
+    ) {
+        let now = self.gw.clock.now();
+        if let Some(step) = self.steps.last_mut() {
+            let failed = Outcome::Failed {
+                class,
+                status,
+                consequence: *consequence,
+            };
+            step.end(failed, now);
+        }
+    }
+
+    /// Notes that there was no (further) key, why, and how long the request waited for one in all.
+    pub(super) fn no_key(
+        &mut self,
+        pool: &Arc<Pool>,
+        demand: &Demand,
+        why: &'static str,
+        waited: Duration,
+    ) {
+        let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
+        let began = self.gw.clock.now();
+        let step = Step::no_key(pool, demand, why, (began, waited_now));
+        self.steps.push(step);
     }
 
     /// Adds the gateway's own headers, and notes the status.
     pub(super) fn head<B>(&mut self, response: &mut Response<B>) {
         self.status = response.status().as_u16();
+        if let Some(step) = self.steps.last_mut() {
+            step.end(Outcome::Answered(self.status), self.gw.clock.now());
+        }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, self.request_id.clone());
         let Some(entry) = &self.entry else {
@@ -83,6 +134,9 @@ impl Story {
         headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(QUEUE_MS, number(waited_ms));
+        if self.shows_trace {
+            headers.insert(trace_header::NAME, trace_header::of(&self.steps));
+        }
     }
 
     /// An answer of the gateway's own, told and done with.
@@ -103,6 +157,7 @@ impl Story {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        let took = self.gw.clock.now().saturating_duration_since(self.began);
         let pool = self.entry.as_ref().map(|entry| &entry.pool);
         let key = pool
             .zip(self.key)
@@ -116,10 +171,26 @@ impl Story {
             key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
-            took: self.gw.clock.now().saturating_duration_since(self.began),
+            took,
             ended: how,
         };
         finished.log();
+        if !self.steps.is_empty() {
+            let trace = self.trace(how, took);
+            self.gw.traces.keep(trace);
+        }
+    }
+
+    fn trace(&mut self, how: &str, took: Duration) -> Trace {
+        Trace {
+            request_id: self.request_id.clone(),
+            caller: Arc::clone(&self.caller),
+            began: self.began,
+            took,
+            status: self.status,
+            ended: how.to_owned(),
+            steps: std::mem::take(&mut self.steps),
+        }
     }
 
     /// Hands the story over to the answer that is being relayed.
@@ -137,6 +208,8 @@ impl Story {
             waited: self.waited,
             status: self.status,
             ended: false,
+            steps: std::mem::take(&mut self.steps),
+            shows_trace: self.shows_trace,
         };
         self.ended = true;
         rest

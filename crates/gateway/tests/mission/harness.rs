@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-const ADMIN_TOKEN: &str = "admin-token-of-the-test";
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-test";
 
 /// A running gateway.
 pub(crate) struct Running {
@@ -197,11 +197,17 @@ impl Client {
         let body = format!(
             r#"{{"model":"{model}","stream":{stream},"messages":[{{"role":"user","content":"hi"}}]}}"#
         );
-        let request = Request::post("/v1/chat/completions")
-            .header("host", self.addr.to_string())
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .unwrap();
+        let request = Request::post("/v1/chat/completions").body(body);
+        self.request(request.unwrap()).await
+    }
+
+    /// Any request; `None` where the connection broke.
+    pub(crate) async fn request(&mut self, request: Request<String>) -> Option<Response<Incoming>> {
+        let mut request = request.map(|body| Full::new(Bytes::from(body)));
+        let host = HeaderValue::try_from(self.addr.to_string()).unwrap();
+        request.headers_mut().insert("host", host);
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert("content-type", json);
         let mut sender = match self.sender.take() {
             Some(sender) => sender,
             None => self.connect().await,

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod affinity;
 mod chaos;
 mod harness;
 mod queueing;
 mod resilience;
+mod traces;

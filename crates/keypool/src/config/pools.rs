@@ -154,7 +154,7 @@ fn strategy(table: &mut Table<'_>) -> Strategy {
         ("least_loaded", (Strategy::LeastLoaded, None)),
         ("random", (Strategy::Random, None)),
         ("headroom", (Strategy::RoundRobin, Some("headroom"))),
-        ("affinity", (Strategy::RoundRobin, Some("affinity"))),
+        ("affinity", (Strategy::Affinity, None)),
     ];
     let (strategy, later) = table.one_of("strategy", &words).unwrap_or_default();
     if let Some(name) = later {

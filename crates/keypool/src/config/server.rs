@@ -89,26 +89,31 @@ pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrid
     }
 }
 
-/// Warns where others can reach keypool and everyone is served, or no one.
+/// Warns where others can reach keypool and everyone is served, and where no one is.
 pub(super) fn warn_reach(
     report: &Report<'_>,
     server: &ServerSettings,
     keys: &[VirtualKeySettings],
 ) {
     let listen = server.listen;
-    if listen.ip().is_loopback() {
-        return;
-    }
+    let is_local = listen.ip().is_loopback();
     match server.auth {
+        AuthMode::None if is_local => {}
         AuthMode::None => report.warn(format!(
             "`server.auth` is \"none\": anyone who reaches {listen} may spend the keys"
         )),
-        AuthMode::Auto | AuthMode::Required if keys.iter().all(|key| key.disabled) => {
+        // On loopback a virtual key is required where one is configured, even one that is switched off.
+        AuthMode::Auto if is_local && keys.is_empty() => {}
+        AuthMode::Auto | AuthMode::Required if keys.iter().any(|key| !key.disabled) => {}
+        AuthMode::Auto | AuthMode::Required if is_local => report.warn(
+            "a virtual key is required and there is none that is not switched off: every call is answered 401 until one is configured"
+                .to_owned(),
+        ),
+        AuthMode::Auto | AuthMode::Required => {
             report.warn(format!(
                 "{listen} can be reached from outside and there is no virtual key: every call is answered 401 until a virtual key is configured"
             ));
         }
-        AuthMode::Auto | AuthMode::Required => {}
     }
 }
 

@@ -29,6 +29,7 @@ async fn nothing_under_api_or_metrics_opens_without_the_token() {
         "/api/keys/stats/",
         "/api/nothing/here",
         "/api/v1/admin/config/reload",
+        "/api/v1/admin/traces",
         "/api/v1/admin/pools/p/keys/p-1/reset",
         "/api/../api/keys/stats",
         "//api/keys/stats",

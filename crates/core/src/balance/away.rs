@@ -1,0 +1,152 @@
+//! Conversations that were served away from home: they stay where the provider's cache is warm, for a while.
+//!
+//! A table of fixed size, in small sets of their own lock, in which the entry unused for longest gives way.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::mix::mix;
+
+/// A conversation is forgotten when it was not heard of for so long. Providers keep what they cached for five to
+/// ten minutes after its last use.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+/// Entries of one set; together about ten thousand.
+const WAYS: usize = 8;
+const SETS: usize = 1280;
+
+/// Which group serves which conversation away from home.
+pub(super) struct Away {
+    epoch: Instant,
+    /// Made when the first conversation leaves home.
+    sets: OnceLock<Box<[Mutex<[Entry; WAYS]>]>>,
+    /// When the last entry is forgotten, in nanoseconds since `epoch`: afterwards nobody need look.
+    in_use_until: AtomicU64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    conversation: u64,
+    group: u32,
+    /// In nanoseconds since `epoch`; in the past: free.
+    until: u64,
+}
+
+impl Away {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            sets: OnceLock::new(),
+            in_use_until: AtomicU64::new(0),
+        }
+    }
+
+    /// The group that serves `conversation` away from home.
+    pub(super) fn find(&self, conversation: u64, now: Instant) -> Option<u32> {
+        let now = self.since_epoch(now);
+        if now >= self.in_use_until.load(SeqCst) {
+            return None;
+        }
+        let set = self.set_of(conversation)?.lock();
+        set.iter()
+            .find(|entry| entry.conversation == conversation && entry.until > now)
+            .map(|entry| entry.group)
+    }
+
+    /// `group` serves the conversation now.
+    pub(super) fn stays_at(&self, conversation: u64, group: u32, now: Instant) {
+        self.sets.get_or_init(|| {
+            (0..SETS)
+                .map(|_| Mutex::new([Entry::default(); WAYS]))
+                .collect()
+        });
+        let until = self.since_epoch(now + FORGOTTEN_AFTER);
+        self.in_use_until.fetch_max(until, SeqCst);
+        let Some(set) = self.set_of(conversation) else {
+            return;
+        };
+        let mut set = set.lock();
+        let own = set
+            .iter()
+            .position(|entry| entry.conversation == conversation);
+        let place = own.or_else(|| (0..WAYS).min_by_key(|way| set[*way].until));
+        if let Some(place) = place {
+            set[place] = Entry {
+                conversation,
+                group,
+                until,
+            };
+        }
+    }
+
+    /// The conversation is served at home again.
+    pub(super) fn came_home(&self, conversation: u64, now: Instant) {
+        if self.since_epoch(now) >= self.in_use_until.load(SeqCst) {
+            return;
+        }
+        let Some(set) = self.set_of(conversation) else {
+            return;
+        };
+        for entry in set.lock().iter_mut() {
+            if entry.conversation == conversation {
+                *entry = Entry::default();
+            }
+        }
+    }
+
+    fn set_of(&self, conversation: u64) -> Option<&Mutex<[Entry; WAYS]>> {
+        let sets = self.sets.get()?;
+        sets.get((mix(conversation) % SETS as u64) as usize)
+    }
+
+    fn since_epoch(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.epoch);
+        u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a starting point for simulated time"
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_stays_away_until_it_was_not_heard_of_for_a_while() {
+        let start = Instant::now();
+        let away = Away::new(start);
+        assert_eq!(away.find(7, start), None);
+        away.stays_at(7, 2, start);
+        away.stays_at(8, 1, start);
+        let later = start + FORGOTTEN_AFTER - Duration::from_secs(1);
+        assert_eq!(
+            (away.find(7, later), away.find(8, later)),
+            (Some(2), Some(1))
+        );
+        away.stays_at(7, 3, later);
+        let after = start + FORGOTTEN_AFTER;
+        assert_eq!((away.find(7, after), away.find(8, after)), (Some(3), None));
+        away.came_home(7, after);
+        assert_eq!(away.find(7, after), None);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_what_was_not_used_for_longest_gives_way() {
+        let start = Instant::now();
+        let away = Away::new(start);
+        let known = |upto: u64, now| (0..upto).filter(|n| away.find(*n, now).is_some()).count();
+        for n in 0..50_000u64 {
+            away.stays_at(n, 0, start + Duration::from_millis(n));
+        }
+        let now = start + Duration::from_secs(50);
+        assert!(known(50_000, now) <= WAYS * SETS);
+        assert!(
+            (49_000..50_000).all(|n| away.find(n, now).is_some()),
+            "the newest are known"
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! Why this key: what a choice was made among, and what kept other keys from serving. Collected in passing, within
+//! bounds whatever the number of keys, and made into words only when somebody asks.
+
+use std::time::Instant;
+
+use super::{Demand, Pool};
+use crate::balance::Chosen;
+use crate::key::flag;
+use crate::settings::Strategy;
+
+/// So many keys are named.
+const MAX_NAMED: usize = 8;
+/// Of pools of up to so many keys every one is looked at; of larger ones those that the choice passed by, …
+const SMALL: usize = 16;
+/// … and those that so many words of the available set show to be blocked.
+const WORDS: usize = 32;
+
+/// How a key was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// By the pool's strategy.
+    Strategy(Strategy),
+    /// Affinity: its group is the conversation's home.
+    Home,
+    /// Affinity: the conversation went there before, when its home had no room.
+    Warm,
+    /// Affinity: the conversation's home has no room.
+    Overflow,
+    /// It is set aside, and no other key is usable.
+    LastResort,
+}
+
+impl By {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strategy(strategy) => strategy.as_str(),
+            Self::Home => "affinity_home",
+            Self::Warm => "affinity_warm",
+            Self::Overflow => "affinity_overflow",
+            Self::LastResort => "last_resort",
+        }
+    }
+
+    pub(super) fn of(chosen: Chosen) -> Self {
+        match chosen {
+            Chosen::Home => Self::Home,
+            Chosen::Warm => Self::Warm,
+            Chosen::Overflow => Self::Overflow,
+        }
+    }
+}
+
+/// What keeps a key from serving a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Switched off.
+    Disabled,
+    /// Not accepted by the provider.
+    Invalid,
+    /// Its group has no quota or balance left.
+    Exhausted,
+    /// Set aside by its breaker.
+    SetAside,
+    /// Its breaker's trial call is under way.
+    OnTrial,
+    /// In use up to its cap.
+    Full,
+    /// Its group is rate-limited for this model.
+    RateLimited,
+    /// It may not use this model.
+    Forbidden,
+    /// It failed in this request already, and its back-off has not ended.
+    Tried,
+}
+
+impl Obstacle {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Invalid => "invalid",
+            Self::Exhausted => "exhausted",
+            Self::SetAside => "set_aside",
+            Self::OnTrial => "on_trial",
+            Self::Full => "full",
+            Self::RateLimited => "rate_limited",
+            Self::Forbidden => "forbidden",
+            Self::Tried => "tried_before",
+        }
+    }
+
+    /// Whether it is a state of the key, whatever the request.
+    fn is_state(self) -> bool {
+        !matches!(self, Self::RateLimited | Self::Forbidden | Self::Tried)
+    }
+
+    fn of_flags(flags: u32) -> Option<Self> {
+        [
+            (flag::DISABLED, Self::Disabled),
+            (flag::INVALID, Self::Invalid),
+            (flag::EXHAUSTED, Self::Exhausted),
+            (flag::EJECTED, Self::SetAside),
+            (flag::ON_TRIAL, Self::OnTrial),
+            (flag::FULL, Self::Full),
+        ]
+        .into_iter()
+        .find(|(flag, _)| flags & flag != 0)
+        .map(|(_, obstacle)| obstacle)
+    }
+}
+
+/// A key that could not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// Its place in the pool.
+    pub place: usize,
+    /// Why.
+    pub obstacle: Obstacle,
+    /// Until when, where that was plain to see.
+    pub until: Option<Instant>,
+}
+
+/// What a choice was made among.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// How the key was chosen; `None`: there was none to choose.
+    pub by: Option<By>,
+    /// Keys of the pool.
+    pub keys: usize,
+    /// Those that could have served, the chosen one among them. In pools of more than 16 keys those whose state
+    /// lets them serve, whatever rests there are for this model alone.
+    pub free: usize,
+    /// A few of those that could not.
+    pub excluded: Vec<Excluded>,
+    /// How many more are known not to have been free.
+    pub more: usize,
+}
+
+/// Names a place that could not serve, once, while there is room for it.
+pub(super) fn note(
+    excluded: &mut Vec<Excluded>,
+    place: usize,
+    obstacle: Obstacle,
+    until: Option<Instant>,
+) {
+    if excluded.len() < MAX_NAMED && !excluded.iter().any(|known| known.place == place) {
+        excluded.push(Excluded {
+            place,
+            obstacle,
+            until,
+        });
+    }
+}
+
+impl Pool {
+    /// What the choice of `place` was made among. `passed`: those that it passed by.
+    pub(super) fn choice(
+        &self,
+        by: By,
+        place: usize,
+        demand: &Demand,
+        now: Instant,
+        passed: Vec<Excluded>,
+    ) -> Choice {
+        let choice = self.look_round(Some(place), demand, now, passed);
+        Choice {
+            by: Some(by),
+            ..choice
+        }
+    }
+
+    /// Why the demand finds no key: what keeps a few of them from serving.
+    pub fn obstacles(&self, demand: &Demand) -> Choice {
+        let now = self.clock.now();
+        let mut none = self.look_round(None, demand, now, Vec::new());
+        if self.is_known_to_rest(&demand.model, now) {
+            none.free = 0;
+            none.more = none.keys - none.excluded.len();
+        }
+        none
+    }
+
+    fn look_round(
+        &self,
+        chosen: Option<usize>,
+        demand: &Demand,
+        now: Instant,
+        passed: Vec<Excluded>,
+    ) -> Choice {
+        let (keys, available) = (self.members.len(), &self.board.available);
+        if keys <= SMALL {
+            let mut choice = Choice {
+                keys,
+                free: keys,
+                ..Choice::default()
+            };
+            for place in (0..keys).filter(|place| Some(*place) != chosen) {
+                if let Some((obstacle, until)) = self.obstacle(place, demand, now) {
+                    choice.free -= 1;
+                    note(&mut choice.excluded, place, obstacle, until);
+                }
+            }
+            choice.more = keys - choice.free - choice.excluded.len();
+            return choice;
+        }
+        // A key that was full to its last slot by this very choice is free for it.
+        let own = chosen.is_some_and(|place| !available.has(place));
+        let mut choice = Choice {
+            by: None,
+            keys,
+            free: (available.free_places() + usize::from(own)).min(keys),
+            excluded: passed,
+            more: 0,
+        };
+        if choice.free < keys {
+            let hidden = available
+                .hidden(WORDS)
+                .filter(|place| Some(*place) != chosen);
+            for place in hidden.take(MAX_NAMED) {
+                if let Some((obstacle, until)) = self.obstacle(place, demand, now) {
+                    note(&mut choice.excluded, place, obstacle, until);
+                }
+            }
+        }
+        if chosen.is_none() {
+            for place in 0..SMALL {
+                if let Some((obstacle, until)) = self.obstacle(place, demand, now) {
+                    note(&mut choice.excluded, place, obstacle, until);
+                }
+            }
+        }
+        let states = choice.excluded.iter().filter(|one| one.obstacle.is_state());
+        choice.more = (keys - choice.free).saturating_sub(states.count());
+        choice
+    }
+
+    /// What keeps a place from serving. When a flag ends is not looked up: that would take a lock of every request.
+    fn obstacle(
+        &self,
+        place: usize,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<(Obstacle, Option<Instant>)> {
+        let flags = self.members[place].key.flags();
+        Obstacle::of_flags(flags)
+            .map(|obstacle| (obstacle, None))
+            .or_else(|| {
+                let (obstacle, until) = self.obstacle_in_time(place, demand, now)?;
+                Some((obstacle, Some(until)))
+            })
+    }
+
+    /// When what keeps a key from serving ends, where it still stands.
+    pub fn ends(&self, excluded: &Excluded) -> Option<Instant> {
+        let key = &self.members.get(excluded.place)?.key;
+        excluded.until.or_else(|| match excluded.obstacle {
+            Obstacle::Exhausted => key.exhausted_until(),
+            Obstacle::SetAside => key.open_until(),
+            _ => None,
+        })
+    }
+}

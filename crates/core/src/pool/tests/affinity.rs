@@ -1,0 +1,285 @@
+//! Affinity: conversations keep to a quota group, and no group is overloaded for it.
+
+use std::collections::HashMap;
+
+use super::*;
+
+const CONVERSATIONS: u64 = 3000;
+
+/// `groups` groups of `each` keys: `g0/0`, `g0/1`, `g1/0`, …
+fn grouped(groups: usize, each: usize) -> PoolSettings {
+    let mut wanted = settings(groups * each);
+    wanted.strategy = Strategy::Affinity;
+    for (n, key) in wanted.keys.iter_mut().enumerate() {
+        key.name = format!("g{}/{}", n / each, n % each).into();
+        key.group = Some(format!("org-{}", n / each).into());
+    }
+    wanted
+}
+
+fn of(conversation: u64) -> Demand {
+    Demand {
+        conversation: Some(conversation),
+        ..Demand::of("m")
+    }
+}
+
+fn group(lease: &Lease) -> String {
+    let name = lease.member().name.to_string();
+    name.split('/').next().unwrap_or_default().to_owned()
+}
+
+fn group_for(pool: &Arc<Pool>, conversation: u64) -> String {
+    group(&pool.acquire(&of(conversation)).expect("a key is free"))
+}
+
+fn by(pool: &Arc<Pool>, conversation: u64) -> Option<By> {
+    let mut lease = pool.acquire(&of(conversation)).expect("a key is free");
+    lease.take_choice().by
+}
+
+fn homes(pool: &Arc<Pool>) -> Vec<String> {
+    (0..CONVERSATIONS).map(|n| group_for(pool, n)).collect()
+}
+
+#[test]
+fn a_conversation_keeps_to_its_group_and_the_keys_of_the_group_share_it() {
+    let pool = World::new().pool(grouped(3, 2));
+    let first = homes(&pool);
+    assert_eq!(first, homes(&pool));
+    let mut keys: HashMap<String, usize> = HashMap::new();
+    for _ in 0..100 {
+        let lease = pool.acquire(&of(1)).expect("free");
+        *keys.entry(lease.member().name.to_string()).or_default() += 1;
+    }
+    let mut shares: Vec<usize> = keys.into_values().collect();
+    shares.sort_unstable();
+    assert_eq!(shares, [50, 50], "the keys of a group reach the same cache");
+}
+
+#[test]
+fn groups_get_conversations_by_the_weight_of_their_keys() {
+    let mut wanted = grouped(4, 1);
+    wanted.keys[3].weight = 3;
+    let pool = World::new().pool(wanted);
+    let mut shares: HashMap<String, u64> = HashMap::new();
+    for home in homes(&pool) {
+        *shares.entry(home).or_default() += 1;
+    }
+    for (name, expect) in [("g0", 1), ("g1", 1), ("g2", 1), ("g3", 3)] {
+        let expect = CONVERSATIONS * expect / 6;
+        let share = shares[name];
+        assert!(
+            share * 4 > expect * 3 && share * 4 < expect * 5,
+            "{name}: {share} of {CONVERSATIONS}, {expect} is to be expected"
+        );
+    }
+}
+
+#[test]
+fn a_new_key_takes_its_share_of_conversations_and_moves_no_other() {
+    let world = World::new();
+    let before = homes(&world.pool(grouped(9, 1)));
+    let mut wanted = grouped(10, 1);
+    wanted.keys.reverse();
+    let after = homes(&world.pool(wanted));
+    let moved: Vec<_> = before
+        .iter()
+        .zip(&after)
+        .filter(|(old, new)| old != new)
+        .collect();
+    assert!(moved.iter().all(|(_, new)| **new == "g9"), "{moved:?}");
+    let share = moved.len() as u64 * 10;
+    assert!(
+        (CONVERSATIONS * 7 / 10..CONVERSATIONS * 13 / 10).contains(&share),
+        "{} of {CONVERSATIONS} moved",
+        moved.len()
+    );
+}
+
+#[test]
+fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_or_the_other_has_no_room()
+ {
+    let world = World::new();
+    let pool = world.pool(grouped(3, 1));
+    let rest = |pool: &Arc<Pool>, wait| {
+        let fault = Fault::of(Class::RateLimited).with_wait(Some(seconds(wait)));
+        let _ = pool.acquire(&of(1)).expect("free").failed(&fault);
+    };
+    let home = group_for(&pool, 1);
+    assert_eq!(by(&pool, 1), Some(By::Home));
+    rest(&pool, 10);
+    assert_eq!(by(&pool, 1), Some(By::Overflow));
+    let away = group_for(&pool, 1);
+    assert_ne!(away, home);
+    world.clock.pass(seconds(290));
+    assert_eq!(
+        by(&pool, 1),
+        Some(By::Warm),
+        "the cache is warm there, and cold at home"
+    );
+    assert_eq!(group_for(&pool, 1), away);
+    world.clock.pass(seconds(300));
+    assert_eq!(
+        by(&pool, 1),
+        Some(By::Home),
+        "nobody's cache is warm any more"
+    );
+    assert_eq!(group_for(&pool, 1), home);
+    rest(&pool, 10);
+    assert_eq!(group_for(&pool, 1), away);
+    world.clock.pass(seconds(10));
+    rest(&pool, 20);
+    assert_eq!(
+        group_for(&pool, 1),
+        home,
+        "the other has no room, and home has"
+    );
+    assert_eq!(by(&pool, 1), Some(By::Home));
+    world.clock.pass(seconds(20));
+    assert_eq!(by(&pool, 1), Some(By::Home), "it came home for good");
+}
+
+#[test]
+fn every_reason_for_a_home_to_have_no_room_overflows() {
+    for class in [Class::Exhausted, Class::Rejected, Class::Forbidden] {
+        let pool = World::new().pool(grouped(3, 1));
+        let home = pool.acquire(&of(5)).expect("free");
+        let name = group(&home);
+        let _ = home.failed(&Fault::of(class));
+        assert_ne!(group_for(&pool, 5), name, "{class:?}");
+    }
+    let mut wanted = grouped(3, 1);
+    wanted
+        .keys
+        .iter_mut()
+        .for_each(|key| key.max_concurrent = Some(1));
+    let pool = World::new().pool(wanted);
+    let held: Vec<Lease> = (0..3).filter_map(|_| pool.acquire(&of(5))).collect();
+    let mut served: Vec<String> = held.iter().map(group).collect();
+    served.sort_unstable();
+    assert_eq!(served, ["g0", "g1", "g2"], "full");
+    assert!(pool.acquire(&of(5)).is_none());
+    let mut again = of(5);
+    drop(held);
+    let home = pool.acquire(&again).expect("free");
+    again.note_failure(home.place(), World::new().clock.now() + seconds(3600));
+    let name = group(&home);
+    drop(home);
+    assert_ne!(
+        group(&pool.acquire(&again).expect("free")),
+        name,
+        "tried in this request"
+    );
+}
+
+#[test]
+fn a_conversation_that_never_pauses_does_not_overload_its_home() {
+    let pool = World::new().pool(grouped(3, 2));
+    let leases: Vec<Lease> = (0..120).filter_map(|_| pool.acquire(&of(42))).collect();
+    let on = |name: &str| leases.iter().filter(|lease| group(lease) == name).count();
+    let mut loads = [on("g0"), on("g1"), on("g2")];
+    loads.sort_unstable();
+    assert_eq!(leases.len(), 120);
+    // 40 would be a third; a quarter more, and one for each of the two keys.
+    assert!(loads[2] <= 52, "{loads:?}");
+    drop(leases);
+    let pool = World::new().pool(grouped(3, 2));
+    let few: Vec<Lease> = (0..2).filter_map(|_| pool.acquire(&of(42))).collect();
+    assert_eq!(
+        group(&few[0]),
+        group(&few[1]),
+        "a little more than the others is no overload"
+    );
+}
+
+#[test]
+fn the_load_bound_counts_only_groups_that_can_serve() {
+    let world = World::new();
+    let pool = world.pool(grouped(10, 1));
+    // Eight of ten rest for this model; their flags do not show it.
+    for place in 0..10 {
+        let mut lease = pool.acquire(&Demand::of("m"));
+        while let Some(held) = lease.take() {
+            if held.place() == place && place < 8 {
+                let _ = held.failed(&Fault::of(Class::RateLimited).with_wait(Some(seconds(3600))));
+            } else if place < 8 {
+                lease = pool.acquire(&Demand::of("m"));
+            }
+        }
+    }
+    let same: Vec<Lease> = (0..400).filter_map(|_| pool.acquire(&of(7))).collect();
+    let most = same.iter().filter(|lease| group(lease) == group(&same[0]));
+    assert!(
+        (200..=252).contains(&most.count()),
+        "no conversation takes it all"
+    );
+    drop(same);
+    let mut leases: Vec<Lease> = (0..400).filter_map(|n| pool.acquire(&of(n))).collect();
+    let on =
+        |leases: &[Lease], name: &str| leases.iter().filter(|lease| group(lease) == name).count();
+    let loads = [on(&leases, "g8"), on(&leases, "g9")];
+    assert_eq!(loads[0] + loads[1], 400);
+    assert!(loads[0].abs_diff(loads[1]) <= 120, "{loads:?}");
+    // With their loads as they are, a conversation of the lighter group still goes there, not anywhere.
+    leases.truncate(200);
+    let first: Vec<String> = (1000..1050).map(|n| group_for(&pool, n)).collect();
+    let second: Vec<String> = (1000..1050).map(|n| group_for(&pool, n)).collect();
+    assert_eq!(first, second);
+    assert!(first.contains(&"g8".to_owned()) && first.contains(&"g9".to_owned()));
+}
+
+#[test]
+fn calls_that_belong_to_no_conversation_go_where_the_load_is_least() {
+    let pool = World::new().pool(grouped(3, 1));
+    let leases: Vec<Lease> = (0..30)
+        .filter_map(|_| pool.acquire(&Demand::of("m")))
+        .collect();
+    for name in ["g0", "g1", "g2"] {
+        assert_eq!(
+            leases.iter().filter(|lease| group(lease) == name).count(),
+            10,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_only_key_that_can_serve_is_found_among_many() {
+    let world = World::new();
+    for (groups, each) in [(1000, 1), (1, 1000), (10, 100)] {
+        let mut wanted = grouped(groups, each);
+        wanted
+            .keys
+            .iter_mut()
+            .for_each(|key| key.max_concurrent = Some(1));
+        let pool = world.pool(wanted);
+        let mut leases: Vec<Lease> = (0..1000).filter_map(|n| pool.acquire(&of(n))).collect();
+        assert_eq!(
+            leases.len(),
+            1000,
+            "{groups} groups of {each}: each key serves once"
+        );
+        let free = leases.remove(777).place();
+        let last = pool.acquire(&of(123)).expect("one is free");
+        assert_eq!(last.place(), free);
+        assert!(pool.acquire(&of(123)).is_none());
+    }
+}
+
+#[test]
+fn when_every_call_has_ended_no_load_is_left_behind() {
+    let world = World::new();
+    let pool = world.pool(grouped(3, 2));
+    let leases: Vec<Lease> = (0..120).filter_map(|_| pool.acquire(&of(42))).collect();
+    for (n, lease) in leases.into_iter().enumerate() {
+        match n % 3 {
+            0 => drop(lease),
+            1 => lease.succeeded(),
+            _ => drop(lease.failed(&Fault::of(Class::CallerFault))),
+        }
+    }
+    world.clock.pass(seconds(300));
+    // With load left behind, its home would seem crowded, and it would overflow.
+    assert_eq!(by(&pool, 42), Some(By::Home));
+}

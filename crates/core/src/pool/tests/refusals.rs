@@ -1,0 +1,178 @@
+//! A pool whose keys all rest refuses without looking at each again, and never longer than they rest.
+
+use super::*;
+
+fn looks(pool: &Pool) -> u64 {
+    pool.looks.load(Ordering::SeqCst)
+}
+
+/// What a request does that finds no key.
+fn refused(pool: &Arc<Pool>, demand: &Demand) -> Outlook {
+    assert!(pool.acquire(demand).is_none());
+    let outlook = pool.outlook(demand);
+    let census = pool.census(&demand.model);
+    assert_eq!(census.total, pool.members().len());
+    outlook
+}
+
+fn all_rest(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
+    while let Some(lease) = pool.acquire(demand) {
+        let _ = lease.failed(fault);
+    }
+}
+
+#[test]
+fn a_refusal_does_not_look_at_every_key_again() {
+    let world = World::new();
+    let pool = world.pool(settings(500));
+    // Two that share a slot.
+    let (m, n) = (Demand::of("m"), Demand::of("}"));
+    let fault = Fault::of(Class::RateLimited).with_wait(Some(seconds(30)));
+    all_rest(&pool, &m, &fault);
+    let first = refused(&pool, &m);
+    assert_eq!(
+        first,
+        Outlook {
+            busy: false,
+            at: Some(world.clock.now() + seconds(30))
+        }
+    );
+    let before = looks(&pool);
+    for _ in 0..100 {
+        assert_eq!(refused(&pool, &m), first);
+    }
+    assert_eq!(looks(&pool), before);
+    assert!(pool.acquire(&n).is_some(), "another model does not rest");
+    assert!(pool.outlook(&n).busy);
+    assert_eq!(refused(&pool, &m), first);
+    assert_eq!(pool.census(&m.model).rate_limited, 500);
+}
+
+#[test]
+fn what_was_found_ends_when_the_first_key_is_due_and_with_every_change() {
+    let world = World::new();
+    let demand = Demand::of("m");
+    let resting = |class, wait| {
+        let pool = world.pool(settings(3));
+        let fault = Fault::of(class).with_wait(Some(seconds(wait)));
+        all_rest(&pool, &demand, &fault);
+        refused(&pool, &demand);
+        pool
+    };
+    for class in [Class::RateLimited, Class::Exhausted, Class::Forbidden] {
+        let pool = resting(class, 5);
+        world.clock.pass(seconds(5));
+        assert!(pool.acquire(&demand).is_some(), "{class:?} is over");
+        let pool = resting(class, 3600);
+        assert!(pool.reset("k2").is_some());
+        assert_eq!(names(&pool, &demand, 1), ["k2"], "{class:?} was cleared");
+    }
+    let pool = resting(Class::Rejected, 0);
+    assert_eq!(pool.max_attempts(), 0);
+    assert!(pool.reset("k2").is_some());
+    assert_eq!(pool.max_attempts(), 2);
+    assert_eq!(names(&pool, &demand, 1), ["k2"]);
+}
+
+#[test]
+fn every_change_of_a_flag_ends_what_was_found() {
+    let pool = World::new().pool(settings(2));
+    let demand = Demand::of("m");
+    let all = |set: u32, clear: u32| {
+        for member in pool.members() {
+            member.key.change(set, clear);
+        }
+    };
+    all(flag::DISABLED, 0);
+    assert_eq!(refused(&pool, &demand), Outlook::default());
+    all(0, flag::DISABLED);
+    assert!(pool.acquire(&demand).is_some());
+}
+
+#[test]
+fn what_was_found_for_all_is_not_taken_for_one_that_has_tried_and_the_other_way_round() {
+    let world = World::new();
+    let pool = world.pool(settings(1));
+    let plain = Demand::of("m");
+    let mut tried = plain.clone();
+    let back = world.clock.now() + seconds(1);
+    tried.note_failure(0, back);
+    let expect = Outlook {
+        busy: false,
+        at: Some(back),
+    };
+    assert_eq!(pool.outlook(&tried), expect);
+    assert!(pool.outlook(&plain).busy && pool.acquire(&plain).is_some());
+    assert_eq!(pool.outlook(&tried), expect);
+}
+
+#[test]
+fn a_longer_rest_that_is_set_later_shows_in_the_next_outlook() {
+    let world = World::new();
+    let pool = world.pool(settings(2));
+    let (first, demand) = (Demand::of("m"), Demand::of("m"));
+    let held = pool.acquire(&demand).expect("free");
+    all_rest(
+        &pool,
+        &first,
+        &Fault::of(Class::RateLimited).with_wait(Some(seconds(5))),
+    );
+    assert_eq!(
+        refused(&pool, &demand).at,
+        Some(world.clock.now() + seconds(5))
+    );
+    for (name, wait) in [("k1", 50), ("k2", 40)] {
+        let place = usize::from(name == "k2");
+        let rest = crate::rests::Rest {
+            until: world.clock.now() + seconds(wait),
+            class: Class::RateLimited,
+        };
+        let member = &pool.members()[place];
+        member
+            .group
+            .rests
+            .set(&demand.model, rest, world.clock.now());
+        member.key.notify_changed();
+    }
+    assert_eq!(
+        refused(&pool, &demand).at,
+        Some(world.clock.now() + seconds(40))
+    );
+    drop(held);
+}
+
+/// One thread ends rests while others keep asking, and so keep what they saw.
+#[test]
+fn under_concurrency_a_key_that_is_back_is_never_taken_for_one_that_rests() {
+    let world = World::new();
+    let pool = world.pool(settings(2));
+    let demand = Demand::of("m");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    drop(pool.acquire(&demand));
+                    pool.outlook(&demand);
+                    pool.census(&demand.model);
+                }
+            });
+        }
+        let all = || {
+            for round in 0..5_000 {
+                let class = [Class::RateLimited, Class::Exhausted, Class::Rejected][round % 3];
+                all_rest(&pool, &demand, &Fault::of(class));
+                pool.outlook(&demand);
+                let back = if round % 2 == 0 { "k1" } else { "k2" };
+                assert!(pool.reset(back).is_some());
+                if pool.acquire(&demand).is_none() {
+                    return Err(round);
+                }
+            }
+            Ok(())
+        };
+        let done = all();
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(done, Ok(()), "the key that was reset could not be had");
+    });
+}

@@ -1,0 +1,268 @@
+//! To which conversation a call belongs, for pools that balance by affinity.
+//!
+//! A caller's own word comes first: the field that a protocol has for it. Else it is the beginning of the
+//! conversation, which stays as it is while the conversation grows: system prompt and first user message.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use keypool_core::settings::Strategy;
+use keypool_providers::peek::Peek;
+use keypool_providers::protocol::Protocol;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::auth::Caller;
+use super::call::{Call, Route};
+
+/// So much of each message counts, beside its length: enough to tell conversations apart.
+const PART: usize = 4096;
+/// No more messages than this are looked at for the user's first.
+const MAX_MESSAGES: usize = 8;
+
+/// The conversation of a call, on every node the same; `None` where the pool does not ask for it or the call has none.
+pub(super) fn conversation(call: &Call<'_>, route: &Route, caller: &Caller) -> Option<u64> {
+    let strategy = route.entry.pool.settings().strategy;
+    if strategy != Strategy::Affinity || !call.generates {
+        return None;
+    }
+    let own = affinity_of(&call.peeked, &call.body, call.protocol)?;
+    // Callers do not know each other's ids, and a cache is one model's.
+    Some(hash(
+        hash(own, caller.name.as_bytes()),
+        route.model.as_bytes(),
+    ))
+}
+
+/// What a body says of its conversation, as a hash; `None` where it says nothing.
+fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
+    let own = match protocol {
+        Protocol::OpenAi => [
+            (&peeked.prompt_cache_key, 1),
+            (&peeked.safety_identifier, 2),
+            (&peeked.user, 3),
+        ]
+        .into_iter()
+        .find_map(|(field, kind)| Some((said(field)?, kind))),
+        Protocol::Anthropic => said(&peeked.metadata_user_id).map(|id| (id, 4)),
+        Protocol::Gemini | Protocol::Tavily => None,
+    };
+    if let Some((id, kind)) = own {
+        return Some(hash(kind, id.as_bytes()));
+    }
+    let part = |range: &Option<Range<usize>>| body.get(range.clone()?);
+    let messages = [&peeked.messages, &peeked.contents, &peeked.input];
+    let messages = messages.into_iter().find_map(part)?;
+    let systems = [
+        &peeked.system,
+        &peeked.instructions,
+        &peeked.system_instruction,
+    ];
+    let sum = systems.into_iter().filter_map(part).fold(0, add);
+    (messages != b"null").then(|| opening(sum, messages))
+}
+
+/// A text that is not an empty one.
+fn said(field: &Option<String>) -> Option<&str> {
+    field.as_deref().filter(|text| !text.is_empty())
+}
+
+/// The messages up to the user's first; a text alone is one message.
+fn opening(sum: u64, messages: &[u8]) -> u64 {
+    if !messages.starts_with(b"[") {
+        return add(sum, messages);
+    }
+    let mut opening = Opening { sum };
+    // An error here is a list that was not read to its end, or is no list of messages: what was seen counts.
+    let _ = opening.deserialize(&mut serde_json::Deserializer::from_slice(messages));
+    opening.sum
+}
+
+struct Opening {
+    sum: u64,
+}
+
+#[derive(Deserialize)]
+struct Role<'a> {
+    #[serde(borrow)]
+    role: Option<Cow<'a, str>>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Opening {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
+        list.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Opening {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("messages")
+    }
+
+    /// Reads no further than it must: a long conversation is mostly what came later.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut messages: A) -> Result<(), A::Error> {
+        for _ in 0..MAX_MESSAGES {
+            let Some(message) = messages.next_element::<&RawValue>()? else {
+                break;
+            };
+            self.sum = add(self.sum, message.get().as_bytes());
+            let role = serde_json::from_str::<Role<'_>>(message.get());
+            // Without a role it is the user's, in every protocol.
+            if role.map_or(true, |role| role.role.is_none_or(|role| role == "user")) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the beginning of a part, and its length.
+fn add(sum: u64, part: &[u8]) -> u64 {
+    hash(sum ^ part.len() as u64, &part[..part.len().min(PART)])
+}
+
+/// A quick hash, the same on every machine; it guards nothing. Folded multiplication, as in wyhash (Wang Yi, 2019).
+fn hash(seed: u64, bytes: &[u8]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let fold = |sum: u64, word: u64| {
+        let product =
+            u128::from(sum ^ word ^ ODD) * u128::from(word.rotate_left(32) ^ 0xe703_7ed1_a0b4_28db);
+        (product as u64) ^ ((product >> 64) as u64)
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let sum = words
+        .iter()
+        .fold(seed, |sum, word| fold(sum, u64::from_le_bytes(*word)));
+    fold(fold(sum, u64::from_le_bytes(last)), bytes.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(protocol: Protocol, body: &str) -> Option<u64> {
+        let peeked = keypool_providers::peek::peek(body.as_bytes()).ok()?;
+        affinity_of(&peeked, body.as_bytes(), protocol)
+    }
+
+    /// Bodies of one conversation, turn by turn; and bodies of others.
+    fn cases() -> Vec<(Protocol, Vec<String>, Vec<String>)> {
+        let system = "You are a helpful assistant. ".repeat(400);
+        let chat = |first: &str, rest: &str| {
+            format!(
+                r#"{{"model":"m","messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"{first}"}}{rest}]}}"#
+            )
+        };
+        let claude = |system: &str, first: &str, rest: &str| {
+            format!(
+                r#"{{"system":"{system}","messages":[{{"role":"user","content":"{first}"}}{rest}]}}"#
+            )
+        };
+        let gemini = |first: &str, rest: &str| {
+            format!(
+                r#"{{"contents":[{{"parts":[{{"text":"{first}"}}]}}{rest}],"systemInstruction":{{"parts":[]}}}}"#
+            )
+        };
+        let later = r#",{"role":"assistant","content":"a"},{"role":"user","content":"b"}"#;
+        let turns = |first: String, second: String| vec![first, second];
+        vec![
+            (
+                Protocol::OpenAi,
+                turns(chat("one", ""), chat("one", later)),
+                vec![chat("two", ""), chat("one ", "")],
+            ),
+            (
+                Protocol::OpenAi,
+                turns(
+                    chat("one", "").replacen('{', r#"{"prompt_cache_key":"k","user":"u","#, 1),
+                    r#"{"user":"v","prompt_cache_key":"k"}"#.to_owned(),
+                ),
+                vec![
+                    r#"{"prompt_cache_key":"l"}"#.to_owned(),
+                    r#"{"user":"k"}"#.to_owned(),
+                    r#"{"safety_identifier":"k"}"#.to_owned(),
+                ],
+            ),
+            (
+                Protocol::OpenAi,
+                turns(
+                    r#"{"input":"question","instructions":"i"}"#.to_owned(),
+                    r#"{"instructions":"i","input":"question","user":""}"#.to_owned(),
+                ),
+                vec![r#"{"input":"question","instructions":"j"}"#.to_owned()],
+            ),
+            (
+                Protocol::Anthropic,
+                turns(claude("s", "one", ""), claude("s", "one", later)),
+                vec![claude("t", "one", ""), claude("s", "two", "")],
+            ),
+            (
+                Protocol::Anthropic,
+                turns(
+                    r#"{"metadata":{"user_id":"u"},"messages":[{"role":"user"}]}"#.to_owned(),
+                    r#"{"messages":[],"metadata":{"x":1,"user_id":"u"}}"#.to_owned(),
+                ),
+                vec![r#"{"metadata":{"user_id":"w"}}"#.to_owned()],
+            ),
+            (
+                Protocol::Gemini,
+                turns(
+                    gemini("one", ""),
+                    gemini(
+                        "one",
+                        r#",{"role":"model","parts":[]},{"role":"user","parts":[]}"#,
+                    ),
+                ),
+                vec![gemini("two", ""), gemini("one", "").replace("[]", "[1]")],
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_conversation_is_known_again_as_it_grows_and_told_from_others() {
+        for (protocol, turns, others) in cases() {
+            let first = of(protocol, &turns[1]);
+            assert!(first.is_some(), "{}", turns[1]);
+            assert_eq!(of(protocol, &turns[0]), first, "{protocol:?}: {turns:?}");
+            for other in others {
+                assert_ne!(of(protocol, &other), first, "{protocol:?}: {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_belongs_to_no_conversation() {
+        for body in [
+            "",
+            "[]",
+            "{",
+            r#"{"model":"m"}"#,
+            r#"{"messages":null,"user":7}"#,
+            "\"x\"",
+        ] {
+            assert_eq!(of(Protocol::OpenAi, body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_hash_differs_with_every_byte_and_with_the_length() {
+        let text = [7u8; 40];
+        let mut seen = std::collections::HashSet::new();
+        for length in 0..=40 {
+            assert!(seen.insert(hash(1, &text[..length])), "{length} bytes");
+        }
+        for at in 0..40 {
+            let mut changed = text;
+            changed[at] = 8;
+            assert!(seen.insert(hash(1, &changed)), "byte {at}");
+        }
+        assert!(seen.insert(hash(2, &text)));
+    }
+}

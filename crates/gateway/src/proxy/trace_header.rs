@@ -1,0 +1,94 @@
+//! `x-keypool-trace`: why this key, in one short line for a caller who asked for it.
+
+use std::fmt::Write;
+
+use http::{HeaderMap, HeaderValue};
+use keypool_core::pool::{By, Obstacle};
+
+use crate::traces::{Outcome, Step};
+use crate::wire::name_value;
+
+/// The header's name, in requests (`1` asks for it) and in answers.
+pub(super) const NAME: &str = "x-keypool-trace";
+/// A longer line ends in dots.
+const MAX_LENGTH: usize = 1024;
+
+/// Whether a request asks for its trace.
+pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
+    headers.get(NAME).is_some_and(|value| value == "1")
+}
+
+/// All steps so far: visible ASCII and blanks, at most 1 KiB.
+pub(super) fn of(steps: &[Step]) -> HeaderValue {
+    let mut line = String::new();
+    let mut pool = None;
+    for step in steps {
+        let before = line.len();
+        if before > 0 {
+            line.push_str(" | ");
+        }
+        if pool != Some(&step.pool_name) {
+            line.push_str(&encoded(&step.pool_name));
+            line.push_str(": ");
+            pool = Some(&step.pool_name);
+        }
+        tell(&mut line, step);
+        if line.len() > MAX_LENGTH - 4 {
+            line.truncate(before);
+            line.push_str(" ...");
+            break;
+        }
+    }
+    HeaderValue::try_from(line).unwrap_or(HeaderValue::from_static("-"))
+}
+
+fn tell(line: &mut String, step: &Step) {
+    let choice = &step.choice;
+    // Writing to a string does not fail.
+    let _ = write!(line, "{}/{} free; ", choice.free, choice.keys);
+    let mut counts: Vec<(Obstacle, usize)> = Vec::new();
+    for excluded in &choice.excluded {
+        match counts
+            .iter_mut()
+            .find(|(known, _)| *known == excluded.obstacle)
+        {
+            Some((_, count)) => *count += 1,
+            None => counts.push((excluded.obstacle, 1)),
+        }
+    }
+    let mut told: Vec<String> = counts
+        .iter()
+        .map(|(obstacle, count)| format!("{count} {}", obstacle.as_str().replace('_', "-")))
+        .collect();
+    if choice.more > 0 {
+        told.push(format!("{} more not", choice.more));
+    }
+    if !told.is_empty() {
+        line.push_str(&told.join(", "));
+        line.push_str("; ");
+    }
+    if step.waited.as_millis() > 0 {
+        let _ = write!(line, "waited {} ms; ", step.waited.as_millis());
+    }
+    if let Some(name) = &step.key_name {
+        let by = choice.by.map_or("", By::as_str);
+        let _ = write!(line, "\"{}\" by {by}; ", encoded(name));
+    }
+    let ms = step.took.as_millis();
+    let _ = match step.outcome {
+        Outcome::Unfinished => write!(line, "under way"),
+        Outcome::Answered(status) => write!(line, "{status} in {ms} ms"),
+        Outcome::Failed { class, status, .. } => {
+            let status = status
+                .map(|status| format!("{status} "))
+                .unwrap_or_default();
+            write!(line, "{status}{} in {ms} ms", class.as_str())
+        }
+        Outcome::NoKey(why) => write!(line, "no key: {why}"),
+    };
+}
+
+/// A name as `x-keypool-key` shows it.
+fn encoded(name: &std::sync::Arc<str>) -> String {
+    name_value(name).to_str().unwrap_or("-").to_owned()
+}
