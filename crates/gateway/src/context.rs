@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::model_lists::ModelLists;
+use crate::objects::Objects;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{self, PoolTrouble};
@@ -32,6 +33,7 @@ pub struct Gateway {
     pub tasks: TaskTracker,
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
+    pub(crate) objects: Objects,
     pub(crate) trouble: PoolTrouble,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) admin_token: Digest256,
@@ -57,6 +59,7 @@ impl Gateway {
         Arc::new(Self {
             upstream: Upstream::new(),
             model_lists: ModelLists::default(),
+            objects: Objects::default(),
             trouble: PoolTrouble::default(),
             body_budget: Arc::new(Semaphore::new(
                 usize::try_from(budget)

@@ -86,7 +86,7 @@ impl Outlook {
 /// How many keys are in which state, as far as one model is concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// All keys of the pool.
+    /// All keys that may serve.
     pub total: usize,
     /// Free, or in use up to their cap.
     pub active: usize,
@@ -151,7 +151,7 @@ impl Pool {
         let mut outlook = Outlook::default();
         for (place, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
-            if flags & (flag::DISABLED | flag::INVALID) != 0 {
+            if flags & (flag::DISABLED | flag::INVALID) != 0 || !demand.admits(member) {
                 continue;
             }
             let exhausted = member
@@ -173,16 +173,14 @@ impl Pool {
         outlook
     }
 
-    /// How the keys stand with regard to `model`.
-    pub fn census(&self, model: &Arc<str>) -> Census {
+    /// How the keys that may serve the demand stand with regard to its model.
+    pub fn census(&self, demand: &Demand) -> Census {
         let now = self.clock.now();
         self.wake_due(now);
-        let mut census = Census {
-            total: self.members.len(),
-            ..Census::default()
-        };
-        for member in &self.members {
-            *census.count_of(member, model, now) += 1;
+        let mut census = Census::default();
+        for member in self.members.iter().filter(|member| demand.admits(member)) {
+            census.total += 1;
+            *census.count_of(member, &demand.model, now) += 1;
         }
         census
     }

@@ -3,6 +3,7 @@
 //! The common case (a key is free, nobody waits) takes no lock. A request that finds no key waits in the pool's queue.
 
 mod census;
+mod group;
 mod lease;
 mod outcome;
 mod queue;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 pub use census::{Census, Cooldown, KeyReport, KeyState, Outlook};
+pub use group::{GroupId, OnlyGroup};
 pub use lease::Lease;
 pub use outcome::Consequence;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};
@@ -63,6 +65,8 @@ pub struct Demand {
     pub model: Arc<str>,
     /// Places that failed in this request, and when each may be tried again.
     pub tried: Vec<Tried>,
+    /// Only keys of this group may serve it; `None`: any.
+    pub only_group: Option<OnlyGroup>,
 }
 
 /// A place that failed in this request.
@@ -80,6 +84,16 @@ impl Demand {
         Self {
             model: model.into(),
             tried: Vec::new(),
+            only_group: None,
+        }
+    }
+
+    /// The same demand, nothing tried yet.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self {
+            tried: Vec::new(),
+            ..self.clone()
         }
     }
 
@@ -131,10 +145,13 @@ impl Pool {
         &self.members
     }
 
-    /// How many attempts a request gets now: `min(retries + 1, 2 × keys)`, counting keys neither disabled nor invalid.
-    pub fn max_attempts(&self) -> u32 {
+    /// How many attempts a request gets now: `min(retries + 1, 2 × keys)`, counting keys that may serve it and are
+    /// neither disabled nor invalid.
+    pub fn max_attempts(&self, demand: &Demand) -> u32 {
         let most = self.settings.retry.retries + 1;
-        let usable = |member: &&Member| member.key.flags() & (flag::DISABLED | flag::INVALID) == 0;
+        let usable = |member: &&Member| {
+            member.key.flags() & (flag::DISABLED | flag::INVALID) == 0 && demand.admits(member)
+        };
         // More keys than this make no difference, so a large pool is not counted through.
         let enough = most.div_ceil(2) as usize;
         let keys = self.members.iter().filter(usable).take(enough).count();
@@ -185,7 +202,7 @@ impl Pool {
         let mut ejected = Vec::new();
         for (place, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
-            if flags & GONE != 0 || rests(member) {
+            if flags & GONE != 0 || rests(member) || !demand.admits(member) {
                 continue;
             }
             if flags & SET_ASIDE == 0 {
@@ -202,7 +219,8 @@ impl Pool {
     }
 
     fn fits(&self, place: usize, demand: &Demand, now: Instant) -> bool {
-        demand.tried_until(place, now).is_none()
+        demand.admits(&self.members[place])
+            && demand.tried_until(place, now).is_none()
             && self.members[place]
                 .rests_until(&demand.model, now)
                 .is_none()

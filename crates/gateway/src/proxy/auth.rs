@@ -11,6 +11,7 @@ use keypool_providers::protocol;
 
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
+use crate::objects::Maker;
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// Who calls.
@@ -70,6 +71,11 @@ impl Caller {
             line: Arc::clone(&key.name),
             key: Some(Arc::clone(key)),
         })
+    }
+
+    /// As whom it makes objects.
+    pub(super) fn maker(&self) -> Maker {
+        self.key.as_ref().map(|key| Arc::clone(&key.name))
     }
 
     pub(super) fn may_use_native_paths(&self) -> bool {

@@ -4,6 +4,7 @@ mod answer;
 mod attempts;
 mod auth;
 mod body;
+mod bound;
 mod call;
 mod conclude;
 mod early;
@@ -11,6 +12,7 @@ mod headers;
 mod models;
 mod outgoing;
 mod relay;
+mod route;
 mod send;
 mod story;
 mod target;
@@ -21,7 +23,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use keypool_core::pool::Demand;
 
 pub(crate) use body::OutBody;
 
@@ -30,7 +31,8 @@ use crate::error::GatewayError;
 use answer::Reply;
 use attempts::Attempts;
 use auth::Caller;
-use call::{Call, Route};
+use call::Call;
+use route::Route;
 use story::Story;
 use target::Target;
 
@@ -80,35 +82,31 @@ async fn answer_request(
     let call = Call::read(gw, &snapshot, &target, parts, unread)
         .await
         .map_err(in_form)?;
-    let route = Route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
-    story.pool = Some(Arc::clone(&route.entry.pool));
-    serve(gw, &call, &route, &caller, story)
+    let routes = route::find(gw, &snapshot, &target, &call, &caller).map_err(in_form)?;
+    story.pool = routes.first().map(|route| Arc::clone(&route.entry.pool));
+    serve(gw, &call, &routes, &caller, story)
         .await
         .map_err(in_form)
 }
 
-/// Tries keys until one answers, the attempts run out or nothing is left to try.
+/// Tries keys, of each target in turn, until one answers, the attempts run out or nothing is left to try.
 async fn serve(
     gw: &Arc<Gateway>,
     call: &Call,
-    route: &Route,
+    routes: &[Route],
     caller: &Caller,
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
-    let mut attempts = Attempts::new(
-        gw,
-        &route.entry.pool,
-        Demand::of(Arc::clone(&route.model)),
-        caller,
-    );
+    let mut attempts = Attempts::new(gw, routes, caller);
     loop {
         let lease = match attempts.next_key().await {
             Ok(lease) => lease,
             Err(stop) => return conclude::conclude(gw, attempts, stop, call, story),
         };
         story.attempt(&lease, attempts.made(), attempts.waited());
-        match send::send(gw, call, route, &lease, attempts.deadline()).await {
+        match send::send(gw, call, attempts.route(), &lease, attempts.deadline()).await {
             Reply::Relay(answer, class) => {
+                bound::note(gw, call, caller, &lease, &answer);
                 let relayed = relay::relay(gw, call, answer, lease, class, story);
                 return Ok(relayed.map(OutBody::Relay));
             }

@@ -184,7 +184,10 @@ impl Relay {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ready.is_empty() && self.upstream.is_none() && self.broke_off.is_none() && self.lease.is_none()
+        self.ready.is_empty()
+            && self.upstream.is_none()
+            && self.broke_off.is_none()
+            && self.lease.is_none()
     }
 
     pub(super) fn poll_next(

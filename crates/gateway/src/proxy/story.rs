@@ -55,9 +55,15 @@ impl Story {
 
     /// Notes the attempt that begins now.
     pub(super) fn attempt(&mut self, lease: &Lease, attempt: u32, waited: Duration) {
-        self.key_name = Some(Arc::clone(&lease.member().name));
+        self.answered_by(lease.pool(), &lease.member().name);
         self.attempts = attempt;
         self.waited = waited;
+    }
+
+    /// Notes whose answer the client gets, as far as it is known now.
+    pub(super) fn answered_by(&mut self, pool: &Arc<Pool>, key_name: &Arc<str>) {
+        self.pool = Some(Arc::clone(pool));
+        self.key_name = Some(Arc::clone(key_name));
     }
 
     /// Notes how long the request waited for a key in all.

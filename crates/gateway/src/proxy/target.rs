@@ -126,6 +126,13 @@ impl<'a> Target<'a> {
         Err(GatewayError::new(Kind::NativeNotAllowed, message))
     }
 
+    /// Whether the path, by naming an object, says where the call goes.
+    pub(super) fn is_by_object(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.by_object)
+    }
+
     pub(super) fn models_call(&self) -> Option<&ModelsCall> {
         self.endpoint.as_ref()?.models.as_ref()
     }

@@ -13,6 +13,7 @@ mod place;
 mod pools;
 mod problem;
 mod report;
+mod routes;
 mod server;
 mod sources;
 mod text;
@@ -100,7 +101,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         .collect();
     let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
     server::warn_reach(report, &server, &virtual_keys);
-    unforced::routes(root.tables("routes"), &names);
+    let routes = routes::read(root.tables("routes"), &names);
     unforced::files(root.table("files"));
     unforced::metrics(root.table("metrics"));
     unforced::proxy_variables(report);
@@ -112,6 +113,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         admin,
         pools,
         virtual_keys,
+        routes,
     }
 }
 
