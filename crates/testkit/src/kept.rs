@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 use serde::Deserialize;
 
-use crate::answer::{Answer, Protocol, Trouble, quoted, rfc3339};
+use crate::answer::{Answer, Kind as Wrong, Protocol, Trouble, quoted, rfc3339};
 use crate::call::{Call, decoded};
 
 /// One kind of object.
@@ -185,6 +185,11 @@ fn known(call: &Call<'_>, id: &str) -> Result<(), Trouble> {
     if call.state.owns(id, call.key) {
         Ok(())
     } else {
-        Err(Trouble::not_found(format!("No such object: {id}")))
+        // Ark's `NotFound` of a model is another.
+        let wrong = match call.protocol {
+            Protocol::Ark => Wrong::Other,
+            _ => Wrong::NotFound,
+        };
+        Err(Trouble::new(404, wrong, format!("No such object: {id}")))
     }
 }

@@ -662,7 +662,9 @@ async fn objects_exist_for_the_keys_of_their_maker_alone() {
     let batch = post(&mock, "b@org", "/v1/batches", &body).await.json();
     let batch = batch["id"].as_str().unwrap().to_owned();
     assert_eq!(post(&mock, "c", "/v1/batches", &body).await.status, 404);
-    let seen = get(&mock, "a@org", &format!("/v1/batches/{batch}")).await.json();
+    let seen = get(&mock, "a@org", &format!("/v1/batches/{batch}"))
+        .await
+        .json();
     let output = seen["output_file_id"].as_str().unwrap().to_owned();
     for path in [
         format!("/v1/files/{id}"),
@@ -673,15 +675,33 @@ async fn objects_exist_for_the_keys_of_their_maker_alone() {
         assert_eq!(get(&mock, "b@org", &path).await.status, 200, "{path}");
         assert_eq!(get(&mock, "c", &path).await.status, 404, "{path}");
     }
-    let task = post(&mock, "k", "/api/v3/contents/generations/tasks", "{}").await.json();
-    let task = format!("/api/v3/contents/generations/tasks/{}", task["id"].as_str().unwrap());
+    let task = post(&mock, "k", "/api/v3/contents/generations/tasks", "{}")
+        .await
+        .json();
+    let task = format!(
+        "/api/v3/contents/generations/tasks/{}",
+        task["id"].as_str().unwrap()
+    );
     assert_eq!(get(&mock, "k", &task).await.status, 200);
     let missing = get(&mock, "other", &task).await;
-    assert_eq!((missing.status, missing.json()["error"]["type"].as_str()), (404, Some("NotFound")));
-    let cached = post(&mock, "k", "/v1beta/cachedContents", "{}").await.json();
+    assert_eq!(
+        (missing.status, missing.json()["error"]["type"].as_str()),
+        (404, Some("NotFound"))
+    );
+    let cached = post(&mock, "k", "/v1beta/cachedContents", "{}")
+        .await
+        .json();
     let name = format!("/v1beta/{}", cached["name"].as_str().unwrap());
     assert_eq!(get(&mock, "k", &name).await.status, 200);
     assert_eq!(get(&mock, "other", &name).await.status, 404);
-    let upload = post(&mock, "k", "/upload/v1beta/files", "bytes").await.json();
-    assert!(upload["file"]["name"].as_str().unwrap().starts_with("files/"), "{upload}");
+    let upload = post(&mock, "k", "/upload/v1beta/files", "bytes")
+        .await
+        .json();
+    assert!(
+        upload["file"]["name"]
+            .as_str()
+            .unwrap()
+            .starts_with("files/"),
+        "{upload}"
+    );
 }

@@ -126,7 +126,7 @@ fn no_key(gw: &Gateway, tried: &[Route], back: Option<Duration>, made: u32) -> G
         let back = time_to_return(gw, route);
         let made = if tried.len() == 1 { made } else { 0 };
         let mut told = explain(pool, &pool.census(&route.demand()), back, made);
-        if route.only_group.is_some() {
+        if route.only_group.is_some() && !pool.is_one_group() {
             told += "; the request names an object, and only keys of the group that made it can serve it";
         }
         told
