@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keypool_core::pool::GroupId;
 use parking_lot::Mutex;
@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 const CAPACITY: usize = 100_000;
 /// Locks, so that requests about different objects seldom meet.
 const SHARDS: usize = 16;
+/// Bits that tell without a lock that an id was never noted: eight for each id that is remembered.
+const MARKS: usize = 1 << 20;
 /// One id in more groups than this belongs to the newest.
 const MAX_OWNERS: usize = 8;
 
@@ -36,8 +38,10 @@ pub(crate) struct Objects {
     shards: [Mutex<Shard>; SHARDS],
     capacity: usize,
     hasher: RandomState,
-    /// Spares the requests of a gateway that never made an object the search for one.
-    any: AtomicBool,
+    /// A bit for each id that was ever noted; ids may share one. Most strings in a request's body are no ids, and
+    /// must not meet at a lock.
+    marks: Box<[AtomicU64]>,
+    noted: AtomicU64,
 }
 
 #[derive(Default)]
@@ -66,14 +70,18 @@ impl Objects {
             shards: Default::default(),
             capacity: capacity.div_ceil(SHARDS),
             hasher: RandomState::new(),
-            any: AtomicBool::new(false),
+            marks: (0..MARKS / 64).map(|_| AtomicU64::new(0)).collect(),
+            noted: AtomicU64::new(0),
         }
     }
 
     /// Remembers that `maker` made `id` through a key of `group`. Who made it first keeps it.
     pub(crate) fn note(&self, id: &str, group: &GroupId, maker: &Maker) {
-        self.any.store(true, Ordering::Relaxed);
-        let mut shard = self.shard(id).lock();
+        let hash = self.hasher.hash_one(id);
+        let (word, bit) = mark(hash);
+        self.marks[word].fetch_or(bit, Ordering::Relaxed);
+        self.noted.fetch_add(1, Ordering::Relaxed);
+        let mut shard = self.shard(hash).lock();
         let id = shard.touch(id);
         let Some(entry) = shard.entries.get_mut(&id) else {
             return;
@@ -92,10 +100,12 @@ impl Objects {
 
     /// Where `id` is, as far as `maker` may know.
     pub(crate) fn find(&self, id: &str, maker: &Maker) -> Found {
-        if !self.any.load(Ordering::Relaxed) {
+        let hash = self.hasher.hash_one(id);
+        let (word, bit) = mark(hash);
+        if self.marks[word].load(Ordering::Relaxed) & bit == 0 {
             return Found::Unknown;
         }
-        let mut shard = self.shard(id).lock();
+        let mut shard = self.shard(hash).lock();
         let Some(entry) = shard.entries.get(id) else {
             return Found::Unknown;
         };
@@ -110,12 +120,12 @@ impl Objects {
 
     /// Whether any object was ever noted.
     pub(crate) fn has_any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
+        self.noted.load(Ordering::Relaxed) > 0
     }
 
     /// The object that `maker` made through `group` is gone.
     pub(crate) fn forget(&self, id: &str, group: &GroupId, maker: &Maker) {
-        let mut shard = self.shard(id).lock();
+        let mut shard = self.shard(self.hasher.hash_one(id)).lock();
         let Some(entry) = shard.entries.get_mut(id) else {
             return;
         };
@@ -129,10 +139,15 @@ impl Objects {
         }
     }
 
-    fn shard(&self, id: &str) -> &Mutex<Shard> {
-        // The remainder is below the number of shards.
-        &self.shards[self.hasher.hash_one(id) as usize % SHARDS]
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[hash as usize % SHARDS]
     }
+}
+
+/// The word and the bit that mark an id; other bits of the hash than those that choose its shard.
+fn mark(hash: u64) -> (usize, u64) {
+    let at = (hash >> 32) as usize % MARKS;
+    (at / 64, 1 << (at % 64))
 }
 
 impl Shard {
@@ -205,9 +220,10 @@ mod tests {
     #[test]
     fn the_longest_unused_go_first() {
         let objects = Objects::with_capacity(SHARDS * 4);
+        let shard = |id: &str| objects.shard(objects.hasher.hash_one(id));
         let alike: Vec<String> = (0..)
             .map(|n| format!("f{n}"))
-            .filter(|id| std::ptr::eq(objects.shard(id), objects.shard("f0")))
+            .filter(|id| std::ptr::eq(shard(id), shard("f0")))
             .take(6)
             .collect();
         for id in &alike[..4] {
@@ -222,7 +238,7 @@ mod tests {
             .map(|id| objects.find(id, &None) != Found::Unknown)
             .collect();
         assert_eq!(known, [true, false, false, true, true, true]);
-        let shard = objects.shard("f0").lock();
+        let shard = shard("f0").lock();
         assert_eq!((shard.entries.len(), shard.order.len()), (4, 4));
     }
 

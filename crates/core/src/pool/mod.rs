@@ -88,15 +88,6 @@ impl Demand {
         }
     }
 
-    /// The same demand, nothing tried yet.
-    #[must_use]
-    pub fn fresh(&self) -> Self {
-        Self {
-            tried: Vec::new(),
-            ..self.clone()
-        }
-    }
-
     /// Notes that `place` failed and is not to be tried before `not_before`.
     pub fn note_failure(&mut self, place: usize, not_before: Instant) {
         self.tried.retain(|tried| tried.place != place);

@@ -94,7 +94,7 @@ impl Kind {
             .json()
             .pointer(self.id)
             .and_then(Value::as_str)
-            .unwrap()
+            .expect("an id")
             .to_owned();
         (reply.key().to_owned(), id)
     }
@@ -107,7 +107,7 @@ impl Kind {
 
 fn id_of(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()["id"].as_str().unwrap().to_owned()
+    reply.json()["id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test]
@@ -235,6 +235,31 @@ async fn a_long_answer_is_known_by_its_beginning() {
                 (404, made.key()),
                 "{stream}: {found:?}"
             );
+        }
+    }
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_in_steps_stays_with_the_key_that_began_it() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 3)).await;
+    for n in 0..3 {
+        let next = format!(
+            "https://g.example/upload/v1beta/files?upload_id=U{n}&upload_protocol=resumable"
+        );
+        let step = Step::Status {
+            status: 200,
+            headers: vec![("x-goog-upload-url".to_owned(), next)],
+            body: String::new(),
+        };
+        mock.script("*", [step]);
+        let begun = gw.post("/p/upload/v1beta/files", "{}").await;
+        assert_eq!(begun.status, 200, "{begun:?}");
+        for _ in 0..2 {
+            let path = format!("/p/upload/v1beta/files?upload_protocol=resumable&upload_id=U{n}");
+            let reply = gw.post(&path, "bytes").await;
+            assert_eq!((reply.status, reply.key()), (200, begun.key()), "{reply:?}");
         }
     }
     gw.stop().await;
@@ -481,7 +506,7 @@ struct Callers {
 
 impl Callers {
     async fn start() -> Callers {
-        let mock = Mock::start().await.unwrap();
+        let mock = Mock::start().await.expect("a mock");
         let virtual_key = |name: &str| {
             format!(
                 "[[virtual_keys]]\nname = \"{name}\"\nkey = \"{}\"\nnative = true\n",
@@ -505,148 +530,130 @@ impl Callers {
     }
 }
 
-#[tokio::test]
-async fn a_callers_ids_are_of_no_use_to_another() {
-    let callers = Callers::start().await;
-    let made = callers.send("maker", "POST", RESPONSES, STORED).await;
-    let response = id_of(&made);
+/// What one who knows another's ids would try: method, path, body. `RESPONSE`, `FILE` and so on stand for the ids,
+/// `OWN` for a response of the guesser's own.
+const GUESSES: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/responses/RESPONSE", ""),
+    ("DELETE", "/v1/responses/RESPONSE", ""),
+    ("POST", "/v1/responses/RESPONSE/cancel", ""),
+    ("GET", "/v1/responses/RESPONSE/input_items", ""),
+    ("GET", "/v1/responses/ESCAPED", ""),
+    ("GET", "/p/v1/responses/RESPONSE", ""),
+    ("GET", "/p/v1//responses//RESPONSE", ""),
+    ("GET", "/p/v1/responses%2fRESPONSE", ""),
+    ("GET", "/p/other/place/RESPONSE", ""),
+    ("GET", "/p/v1/files?after=FILE", ""),
+    ("GET", "/p/v1/files/FILE/content", ""),
+    ("DELETE", "/p/files/FILE", ""),
+    ("GET", "/research/RESEARCH", ""),
+    ("GET", "/p/v1beta/CACHED", ""),
+    (
+        "POST",
+        RESPONSES,
+        r#"{"model":"m","previous_response_id":"RESPONSE"}"#,
+    ),
+    (
+        "POST",
+        RESPONSES,
+        r#"{"model":"m","previous_response_id":"UNICODE"}"#,
+    ),
+    (
+        "POST",
+        RESPONSES,
+        r#"{"model":"m","previous_response_\u0069d":"RESPONSE"}"#,
+    ),
+    (
+        "POST",
+        RESPONSES,
+        r#"{"model":"m","previous_response_id":"OWN","previous_response_id":"RESPONSE"}"#,
+    ),
+    (
+        "POST",
+        RESPONSES,
+        r#"{"model":"m","previous_response_id":"RESPONSE","previous_response_id":"OWN"}"#,
+    ),
+    (
+        "POST",
+        RESPONSES,
+        r#"{"model":"m","store":false,"input":[{"content":[{"file_id":"FILE"}]}]}"#,
+    ),
+    (
+        "POST",
+        "/v1/chat/completions",
+        r#"{"model":"m","messages":[{"content":[{"type":"file","file":{"file_id":"FILE"}}]}]}"#,
+    ),
+    ("POST", "/p/v1/batches", r#"{"input_file_id":"FILE"}"#),
+    ("POST", "/p/v1/vector_stores", r#"{"file_ids":["FILE"]}"#),
+    (
+        "POST",
+        "/v1beta/models/g:generateContent",
+        r#"{"contents":[],"cachedContent":"CACHED"}"#,
+    ),
+];
+
+/// The ids behind the words of `GUESSES`.
+async fn ids_to_guess(callers: &Callers) -> Vec<(&'static str, String)> {
+    let response = callers.send("maker", "POST", RESPONSES, STORED).await;
+    let response = id_of(&response);
     let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
-    let file = id_of(&file);
     let research = callers
         .send("maker", "POST", "/research", r#"{"input":"x"}"#)
         .await;
-    let research = research.json()["request_id"].as_str().unwrap().to_owned();
     let cached = callers
         .send("maker", "POST", "/p/v1beta/cachedContents", "{}")
         .await;
-    let cached = cached.json()["name"].as_str().unwrap().to_owned();
     let own = callers.send("guesser", "POST", RESPONSES, STORED).await;
-    let own = id_of(&own);
-    callers.mock.clear();
-    callers
-        .mock
-        .behave("*", keypool_testkit::Behaviour::default());
+    let text = |reply: &Reply, field: &str| reply.json()[field].as_str().expect("an id").to_owned();
+    vec![
+        ("ESCAPED", response.replace('_', "%5F")),
+        ("UNICODE", response.replace('_', "\\u005f")),
+        ("RESPONSE", response),
+        ("FILE", id_of(&file)),
+        ("RESEARCH", text(&research, "request_id")),
+        ("CACHED", text(&cached, "name")),
+        ("OWN", id_of(&own)),
+    ]
+}
 
-    let escaped = response.replace('_', "%5F");
-    let unicode = response.replace('_', "\\u005f");
-    let guesses = [
-        ("GET", format!("/v1/responses/{response}"), String::new()),
-        ("DELETE", format!("/v1/responses/{response}"), String::new()),
-        (
-            "POST",
-            format!("/v1/responses/{response}/cancel"),
-            String::new(),
-        ),
-        (
-            "GET",
-            format!("/v1/responses/{response}/input_items"),
-            String::new(),
-        ),
-        ("GET", format!("/v1/responses/{escaped}"), String::new()),
-        ("GET", format!("/p/v1/responses/{response}"), String::new()),
-        (
-            "GET",
-            format!("/p/v1//responses//{response}"),
-            String::new(),
-        ),
-        (
-            "GET",
-            format!("/p/v1/responses%2f{response}"),
-            String::new(),
-        ),
-        ("GET", format!("/p/other/place/{response}"), String::new()),
-        ("GET", format!("/p/v1/files?after={file}"), String::new()),
-        ("GET", format!("/p/v1/files/{file}/content"), String::new()),
-        ("DELETE", format!("/p/files/{file}"), String::new()),
-        ("GET", format!("/research/{research}"), String::new()),
-        ("GET", format!("/p/v1beta/{cached}"), String::new()),
-        (
-            "POST",
-            RESPONSES.to_owned(),
-            format!(r#"{{"model":"m","input":"x","previous_response_id":"{response}"}}"#),
-        ),
-        (
-            "POST",
-            RESPONSES.to_owned(),
-            format!(r#"{{"model":"m","input":"x","previous_response_id":"{unicode}"}}"#),
-        ),
-        (
-            "POST",
-            RESPONSES.to_owned(),
-            format!(r#"{{"model":"m","input":"x","previous_response_\u0069d":"{response}"}}"#),
-        ),
-        (
-            "POST",
-            RESPONSES.to_owned(),
-            format!(
-                r#"{{"model":"m","previous_response_id":"{own}","previous_response_id":"{response}"}}"#
-            ),
-        ),
-        (
-            "POST",
-            RESPONSES.to_owned(),
-            format!(
-                r#"{{"model":"m","previous_response_id":"{response}","previous_response_id":"{own}"}}"#
-            ),
-        ),
-        (
-            "POST",
-            RESPONSES.to_owned(),
-            format!(
-                r#"{{"model":"m","store":false,"input":[{{"content":[{{"file_id":"{file}"}}]}}]}}"#
-            ),
-        ),
-        (
-            "POST",
-            "/v1/chat/completions".to_owned(),
-            format!(
-                r#"{{"model":"m","messages":[{{"content":[{{"type":"file","file":{{"file_id":"{file}"}}}}]}}]}}"#
-            ),
-        ),
-        (
-            "POST",
-            "/p/v1/batches".to_owned(),
-            format!(r#"{{"input_file_id":"{file}"}}"#),
-        ),
-        (
-            "POST",
-            "/p/v1/vector_stores".to_owned(),
-            format!(r#"{{"file_ids":["{file}"]}}"#),
-        ),
-        (
-            "POST",
-            "/v1beta/models/g:generateContent".to_owned(),
-            format!(r#"{{"contents":[],"cachedContent":"{cached}"}}"#),
-        ),
-    ];
-    let unknown = callers
-        .send("guesser", "GET", "/v1/responses/resp_nobodys", "")
-        .await;
+#[tokio::test]
+async fn a_callers_ids_are_of_no_use_to_another() {
+    let callers = Callers::start().await;
+    let ids = ids_to_guess(&callers).await;
+    let filled = |text: &str| {
+        let fill = |text: String, (word, id): &(&str, String)| text.replace(word, id);
+        ids.iter().fold(text.to_owned(), fill)
+    };
+    callers.mock.clear();
+    let nobodys = "/v1/responses/resp_nobodys";
+    let unknown = callers.send("guesser", "GET", nobodys, "").await;
     refused(&unknown, 404, "not_found", "unknown");
-    for (method, path, body) in &guesses {
-        let reply = callers.send("guesser", method, path, body).await;
+    let names = |reply: &Reply| -> Vec<String> {
+        let names = reply.headers.iter().map(|(name, _)| name.clone());
+        names.collect()
+    };
+    for (method, path, body) in GUESSES {
+        let (path, body) = (filled(path), filled(body));
+        let reply = callers.send("guesser", method, &path, &body).await;
         refused(&reply, 404, "not_found", &format!("{method} {path} {body}"));
-        assert_eq!(
-            reply.message(),
-            unknown.message(),
-            "it does not tell that there is one: {path}"
-        );
-        let headers = |reply: &Reply| -> Vec<String> {
-            reply.headers.iter().map(|(name, _)| name.clone()).collect()
-        };
-        if path.starts_with("/v1/responses/") {
-            assert_eq!(headers(&reply), headers(&unknown), "{path}");
-        }
+        // Nothing tells that there is one.
+        assert_eq!(reply.message(), unknown.message(), "{path}");
+        assert_eq!(names(&reply), names(&unknown), "{path}");
     }
     assert!(
         callers.mock.seen_all().is_empty(),
         "no key was used: {:?}",
         callers.mock.recorded()
     );
-    let found = callers
-        .send("maker", "GET", &format!("/v1/responses/{response}"), "")
+    let own = callers
+        .send("guesser", "GET", &filled("/v1/responses/OWN"), "")
         .await;
-    assert_eq!(found.key(), made.key(), "it is where it was: {found:?}");
+    let made = callers
+        .send("maker", "GET", &filled("/v1/responses/RESPONSE"), "")
+        .await;
+    for reply in [own, made] {
+        // The mock has forgotten it; what counts is that it was asked.
+        assert_eq!((reply.status, reply.attempts()), (404, "1"), "{reply:?}");
+    }
     callers.gw.all_idle().await;
     callers.gw.stop().await;
 }

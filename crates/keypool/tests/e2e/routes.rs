@@ -38,8 +38,8 @@ fn served_by(reply: &Reply) -> (u16, &str, &str) {
 /// The model in the last body that the key with this number got.
 fn model_at(mock: &Mock, n: usize) -> String {
     let seen = mock.last_request(&key(n)).expect("a request");
-    let body: Value = serde_json::from_slice(&seen.body).unwrap();
-    body["model"].as_str().unwrap().to_owned()
+    let body: Value = serde_json::from_slice(&seen.body).expect("JSON");
+    body["model"].as_str().expect("a model").to_owned()
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! Forms as clients build them, as attackers might, and as chance does.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -144,6 +146,10 @@ fn what_two_readers_could_read_differently_is_refused() {
             model_of(&body)
         );
     }
+}
+
+#[test]
+fn heads_that_two_readers_could_read_differently_are_refused() {
     for head in [
         "Content-Type: text/plain",
         "Content-Disposition: form-data",
@@ -168,6 +174,12 @@ fn what_two_readers_could_read_differently_is_refused() {
             model_of(&body)
         );
     }
+}
+
+#[test]
+fn forms_that_name_no_one_model_say_why() {
+    let model = named("model", "m");
+    let whole = form(std::slice::from_ref(&model));
     assert_eq!(
         model_of(&form(&[model.clone(), model.clone()])),
         Err(FormError::TwoModels)

@@ -1,3 +1,5 @@
+//! Ids in paths, bodies and answers, of every protocol.
+
 use http::HeaderValue;
 use proptest::prelude::*;
 
@@ -126,39 +128,65 @@ fn an_id_is_found_however_its_path_is_spelt() {
     assert_eq!(ids, [(Mention::Perhaps, "upload_id=a+b".to_owned())]);
 }
 
+const IN_FIELDS: &[(Protocol, &str, &str)] = &[
+    (OpenAi, r#"{"previous_response_id":"resp_1"}"#, "resp_1"),
+    (
+        OpenAi,
+        r#"{"a":[{"b":1}],"conversation" : "conv_1"}"#,
+        "conv_1",
+    ),
+    (OpenAi, r#"{"conversation":{"id":"conv_1"}}"#, "conv_1"),
+    (OpenAi, r#"{"input_file_id":"file-1"}"#, "file-1"),
+    (OpenAi, r#"{"context_id":"ctx-1"}"#, "ctx-1"),
+    (
+        OpenAi,
+        r#"{"previous_response_\u0069d":"resp\u005f1"}"#,
+        "resp_1",
+    ),
+    (
+        Gemini,
+        r#"{"cachedContent":"cachedContents/c"}"#,
+        "cachedContents/c",
+    ),
+    (
+        Gemini,
+        r#"{"cached_content":"cachedContents/c"}"#,
+        "cachedContents/c",
+    ),
+    (
+        Gemini,
+        r#"{"previous_interaction_id":"v1_x"}"#,
+        "interactions/v1_x",
+    ),
+];
+
+const ELSEWHERE: &[(Protocol, &str, &str)] = &[
+    (
+        OpenAi,
+        r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#,
+        "file-1",
+    ),
+    (
+        OpenAi,
+        r#"{"tools":[{"vector_store_ids":["vs_1"]}]}"#,
+        "vs_1",
+    ),
+    (OpenAi, r#"{"x":"file\u002d1"}"#, "file-1"),
+    (
+        Anthropic,
+        r#"{"messages":[{"content":[{"source":{"file_id":"file_1"}}]}]}"#,
+        "file_1",
+    ),
+    (
+        Gemini,
+        r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://g.example/v1beta/files/abc"}}]}]}"#,
+        "files/abc",
+    ),
+];
+
 #[test]
 fn bodies_name_objects_in_fields_and_elsewhere() {
-    for (protocol, body, id) in [
-        (OpenAi, r#"{"previous_response_id":"resp_1"}"#, "resp_1"),
-        (
-            OpenAi,
-            r#"{"a":[{"b":1}],"conversation" : "conv_1"}"#,
-            "conv_1",
-        ),
-        (OpenAi, r#"{"conversation":{"id":"conv_1"}}"#, "conv_1"),
-        (OpenAi, r#"{"input_file_id":"file-1"}"#, "file-1"),
-        (OpenAi, r#"{"context_id":"ctx-1"}"#, "ctx-1"),
-        (
-            OpenAi,
-            r#"{"previous_response_\u0069d":"resp\u005f1"}"#,
-            "resp_1",
-        ),
-        (
-            Gemini,
-            r#"{"cachedContent":"cachedContents/c"}"#,
-            "cachedContents/c",
-        ),
-        (
-            Gemini,
-            r#"{"cached_content":"cachedContents/c"}"#,
-            "cachedContents/c",
-        ),
-        (
-            Gemini,
-            r#"{"previous_interaction_id":"v1_x"}"#,
-            "interactions/v1_x",
-        ),
-    ] {
+    for &(protocol, body, id) in IN_FIELDS {
         assert_eq!(body_ids(protocol, body).0, [id], "{body}");
     }
     let twice = r#"{"previous_response_id":"resp_1","previous_response_id":"resp_2"}"#;
@@ -175,29 +203,7 @@ fn bodies_name_objects_in_fields_and_elsewhere() {
     ] {
         assert_eq!(body_ids(OpenAi, body).0, [""; 0], "{body}");
     }
-    for (protocol, body, id) in [
-        (
-            OpenAi,
-            r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#,
-            "file-1",
-        ),
-        (
-            OpenAi,
-            r#"{"tools":[{"vector_store_ids":["vs_1"]}]}"#,
-            "vs_1",
-        ),
-        (OpenAi, r#"{"x":"file\u002d1"}"#, "file-1"),
-        (
-            Anthropic,
-            r#"{"messages":[{"content":[{"source":{"file_id":"file_1"}}]}]}"#,
-            "file_1",
-        ),
-        (
-            Gemini,
-            r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://g.example/v1beta/files/abc"}}]}]}"#,
-            "files/abc",
-        ),
-    ] {
+    for &(protocol, body, id) in ELSEWHERE {
         let (needed, perhaps) = body_ids(protocol, body);
         assert!(
             needed.is_empty() && perhaps.iter().any(|found| found == id),
@@ -208,74 +214,70 @@ fn bodies_name_objects_in_fields_and_elsewhere() {
     assert_eq!(body_ids(OpenAi, prose).1, [""; 0]);
 }
 
+/// What the answer to a call tells.
+enum Say {
+    Made,
+    Yields,
+    Gone(&'static str),
+    Nothing,
+}
+use Say::{Gone, Made, Nothing, Yields};
+
+const CALLS: &[(Protocol, &str, &str, Say)] = &[
+    (OpenAi, "POST", "/v1/files", Made),
+    (OpenAi, "POST", "/files", Made),
+    (OpenAi, "POST", "/v1/batches", Made),
+    (OpenAi, "POST", "/v1/videos", Made),
+    (OpenAi, "POST", "/v1/videos/video_1/remix", Made),
+    (OpenAi, "POST", "/v1/videos/edits", Made),
+    (OpenAi, "POST", "/v1/uploads/upload_1/complete", Made),
+    (OpenAi, "POST", "/api/v3/contents/generations/tasks", Made),
+    (OpenAi, "POST", "/context/create", Made),
+    (OpenAi, "POST", "/v1/vector_stores/vs_1/files", Nothing),
+    (OpenAi, "POST", "/v1/batches/batch_1/cancel", Nothing),
+    (OpenAi, "POST", "/v1/chat/completions", Nothing),
+    (OpenAi, "POST", "/v1/embeddings", Nothing),
+    (OpenAi, "GET", "/v1/batches/batch_1", Yields),
+    (OpenAi, "GET", "/v1/files/file-1", Nothing),
+    (OpenAi, "GET", "/v1/files", Nothing),
+    (OpenAi, "DELETE", "/v1/files/file-1", Gone("file-1")),
+    (OpenAi, "DELETE", "/v1/responses/resp_1", Gone("resp_1")),
+    (
+        OpenAi,
+        "DELETE",
+        "/v1/vector_stores/vs_1/files/file-1",
+        Nothing,
+    ),
+    (Anthropic, "POST", "/v1/messages/batches", Made),
+    (Anthropic, "POST", "/v1/skills", Made),
+    (Anthropic, "POST", "/v1/messages", Nothing),
+    (Gemini, "POST", "/v1beta/cachedContents", Made),
+    (Gemini, "POST", "/upload/v1beta/files", Made),
+    (
+        Gemini,
+        "POST",
+        "/v1beta/models/veo:predictLongRunning",
+        Made,
+    ),
+    (Gemini, "POST", "/v1beta/models/g:generateContent", Nothing),
+    (Gemini, "GET", "/v1beta/models/veo/operations/o", Yields),
+    (Gemini, "DELETE", "/v1beta/files/abc", Gone("files/abc")),
+    (Tavily, "POST", "/research", Made),
+    (Tavily, "GET", "/research/r-1", Nothing),
+    (Tavily, "POST", "/search", Nothing),
+];
+
 #[test]
 fn calls_that_make_read_or_end_objects_are_known() {
-    let gone = |id: &str| Some(Tells::Gone(id.to_owned()));
-    for (protocol, method, path, expect) in [
-        (OpenAi, "POST", "/v1/files", Some(Tells::Made)),
-        (OpenAi, "POST", "/files", Some(Tells::Made)),
-        (OpenAi, "POST", "/v1/batches", Some(Tells::Made)),
-        (OpenAi, "POST", "/v1/videos", Some(Tells::Made)),
-        (
-            OpenAi,
-            "POST",
-            "/v1/videos/video_1/remix",
-            Some(Tells::Made),
-        ),
-        (OpenAi, "POST", "/v1/videos/edits", Some(Tells::Made)),
-        (
-            OpenAi,
-            "POST",
-            "/v1/uploads/upload_1/complete",
-            Some(Tells::Made),
-        ),
-        (
-            OpenAi,
-            "POST",
-            "/api/v3/contents/generations/tasks",
-            Some(Tells::Made),
-        ),
-        (OpenAi, "POST", "/context/create", Some(Tells::Made)),
-        (OpenAi, "POST", "/v1/vector_stores/vs_1/files", None),
-        (OpenAi, "POST", "/v1/batches/batch_1/cancel", None),
-        (OpenAi, "POST", "/v1/chat/completions", None),
-        (OpenAi, "POST", "/v1/embeddings", None),
-        (OpenAi, "GET", "/v1/batches/batch_1", Some(Tells::Yields)),
-        (OpenAi, "GET", "/v1/files/file-1", None),
-        (OpenAi, "GET", "/v1/files", None),
-        (OpenAi, "DELETE", "/v1/files/file-1", gone("file-1")),
-        (OpenAi, "DELETE", "/v1/responses/resp_1", gone("resp_1")),
-        (
-            OpenAi,
-            "DELETE",
-            "/v1/vector_stores/vs_1/files/file-1",
-            None,
-        ),
-        (Anthropic, "POST", "/v1/messages/batches", Some(Tells::Made)),
-        (Anthropic, "POST", "/v1/skills", Some(Tells::Made)),
-        (Anthropic, "POST", "/v1/messages", None),
-        (Gemini, "POST", "/v1beta/cachedContents", Some(Tells::Made)),
-        (Gemini, "POST", "/upload/v1beta/files", Some(Tells::Made)),
-        (
-            Gemini,
-            "POST",
-            "/v1beta/models/veo:predictLongRunning",
-            Some(Tells::Made),
-        ),
-        (Gemini, "POST", "/v1beta/models/g:generateContent", None),
-        (
-            Gemini,
-            "GET",
-            "/v1beta/models/veo/operations/o",
-            Some(Tells::Yields),
-        ),
-        (Gemini, "DELETE", "/v1beta/files/abc", gone("files/abc")),
-        (Tavily, "POST", "/research", Some(Tells::Made)),
-        (Tavily, "GET", "/research/r-1", None),
-        (Tavily, "POST", "/search", None),
-    ] {
+    for (protocol, method, path, expect) in CALLS {
+        let expect = match expect {
+            Made => Some(Tells::Made),
+            Yields => Some(Tells::Yields),
+            Gone(id) => Some(Tells::Gone((*id).to_owned())),
+            Nothing => None,
+        };
         assert_eq!(
-            said(protocol, method, path, None),
+            said(*protocol, method, path, None),
             expect,
             "{method} {path}"
         );
@@ -295,109 +297,112 @@ fn calls_that_make_read_or_end_objects_are_known() {
     }
 }
 
+const BATCH: &str =
+    r#"{"id":"batch_1","input_file_id":"file-1","output_file_id":"file-2","error_file_id":null}"#;
+const VIDEO: &str = r#"{"name":"operations/o","response":{"samples":[{"uri":"https://g.example/v1beta/files/f:download?alt=media"}]}}"#;
+const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
+    (
+        OpenAi,
+        "/v1/files",
+        Tells::Made,
+        r#"{"object":"file","id":"file-1"}"#,
+        &["file-1"],
+    ),
+    (
+        OpenAi,
+        "/v1/responses",
+        Tells::Made,
+        r#"{"error":null,"id":"resp_1","output":[{"id":"msg_1"}]}"#,
+        &["resp_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/responses",
+        Tells::Made,
+        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"instructions\":\"cut o",
+        &["resp_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/uploads/u/complete",
+        Tells::Made,
+        r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
+        &["upload_1", "file-9"],
+    ),
+    (
+        OpenAi,
+        "/v1/batches/batch_1",
+        Tells::Yields,
+        BATCH,
+        &["file-1", "file-2"],
+    ),
+    (
+        Anthropic,
+        "/v1/files",
+        Tells::Made,
+        r#"{"id":"file_1","type":"file"}"#,
+        &["file_1"],
+    ),
+    (
+        Gemini,
+        "/v1beta/cachedContents",
+        Tells::Made,
+        r#"{"name":"cachedContents/c"}"#,
+        &["cachedContents/c"],
+    ),
+    (
+        Gemini,
+        "/upload/v1beta/files",
+        Tells::Made,
+        r#"{"file":{"name":"files/f"}}"#,
+        &["files/f"],
+    ),
+    (
+        Gemini,
+        "/v1beta/models/veo:predictLongRunning",
+        Tells::Made,
+        r#"{"name":"models/veo/operations/o"}"#,
+        &["operations/o"],
+    ),
+    (
+        Gemini,
+        "/v1beta/interactions",
+        Tells::Made,
+        r#"{"id":"v1_x"}"#,
+        &["interactions/v1_x"],
+    ),
+    (
+        Gemini,
+        "/v1beta/operations/o",
+        Tells::Yields,
+        VIDEO,
+        &["operations/o", "files/f"],
+    ),
+    (
+        Tavily,
+        "/research",
+        Tells::Made,
+        r#"{"request_id":"r-1"}"#,
+        &["r-1"],
+    ),
+    (OpenAi, "/v1/files", Tells::Made, r#"{"id":7}"#, &[]),
+    (OpenAi, "/v1/files", Tells::Made, "<html>", &[]),
+    (
+        OpenAi,
+        "/v1/files",
+        Tells::Made,
+        r#"{"id":"two words"}"#,
+        &[],
+    ),
+    (OpenAi, "/v1/files", Tells::Made, r#"{"object":"fi"#, &[]),
+];
+
 #[test]
 fn answers_give_the_ids_of_what_was_made() {
-    let batch = r#"{"id":"batch_1","input_file_id":"file-1","output_file_id":"file-2","error_file_id":null}"#;
-    let video = r#"{"name":"operations/o","response":{"samples":[{"uri":"https://g.example/v1beta/files/f:download?alt=media"}]}}"#;
-    for (protocol, path, tells, answer, ids) in [
-        (
-            OpenAi,
-            "/v1/files",
-            Tells::Made,
-            r#"{"object":"file","id":"file-1"}"#,
-            vec!["file-1"],
-        ),
-        (
-            OpenAi,
-            "/v1/responses",
-            Tells::Made,
-            r#"{"error":null,"id":"resp_1","output":[{"id":"msg_1"}]}"#,
-            vec!["resp_1"],
-        ),
-        (
-            OpenAi,
-            "/v1/responses",
-            Tells::Made,
-            "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"instructions\":\"cut o",
-            vec!["resp_1"],
-        ),
-        (
-            OpenAi,
-            "/v1/uploads/u/complete",
-            Tells::Made,
-            r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
-            vec!["upload_1", "file-9"],
-        ),
-        (
-            OpenAi,
-            "/v1/batches/batch_1",
-            Tells::Yields,
-            batch,
-            vec!["file-1", "file-2"],
-        ),
-        (
-            Anthropic,
-            "/v1/files",
-            Tells::Made,
-            r#"{"id":"file_1","type":"file"}"#,
-            vec!["file_1"],
-        ),
-        (
-            Gemini,
-            "/v1beta/cachedContents",
-            Tells::Made,
-            r#"{"name":"cachedContents/c"}"#,
-            vec!["cachedContents/c"],
-        ),
-        (
-            Gemini,
-            "/upload/v1beta/files",
-            Tells::Made,
-            r#"{"file":{"name":"files/f"}}"#,
-            vec!["files/f"],
-        ),
-        (
-            Gemini,
-            "/v1beta/models/veo:predictLongRunning",
-            Tells::Made,
-            r#"{"name":"models/veo/operations/o"}"#,
-            vec!["operations/o"],
-        ),
-        (
-            Gemini,
-            "/v1beta/interactions",
-            Tells::Made,
-            r#"{"id":"v1_x"}"#,
-            vec!["interactions/v1_x"],
-        ),
-        (
-            Gemini,
-            "/v1beta/operations/o",
-            Tells::Yields,
-            video,
-            vec!["operations/o", "files/f"],
-        ),
-        (
-            Tavily,
-            "/research",
-            Tells::Made,
-            r#"{"request_id":"r-1"}"#,
-            vec!["r-1"],
-        ),
-        (OpenAi, "/v1/files", Tells::Made, r#"{"id":7}"#, vec![]),
-        (OpenAi, "/v1/files", Tells::Made, "<html>", vec![]),
-        (
-            OpenAi,
-            "/v1/files",
-            Tells::Made,
-            r#"{"id":"two words"}"#,
-            vec![],
-        ),
-        (OpenAi, "/v1/files", Tells::Made, r#"{"object":"fi"#, vec![]),
-    ] {
+    for (protocol, path, tells, answer, ids) in ANSWERS {
         assert_eq!(
-            told(protocol, &tells, path, answer.as_bytes()),
-            ids,
+            told(*protocol, tells, path, answer.as_bytes()),
+            *ids,
             "{answer}"
         );
     }
