@@ -2,7 +2,7 @@
 //! Which calls make them, read them and end them, and where requests and answers name them.
 //!
 //! An id is spelt here as a request's body or path spells it; Gemini's with its collection (`files/abc`).
-//! Sources: the endpoint lists of the providers' own SDKs. Must never know a key, a pool or a caller.
+//! Sources: the endpoint lists of the providers' own SDKs; SiliconFlow's video API (`/video/submit`, `requestId`). Must never know a key, a pool or a caller.
 
 mod json;
 
@@ -44,7 +44,9 @@ const OPENAI: Table = Table {
         &["fine_tuning", "jobs"],
         &["chat", "completions"],
         &["contents", "generations", "tasks"],
-        &["context"],
+        &["context", "create"],
+        &["batch", "jobs"],
+        &["video", "submit"],
         &["assistants"],
         &["threads"],
         &["evals"],
@@ -53,7 +55,7 @@ const OPENAI: Table = Table {
     verbs: &[
         "input_tokens",
         "compact",
-        "create",
+        "models",
         "runs",
         "edits",
         "extensions",
@@ -64,11 +66,17 @@ const OPENAI: Table = Table {
         "conversation",
         "input_file_id",
         "context_id",
+        "requestId",
         "training_file",
         "validation_file",
     ],
-    made: &[&["response", "id"], &["id"], &["file", "id"]],
-    yields: &[&["batches"]],
+    made: &[
+        &["response", "id"],
+        &["id"],
+        &["file", "id"],
+        &["requestId"],
+    ],
+    yields: &[&["batches"], &["batch", "jobs"]],
 };
 
 const ANTHROPIC: Table = Table {

@@ -9,10 +9,10 @@ use keypool_providers::protocol::{Protocol, Repeat};
 use super::answer::Answer;
 use super::auth::Caller;
 use super::call::Call;
-use super::route::Route;
+use super::route::{Route, no_such_object};
 use super::target::Target;
 use crate::context::Gateway;
-use crate::error::{GatewayError, Kind};
+use crate::error::GatewayError;
 use crate::objects::Found;
 
 /// What the ids in a call come to.
@@ -39,12 +39,12 @@ pub(super) fn restrict(
         bound.unknown = true;
     }
     if bound.refused {
-        return Err(not_found());
+        return Err(no_such_object());
     }
     if bound.unknown {
-        let only = only_group(&routes).ok_or_else(not_found)?;
+        let only = only_group(&routes).ok_or_else(no_such_object)?;
         if bound.group.is_some() && only != bound.group {
-            return Err(not_found());
+            return Err(no_such_object());
         }
         bound.group = only;
     }
@@ -64,7 +64,7 @@ pub(super) fn restrict(
         held.truncate(1);
     }
     if held.is_empty() {
-        return Err(not_found());
+        return Err(no_such_object());
     }
     Ok(held)
 }
@@ -129,11 +129,4 @@ pub(super) fn note(gw: &Gateway, call: &Call, caller: &Caller, lease: &Lease, an
     for id in ids {
         gw.objects.note(&id, &group, &maker);
     }
-}
-
-/// The same for an id that nobody knows and for one that another caller made, so that neither can be told.
-pub(super) fn not_found() -> GatewayError {
-    let message = "there is no such object here for this caller: only who made it through this gateway can use it, \
-                   and only while it is remembered";
-    GatewayError::new(Kind::NotFound, message)
 }

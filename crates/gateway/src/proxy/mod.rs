@@ -82,7 +82,8 @@ async fn answer_request(
     let call = Call::read(gw, &snapshot, &target, parts, unread)
         .await
         .map_err(in_form)?;
-    let routes = route::find(gw, &snapshot, &target, &call, &caller).map_err(in_form)?;
+    let routes = route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
+    let routes = bound::restrict(gw, &target, &call, &caller, routes).map_err(in_form)?;
     story.pool = routes.first().map(|route| Arc::clone(&route.entry.pool));
     serve(gw, &call, &routes, &caller, story)
         .await

@@ -7,10 +7,8 @@ use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::Protocol;
 
 use super::auth::Caller;
-use super::bound;
 use super::call::Call;
 use super::target::Target;
-use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
 
@@ -43,19 +41,17 @@ impl Route {
 
 /// The pools that may serve the call, at least one.
 pub(super) fn find(
-    gw: &Gateway,
     snapshot: &Snapshot,
     target: &Target<'_>,
     call: &Call,
     caller: &Caller,
 ) -> Result<Vec<Route>, GatewayError> {
-    let routes = match (target.pool, call.model_name()) {
+    Ok(match (target.pool, call.model_name()) {
         (Some(entry), named) => vec![in_pool(entry, named, caller)?],
         (None, None) if target.is_by_object() => holding(snapshot, target, caller)?,
         (None, None) => vec![Route::to(first_pool(snapshot, target, caller)?, "")],
         (None, Some(named)) => by_model(snapshot, target.protocol, named, caller)?,
-    };
-    bound::restrict(gw, target, call, caller, routes)
+    })
 }
 
 fn in_pool(entry: &PoolEntry, named: Option<&str>, caller: &Caller) -> Result<Route, GatewayError> {
@@ -150,7 +146,7 @@ fn holding(
         .collect();
     if routes.is_empty() {
         first_pool(snapshot, target, caller)?;
-        return Err(bound::not_found());
+        return Err(no_such_object());
     }
     Ok(routes)
 }
@@ -175,6 +171,13 @@ fn first_pool<'a>(
             ),
         ),
     })
+}
+
+/// The same for an id that nobody knows and for one that another caller made, so that neither can be told.
+pub(super) fn no_such_object() -> GatewayError {
+    let message = "there is no such object here for this caller: only who made it through this gateway can use it, \
+                   and only while it is remembered";
+    GatewayError::new(Kind::NotFound, message)
 }
 
 fn pool_not_allowed(name: &str) -> GatewayError {
