@@ -186,6 +186,42 @@ async fn the_last_answer_is_relayed_from_the_pool_that_gave_it() {
 }
 
 #[tokio::test]
+async fn an_earlier_targets_answer_is_told_as_its_own() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&config(&mock, "")).await;
+    mock.script(&key(1), [Step::refuse(500)]);
+    let resets = Behaviour {
+        fault: Some(Step::Reset),
+        ..Behaviour::default()
+    };
+    mock.behave(&key(2), resets);
+    let reply = gw.post(CHAT_PATH, BEST).await;
+    assert_eq!(served_by(&reply), (500, "first", "3"), "{reply:?}");
+    assert_eq!(reply.key(), "first-1", "the second gave no answer");
+    assert_eq!(reply.header("x-should-retry"), Some("false"));
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn retry_after_is_when_the_first_key_of_any_target_is_due() {
+    for (first, second) in [(50, 20), (20, 50)] {
+        let mock = Mock::start().await.unwrap();
+        let short = "queue = { timeout = \"50ms\" }";
+        let of_second = format!("[pools.second]\n{short}");
+        let config = config(&mock, short).replace("[pools.second]", &of_second);
+        let gw = Gateway::start(&config).await;
+        mock.script(&key(1), [Step::rate_limited(first)]);
+        mock.script(&key(2), [Step::rate_limited(second)]);
+        let reply = gw.post(CHAT_PATH, BEST).await;
+        assert_eq!(served_by(&reply), (429, "second", "2"), "{reply:?}");
+        let back: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((19..=20).contains(&back), "{reply:?}");
+        assert_eq!(reply.header("x-should-retry"), None);
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn the_first_targets_total_bounds_the_whole_request() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&config(&mock, "timeouts = { total = \"500ms\" }")).await;
@@ -198,6 +234,7 @@ async fn the_first_targets_total_bounds_the_whole_request() {
     );
     let reply = gw.post(CHAT_PATH, BEST).await;
     refused(&reply, 504, "upstream_timeout", "the time is up");
+    assert_eq!(reply.header("x-should-retry"), Some("false"));
     assert_eq!(mock.seen(&key(2)).requests, 0);
     gw.stop().await;
 }
