@@ -101,6 +101,25 @@ def test_openai_responses_stream_ends_with_the_whole_response(openai_client):
     assert final.output_text.startswith(ANSWER) and final.usage.output_tokens > 0
 
 
+def test_openai_stored_responses_are_found_by_their_id(openai_client):
+    for _ in range(3):
+        made = openai_client.responses.create(model="gpt-4o-mini", input=SAID)
+        assert openai_client.responses.retrieve(made.id).id == made.id
+        openai_client.responses.input_items.list(made.id)
+        more = openai_client.responses.create(model="gpt-4o-mini", input=SAID, previous_response_id=made.id)
+        assert more.previous_response_id == made.id
+        openai_client.responses.delete(made.id)
+        with pytest.raises(openai.NotFoundError, match="no such object"):
+            openai_client.responses.retrieve(made.id)
+
+
+def test_openai_forms_go_by_their_model(openai_client):
+    answer = openai_client.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"\r\n--model\0" * 9000))
+    assert answer.text.startswith(ANSWER.split(".")[0])
+    with pytest.raises(openai.NotFoundError, match="nobodys-model"):
+        openai_client.audio.transcriptions.create(model="nobodys-model", file=("a.wav", b"RIFF"))
+
+
 @pytest.mark.parametrize(
     ("model", "pool"),
     [

@@ -109,7 +109,7 @@ fn refuse(criterion: &mut Criterion) {
             (
                 lease.is_none(),
                 black_box(pool.outlook(&demand)),
-                pool.census(&demand.model),
+                pool.census(&demand),
             )
         });
     });

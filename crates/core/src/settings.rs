@@ -22,6 +22,8 @@ pub struct Settings {
     pub pools: Vec<PoolSettings>,
     /// `[[virtual_keys]]`
     pub virtual_keys: Vec<VirtualKeySettings>,
+    /// `[[routes]]`
+    pub routes: Vec<RouteSettings>,
 }
 
 /// `[server]`
@@ -289,4 +291,22 @@ pub struct VirtualKeySettings {
     pub expires: Option<std::time::SystemTime>,
     /// Not accepted.
     pub disabled: bool,
+}
+
+/// One `[[routes]]` entry: a model name of the operator's own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSettings {
+    /// The name that callers use; unique among routes.
+    pub model: Arc<str>,
+    /// Tried in turn; at least one.
+    pub targets: Vec<RouteTarget>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteTarget {
+    /// A pool's name.
+    pub pool: Arc<str>,
+    /// The model asked for there; `None`: the name that the caller used.
+    pub model: Option<Arc<str>>,
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::model_lists::ModelLists;
+use crate::objects::Objects;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{self, PoolTrouble};
@@ -33,6 +34,7 @@ pub struct Gateway {
     pub tasks: TaskTracker,
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
+    pub(crate) objects: Objects,
     pub(crate) trouble: PoolTrouble,
     pub(crate) traces: Traces,
     pub(crate) body_budget: Arc<Semaphore>,
@@ -59,6 +61,7 @@ impl Gateway {
         Arc::new(Self {
             upstream: Upstream::new(),
             model_lists: ModelLists::default(),
+            objects: Objects::default(),
             trouble: PoolTrouble::default(),
             traces: Traces::default(),
             body_budget: Arc::new(Semaphore::new(

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod context;
 mod error;
 mod model_lists;
+mod objects;
 mod proxy;
 mod reload;
 pub mod server;

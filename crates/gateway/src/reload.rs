@@ -22,7 +22,7 @@ pub struct Changes {
     pub pools_removed: Vec<String>,
     /// Pools whose settings or keys changed.
     pub pools_changed: Vec<String>,
-    /// Other sections that changed: `server`, `log`, `admin`, `virtual_keys`.
+    /// Other sections that changed: `server`, `log`, `admin`, `virtual_keys`, `routes`.
     pub sections_changed: Vec<&'static str>,
     /// What is set but not in force.
     pub warnings: Vec<String>,
@@ -51,6 +51,7 @@ impl Changes {
             ("log", before.log != after.log),
             ("admin", before.admin != after.admin),
             ("virtual_keys", before.virtual_keys != after.virtual_keys),
+            ("routes", before.routes != after.routes),
         ];
         Self {
             pools_added: new

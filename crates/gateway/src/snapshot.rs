@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keypool_core::pattern;
 use keypool_core::pool::Pool;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::{AuthMode, Settings, VirtualKeySettings};
+use keypool_core::settings::{AuthMode, RouteSettings, Settings, VirtualKeySettings};
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::Protocol;
@@ -79,6 +79,23 @@ impl Snapshot {
         self.pools.iter().find(|entry| &**entry.pool.name() == name)
     }
 
+    /// The route of that name.
+    pub(crate) fn route(&self, model: &str) -> Option<&RouteSettings> {
+        self.settings
+            .routes
+            .iter()
+            .find(|route| &*route.model == model)
+    }
+
+    /// Whether a target of the route can be called by `protocol`.
+    pub(crate) fn route_speaks(&self, route: &RouteSettings, protocol: Protocol) -> bool {
+        let mut pools = route
+            .targets
+            .iter()
+            .filter_map(|target| self.pool(&target.pool));
+        pools.any(|entry| entry.speaks(protocol))
+    }
+
     /// The pool that serves `model`, and the model's name there. `may_use` says whether the caller may use a pool.
     pub(crate) fn resolve<'a>(
         &'a self,
@@ -109,7 +126,7 @@ impl Snapshot {
             .find(|entry| entry.speaks(protocol) && may_use(entry))
     }
 
-    /// The names and patterns that pools of `protocol` serve, for a message: a few of every pool, at most 100.
+    /// Routes, and the names and patterns that pools of `protocol` serve, for a message: a few of every pool, at most 100.
     pub(crate) fn known_models(&self, protocol: Protocol) -> Vec<String> {
         const OF_ONE_POOL: usize = 8;
         let speaking = self.pools.iter().filter(|entry| entry.speaks(protocol));
@@ -121,7 +138,10 @@ impl Snapshot {
             });
             shown.chain((models.len() > OF_ONE_POOL).then(|| "…".to_owned()))
         });
-        models.take(100).collect()
+        let routes = self.settings.routes.iter();
+        let routes = routes.filter(|route| self.route_speaks(route, protocol));
+        let routes = routes.map(|route| route.model.to_string());
+        routes.chain(models).take(100).collect()
     }
 }
 
@@ -134,6 +154,13 @@ impl PoolEntry {
             dialect,
             pool: Arc::clone(pool),
         })
+    }
+
+    /// Whether its provider keeps objects that are made by `protocol`. What speaks OpenAI's beside its own protocol
+    /// has only the calls of a model.
+    pub(crate) fn holds_objects_of(&self, protocol: Protocol) -> bool {
+        self.speaks(protocol)
+            && (protocol != Protocol::OpenAi || self.dialect.protocols()[0] == protocol)
     }
 
     /// Whether its provider can be called by `protocol`.

@@ -4,6 +4,8 @@
 
 pub mod catalogue;
 pub mod dialect;
+pub mod form;
+pub mod objects;
 pub mod peek;
 pub mod protocol;
 pub mod sse;

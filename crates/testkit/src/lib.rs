@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod control;
 mod gemini;
+mod kept;
 mod openai;
 mod prompt_cache;
 mod reading;

@@ -346,6 +346,7 @@ pub(crate) fn ark_error(state: &State, trouble: &Trouble) -> Answer {
         Kind::NotFound => ("NotFound", "InvalidEndpointOrModel.NotFound"),
         Kind::Overloaded => ("InternalServerError", "InternalServiceError"),
         Kind::Other if trouble.status >= 500 => ("InternalServerError", "InternalServiceError"),
+        Kind::Other if trouble.status == 404 => ("NotFound", "NotFound"),
         Kind::Other => ("BadRequest", "InvalidParameter"),
     };
     let message = quoted(&trouble.message);

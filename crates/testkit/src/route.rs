@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use crate::answer::{Answer, Protocol, Trouble};
 use crate::call::{Call, query_param};
-use crate::{anthropic, gemini, openai, tavily};
+use crate::{anthropic, gemini, kept, openai, tavily};
 
 /// Where OpenAI-like endpoints begin; the longest that fits is taken off.
 const OPENAI_PREFIXES: [&str; 6] = [
@@ -27,6 +27,7 @@ pub(crate) enum Route {
     Anthropic(anthropic::Endpoint),
     Gemini(gemini::Endpoint),
     Tavily(tavily::Endpoint),
+    Kept(Protocol, kept::Endpoint),
     Unknown(Protocol),
 }
 
@@ -42,6 +43,9 @@ impl Route {
         let wants_gemini = !openai_in_gemini && (path.starts_with("/v1beta/") || (google && get));
         if let Some(endpoint) = gemini::Endpoint::of(&head.method, path, wants_gemini) {
             return Route::Gemini(endpoint);
+        }
+        if let Some(found) = kept_object(head, google) {
+            return found;
         }
         if path.starts_with("/v1beta/") && !openai_in_gemini {
             return Route::Unknown(Protocol::Gemini);
@@ -72,7 +76,7 @@ impl Route {
             Route::Anthropic(_) => Protocol::Anthropic,
             Route::Gemini(_) => Protocol::Gemini,
             Route::Tavily(_) => Protocol::Tavily,
-            Route::Unknown(protocol) => *protocol,
+            Route::Kept(protocol, _) | Route::Unknown(protocol) => *protocol,
         }
     }
 
@@ -83,6 +87,7 @@ impl Route {
             Route::Anthropic(endpoint) => anthropic::answer(endpoint, call),
             Route::Gemini(endpoint) => gemini::answer(endpoint, call),
             Route::Tavily(endpoint) => tavily::answer(endpoint, call),
+            Route::Kept(_, endpoint) => kept::answer(endpoint, call),
             Route::Unknown(_) => Err(Trouble::not_found(
                 "The mock provider knows no such endpoint.",
             )),
@@ -116,6 +121,25 @@ impl Route {
             _ => format!("{data}\n"),
         }
     }
+}
+
+/// An object that a key made, by whichever protocol.
+fn kept_object(head: &Parts, google: bool) -> Option<Route> {
+    let path = head.uri.path();
+    let bare = path.strip_prefix("/upload").unwrap_or(path);
+    let (protocol, rest) = if let Some(rest) = bare.strip_prefix("/v1beta") {
+        (Protocol::Gemini, rest)
+    } else if google {
+        (Protocol::Gemini, bare.strip_prefix("/v1")?)
+    } else if head.headers.contains_key("anthropic-version") {
+        (Protocol::Anthropic, bare.strip_prefix("/v1")?)
+    } else if let Some(rest) = path.strip_prefix("/api/v3") {
+        (Protocol::Ark, rest)
+    } else {
+        (Protocol::OpenAi, path.strip_prefix("/v1").unwrap_or(path))
+    };
+    let endpoint = kept::Endpoint::of(protocol, &head.method, rest)?;
+    Some(Route::Kept(protocol, endpoint))
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ impl State {
         format!("{prefix}{high:016x}{:08x}", low as u32)
     }
 
-    /// Remembers which key made an object.
+    /// Remembers which key made an object. Keys that end in `@name` belong to one organisation, and share theirs.
     pub(crate) fn own(&self, id: &str, key: &str) {
         let mut objects = self.objects.lock();
         if objects.order.len() == KEPT_OBJECTS
@@ -207,7 +207,9 @@ impl State {
             objects.owners.remove(&oldest);
         }
         objects.order.push_back(id.to_owned());
-        objects.owners.insert(id.to_owned(), key.to_owned());
+        objects
+            .owners
+            .insert(id.to_owned(), organisation(key).to_owned());
     }
 
     /// Whether `key` made the object: to every other key it does not exist.
@@ -216,13 +218,23 @@ impl State {
             .lock()
             .owners
             .get(id)
-            .is_some_and(|owner| owner == key)
+            .is_some_and(|owner| owner == organisation(key))
+    }
+
+    /// The object is gone.
+    pub(crate) fn disown(&self, id: &str) {
+        self.objects.lock().owners.remove(id);
     }
 
     /// Seconds since 1970.
     pub(crate) fn unix(&self) -> u64 {
         self.started_unix + self.started.elapsed().as_secs()
     }
+}
+
+/// Whose the key's objects are.
+fn organisation(key: &str) -> &str {
+    key.rsplit_once('@').map_or(key, |(_, name)| name)
 }
 
 /// SplitMix64's finalizer: different numbers stay different and look random.
@@ -301,6 +313,10 @@ mod tests {
         }
         assert!(!state.owns("first", "k"));
         assert!(state.owns("o0", "k"));
+        state.disown("o0");
+        assert!(!state.owns("o0", "k"));
+        state.own("shared", "k1@org");
+        assert!(state.owns("shared", "k2@org") && !state.owns("shared", "k1"));
     }
 
     #[test]

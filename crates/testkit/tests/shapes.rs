@@ -651,3 +651,57 @@ async fn answers_stay_valid_whatever_the_client_says() {
     assert!(deltas(&events).ends_with(said));
     assert_eq!(events[0].1["model"], said);
 }
+
+#[tokio::test]
+async fn objects_exist_for_the_keys_of_their_maker_alone() {
+    let mock = Mock::start().await.unwrap();
+    let file = post(&mock, "a@org", "/v1/files", "a form").await.json();
+    let id = file["id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("file-") && file["object"] == "file");
+    let body = json!({"input_file_id": id}).to_string();
+    let batch = post(&mock, "b@org", "/v1/batches", &body).await.json();
+    let batch = batch["id"].as_str().unwrap().to_owned();
+    assert_eq!(post(&mock, "c", "/v1/batches", &body).await.status, 404);
+    let seen = get(&mock, "a@org", &format!("/v1/batches/{batch}"))
+        .await
+        .json();
+    let output = seen["output_file_id"].as_str().unwrap().to_owned();
+    for path in [
+        format!("/v1/files/{id}"),
+        format!("/files/{id}/content"),
+        format!("/v1/files/{output}/content"),
+        format!("/v1/batches/{batch}"),
+    ] {
+        assert_eq!(get(&mock, "b@org", &path).await.status, 200, "{path}");
+        assert_eq!(get(&mock, "c", &path).await.status, 404, "{path}");
+    }
+    let task = post(&mock, "k", "/api/v3/contents/generations/tasks", "{}")
+        .await
+        .json();
+    let task = format!(
+        "/api/v3/contents/generations/tasks/{}",
+        task["id"].as_str().unwrap()
+    );
+    assert_eq!(get(&mock, "k", &task).await.status, 200);
+    let missing = get(&mock, "other", &task).await;
+    assert_eq!(
+        (missing.status, missing.json()["error"]["type"].as_str()),
+        (404, Some("NotFound"))
+    );
+    let cached = post(&mock, "k", "/v1beta/cachedContents", "{}")
+        .await
+        .json();
+    let name = format!("/v1beta/{}", cached["name"].as_str().unwrap());
+    assert_eq!(get(&mock, "k", &name).await.status, 200);
+    assert_eq!(get(&mock, "other", &name).await.status, 404);
+    let upload = post(&mock, "k", "/upload/v1beta/files", "bytes")
+        .await
+        .json();
+    assert!(
+        upload["file"]["name"]
+            .as_str()
+            .unwrap()
+            .starts_with("files/"),
+        "{upload}"
+    );
+}

@@ -86,7 +86,7 @@ impl Outlook {
 /// How many keys are in which state, as far as one model is concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// All keys of the pool.
+    /// All keys that may serve.
     pub total: usize,
     /// Free, or in use up to their cap.
     pub active: usize,
@@ -167,7 +167,7 @@ impl Pool {
         let mut outlook = Outlook::default();
         for (place, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
-            if flags & (flag::DISABLED | flag::INVALID) != 0 {
+            if flags & (flag::DISABLED | flag::INVALID) != 0 || !demand.admits(member) {
                 continue;
             }
             let exhausted = member
@@ -189,28 +189,29 @@ impl Pool {
         outlook
     }
 
-    /// How the keys stand with regard to `model`.
-    pub fn census(&self, model: &Arc<str>) -> Census {
+    /// How the keys that may serve the demand stand with regard to its model.
+    pub fn census(&self, demand: &Demand) -> Census {
         let now = self.clock.now();
         self.wake_due(now);
+        if !demand.is_plain() {
+            return self.count(demand, now);
+        }
         let version = self.board.version();
-        if let Some(known) = self.outlooks.census_of(model, version, now) {
+        if let Some(known) = self.outlooks.census_of(&demand.model, version, now) {
             return known;
         }
-        let census = self.count(model, now);
-        self.outlooks.keep_census(model, version, census);
+        let census = self.count(demand, now);
+        self.outlooks.keep_census(&demand.model, version, census);
         census
     }
 
-    fn count(&self, model: &Arc<str>, now: Instant) -> Census {
+    fn count(&self, demand: &Demand, now: Instant) -> Census {
         #[cfg(test)]
         self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let mut census = Census {
-            total: self.members.len(),
-            ..Census::default()
-        };
-        for member in &self.members {
-            *census.count_of(member, model, now) += 1;
+        let mut census = Census::default();
+        for member in self.members.iter().filter(|member| demand.admits(member)) {
+            census.total += 1;
+            *census.count_of(member, &demand.model, now) += 1;
         }
         census
     }

@@ -72,6 +72,8 @@ pub enum Obstacle {
     Forbidden,
     /// It failed in this request already, and its back-off has not ended.
     Tried,
+    /// The request names an object that another group's key made.
+    OtherGroup,
 }
 
 impl Obstacle {
@@ -84,6 +86,7 @@ impl Obstacle {
             Self::SetAside => "set_aside",
             Self::OnTrial => "on_trial",
             Self::Full => "full",
+            Self::OtherGroup => "other_group",
             Self::RateLimited => "rate_limited",
             Self::Forbidden => "forbidden",
             Self::Tried => "tried_before",
@@ -245,10 +248,7 @@ impl Pool {
         let flags = self.members[place].key.flags();
         Obstacle::of_flags(flags)
             .map(|obstacle| (obstacle, None))
-            .or_else(|| {
-                let (obstacle, until) = self.obstacle_in_time(place, demand, now)?;
-                Some((obstacle, Some(until)))
-            })
+            .or_else(|| self.obstacle_in_time(place, demand, now))
     }
 
     /// When what keeps a key from serving ends, where it still stands.

@@ -4,6 +4,7 @@
 
 mod census;
 mod choice;
+mod group;
 mod lease;
 mod outcome;
 mod outlooks;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 pub use census::{Census, Cooldown, KeyReport, KeyState, Outlook};
 pub use choice::{By, Choice, Excluded, Obstacle};
+pub use group::{GroupId, OnlyGroup};
 pub use lease::Lease;
 pub use outcome::Consequence;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};
@@ -82,6 +84,8 @@ pub struct Demand {
     pub conversation: Option<u64>,
     /// Places that failed in this request, and when each may be tried again.
     pub tried: Vec<Tried>,
+    /// Only keys of this group may serve it; `None`: any.
+    pub only_group: Option<OnlyGroup>,
 }
 
 /// A place that failed in this request.
@@ -100,6 +104,7 @@ impl Demand {
             model: model.into(),
             conversation: None,
             tried: Vec::new(),
+            only_group: None,
         }
     }
 
@@ -111,7 +116,7 @@ impl Demand {
 
     /// Whether it differs from other demands by its model alone, so that what was found out for one holds for all.
     fn is_plain(&self) -> bool {
-        self.tried.is_empty()
+        self.tried.is_empty() && self.only_group.is_none()
     }
 
     fn tried_until(&self, place: usize, now: Instant) -> Option<Instant> {
@@ -156,28 +161,37 @@ impl Pool {
         &self.members
     }
 
-    /// How many attempts a request gets now: `min(retries + 1, 2 × keys)`, counting keys neither disabled nor invalid.
-    pub fn max_attempts(&self) -> u32 {
+    /// How many attempts a request gets now: `min(retries + 1, 2 × keys)`, counting keys that may serve it and are
+    /// neither disabled nor invalid.
+    pub fn max_attempts(&self, demand: &Demand) -> u32 {
         let most = self.settings.retry.retries + 1;
         // More keys than this make no difference, so a large pool is not counted through.
         let enough = most.div_ceil(2) as usize;
         let keys = match self.board.available.free_places() {
+            _ if demand.only_group.is_some() => self.count_usable(demand, enough),
             free if free >= enough => enough,
-            _ => self.usable(enough),
+            _ => self.usable(demand, enough),
         };
         most.min(2 * keys as u32)
     }
 
-    /// How many keys are neither disabled nor invalid, up to `enough`.
-    fn usable(&self, enough: usize) -> usize {
+    /// How many keys may serve the demand and are neither disabled nor invalid, up to `enough`.
+    fn count_usable(&self, demand: &Demand, enough: usize) -> usize {
+        let usable = |member: &&Member| {
+            member.key.flags() & (flag::DISABLED | flag::INVALID) == 0 && demand.admits(member)
+        };
+        self.members.iter().filter(usable).take(enough).count()
+    }
+
+    /// The same for a demand that any key may serve, remembered.
+    fn usable(&self, demand: &Demand, enough: usize) -> usize {
         const COUNT_BITS: u32 = 16;
         let version = self.board.version();
         let known = self.usable.load(SeqCst);
         if known >> COUNT_BITS == version {
             return (known & ((1 << COUNT_BITS) - 1)) as usize;
         }
-        let usable = |member: &&Member| member.key.flags() & (flag::DISABLED | flag::INVALID) == 0;
-        let keys = self.members.iter().filter(usable).take(enough).count();
+        let keys = self.count_usable(demand, enough);
         self.usable
             .store(version << COUNT_BITS | keys as u64, SeqCst);
         keys
@@ -201,7 +215,7 @@ impl Pool {
         let fits = |place: usize| match self.obstacle_in_time(place, demand, now) {
             None => true,
             Some((obstacle, until)) => {
-                choice::note(&mut passed.borrow_mut(), place, obstacle, Some(until));
+                choice::note(&mut passed.borrow_mut(), place, obstacle, until);
                 false
             }
         };
@@ -255,7 +269,7 @@ impl Pool {
         let mut ejected = Vec::new();
         for (place, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
-            if flags & GONE != 0 || rests(member) {
+            if flags & GONE != 0 || rests(member) || !demand.admits(member) {
                 continue;
             }
             if flags & SET_ASIDE == 0 {
@@ -277,18 +291,20 @@ impl Pool {
         place: usize,
         demand: &Demand,
         now: Instant,
-    ) -> Option<(Obstacle, Instant)> {
+    ) -> Option<(Obstacle, Option<Instant>)> {
         let member = &self.members[place];
+        if !demand.admits(member) {
+            return Some((Obstacle::OtherGroup, None));
+        }
         let model = member.upstream_model(&demand.model);
         let forbidden = member.key.forbidden.until(model, now);
         let limited = member.group.rests.until(model, now);
-        match (forbidden, limited) {
-            (Some(until), _) => Some((Obstacle::Forbidden, until)),
-            (None, Some(until)) => Some((Obstacle::RateLimited, until)),
-            (None, None) => demand
-                .tried_until(place, now)
-                .map(|until| (Obstacle::Tried, until)),
-        }
+        let (obstacle, until) = match (forbidden, limited) {
+            (Some(until), _) => (Obstacle::Forbidden, until),
+            (None, Some(until)) => (Obstacle::RateLimited, until),
+            (None, None) => (Obstacle::Tried, demand.tried_until(place, now)?),
+        };
+        Some((obstacle, Some(until)))
     }
 
     fn take(self: &Arc<Self>, place: usize, demand: &Demand, blocked_by: u32) -> Option<Lease> {

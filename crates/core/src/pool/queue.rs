@@ -181,7 +181,7 @@ impl Lines {
         returned: &mut Vec<Handoff>,
     ) -> usize {
         let mut gone = 0;
-        // Demands without tried keys differ in the model only: what failed once need not be looked for again.
+        // Demands without tried keys, for any group, differ in the model only: what failed once need not be looked for again.
         let mut in_vain: HashSet<Arc<str>> = HashSet::new();
         let mut turn = 0;
         while turn < self.turns.len() {

@@ -14,7 +14,8 @@ use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::auth::Caller;
-use super::call::{Call, Route};
+use super::call::Call;
+use super::route::Route;
 
 /// So much of each message counts, beside its length: enough to tell conversations apart.
 const PART: usize = 4096;

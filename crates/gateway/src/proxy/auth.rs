@@ -12,6 +12,7 @@ use keypool_providers::protocol;
 use super::story::nobody;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
+use crate::objects::Maker;
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// Who calls.
@@ -78,6 +79,11 @@ impl Caller {
             Some(key) => Arc::clone(&key.name),
             None => self.address.to_string().into(),
         }
+    }
+
+    /// As whom it makes objects.
+    pub(super) fn maker(&self) -> Maker {
+        self.key.as_ref().map(|key| Arc::clone(&key.name))
     }
 
     pub(super) fn may_use_native_paths(&self) -> bool {

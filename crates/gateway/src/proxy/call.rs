@@ -1,4 +1,4 @@
-//! Reading a call: its body within bounds, the few fields that matter, and the pool it goes to.
+//! Reading a call: its body within bounds, and the few fields that matter.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,24 +6,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use keypool_core::pool::Member;
+use keypool_providers::form;
+use keypool_providers::objects::{self, Tells};
 use keypool_providers::peek::{self, PeekError};
-use keypool_providers::protocol::{self, ModelIn, Protocol, Repeat};
+use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::auth::Caller;
 use super::early::Unread;
 use super::target::Target;
 use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
 use crate::error::{GatewayError, Kind};
-use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::upstream::Pieces;
 
 /// A client that sends nothing of its body for so long is answered 408.
@@ -58,10 +59,12 @@ pub(super) struct Call<'a> {
     pub(super) repeatable: bool,
     /// An error inside a 200 is classed by its content.
     pub(super) generates: bool,
+    /// What its answer tells of objects that the provider keeps.
+    pub(super) tells: Option<Tells>,
     /// What else the body says of itself.
     pub(super) peeked: peek::Peek,
+    pub(super) path: &'a str,
     model: Option<NamedModel>,
-    path: &'a str,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -73,14 +76,18 @@ struct NamedModel {
 
 enum ModelAt {
     Body(Range<usize>),
+    Form(Range<usize>),
     Path(Range<usize>),
 }
 
-/// Where a call goes.
-pub(super) struct Route {
-    pub(super) entry: PoolEntry,
-    /// The model as the pool's provider names it; empty where the call names none.
-    pub(super) model: Arc<str>,
+/// What path and body say of the call.
+#[derive(Default)]
+struct Peeked {
+    model: Option<NamedModel>,
+    stream: bool,
+    store: Option<bool>,
+    /// What else a JSON body says.
+    rest: peek::Peek,
 }
 
 impl<'a> Call<'a> {
@@ -94,38 +101,24 @@ impl<'a> Call<'a> {
         let limit = snapshot.settings.server.max_request_body;
         let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
         let endpoint = target.endpoint.as_ref();
-        let needs_json = endpoint.is_some_and(|endpoint| endpoint.json);
-        let mut peeked = if needs_json {
-            read_json(&parts.headers, &body)?
-        } else {
-            peek::Peek::default()
+        let peeked = match endpoint {
+            Some(endpoint) => Peeked::read(endpoint, &target.path, &parts.headers, &body)?,
+            None => Peeked::default(),
         };
-        let (stored, body_stream) = (peeked.store != Some(false), peeked.stream);
-        let model = match endpoint.map(|endpoint| &endpoint.model) {
-            Some(ModelIn::Body) if peeked.model.is_none() => {
-                return Err(invalid("the body has no \"model\": name the model to call"));
-            }
-            Some(ModelIn::Body | ModelIn::OptionalBody) => {
-                peeked.model.take().map(|model| NamedModel {
-                    name: model.name,
-                    at: ModelAt::Body(model.range),
-                })
-            }
-            Some(ModelIn::Path(range)) => Some(model_in_path(&target.path, range)?),
-            Some(ModelIn::Form | ModelIn::Nowhere) | None => None,
-        };
-        if model
-            .as_ref()
-            .is_some_and(|model| model.name.is_empty() || model.name.len() > MAX_MODEL)
-        {
-            return Err(invalid("the model's name is empty or too long"));
-        }
         let repeatable = match endpoint.map(|endpoint| endpoint.repeat) {
             Some(Repeat::Safe) => true,
             Some(Repeat::Never) => false,
-            Some(Repeat::NeverIfStored) => !stored,
+            Some(Repeat::NeverIfStored) => {
+                peeked.store == Some(false) && !objects::makes_though_not_stored(&body)
+            }
             None => matches!(parts.method, Method::GET | Method::HEAD),
         };
+        // Those that make nothing do not pay for the question.
+        let may_tell = endpoint.is_none_or(|endpoint| endpoint.repeat != Repeat::Safe)
+            || peeked.store == Some(true);
+        let tells = may_tell
+            .then(|| objects::tells(target.protocol, &parts.method, &target.path, peeked.store))
+            .flatten();
         Ok(Self {
             protocol: target.protocol,
             method: &parts.method,
@@ -136,12 +129,13 @@ impl<'a> Call<'a> {
                 .map(|query| protocol::without_key(query).into_owned())
                 .filter(|query| !query.is_empty()),
             body,
-            stream: body_stream || endpoint.is_some_and(|endpoint| endpoint.stream_by_path),
+            stream: peeked.stream || endpoint.is_some_and(|endpoint| endpoint.stream_by_path),
             repeatable,
             generates: endpoint.is_some_and(|endpoint| endpoint.generates)
                 && parts.method == Method::POST,
-            model,
-            peeked,
+            tells,
+            model: peeked.model,
+            peeked: peeked.rest,
             path: &target.path,
             _memory: memory,
         })
@@ -171,106 +165,96 @@ impl<'a> Call<'a> {
             }) if name != model && (member.model.is_some() || !model.is_empty()) => {
                 Pieces::new(peek::splice(&self.body, range, model))
             }
+            Some(NamedModel {
+                name,
+                at: ModelAt::Form(range),
+            }) if name != model && (member.model.is_some() || !model.is_empty()) => Pieces::new([
+                self.body.slice(..range.start),
+                Bytes::copy_from_slice(model.as_bytes()),
+                self.body.slice(range.end..),
+            ]),
             _ => Pieces::new([self.body.clone()]),
         }
     }
 
-    fn model_name(&self) -> Option<&str> {
+    /// The model as the client named it; `None` where the call names none.
+    pub(super) fn model_name(&self) -> Option<&str> {
         self.model.as_ref().map(|model| model.name.as_str())
     }
 }
 
-impl Route {
-    pub(super) fn find(
-        snapshot: &Snapshot,
-        target: &Target<'_>,
-        call: &Call<'_>,
-        caller: &Caller,
+impl Peeked {
+    fn read(
+        endpoint: &Endpoint,
+        path: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
     ) -> Result<Self, GatewayError> {
-        let named = call.model_name().unwrap_or_default();
-        let (entry, model) = match target.pool {
-            Some(entry) if caller.may_use_pool(entry) => {
-                let prefix = format!("{}/", entry.pool.name());
-                (entry, named.strip_prefix(&prefix).unwrap_or(named))
-            }
-            Some(entry) => return Err(pool_not_allowed(entry.pool.name())),
-            None if call.model.is_none() => (first_pool(snapshot, target, caller)?, ""),
-            None => {
-                match snapshot.resolve(target.protocol, named, |entry| caller.may_use_pool(entry)) {
-                    Ok(found) => found,
-                    Err(NoRoute::NotAllowed) => return Err(model_not_allowed(named)),
-                    Err(NoRoute::Unknown) => {
-                        return Err(model_not_found(snapshot, target.protocol, named));
-                    }
-                }
-            }
+        let mut peeked = match endpoint.model {
+            ModelIn::Form | ModelIn::OptionalForm => Self::of_form(headers, body)?,
+            _ if endpoint.json => Self::of_json(headers, body)?,
+            _ => Self::default(),
         };
-        let may_use = caller.may_use_model(model) || caller.may_use_model(named);
-        if call.model.is_some() && !may_use {
-            return Err(model_not_allowed(named));
+        let needed = match &endpoint.model {
+            ModelIn::Path(range) => {
+                peeked.model = Some(model_in_path(path, range)?);
+                false
+            }
+            ModelIn::Nowhere => {
+                peeked.model = None;
+                false
+            }
+            ModelIn::OptionalBody | ModelIn::OptionalForm => false,
+            ModelIn::Body | ModelIn::Form => true,
+        };
+        match &peeked.model {
+            None if needed && endpoint.json => {
+                Err(invalid("the body has no \"model\": name the model to call"))
+            }
+            None if needed => Err(invalid(
+                "the form has no field \"model\": name the model to call",
+            )),
+            Some(model) if model.name.is_empty() || model.name.len() > MAX_MODEL => {
+                Err(invalid("the model's name is empty or too long"))
+            }
+            _ => Ok(peeked),
         }
+    }
+
+    fn of_json(headers: &HeaderMap, body: &Bytes) -> Result<Self, GatewayError> {
+        check_not_compressed(headers)?;
+        let mut rest = peek::peek(body).map_err(|error| match error {
+            PeekError::NotJson(_) if body.is_empty() => {
+                invalid("the body is empty: send a JSON object")
+            }
+            error => invalid(&error.to_string()),
+        })?;
         Ok(Self {
-            entry: entry.clone(),
-            model: model.into(),
+            model: rest.model.take().map(|model| NamedModel {
+                name: model.name,
+                at: ModelAt::Body(model.range),
+            }),
+            stream: rest.stream,
+            store: rest.store,
+            rest,
         })
     }
-}
 
-fn first_pool<'a>(
-    snapshot: &'a Snapshot,
-    target: &Target<'_>,
-    caller: &Caller,
-) -> Result<&'a PoolEntry, GatewayError> {
-    let first =
-        |may_use: &dyn Fn(&PoolEntry) -> bool| snapshot.first_speaking(target.protocol, may_use);
-    if let Some(entry) = first(&|entry| caller.may_use_pool(entry)) {
-        return Ok(entry);
+    fn of_form(headers: &HeaderMap, body: &Bytes) -> Result<Self, GatewayError> {
+        check_not_compressed(headers)?;
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        let form = form::peek(content_type, body).map_err(|error| invalid(&error.to_string()))?;
+        Ok(Self {
+            model: form.model.map(|model| NamedModel {
+                name: model.name,
+                at: ModelAt::Form(model.range),
+            }),
+            stream: form.stream,
+            ..Self::default()
+        })
     }
-    Err(match first(&|_| true) {
-        Some(entry) => pool_not_allowed(entry.pool.name()),
-        None => GatewayError::new(
-            Kind::ModelNotFound,
-            format!(
-                "no pool serves {}: configure a pool of that provider",
-                target.path
-            ),
-        ),
-    })
-}
-
-fn pool_not_allowed(name: &str) -> GatewayError {
-    GatewayError::new(
-        Kind::ModelNotAllowed,
-        format!("this virtual key may not use pool \"{name}\": ask for one that may"),
-    )
-}
-
-fn model_not_allowed(model: &str) -> GatewayError {
-    GatewayError::new(
-        Kind::ModelNotAllowed,
-        format!("this virtual key may not use model \"{model}\": ask for one that may"),
-    )
-}
-
-fn model_not_found(snapshot: &Snapshot, protocol: Protocol, model: &str) -> GatewayError {
-    let known = snapshot.known_models(protocol);
-    let message = if snapshot
-        .settings
-        .pools
-        .iter()
-        .all(|pool| pool.keys.is_empty())
-    {
-        "no provider key is configured yet: set one in the environment, in .env or in keypool.toml"
-            .to_owned()
-    } else if known.is_empty() {
-        format!("no pool serves model \"{model}\" by this protocol")
-    } else {
-        format!(
-            "no pool serves model \"{model}\"; known here: {}",
-            known.join(", ")
-        )
-    };
-    GatewayError::new(Kind::ModelNotFound, message)
 }
 
 fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, GatewayError> {
@@ -283,7 +267,7 @@ fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, Gateway
     })
 }
 
-fn read_json(headers: &HeaderMap, body: &Bytes) -> Result<peek::Peek, GatewayError> {
+fn check_not_compressed(headers: &HeaderMap) -> Result<(), GatewayError> {
     if headers
         .get(CONTENT_ENCODING)
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
@@ -292,12 +276,7 @@ fn read_json(headers: &HeaderMap, body: &Bytes) -> Result<peek::Peek, GatewayErr
             "the body is compressed, and its model cannot be read: send it without Content-Encoding",
         ));
     }
-    peek::peek(body).map_err(|error| match error {
-        PeekError::NotJson(_) if body.is_empty() => {
-            invalid("the body is empty: send a JSON object")
-        }
-        error => invalid(&error.to_string()),
-    })
+    Ok(())
 }
 
 fn invalid(message: &str) -> GatewayError {

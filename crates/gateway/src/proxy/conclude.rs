@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response};
 use keypool_core::fault::Class;
-use keypool_core::pool::{Census, Demand, Pool};
+use keypool_core::pool::{Census, Pool};
 
 use super::OutBody;
 use super::answer::Answer;
 use super::attempts::{Attempts, Stop};
 use super::call::Call;
 use super::relay;
+use super::route::Route;
 use super::story::Story;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, in_whole_seconds, whole_seconds};
@@ -27,31 +28,41 @@ pub(super) fn conclude(
     call: &Call<'_>,
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
-    let (pool, made) = (std::sync::Arc::clone(attempts.pool()), attempts.made());
-    let waited = attempts.waited();
-    story.no_key(&pool, attempts.demand(), stop.why(), waited);
-    let fresh = Demand::of(attempts.demand().model.clone());
-    let back = time_to_return(gw, &pool, &fresh);
+    let (tried, made, waited) = (attempts.tried(), attempts.made(), attempts.waited());
+    let pool = &attempts.route().entry.pool;
+    story.no_key(pool, attempts.demand(), stop.why(), waited);
+    let back = tried
+        .iter()
+        .filter_map(|route| time_to_return(gw, route))
+        .min();
     let last = attempts.into_last();
     match last.class {
-        None => Err(never_tried(gw, &pool, &fresh, stop, (back, waited))),
+        None => Err(never_tried(gw, tried, stop, back, waited)),
         Some(Class::Rejected | Class::Exhausted | Class::Forbidden) => {
-            Err(no_key(gw, &pool, &fresh, back, made))
+            Err(no_key(gw, tried, back, made))
         }
         Some(class) => match (last.answer, last.trouble) {
-            (Some(answer), _) => {
+            (Some((answer, entry, place)), _) => {
+                story.answered_by(&entry, place);
                 let answer = marked(answer, class, back);
                 Ok(relay::last_answer(gw, call, answer, story).map(OutBody::Relay))
             }
-            (None, Some(trouble)) => Err(trouble.error(pool.name())),
-            (None, None) => Err(no_key(gw, &pool, &fresh, back, made)),
+            (None, Some(trouble)) => {
+                let pool = story.entry.as_ref();
+                let pool = pool.map_or("-", |entry| entry.pool.name());
+                Err(GatewayError {
+                    retry_after: back,
+                    ..trouble.error(pool)
+                })
+            }
+            (None, None) => Err(no_key(gw, tried, back, made)),
         },
     }
 }
 
-/// How long until the first key is back; `None`: none comes back by itself.
-fn time_to_return(gw: &Gateway, pool: &Pool, demand: &Demand) -> Option<Duration> {
-    let outlook = pool.outlook(demand);
+/// How long until the target's first key is back; `None`: none comes back by itself.
+fn time_to_return(gw: &Gateway, route: &Route) -> Option<Duration> {
+    let outlook = route.entry.pool.outlook(&route.demand());
     let now: Instant = gw.clock.now();
     if outlook.busy {
         Some(Duration::ZERO)
@@ -75,13 +86,15 @@ fn marked(mut answer: Answer, class: Class, back: Option<Duration>) -> Answer {
     answer
 }
 
+/// `tried`: at least one target; what stopped the last is told.
 fn never_tried(
     gw: &Gateway,
-    pool: &Pool,
-    demand: &Demand,
+    tried: &[Route],
     stop: Stop,
-    (back, waited): (Option<Duration>, Duration),
+    back: Option<Duration>,
+    waited: Duration,
 ) -> GatewayError {
+    let pool = &tried[tried.len() - 1].entry.pool;
     let (name, settings) = (pool.name(), pool.settings());
     match stop {
         Stop::QueueFull => GatewayError {
@@ -104,27 +117,26 @@ fn never_tried(
                 ),
             )
         },
-        Stop::NoKey | Stop::OutOfAttempts | Stop::MustNotRepeat => {
-            no_key(gw, pool, demand, back, 0)
-        }
+        Stop::NoKey | Stop::OutOfAttempts | Stop::MustNotRepeat => no_key(gw, tried, back, 0),
     }
 }
 
-fn no_key(
-    gw: &Gateway,
-    pool: &Pool,
-    demand: &Demand,
-    back: Option<Duration>,
-    made: u32,
-) -> GatewayError {
-    gw.trouble.look_at(pool, gw.clock.now());
+fn no_key(gw: &Gateway, tried: &[Route], back: Option<Duration>, made: u32) -> GatewayError {
+    let told = tried.iter().map(|route| {
+        let pool = &route.entry.pool;
+        gw.trouble.look_at(pool, gw.clock.now());
+        let back = time_to_return(gw, route);
+        let made = if tried.len() == 1 { made } else { 0 };
+        let mut told = explain(pool, &pool.census(&route.demand()), back, made);
+        if route.only_group.is_some() && !pool.is_one_group() {
+            told += "; the request names an object, and only keys of the group that made it can serve it";
+        }
+        told
+    });
     GatewayError {
         retry_after: back,
         dont_retry: back.is_none_or(|back| back > WORTH_WAITING),
-        ..GatewayError::new(
-            Kind::NoKeyAvailable,
-            explain(pool, &pool.census(&demand.model), back, made),
-        )
+        ..GatewayError::new(Kind::NoKeyAvailable, told.collect::<Vec<_>>().join(". "))
     }
 }
 

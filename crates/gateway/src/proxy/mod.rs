@@ -5,6 +5,7 @@ mod answer;
 mod attempts;
 mod auth;
 mod body;
+mod bound;
 mod call;
 mod conclude;
 mod early;
@@ -12,6 +13,7 @@ mod headers;
 mod models;
 mod outgoing;
 mod relay;
+mod route;
 mod send;
 mod story;
 mod target;
@@ -23,7 +25,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use keypool_core::pool::Demand;
 
 pub(crate) use body::OutBody;
 
@@ -32,7 +33,8 @@ use crate::error::GatewayError;
 use answer::Reply;
 use attempts::Attempts;
 use auth::Caller;
-use call::{Call, Route};
+use call::Call;
+use route::Route;
 use story::Story;
 use target::Target;
 
@@ -83,38 +85,37 @@ async fn answer_request(
     let call = Call::read(gw, &snapshot, &target, parts, unread)
         .await
         .map_err(in_form)?;
-    let route = Route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
-    story.entry = Some(route.entry.clone());
-    serve(gw, &call, &route, &caller, story)
+    let routes = route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
+    let routes = bound::restrict(gw, &target, &call, &caller, routes).map_err(in_form)?;
+    story.entry = routes.first().map(|route| route.entry.clone());
+    serve(gw, &call, &routes, &caller, story)
         .await
         .map_err(in_form)
 }
 
-/// Tries keys until one answers, the attempts run out or nothing is left to try.
+/// Tries keys, of each target in turn, until one answers, the attempts run out or nothing is left to try.
 async fn serve(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
-    route: &Route,
+    routes: &[Route],
     caller: &Caller,
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
-    let demand = Demand {
-        conversation: affinity::conversation(call, route, caller),
-        ..Demand::of(Arc::clone(&route.model))
-    };
-    let mut attempts = Attempts::new(gw, &route.entry.pool, demand, caller);
+    let mut attempts = Attempts::new(gw, call, routes, caller);
     loop {
         let mut lease = match attempts.next_key().await {
             Ok(lease) => lease,
             Err(stop) => return conclude::conclude(gw, attempts, stop, call, story),
         };
-        story.attempt(&mut lease, attempts.made(), attempts.waited());
+        let route = attempts.route();
+        story.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(answer, class) => {
+                bound::note(gw, call, caller, &lease, &answer);
                 let relayed = relay::relay(gw, call, answer, lease, class, story);
                 return Ok(relayed.map(OutBody::Relay));
             }
-            Reply::Failed(failure) => attempts.failed(lease, failure, call, story),
+            Reply::Failed(failure) => attempts.failed(lease, failure, story),
         }
     }
 }

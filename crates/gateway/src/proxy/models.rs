@@ -8,12 +8,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::{BodyExt, Limited};
 use keypool_core::pattern;
 use keypool_core::pool::{KeyReport, KeyState};
+use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
 use super::auth::Caller;
 use super::outgoing::Outgoing;
+use super::route::targets_for;
 use super::target::Target;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
@@ -52,7 +54,7 @@ pub(super) async fn answer(
     for entry in pools {
         asking.push(models_of(gw, entry));
     }
-    let mut models: Vec<ListedModel> = Vec::new();
+    let mut models: Vec<ListedModel> = routes(snapshot, target, caller);
     for listed in join_all(asking).await {
         for model in listed {
             if caller.may_use_model(&model.id) && !models.iter().any(|known| known.id == model.id) {
@@ -78,6 +80,21 @@ pub(super) async fn answer(
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// The routes that the caller may call by the protocol; not where the path names a pool.
+fn routes(snapshot: &Snapshot, target: &Target<'_>, caller: &Caller) -> Vec<ListedModel> {
+    let usable = |route: &&RouteSettings| {
+        target.pool.is_none() && !targets_for(snapshot, target.protocol, route, caller).is_empty()
+    };
+    let routes = snapshot.settings.routes.iter().filter(usable);
+    let listed = routes.map(|route| ListedModel {
+        id: route.model.to_string(),
+        owned_by: "keypool".to_owned(),
+        created: 0,
+        display_name: None,
+    });
+    listed.collect()
 }
 
 /// Awaits all at once. Each is polled to its first wait whatever the task's budget: there are few.

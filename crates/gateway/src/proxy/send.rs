@@ -14,9 +14,10 @@ use keypool_providers::sse::{Opening, OpeningScanner, event_data};
 use tokio::time::timeout_at;
 
 use super::answer::{Answer, Failure, Reply, Trouble};
-use super::call::{Call, Route};
+use super::call::Call;
 use super::headers::{forwarded, may_have_body};
 use super::outgoing::Outgoing;
+use super::route::Route;
 use crate::context::Gateway;
 use crate::telemetry::redact;
 use crate::upstream::{Pieces, UpstreamBody};
@@ -139,13 +140,16 @@ impl Reader<'_> {
             let body = answer.read_bytes();
             return self.classed(answer, status.as_u16(), &body);
         }
-        if !self.call.generates || !status.is_success() || !may_have_body(status) {
+        let is_looked_at = self.call.generates || self.call.tells.is_some();
+        if !is_looked_at || !status.is_success() || !may_have_body(status) {
             return Reply::Relay(answer, Class::Success);
         }
         if is_event_stream(&answer) {
             return self.read_opening(answer).await;
         }
-        if !is_json(&answer) || announced(&answer).is_some_and(|length| length > LOOK_AT as u64) {
+        let is_long = announced(&answer).is_some_and(|length| length > LOOK_AT as u64);
+        // The id of a new object stands at the beginning, however long its answer is.
+        if !is_json(&answer) || (is_long && self.call.tells.is_none()) {
             return Reply::Relay(answer, Class::Success);
         }
         if self.call.stream {
@@ -186,8 +190,8 @@ impl Reader<'_> {
         }
         let body = answer.read_bytes();
         match protocol::error_in_body(&body) {
-            Some(status) => self.classed(answer, status, &body),
-            None => Reply::Relay(answer, Class::Success),
+            Some(status) if self.call.generates => self.classed(answer, status, &body),
+            _ => Reply::Relay(answer, Class::Success),
         }
     }
 
@@ -236,8 +240,10 @@ impl Reader<'_> {
         let event = read.slice(event);
         answer.read.push_back(read);
         match protocol::error_in_event(&event) {
-            Some(status) => self.classed(answer, status, &event_data(&event)),
-            None => Reply::Relay(answer, Class::Success),
+            Some(status) if self.call.generates => {
+                self.classed(answer, status, &event_data(&event))
+            }
+            _ => Reply::Relay(answer, Class::Success),
         }
     }
 

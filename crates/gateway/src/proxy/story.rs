@@ -72,8 +72,14 @@ impl Story {
     }
 
     /// Notes the attempt that begins now.
-    pub(super) fn attempt(&mut self, lease: &mut Lease, attempt: u32, waited: Duration) {
-        self.key = Some(lease.place());
+    pub(super) fn attempt(
+        &mut self,
+        entry: &PoolEntry,
+        lease: &mut Lease,
+        attempt: u32,
+        waited: Duration,
+    ) {
+        self.answered_by(entry, lease.place());
         self.attempts = attempt;
         let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
@@ -81,6 +87,15 @@ impl Story {
         // One is what nearly every request needs, and an open stream holds on to it.
         self.steps.reserve_exact(1);
         self.steps.push(Step::attempt(lease, began, waited_now));
+    }
+
+    /// Notes whose answer the client gets, as far as it is known now.
+    pub(super) fn answered_by(&mut self, entry: &PoolEntry, place: usize) {
+        let is_known = self.entry.as_ref();
+        if !is_known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {
+            self.entry = Some(entry.clone());
+        }
+        self.key = Some(place);
     }
 
     /// Notes how the attempt that began last failed, and what that did to its key.

@@ -96,7 +96,7 @@ impl<'a> Target<'a> {
             }
         }
         Self {
-            protocol: own,
+            protocol: native_protocol(entry, rest, parts).unwrap_or(own),
             endpoint: None,
             pool: Some(entry),
             path: rest.to_owned(),
@@ -126,9 +126,27 @@ impl<'a> Target<'a> {
         Err(GatewayError::new(Kind::NativeNotAllowed, message))
     }
 
+    /// Whether the path, by naming an object, says where the call goes.
+    pub(super) fn is_by_object(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.by_object)
+    }
+
     pub(super) fn models_call(&self) -> Option<&ModelsCall> {
         self.endpoint.as_ref()?.models.as_ref()
     }
+}
+
+/// The protocol of a native path, where it shows and the provider speaks it beside its own.
+fn native_protocol(entry: &PoolEntry, path: &str, parts: &Parts) -> Option<Protocol> {
+    let bare = path.strip_prefix("/upload").unwrap_or(path);
+    let shown = if bare.starts_with("/v1beta/") {
+        Protocol::Gemini
+    } else {
+        protocol::protocol_of_headers(&parts.headers, parts.uri.query())
+    };
+    (shown != Protocol::OpenAi && entry.speaks(shown)).then_some(shown)
 }
 
 /// The pool that the first segment names, and the rest of the path.

@@ -47,6 +47,7 @@ fn settings(mock: &Mock) -> Settings {
         source: "test".into(),
     };
     Settings {
+        routes: Vec::new(),
         server: ServerSettings::default(),
         log: LogSettings::default(),
         admin: AdminSettings {

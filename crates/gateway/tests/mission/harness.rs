@@ -80,6 +80,7 @@ fn settings(pool: PoolSettings) -> Settings {
         },
         pools: vec![pool],
         virtual_keys: Vec::new(),
+        routes: Vec::new(),
     }
 }
 

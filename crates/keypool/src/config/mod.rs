@@ -14,6 +14,7 @@ mod pools;
 mod problem;
 mod proxy;
 mod report;
+mod routes;
 mod server;
 mod sources;
 mod text;
@@ -102,7 +103,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         .collect();
     let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
     server::warn_reach(report, &server, &virtual_keys);
-    unforced::routes(root.tables("routes"), &names);
+    let routes = routes::read(root.tables("routes"), &names);
     unforced::files(root.table("files"));
     unforced::metrics(root.table("metrics"));
     root.finish();
@@ -113,6 +114,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         admin,
         pools,
         virtual_keys,
+        routes,
     }
 }
 

@@ -2,15 +2,12 @@
 //!
 //! What leaves here is nothing: a section that comes into force moves to a file of its own.
 
-use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use super::problem::Problem;
 use super::report::Report;
 use super::text::Text;
 use super::values;
 use super::walk::Table;
-use super::words;
 
 /// Why limits do nothing.
 pub(super) const LIMITS: &str = "limits come with a later version";
@@ -106,83 +103,6 @@ fn number(table: &mut Table<'_>, name: &'static str, setting: &str) {
     if table.whole(name, ANY).is_some() {
         report.not_in_force(setting, LIMITS);
     }
-}
-
-/// `[[routes]]`, whose targets name pools.
-pub(super) fn routes(routes: Vec<Table<'_>>, pools: &[&str]) {
-    let mut models = HashSet::new();
-    for mut route in routes {
-        let report = route.report();
-        if let Some(text) = route.required("model") {
-            let at = text.at.clone();
-            if let Some(model) = text.label().and_then(|model| models.replace(model)) {
-                report.add(Problem::new(
-                    &at,
-                    format!(
-                        "there is a route for the model {} already",
-                        words::shown(&model)
-                    ),
-                ));
-            }
-        }
-        targets(&mut route, pools);
-        route.finish();
-        report.not_in_force("routes", "models are resolved by the pools' `models` alone");
-    }
-}
-
-fn targets(route: &mut Table<'_>, pools: &[&str]) {
-    let report = route.report();
-    let Some(node) = route.take("targets") else {
-        report.add(
-            Problem::absent(route.at(), "`routes.targets` is missing")
-                .hint("targets = [{ pool = \"…\", model = \"…\" }]"),
-        );
-        return;
-    };
-    let Some(items) = node.items("a list of tables such as { pool = \"…\", model = \"…\" }")
-    else {
-        return;
-    };
-    if items.is_empty() {
-        report.add(Problem::new(
-            &node.at(),
-            "`routes.targets` must name at least one target, found an empty list",
-        ));
-    }
-    for mut target in items.into_iter().filter_map(|item| item.table()) {
-        if let Some(text) = target.required("pool") {
-            known_pool(&text, pools);
-        }
-        target.text("model").and_then(Text::label);
-        target.finish();
-    }
-}
-
-/// Reports a reference to a pool that does not exist.
-pub(super) fn known_pool(text: &Text<'_>, pools: &[&str]) {
-    if pools.contains(&&*text.value) {
-        return;
-    }
-    let hint = match words::nearest(&text.value, pools) {
-        Some(near) => format!("did you mean {}?", words::shown(near)),
-        None if pools.is_empty() => "no pool is configured".to_owned(),
-        None => format!(
-            "pools: {}",
-            pools
-                .iter()
-                .map(|pool| words::escaped(pool))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    };
-    let message = format!(
-        "`{}` names a pool that does not exist: {}",
-        text.name,
-        text.shown()
-    );
-    text.report()
-        .add(Problem::absent(&text.at, message).hint(hint));
 }
 
 /// `[files]`

@@ -13,6 +13,7 @@ use super::admin::client_secret;
 use super::keys::checked_name;
 use super::place::At;
 use super::problem::Problem;
+use super::routes;
 use super::unforced;
 use super::walk::{Node, Table};
 use super::words;
@@ -90,7 +91,7 @@ impl Rest {
             texts
                 .iter()
                 .filter(|text| !pattern::is_pattern(&text.value))
-                .for_each(|text| unforced::known_pool(text, known));
+                .for_each(|text| routes::known_pool(text, known));
             texts.into_iter().map(|text| text.value).collect()
         });
         unforced::virtual_key_limits(table);

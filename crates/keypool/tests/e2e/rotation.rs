@@ -518,6 +518,7 @@ async fn a_provider_out_of_reach_is_said_to_be() {
         "{reply:?}"
     );
     assert_eq!(reply.header("x-should-retry"), Some("false"));
+    assert_eq!(reply.header("retry-after"), Some("1"), "no key rests");
     assert_eq!(gw.key_stats("p", "p-1").await["failed_requests"], 2);
     gw.stop().await;
 }

@@ -42,8 +42,10 @@ pub enum ModelIn {
     Body,
     /// Top-level `model` of the JSON body; may be missing (Tavily research, OpenAI moderations).
     OptionalBody,
-    /// Form field `model` of a multipart body.
+    /// Form field `model` of a multipart body; required.
     Form,
+    /// Form field `model` of a multipart body; may be missing (OpenAI image variations).
+    OptionalForm,
     /// A byte range of the path, percent-encoded as sent.
     Path(Range<usize>),
     /// The call names no model.
@@ -78,6 +80,8 @@ pub struct Endpoint {
     pub stream_by_path: bool,
     /// A model list or one model of it: answered by the gateway itself.
     pub models: Option<ModelsCall>,
+    /// The path names an object made by an earlier call, which says where it goes.
+    pub by_object: bool,
 }
 
 /// `GET /v1/models` and `GET /v1/models/{id}`.
@@ -213,6 +217,7 @@ impl Endpoint {
             generates: true,
             stream_by_path: false,
             models: None,
+            by_object: false,
         }
     }
 

@@ -23,16 +23,41 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         },
         "/v1/moderations" => post(ModelIn::OptionalBody),
         "/v1/images/edits" if is_json(headers) => post(ModelIn::Body),
-        "/v1/images/edits"
-        | "/v1/images/variations"
-        | "/v1/audio/transcriptions"
-        | "/v1/audio/translations" => Endpoint {
+        "/v1/images/edits" | "/v1/audio/transcriptions" | "/v1/audio/translations" => Endpoint {
             json: false,
             ..post(ModelIn::Form)
         },
-        _ => return None,
+        // There is one model for them, and its name may be left out.
+        "/v1/images/variations" => Endpoint {
+            json: false,
+            ..post(ModelIn::OptionalForm)
+        },
+        _ => return of_response(method, path.strip_prefix("/v1/responses/")?),
     };
     Some(endpoint.only_for("POST", method))
+}
+
+/// A stored response, by what follows `/v1/responses/`.
+fn of_response(method: &Method, below: &str) -> Option<Lookup> {
+    let (id, rest) = below.split_once('/').unwrap_or((below, ""));
+    let is_id = !id.is_empty() && !matches!(id, "compact" | "input_tokens");
+    if !is_id || (below.contains('/') && rest.split('/').any(str::is_empty)) {
+        return None;
+    }
+    let endpoint = Endpoint {
+        by_object: true,
+        repeat: Repeat::Never,
+        ..Endpoint::get(Protocol::OpenAi)
+    };
+    Some(match *method {
+        _ if rest == "cancel" => endpoint.only_for("POST", method),
+        Method::GET => Lookup::Endpoint(Endpoint {
+            repeat: Repeat::Safe,
+            ..endpoint
+        }),
+        Method::DELETE => Lookup::Endpoint(endpoint),
+        _ => Lookup::MethodNotAllowed(Protocol::OpenAi, "GET, DELETE"),
+    })
 }
 
 pub(super) fn error(error: &OwnError<'_>) -> Value {

@@ -23,7 +23,11 @@ pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
             if id.is_empty() || id.contains('/') {
                 return None;
             }
-            Endpoint::get(Protocol::Tavily).only_for("GET", method)
+            let endpoint = Endpoint {
+                by_object: true,
+                ..Endpoint::get(Protocol::Tavily)
+            };
+            endpoint.only_for("GET", method)
         }
     };
     Some(found)

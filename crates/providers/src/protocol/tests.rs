@@ -65,7 +65,6 @@ fn openai_endpoints() {
     );
     for path in [
         "/v1/images/edits",
-        "/v1/images/variations",
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
     ] {
@@ -75,7 +74,56 @@ fn openai_endpoints() {
             "{path}"
         );
     }
+    assert_eq!(
+        endpoint("POST", "/v1/images/variations"),
+        expect(ModelIn::OptionalForm, false, Repeat::Safe)
+    );
     assert!(endpoint("POST", "/v1/chat/completions").generates);
+}
+
+#[test]
+fn stored_responses_are_called_by_their_id() {
+    for (method, path, repeat) in [
+        ("GET", "/v1/responses/resp_1", Repeat::Safe),
+        ("DELETE", "/v1/responses/resp_1", Repeat::Never),
+        ("GET", "/v1/responses/resp_1/input_items", Repeat::Safe),
+        ("POST", "/v1/responses/resp_1/cancel", Repeat::Never),
+    ] {
+        let found = endpoint(method, path);
+        assert!(
+            found.by_object && !found.generates && !found.json,
+            "{method} {path}"
+        );
+        assert_eq!(
+            (found.model, found.repeat),
+            (ModelIn::Nowhere, repeat),
+            "{method} {path}"
+        );
+    }
+    assert!(endpoint("GET", "/research/r1").by_object);
+    assert!(!endpoint("POST", "/v1/responses").by_object);
+    for (method, path, allow) in [
+        ("POST", "/v1/responses/resp_1", "GET, DELETE"),
+        ("GET", "/v1/responses/resp_1/cancel", "POST"),
+    ] {
+        assert_eq!(
+            call(method, path, &[], None),
+            Lookup::MethodNotAllowed(OpenAi, allow),
+            "{method} {path}"
+        );
+    }
+    for path in [
+        "/v1/responses/",
+        "/v1/responses//x",
+        "/v1/responses/resp_1/",
+        "/v1/responses/compact",
+    ] {
+        assert_eq!(
+            call("POST", path, &[], None),
+            Lookup::Unknown(OpenAi),
+            "{path}"
+        );
+    }
 }
 
 #[test]
@@ -190,9 +238,12 @@ fn tavily_endpoints_choose_no_pool_by_model() {
             ..post
         }
     );
-    for path in ["/usage", "/research/0b-1"] {
-        assert_eq!(endpoint("GET", path), Endpoint::get(Tavily), "{path}");
-    }
+    assert_eq!(endpoint("GET", "/usage"), Endpoint::get(Tavily));
+    let by_object = Endpoint {
+        by_object: true,
+        ..Endpoint::get(Tavily)
+    };
+    assert_eq!(endpoint("GET", "/research/0b-1"), by_object);
 }
 
 #[test]
@@ -299,7 +350,6 @@ fn what_is_no_endpoint_is_unknown() {
         "//v1/messages",
         "/V1/messages",
         "/v1/chat%2Fcompletions",
-        "/v1/responses/resp_1",
         "/v1/models/",
         "/v1/models/a/",
         "/v1/models//a",

@@ -10,7 +10,7 @@ fn looks(pool: &Pool) -> u64 {
 fn refused(pool: &Arc<Pool>, demand: &Demand) -> Outlook {
     assert!(pool.acquire(demand).is_none());
     let outlook = pool.outlook(demand);
-    let census = pool.census(&demand.model);
+    let census = pool.census(demand);
     assert_eq!(census.total, pool.members().len());
     outlook
 }
@@ -45,7 +45,7 @@ fn a_refusal_does_not_look_at_every_key_again() {
     assert!(pool.acquire(&n).is_some(), "another model does not rest");
     assert!(pool.outlook(&n).busy);
     assert_eq!(refused(&pool, &m), first);
-    assert_eq!(pool.census(&m.model).rate_limited, 500);
+    assert_eq!(pool.census(&m).rate_limited, 500);
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn what_was_found_ends_when_the_first_key_is_due_and_with_every_change() {
         assert_eq!(names(&pool, &demand, 1), ["k2"], "{class:?} was cleared");
     }
     let pool = resting(Class::Rejected, 0);
-    assert_eq!(pool.max_attempts(), 0);
+    assert_eq!(pool.max_attempts(&demand), 0);
     assert!(pool.reset("k2").is_some());
-    assert_eq!(pool.max_attempts(), 2);
+    assert_eq!(pool.max_attempts(&demand), 2);
     assert_eq!(names(&pool, &demand, 1), ["k2"]);
 }
 
@@ -154,7 +154,7 @@ fn under_concurrency_a_key_that_is_back_is_never_taken_for_one_that_rests() {
                 while !over.load(Ordering::SeqCst) {
                     drop(pool.acquire(&demand));
                     pool.outlook(&demand);
-                    pool.census(&demand.model);
+                    pool.census(&demand);
                 }
             });
         }

@@ -219,6 +219,10 @@ const REST: &[(&str, &[&str])] = &[
         &["a route for the model `b` already"],
     ),
     (
+        "[pools.p]\nprovider = 'ark'\n[[routes]]\nmodel = §'gpt-*'\ntargets = [{ pool = 'p' }]",
+        &["must be a name without `*`"],
+    ),
+    (
         "§[routes]\nmodel = 'best'",
         &["must be a list of tables, each under `[[routes]]`, found a table"],
     ),

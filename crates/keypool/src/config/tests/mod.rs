@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keypool_core::secret::{Digest256, Secret};
-use keypool_core::settings::{AuthMode, LogFormat, LogLevel, Strategy};
+use keypool_core::settings::{AuthMode, LogFormat, LogLevel, RouteSettings, RouteTarget, Strategy};
 
 use super::errors::ConfigError;
 use super::*;
@@ -172,6 +172,32 @@ fn the_pools_of_the_example_are_read() {
 }
 
 #[test]
+fn the_routes_of_the_example_are_read() {
+    let settings = example().good().settings;
+    let target = |pool: &str, model: Option<&str>| RouteTarget {
+        pool: pool.into(),
+        model: model.map(Into::into),
+    };
+    let route = |model: &str, targets| RouteSettings {
+        model: model.into(),
+        targets,
+    };
+    assert_eq!(
+        settings.routes,
+        [
+            route(
+                "best",
+                vec![
+                    target("anthropic", Some("claude-x")),
+                    target("vision", None)
+                ]
+            ),
+            route("second", vec![target("gemini", Some("gemini-x"))]),
+        ]
+    );
+}
+
+#[test]
 fn the_keys_of_the_example_are_read() {
     let settings = example().good().settings;
     let [main, spare] = &settings.pools[0].keys[..] else {
@@ -298,7 +324,6 @@ fn what_is_not_in_force_warns_once_each() {
         "virtual_keys.output_reservation",
         "virtual_keys.on_limit",
         "virtual_keys.limit_wait",
-        "routes",
         "files.max_size",
         "metrics.public",
     ] {
@@ -311,7 +336,7 @@ fn what_is_not_in_force_warns_once_each() {
             "{setting}: {told:#?}"
         );
     }
-    assert_eq!(told.len(), 22, "{told:#?}");
+    assert_eq!(told.len(), 21, "{told:#?}");
     assert!(loaded.settings.pools[1..].iter().all(|pool| {
         let is_affine = &*pool.name == "anthropic";
         pool.strategy

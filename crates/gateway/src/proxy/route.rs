@@ -1,0 +1,216 @@
+//! Where a call goes: the pools that may serve it, in turn, and the model's name in each.
+
+use std::sync::Arc;
+
+use keypool_core::pool::{Demand, OnlyGroup};
+use keypool_core::settings::RouteSettings;
+use keypool_providers::protocol::Protocol;
+
+use super::auth::Caller;
+use super::call::Call;
+use super::target::Target;
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
+
+/// One pool that may serve a call.
+pub(super) struct Route {
+    pub(super) entry: PoolEntry,
+    /// The model as the pool's provider names it; empty where the call names none.
+    pub(super) model: Arc<str>,
+    /// The group of the objects that the call names.
+    pub(super) only_group: Option<OnlyGroup>,
+}
+
+impl Route {
+    fn to(entry: &PoolEntry, model: impl Into<Arc<str>>) -> Self {
+        Self {
+            entry: entry.clone(),
+            model: model.into(),
+            only_group: None,
+        }
+    }
+
+    /// What the call needs of this pool.
+    pub(super) fn demand(&self) -> Demand {
+        Demand {
+            only_group: self.only_group.clone(),
+            ..Demand::of(Arc::clone(&self.model))
+        }
+    }
+}
+
+/// The pools that may serve the call, at least one.
+pub(super) fn find(
+    snapshot: &Snapshot,
+    target: &Target<'_>,
+    call: &Call<'_>,
+    caller: &Caller,
+) -> Result<Vec<Route>, GatewayError> {
+    Ok(match (target.pool, call.model_name()) {
+        (Some(entry), named) => vec![in_pool(entry, named, caller)?],
+        (None, None) if target.is_by_object() => holding(snapshot, target, caller)?,
+        (None, None) => vec![Route::to(first_pool(snapshot, target, caller)?, "")],
+        (None, Some(named)) => by_model(snapshot, target.protocol, named, caller)?,
+    })
+}
+
+fn in_pool(entry: &PoolEntry, named: Option<&str>, caller: &Caller) -> Result<Route, GatewayError> {
+    if !caller.may_use_pool(entry) {
+        return Err(pool_not_allowed(entry.pool.name()));
+    }
+    let Some(named) = named else {
+        return Ok(Route::to(entry, ""));
+    };
+    let prefix = format!("{}/", entry.pool.name());
+    let model = named.strip_prefix(&prefix).unwrap_or(named);
+    if !caller.may_use_model(model) && !caller.may_use_model(named) {
+        return Err(model_not_allowed(named));
+    }
+    Ok(Route::to(entry, model))
+}
+
+fn by_model(
+    snapshot: &Snapshot,
+    protocol: Protocol,
+    named: &str,
+    caller: &Caller,
+) -> Result<Vec<Route>, GatewayError> {
+    if let Some(route) = snapshot.route(named) {
+        return by_route(snapshot, protocol, route, caller);
+    }
+    let may_use = |entry: &PoolEntry| caller.may_use_pool(entry);
+    let (entry, model) =
+        snapshot
+            .resolve(protocol, named, may_use)
+            .map_err(|error| match error {
+                NoRoute::NotAllowed => model_not_allowed(named),
+                NoRoute::Unknown => model_not_found(snapshot, protocol, named),
+            })?;
+    if !caller.may_use_model(model) && !caller.may_use_model(named) {
+        return Err(model_not_allowed(named));
+    }
+    Ok(vec![Route::to(entry, model)])
+}
+
+/// The targets that speak the protocol and that the caller may use, in the route's order.
+fn by_route(
+    snapshot: &Snapshot,
+    protocol: Protocol,
+    route: &RouteSettings,
+    caller: &Caller,
+) -> Result<Vec<Route>, GatewayError> {
+    if !snapshot.route_speaks(route, protocol) {
+        let message = format!(
+            "no target of the route \"{}\" is a pool that can be called by this protocol: use the SDK of another provider, or add a target",
+            route.model
+        );
+        return Err(GatewayError::new(Kind::ModelNotFound, message));
+    }
+    let routes = targets_for(snapshot, protocol, route, caller);
+    if routes.is_empty() {
+        return Err(model_not_allowed(&route.model));
+    }
+    Ok(routes)
+}
+
+/// The same without a reason where there is none.
+pub(super) fn targets_for(
+    snapshot: &Snapshot,
+    protocol: Protocol,
+    route: &RouteSettings,
+    caller: &Caller,
+) -> Vec<Route> {
+    let by_its_name = caller.may_use_model(&route.model);
+    let targets = route.targets.iter().filter_map(|target| {
+        let model = target.model.as_ref().unwrap_or(&route.model);
+        let entry = snapshot.pool(&target.pool)?;
+        let usable = entry.speaks(protocol)
+            && caller.may_use_pool(entry)
+            && (by_its_name || caller.may_use_model(model));
+        usable.then(|| Route::to(entry, Arc::clone(model)))
+    });
+    targets.collect()
+}
+
+/// All pools that may hold objects of the protocol and that the caller may use.
+fn holding(
+    snapshot: &Snapshot,
+    target: &Target<'_>,
+    caller: &Caller,
+) -> Result<Vec<Route>, GatewayError> {
+    let holds = |entry: &&PoolEntry| entry.holds_objects_of(target.protocol);
+    let pools = snapshot.pools.iter().filter(holds);
+    let routes: Vec<Route> = pools
+        .filter(|entry| caller.may_use_pool(entry))
+        .map(|entry| Route::to(entry, ""))
+        .collect();
+    if routes.is_empty() {
+        first_pool(snapshot, target, caller)?;
+        return Err(no_such_object());
+    }
+    Ok(routes)
+}
+
+fn first_pool<'a>(
+    snapshot: &'a Snapshot,
+    target: &Target<'_>,
+    caller: &Caller,
+) -> Result<&'a PoolEntry, GatewayError> {
+    let first =
+        |may_use: &dyn Fn(&PoolEntry) -> bool| snapshot.first_speaking(target.protocol, may_use);
+    if let Some(entry) = first(&|entry| caller.may_use_pool(entry)) {
+        return Ok(entry);
+    }
+    Err(match first(&|_| true) {
+        Some(entry) => pool_not_allowed(entry.pool.name()),
+        None => GatewayError::new(
+            Kind::ModelNotFound,
+            format!(
+                "no pool serves {}: configure a pool of that provider",
+                target.path
+            ),
+        ),
+    })
+}
+
+/// The same for an id that nobody knows and for one that another caller made, so that neither can be told.
+pub(super) fn no_such_object() -> GatewayError {
+    let message = "there is no such object here for this caller: only who made it through this gateway can use it, \
+                   and only while it is remembered";
+    GatewayError::new(Kind::NotFound, message)
+}
+
+fn pool_not_allowed(name: &str) -> GatewayError {
+    GatewayError::new(
+        Kind::ModelNotAllowed,
+        format!("this virtual key may not use pool \"{name}\": ask for one that may"),
+    )
+}
+
+fn model_not_allowed(model: &str) -> GatewayError {
+    GatewayError::new(
+        Kind::ModelNotAllowed,
+        format!("this virtual key may not use model \"{model}\": ask for one that may"),
+    )
+}
+
+fn model_not_found(snapshot: &Snapshot, protocol: Protocol, model: &str) -> GatewayError {
+    let known = snapshot.known_models(protocol);
+    let message = if snapshot
+        .settings
+        .pools
+        .iter()
+        .all(|pool| pool.keys.is_empty())
+    {
+        "no provider key is configured yet: set one in the environment, in .env or in keypool.toml"
+            .to_owned()
+    } else if known.is_empty() {
+        format!("no pool serves model \"{model}\" by this protocol")
+    } else {
+        format!(
+            "no pool serves model \"{model}\"; known here: {}",
+            known.join(", ")
+        )
+    };
+    GatewayError::new(Kind::ModelNotFound, message)
+}

@@ -1,0 +1,499 @@
+//! Ids in paths, bodies and answers, of every protocol.
+
+use http::HeaderValue;
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::Protocol::{Anthropic, Gemini, OpenAi, Tavily};
+
+fn path_ids(protocol: Protocol, path: &str, query: Option<&str>) -> Vec<(Mention, String)> {
+    let mut ids: Vec<(Mention, String)> = Vec::new();
+    in_path(protocol, path, query, |how, id| {
+        if !ids.iter().any(|(_, known)| known == id) {
+            ids.push((how, id.to_owned()));
+        }
+    });
+    ids
+}
+
+fn needed(protocol: Protocol, path: &str) -> Vec<String> {
+    let ids = path_ids(protocol, path, None);
+    let needed = ids.into_iter().filter(|(how, _)| *how == Mention::Needed);
+    needed.map(|(_, id)| id).collect()
+}
+
+fn body_ids(protocol: Protocol, body: &str) -> (Vec<String>, Vec<String>) {
+    let (mut needed, mut perhaps) = (Vec::new(), Vec::new());
+    in_body(protocol, body.as_bytes(), |how, id| match how {
+        Mention::Needed => needed.push(id.to_owned()),
+        Mention::Perhaps => perhaps.push(id.to_owned()),
+    });
+    (needed, perhaps)
+}
+
+fn said(protocol: Protocol, method: &str, path: &str, store: Option<bool>) -> Option<Tells> {
+    tells(protocol, &method.parse().unwrap(), path, store)
+}
+
+#[test]
+fn paths_name_the_object_they_are_about() {
+    for (protocol, path, id) in [
+        (OpenAi, "/v1/responses/resp_1", Some("resp_1")),
+        (OpenAi, "/v1/responses/resp_1/input_items", Some("resp_1")),
+        (OpenAi, "/responses/resp_1/cancel", Some("resp_1")),
+        (OpenAi, "/v1/files/file-1/content", Some("file-1")),
+        (OpenAi, "/batches/batch_1", Some("batch_1")),
+        (
+            OpenAi,
+            "/v1/conversations/conv_1/items/msg_1",
+            Some("conv_1"),
+        ),
+        (OpenAi, "/v1/vector_stores/vs_1/files/file-1", Some("vs_1")),
+        (OpenAi, "/v1/videos/video_1/content", Some("video_1")),
+        (OpenAi, "/v1/uploads/upload_1/parts", Some("upload_1")),
+        (OpenAi, "/v1/fine_tuning/jobs/ftjob-1", Some("ftjob-1")),
+        (
+            OpenAi,
+            "/v1/chat/completions/chatcmpl-1",
+            Some("chatcmpl-1"),
+        ),
+        (
+            OpenAi,
+            "/api/v3/contents/generations/tasks/cgt-1",
+            Some("cgt-1"),
+        ),
+        (OpenAi, "/contents/generations/tasks/cgt-1", Some("cgt-1")),
+        (OpenAi, "/v1/responses", None),
+        (OpenAi, "/v1/responses/compact", None),
+        (OpenAi, "/v1/videos/edits", None),
+        (OpenAi, "/context/create", None),
+        (OpenAi, "/api/v3/context/chat/completions", None),
+        (OpenAi, "/v1/videos/models", None),
+        (OpenAi, "/v1/batch/jobs/b-1/cancel", Some("b-1")),
+        (OpenAi, "/v1/video/submit", None),
+        (OpenAi, "/v1/chat/completions", None),
+        (OpenAi, "/v1/models/gpt-4o", None),
+        (
+            Anthropic,
+            "/v1/messages/batches/msgbatch_1/results",
+            Some("msgbatch_1"),
+        ),
+        (Anthropic, "/v1/files/file_1", Some("file_1")),
+        (Anthropic, "/v1/messages", None),
+        (Gemini, "/v1beta/files/abc", Some("files/abc")),
+        (Gemini, "/v1beta/files/abc:download", Some("files/abc")),
+        (Gemini, "/v1/cachedContents/c1", Some("cachedContents/c1")),
+        (Gemini, "/v1beta/batches/b1:cancel", Some("batches/b1")),
+        (
+            Gemini,
+            "/v1beta/models/veo/operations/o1",
+            Some("operations/o1"),
+        ),
+        (Gemini, "/v1beta/interactions/i1", Some("interactions/i1")),
+        (Gemini, "/upload/v1beta/files", None),
+        (Gemini, "/v1beta/models/gemini-x:generateContent", None),
+        (Tavily, "/research/r-1", Some("r-1")),
+        (Tavily, "/search", None),
+    ] {
+        assert_eq!(needed(protocol, path), Vec::from_iter(id), "{path}");
+    }
+}
+
+#[test]
+fn an_id_is_found_however_its_path_is_spelt() {
+    for path in [
+        "/v1/responses/resp%5F1",
+        "/v1/responses%2fresp_1",
+        "/v1//responses//resp_1/",
+        "/v1/%72esponses/resp_1",
+        "/v1%5cresponses%5Cresp_1",
+    ] {
+        assert_eq!(needed(OpenAi, path), ["resp_1"], "{path}");
+    }
+    let ids = path_ids(OpenAi, "/v1/vector_stores/vs_1/files/file-2", None);
+    assert!(
+        ids.contains(&(Mention::Perhaps, "file-2".to_owned())),
+        "{ids:?}"
+    );
+    let ids = path_ids(Gemini, "/v1beta/fileSearchStores/s/operations/o", None);
+    assert!(
+        ids.contains(&(Mention::Perhaps, "operations/o".to_owned())),
+        "{ids:?}"
+    );
+    let query = Some("page_num=1&filter.task_ids=cgt-1,cgt%2D2&after=file-3");
+    let ids = path_ids(OpenAi, "/v1/files", query);
+    for id in ["cgt-1", "cgt-2", "file-3"] {
+        assert!(
+            ids.contains(&(Mention::Perhaps, id.to_owned())),
+            "{id}: {ids:?}"
+        );
+    }
+    let ids = path_ids(Gemini, "/upload/v1beta/files", Some("upload_id=a%2Bb&x=1"));
+    assert_eq!(ids, [(Mention::Perhaps, "upload_id=a+b".to_owned())]);
+}
+
+const IN_FIELDS: &[(Protocol, &str, &str)] = &[
+    (OpenAi, r#"{"previous_response_id":"resp_1"}"#, "resp_1"),
+    (
+        OpenAi,
+        r#"{"a":[{"b":1}],"conversation" : "conv_1"}"#,
+        "conv_1",
+    ),
+    (OpenAi, r#"{"conversation":{"id":"conv_1"}}"#, "conv_1"),
+    (OpenAi, r#"{"input_file_id":"file-1"}"#, "file-1"),
+    (OpenAi, r#"{"requestId":"r1"}"#, "r1"),
+    (OpenAi, r#"{"context_id":"ctx-1"}"#, "ctx-1"),
+    (
+        OpenAi,
+        r#"{"previous_response_\u0069d":"resp\u005f1"}"#,
+        "resp_1",
+    ),
+    (
+        Gemini,
+        r#"{"cachedContent":"cachedContents/c"}"#,
+        "cachedContents/c",
+    ),
+    (
+        Gemini,
+        r#"{"cached_content":"cachedContents/c"}"#,
+        "cachedContents/c",
+    ),
+    (
+        Gemini,
+        r#"{"previous_interaction_id":"v1_x"}"#,
+        "interactions/v1_x",
+    ),
+];
+
+const ELSEWHERE: &[(Protocol, &str, &str)] = &[
+    (
+        OpenAi,
+        r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#,
+        "file-1",
+    ),
+    (
+        OpenAi,
+        r#"{"tools":[{"vector_store_ids":["vs_1"]}]}"#,
+        "vs_1",
+    ),
+    (OpenAi, r#"{"x":"file\u002d1"}"#, "file-1"),
+    (
+        Anthropic,
+        r#"{"messages":[{"content":[{"source":{"file_id":"file_1"}}]}]}"#,
+        "file_1",
+    ),
+    (
+        Gemini,
+        r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://g.example/v1beta/files/abc"}}]}]}"#,
+        "files/abc",
+    ),
+];
+
+#[test]
+fn bodies_name_objects_in_fields_and_elsewhere() {
+    for &(protocol, body, id) in IN_FIELDS {
+        assert_eq!(body_ids(protocol, body).0, [id], "{body}");
+    }
+    let twice = r#"{"previous_response_id":"resp_1","previous_response_id":"resp_2"}"#;
+    assert_eq!(
+        body_ids(OpenAi, twice).0,
+        ["resp_1", "resp_2"],
+        "whichever the provider takes"
+    );
+    for body in [
+        r#"{"input":[{"previous_response_id":"resp_1"}]}"#,
+        r#"{"metadata":{"conversation":"conv_1"}}"#,
+        r#"{"conversation":{"name":{"id":"conv_1"}}}"#,
+        r#"{"previous_response_id":null,"conversation":7}"#,
+    ] {
+        assert_eq!(body_ids(OpenAi, body).0, [""; 0], "{body}");
+    }
+    for &(protocol, body, id) in ELSEWHERE {
+        let (needed, perhaps) = body_ids(protocol, body);
+        assert!(
+            needed.is_empty() && perhaps.iter().any(|found| found == id),
+            "{body}: {perhaps:?}"
+        );
+    }
+    let prose = r#"{"messages":[{"role":"user","content":"tell me of file-1 and resp_1"}]}"#;
+    assert_eq!(body_ids(OpenAi, prose).1, [""; 0]);
+}
+
+/// What the answer to a call tells.
+enum Say {
+    Made,
+    Yields,
+    Gone(&'static str),
+    Nothing,
+}
+use Say::{Gone, Made, Nothing, Yields};
+
+const CALLS: &[(Protocol, &str, &str, Say)] = &[
+    (OpenAi, "POST", "/v1/files", Made),
+    (OpenAi, "POST", "/files", Made),
+    (OpenAi, "POST", "/v1/batches", Made),
+    (OpenAi, "POST", "/v1/videos", Made),
+    (OpenAi, "POST", "/v1/videos/video_1/remix", Made),
+    (OpenAi, "POST", "/v1/videos/edits", Made),
+    (OpenAi, "POST", "/v1/uploads/upload_1/complete", Made),
+    (OpenAi, "POST", "/api/v3/contents/generations/tasks", Made),
+    (OpenAi, "POST", "/context/create", Made),
+    (OpenAi, "POST", "/api/v3/context/chat/completions", Nothing),
+    (OpenAi, "POST", "/v1/video/submit", Made),
+    (OpenAi, "POST", "/v1/video/status", Nothing),
+    (OpenAi, "POST", "/v1/batch/jobs", Made),
+    (OpenAi, "POST", "/v1/vector_stores/vs_1/files", Nothing),
+    (OpenAi, "POST", "/v1/batches/batch_1/cancel", Nothing),
+    (OpenAi, "POST", "/v1/chat/completions", Nothing),
+    (OpenAi, "POST", "/v1/embeddings", Nothing),
+    (OpenAi, "GET", "/v1/batches/batch_1", Yields),
+    (OpenAi, "GET", "/v1/files/file-1", Nothing),
+    (OpenAi, "GET", "/v1/files", Nothing),
+    (OpenAi, "DELETE", "/v1/files/file-1", Gone("file-1")),
+    (OpenAi, "DELETE", "/v1/responses/resp_1", Gone("resp_1")),
+    (
+        OpenAi,
+        "DELETE",
+        "/v1/vector_stores/vs_1/files/file-1",
+        Nothing,
+    ),
+    (Anthropic, "POST", "/v1/messages/batches", Made),
+    (Anthropic, "POST", "/v1/skills", Made),
+    (Anthropic, "POST", "/v1/messages", Nothing),
+    (Gemini, "POST", "/v1beta/cachedContents", Made),
+    (Gemini, "POST", "/upload/v1beta/files", Made),
+    (
+        Gemini,
+        "POST",
+        "/v1beta/models/veo:predictLongRunning",
+        Made,
+    ),
+    (Gemini, "POST", "/v1beta/models/g:generateContent", Nothing),
+    (Gemini, "GET", "/v1beta/models/veo/operations/o", Yields),
+    (Gemini, "DELETE", "/v1beta/files/abc", Gone("files/abc")),
+    (Tavily, "POST", "/research", Made),
+    (Tavily, "GET", "/research/r-1", Nothing),
+    (Tavily, "POST", "/search", Nothing),
+];
+
+#[test]
+fn calls_that_make_read_or_end_objects_are_known() {
+    for (protocol, method, path, expect) in CALLS {
+        let expect = match expect {
+            Made => Some(Tells::Made),
+            Yields => Some(Tells::Yields),
+            Gone(id) => Some(Tells::Gone((*id).to_owned())),
+            Nothing => None,
+        };
+        assert_eq!(
+            said(*protocol, method, path, None),
+            expect,
+            "{method} {path}"
+        );
+    }
+    for (path, store, expect) in [
+        ("/v1/responses", None, true),
+        ("/v1/responses", Some(true), true),
+        ("/v1/responses", Some(false), false),
+        ("/v1/chat/completions", Some(true), true),
+        ("/v1/chat/completions", Some(false), false),
+    ] {
+        assert_eq!(
+            said(OpenAi, "POST", path, store).is_some(),
+            expect,
+            "{path} {store:?}"
+        );
+    }
+}
+
+const BATCH: &str =
+    r#"{"id":"batch_1","input_file_id":"file-1","output_file_id":"file-2","error_file_id":null}"#;
+const VIDEO: &str = r#"{"name":"operations/o","response":{"samples":[{"uri":"https://g.example/v1beta/files/f:download?alt=media"}]}}"#;
+const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
+    (
+        OpenAi,
+        "/v1/files",
+        Tells::Made,
+        r#"{"object":"file","id":"file-1"}"#,
+        &["file-1"],
+    ),
+    (
+        OpenAi,
+        "/v1/responses",
+        Tells::Made,
+        r#"{"error":null,"id":"resp_1","output":[{"id":"msg_1"}]}"#,
+        &["resp_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/responses",
+        Tells::Made,
+        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"instructions\":\"cut o",
+        &["resp_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/uploads/u/complete",
+        Tells::Made,
+        r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
+        &["upload_1", "file-9"],
+    ),
+    (
+        OpenAi,
+        "/v1/batches/batch_1",
+        Tells::Yields,
+        BATCH,
+        &["file-1", "file-2"],
+    ),
+    (
+        OpenAi,
+        "/v1/video/submit",
+        Tells::Made,
+        r#"{"requestId":"r1"}"#,
+        &["r1"],
+    ),
+    (
+        OpenAi,
+        "/v1/batch/jobs/b-1",
+        Tells::Yields,
+        r#"{"id":"b-1","input_files":["f-1"],"output_file":"file-2"}"#,
+        &["file-2"],
+    ),
+    (
+        Anthropic,
+        "/v1/files",
+        Tells::Made,
+        r#"{"id":"file_1","type":"file"}"#,
+        &["file_1"],
+    ),
+    (
+        Gemini,
+        "/v1beta/cachedContents",
+        Tells::Made,
+        r#"{"name":"cachedContents/c"}"#,
+        &["cachedContents/c"],
+    ),
+    (
+        Gemini,
+        "/upload/v1beta/files",
+        Tells::Made,
+        r#"{"file":{"name":"files/f"}}"#,
+        &["files/f"],
+    ),
+    (
+        Gemini,
+        "/v1beta/models/veo:predictLongRunning",
+        Tells::Made,
+        r#"{"name":"models/veo/operations/o"}"#,
+        &["operations/o"],
+    ),
+    (
+        Gemini,
+        "/v1beta/interactions",
+        Tells::Made,
+        r#"{"id":"v1_x"}"#,
+        &["interactions/v1_x"],
+    ),
+    (
+        Gemini,
+        "/v1beta/operations/o",
+        Tells::Yields,
+        VIDEO,
+        &["operations/o", "files/f"],
+    ),
+    (
+        Tavily,
+        "/research",
+        Tells::Made,
+        r#"{"request_id":"r-1"}"#,
+        &["r-1"],
+    ),
+    (OpenAi, "/v1/files", Tells::Made, r#"{"id":7}"#, &[]),
+    (OpenAi, "/v1/files", Tells::Made, "<html>", &[]),
+    (
+        OpenAi,
+        "/v1/files",
+        Tells::Made,
+        r#"{"id":"two words"}"#,
+        &[],
+    ),
+    (OpenAi, "/v1/files", Tells::Made, r#"{"object":"fi"#, &[]),
+];
+
+#[test]
+fn answers_give_the_ids_of_what_was_made() {
+    for (protocol, path, tells, answer, ids) in ANSWERS {
+        assert_eq!(
+            told(*protocol, tells, path, answer.as_bytes()),
+            *ids,
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn an_upload_in_steps_is_known_by_its_next_address() {
+    let mut headers = HeaderMap::new();
+    assert_eq!(upload_session(&headers), None);
+    let next = "https://g.example/upload/v1beta/files?upload_id=AB%2DC&upload_protocol=resumable";
+    headers.insert("x-goog-upload-url", HeaderValue::from_static(next));
+    assert_eq!(upload_session(&headers).as_deref(), Some("upload_id=AB-C"));
+}
+
+#[test]
+fn what_runs_on_or_adds_to_a_conversation_makes_something() {
+    for (body, expect) in [
+        (r#"{"store":false}"#, false),
+        (r#"{"store":false,"background":true}"#, true),
+        (r#"{"store":false,"background":false}"#, false),
+        (r#"{"store":false,"conversation":"conv_1"}"#, true),
+        (r#"{"store":false,"conversation":null}"#, false),
+        ("{", false),
+    ] {
+        assert_eq!(makes_though_not_stored(body.as_bytes()), expect, "{body}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_looked_through_without_harm(
+        bytes in prop::collection::vec(prop::sample::select(b"{}[]\":,\\ id_-/file\xff\0".to_vec()), 0..200),
+    ) {
+        for protocol in [OpenAi, Anthropic, Gemini, Tavily] {
+            in_body(protocol, &bytes, |_, id| assert!(!id.is_empty() && id.len() <= MAX_ID));
+            for tells in [Tells::Made, Tells::Yields] {
+                assert!(told(protocol, &tells, "/v1/files", &bytes).len() <= MAX_IDS);
+            }
+            let path = String::from_utf8_lossy(&bytes);
+            in_path(protocol, &path, Some(&path), |_, id| assert!(id.len() <= MAX_ID));
+        }
+    }
+
+    /// Strings and where they stand, against a parse of the whole.
+    #[test]
+    fn strings_are_found_as_a_full_parse_finds_them(
+        fields in prop::collection::vec(("[a-c\\\\\"]{1,2}", "[ -~é\\\\\"]{0,6}", 0usize..4), 0..6),
+    ) {
+        let mut top = serde_json::Map::new();
+        for (key, value, shape) in &fields {
+            let value = serde_json::Value::from(value.clone());
+            top.insert(key.clone(), match shape {
+                0 => value,
+                1 => serde_json::json!([value, 1, {"x": null}]),
+                2 => serde_json::json!({"in": value}),
+                _ => serde_json::json!({"deep": {"in": [value]}}),
+            });
+        }
+        let mut expected: Vec<(Option<String>, String)> = Vec::new();
+        for (key, value) in &top {
+            for text in [value, &value[0], &value["in"], &value["deep"]["in"][0]] {
+                expected.extend(text.as_str().map(|text| (Some(key.clone()), text.to_owned())));
+            }
+        }
+        let mut found = Vec::new();
+        json::strings(serde_json::Value::from(top).to_string().as_bytes(), |place, text| {
+            found.push((place.field().map(str::to_owned), text.to_owned()));
+        });
+        prop_assert_eq!(found, expected);
+    }
+}
