@@ -198,9 +198,9 @@ pub fn told(protocol: Protocol, tells: &Tells, path: &str, answer: &[u8]) -> Vec
         Tells::Yields => json::strings(answer, |place, id| {
             let of_provider = match protocol {
                 Protocol::Gemini => true,
-                _ => place
-                    .field()
-                    .is_some_and(|field| field.ends_with("_file_id")),
+                _ => place.field().is_some_and(|field| {
+                    field.ends_with("_file_id") || matches!(field, "output_file" | "error_file")
+                }),
             };
             if of_provider && ids.len() < MAX_IDS {
                 ids.extend(spelt(protocol, &[], id).filter(|id| looks_like_an_id(protocol, id)));
