@@ -61,6 +61,9 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     })
 }
 
+/// So many headers of the gateway's own are added to an answer, at most.
+const OWN_HEADERS: usize = 8;
+
 /// The client's headers as they go upstream, but for credential and host.
 pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap {
     let named = named_by_connection(client);
@@ -137,14 +140,31 @@ pub(super) fn strip_answer(headers: &mut HeaderMap, dialect: &dyn Dialect) -> Op
         .iter()
         .find_map(|name| headers.get(*name))
         .cloned();
-    let mut private = named_by_connection(headers);
-    let is_private = |name: &&HeaderName| {
-        let name = name.as_str();
-        name == "set-cookie" || is_hop_by_hop(name) || dialect.is_private_header(name)
+    let named = named_by_connection(headers);
+    let is_private = |name: &HeaderName| {
+        let text = name.as_str();
+        text == "set-cookie"
+            || is_hop_by_hop(text)
+            || named.contains(name)
+            || dialect.is_private_header(text)
     };
-    private.extend(headers.keys().filter(is_private).cloned());
-    for name in private {
-        headers.remove(name);
+    let private = headers.keys().filter(|name| is_private(name)).count();
+    if private > 0 {
+        // Built anew: taking many headers out one by one costs more.
+        let mut rest = HeaderMap::with_capacity(headers.len() - private + OWN_HEADERS);
+        let mut passes = None;
+        for (name, value) in headers.drain() {
+            // A name that repeats is given once.
+            let name = name.map_or_else(
+                || passes.clone(),
+                |name| (!is_private(&name)).then_some(name),
+            );
+            if let Some(name) = &name {
+                rest.append(name, value);
+            }
+            passes = name;
+        }
+        *headers = rest;
     }
     request_id
 }
@@ -201,5 +221,33 @@ mod tests {
         assert_eq!(names.len(), 2, "{names:?}");
         assert_eq!(headers["accept-encoding"], "identity");
         assert_eq!(headers["x-custom"], "stays");
+    }
+
+    #[test]
+    fn answers_lose_what_is_private_and_keep_the_rest_in_order() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "text/plain"),
+            ("set-cookie", "a"),
+            ("set-cookie", "b"),
+            ("x-twice", "1"),
+            ("x-ratelimit-remaining-requests", "9"),
+            ("connection", "x-hop"),
+            ("x-hop", "h"),
+            ("x-twice", "2"),
+            ("x-request-id", "theirs"),
+        ] {
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        let openai = keypool_providers::catalogue::find("openai").unwrap();
+        assert_eq!(strip_answer(&mut headers, openai).unwrap(), "theirs");
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "x-request-id", "x-twice"]);
+        let twice: Vec<_> = headers.get_all("x-twice").iter().collect();
+        assert_eq!(twice, ["1", "2"]);
     }
 }
