@@ -115,7 +115,7 @@ impl From<&SendError> for Trouble {
     fn from(error: &SendError) -> Self {
         match error {
             SendError::ConnectTimeout(limit) => Self::Timeout(*limit),
-            _ => Self::Unreachable(with_causes(error)),
+            _ => Self::Unreachable(error.to_string()),
         }
     }
 }
@@ -128,20 +128,6 @@ fn is_out_of_files(error: &SendError) -> bool {
     causes
         .filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
         .any(|code| matches!(code, ENFILE | EMFILE))
-}
-
-/// The error and what caused it, as far as the error does not say so itself.
-fn with_causes(error: &SendError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl Trouble {

@@ -89,13 +89,13 @@ impl Connector {
     async fn tcp(&self, uri: Uri) -> io::Result<TcpStream> {
         let connecting = self.tcp.clone().oneshot(uri);
         let connected = connecting.await;
-        let stream = connected.map_err(|error| io::Error::other(chain(&error)))?;
+        let stream = connected.map_err(|error| proxy::explained(chain(&error), error))?;
         Ok(stream.into_inner())
     }
 
     /// A connection to the proxy itself.
     async fn reach(&self, proxy: &ProxyUrl) -> io::Result<Socket> {
-        let unreachable = |error: io::Error| proxy::failed(proxy, "cannot be reached", &error);
+        let unreachable = |error: io::Error| proxy::failed(proxy, "cannot be reached", error);
         let stream = self.tcp(proxy::address(proxy)?).await;
         let stream = stream.map_err(unreachable)?;
         if proxy.scheme() != ProxyScheme::Https {

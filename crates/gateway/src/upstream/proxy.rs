@@ -46,12 +46,12 @@ pub(super) async fn tunnel(
         failed(
             proxy,
             &format!("opened no tunnel to {host}:{port}, check its user, password and rules"),
-            &*error,
+            error,
         )
     })
 }
 
-type Opened = Result<Socket, Box<dyn Error + Send + Sync>>;
+type Opened = Result<Socket, Cause>;
 
 async fn by_connect(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
     let (to, connector) = (target_uri(host, port)?, once(stream));
@@ -129,8 +129,26 @@ pub(super) fn asks_for_credentials(proxy: &ProxyUrl) -> io::Error {
 }
 
 /// The proxy failed at `what`.
-pub(super) fn failed(proxy: &ProxyUrl, what: &str, error: &(dyn Error + 'static)) -> io::Error {
-    io::Error::other(format!("the proxy {proxy} {what}: {}", chain(error)))
+pub(super) fn failed(proxy: &ProxyUrl, what: &str, error: impl Into<Cause>) -> io::Error {
+    let error = error.into();
+    explained(
+        format!("the proxy {proxy} {what}: {}", chain(&*error)),
+        error,
+    )
+}
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// An error that says all in one line; what caused it can still be looked at.
+pub(super) fn explained(text: String, source: impl Into<Cause>) -> io::Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Explained {
+        text: String,
+        source: Cause,
+    }
+    let source = source.into();
+    io::Error::other(Explained { text, source })
 }
 
 /// An error with what caused it, in one line.
