@@ -61,8 +61,9 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     })
 }
 
-/// So many headers of the gateway's own are added to an answer, at most.
-const OWN_HEADERS: usize = 8;
+/// So many headers of the gateway's own are added to an answer. hyper keeps the map as long as the connection is open, so room
+/// for more would be held by every stream.
+const OWN_HEADERS: usize = 6;
 
 /// The client's headers as they go upstream, but for credential and host.
 pub(super) fn forwarded(client: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap {
