@@ -24,6 +24,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{MAX_HEAD, Pieces};
 
+/// The two halves of a connection talk with each other for so many rounds; then other connections have their turn.
+const MAX_ROUNDS: usize = 64;
+
 /// An open connection.
 pub(super) struct Http1 {
     sender: SendRequest<Pieces>,
@@ -101,6 +104,11 @@ impl Http1 {
         poll_fn(|cx| self.drive(cx, |sender, cx| sender.poll_ready(cx))).await
     }
 
+    /// From now on nobody has a call on it.
+    pub(super) fn let_go(&self) {
+        *self.wakes.call.lock() = None;
+    }
+
     /// Whether it was seen to end.
     pub(super) fn has_ended(&self) -> bool {
         self.io.is_none() || self.sender.is_closed()
@@ -147,7 +155,7 @@ impl Http1 {
     ) -> Poll<T> {
         let waker = Waker::from(Arc::clone(&self.wakes));
         let mut inner = Context::from_waker(&waker);
-        loop {
+        for _ in 0..MAX_ROUNDS {
             self.wakes.begin(cx.waker());
             if let Some(io) = &mut self.io
                 && io.as_mut().poll(&mut inner).is_ready()
@@ -160,5 +168,7 @@ impl Http1 {
                 return outcome;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }

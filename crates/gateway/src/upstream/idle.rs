@@ -114,6 +114,7 @@ impl IdleConnections {
         if connection.has_ended() {
             return;
         }
+        connection.let_go();
         self.sweep();
         let mut by_place = self.by_thread.get_or_default().lock();
         let idle = &mut entry(&mut by_place, place).idle;
