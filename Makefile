@@ -18,7 +18,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## build, then serve on http://127.0.0.1:8080 (with no key: the demo); ARGS="…" are passed on
-	@echo "==> building keypool (the first time takes two minutes or so)"
+	@echo "==> building keypool (the first time takes about three minutes)"
 	@cargo build --locked --release --package keypool
 	@exec "$(TARGET)/release/keypool" serve --or-demo $(ARGS)
 
