@@ -107,12 +107,15 @@ impl Snapshot {
         if let Some(found) = find(|| speaking().filter(|entry| may_use(entry)), model) {
             return Ok(found);
         }
-        let known = find(speaking, model).is_some();
-        Err(if known {
-            NoRoute::NotAllowed
-        } else {
-            NoRoute::Unknown
-        })
+        // One pool among several is not the only one because the caller may use no other.
+        let mut all = speaking();
+        let only = all.next().filter(|_| all.next().is_none());
+        match only {
+            Some(only) if may_use(only) => Ok((only, model)),
+            Some(_) => Err(NoRoute::NotAllowed),
+            None if find(speaking, model).is_some() => Err(NoRoute::NotAllowed),
+            None => Err(NoRoute::Unknown),
+        }
     }
 
     /// The first pool that speaks `protocol` and that the caller may use.
@@ -169,7 +172,7 @@ impl PoolEntry {
     }
 }
 
-/// CONTRACT's order: an exact name; `pool/model`; a pattern; the only pool.
+/// In this order: an exact name; `pool/model`; a pattern.
 fn find<'a, I>(pools: impl Fn() -> I, model: &'a str) -> Option<(&'a PoolEntry, &'a str)>
 where
     I: Iterator<Item = &'a PoolEntry>,
@@ -187,12 +190,6 @@ where
     {
         return Some((entry, rest));
     }
-    if let Some(entry) = pools().find(|entry| serves(entry, &|m| pattern::matches(m, model))) {
-        return Some((entry, model));
-    }
-    let mut all = pools();
-    match (all.next(), all.next()) {
-        (Some(only), None) => Some((only, model)),
-        _ => None,
-    }
+    let by_pattern = pools().find(|entry| serves(entry, &|m| pattern::matches(m, model)));
+    by_pattern.map(|entry| (entry, model))
 }

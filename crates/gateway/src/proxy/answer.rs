@@ -5,9 +5,10 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
+use http_body::Body;
 use keypool_core::fault::{Class, Fault};
 
 use crate::error::{GatewayError, Kind};
@@ -25,8 +26,15 @@ pub(super) enum Reply {
 pub(super) struct Answer {
     pub(super) parts: Parts,
     pub(super) read: VecDeque<Bytes>,
+    /// Of what was read, in bytes.
+    length: usize,
     pub(super) rest: Option<UpstreamBody>,
 }
+
+/// Pieces below this size are joined to the one before, …
+const SMALL_PIECE: usize = 1024;
+/// … as long as that is below this size.
+const LARGE_PIECE: usize = 64 * 1024;
 
 /// A failed attempt.
 pub(super) struct Failure {
@@ -51,6 +59,16 @@ pub(super) enum Trouble {
 }
 
 impl Answer {
+    /// An answer of which nothing was read but its head.
+    pub(super) fn new(parts: Parts, body: UpstreamBody) -> Self {
+        Self {
+            parts,
+            read: VecDeque::new(),
+            length: 0,
+            rest: Some(body).filter(|body| !body.is_end_stream()),
+        }
+    }
+
     /// All that was read so far, in one piece.
     pub(super) fn read_bytes(&self) -> Bytes {
         match self.read.len() {
@@ -68,7 +86,39 @@ impl Answer {
 
     /// How many bytes were read so far.
     pub(super) fn read_length(&self) -> usize {
-        self.read.iter().map(Bytes::len).sum()
+        self.length
+    }
+
+    /// What was read behind the first `known` bytes.
+    pub(super) fn read_since(&self, known: usize) -> impl Iterator<Item = u8> {
+        let mut new = self.length - known;
+        let pieces = self.read.iter().rev().map_while(move |piece| {
+            let part = piece.len().min(new);
+            new -= part;
+            (part > 0).then(|| &piece[piece.len() - part..])
+        });
+        let mut pieces: Vec<&[u8]> = pieces.collect();
+        pieces.reverse();
+        pieces.into_iter().flatten().copied()
+    }
+
+    /// Adds what was read. Small pieces are put together: a provider may send a body byte by byte.
+    pub(super) fn add(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        let joins = |last: &&mut Bytes| piece.len() < SMALL_PIECE && last.len() < LARGE_PIECE;
+        let Some(last) = self.read.back_mut().filter(joins) else {
+            self.read.push_back(piece);
+            return;
+        };
+        let mut joined = std::mem::take(last)
+            .try_into_mut()
+            .unwrap_or_else(|shared| {
+                let mut own = BytesMut::with_capacity(shared.len() + 4 * SMALL_PIECE);
+                own.extend_from_slice(&shared);
+                own
+            });
+        joined.extend_from_slice(&piece);
+        *last = joined.freeze();
     }
 
     /// The answer as it is kept while other keys are tried: without the connection it came on.
@@ -149,6 +199,37 @@ impl Trouble {
         GatewayError {
             dont_retry: true,
             ..error
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_tiny_pieces_is_kept_in_few() {
+        let (parts, ()) = http::Response::new(()).into_parts();
+        let mut answer = Answer {
+            parts,
+            read: VecDeque::new(),
+            length: 0,
+            rest: None,
+        };
+        let body: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+        let shared = Bytes::from(body.clone());
+        for at in 0..100_000 {
+            answer.add(shared.slice(at..=at));
+        }
+        answer.add(shared.slice(100_000..));
+        assert_eq!(answer.read_length(), body.len());
+        assert!(answer.read.len() <= 4, "{} pieces", answer.read.len());
+        assert_eq!(answer.read_bytes(), body);
+        for known in [0, 1, 70_000, 100_000, 199_999, 200_000] {
+            assert!(
+                answer.read_since(known).eq(body[known..].iter().copied()),
+                "{known}"
+            );
         }
     }
 }

@@ -103,10 +103,14 @@ impl<'a> Call<'a> {
         let endpoint = target.endpoint.as_ref();
         let peeked = match endpoint {
             Some(endpoint) => Peeked::read(endpoint, &target.path, &parts.headers, &body)?,
-            None => Peeked::default(),
+            None => {
+                check_native(&parts.headers, &body)?;
+                Peeked::default()
+            }
         };
         let repeatable = match endpoint.map(|endpoint| endpoint.repeat) {
-            Some(Repeat::Safe) => true,
+            // A stored answer is an object; where it is not stored by itself, it must be asked for.
+            Some(Repeat::Safe) => peeked.store != Some(true),
             Some(Repeat::Never) => false,
             Some(Repeat::NeverIfStored) => {
                 peeked.store == Some(false) && !objects::makes_though_not_stored(&body)
@@ -273,8 +277,28 @@ fn check_not_compressed(headers: &HeaderMap) -> Result<(), GatewayError> {
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
     {
         return Err(invalid(
-            "the body is compressed, and its model cannot be read: send it without Content-Encoding",
+            "the body is compressed, and what it names cannot be read: send it without Content-Encoding",
         ));
+    }
+    Ok(())
+}
+
+/// Objects that a native call names must be seen, whoever made them.
+fn check_native(headers: &HeaderMap, body: &[u8]) -> Result<(), GatewayError> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    check_not_compressed(headers)?;
+    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_json = media_type.is_none_or(|media| {
+        media
+            .to_ascii_lowercase()
+            .windows(4)
+            .any(|part| part == b"json")
+    });
+    // UTF-16 and UTF-32 show by zeros, which stand in no JSON text.
+    if is_json && (body.contains(&0) || std::str::from_utf8(body).is_err()) {
+        return Err(invalid("the body is not UTF-8: send JSON as UTF-8"));
     }
     Ok(())
 }

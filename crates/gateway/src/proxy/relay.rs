@@ -113,7 +113,7 @@ pub(super) fn relay(
         broke_off: None,
         yielded_in: None,
     };
-    response.map(|()| Box::new(relay.with_read(answer.read)))
+    response.map(|()| Box::new(relay.with_read(answer.read).if_over()))
 }
 
 /// Relays the last answer of a request that no key could serve; its lease has ended.
@@ -143,7 +143,7 @@ pub(super) fn last_answer(
         broke_off: None,
         yielded_in: None,
     };
-    response.map(|()| Box::new(relay))
+    response.map(|()| Box::new(relay.if_over()))
 }
 
 fn head(parts: http::response::Parts, story: &mut Story) -> Response<()> {
@@ -177,6 +177,14 @@ impl Relay {
         {
             // All of it is there: the end of an event that has not ended does not come any more.
             events.let_go(&mut self.ready);
+        }
+        self
+    }
+
+    /// Where there is no body, nobody asks for its end.
+    fn if_over(mut self) -> Self {
+        if self.is_over() {
+            self.story.end("");
         }
         self
     }

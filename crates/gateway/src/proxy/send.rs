@@ -126,11 +126,7 @@ impl Reader<'_> {
     async fn read(&self, response: Response<UpstreamBody>) -> Reply {
         let (parts, body) = response.into_parts();
         let status = parts.status;
-        let mut answer = Answer {
-            parts,
-            read: Default::default(),
-            rest: Some(body),
-        };
+        let mut answer = Answer::new(parts, body);
         if status.is_client_error() || status.is_server_error() {
             let until = self.gw.clock.now() + ERROR_BODY;
             if self.fill(&mut answer, MAX_ERROR, until).await.is_err() {
@@ -163,12 +159,12 @@ impl Reader<'_> {
         let far = self.gw.clock.now() + FAR;
         let mut beginning = Vec::new();
         while answer.rest.is_some() && answer.read_length() <= LOOK_AT {
-            let pieces = answer.read.len();
+            let known = answer.read_length();
             if let Err(trouble) = self.fill_one(&mut answer, far).await {
                 return Reply::Failed(Failure::on_the_way(trouble, true));
             }
             // Without white space: a provider may send any amount of it, in pieces of a byte.
-            let new = answer.read.range(pieces..).flatten();
+            let new = answer.read_since(known);
             beginning.extend(new.filter(|byte| !byte.is_ascii_whitespace()));
             match begins_like_error(&beginning) {
                 Some(true) => return self.read_small(answer).await,
@@ -206,11 +202,15 @@ impl Reader<'_> {
             } else {
                 release_at.min(self.time.head_by)
             };
-            match timeout_at(until.into(), body.frame()).await {
-                Err(_) if read.is_empty() => {
+            let coming = async {
+                others_first(until).await?;
+                timeout_at(until.into(), body.frame()).await.map_err(drop)
+            };
+            match coming.await {
+                Err(()) if read.is_empty() => {
                     return Reply::Failed(self.time.out());
                 }
-                Err(_) => break,
+                Err(()) => break,
                 Ok(None) => answer.rest = None,
                 Ok(Some(Err(error))) => {
                     let trouble = Trouble::Unreachable(format!(
@@ -232,13 +232,13 @@ impl Reader<'_> {
                 }
             }
         }
-        answer.read.push_back(read.freeze());
+        answer.add(read.freeze());
         Reply::Relay(answer, Class::Success)
     }
 
     fn opened(&self, mut answer: Answer, read: Bytes, event: std::ops::Range<usize>) -> Reply {
         let event = read.slice(event);
-        answer.read.push_back(read);
+        answer.add(read);
         match protocol::error_in_event(&event) {
             Some(status) if self.call.generates => {
                 self.classed(answer, status, &event_data(&event))
@@ -261,6 +261,9 @@ impl Reader<'_> {
             return Ok(());
         };
         let limit = until.min(self.gw.clock.now() + self.time.idle);
+        others_first(limit)
+            .await
+            .map_err(|_| Trouble::Timeout(self.time.idle))?;
         match timeout_at(limit.into(), body.frame()).await {
             Err(_) => return Err(Trouble::Timeout(self.time.idle)),
             Ok(None) => answer.rest = None,
@@ -269,7 +272,11 @@ impl Reader<'_> {
                     "the answer broke off: {error}"
                 )));
             }
-            Ok(Some(Ok(frame))) => answer.read.extend(frame.into_data()),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(piece) = frame.into_data() {
+                    answer.add(piece);
+                }
+            }
         }
         Ok(())
     }
@@ -298,6 +305,16 @@ impl Reader<'_> {
             cut_short: false,
         })
     }
+}
+
+/// Lets other connections have their turn now and then: a body that is always there would hold them up. Fails when it
+/// is later than `until`, which a wait for what is there never finds out.
+async fn others_first(until: Instant) -> Result<(), ()> {
+    tokio::task::coop::consume_budget().await;
+    if tokio::time::Instant::now() >= until.into() {
+        return Err(());
+    }
+    Ok(())
 }
 
 /// Whether a JSON text, its white space left out, begins with an object (alone or in an array) whose first key is

@@ -115,7 +115,6 @@ impl IdleConnections {
             return;
         }
         connection.let_go();
-        self.sweep();
         let mut by_place = self.by_thread.get_or_default().lock();
         let idle = &mut entry(&mut by_place, place).idle;
         if idle.len() >= MAX_PER_PLACE {
@@ -127,6 +126,8 @@ impl IdleConnections {
                 since: Instant::now(),
             });
         }
+        drop(by_place);
+        self.sweep();
     }
 
     /// Starts a task that closes what is of no more use, until nothing is left; unless there is one.
@@ -156,14 +157,15 @@ impl IdleConnections {
         for by_place in self.by_thread.iter() {
             for kept in by_place.lock().values_mut() {
                 kept.idle.retain_mut(Idle::is_useful);
-                is_any_left |= !kept.idle.is_empty();
+                kept.forget_useless();
+                is_any_left |= !kept.idle.is_empty() || !kept.shared.is_empty();
             }
         }
         is_any_left
     }
 
     /// Keeps a connection that other requests may share from now on; those that wait for `turn` first of all.
-    pub(super) fn share(&self, place: Place, connection: Http2, turn: Option<Turn>) {
+    pub(super) fn share(self: &Arc<Self>, place: Place, connection: Http2, turn: Option<Turn>) {
         let mut by_place = self.by_thread.get_or_default().lock();
         let kept = entry(&mut by_place, place);
         kept.chose_http1 = false;
@@ -172,6 +174,8 @@ impl IdleConnections {
         if kept.shared.len() < MAX_PER_PLACE {
             kept.shared.push(connection);
         }
+        drop(by_place);
+        self.sweep();
     }
 }
 

@@ -39,6 +39,10 @@ const MAX_HEAD: usize = 256 * 1024;
 /// A connection to the provider or to a proxy, the latter with or without TLS.
 type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 
+/// A kept connection that breaks so soon after a request was sent was closed before it came. One that breaks later
+/// broke in the call.
+const STALE_WITHIN: Duration = Duration::from_secs(2);
+
 /// All connections to providers.
 pub(crate) struct Upstream {
     connector: Connector,
@@ -269,6 +273,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Broken> {
         let (answer, connection) = match carrier {
             Carrier::Http1(mut http1) => {
+                let began = Instant::now();
                 let sent = http1.send(request).await;
                 let answer = sent.map_err(|mut error| {
                     let unsent = error.take_message().is_some();
@@ -277,7 +282,7 @@ impl Upstream {
                         unsent,
                         replaceable: unsent && kept,
                         // An answer that cannot be read is another matter.
-                        stale: kept && !source.is_parse(),
+                        stale: kept && !source.is_parse() && began.elapsed() < STALE_WITHIN,
                         source,
                     }
                 })?;

@@ -337,3 +337,35 @@ async fn a_providers_own_openai_path_is_an_openai_endpoint_and_no_native_one() {
     );
     gw.stop().await;
 }
+
+#[tokio::test]
+async fn the_only_pool_that_a_caller_may_use_is_not_the_only_pool() {
+    let mock = Mock::start().await.unwrap();
+    let one = |name: &str| {
+        format!(
+            "[pools.{name}]\nprovider = \"mock\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\nmodels = [\"{name}-*\"]\n",
+            mock.origin(),
+            key(1)
+        )
+    };
+    let secret = format!("vk-{MARK}-only-pb-00");
+    let caller = format!("[[virtual_keys]]\nname = \"b\"\nkey = \"{secret}\"\npools = [\"pb\"]\n");
+    let gw = Gateway::start(&[one("pa"), one("pb"), caller].concat()).await;
+    let bearer = format!("Bearer {secret}");
+    for (model, status, code) in [
+        ("pb-x", 200, ""),
+        ("pa-x", 403, "model_not_allowed"),
+        ("pa/pa-x", 403, "model_not_allowed"),
+        ("nope", 404, "model_not_found"),
+    ] {
+        let body = CHAT.replace("gpt-x", model);
+        let headers = [("authorization", bearer.as_str())];
+        let reply = gw.send("POST", CHAT_PATH, &headers, body.as_bytes()).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (status, code),
+            "{model}"
+        );
+    }
+    gw.stop().await;
+}

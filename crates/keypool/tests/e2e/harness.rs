@@ -288,9 +288,11 @@ impl Gateway {
         &self.process.folder
     }
 
-    /// All log lines so far.
+    /// All whole log lines so far.
     pub(crate) fn log(&self) -> String {
-        self.process.stderr()
+        let mut log = self.process.stderr();
+        log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
+        log
     }
 
     /// Waits until the log says `what`: it is read by another thread.

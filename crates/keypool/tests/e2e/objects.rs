@@ -669,3 +669,32 @@ async fn an_id_in_prose_hinders_nobody() {
     assert_eq!(reply.status, 200, "{reply:?}");
     callers.gw.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_native_call_names_is_not_hidden_by_how_it_is_written() {
+    let callers = Callers::start().await;
+    let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+    let body = format!(r#"{{"input_file_id":"{}"}}"#, id_of(&file));
+    let wide: Vec<u8> = body.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let requests = || -> u64 {
+        let seen = callers.mock.seen_all();
+        seen.values().map(|seen| seen.requests).sum()
+    };
+    let before = requests();
+    let bearer = format!("Bearer {}", Callers::secret("guesser"));
+    let json = ("content-type", "application/json");
+    for (headers, body) in [
+        (vec![json, ("content-encoding", "gzip")], body.as_bytes()),
+        (vec![("content-encoding", "deflate")], body.as_bytes()),
+        (vec![json], &wide),
+        (vec![], &wide),
+        (vec![json], b"{\"input_file_id\":\"\xff\"}"),
+    ] {
+        let mut all = vec![("authorization", bearer.as_str())];
+        all.extend(&headers);
+        let reply = callers.gw.send("POST", "/p/batches", &all, body).await;
+        refused(&reply, 400, "invalid_request", &format!("{headers:?}"));
+    }
+    assert_eq!(requests(), before, "no key was used");
+    callers.gw.stop().await;
+}

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::Command;
 
-use keypool_testkit::Mock;
+use keypool_testkit::{Mock, Step};
 use serde_json::Value;
 
 use crate::harness::{Folder, Gateway, MARK, Process, pool};
@@ -233,4 +233,32 @@ async fn exit_codes_tell_done_failed_and_wrong_usage() {
         stdout.contains("1 pools, 1 keys") || stdout.contains("1 pool, 1 key"),
         "{stdout}"
     );
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_ends_as_it_should() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    for status in [200, 204, 404] {
+        mock.script(
+            "*",
+            [Step::Status {
+                status,
+                headers: Vec::new(),
+                body: String::new(),
+            }],
+        );
+        let id = format!("empty-{status}");
+        let headers = [("x-request-id", id.as_str())];
+        let chat = crate::harness::CHAT.as_bytes();
+        let reply = gw
+            .send("POST", crate::harness::CHAT_PATH, &headers, chat)
+            .await;
+        assert_eq!((reply.status, reply.body.len()), (status, 0));
+        gw.logged(&id).await;
+        let log = gw.log();
+        let line = log.lines().find(|line| line.contains(&id)).unwrap();
+        assert!(!line.contains("client left"), "{line}");
+    }
+    gw.stop().await;
 }
