@@ -154,7 +154,10 @@ impl Connection {
                     .filter_map(|line| line.split_once(':'))
                     .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
                     .collect();
-                let framing = Framing::of(&headers);
+                let framing = match status {
+                    Some(204 | 304) => Framing::Over,
+                    _ => Framing::of(&headers),
+                };
                 return Some(Answer {
                     status: status.expect("a status"),
                     headers,
