@@ -309,6 +309,8 @@ fn why_all_fail(pool: &Pool) -> &'static str {
         "none has quota or balance left; top up, or add keys of another account"
     } else if all(&rests_by(Class::RateLimited)) {
         "all are rate-limited; slow down, or add keys of another account"
+    } else if all(&rests_by(Class::Forbidden)) {
+        "none may use this model; allow it at the provider, or add keys of an account that may"
     } else if all(&|key| matches!(key.state, KeyState::Active | KeyState::Cooling)) {
         "it is the provider or the way to it, not a key; requests still go out"
     } else {

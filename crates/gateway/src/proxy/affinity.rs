@@ -28,6 +28,11 @@ pub(super) fn conversation(call: &Call<'_>, route: &Route, caller: &Caller) -> O
     if strategy != Strategy::Affinity || !call.generates {
         return None;
     }
+    let has_messages = call.peeked.messages.is_some() || call.peeked.contents.is_some();
+    // Embeddings, moderations and speech have an `input` too, and no cache.
+    if !has_messages && !call.path.ends_with("/responses") {
+        return None;
+    }
     let own = affinity_of(&call.peeked, &call.body, call.protocol)?;
     // Callers do not know each other's ids, and a cache is one model's.
     Some(hash(

@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
@@ -38,6 +38,9 @@ const MAX_HEAD: usize = 256 * 1024;
 
 /// A connection to the provider or to a proxy, the latter with or without TLS.
 type Socket = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// A connection that another call opens may serve this one too; it is waited for so long, and no longer.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(1);
 
 /// A kept connection that breaks so soon after a request was sent was closed before it came. One that breaks later
 /// broke in the call.
@@ -236,18 +239,21 @@ impl Upstream {
         place: &Place,
         limit: Duration,
     ) -> Result<Carrier, SendError> {
-        let by = Instant::now() + limit;
         let is_https = target.base_url.is_https();
         let mut turn = None;
         if is_https && let Some(opening) = self.idle.opening(place) {
-            let mine = timeout_at(by, opening.lock_owned()).await;
-            let mine = mine.map_err(|_| SendError::ConnectTimeout(limit))?;
-            if let Some(stream) = self.idle.stream(place) {
-                return Ok(Carrier::Http2(stream));
+            let patience = (limit / 4).min(WAIT_FOR_OTHERS);
+            // A handshake that hangs must not hold up those that could have one of their own.
+            if let Ok(mine) = timeout(patience, opening.lock_owned()).await {
+                if let Some(stream) = self.idle.stream(place) {
+                    return Ok(Carrier::Http2(stream));
+                }
+                // Whoever had the turn before may have found that each request needs a connection of its own.
+                turn = self.idle.opening(place).map(|_| mine);
             }
-            // Whoever had the turn before may have found that each request needs a connection of its own.
-            turn = self.idle.opening(place).map(|_| mine);
         }
+        // Begun only now: what was waited for others is not the provider's time.
+        let by = Instant::now() + limit;
         match self.connector.connect(target, by, limit).await? {
             Opened::Http1(sender) => {
                 if is_https {
