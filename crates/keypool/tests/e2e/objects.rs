@@ -471,6 +471,11 @@ async fn a_call_that_makes_something_is_not_made_twice() {
             RESPONSES,
             r#"{"model":"m","input":"x","store":false,"conversation":null,"background":true}"#,
         ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            r#"{"model":"m","messages":[],"store":true}"#,
+        ),
         ("POST", "/research", r#"{"input":"x"}"#),
         ("POST", "/p/v1/files", "a form"),
         ("POST", "/p/v1/batches", "{}"),
