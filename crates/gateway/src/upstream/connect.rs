@@ -29,7 +29,7 @@ pub(super) struct Connector {
 /// A new connection.
 pub(super) enum Opened {
     /// It takes one request at a time.
-    Http1(Http1),
+    Http1(Box<Http1>),
     /// It takes many.
     Http2(Http2),
 }
@@ -70,12 +70,13 @@ impl Connector {
             Some(proxy) => proxy::tunnel(self.reach(proxy).await?, target, proxy).await?,
         };
         if !target.base_url.is_https() {
-            return Http1::handshake(stream).await.map(Opened::Http1);
+            return Ok(Opened::Http1(Box::new(Http1::new(Either::Left(stream)))));
         }
         let name = server_name(target.host_and_port().0)?;
         let stream = self.tls.connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP_2) {
-            return Http1::handshake(stream).await.map(Opened::Http1);
+            let line = Either::Right(Box::new(stream));
+            return Ok(Opened::Http1(Box::new(Http1::new(line))));
         }
         let authority: Authority = target
             .base_url

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Broken, MAX_HEAD, Pieces};
+use super::{Breakage, Broken, MAX_HEAD, Pieces};
 
 /// So many calls share a connection at most, whatever the provider allows: when it breaks, all of them do.
 const MAX_STREAMS: usize = 100;
@@ -136,7 +136,7 @@ impl Stream {
             stale: self.found_idle && gone,
             replaceable: unsent,
             unsent,
-            source,
+            source: Breakage::Http2(source),
         })
     }
 

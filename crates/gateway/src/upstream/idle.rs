@@ -9,15 +9,13 @@ use std::time::Duration;
 use keypool_core::proxy_url::ProxyUrl;
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::http1::Http1;
 use super::http2::{Http2, Stream, Turn};
 
 /// A connection idle for longer is not used again: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
-/// A connection that is not ready for its next request by then is given up.
-const READY_WITHIN: Duration = Duration::from_millis(100);
 /// How often those that wait are looked at: a provider closes what it no longer wants.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// So many are kept for one place.
@@ -50,39 +48,24 @@ struct Kept {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     since: Instant,
 }
 
 /// What can carry a request.
 pub(super) enum Carrier {
     /// A connection of its own.
-    Http1(Http1),
+    Http1(Box<Http1>),
     /// A stream of a shared one.
     Http2(Stream),
 }
 
 impl IdleConnections {
-    /// A connection that is still open and ready.
-    pub(super) async fn take(&self, place: &Place) -> Option<Carrier> {
-        loop {
-            let mut connection = match self.newest(place)? {
-                Carrier::Http1(connection) => connection,
-                stream => return Some(stream),
-            };
-            // The answer was read to its end, so this is there at once; unless the provider closed the connection, or
-            // answered before it had read the whole request, which makes the connection useless.
-            let ready = timeout(READY_WITHIN, connection.ready()).await;
-            if matches!(ready, Ok(Ok(()))) {
-                return Some(Carrier::Http1(connection));
-            }
-        }
-    }
-
-    /// This thread's own, or else another's: a connection that is open saves the way to the provider and back.
-    fn newest(&self, place: &Place) -> Option<Carrier> {
+    /// A connection that is still open, as far as one can see.
+    pub(super) fn take(&self, place: &Place) -> Option<Carrier> {
         let own = self.by_thread.get_or_default();
         let others = self.by_thread.iter();
+        // This thread's own, or else another's: a connection that is open saves the way to the provider and back.
         std::iter::once(own)
             .chain(others)
             .find_map(|by_place| by_place.lock().get_mut(place)?.newest())
@@ -109,12 +92,11 @@ impl IdleConnections {
         entry(&mut by_place, place.clone()).chose_http1 = true;
     }
 
-    /// Keeps a connection whose last answer was read to its end.
-    pub(super) fn put(self: &Arc<Self>, place: Place, connection: Http1) {
-        if connection.has_ended() {
+    /// Keeps a connection for the next request, if it takes one.
+    pub(super) fn put(self: &Arc<Self>, place: Place, mut connection: Box<Http1>) {
+        if !connection.is_free() || connection.is_over() {
             return;
         }
-        connection.let_go();
         let mut by_place = self.by_thread.get_or_default().lock();
         let idle = &mut entry(&mut by_place, place).idle;
         if idle.len() >= MAX_PER_PLACE {
@@ -206,9 +188,8 @@ impl Kept {
         if let Some(stream) = self.stream() {
             return Some(Carrier::Http2(stream));
         }
-        while let Some(newest) = self.idle.pop() {
-            // The one that takes it sees whether it is still open.
-            if newest.since.elapsed() <= MAX_IDLE {
+        while let Some(mut newest) = self.idle.pop() {
+            if newest.is_useful() {
                 return Some(Carrier::Http1(newest.connection));
             }
         }

@@ -4,6 +4,7 @@
 //! Nothing here knows keys or classes; retrying is the caller's decision. A connection of HTTP/1.1 is kept only
 //! after the whole answer was read from it.
 
+mod body;
 mod connect;
 mod http1;
 mod http2;
@@ -13,14 +14,10 @@ mod tls;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 use tokio::net::TcpStream;
@@ -28,9 +25,8 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+pub(crate) use body::{Pieces, UpstreamBody};
 use connect::{Connector, Opened};
-use http1::Http1;
-use http2::Stream;
 use idle::{Carrier, IdleConnections, Place};
 
 /// The longest answer head taken from a provider, in bytes.
@@ -50,27 +46,6 @@ const STALE_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct Upstream {
     connector: Connector,
     idle: Arc<IdleConnections>,
-}
-
-/// A request body of a few shared pieces; cloning it for another attempt copies nothing.
-#[derive(Clone, Default)]
-pub(crate) struct Pieces(Vec<Bytes>);
-
-/// An answer's body. When it has been read to its end, its connection is free for the next request.
-pub(crate) struct UpstreamBody {
-    body: Incoming,
-    connection: Option<Connection>,
-}
-
-/// What an answer comes on.
-enum Connection {
-    Http1 {
-        http1: Http1,
-        place: Place,
-        idle: Arc<IdleConnections>,
-    },
-    /// Dropped, it makes room for another call; where the answer has not ended, hyper resets the stream.
-    Http2 { _stream: Stream },
 }
 
 /// Where a call goes, and by which way.
@@ -95,18 +70,35 @@ pub(crate) enum SendError {
     #[error("no connection within {0:?}")]
     ConnectTimeout(Duration),
     /// The connection broke before an answer came.
-    #[error("the connection broke before an answer came: {}", proxy::chain(source))]
+    #[error("the connection broke before an answer came: {source}")]
     Broken {
         /// What broke.
-        source: hyper::Error,
+        source: Breakage,
         /// The provider has certainly not begun with the request.
         unsent: bool,
     },
 }
 
+/// What is wrong with a connection or with what came over it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Breakage {
+    /// The provider or the way there closed it.
+    #[error("the connection was closed before the answer was complete")]
+    Closed,
+    /// What came is no answer of HTTP/1.
+    #[error("what came is no answer by HTTP/1: {0}")]
+    Malformed(&'static str),
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// HTTP/2 failed.
+    #[error("{}", proxy::chain(.0))]
+    Http2(#[source] hyper::Error),
+}
+
 /// A connection that broke before an answer came.
 struct Broken {
-    source: hyper::Error,
+    source: Breakage,
     /// The provider has certainly not begun with the request.
     unsent: bool,
     /// Another connection may do better, whatever the request.
@@ -203,7 +195,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, SendError> {
         let place = target.place();
         let request = put_together().ok_or(SendError::Malformed)?;
-        let (carrier, kept) = match self.idle.take(&place).await {
+        let (carrier, kept) = match self.idle.take(&place) {
             Some(carrier) => (carrier, true),
             None => (self.open(target, &place, connect_timeout).await?, false),
         };
@@ -277,35 +269,25 @@ impl Upstream {
         request: Request<Pieces>,
         kept: bool,
     ) -> Result<Response<UpstreamBody>, Broken> {
-        let (answer, connection) = match carrier {
+        let answer = match carrier {
             Carrier::Http1(mut http1) => {
                 let began = Instant::now();
                 let sent = http1.send(request).await;
-                let answer = sent.map_err(|mut error| {
-                    let unsent = error.take_message().is_some();
-                    let source = error.into_error();
-                    Broken {
-                        unsent,
-                        replaceable: unsent && kept,
-                        // An answer that cannot be read is another matter.
-                        stale: kept && !source.is_parse() && began.elapsed() < STALE_WITHIN,
-                        source,
-                    }
+                let answer = sent.map_err(|unanswered| Broken {
+                    unsent: unanswered.unsent,
+                    replaceable: unanswered.unsent && kept,
+                    stale: kept && unanswered.is_silent && began.elapsed() < STALE_WITHIN,
+                    source: unanswered.why,
                 })?;
-                let connection = Connection::Http1 {
-                    http1,
-                    place: place.clone(),
-                    idle: Arc::clone(&self.idle),
-                };
-                (answer, connection)
+                let idle = Arc::clone(&self.idle);
+                answer.map(|()| UpstreamBody::of_http1(http1, place.clone(), idle))
             }
             Carrier::Http2(mut stream) => {
                 let answer = stream.send(request).await?;
-                (answer, Connection::Http2 { _stream: stream })
+                answer.map(|body| UpstreamBody::of_http2(body, stream))
             }
         };
-        let answer = as_http1(answer);
-        Ok(answer.map(|body| UpstreamBody::new(body, connection)))
+        Ok(as_http1(answer))
     }
 }
 
@@ -317,95 +299,6 @@ fn as_http1<B>(mut answer: Response<B>) -> Response<B> {
         answer.headers_mut().remove(CONTENT_LENGTH);
     }
     answer
-}
-
-impl UpstreamBody {
-    /// Whether all is handed over that has come, as soon as it says that nothing is there: with HTTP/2, another task
-    /// may have more in hand.
-    pub(crate) fn hides_nothing(&self) -> bool {
-        !matches!(self.connection, Some(Connection::Http2 { .. }))
-    }
-
-    fn new(body: Incoming, connection: Connection) -> Self {
-        let mut this = Self {
-            body,
-            connection: Some(connection),
-        };
-        if this.body.is_end_stream() {
-            this.keep_connection();
-        }
-        this
-    }
-
-    fn keep_connection(&mut self) {
-        if let Some(Connection::Http1 { http1, place, idle }) = self.connection.take() {
-            idle.put(place, http1);
-        }
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, connection } = &mut *self;
-        let frame = match connection {
-            Some(Connection::Http1 { http1, .. }) => http1.poll_frame(body, cx),
-            _ => Pin::new(body).poll_frame(cx),
-        };
-        let frame = ready!(frame);
-        match &frame {
-            None => self.keep_connection(),
-            Some(Ok(_)) if self.body.is_end_stream() => self.keep_connection(),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => self.connection = None,
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Pieces {
-    /// The pieces in order; empty ones are left out.
-    pub(crate) fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut pieces: Vec<Bytes> = pieces
-            .into_iter()
-            .filter(|piece| !piece.is_empty())
-            .collect();
-        pieces.reverse();
-        Self(pieces)
-    }
-}
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,159 @@
+//! Bodies: of requests in shared pieces, of answers as they come.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::Breakage;
+use super::http1::Http1;
+use super::http2::Stream;
+use super::idle::{IdleConnections, Place};
+
+/// A request body of a few shared pieces; cloning it for another attempt copies nothing.
+#[derive(Clone, Default)]
+pub(crate) struct Pieces(Vec<Bytes>);
+
+/// An answer's body. When it has been read to its end, its connection is free for the next request.
+pub(crate) struct UpstreamBody(Source);
+
+/// What an answer comes on.
+enum Source {
+    Http1 {
+        http1: Box<Http1>,
+        place: Place,
+        idle: Arc<IdleConnections>,
+    },
+    Http2 {
+        body: Incoming,
+        /// Dropped, it makes room for another call; where the answer has not ended, hyper resets the stream.
+        _stream: Stream,
+    },
+    /// None any more: all was read, or it broke.
+    Ended,
+}
+
+impl UpstreamBody {
+    pub(super) fn of_http1(http1: Box<Http1>, place: Place, idle: Arc<IdleConnections>) -> Self {
+        let source = Source::Http1 { http1, place, idle };
+        Self(source).ended_if_done()
+    }
+
+    pub(super) fn of_http2(body: Incoming, stream: Stream) -> Self {
+        let source = Source::Http2 {
+            body,
+            _stream: stream,
+        };
+        Self(source).ended_if_done()
+    }
+
+    /// Whether all is handed over that has come, as soon as it says that nothing is there: with HTTP/2, another task
+    /// may have more in hand.
+    pub(crate) fn hides_nothing(&self) -> bool {
+        !matches!(self.0, Source::Http2 { .. })
+    }
+
+    fn ended_if_done(mut self) -> Self {
+        self.end_if_done();
+        self
+    }
+
+    fn end_if_done(&mut self) {
+        if self.is_end_stream() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Source::Http1 { http1, place, idle } = std::mem::replace(&mut self.0, Source::Ended)
+        {
+            idle.put(place, http1);
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = Breakage;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Breakage>>> {
+        let frame = match &mut self.0 {
+            Source::Http1 { http1, .. } => {
+                let data = ready!(http1.poll_data(cx));
+                data.map(|data| data.map(Frame::data))
+            }
+            Source::Http2 { body, .. } => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                frame.map(|frame| frame.map_err(Breakage::Http2))
+            }
+            Source::Ended => None,
+        };
+        match &frame {
+            None => self.end(),
+            Some(Ok(_)) => self.end_if_done(),
+            Some(Err(_)) => self.0 = Source::Ended,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Http1 { http1, .. } => http1.is_done(),
+            Source::Http2 { body, .. } => body.is_end_stream(),
+            Source::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Http1 { http1, .. } => http1
+                .left()
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Http2 { body, .. } => body.size_hint(),
+            Source::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Pieces {
+    /// The pieces in order; empty ones are left out.
+    pub(crate) fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut pieces: Vec<Bytes> = pieces
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
+            .collect();
+        pieces.reverse();
+        Self(pieces)
+    }
+
+    /// The pieces, the first first.
+    pub(super) fn in_order(self) -> impl Iterator<Item = Bytes> {
+        self.0.into_iter().rev()
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
