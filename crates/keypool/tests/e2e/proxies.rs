@@ -348,74 +348,69 @@ async fn the_environment_names_a_proxy_for_all_but_this_machine() {
     }
 }
 
-/// A head without end.
-static ENDLESS: &str = {
-    const BYTES: [u8; 40_000] = [b'x'; 40_000];
-    match std::str::from_utf8(&BYTES) {
-        Ok(text) => text,
-        Err(_) => unreachable!(),
-    }
-};
-
-#[tokio::test]
-async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it() {
-    let authority = Authority::new();
-    for (mode, over_tls, words) in [
+/// What goes wrong on the way to a provider by https, and what the log says of it.
+fn without_tunnel() -> Vec<(Mode, &'static str)> {
+    vec![
         (
             Mode::Says("HTTP/1.1 407 Who\r\ncontent-length: 0\r\n\r\n"),
-            true,
             "it answered 407 Proxy Authentication Required",
         ),
         (
             Mode::Says("HTTP/1.1 502 Bad\r\n\r\n"),
-            true,
             "it answered 502 Bad Gateway",
         ),
         (
             Mode::Says("HTTP/1.0 403 No\r\ncontent-length: 4\r\n\r\nno!\n"),
-            true,
             "it answered 403 Forbidden",
         ),
         (
             Mode::Says("HTTP/1.1 200 OK\r\n\r\nnot yours"),
-            true,
             "its answer is not HTTP/1",
         ),
+        (Mode::Says("what?\r\n\r\n"), "its answer is not HTTP/1"),
         (
-            Mode::Says("what?\r\n\r\n"),
-            true,
-            "its answer is not HTTP/1",
+            Mode::Says("x".repeat(40_000).leak()),
+            "longer than 16384 bytes",
         ),
-        (Mode::Says(ENDLESS), true, "longer than 16384 bytes"),
-        (Mode::Says("what?"), true, "it closed the connection"),
-        (Mode::Says(""), true, "it closed the connection"),
-        (Mode::Silent, true, "opened no tunnel to 127.0.0.1:"),
+        (Mode::Says("what?"), "it closed the connection"),
+        (Mode::Says(""), "it closed the connection"),
+        (Mode::Silent, "opened no tunnel to 127.0.0.1:"),
+    ]
+}
+
+/// The same with a provider by http.
+fn without_forwarding() -> Vec<(Mode, &'static str)> {
+    vec![
         (
             Mode::Says("HTTP/1.1 407 Who\r\ncontent-length: 0\r\n\r\n"),
-            false,
             "asks for other credentials (407)",
         ),
         (
             Mode::Says(
                 "HTTP/1.1 403 No\r\nx-squid-error: ERR_ACCESS_DENIED 0\r\ncontent-length: 0\r\n\r\n",
             ),
-            false,
             "answered 403 Forbidden itself (ERR_ACCESS_DENIED 0)",
         ),
         (
             Mode::Says(
                 "HTTP/1.1 504 Late\r\nproxy-status: p; error=connection_timeout\r\ncontent-length: 0\r\n\r\n",
             ),
-            false,
             "answered 504 Gateway Timeout itself (Proxy-Status: connection_timeout)",
         ),
         (
             Mode::Says("HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n"),
-            false,
             "status=502",
         ),
-        (Mode::Says(""), false, "broke before an answer"),
-    ] {
+        (Mode::Says(""), "broke before an answer"),
+    ]
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it() {
+    let authority = Authority::new();
+    let over_tls = without_tunnel().into_iter().map(|case| (true, case));
+    let plain = without_forwarding().into_iter().map(|case| (false, case));
+    for (over_tls, (mode, words)) in over_tls.chain(plain) {
         let (mock, proxy) = (Mock::start().await.unwrap(), Proxy::start(mode).await);
         let front = Front::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
         let base_url = if over_tls {
