@@ -152,20 +152,20 @@ impl Failure {
         }
     }
 
-    /// No answer came to a request.
-    pub(super) fn not_answered(error: &SendError) -> Self {
+    /// No answer came to a request. `connect`: how long it may take to open a connection.
+    pub(super) fn not_answered(error: &SendError, connect: Duration) -> Self {
+        let trouble = match error {
+            SendError::ConnectTimeout(limit) => Trouble::Timeout(*limit),
+            // A proxy on the way took too long; the error names it.
+            SendError::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Trouble::Timeout(connect)
+            }
+            _ => Trouble::Unreachable(error.to_string()),
+        };
         Self {
+            reason: error.to_string(),
             cut_short: matches!(error, SendError::Malformed) || is_out_of_files(error),
-            ..Self::on_the_way(Trouble::from(error), error.was_sent())
-        }
-    }
-}
-
-impl From<&SendError> for Trouble {
-    fn from(error: &SendError) -> Self {
-        match error {
-            SendError::ConnectTimeout(limit) => Self::Timeout(*limit),
-            _ => Self::Unreachable(error.to_string()),
+            ..Self::on_the_way(trouble, error.was_sent())
         }
     }
 }

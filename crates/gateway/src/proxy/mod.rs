@@ -9,6 +9,7 @@ mod bound;
 mod call;
 mod conclude;
 mod early;
+mod forwarder;
 mod headers;
 mod models;
 mod outgoing;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
-use http_body_util::{BodyExt, Limited};
+use http_body::Body;
+use http_body_util::BodyExt;
 use keypool_core::pattern;
 use keypool_core::pool::{KeyReport, KeyState};
 use keypool_core::settings::RouteSettings;
@@ -214,10 +215,66 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     if !answer.status().is_success() {
         return None;
     }
-    let body = Limited::new(answer.into_body(), MAX_LIST)
-        .collect()
-        .await
-        .ok()?
-        .to_bytes();
+    let body = read_whole(answer.into_body(), MAX_LIST).await?;
     dialect.parse_models(&body)
+}
+
+/// A body of at most `most` bytes, in one buffer: a provider may send it byte by byte, and to keep each piece would
+/// take many times its length. `None`: it is longer, or it broke off.
+async fn read_whole<B>(body: B, most: usize) -> Option<Vec<u8>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut body = body;
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.ok()?.into_data() else {
+            continue;
+        };
+        if piece.len() > most - whole.len() {
+            return None;
+        }
+        whole.extend_from_slice(&piece);
+        tokio::task::coop::consume_budget().await;
+    }
+    Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+
+    use super::*;
+
+    /// So many bytes, one by one.
+    struct OneByOne(usize);
+
+    impl Body for OneByOne {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let Some(left) = self.0.checked_sub(1) else {
+                return Poll::Ready(None);
+            };
+            self.0 = left;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_in_tiny_pieces_is_one_piece_and_no_longer_than_allowed() {
+        let whole = read_whole(OneByOne(100_000), 100_000).await.unwrap();
+        assert_eq!(whole, [b'x'].repeat(100_000));
+        assert!(whole.capacity() <= 2 * whole.len(), "{}", whole.capacity());
+        assert_eq!(read_whole(OneByOne(100_001), 100_000).await, None);
+        assert_eq!(read_whole(OneByOne(0), 0).await, Some(Vec::new()));
+    }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout_at;
 
 use super::answer::{Answer, Failure, Reply, Trouble};
 use super::call::Call;
+use super::forwarder;
 use super::headers::{forwarded, may_have_body};
 use super::outgoing::Outgoing;
 use super::route::Route;
@@ -61,9 +62,13 @@ pub(super) async fn send(
         .send(base_url, proxy, &request, timeouts.connect, call.repeatable);
     let answer = match timeout_at(head_by.into(), sending).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error)),
+        Ok(Err(error)) => return Reply::Failed(Failure::not_answered(&error, timeouts.connect)),
         Err(_) => return Reply::Failed(time.out()),
     };
+    let secret = lease.member().key.secret().expose();
+    if let Some(failure) = forwarder::refused(&answer, base_url, proxy, secret) {
+        return Reply::Failed(failure);
+    }
     let reader = Reader {
         gw,
         call,

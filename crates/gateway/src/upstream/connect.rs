@@ -1,6 +1,7 @@
 //! Opening a connection: name, TCP, proxy, TLS, and HTTP/1.1 or HTTP/2 as the provider chooses.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
@@ -18,6 +19,9 @@ use super::http1::Http1;
 use super::http2::{self, Http2};
 use super::proxy::{self, chain};
 use super::{SendError, Socket, Target, tls};
+
+/// Of a name with more addresses, a proxy is asked for no more than these.
+const MAX_ADDRESSES: usize = 8;
 
 pub(super) struct Connector {
     /// Names, and both address families side by side (RFC 8305).
@@ -54,21 +58,70 @@ impl Connector {
         by: Instant,
         limit: Duration,
     ) -> Result<Opened, SendError> {
-        timeout_at(by, self.open(target))
+        let way = match target.proxy {
+            None => timeout_at(by, self.direct(target))
+                .await
+                .map_err(|_| SendError::ConnectTimeout(limit))?,
+            Some(proxy) => self.through(proxy, target, Time { by, limit }).await,
+        };
+        let stream = way.map_err(SendError::Connect)?;
+        timeout_at(by, self.begin(stream, target))
             .await
-            .map_err(|_| SendError::ConnectTimeout(limit))?
+            .map_err(|_| no_beginning(target, limit))?
             .map_err(SendError::Connect)
     }
 
-    async fn open(&self, target: &Target<'_>) -> io::Result<Opened> {
-        let stream = match target.proxy {
-            None => {
-                let uri = target.base_url.origin().parse().map_err(io::Error::other)?;
-                Either::Left(self.tcp(uri).await?)
+    async fn direct(&self, target: &Target<'_>) -> io::Result<Socket> {
+        let uri = target.base_url.origin().parse().map_err(io::Error::other)?;
+        self.tcp(uri).await.map(Either::Left)
+    }
+
+    /// The way through a proxy: what takes too long on it is told as the proxy's.
+    async fn through(
+        &self,
+        proxy: &ProxyUrl,
+        target: &Target<'_>,
+        time: Time,
+    ) -> io::Result<Socket> {
+        if target.is_forwarded() {
+            return self.reach(proxy, time).await;
+        }
+        let (host, port) = target.host_and_port();
+        if proxy.scheme() == ProxyScheme::Socks5 {
+            let addresses = time.look_up(host, port).await?;
+            return self.by_addresses(proxy, &addresses, port, time).await;
+        }
+        let stream = self.reach(proxy, time).await?;
+        time.for_tunnel(stream, proxy, host, port).await
+    }
+
+    /// Asks the proxy for one address after the other, each over a connection of its own and with an even share of the
+    /// time that is left, until one leads there.
+    async fn by_addresses(
+        &self,
+        proxy: &ProxyUrl,
+        addresses: &[IpAddr],
+        port: u16,
+        time: Time,
+    ) -> io::Result<Socket> {
+        let mut failed = io::Error::other("the provider's name has no address");
+        for (tried, address) in addresses.iter().enumerate() {
+            let stream = self.reach(proxy, time).await?;
+            let share = match addresses.len() {
+                1 => time,
+                all => time.share(all - tried),
+            };
+            let address = address.to_string();
+            match share.for_tunnel(stream, proxy, &address, port).await {
+                Ok(tunnel) => return Ok(tunnel),
+                Err(error) => failed = error,
             }
-            Some(proxy) if target.is_forwarded() => self.reach(proxy).await?,
-            Some(proxy) => proxy::tunnel(self.reach(proxy).await?, target, proxy).await?,
-        };
+        }
+        Err(failed)
+    }
+
+    /// TLS where the provider asks for it, and HTTP.
+    async fn begin(&self, stream: Socket, target: &Target<'_>) -> io::Result<Opened> {
         if !target.base_url.is_https() {
             return Ok(Opened::Http1(Box::new(Http1::new(Either::Left(stream)))));
         }
@@ -95,20 +148,108 @@ impl Connector {
     }
 
     /// A connection to the proxy itself.
-    async fn reach(&self, proxy: &ProxyUrl) -> io::Result<Socket> {
+    async fn reach(&self, proxy: &ProxyUrl, time: Time) -> io::Result<Socket> {
         let unreachable = |error: io::Error| proxy::failed(proxy, "cannot be reached", error);
-        let stream = self.tcp(proxy::address(proxy)?).await;
-        let stream = stream.map_err(unreachable)?;
+        let uri = proxy::address(proxy)?;
+        let connecting = async { self.tcp(uri).await.map_err(unreachable) };
+        let stream = time.of(proxy, "took no connection", connecting).await?;
         if proxy.scheme() != ProxyScheme::Https {
             return Ok(Either::Left(stream));
         }
         let name = server_name(proxy.host())?;
-        let connected = self.proxy_tls.connect(name, stream).await;
-        connected.map(Either::Right).map_err(unreachable)
+        let greeting = async {
+            let connected = self.proxy_tls.connect(name, stream).await;
+            connected.map(Either::Right).map_err(unreachable)
+        };
+        time.of(proxy, "began no TLS", greeting).await
     }
+}
+
+/// By when something must be done, and how long that was when it began.
+#[derive(Clone, Copy)]
+struct Time {
+    by: Instant,
+    limit: Duration,
+}
+
+impl Time {
+    /// A step that is the proxy's to do.
+    async fn of<T>(
+        self,
+        proxy: &ProxyUrl,
+        not_done: &str,
+        step: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let late = |_| Err(proxy::too_slow(proxy, not_done, self.limit));
+        timeout_at(self.by, step).await.unwrap_or_else(late)
+    }
+
+    async fn for_tunnel(
+        self,
+        stream: Socket,
+        proxy: &ProxyUrl,
+        host: &str,
+        port: u16,
+    ) -> io::Result<Socket> {
+        let to = proxy::authority(host, port);
+        let opening = proxy::tunnel(stream, proxy, host, port);
+        self.of(proxy, &format!("opened no tunnel to {to}"), opening)
+            .await
+    }
+
+    async fn look_up(self, host: &str, port: u16) -> io::Result<Vec<IpAddr>> {
+        let found = timeout_at(self.by, tokio::net::lookup_host((host, port))).await;
+        let late = |_| {
+            let text = format!("no address for {host} within {:?}", self.limit);
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        };
+        let found = found.map_err(late)??;
+        Ok(families_in_turn(found.map(|address| address.ip())))
+    }
+
+    /// One of so many even parts of what is left, in whole milliseconds.
+    fn share(self, parts: usize) -> Self {
+        let now = Instant::now();
+        let left = self.by.saturating_duration_since(now).as_millis();
+        let share = left / parts.max(1) as u128;
+        let limit = Duration::from_millis(u64::try_from(share).unwrap_or(u64::MAX));
+        Self {
+            by: now + limit,
+            limit,
+        }
+    }
+}
+
+/// The addresses in their order, but the two families in turn (RFC 8305 §4): where one is no use, the other is next.
+fn families_in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let all: Vec<IpAddr> = addresses.collect();
+    let preferred = all.first().is_some_and(IpAddr::is_ipv6);
+    let (one, other): (Vec<IpAddr>, Vec<IpAddr>) = all
+        .into_iter()
+        .partition(|address| address.is_ipv6() == preferred);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let pairs = std::iter::from_fn(|| match [one.next(), other.next()] {
+        [None, None] => None,
+        pair => Some(pair),
+    });
+    pairs.flatten().flatten().take(MAX_ADDRESSES).collect()
+}
+
+/// TLS or HTTP did not begin in time.
+fn no_beginning(target: &Target<'_>, limit: Duration) -> SendError {
+    let Some(proxy) = target.proxy.filter(|_| target.base_url.is_https()) else {
+        return SendError::ConnectTimeout(limit);
+    };
+    let (host, port) = target.host_and_port();
+    let to = proxy::authority(host, port);
+    let what = format!("leads to {to}, but TLS did not begin there");
+    SendError::Connect(proxy::too_slow(proxy, &what, limit))
 }
 
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
+
+#[cfg(test)]
+mod tests;

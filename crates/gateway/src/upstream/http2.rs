@@ -300,6 +300,7 @@ mod tests {
     use tokio::io::DuplexStream;
     use tokio::time::timeout;
 
+    use super::super::idle::{IdleConnections, Place};
     use super::*;
 
     async fn opened() -> (Http2, DuplexStream) {
@@ -358,6 +359,42 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(60), left).await.unwrap();
+        assert!(connection.stream(true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_connection_that_nobody_uses_is_closed_after_a_while() {
+        let (connection, io) = opened().await;
+        let kept = Arc::new(IdleConnections::default());
+        let place = Place {
+            origin: "https://provider".into(),
+            proxy: None,
+        };
+        kept.share(place.clone(), connection, None);
+        let began = Instant::now();
+        let mut provider = provider(io, 100).await;
+        let closed = timeout(Duration::from_secs(600), provider.accept()).await;
+        assert!(closed.unwrap().is_none(), "nothing is sent");
+        let waited = began.elapsed();
+        let expect = Duration::from_secs(50)..=Duration::from_secs(60);
+        assert!(expect.contains(&waited), "{waited:?}");
+        assert!(kept.stream(&place).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_the_provider_closed_is_closed_here_too() {
+        let (connection, io) = opened().await;
+        let mut provider = provider(io, 100).await;
+        provider.graceful_shutdown();
+        // Says goodbye, and waits for the other end to close.
+        let closed = timeout(Duration::from_secs(60), provider.accept()).await;
+        assert!(!matches!(closed.unwrap(), Some(Ok(_))), "nothing is sent");
+        let over = async {
+            while !connection.is_over() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), over).await.unwrap();
         assert!(connection.stream(true).is_none());
     }
 

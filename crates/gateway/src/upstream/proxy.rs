@@ -4,17 +4,21 @@
 
 use std::error::Error;
 use std::io;
-use std::net::IpAddr;
+use std::time::Duration;
 
 use http::header::PROXY_AUTHORIZATION;
-use http::{HeaderValue, Request, Uri};
-use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use hyper_util::client::legacy::connect::proxy::SocksV5;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use keypool_core::proxy_url::{ProxyScheme, ProxyUrl};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{ServiceExt, service_fn};
 
 use super::{Socket, Target};
+
+/// The longest head of an answer to `CONNECT`, in bytes.
+const MAX_ANSWER: usize = 16 * 1024;
 
 /// The proxy's address and credentials, as the library reads them.
 fn intercept(proxy: &ProxyUrl) -> Option<Intercept> {
@@ -22,54 +26,98 @@ fn intercept(proxy: &ProxyUrl) -> Option<Intercept> {
     matcher.intercept(&Uri::from_static("http://any"))
 }
 
+/// What an http proxy wants to see.
+fn credentials(proxy: &ProxyUrl) -> Option<HeaderValue> {
+    intercept(proxy)?.basic_auth().cloned()
+}
+
 /// Where to connect: the proxy's scheme, host and port, without credentials.
 pub(super) fn address(proxy: &ProxyUrl) -> Result<Uri, io::Error> {
     proxy.to_string().parse().map_err(io::Error::other)
 }
 
-/// Asks the proxy at the other end of `stream` for a connection to the target.
+/// Asks the proxy at the other end of `stream` for a connection to `host`: a name, or an address without brackets.
 pub(super) async fn tunnel(
     stream: Socket,
-    target: &Target<'_>,
     proxy: &ProxyUrl,
+    host: &str,
+    port: u16,
 ) -> io::Result<Socket> {
-    let (host, port) = target.host_and_port();
     let opened = match proxy.scheme() {
         ProxyScheme::Http | ProxyScheme::Https => by_connect(stream, proxy, host, port).await,
-        ProxyScheme::Socks5 => {
-            let address = look_up(host, port).await?.to_string();
-            by_socks(stream, proxy, &address, port).await
-        }
-        ProxyScheme::Socks5h => by_socks(stream, proxy, host, port).await,
+        ProxyScheme::Socks5 | ProxyScheme::Socks5h => by_socks(stream, proxy, host, port).await,
     };
     opened.map_err(|error| {
-        failed(
-            proxy,
-            &format!("opened no tunnel to {host}:{port}, check its user, password and rules"),
-            error,
-        )
+        let to = authority(host, port);
+        let what = format!("opened no tunnel to {to}, check its user, password and rules");
+        failed(proxy, &what, error)
     })
 }
 
 type Opened = Result<Socket, Cause>;
 
-async fn by_connect(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
-    let (to, connector) = (target_uri(host, port)?, once(stream));
-    let mut tunnel = Tunnel::new(Uri::from_static("http://any"), connector);
-    if let Some(auth) = intercept(proxy).and_then(|found| found.basic_auth().cloned()) {
-        tunnel = tunnel.with_auth(auth);
+async fn by_connect(mut stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
+    let to = authority(host, port);
+    let mut asked = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
+    if let Some(credentials) = credentials(proxy) {
+        asked.extend_from_slice(b"Proxy-Authorization: ");
+        asked.extend_from_slice(credentials.as_bytes());
+        asked.extend_from_slice(b"\r\n");
     }
-    Ok(tunnel.oneshot(to).await?.into_inner())
+    asked.extend_from_slice(b"\r\n");
+    stream.write_all(&asked).await?;
+    stream.flush().await?;
+    let mut answer = Vec::new();
+    let end = loop {
+        let known = answer.len().saturating_sub(3);
+        if answer.len() > MAX_ANSWER {
+            return Err(format!("the head of its answer is longer than {MAX_ANSWER} bytes").into());
+        }
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err("it closed the connection".into());
+        }
+        let new = answer[known..].windows(4);
+        if let Some(at) = { new }.position(|four| four == b"\r\n\r\n") {
+            break known + at + 4;
+        }
+    };
+    match status(&answer) {
+        Some(status) if !status.is_success() => Err(format!("it answered {status}").into()),
+        // The provider says nothing before it is spoken to.
+        Some(_) if end == answer.len() => Ok(stream),
+        _ => Err("its answer is not HTTP/1".into()),
+    }
+}
+
+fn status(head: &[u8]) -> Option<StatusCode> {
+    let versions = [b"HTTP/1.1 ", b"HTTP/1.0 "];
+    let rest = versions
+        .iter()
+        .find_map(|version| head.strip_prefix(*version))?;
+    StatusCode::from_bytes(rest.get(..3)?).ok()
 }
 
 async fn by_socks(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
-    let (to, connector) = (target_uri(host, port)?, once(stream));
-    let mut socks = SocksV5::new(Uri::from_static("http://any"), connector);
+    let to = Uri::builder()
+        .scheme("http")
+        .authority(authority(host, port))
+        .path_and_query("/")
+        .build()?;
+    let mut socks = SocksV5::new(Uri::from_static("http://any"), once(stream));
     let found = intercept(proxy);
     if let Some((user, password)) = found.as_ref().and_then(Intercept::raw_auth) {
         socks = socks.with_auth(user.to_owned(), password.to_owned());
     }
     Ok(socks.oneshot(to).await?.into_inner())
+}
+
+/// Host and port, an IPv6 address in brackets.
+pub(super) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// A connector that has connected already.
@@ -84,25 +132,6 @@ fn once(
     })
 }
 
-fn target_uri(host: &str, port: u16) -> Result<Uri, http::Error> {
-    let host = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    };
-    Uri::builder()
-        .scheme("http")
-        .authority(format!("{host}:{port}"))
-        .path_and_query("/")
-        .build()
-}
-
-async fn look_up(host: &str, port: u16) -> io::Result<IpAddr> {
-    let mut found = tokio::net::lookup_host((host, port)).await?;
-    let first = found.next().map(|address| address.ip());
-    first.ok_or_else(|| io::Error::other(format!("no address for {host}")))
-}
-
 /// Puts a request for an http provider into the form that proxies take: with the whole URL, and our credentials there.
 pub(super) fn address_to_proxy<B>(request: &mut Request<B>, target: &Target<'_>, proxy: &ProxyUrl) {
     let path = request.uri().path_and_query().cloned();
@@ -114,9 +143,7 @@ pub(super) fn address_to_proxy<B>(request: &mut Request<B>, target: &Target<'_>,
     if let Ok(uri) = whole {
         *request.uri_mut() = uri;
     }
-    let credentials: Option<HeaderValue> =
-        intercept(proxy).and_then(|found| found.basic_auth().cloned());
-    if let Some(value) = credentials {
+    if let Some(value) = credentials(proxy) {
         request.headers_mut().insert(PROXY_AUTHORIZATION, value);
     }
 }
@@ -135,6 +162,12 @@ pub(super) fn failed(proxy: &ProxyUrl, what: &str, error: impl Into<Cause>) -> i
         format!("the proxy {proxy} {what}: {}", chain(&*error)),
         error,
     )
+}
+
+/// The proxy did not do `what` in time, which was `limit`.
+pub(super) fn too_slow(proxy: &ProxyUrl, what: &str, limit: Duration) -> io::Error {
+    let text = format!("the proxy {proxy} {what} within {limit:?}");
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 type Cause = Box<dyn Error + Send + Sync>;

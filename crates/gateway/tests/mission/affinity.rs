@@ -119,3 +119,63 @@ async fn conversations_find_the_prompt_cache_warm_and_the_load_stays_even() {
     assert!(affinity.cached_share > in_turn.cached_share);
     assert!(affinity.imbalance < 1.4, "{}", affinity.imbalance);
 }
+
+/// The most calls that one key got of six alike, one after the other.
+async fn most_of_six(path: &str, body: &str) -> u64 {
+    let mock = Mock::start().await.unwrap();
+    let mut settings = pool(&mock, 3);
+    settings.strategy = Strategy::Affinity;
+    let running = Running::start(settings).await;
+    let mut client = Client::new(running.addr);
+    for _ in 0..6 {
+        let request = Request::post(path).body(body.to_owned()).unwrap();
+        let response = client.request(request).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response.into_body().collect().await.unwrap();
+    }
+    let seen = mock.seen_all();
+    assert_eq!(seen.values().map(|seen| seen.requests).sum::<u64>(), 6);
+    client.hang_up();
+    assert!(running.stop().await);
+    seen.values().map(|seen| seen.requests).max().unwrap()
+}
+
+#[tokio::test]
+async fn calls_without_a_conversation_are_spread_whoever_makes_them() {
+    for (path, body) in [
+        (
+            "/v1/embeddings",
+            r#"{"model":"m","input":"hello","user":"ann"}"#,
+        ),
+        (
+            "/v1/moderations",
+            r#"{"model":"m","input":"hello","user":"ann"}"#,
+        ),
+        (
+            "/v1/audio/speech",
+            r#"{"model":"m","input":"hello","voice":"alloy","user":"ann"}"#,
+        ),
+        (
+            "/v1/images/generations",
+            r#"{"model":"m","prompt":"hello","user":"ann"}"#,
+        ),
+        (
+            "/v1/rerank",
+            r#"{"model":"m","query":"hello","documents":["a"],"user":"ann"}"#,
+        ),
+    ] {
+        assert_eq!(most_of_six(path, body).await, 2, "{path}");
+    }
+    for (path, body) in [
+        (
+            "/v1/chat/completions",
+            r#"{"model":"m","user":"ann","messages":[{"role":"user","content":"hello"}]}"#,
+        ),
+        (
+            "/v1/responses",
+            r#"{"model":"m","user":"ann","input":"hello","store":false}"#,
+        ),
+    ] {
+        assert_eq!(most_of_six(path, body).await, 6, "{path}");
+    }
+}

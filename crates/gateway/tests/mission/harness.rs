@@ -86,6 +86,11 @@ fn settings(pool: PoolSettings) -> Settings {
 
 impl Running {
     pub(crate) async fn start(pool: PoolSettings) -> Self {
+        Self::start_on(pool, 2).await
+    }
+
+    /// With so many threads; the first is the test's own, so that one alone sees the test's time.
+    pub(crate) async fn start_on(pool: PoolSettings, threads: usize) -> Self {
         let settings = settings(pool);
         let next = Arc::new(Mutex::new(settings.clone()));
         let reads = Arc::clone(&next);
@@ -106,7 +111,7 @@ impl Running {
         let addr = server.addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "the test ends it")]
-        let serving = tokio::spawn(server.serve(2, async move {
+        let serving = tokio::spawn(server.serve(threads, async move {
             let _ = stopped.await;
         }));
         Self {

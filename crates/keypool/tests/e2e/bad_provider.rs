@@ -346,6 +346,29 @@ async fn an_event_of_a_gigabyte_passes_through_little_memory() {
 }
 
 #[tokio::test]
+async fn a_model_list_in_pieces_of_a_byte_takes_little_memory() {
+    let head = format!("{JSON}transfer-encoding: chunked\r\n\r\n");
+    let bad = RawProvider::start([Say::endless(&head, "1\r\n \r\n")]).await;
+    let config = format!(
+        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n",
+        bad.origin(),
+        key(1)
+    );
+    let gw = Gateway::start(&config).await;
+    assert_eq!(gw.get("/v1/nothing").await.status, 404);
+    let before = peak(gw.process.pid());
+    let reply = within(gw.get("/v1/models")).await;
+    assert_eq!(
+        (reply.status, reply.json()["data"].clone()),
+        (200, json!([]))
+    );
+    let grown = peak(gw.process.pid()) - before;
+    assert!(grown < 24 * MIB, "{} MiB", grown / MIB);
+    eventually("the connection is closed", || bad.gone() == 1).await;
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn a_certificate_for_another_name_or_of_an_unknown_authority_is_a_failure() {
     let (known, unknown) = (Authority::new(), Authority::new());
     for (what, authority, name, served_by) in [

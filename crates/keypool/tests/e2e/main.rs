@@ -5,6 +5,7 @@ mod attacks;
 mod bad_input;
 mod bad_provider;
 mod callers;
+mod connections;
 mod failures;
 mod harness;
 mod http;

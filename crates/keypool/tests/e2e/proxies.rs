@@ -1,5 +1,6 @@
 //! Outbound proxies, before providers with TLS and without.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,8 @@ enum Mode {
     Http,
     /// SOCKS 5, with this user and password where there are some.
     Socks(Option<(&'static str, &'static str)>),
+    /// SOCKS 5, but the way to the target is barred.
+    SocksRefuses,
     /// This answer to everything; then it closes.
     Says(&'static str),
     /// Nothing at all.
@@ -92,6 +95,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, context: Context) -
     match context.mode {
         Mode::Http => http(stream, context).await,
         Mode::Socks(credentials) => socks(stream, credentials, context).await,
+        Mode::SocksRefuses => socks(stream, None, context).await,
         Mode::Says(answer) => {
             let mut stream = stream;
             let head = head(&mut stream).await?;
@@ -99,7 +103,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, context: Context) -
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await
         }
-        Mode::Silent => std::future::pending().await,
+        Mode::Silent => {
+            // Kept open.
+            let _stream = stream;
+            std::future::pending().await
+        }
     }
 }
 
@@ -168,6 +176,11 @@ async fn socks<S: AsyncRead + AsyncWrite + Unpin>(
             "name {}",
             String::from_utf8_lossy(&lengthy(&mut stream).await?)
         ),
+        4 => {
+            let mut address = [0; 16];
+            stream.read_exact(&mut address).await?;
+            format!("[{}]", std::net::Ipv6Addr::from(address))
+        }
         other => format!("kind {other}"),
     };
     let port = stream.read_u16().await?;
@@ -176,6 +189,9 @@ async fn socks<S: AsyncRead + AsyncWrite + Unpin>(
         .lock()
         .expect("what was asked")
         .push(format!("{host}:{port}"));
+    if matches!(context.mode, Mode::SocksRefuses) {
+        return stream.write_all(&[5, 2, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    }
     let addr = context
         .leads_to
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
@@ -332,40 +348,69 @@ async fn the_environment_names_a_proxy_for_all_but_this_machine() {
     }
 }
 
-#[tokio::test]
-async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it() {
-    let authority = Authority::new();
-    for (mode, over_tls, words) in [
+/// What goes wrong on the way to a provider by https, and what the log says of it.
+fn without_tunnel() -> Vec<(Mode, &'static str)> {
+    vec![
         (
             Mode::Says("HTTP/1.1 407 Who\r\ncontent-length: 0\r\n\r\n"),
-            true,
-            "proxy authorization required",
+            "it answered 407 Proxy Authentication Required",
         ),
         (
             Mode::Says("HTTP/1.1 502 Bad\r\n\r\n"),
-            true,
-            "opened no tunnel",
+            "it answered 502 Bad Gateway",
         ),
         (
-            Mode::Says("HTTP/1.1 403 No\r\n\r\n"),
-            true,
-            "opened no tunnel",
+            Mode::Says("HTTP/1.0 403 No\r\ncontent-length: 4\r\n\r\nno!\n"),
+            "it answered 403 Forbidden",
         ),
-        (Mode::Says("what?"), true, "opened no tunnel"),
-        (Mode::Says(""), true, "opened no tunnel"),
-        (Mode::Silent, true, "no answer within 1s"),
+        (
+            Mode::Says("HTTP/1.1 200 OK\r\n\r\nnot yours"),
+            "its answer is not HTTP/1",
+        ),
+        (Mode::Says("what?\r\n\r\n"), "its answer is not HTTP/1"),
+        (
+            Mode::Says("x".repeat(40_000).leak()),
+            "longer than 16384 bytes",
+        ),
+        (Mode::Says("what?"), "it closed the connection"),
+        (Mode::Says(""), "it closed the connection"),
+        (Mode::Silent, "opened no tunnel to 127.0.0.1:"),
+    ]
+}
+
+/// The same with a provider by http.
+fn without_forwarding() -> Vec<(Mode, &'static str)> {
+    vec![
         (
             Mode::Says("HTTP/1.1 407 Who\r\ncontent-length: 0\r\n\r\n"),
-            false,
             "asks for other credentials (407)",
         ),
         (
-            Mode::Says("HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n"),
-            false,
-            "502",
+            Mode::Says(
+                "HTTP/1.1 403 No\r\nx-squid-error: ERR_ACCESS_DENIED 0\r\ncontent-length: 0\r\n\r\n",
+            ),
+            "answered 403 Forbidden itself (ERR_ACCESS_DENIED 0)",
         ),
-        (Mode::Says(""), false, "broke before an answer"),
-    ] {
+        (
+            Mode::Says(
+                "HTTP/1.1 504 Late\r\nproxy-status: p; error=connection_timeout\r\ncontent-length: 0\r\n\r\n",
+            ),
+            "answered 504 Gateway Timeout itself (Proxy-Status: connection_timeout)",
+        ),
+        (
+            Mode::Says("HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n"),
+            "status=502",
+        ),
+        (Mode::Says(""), "broke before an answer"),
+    ]
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it() {
+    let authority = Authority::new();
+    let over_tls = without_tunnel().into_iter().map(|case| (true, case));
+    let plain = without_forwarding().into_iter().map(|case| (false, case));
+    for (over_tls, (mode, words)) in over_tls.chain(plain) {
         let (mock, proxy) = (Mock::start().await.unwrap(), Proxy::start(mode).await);
         let front = Front::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
         let base_url = if over_tls {
@@ -382,11 +427,17 @@ async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it()
             "{mode:?}: {reply:?}"
         );
         gw.logged(words).await;
-        if words.contains("tunnel") || words.contains("407") {
+        gw.logged("upstream_trouble").await;
+        if over_tls || words.contains("407") || words.contains("itself") {
             gw.logged(&format!("the proxy http://{} ", proxy.addr))
                 .await;
         }
-        assert_eq!(gw.key_stats("p", "p-1").await["failed_requests"], json!(1));
+        let stats = gw.key_stats("p", "p-1").await;
+        assert_eq!(
+            (&stats["failed_requests"], &stats["cooldowns"]),
+            (&json!(1), &json!([])),
+            "{mode:?}: {stats}"
+        );
         gw.stop().await;
     }
     let mock = Mock::start().await.unwrap();
@@ -394,6 +445,109 @@ async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it()
     assert_eq!(gw.chat().await.key(), "p-2");
     gw.logged("the proxy http://127.0.0.1:1 cannot be reached")
         .await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_falls_silent_is_named_with_the_step_and_the_call_ends_as_a_time_out() {
+    let mock = Mock::start().await.unwrap();
+    let port = mock.addr().port();
+    for (scheme, step) in [
+        (
+            "http",
+            format!("opened no tunnel to 127.0.0.1:{port} within 1s"),
+        ),
+        (
+            "socks5",
+            format!("opened no tunnel to 127.0.0.1:{port} within 1s"),
+        ),
+        (
+            "socks5h",
+            format!("opened no tunnel to 127.0.0.1:{port} within 1s"),
+        ),
+        ("https", "began no TLS within 1s".to_owned()),
+    ] {
+        let proxy = Proxy::start(Mode::Silent).await;
+        let more = format!(
+            "proxy = \"{scheme}://{}\"\ntimeouts = {{ connect = \"1s\" }}\nretry = {{ retries = 0 }}",
+            proxy.addr
+        );
+        let gw = Gateway::start(&pool(&format!("https://127.0.0.1:{port}"), &more)).await;
+        let reply = gw.chat().await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (504, "upstream_timeout"),
+            "{scheme}: {reply:?}"
+        );
+        gw.logged(&format!("the proxy {scheme}://{} {step}", proxy.addr))
+            .await;
+        gw.stop().await;
+    }
+    // The tunnel is there, and nothing comes through it.
+    let (behind, proxy) = (
+        Proxy::start(Mode::Silent).await,
+        Proxy::start(Mode::Http).await,
+    );
+    let more = format!(
+        "proxy = \"http://{}\"\ntimeouts = {{ connect = \"1s\" }}\nretry = {{ retries = 0 }}",
+        proxy.addr
+    );
+    let gw = Gateway::start(&pool(&format!("https://{}", behind.addr), &more)).await;
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (504, "upstream_timeout")
+    );
+    gw.logged(&format!(
+        "the proxy http://{} leads to {}, but TLS did not begin there within 1s",
+        proxy.addr, behind.addr
+    ))
+    .await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_makes_something_is_not_repeated_where_the_proxy_gave_up_on_the_provider() {
+    const ONCE: &str = r#"{"model":"gpt-x","input":"hello","store":true}"#;
+    for (status, expect) in [(403, (200, "2")), (504, (502, "1"))] {
+        let mock = Mock::start().await.unwrap();
+        let says: String = format!(
+            "HTTP/1.1 {status} No\r\nx-squid-error: ERR_READ_TIMEOUT 0\r\ncontent-length: 0\r\n\r\n"
+        );
+        let proxy = Proxy::start(Mode::Says(says.leak())).await;
+        let config = two_keys(&mock.origin(), &format!("http://{}", proxy.addr));
+        let gw = Gateway::start(&config).await;
+        let reply = gw.post("/v1/responses", ONCE).await;
+        assert_eq!((reply.status, reply.attempts()), expect, "{reply:?}");
+        assert_eq!(mock.seen(&key(2)).requests, u64::from(status == 403));
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_asked_for_every_address_of_a_name() {
+    let (mock, proxy) = (
+        Mock::start().await.unwrap(),
+        Proxy::start(Mode::SocksRefuses).await,
+    );
+    let port = mock.addr().port();
+    let known = tokio::net::lookup_host(("localhost", port)).await.unwrap();
+    let known: BTreeSet<String> = known.map(|address| address.to_string()).collect();
+    let more = format!(
+        "proxy = \"socks5://{}\"\nretry = {{ retries = 0 }}",
+        proxy.addr
+    );
+    let gw = Gateway::start(&pool(&format!("http://localhost:{port}"), &more)).await;
+    let reply = gw.chat().await;
+    assert_eq!(reply.code(), "upstream_unreachable", "{reply:?}");
+    let asked = proxy.asked();
+    assert_eq!(asked.len(), known.len(), "{asked:?}");
+    assert_eq!(BTreeSet::from_iter(asked), known);
+    gw.logged(&format!(
+        "the proxy socks5://{} opened no tunnel to ",
+        proxy.addr
+    ))
+    .await;
     gw.stop().await;
 }
 

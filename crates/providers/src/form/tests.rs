@@ -149,6 +149,44 @@ fn what_two_readers_could_read_differently_is_refused() {
 }
 
 #[test]
+fn text_behind_the_last_boundary_is_passed_over_unless_a_boundary_stands_in_it() {
+    let whole = form(&[named("model", "m")]);
+    for behind in [
+        "",
+        "the end",
+        "\r\n\r\nthe end\r\n",
+        "--YY\r\n",
+        "see --XX and XX--\r\n",
+        "-\r\n--X\r\n",
+    ] {
+        let body = format!("{whole}{behind}");
+        assert_eq!(model_of(&body), Ok(Some("m".to_owned())), "{behind:?}");
+    }
+    let other = named("model", "n");
+    for behind in [
+        other.clone(),
+        format!("\r\n{other}"),
+        format!("the end\r\n{other}--XX--\r\n"),
+        format!("the end\n{other}"),
+        format!("the end\r{other}"),
+        "--XX--".to_owned(),
+        "--XX--\r\n".to_owned(),
+        "the end\r\n--XX".to_owned(),
+        "the end\r\n--XXY\r\n".to_owned(),
+    ] {
+        let body = format!("{whole}{behind}");
+        assert!(
+            matches!(model_of(&body), Err(FormError::Broken(_))),
+            "{behind:?}: {:?}",
+            model_of(&body)
+        );
+    }
+    let ends_there = whole.trim_end();
+    assert_eq!(model_of(ends_there), Ok(Some("m".to_owned())));
+    assert!(model_of(&format!("{ends_there}the end")).is_err());
+}
+
+#[test]
 fn heads_that_two_readers_could_read_differently_are_refused() {
     for head in [
         "Content-Type: text/plain",
