@@ -45,6 +45,7 @@ pub struct Gateway {
     /// One reload at a time.
     reloading: Mutex<()>,
     shutting_down: AtomicBool,
+    ending: AtomicBool,
 }
 
 impl Gateway {
@@ -75,6 +76,7 @@ impl Gateway {
             load,
             reloading: Mutex::new(()),
             shutting_down: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             clock,
             tasks: TaskTracker::new(),
         })
@@ -111,6 +113,16 @@ impl Gateway {
 
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::SeqCst)
+    }
+
+    /// The time of a shutdown is up: answers that are being relayed break off.
+    pub(crate) fn begin_ending(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        // Asked for each piece of an answer; who must see a change is woken after it.
+        self.ending.load(Ordering::Relaxed)
     }
 }
 

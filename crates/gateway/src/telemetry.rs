@@ -168,7 +168,7 @@ pub(crate) struct Finished<'a> {
     pub(crate) attempts: u32,
     pub(crate) caller: &'a str,
     pub(crate) took: Duration,
-    /// How it ended, where not as it should: `client left`, `answer broke off`.
+    /// How it ended, where not as it should: `client left`, `answer broke off`, `shutdown`.
     pub(crate) ended: &'a str,
 }
 

@@ -52,6 +52,11 @@ impl<'w> Report<'w> {
         }
     }
 
+    /// Warns of what stands at `at` and can hardly be meant.
+    pub(super) fn doubt(&self, at: &At, warning: &str) {
+        self.warn(format!("{}: {warning}", self.document.place(at)));
+    }
+
     /// Warns that a setting is understood and has no effect yet.
     pub(super) fn not_in_force(&self, setting: &str, why: &str) {
         self.warn(format!("`{setting}` is not in force yet: {why}"));
