@@ -133,8 +133,13 @@ impl Pool {
             calls += counted.0;
             failures += counted.1;
         }
-        let own = self.members[place].key.breaker().lock().failure_rate(settings, now);
-        let clearly_better = own.is_some_and(|own| (failures + 1) as f64 <= own / 2.0 * calls as f64);
+        let own = self.members[place]
+            .key
+            .breaker()
+            .lock()
+            .failure_rate(settings, now);
+        let clearly_better =
+            own.is_some_and(|own| (failures + 1) as f64 <= own / 2.0 * calls as f64);
         one_is_healthy && clearly_better
     }
 

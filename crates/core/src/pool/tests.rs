@@ -356,9 +356,19 @@ fn beyond_the_share_a_key_is_set_aside_only_for_clearly_better_ones() {
     let demand = Demand::of("m");
     // (calls of k2, failed), (calls of k3, failed), whether k2 goes as well when k1 is gone already.
     for (second, third, goes, what) in [
-        ((20, 11), (20, 9), false, "a provider that fails half of all calls"),
+        (
+            (20, 11),
+            (20, 9),
+            false,
+            "a provider that fails half of all calls",
+        ),
         ((20, 11), (20, 5), false, "chance may be that kind"),
-        ((20, 11), (20, 4), true, "a key in trouble beside a better one"),
+        (
+            (20, 11),
+            (20, 4),
+            true,
+            "a key in trouble beside a better one",
+        ),
         ((20, 20), (20, 9), true, "a dead key beside a weak one"),
         ((20, 20), (20, 10), false, "half is not below the threshold"),
         ((20, 20), (1, 0), false, "one call proves nothing"),

@@ -24,7 +24,7 @@ use super::answer::Answer;
 use super::call::Call;
 use super::headers::{UPSTREAM_REQUEST_ID, strip_answer};
 use super::send::is_event_stream;
-use super::story::Story;
+use super::story::{SHUTDOWN, Story};
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::turn;
@@ -337,8 +337,10 @@ impl Relay {
     fn cut_short(&mut self) {
         self.upstream = None;
         self.lease = None;
-        self.story.end("shutdown");
-        self.tell_the_end("this gateway was shut down before the answer was complete: send the request again");
+        self.story.end(SHUTDOWN);
+        self.tell_the_end(
+            "this gateway was shut down before the answer was complete: send the request again",
+        );
     }
 
     /// Ends a stream by an error, any other answer by the end of its connection.

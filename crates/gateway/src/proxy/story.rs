@@ -18,6 +18,8 @@ use crate::traces::{Outcome, Step, Trace};
 
 /// The longest request id taken from a caller.
 const MAX_REQUEST_ID: usize = 128;
+/// How a request ended that was cut short since the time of a shutdown was up.
+pub(super) const SHUTDOWN: &str = "shutdown";
 /// So many pools that were passed over are noted.
 const MAX_PASSED_OVER: usize = 32;
 
@@ -178,6 +180,14 @@ impl Story {
         self.tell(response)
     }
 
+    /// The error for a request that a shutdown cut short, told and done with.
+    pub(super) fn tell_shutdown(mut self, response: Response<Bytes>) -> Response<Bytes> {
+        let mut response = response;
+        self.head(&mut response);
+        self.end(SHUTDOWN);
+        response
+    }
+
     /// The request is over. `how`: where it did not end as it should.
     pub(super) fn end(&mut self, how: &str) {
         if std::mem::replace(&mut self.ended, true) {
@@ -194,6 +204,7 @@ impl Story {
             path: &self.path,
             status: self.status,
             pool: pool.map_or("-", |pool| pool.name()),
+            number: self.key.map(|place| place + 1),
             key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
@@ -245,7 +256,7 @@ impl Story {
 impl Drop for Story {
     fn drop(&mut self) {
         let how = if self.gw.is_ending() {
-            "shutdown"
+            SHUTDOWN
         } else {
             "client left"
         };
