@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use keypool_providers::protocol::Protocol;
 
+use super::access::is_open;
 use super::auth::Caller;
-use super::route::is_open;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{PoolEntry, Snapshot};
 

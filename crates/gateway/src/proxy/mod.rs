@@ -1,5 +1,6 @@
 //! The life of a client request on the data plane. Read [`handle`] first.
 
+mod access;
 mod affinity;
 mod answer;
 mod attempts;

@@ -13,9 +13,9 @@ use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
+use super::access::is_open;
 use super::auth::Caller;
 use super::outgoing::Outgoing;
-use super::route::is_open;
 use super::target::Target;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};

@@ -6,6 +6,7 @@ use keypool_core::pool::{Demand, OnlyGroup};
 use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::Protocol;
 
+use super::access::{NOT_THIS_MODEL, judged, obstacle};
 use super::auth::Caller;
 use super::call::Call;
 use super::known;
@@ -13,9 +14,6 @@ use super::story::Story;
 use super::target::Target;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
-
-/// Why a pool is passed over.
-const NOT_THIS_MODEL: &str = "this caller may not use this model";
 
 /// One pool that may serve a call.
 pub(super) struct Route {
@@ -116,17 +114,6 @@ fn pass_over_all(
     }
 }
 
-/// Why a pool may not be called at all.
-fn obstacle(entry: &PoolEntry, protocol: Protocol, caller: &Caller) -> Option<&'static str> {
-    if !entry.speaks(protocol) {
-        Some("it is not called by this protocol")
-    } else if !caller.may_use_pool(entry) {
-        Some("this caller may not use it")
-    } else {
-        None
-    }
-}
-
 /// The targets that speak the protocol and that the caller may use, in the route's order.
 fn by_route(
     snapshot: &Snapshot,
@@ -153,33 +140,6 @@ fn by_route(
         return Err(GatewayError::new(Kind::ModelNotFound, message));
     }
     Err(model_not_allowed(&route.model))
-}
-
-/// Whether the caller may call a target of the route by the protocol.
-pub(super) fn is_open(
-    snapshot: &Snapshot,
-    protocol: Protocol,
-    route: &RouteSettings,
-    caller: &Caller,
-) -> bool {
-    judged(snapshot, protocol, route, caller).any(|(_, _, obstacle)| obstacle.is_none())
-}
-
-/// The route's targets with the model there, and why the caller may not call it by the protocol, where it may not.
-fn judged<'a>(
-    snapshot: &'a Snapshot,
-    protocol: Protocol,
-    route: &'a RouteSettings,
-    caller: &Caller,
-) -> impl Iterator<Item = (&'a PoolEntry, &'a Arc<str>, Option<&'static str>)> {
-    let by_its_name = caller.may_use_model(&route.model);
-    route.targets.iter().filter_map(move |target| {
-        let model = target.model.as_ref().unwrap_or(&route.model);
-        let entry = snapshot.pool(&target.pool)?;
-        let may_not = || (!by_its_name && !caller.may_use_model(model)).then_some(NOT_THIS_MODEL);
-        let obstacle = obstacle(entry, protocol, caller).or_else(may_not);
-        Some((entry, model, obstacle))
-    })
 }
 
 /// All pools that may hold objects of the protocol and that the caller may use.

@@ -66,6 +66,9 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         .into_iter()
         .chain(input.problem)
         .for_each(|problem| report.add(problem));
+    for name in vars.strays() {
+        report.doubt_reference(&vars.at(name), name);
+    }
     let (root, syntax) = DeTable::parse_recoverable(if input.usable {
         input.document.text()
     } else {

@@ -345,12 +345,7 @@ impl<'w> Node<'w> {
             return None;
         };
         if values::has_stray_reference(written) {
-            // The value is not shown: it may be a key.
-            let warning = format!(
-                "`{}` has a `${{` that begins no `${{NAME}}`, so it is taken as it stands: close it with `}}` after the name of a variable",
-                self.path
-            );
-            self.report.doubt(&self.at(), &warning);
+            self.report.doubt_reference(&self.at(), &self.path);
         }
         match self.report.vars().interpolate(written) {
             Ok(value) => Some(Text::inside(

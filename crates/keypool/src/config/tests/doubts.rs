@@ -46,6 +46,19 @@ fn a_dollar_brace_that_begins_no_reference_is_told() {
 }
 
 #[test]
+fn so_it_is_in_the_dotenv_file() {
+    let text = "A=${SET\nB=\"x\\${y ${SET}\"\nC='${'\n  D = \"\\n${}\" # ${\nSET=${\n";
+    let home = Home::new().write(".env", text).env("SET", "canary-set");
+    let begins = |warning: &String| warning.split(" that").next().unwrap().to_owned();
+    let told: Vec<String> = home.good().warnings.iter().map(begins).collect();
+    assert_eq!(
+        told,
+        [".env:1:3: `A` has a `${`", ".env:4:7: `D` has a `${`"],
+        "and not of what the process sets"
+    );
+}
+
+#[test]
 fn an_empty_list_that_shuts_everything_out_is_told() {
     check(
         "[pools.a]\nprovider = 'openai'\nmodels = §[]\n",
