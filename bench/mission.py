@@ -1,32 +1,26 @@
 #!/usr/bin/env python3
 """Measures the headlines of what keypool is for, and prints them beside what was promised. `make bench-mission` runs it."""
 
-import argparse
-import pathlib
 import sys
 
+import command
 import headlines
 from headlines.bench import Bench
 from rig import machine, report
 
-HERE = pathlib.Path(__file__).resolve().parent
+NAME = "make bench-mission"
 SCALE = 100
 
 
 def arguments():
     letters = ", ".join(f"{letter} ({headline.TITLE})" for letter, headline in headlines.ALL.items())
-    parser = argparse.ArgumentParser(prog="make bench-mission ARGS=…", description=__doc__)
+    parser = command.parser(NAME, __doc__)
     parser.add_argument("headlines", nargs="*", metavar="letter", help=f"which, all by default: {letters}")
     parser.add_argument(
         "--full-time", action="store_true", help=f"calls as long as in life, not 1:{SCALE}: ten minutes"
     )
-    parser.add_argument(
-        "--binaries", type=pathlib.Path, default=HERE.parent / "target" / "release", help=argparse.SUPPRESS
-    )
     args = parser.parse_args()
-    unknown = [letter for letter in args.headlines if letter not in headlines.ALL]
-    if unknown:
-        parser.error(f"no headline is called {', '.join(unknown)}; there are {', '.join(headlines.ALL)}")
+    command.known(parser, "headline", args.headlines, headlines.ALL)
     return args
 
 
@@ -43,18 +37,13 @@ def measured(letter, bench):
 def main():
     args = arguments()
     scale = 1 if args.full_time else SCALE
-    machine.ending_tidily()
-    try:
+    with command.measuring(NAME):
         binaries = machine.programs(args.binaries)
         if scale != 1:
             print(f"Calls take 1/{scale} of their time in life; times below are scaled back.")
         with machine.scratch() as folder:
             bench = Bench(binaries, folder, scale)
             missed = sum(measured(letter, bench) for letter in args.headlines or headlines.ALL)
-    except machine.Missing as missing:
-        sys.exit(f"make bench-mission: {missing}")
-    except KeyboardInterrupt:
-        sys.exit("make bench-mission: interrupted")
     if missed:
         sys.exit(f"\n{missed} of these fall short of what is possible")
 

@@ -1,23 +1,22 @@
 #!/usr/bin/env python3
 """Measures the whole gateway beside nginx and writes the results. `make bench` builds what it needs and runs it."""
 
-import argparse
 import dataclasses
-import pathlib
 import sys
 import time
 
+import command
 from rig import cases, instructions, machine, measure, report
 from rig.rig import FULL, QUICK, Rig
 
-HERE = pathlib.Path(__file__).resolve().parent
-RESULTS = HERE / "RESULTS.md"
+NAME = "make bench"
+RESULTS = command.HERE / "RESULTS.md"
 # A median of fewer is no result.
 FEWEST_ROUNDS = 5
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
+    parser = command.parser(NAME, __doc__)
     parser.add_argument(
         "cases", nargs="*", metavar="case", help=f"which cases, all by default: {', '.join(cases.NAMES)}"
     )
@@ -26,13 +25,8 @@ def arguments():
     )
     parser.add_argument("--rounds", type=int, help="pairs of runs for each case")
     parser.add_argument("--seconds", type=int, help="length of a run, at least")
-    parser.add_argument(
-        "--binaries", type=pathlib.Path, default=HERE.parent / "target" / "release", help=argparse.SUPPRESS
-    )
     args = parser.parse_args()
-    unknown = [name for name in args.cases if name not in cases.NAMES]
-    if unknown:
-        parser.error(f"no case is called {', '.join(unknown)}; there are {', '.join(cases.NAMES)}")
+    command.known(parser, "case", args.cases, cases.NAMES)
     for option in ("rounds", "seconds"):
         if (given := getattr(args, option)) is not None and given < 1:
             parser.error(f"--{option} must be at least 1")
@@ -76,26 +70,21 @@ def figures(rig, names):
 def main():
     args = arguments()
     names, how = chosen(args), effort(args)
-    machine.ending_tidily()
     began = time.monotonic()
-    try:
+    with command.measuring(NAME):
         machine.require(tools(names))
         binaries = machine.programs(args.binaries)
         facts = machine.describe(binaries, tools(names))
         with machine.scratch() as folder:
             with Rig(binaries, folder, how) as rig:
                 found = figures(rig, names)
-    except machine.Missing as missing:
-        sys.exit(f"make bench: {missing}")
-    except KeyboardInterrupt:
-        sys.exit("make bench: interrupted")
     print("\n" + report.table(found) + "\n")
     for what, which in facts:
         print(f"{what}: {which}")
     print(f"took {time.monotonic() - began:.0f} s")
     if names == cases.NAMES and how.rounds >= FEWEST_ROUNDS:
         RESULTS.write_text(report.document(found, facts, how))
-        print(f"written: {RESULTS.relative_to(HERE.parent)}")
+        print(f"written: {RESULTS.relative_to(command.HERE.parent)}")
     else:
         print(f"not written to bench/RESULTS.md: that takes every case and {FEWEST_ROUNDS} rounds or more")
 

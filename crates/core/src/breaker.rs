@@ -86,7 +86,8 @@ impl Breaker {
         (failures as f64) < settings.failure_rate * calls as f64 || failures == 0
     }
 
-    fn count(&mut self, window: Duration, now: Instant) -> (u64, u64) {
+    /// Calls and failures in the window.
+    pub(crate) fn count(&mut self, window: Duration, now: Instant) -> (u64, u64) {
         self.forget_old(window, now);
         let sum = |part: fn(&Part) -> u32| self.window.iter().map(|p| u64::from(part(p))).sum();
         (sum(|part| part.calls), sum(|part| part.failures))

@@ -42,9 +42,10 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     registry: Registry,
     load: LoadSettings,
-    /// One reload at a time.
-    reloading: Mutex<()>,
+    /// One reload at a time; in it, how many units the budget has.
+    reloading: Mutex<usize>,
     shutting_down: AtomicBool,
+    ending: AtomicBool,
 }
 
 impl Gateway {
@@ -57,24 +58,21 @@ impl Gateway {
     ) -> Arc<Self> {
         let registry = Registry::new(Arc::clone(&clock));
         let pools = registry.pools(&settings.pools, &[]);
-        let budget = BODY_BUDGET.max(2 * settings.server.max_request_body) / BUDGET_UNIT;
+        let budget = budget_units(&settings);
         Arc::new(Self {
             upstream: Upstream::new(),
             model_lists: ModelLists::default(),
             objects: Objects::default(),
             trouble: PoolTrouble::default(),
             traces: Traces::default(),
-            body_budget: Arc::new(Semaphore::new(
-                usize::try_from(budget)
-                    .unwrap_or(usize::MAX)
-                    .min(Semaphore::MAX_PERMITS),
-            )),
+            body_budget: Arc::new(Semaphore::new(budget)),
             snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools)),
             admin_token,
             registry,
             load,
-            reloading: Mutex::new(()),
+            reloading: Mutex::new(budget),
             shutting_down: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             clock,
             tasks: TaskTracker::new(),
         })
@@ -87,10 +85,14 @@ impl Gateway {
 
     /// Reads the configuration anew and puts it in force; a bad one leaves the old in force.
     pub fn reload(&self) -> Result<Changes, Vec<String>> {
-        let _one_at_a_time = self.reloading.lock();
+        let mut budget = self.reloading.lock();
         let loaded = (self.load)().inspect_err(|errors| telemetry::reload_refused(errors))?;
         let before = self.snapshot();
         let changes = Changes::between(&before.settings, &loaded);
+        // A body that may be sent must fit. What was given once stays.
+        let more = budget_units(&loaded.settings).saturating_sub(*budget);
+        self.body_budget.add_permits(more);
+        *budget += more;
         let pools_before: Vec<_> = before
             .pools
             .iter()
@@ -112,7 +114,73 @@ impl Gateway {
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::SeqCst)
     }
+
+    /// The time of a shutdown is up: answers that are being relayed break off.
+    pub(crate) fn begin_ending(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        // Asked for each piece of an answer; who must see a change is woken after it.
+        self.ending.load(Ordering::Relaxed)
+    }
+}
+
+/// The budget for bodies: two of the largest fit.
+fn budget_units(settings: &Settings) -> usize {
+    let units = BODY_BUDGET.max(2 * settings.server.max_request_body) / BUDGET_UNIT;
+    usize::try_from(units)
+        .unwrap_or(usize::MAX)
+        .min(Semaphore::MAX_PERMITS)
 }
 
 /// How long a body may wait for its part of the budget.
 pub(crate) const BUDGET_WAIT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use keypool_core::settings::{AdminSettings, LogSettings, ServerSettings};
+
+    use super::*;
+    use crate::clock::TokioClock;
+
+    fn settings(max_request_body: u64) -> Settings {
+        Settings {
+            server: ServerSettings {
+                max_request_body,
+                ..ServerSettings::default()
+            },
+            log: LogSettings::default(),
+            admin: AdminSettings {
+                token: None,
+                token_file: "unused".into(),
+            },
+            pools: Vec::new(),
+            virtual_keys: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn bodies_that_a_reload_allows_fit_in_the_budget() {
+        let sizes = Mutex::new(vec![1 << 20, 4 << 30, 3 << 30]);
+        let load = move || {
+            let settings = settings(sizes.lock().pop().unwrap_or_default());
+            let warnings = Vec::new();
+            Ok(Reloaded { settings, warnings })
+        };
+        let token = Digest256::of(b"unused");
+        let gw = Gateway::new(
+            settings(1 << 20),
+            token,
+            Arc::new(TokioClock),
+            Box::new(load),
+        );
+        let budget = || gw.body_budget.available_permits() as u64 * BUDGET_UNIT;
+        assert_eq!(budget(), BODY_BUDGET);
+        for largest in [3_u64 << 30, 4 << 30, 4 << 30] {
+            gw.reload().unwrap();
+            assert_eq!(budget(), 2 * largest);
+        }
+    }
+}

@@ -27,6 +27,8 @@ use crate::write_limit::{self, WriteLimit};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Request heads up to this size are read, to be answered 431 where they are too large.
 const READ_BUFFER: usize = 256 * 1024;
+/// When the time of a shutdown is up, answers that break off have so long to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After an accept failed (no files left, …) the next is tried after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,7 +69,7 @@ impl Server {
     }
 
     /// Serves until `stop` resolves, then lets what is in flight end within `server.shutdown_timeout`.
-    /// Says whether all of it did.
+    /// Says whether all of it did; what did not is broken off, and streams say so to their clients.
     ///
     /// `threads` beyond the first are started here, each with a single-threaded runtime of its own; they take
     /// connections from the same listener, so whoever is free takes the next. A connection stays where it is.
@@ -99,10 +101,16 @@ impl Server {
             () = stop => {}
         }
         // The listener is closed by now; connections finish their request and go.
-        drop(closing);
+        let _ = closing.send(());
         gw.tasks.close();
         let limit = gw.snapshot().settings.server.shutdown_timeout;
         let all_ended = tokio::time::timeout(limit, gw.tasks.wait()).await.is_ok();
+        if !all_ended {
+            gw.begin_ending();
+            // Wakes every connection, and so the answer that it relays.
+            let _ = closing.send(());
+            let _ = tokio::time::timeout(LAST_WORDS, gw.tasks.wait()).await;
+        }
         drop(ending);
         Ok(all_ended)
     }
@@ -113,7 +121,7 @@ impl Server {
 struct Acceptor {
     gw: Arc<Gateway>,
     admin: Arc<Admin>,
-    /// Says when connections are to finish.
+    /// Says when connections are to finish, and again when their time is up.
     closed: watch::Receiver<()>,
     /// One permit for each connection that is served.
     room: Arc<Semaphore>,
@@ -233,11 +241,16 @@ where
         .header_read_timeout(HEAD_TIMEOUT);
     builder.max_buf_size(READ_BUFFER);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        ended = serving.as_mut() => ended,
-        _ = closed.changed() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    loop {
+        // The second time, to be woken is all: the answer that is being relayed looks for itself.
+        tokio::select! {
+            ended = serving.as_mut() => return ended,
+            told = closed.changed() => {
+                serving.as_mut().graceful_shutdown();
+                if told.is_err() {
+                    return serving.await;
+                }
+            }
         }
     }
 }

@@ -128,24 +128,6 @@ impl Snapshot {
             .iter()
             .find(|entry| entry.speaks(protocol) && may_use(entry))
     }
-
-    /// Routes, and the names and patterns that pools of `protocol` serve, for a message: a few of every pool, at most 100.
-    pub(crate) fn known_models(&self, protocol: Protocol) -> Vec<String> {
-        const OF_ONE_POOL: usize = 8;
-        let speaking = self.pools.iter().filter(|entry| entry.speaks(protocol));
-        let models = speaking.flat_map(|entry| {
-            let models = &entry.pool.settings().models;
-            let shown = models.iter().take(OF_ONE_POOL).map(|model| match &**model {
-                "*" => format!("{}/*", entry.pool.name()),
-                _ => model.clone(),
-            });
-            shown.chain((models.len() > OF_ONE_POOL).then(|| "…".to_owned()))
-        });
-        let routes = self.settings.routes.iter();
-        let routes = routes.filter(|route| self.route_speaks(route, protocol));
-        let routes = routes.map(|route| route.model.to_string());
-        routes.chain(models).take(100).collect()
-    }
 }
 
 impl PoolEntry {

@@ -4,6 +4,7 @@
 //! `redact` first.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +52,16 @@ pub(crate) fn client_too_slow(peer: SocketAddr) {
     );
 }
 
+/// A list of names as a field's value. An event has no such type: written as JSON, it can be told from a text.
+struct List<'a, T>(&'a [T]);
+
+impl<T: AsRef<str>> fmt::Debug for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(AsRef::as_ref).collect();
+        f.write_str(&serde_json::to_string(&names).map_err(|_| fmt::Error)?)
+    }
+}
+
 /// What may happen many times in a second, and is told once.
 #[derive(Default)]
 pub(crate) struct Seldom(Mutex<Option<tokio::time::Instant>>);
@@ -76,10 +87,10 @@ pub(crate) fn roots_unreadable(error: &rustls_native_certs::Error) {
 /// A reload took effect.
 pub(crate) fn reloaded(changes: &Changes) {
     info!(
-        added = ?changes.pools_added,
-        removed = ?changes.pools_removed,
-        changed = ?changes.pools_changed,
-        sections = ?changes.sections_changed,
+        added = ?List(&changes.pools_added),
+        removed = ?List(&changes.pools_removed),
+        changed = ?List(&changes.pools_changed),
+        sections = ?List(&changes.sections_changed),
         "configuration reloaded"
     );
     for warning in &changes.warnings {
@@ -94,32 +105,38 @@ pub(crate) fn reload_refused(errors: &[String]) {
     }
 }
 
-/// One failed attempt, and what is done about it.
-pub(crate) struct FailedAttempt<'a> {
-    pub(crate) request_id: &'a str,
-    pub(crate) pool: &'a str,
+/// One failed attempt, and what it did.
+pub(crate) struct FailedAttempt {
+    pub(crate) pool: Arc<str>,
     pub(crate) number: usize,
-    pub(crate) key_name: &'a str,
-    pub(crate) model: &'a str,
+    pub(crate) key_name: Arc<str>,
+    pub(crate) model: Arc<str>,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) status: Option<u16>,
-    pub(crate) fault: &'a Fault,
+    pub(crate) fault: Fault,
+    pub(crate) consequence: Consequence,
     /// The error or the provider's words, already without secrets.
     pub(crate) reason: String,
 }
 
-impl FailedAttempt<'_> {
-    pub(crate) fn log(&self, consequence: &Consequence, next: &str) {
-        let (number, key_name, attempt, of) =
-            (self.number, self.key_name, self.attempt, self.max_attempts);
+impl FailedAttempt {
+    /// `next`: what is done about it.
+    pub(crate) fn log(&self, request_id: &str, next: &str) {
+        let consequence = &self.consequence;
+        let (number, key_name, attempt, of) = (
+            self.number,
+            &*self.key_name,
+            self.attempt,
+            self.max_attempts,
+        );
         let class = self.fault.class.as_str();
-        let rests = consequence
+        let rests_s = consequence
             .rests_for
-            .map(|wait| format!("{:.0}s", wait.as_secs_f64()));
+            .map(|wait| (wait + Duration::from_millis(500)).as_secs());
         warn!(
-            request_id = self.request_id,
-            pool = self.pool,
+            request_id,
+            pool = &*self.pool,
             key = number,
             key_name,
             attempt,
@@ -127,8 +144,8 @@ impl FailedAttempt<'_> {
             class,
             status = self.status,
             code = self.fault.code.as_deref(),
-            model = self.model,
-            rests,
+            model = &*self.model,
+            rests_s,
             set_aside = consequence.set_aside,
             reason = self.reason,
             next,
@@ -164,11 +181,13 @@ pub(crate) struct Finished<'a> {
     pub(crate) path: &'a str,
     pub(crate) status: u16,
     pub(crate) pool: &'a str,
+    /// The key's number in its pool, if there was one.
+    pub(crate) number: Option<usize>,
     pub(crate) key_name: &'a str,
     pub(crate) attempts: u32,
     pub(crate) caller: &'a str,
     pub(crate) took: Duration,
-    /// How it ended, where not as it should: `client left`, `answer broke off`.
+    /// How it ended, where not as it should: `client left`, `answer broke off`, `shutdown`.
     pub(crate) ended: &'a str,
 }
 
@@ -181,7 +200,8 @@ impl Finished<'_> {
             method = %self.method,
             path = self.path,
             pool = self.pool,
-            key = self.key_name,
+            key = self.number,
+            key_name = self.key_name,
             attempts = self.attempts,
             ms = (ms * 10.0).round() / 10.0,
             caller = self.caller,
@@ -273,7 +293,7 @@ impl PoolTrouble {
             Case::SomeFail(failing) => warn!(
                 pool = name,
                 case = "some_keys_fail",
-                failing = ?failing,
+                failing = ?List(&failing),
                 "{} of {keys} keys of pool \"{name}\" fail while the others work: look at {}",
                 failing.len(),
                 quoted(&failing),
@@ -398,6 +418,13 @@ mod tests {
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         assert_eq!(told, 3, "at 0, 1 and 2 seconds");
+    }
+
+    #[test]
+    fn a_list_is_json_whatever_its_names_are() {
+        let names = ["कुंजी \"1\"", "b\u{301}"];
+        let read: Vec<String> = serde_json::from_str(&format!("{:?}", List(&names))).unwrap();
+        assert_eq!(read, names);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) struct Trace {
     pub(crate) steps: Vec<Step>,
 }
 
-/// One attempt; or, as the last step, that there was no (further) key.
+/// One attempt; or that a target had no (further) key, or was passed over.
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pool_name: Arc<str>,
@@ -63,7 +63,7 @@ pub(crate) struct Step {
 /// What came of a step.
 #[derive(Clone, Copy)]
 pub(crate) enum Outcome {
-    /// Nothing: the client left first.
+    /// Nothing: the client left first, or time was up.
     Unfinished,
     /// The answer went to the client.
     Answered(u16),
@@ -75,6 +75,8 @@ pub(crate) enum Outcome {
     },
     /// There was no (further) key, and why.
     NoKey(&'static str),
+    /// Its keys were not looked at, and why.
+    PassedOver(&'static str),
 }
 
 impl Step {
@@ -110,6 +112,26 @@ impl Step {
             began,
             took: Duration::ZERO,
             outcome: Outcome::NoKey(why),
+        }
+    }
+
+    /// The target `pool` was passed over without a look at its keys.
+    pub(crate) fn passed_over(
+        pool: &Arc<Pool>,
+        model: &Arc<str>,
+        why: &'static str,
+        began: Instant,
+    ) -> Self {
+        Self {
+            choice: Choice::default(),
+            pool_name: Arc::clone(pool.name()),
+            pool: Arc::downgrade(pool),
+            model: Arc::clone(model),
+            key_name: None,
+            waited: Duration::ZERO,
+            began,
+            took: Duration::ZERO,
+            outcome: Outcome::PassedOver(why),
         }
     }
 

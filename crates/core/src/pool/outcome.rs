@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::fault::{Class, Fault};
-use crate::key::{default_rest, flag};
+use crate::key::{Key, default_rest, flag};
 use crate::rests::Rest;
+
+/// Flags of a key that its breaker keeps from the usual load.
+const SET_ASIDE: u32 = flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL;
 
 /// What an outcome did, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,22 +104,50 @@ impl Pool {
 
     /// Whether the pool may set `place` aside: within `max_ejected`, or while a healthy key remains.
     fn may_spare(&self, place: usize, now: Instant) -> bool {
-        const SET_ASIDE: u32 = flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL;
         let settings = &self.settings.breaker;
-        let others = || {
-            self.members
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != place)
-                .map(|(_, member)| &member.key)
-        };
-        let ejected = others().filter(|key| key.flags() & SET_ASIDE != 0).count();
+        let ejected = self
+            .others(place)
+            .filter(|key| key.flags() & SET_ASIDE != 0);
         let share = (settings.max_ejected * self.members.len() as f64).floor() as usize;
-        ejected < share.max(1)
-            || others().any(|key| {
-                key.flags() & (flag::BLOCKING & !flag::FULL | SET_ASIDE) == 0
-                    && key.breaker().lock().is_healthy(settings, now)
-            })
+        ejected.count() < share.max(1) || self.leaves_better_ones(place, now)
+    }
+
+    /// Whether a key that fails less often than the threshold remains, and those that remain are clearly better.
+    ///
+    /// Where all fail alike, one is below the threshold by chance, and would have to carry the load of all. So the
+    /// others together, without those that are over the threshold too, must fail half as often as this one at most,
+    /// with one failure more than they had, since a few calls prove little.
+    fn leaves_better_ones(&self, place: usize, now: Instant) -> bool {
+        let settings = &self.settings.breaker;
+        let (mut calls, mut failures, mut one_is_healthy) = (0, 0, false);
+        for key in self.others(place) {
+            if key.flags() & (flag::BLOCKING & !flag::FULL | SET_ASIDE) != 0 {
+                continue;
+            }
+            let mut breaker = key.breaker().lock();
+            if breaker.wants_to_open(settings, now) {
+                continue;
+            }
+            one_is_healthy |= breaker.is_healthy(settings, now);
+            let counted = breaker.count(settings.window, now);
+            calls += counted.0;
+            failures += counted.1;
+        }
+        let own = self.members[place]
+            .key
+            .breaker()
+            .lock()
+            .failure_rate(settings, now);
+        let clearly_better =
+            own.is_some_and(|own| (failures + 1) as f64 <= own / 2.0 * calls as f64);
+        one_is_healthy && clearly_better
+    }
+
+    fn others(&self, place: usize) -> impl Iterator<Item = &Arc<Key>> {
+        let members = self.members.iter().enumerate();
+        members
+            .filter(move |(other, _)| *other != place)
+            .map(|(_, member)| &member.key)
     }
 
     /// Clears whatever keeps a key from serving but the operator's own switch.

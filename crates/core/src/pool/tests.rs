@@ -352,6 +352,49 @@ fn max_ejected_keeps_a_share_unless_a_healthy_key_remains() {
 }
 
 #[test]
+fn beyond_the_share_a_key_is_set_aside_only_for_clearly_better_ones() {
+    let demand = Demand::of("m");
+    // (calls of k2, failed), (calls of k3, failed), whether k2 goes as well when k1 is gone already.
+    for (second, third, goes, what) in [
+        (
+            (20, 11),
+            (20, 9),
+            false,
+            "a provider that fails half of all calls",
+        ),
+        ((20, 11), (20, 5), false, "chance may be that kind"),
+        (
+            (20, 11),
+            (20, 4),
+            true,
+            "a key in trouble beside a better one",
+        ),
+        ((20, 20), (20, 9), true, "a dead key beside a weak one"),
+        ((20, 20), (20, 10), false, "half is not below the threshold"),
+        ((20, 20), (1, 0), false, "one call proves nothing"),
+        ((20, 20), (2, 0), true, "a dead key beside one that works"),
+    ] {
+        let pool = World::new().pool(settings(3));
+        break_key(&pool, "k1");
+        let is_gone = || state(&pool, "k2").state == KeyState::Cooling;
+        for (name, (calls, failed)) in [("k3", third), ("k2", second)] {
+            for call in 0..calls {
+                let class = if call < calls - failed {
+                    Class::Success
+                } else {
+                    Class::UpstreamTrouble
+                };
+                if !is_gone() {
+                    fail(&pool, &demand, name, &Fault::of(class));
+                }
+            }
+        }
+        assert_eq!(is_gone(), goes, "{what}");
+        assert!(state(&pool, "k3").is_available, "{what}");
+    }
+}
+
+#[test]
 fn with_no_other_key_usable_one_that_is_set_aside_serves() {
     let world = World::new();
     let pool = world.pool(settings(1));

@@ -29,11 +29,11 @@ struct TraceView {
     /// When it came, RFC 3339.
     time: String,
     caller: String,
-    /// Null where the client left before an answer began.
+    /// Null where the client left, or a shutdown's time was up, before an answer began.
     status: Option<u16>,
     /// To the last byte of the answer.
     ms: f64,
-    /// `client left`, `answer broke off`; null where it ended as it should.
+    /// `client left`, `answer broke off`, `shutdown`; null where it ended as it should.
     ended: Option<String>,
     steps: Vec<StepView>,
 }
@@ -42,11 +42,12 @@ struct TraceView {
 struct StepView {
     pool: String,
     model: Option<String>,
-    /// Null: there was no (further) key; `no_key` says why.
+    /// Null: there was no (further) key, or the target was passed over; `no_key` says why.
     key: Option<String>,
     by: Option<&'static str>,
-    keys: usize,
-    free: usize,
+    /// Null, as `free`, where the target was passed over without a look at its keys.
+    keys: Option<usize>,
+    free: Option<usize>,
     excluded: Vec<ExcludedView>,
     /// Not free either, and not named.
     more: usize,
@@ -164,8 +165,9 @@ impl View<'_> {
                 status,
                 consequence,
             } => (status, Some(class.as_str()), Some(consequence), None),
-            Outcome::NoKey(why) => (None, None, None, Some(why)),
+            Outcome::NoKey(why) | Outcome::PassedOver(why) => (None, None, None, Some(why)),
         };
+        let was_looked_at = !matches!(step.outcome, Outcome::PassedOver(_));
         let Choice {
             by,
             keys,
@@ -179,8 +181,8 @@ impl View<'_> {
             model: Some(step.model.to_string()).filter(|model| !model.is_empty()),
             key: step.key_name.as_ref().map(ToString::to_string),
             by: by.map(By::as_str),
-            keys,
-            free,
+            keys: was_looked_at.then_some(keys),
+            free: was_looked_at.then_some(free),
             excluded: excluded
                 .map(|excluded| self.excluded(excluded, pool.as_deref()))
                 .collect(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::Class;
-use keypool_core::pool::{Consequence, Demand, Handoff, Lease, Outlook, Pool};
+use keypool_core::pool::{Consequence, Demand, Handoff, Lease, Outlook, Pool, Ticket};
 use tokio::time::sleep_until;
 
 use super::affinity;
@@ -18,7 +18,7 @@ use crate::snapshot::PoolEntry;
 use crate::telemetry::FailedAttempt;
 
 pub(super) struct Attempts<'a> {
-    gw: &'a Gateway,
+    gw: &'a Arc<Gateway>,
     caller: &'a Caller,
     call: &'a Call<'a>,
     /// The targets; all before the first are done with.
@@ -32,6 +32,15 @@ pub(super) struct Attempts<'a> {
     waited: Duration,
     last: Last,
     must_stop: bool,
+    /// The last failure, until it is known what is done about it.
+    untold: Option<Box<Untold>>,
+}
+
+/// A failed attempt that the log does not have yet.
+struct Untold {
+    event: FailedAttempt,
+    pool: Arc<Pool>,
+    place: usize,
 }
 
 /// The attempts on one target.
@@ -94,6 +103,17 @@ impl Stop {
         }
     }
 
+    /// For the log: why nothing is done about a failed attempt.
+    fn what_next(self) -> &'static str {
+        match self {
+            Self::OutOfAttempts => "no attempts are left",
+            Self::MustNotRepeat => "the call may have been taken on, so it is not repeated",
+            Self::NoKey => "no other key is back in time",
+            Self::QueueFull => "no other key is free, and too many requests wait",
+            Self::QueueTimeout | Self::Deadline => "the time for the request is up",
+        }
+    }
+
     /// For the trace: why no key was tried (again).
     pub(super) fn why(self) -> &'static str {
         match self {
@@ -110,7 +130,7 @@ impl Stop {
 impl<'a> Attempts<'a> {
     /// `routes`: at least one.
     pub(super) fn new(
-        gw: &'a Gateway,
+        gw: &'a Arc<Gateway>,
         call: &'a Call<'a>,
         routes: &'a [Route],
         caller: &'a Caller,
@@ -127,7 +147,16 @@ impl<'a> Attempts<'a> {
             waited: Duration::ZERO,
             last: Last::default(),
             must_stop: false,
+            untold: None,
         }
+    }
+
+    pub(super) fn gateway(&self) -> &'a Arc<Gateway> {
+        self.gw
+    }
+
+    pub(super) fn call(&self) -> &'a Call<'a> {
+        self.call
     }
 
     pub(super) fn made(&self) -> u32 {
@@ -170,19 +199,27 @@ impl<'a> Attempts<'a> {
     }
 
     /// The key for the next attempt: free now, or waited for; of the next target where this one has none left.
-    pub(super) async fn next_key(&mut self) -> Result<Lease, Stop> {
+    pub(super) async fn next_key(&mut self, story: &mut Story) -> Result<Lease, Stop> {
         loop {
-            match self.next_key_here().await {
+            match self.next_key_here(story).await {
                 Err(stop) if stop.is_of_this_target() && !self.is_last_target() => {
+                    story.no_key(self.pool(), self.demand(), stop.why(), self.waited);
                     self.at += 1;
                     self.here = Here::at(self.route(), self.call, self.caller);
                 }
-                outcome => return outcome,
+                outcome => {
+                    let next = match &outcome {
+                        Ok(lease) => self.what_next(lease),
+                        Err(stop) => stop.what_next(),
+                    };
+                    self.tell_failure(story, next);
+                    return outcome;
+                }
             }
         }
     }
 
-    async fn next_key_here(&mut self) -> Result<Lease, Stop> {
+    async fn next_key_here(&mut self, story: &Story) -> Result<Lease, Stop> {
         if self.must_stop {
             return Err(Stop::MustNotRepeat);
         }
@@ -196,7 +233,10 @@ impl<'a> Attempts<'a> {
         let lease = match self.pool().acquire(&self.here.demand) {
             Some(lease) => lease,
             None => {
-                let queued = Box::pin(self.wait_for_key(began)).await;
+                let give_up = self.waits_until(began);
+                let ticket = self.join_queue(give_up)?;
+                self.tell_failure(story, "a key is waited for");
+                let queued = Box::pin(self.wait_for_key(ticket, give_up)).await;
                 let waited = self.gw.clock.now().saturating_duration_since(began);
                 self.waited += waited;
                 self.here.waited += waited;
@@ -212,17 +252,24 @@ impl<'a> Attempts<'a> {
         Ok(lease)
     }
 
-    async fn wait_for_key(&self, began: Instant) -> Result<Lease, Stop> {
-        let (pool, demand) = (self.pool(), &self.here.demand);
-        let may_wait = pool.settings().queue.timeout;
+    /// The end of what is left of the queue's time and of the request's.
+    fn waits_until(&self, began: Instant) -> Instant {
+        let may_wait = self.pool().settings().queue.timeout;
         let queue_ends = began + may_wait.saturating_sub(self.here.waited);
-        let give_up = queue_ends.min(self.deadline);
+        queue_ends.min(self.deadline)
+    }
+
+    fn join_queue(&self, give_up: Instant) -> Result<Ticket, Stop> {
+        let (pool, demand) = (self.pool(), &self.here.demand);
         if !self.is_worth_waiting(pool.outlook(demand), give_up) {
             return Err(Stop::NoKey);
         }
-        let mut ticket = pool
-            .join(demand, &self.caller.line())
-            .map_err(|_| Stop::QueueFull)?;
+        pool.join(demand, &self.caller.line())
+            .map_err(|_| Stop::QueueFull)
+    }
+
+    async fn wait_for_key(&self, mut ticket: Ticket, give_up: Instant) -> Result<Lease, Stop> {
+        let (pool, demand) = (self.pool(), &self.here.demand);
         loop {
             let changed = pool.rests_changed();
             tokio::pin!(changed);
@@ -252,7 +299,7 @@ impl<'a> Attempts<'a> {
         outlook.busy || (self.is_last_target() && outlook.comes_before(give_up))
     }
 
-    /// Books a failed attempt: what it means for the key, what the client may be shown, what is done next.
+    /// Books a failed attempt: what it means for the key, and what the client may be shown.
     pub(super) fn failed(&mut self, lease: Lease, failure: Failure, story: &mut Story) {
         let Failure {
             fault,
@@ -270,36 +317,35 @@ impl<'a> Attempts<'a> {
             .demand
             .note_failure(lease.place(), self.gw.clock.now() + backoff);
         self.must_stop = fate_unknown && !self.call.repeatable;
-        let (place, key_name) = (lease.place(), Arc::clone(&lease.member().name));
-        let event = FailedAttempt {
-            request_id: story.request_id(),
-            attempt: self.here.made,
-            max_attempts: self.here.max,
-            status: answer.as_ref().map(Answer::status),
-            fault: &fault,
-            reason,
-            number: lease.place() + 1,
-            key_name: &key_name,
-            model: &lease.model().clone(),
-            pool: pool.name(),
-        };
+        let (place, class) = (lease.place(), fault.class);
+        let status = answer.as_ref().map(Answer::status);
+        let (key_name, model) = (Arc::clone(&lease.member().name), Arc::clone(lease.model()));
         // A key that got only what others had left of the request's time is not to blame for not answering in it.
         let consequence = if cut_short {
             Consequence::default()
         } else {
             lease.failed(&fault)
         };
-        event.log(&consequence, self.what_next());
-        story.attempt_failed(
-            fault.class,
-            answer.as_ref().map(Answer::status),
-            &consequence,
-        );
-        if consequence.rests_for.is_some() || fault.class == Class::Rejected {
-            self.gw.trouble.look_at(pool, self.gw.clock.now());
-        }
-        self.last.class = Some(fault.class);
-        if matches!(fault.class, Class::RateLimited | Class::UpstreamTrouble) {
+        story.attempt_failed(class, status, &consequence);
+        let event = FailedAttempt {
+            attempt: self.here.made,
+            max_attempts: self.here.max,
+            status,
+            fault,
+            consequence,
+            reason,
+            number: place + 1,
+            key_name,
+            model,
+            pool: Arc::clone(pool.name()),
+        };
+        self.untold = Some(Box::new(Untold {
+            event,
+            pool: Arc::clone(pool),
+            place,
+        }));
+        self.last.class = Some(class);
+        if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {
             self.last.trouble = trouble;
             if self.must_stop {
                 // An earlier answer would tell the client that this call was not run.
@@ -310,15 +356,27 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn what_next(&self) -> &'static str {
-        if self.must_stop {
-            "the call may have been taken on, so it is not repeated"
-        } else if self.here.made < self.here.max {
-            "the next key is tried"
-        } else if self.is_last_target() {
-            "no attempts are left"
-        } else {
+    /// What is done about the last failure: an attempt with `lease`.
+    fn what_next(&self, lease: &Lease) -> &'static str {
+        let failed = self.untold.as_ref();
+        if self.here.made == 1 {
             "the route's next target is tried"
+        } else if failed.is_some_and(|failed| failed.place == lease.place()) {
+            "the same key is tried again"
+        } else {
+            "the next key is tried"
+        }
+    }
+
+    /// Logs the last failure, now that it is known what is done about it.
+    fn tell_failure(&mut self, story: &Story, next: &str) {
+        let Some(untold) = self.untold.take() else {
+            return;
+        };
+        let Untold { event, pool, .. } = *untold;
+        event.log(story.request_id(), next);
+        if event.consequence.rests_for.is_some() || event.fault.class == Class::Rejected {
+            self.gw.trouble.look_at(&pool, self.gw.clock.now());
         }
     }
 }

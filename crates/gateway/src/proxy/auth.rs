@@ -111,6 +111,17 @@ impl Caller {
                 .any(|allowed| pattern::matches(allowed, model))
         })
     }
+
+    /// Of a name or pattern of models, what it may use: `None` is all of it.
+    pub(super) fn allowed_of(&self, models: &str) -> Option<Vec<String>> {
+        // A pattern that matches another as text matches all that the other stands for.
+        let key = self.key.as_ref().filter(|_| !self.may_use_model(models))?;
+        let narrower = key
+            .models
+            .iter()
+            .filter(|allowed| pattern::matches(models, allowed));
+        Some(narrower.cloned().collect())
+    }
 }
 
 /// Without a required key, a web page could reach the gateway under a name of its own: only local names pass.

@@ -10,10 +10,14 @@ use super::answer::Answer;
 use super::auth::Caller;
 use super::call::Call;
 use super::route::{Route, no_such_object};
+use super::story::Story;
 use super::target::Target;
 use crate::context::Gateway;
 use crate::error::GatewayError;
 use crate::objects::Found;
+
+/// Why a target is passed over.
+const ELSEWHERE: &str = "the request names an object that none of its keys made";
 
 /// What the ids in a call come to.
 #[derive(Default)]
@@ -33,6 +37,7 @@ pub(super) fn restrict(
     call: &Call<'_>,
     caller: &Caller,
     routes: Vec<Route>,
+    story: &mut Story,
 ) -> Result<Vec<Route>, GatewayError> {
     let mut bound = Bound::of(gw, target, call, caller);
     if target.is_by_object() && bound.group.is_none() {
@@ -51,14 +56,18 @@ pub(super) fn restrict(
     let Some(group) = bound.group else {
         return Ok(routes);
     };
-    let held = routes.into_iter().filter_map(|route| {
-        let only_group = Some(route.entry.pool.group(&group)?);
-        Some(Route {
-            only_group,
-            ..route
-        })
-    });
-    let mut held: Vec<Route> = held.collect();
+    let mut held = Vec::with_capacity(routes.len());
+    for route in routes {
+        match route.entry.pool.group(&group) {
+            Some(group) => held.push(Route {
+                only_group: Some(group),
+                ..route
+            }),
+            // Of all pools that might hold an object most do not: that tells nothing.
+            None if target.is_by_object() => {}
+            None => story.passed_over(&route.entry, &route.model, ELSEWHERE),
+        }
+    }
     if target.is_by_object() {
         // The same keys in another pool are no other chance.
         held.truncate(1);

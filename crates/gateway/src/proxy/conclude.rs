@@ -10,7 +10,6 @@ use keypool_core::pool::{Census, Pool};
 use super::OutBody;
 use super::answer::Answer;
 use super::attempts::{Attempts, Stop};
-use super::call::Call;
 use super::relay;
 use super::route::Route;
 use super::story::Story;
@@ -22,12 +21,11 @@ use crate::telemetry::{can_fail_over, why_no_failover};
 const WORTH_WAITING: Duration = Duration::from_secs(60);
 
 pub(super) fn conclude(
-    gw: &std::sync::Arc<Gateway>,
     attempts: Attempts<'_>,
     stop: Stop,
-    call: &Call<'_>,
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
+    let (gw, call) = (attempts.gateway(), attempts.call());
     let (tried, made, waited) = (attempts.tried(), attempts.made(), attempts.waited());
     let pool = &attempts.route().entry.pool;
     story.no_key(pool, attempts.demand(), stop.why(), waited);

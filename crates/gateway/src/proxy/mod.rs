@@ -1,5 +1,6 @@
 //! The life of a client request on the data plane. Read [`handle`] first.
 
+mod access;
 mod affinity;
 mod answer;
 mod attempts;
@@ -11,6 +12,7 @@ mod conclude;
 mod early;
 mod forwarder;
 mod headers;
+mod known;
 mod models;
 mod outgoing;
 mod relay;
@@ -20,17 +22,20 @@ mod story;
 mod target;
 mod trace_header;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use keypool_providers::protocol::{self, Protocol};
 
 pub(crate) use body::OutBody;
 
 use crate::context::Gateway;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Kind};
 use answer::Reply;
 use attempts::Attempts;
 use auth::Caller;
@@ -48,15 +53,25 @@ pub(crate) async fn handle(
     let (parts, incoming) = request.into_parts();
     let mut story = Story::begin(gw, &parts);
     let mut unread = early::Unread::new(gw, &parts, incoming);
-    let outcome = answer_request(gw, peer, &parts, &mut unread, &mut story).await;
+    let outcome = {
+        let answering = answer_request(gw, peer, &parts, &mut unread, &mut story);
+        let mut answering = std::pin::pin!(answering);
+        // When the time of a shutdown is up, the connection is woken, and so this.
+        poll_fn(|cx| match gw.is_ending() {
+            true => Poll::Ready(None),
+            false => answering.as_mut().poll(cx).map(Some),
+        })
+        .await
+    };
     unread.discard();
     match outcome {
-        Ok(response) => response,
-        Err((error, protocol)) => story.tell_error(error.render(protocol)).map(whole),
+        Some(Ok(response)) => response,
+        Some(Err((error, protocol))) => story.tell_error(error.render(protocol)).map(whole),
+        None => story.tell_shutdown(shut_down(&parts)).map(whole),
     }
 }
 
-type Failed = (GatewayError, keypool_providers::protocol::Protocol);
+type Failed = (GatewayError, Protocol);
 
 /// The phases, in order: find what is called, who calls, read it, choose the pool, try keys, relay.
 async fn answer_request(
@@ -86,8 +101,8 @@ async fn answer_request(
     let call = Call::read(gw, &snapshot, &target, parts, unread)
         .await
         .map_err(in_form)?;
-    let routes = route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
-    let routes = bound::restrict(gw, &target, &call, &caller, routes).map_err(in_form)?;
+    let routes = route::find(&snapshot, &target, &call, &caller, story).map_err(in_form)?;
+    let routes = bound::restrict(gw, &target, &call, &caller, routes, story).map_err(in_form)?;
     story.entry = routes.first().map(|route| route.entry.clone());
     serve(gw, &call, &routes, &caller, story)
         .await
@@ -104,9 +119,9 @@ async fn serve(
 ) -> Result<Response<OutBody>, GatewayError> {
     let mut attempts = Attempts::new(gw, call, routes, caller);
     loop {
-        let mut lease = match attempts.next_key().await {
+        let mut lease = match attempts.next_key(story).await {
             Ok(lease) => lease,
-            Err(stop) => return conclude::conclude(gw, attempts, stop, call, story),
+            Err(stop) => return conclude::conclude(attempts, stop, story),
         };
         let route = attempts.route();
         story.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
@@ -119,6 +134,13 @@ async fn serve(
             Reply::Failed(failure) => attempts.failed(lease, failure, story),
         }
     }
+}
+
+/// The answer to a request for which a shutdown had no more time.
+fn shut_down(parts: &http::request::Parts) -> Response<Bytes> {
+    let message = "this gateway was shut down before there was an answer: send the request again";
+    let protocol = protocol::protocol_of_headers(&parts.headers, parts.uri.query());
+    GatewayError::new(Kind::UpstreamUnreachable, message).render(protocol)
 }
 
 /// A small answer that is there as a whole.

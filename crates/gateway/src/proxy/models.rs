@@ -14,9 +14,9 @@ use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
+use super::access::is_open;
 use super::auth::Caller;
 use super::outgoing::Outgoing;
-use super::route::targets_for;
 use super::target::Target;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
@@ -86,7 +86,7 @@ pub(super) async fn answer(
 /// The routes that the caller may call by the protocol; not where the path names a pool.
 fn routes(snapshot: &Snapshot, target: &Target<'_>, caller: &Caller) -> Vec<ListedModel> {
     let usable = |route: &&RouteSettings| {
-        target.pool.is_none() && !targets_for(snapshot, target.protocol, route, caller).is_empty()
+        target.pool.is_none() && is_open(snapshot, target.protocol, route, caller)
     };
     let routes = snapshot.settings.routes.iter().filter(usable);
     let listed = routes.map(|route| ListedModel {

@@ -24,7 +24,7 @@ use super::answer::Answer;
 use super::call::Call;
 use super::headers::{UPSTREAM_REQUEST_ID, strip_answer};
 use super::send::is_event_stream;
-use super::story::Story;
+use super::story::{SHUTDOWN, Story};
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::turn;
@@ -200,6 +200,9 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        if self.upstream.is_some() && self.gw.is_ending() {
+            self.cut_short();
+        }
         loop {
             if self.is_batch_full() {
                 return self.hand_over();
@@ -327,12 +330,26 @@ impl Relay {
             }
         }
         self.story.end("answer broke off");
+        self.tell_the_end("the provider broke off this answer; what came so far is not complete: send the request again");
+    }
+
+    /// The time of a shutdown is up. No key is to blame.
+    fn cut_short(&mut self) {
+        self.upstream = None;
+        self.lease = None;
+        self.story.end(SHUTDOWN);
+        self.tell_the_end(
+            "this gateway was shut down before the answer was complete: send the request again",
+        );
+    }
+
+    /// Ends a stream by an error, any other answer by the end of its connection.
+    fn tell_the_end(&mut self, message: &str) {
         match self.events.take() {
             Some(events) => {
                 if events.client_is_inside {
                     self.ready.push_back(Bytes::from_static(b"\n\n"));
                 }
-                let message = "the provider broke off this answer; what came so far is not complete: send the request again";
                 let error = GatewayError::new(Kind::UpstreamUnreachable, message);
                 self.ready.push_back(error.render_in_stream(self.protocol));
             }

@@ -6,8 +6,11 @@ use keypool_core::pool::{Demand, OnlyGroup};
 use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::Protocol;
 
+use super::access::{NOT_THIS_MODEL, judged, obstacle};
 use super::auth::Caller;
 use super::call::Call;
+use super::known;
+use super::story::Story;
 use super::target::Target;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
@@ -45,12 +48,13 @@ pub(super) fn find(
     target: &Target<'_>,
     call: &Call<'_>,
     caller: &Caller,
+    story: &mut Story,
 ) -> Result<Vec<Route>, GatewayError> {
     Ok(match (target.pool, call.model_name()) {
         (Some(entry), named) => vec![in_pool(entry, named, caller)?],
         (None, None) if target.is_by_object() => holding(snapshot, target, caller)?,
         (None, None) => vec![Route::to(first_pool(snapshot, target, caller)?, "")],
-        (None, Some(named)) => by_model(snapshot, target.protocol, named, caller)?,
+        (None, Some(named)) => by_model(snapshot, target.protocol, named, caller, story)?,
     })
 }
 
@@ -74,22 +78,40 @@ fn by_model(
     protocol: Protocol,
     named: &str,
     caller: &Caller,
+    story: &mut Story,
 ) -> Result<Vec<Route>, GatewayError> {
     if let Some(route) = snapshot.route(named) {
-        return by_route(snapshot, protocol, route, caller);
+        return by_route(snapshot, protocol, route, caller, story);
     }
     let may_use = |entry: &PoolEntry| caller.may_use_pool(entry);
-    let (entry, model) =
-        snapshot
-            .resolve(protocol, named, may_use)
-            .map_err(|error| match error {
-                NoRoute::NotAllowed => model_not_allowed(named),
-                NoRoute::Unknown => model_not_found(snapshot, protocol, named),
-            })?;
+    let resolved = snapshot.resolve(protocol, named, may_use);
+    let (entry, model) = resolved.map_err(|error| {
+        pass_over_all(snapshot, protocol, named, caller, story);
+        match error {
+            NoRoute::NotAllowed => model_not_allowed(named),
+            NoRoute::Unknown => known::not_found(snapshot, protocol, named, caller),
+        }
+    })?;
     if !caller.may_use_model(model) && !caller.may_use_model(named) {
+        story.passed_over(entry, &model.into(), NOT_THIS_MODEL);
         return Err(model_not_allowed(named));
     }
     Ok(vec![Route::to(entry, model)])
+}
+
+/// Notes of every pool why it does not serve `model`.
+fn pass_over_all(
+    snapshot: &Snapshot,
+    protocol: Protocol,
+    model: &str,
+    caller: &Caller,
+    story: &mut Story,
+) {
+    let model: Arc<str> = model.into();
+    for entry in &snapshot.pools {
+        let why = obstacle(entry, protocol, caller).unwrap_or("it does not serve this model");
+        story.passed_over(entry, &model, why);
+    }
 }
 
 /// The targets that speak the protocol and that the caller may use, in the route's order.
@@ -98,7 +120,18 @@ fn by_route(
     protocol: Protocol,
     route: &RouteSettings,
     caller: &Caller,
+    story: &mut Story,
 ) -> Result<Vec<Route>, GatewayError> {
+    let mut routes = Vec::with_capacity(route.targets.len());
+    for (entry, model, obstacle) in judged(snapshot, protocol, route, caller) {
+        match obstacle {
+            Some(why) => story.passed_over(entry, model, why),
+            None => routes.push(Route::to(entry, Arc::clone(model))),
+        }
+    }
+    if !routes.is_empty() {
+        return Ok(routes);
+    }
     if !snapshot.route_speaks(route, protocol) {
         let message = format!(
             "no target of the route \"{}\" is a pool that can be called by this protocol: use the SDK of another provider, or add a target",
@@ -106,30 +139,7 @@ fn by_route(
         );
         return Err(GatewayError::new(Kind::ModelNotFound, message));
     }
-    let routes = targets_for(snapshot, protocol, route, caller);
-    if routes.is_empty() {
-        return Err(model_not_allowed(&route.model));
-    }
-    Ok(routes)
-}
-
-/// The same without a reason where there is none.
-pub(super) fn targets_for(
-    snapshot: &Snapshot,
-    protocol: Protocol,
-    route: &RouteSettings,
-    caller: &Caller,
-) -> Vec<Route> {
-    let by_its_name = caller.may_use_model(&route.model);
-    let targets = route.targets.iter().filter_map(|target| {
-        let model = target.model.as_ref().unwrap_or(&route.model);
-        let entry = snapshot.pool(&target.pool)?;
-        let usable = entry.speaks(protocol)
-            && caller.may_use_pool(entry)
-            && (by_its_name || caller.may_use_model(model));
-        usable.then(|| Route::to(entry, Arc::clone(model)))
-    });
-    targets.collect()
+    Err(model_not_allowed(&route.model))
 }
 
 /// All pools that may hold objects of the protocol and that the caller may use.
@@ -192,25 +202,4 @@ fn model_not_allowed(model: &str) -> GatewayError {
         Kind::ModelNotAllowed,
         format!("this virtual key may not use model \"{model}\": ask for one that may"),
     )
-}
-
-fn model_not_found(snapshot: &Snapshot, protocol: Protocol, model: &str) -> GatewayError {
-    let known = snapshot.known_models(protocol);
-    let message = if snapshot
-        .settings
-        .pools
-        .iter()
-        .all(|pool| pool.keys.is_empty())
-    {
-        "no provider key is configured yet: set one in the environment, in .env or in keypool.toml"
-            .to_owned()
-    } else if known.is_empty() {
-        format!("no pool serves model \"{model}\" by this protocol")
-    } else {
-        format!(
-            "no pool serves model \"{model}\"; known here: {}",
-            known.join(", ")
-        )
-    };
-    GatewayError::new(Kind::ModelNotFound, message)
 }

@@ -18,8 +18,12 @@ use crate::traces::{Outcome, Step, Trace};
 
 /// The longest request id taken from a caller.
 const MAX_REQUEST_ID: usize = 128;
+/// How a request ended that was cut short since the time of a shutdown was up.
+pub(super) const SHUTDOWN: &str = "shutdown";
+/// So many pools that were passed over are noted.
+const MAX_PASSED_OVER: usize = 32;
 
-/// Logged when it ends, or when it is dropped unended (the client left).
+/// Logged when it ends, or when it is dropped unended (the client left, or a shutdown's time was up).
 pub(super) struct Story {
     gw: Arc<Gateway>,
     began: Instant,
@@ -35,7 +39,7 @@ pub(super) struct Story {
     waited: Duration,
     status: u16,
     ended: bool,
-    /// Every attempt, and why there was no further one.
+    /// Every attempt, every target that was passed over, and why there was no further key.
     steps: Vec<Step>,
     /// The caller asked for the trace in a header, and may see it.
     shows_trace: bool,
@@ -131,6 +135,14 @@ impl Story {
         self.steps.push(step);
     }
 
+    /// Notes that a pool was passed over without a look at its keys, and why.
+    pub(super) fn passed_over(&mut self, entry: &PoolEntry, model: &Arc<str>, why: &'static str) {
+        if self.steps.len() < MAX_PASSED_OVER {
+            let step = Step::passed_over(&entry.pool, model, why, self.gw.clock.now());
+            self.steps.push(step);
+        }
+    }
+
     /// Adds the gateway's own headers, and notes the status.
     pub(super) fn head<B>(&mut self, response: &mut Response<B>) {
         self.status = response.status().as_u16();
@@ -139,6 +151,10 @@ impl Story {
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, self.request_id.clone());
+        // Before the caller is known there is no step, and so nothing to tell to one who may not see it.
+        if self.shows_trace && !self.steps.is_empty() {
+            headers.insert(trace_header::NAME, trace_header::of(&self.steps));
+        }
         let Some(entry) = &self.entry else {
             return;
         };
@@ -149,9 +165,6 @@ impl Story {
         headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(QUEUE_MS, number(waited_ms));
-        if self.shows_trace {
-            headers.insert(trace_header::NAME, trace_header::of(&self.steps));
-        }
     }
 
     /// An answer of the gateway's own, told and done with.
@@ -165,6 +178,14 @@ impl Story {
     /// An error of the gateway's own, told and done with.
     pub(super) fn tell_error(mut self, response: Response<Bytes>) -> Response<Bytes> {
         self.tell(response)
+    }
+
+    /// The error for a request that a shutdown cut short, told and done with.
+    pub(super) fn tell_shutdown(mut self, response: Response<Bytes>) -> Response<Bytes> {
+        let mut response = response;
+        self.head(&mut response);
+        self.end(SHUTDOWN);
+        response
     }
 
     /// The request is over. `how`: where it did not end as it should.
@@ -183,6 +204,7 @@ impl Story {
             path: &self.path,
             status: self.status,
             pool: pool.map_or("-", |pool| pool.name()),
+            number: self.key.map(|place| place + 1),
             key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
@@ -233,7 +255,12 @@ impl Story {
 
 impl Drop for Story {
     fn drop(&mut self) {
-        self.end("client left");
+        let how = if self.gw.is_ending() {
+            SHUTDOWN
+        } else {
+            "client left"
+        };
+        self.end(how);
     }
 }
 

@@ -44,6 +44,11 @@ pub(super) fn of(steps: &[Step]) -> HeaderValue {
 
 fn tell(line: &mut String, step: &Step) {
     let choice = &step.choice;
+    if let Outcome::PassedOver(why) = step.outcome {
+        line.push_str("passed over: ");
+        line.push_str(why);
+        return;
+    }
     // Writing to a string does not fail.
     let _ = write!(line, "{}/{} free; ", choice.free, choice.keys);
     let mut counts: Vec<(Obstacle, usize)> = Vec::new();
@@ -84,7 +89,7 @@ fn tell(line: &mut String, step: &Step) {
                 .unwrap_or_default();
             write!(line, "{status}{} in {ms} ms", class.as_str())
         }
-        Outcome::NoKey(why) => write!(line, "no key: {why}"),
+        Outcome::NoKey(why) | Outcome::PassedOver(why) => write!(line, "no key: {why}"),
     };
 }
 

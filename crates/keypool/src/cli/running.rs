@@ -1,11 +1,12 @@
 //! What `serve` and `demo` have in common: a gateway that runs until it is told to stop.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::{LogSettings, Settings};
+use keypool_core::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
 use keypool_gateway::clock::TokioClock;
 use keypool_gateway::context::{Gateway, LoadSettings};
 use keypool_gateway::server::Server;
@@ -115,23 +116,69 @@ fn gateway(
 ) -> Arc<Gateway> {
     let digest = Digest256::of(token.secret.expose().as_bytes());
     let logging = Arc::clone(logging);
-    let started_with = (settings.server.listen, settings.admin.clone());
+    let fixed = Fixed::of(&settings);
     let load = move || {
         let mut reloaded = load()?;
         follow_log_settings(&logging, &reloaded.settings.log);
-        let read = (
-            reloaded.settings.server.listen,
-            reloaded.settings.admin.clone(),
-        );
-        if read != started_with {
-            let warning = "`server.listen` and `[admin]` take effect at the next start";
-            reloaded.warnings.push(warning.to_owned());
-        }
-        // What is in force is what was bound: whether a virtual key is required hangs on the address.
-        (reloaded.settings.server.listen, reloaded.settings.admin) = started_with.clone();
+        let waiting = fixed.keep(&mut reloaded.settings);
+        let waits = |setting| format!("{setting} takes effect at the next start");
+        reloaded.warnings.extend(waiting.into_iter().map(waits));
         Ok(reloaded)
     };
     Gateway::new(settings, digest, Arc::new(TokioClock), Box::new(load))
+}
+
+/// What stays as it was at the start, whatever is read later.
+struct Fixed {
+    listen: SocketAddr,
+    format: LogFormat,
+    admin: AdminSettings,
+}
+
+impl Fixed {
+    /// Of all settings, each of which is named here: one that is new is to be judged.
+    fn of(settings: &Settings) -> Self {
+        let Settings {
+            server,
+            log,
+            admin,
+            // The gateway looks them up in the configuration in force.
+            pools: _,
+            virtual_keys: _,
+            routes: _,
+        } = settings;
+        let ServerSettings {
+            listen,
+            auth: _,
+            max_request_body: _,
+            shutdown_timeout: _,
+            shutdown_delay: _,
+            allowed_hosts: _,
+            allowed_origins: _,
+        } = server;
+        // The level is followed at once.
+        let LogSettings { level: _, format } = log;
+        Self {
+            listen: *listen,
+            format: *format,
+            admin: admin.clone(),
+        }
+    }
+
+    /// Puts back into `settings` what they cannot change, and names it.
+    fn keep(&self, settings: &mut Settings) -> Vec<&'static str> {
+        let changed = [
+            ("`server.listen`", settings.server.listen != self.listen),
+            ("`log.format`", settings.log.format != self.format),
+            ("`[admin]`", settings.admin != self.admin),
+        ];
+        // What is in force is what was bound: whether a virtual key is required hangs on the address.
+        settings.server.listen = self.listen;
+        settings.log.format = self.format;
+        settings.admin = self.admin.clone();
+        let names = changed.into_iter().filter(|(_, differs)| *differs);
+        names.map(|(name, _)| name).collect()
+    }
 }
 
 fn follow_log_settings(logging: &Logging, settings: &LogSettings) {

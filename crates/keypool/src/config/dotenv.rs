@@ -3,9 +3,10 @@
 //! Read here rather than by a crate because several keys stand in one line, `NAME=key1, key2`, with blanks and no quotes,
 //! and because a mistake must name its line and never quote it. This module must never read the environment itself.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::values::{is_variable, replace};
+use super::values::{self, is_variable, replace};
 
 /// What a `.env` file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(super) struct Assigned {
     pub(super) line: usize,
     /// The column in characters, counted from 1: that of the quote, where there is one.
     pub(super) column: usize,
+    /// It has a `${` that begins no reference.
+    pub(super) has_stray_reference: bool,
 }
 
 /// Reads `text`. `${NAME}` in it takes variables of the process, then of the lines above; an unknown one is empty.
@@ -40,7 +43,12 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
                 .cloned()
                 .unwrap_or_default()
         };
-        let (entry, used) = match entry(rest, known) {
+        let has_stray_reference = Cell::new(false);
+        let expand = |raw: &str| {
+            has_stray_reference.set(has_stray_reference.get() || values::has_stray_reference(raw));
+            replace(raw, known)
+        };
+        let (entry, used) = match entry(rest, expand) {
             Ok((entry, used)) => (entry, used),
             Err(mistake) => {
                 out.mistakes.push((line, mistake));
@@ -53,6 +61,7 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
                 value,
                 line,
                 column,
+                has_stray_reference: has_stray_reference.get(),
             };
             out.values.insert(name.to_owned(), assigned);
         }
@@ -65,8 +74,8 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
 /// A name, its value and at which byte that begins, if it is an entry; and how many bytes are read.
 type Entry<'t> = (Option<(&'t str, String, usize)>, usize);
 
-/// Reads one entry, blank line or comment at the start of `rest`, and how many bytes it takes with its line's end.
-fn entry(rest: &str, known: impl Fn(&str) -> String) -> Result<Entry<'_>, &'static str> {
+/// Reads one entry, blank line or comment at the start of `rest`, with its references expanded, and how many bytes it takes with its line's end.
+fn entry(rest: &str, expand: impl Fn(&str) -> String) -> Result<Entry<'_>, &'static str> {
     let end = line_length(rest);
     let line = rest[..end].trim();
     if line.is_empty() || line.starts_with('#') {
@@ -89,8 +98,8 @@ fn entry(rest: &str, known: impl Fn(&str) -> String) -> Result<Entry<'_>, &'stat
     let value_at = end - rest[value_at..end].trim_start().len();
     let value = &rest[value_at..];
     let (value, used) = match value.chars().next() {
-        Some(quote @ ('"' | '\'')) if value_at < end => quoted(value, quote, known)?,
-        _ => (replace(bare(&rest[value_at..end]), known), end - value_at),
+        Some(quote @ ('"' | '\'')) if value_at < end => quoted(value, quote, expand)?,
+        _ => (expand(bare(&rest[value_at..end])), end - value_at),
     };
     Ok((Some((name, value, value_at)), value_at + used))
 }
@@ -112,7 +121,7 @@ fn bare(line: &str) -> &str {
 fn quoted(
     text: &str,
     quote: char,
-    known: impl Fn(&str) -> String,
+    expand: impl Fn(&str) -> String,
 ) -> Result<(String, usize), &'static str> {
     let mut value = String::new();
     // Text between escapes, in which variables are replaced.
@@ -127,11 +136,7 @@ fn quoted(
                 if !tail.is_empty() && !tail.starts_with('#') {
                     return Err("expected the end of the line after the closing quote");
                 }
-                value.push_str(&if quote == '"' {
-                    replace(&plain, known)
-                } else {
-                    plain
-                });
+                value.push_str(&if quote == '"' { expand(&plain) } else { plain });
                 return Ok((value, end));
             }
             '\\' if quote == '"' => {
@@ -146,7 +151,7 @@ fn quoted(
                         );
                     }
                 };
-                value.push_str(&replace(&std::mem::take(&mut plain), &known));
+                value.push_str(&expand(&std::mem::take(&mut plain)));
                 value.push_str(escaped);
             }
             c => plain.push(c),

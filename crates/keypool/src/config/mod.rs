@@ -13,6 +13,7 @@ mod place;
 mod pools;
 mod problem;
 mod proxy;
+mod reach;
 mod report;
 mod routes;
 mod server;
@@ -35,6 +36,7 @@ use toml::de::DeTable;
 
 use place::{At, Document};
 use problem::Problem;
+use reach::Reach;
 use report::Report;
 use sources::Input;
 use vars::Vars;
@@ -64,6 +66,9 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         .into_iter()
         .chain(input.problem)
         .for_each(|problem| report.add(problem));
+    for name in vars.strays() {
+        report.doubt_reference(&vars.at(name), name);
+    }
     let (root, syntax) = DeTable::parse_recoverable(if input.usable {
         input.document.text()
     } else {
@@ -87,7 +92,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
 /// The schema's first floor.
 fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let report = root.report();
-    let server = server::server(root.table("server"), report, &sources.overrides);
+    let (server, auth_at) = server::server(root.table("server"), report, &sources.overrides);
     let log = server::log(root.table("log"), report, &sources.overrides);
     let (admin, store) = (root.table("admin"), root.table("store"));
     let admin = admin::read(admin, store, report, &sources.dir);
@@ -102,8 +107,13 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         .chain(environment.iter().map(|pool| &*pool.name))
         .collect();
     let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
-    server::warn_reach(report, &server, &virtual_keys);
-    let routes = routes::read(root.tables("routes"), &names);
+    server::warn_reach(report, &server, auth_at.as_ref(), &virtual_keys);
+    let reach = Reach {
+        pools: file.pools.iter().chain(&environment).collect(),
+        auth: server.auth,
+        virtual_keys: &virtual_keys,
+    };
+    let routes = routes::read(root.tables("routes"), &names, &reach);
     unforced::files(root.table("files"));
     unforced::metrics(root.table("metrics"));
     root.finish();

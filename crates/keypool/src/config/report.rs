@@ -52,6 +52,19 @@ impl<'w> Report<'w> {
         }
     }
 
+    /// Warns of what stands at `at` and can hardly be meant.
+    pub(super) fn doubt(&self, at: &At, warning: &str) {
+        self.warn(format!("{}: {warning}", self.document.place(at)));
+    }
+
+    /// Warns of a `${` in the value at `at`, which is not shown: it may be a key.
+    pub(super) fn doubt_reference(&self, at: &At, name: &str) {
+        let warning = format!(
+            "`{name}` has a `${{` that begins no `${{NAME}}`, so it is taken as it stands: close it with `}}` after the name of a variable"
+        );
+        self.doubt(at, &warning);
+    }
+
     /// Warns that a setting is understood and has no effect yet.
     pub(super) fn not_in_force(&self, setting: &str, why: &str) {
         self.warn(format!("`{setting}` is not in force yet: {why}"));

@@ -8,23 +8,33 @@ use std::sync::Arc;
 use keypool_core::pattern;
 use keypool_core::settings::{RouteSettings, RouteTarget};
 
+use super::place::At;
 use super::problem::Problem;
+use super::reach::Reach;
 use super::text::Text;
 use super::walk::Table;
 use super::words;
 
 /// Reads all routes; `pools` are the names that their targets may refer to.
-pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<RouteSettings> {
+pub(super) fn read(
+    tables: Vec<Table<'_>>,
+    pools: &[&str],
+    reach: &Reach<'_>,
+) -> Vec<RouteSettings> {
     let mut names = HashSet::new();
     let mut out = Vec::new();
     for mut table in tables {
+        let report = table.report();
+        let at = table.place_of("model");
         let name = table
             .required("model")
             .and_then(|text| route_name(text, &mut names));
         let targets = targets(&mut table, pools);
         table.finish();
-        if let (Some(model), Some(targets)) = (name, targets) {
-            out.push(RouteSettings { model, targets });
+        if let (Some(model), Some(at), Some((targets, places))) = (name, at, targets) {
+            let route = RouteSettings { model, targets };
+            reach.warn(&route, &at, &places, report);
+            out.push(route);
         }
     }
     out
@@ -47,7 +57,8 @@ fn route_name(text: Text<'_>, names: &mut HashSet<String>) -> Option<Arc<str>> {
     Some(model.into())
 }
 
-fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<Vec<RouteTarget>> {
+/// The targets, and where each stands.
+fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, Vec<At>)> {
     let report = route.report();
     let Some(node) = route.take("targets") else {
         report.add(
@@ -63,22 +74,24 @@ fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<Vec<RouteTarget>> {
             "`routes.targets` must name at least one target, found an empty list",
         ));
     }
-    let mut out = Vec::new();
+    let (mut out, mut places) = (Vec::new(), Vec::new());
     for mut target in items.into_iter().filter_map(|item| item.table()) {
         let pool = target.required("pool");
         if let Some(text) = &pool {
             known_pool(text, pools);
         }
         let model = target.text("model").and_then(Text::label);
+        let target_at = target.at().clone();
         target.finish();
         if let Some(pool) = pool {
             out.push(RouteTarget {
                 pool: pool.value.into(),
                 model: model.map(Arc::from),
             });
+            places.push(target_at);
         }
     }
-    Some(out)
+    Some((out, places))
 }
 
 /// Reports a reference to a pool that does not exist.

@@ -6,6 +6,7 @@ use keypool_core::settings::{
     AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings, VirtualKeySettings,
 };
 
+use super::place::At;
 use super::report::Report;
 use super::sources::Overrides;
 use super::text::{Text, last};
@@ -14,12 +15,12 @@ use super::walk::Table;
 
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:8080\"";
 
-/// `[server]`, `KEYPOOL_LISTEN` and `--listen`.
+/// `[server]`, `KEYPOOL_LISTEN` and `--listen`; and where `auth` stands.
 pub(super) fn server(
     table: Option<Table<'_>>,
     report: &Report<'_>,
     flags: &Overrides,
-) -> ServerSettings {
+) -> (ServerSettings, Option<At>) {
     let mut out = ServerSettings::default();
     let outside = [
         Text::variable(report, "KEYPOOL_LISTEN"),
@@ -27,7 +28,7 @@ pub(super) fn server(
     ];
     let Some(mut table) = table else {
         out.listen = last(None, outside, listen).unwrap_or(out.listen);
-        return out;
+        return (out, None);
     };
     out.listen = last(table.text("listen"), outside, listen).unwrap_or(out.listen);
     let words = [
@@ -35,6 +36,7 @@ pub(super) fn server(
         ("required", AuthMode::Required),
         ("none", AuthMode::None),
     ];
+    let auth_at = table.place_of("auth");
     out.auth = table.one_of("auth", &words).unwrap_or(out.auth);
     out.max_request_body = table
         .size("max_request_body")
@@ -54,7 +56,7 @@ pub(super) fn server(
     out.allowed_origins = origins(&mut table);
     later(&mut table);
     table.finish();
-    out
+    (out, auth_at)
 }
 
 /// `[log]`, `KEYPOOL_LOG_LEVEL`, `KEYPOOL_LOG_FORMAT` and their flags.
@@ -89,12 +91,18 @@ pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrid
     }
 }
 
-/// Warns where others can reach keypool and everyone is served, and where no one is.
+/// Warns where others can reach keypool and everyone is served, and where no one is; and of virtual keys that nobody
+/// is asked for. `auth_at`: where `server.auth` stands.
 pub(super) fn warn_reach(
     report: &Report<'_>,
     server: &ServerSettings,
+    auth_at: Option<&At>,
     keys: &[VirtualKeySettings],
 ) {
+    if let (AuthMode::None, Some(at), false) = (server.auth, auth_at, keys.is_empty()) {
+        let warning = "`server.auth` is \"none\", so nobody is asked for a virtual key: what `[[virtual_keys]]` allow and forbid holds for nobody";
+        report.doubt(at, warning);
+    }
     let listen = server.listen;
     let is_local = listen.ip().is_loopback();
     match server.auth {

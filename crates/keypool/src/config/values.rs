@@ -258,6 +258,14 @@ pub(super) fn replace(raw: &str, mut value: impl FnMut(&str) -> String) -> Strin
     out
 }
 
+/// Whether a `${` of `raw` stands for itself, since no `${NAME}` begins there.
+pub(super) fn has_stray_reference(raw: &str) -> bool {
+    raw.match_indices("${").any(|(at, _)| {
+        let name = raw[at + 2..].split_once('}').map(|(name, _)| name);
+        !name.is_some_and(is_variable)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,8 @@ pub(super) struct Vars {
     values: BTreeMap<String, String>,
     /// The place in `.env` of those that the process has not set.
     places: BTreeMap<String, At>,
+    /// Those of them with a `${` that begins no reference.
+    strays: Vec<String>,
 }
 
 /// Why `${NAME}` has no value.
@@ -65,6 +67,9 @@ impl Vars {
             if !process.contains_key(&name) {
                 let at = At::DotEnv(assigned.line, assigned.column);
                 vars.places.insert(name.clone(), at);
+                if assigned.has_stray_reference {
+                    vars.strays.push(name.clone());
+                }
                 vars.values.insert(name, assigned.value);
             }
         }
@@ -80,6 +85,7 @@ impl Vars {
         Self {
             values: process.clone(),
             places: BTreeMap::new(),
+            strays: Vec::new(),
         }
     }
 
@@ -89,6 +95,11 @@ impl Vars {
             .get(name)
             .cloned()
             .unwrap_or_else(|| At::Variable(name.to_owned()))
+    }
+
+    /// The variables of `.env` with a `${` that begins no reference.
+    pub(super) fn strays(&self) -> &[String] {
+        &self.strays
     }
 
     /// A variable's value; a blank one counts as unset.

@@ -86,6 +86,8 @@ struct Rest {
 impl Rest {
     fn read(table: &mut Table<'_>, known: &[&str]) -> Self {
         let all = || vec!["*".to_owned()];
+        table.doubt_if_empty("models", "this virtual key may use no model");
+        table.doubt_if_empty("pools", "this virtual key may use no pool");
         let models = table.labels("models").unwrap_or_else(all);
         let pools = table.texts("pools").map(|texts| {
             texts

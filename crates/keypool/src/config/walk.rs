@@ -124,6 +124,26 @@ impl<'w> Table<'w> {
         )
     }
 
+    /// Where the field `name` has its value.
+    pub(super) fn place_of(&self, name: &str) -> Option<At> {
+        Some(At::File(self.entries.get(name)?.span().start))
+    }
+
+    /// Warns where the field `name` is an empty list; `told` says what follows from that.
+    pub(super) fn doubt_if_empty(&self, name: &'static str, told: &str) {
+        let Some(list) = self.entries.get(name) else {
+            return;
+        };
+        if list
+            .get_ref()
+            .as_array()
+            .is_some_and(|items| items.is_empty())
+        {
+            let warning = format!("`{}` is an empty list: {told}", self.path_of(name));
+            self.report.doubt(&At::File(list.span().start), &warning);
+        }
+    }
+
     /// One of several words, each with what it means.
     pub(super) fn one_of<T: Copy>(
         &mut self,
@@ -324,6 +344,9 @@ impl<'w> Node<'w> {
             self.must_be(expected);
             return None;
         };
+        if values::has_stray_reference(written) {
+            self.report.doubt_reference(&self.at(), &self.path);
+        }
         match self.report.vars().interpolate(written) {
             Ok(value) => Some(Text::inside(
                 self.report,

@@ -216,12 +216,25 @@ impl Visit for Json<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.value(field, format!("{value:?}"));
+        let text = format!("{value:?}");
+        match list(field, &text) {
+            Some(names) => self.value(field, names),
+            None => self.value(field, text),
+        }
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         self.value(field, value.to_string());
     }
+}
+
+/// Events have no lists: the gateway writes one as JSON, which is taken for one here. Of what comes from outside only
+/// a request's method comes this way, which has no brackets.
+fn list(field: &Field, text: &str) -> Option<Vec<String>> {
+    if field.name() == "message" || !text.starts_with('[') {
+        return None;
+    }
+    serde_json::from_str(text).ok()
 }
 
 #[cfg(test)]
@@ -275,6 +288,8 @@ mod tests {
             less = -1i64,
             absent = None::<u64>,
             method = %"GET\u{1b}[0m",
+            names = ?format_args!("{}", r#"["a","küche \"2\""]"#),
+            address = %"[::1]:80",
             error = &error as &(dyn Error + 'static),
             "two\r\nlines of {}",
             "主"
@@ -289,7 +304,7 @@ mod tests {
         assert_eq!(
             rest,
             "  WARN two\\r\\nlines of 主 status=200 ms=1.5 path=\"/a\\\"b\\n\" ok=true less=-1 \
-             method=GET\\u{1b}[0m error=no\\nway\n"
+             method=GET\\u{1b}[0m names=[\"a\",\"küche \\\"2\\\"\"] address=[::1]:80 error=no\\nway\n"
         );
     }
 
@@ -305,7 +320,8 @@ mod tests {
         );
         let expect = serde_json::json!({
             "timestamp": null, "level": "WARN", "message": "two\r\nlines of 主", "status": 200, "ms": 1.5,
-            "path": "/a\"b\n", "ok": true, "less": -1, "method": "GET\u{1b}[0m", "error": "no\nway"
+            "path": "/a\"b\n", "ok": true, "less": -1, "method": "GET\u{1b}[0m",
+            "names": ["a", "küche \"2\""], "address": "[::1]:80", "error": "no\nway"
         });
         assert_eq!(object, expect);
     }

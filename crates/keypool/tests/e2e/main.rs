@@ -25,4 +25,5 @@ mod routes;
 mod shutdown;
 mod start;
 mod streams;
+mod telling;
 mod tls;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::harness::{DEADLINE, Folder, Gateway, eventually, key, pool, within};
+use crate::harness::{DEADLINE, Folder, Gateway, MARK, eventually, key, pool, within};
 
 /// A change is in force within so long.
 const IN_FORCE: Duration = Duration::from_secs(2);
@@ -293,7 +293,7 @@ async fn whether_a_virtual_key_is_required_hangs_on_the_address_that_was_bound()
             stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
         })
         .await;
-        gw.logged("`server.listen` and `[admin]` take effect at the next start")
+        gw.logged("`server.listen` takes effect at the next start")
             .await;
         for reply in [gw.chat().await, gw.get("/v1/models").await] {
             assert_eq!(reply.status, status, "{bound} to {written}: {reply:?}");
@@ -306,4 +306,38 @@ async fn whether_a_virtual_key_is_required_hangs_on_the_address_that_was_bound()
         }
         gw.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_only_a_restart_changes_is_named_and_stays() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let changed = format!("log.format = \"json\"\n{}", pool(&mock, 1));
+    for (text, expect) in [
+        (changed, vec!["`log.format` takes effect at the next start"]),
+        (
+            format!(
+                "log.level = \"debug\"\nserver.max_request_body = \"1MiB\"\n{}",
+                pool(&mock, 1)
+            ),
+            Vec::new(),
+        ),
+        (
+            format!(
+                "log.format = \"json\"\nadmin.token = \"another-{MARK}-token\"\n{}",
+                pool(&mock, 1)
+            ),
+            vec![
+                "`log.format` takes effect at the next start",
+                "`[admin]` takes effect at the next start",
+            ],
+        ),
+    ] {
+        gw.folder().write("keypool.toml", &text);
+        let reply = gw.admin("POST", "/api/v1/admin/config/reload").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.json()["warnings"], json!(expect), "{text}");
+    }
+    assert!(!gw.log().contains("{\"timestamp\""), "{}", gw.log());
+    gw.stop().await;
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::harness::{CHAT, CHAT_PATH, Gateway, STREAM, key, pool, within};
 use crate::http::{Connection, End};
+use crate::streams::{STREAMS, assert_ends_with_error};
 
 async fn refuses_connections(gw: &Gateway) -> bool {
     TcpStream::connect(gw.addr).await.is_err()
@@ -124,6 +125,63 @@ async fn what_does_not_end_in_time_is_broken_off() {
         gw.log()
     );
     assert!(within(hanging.is_closed()).await);
+}
+
+#[tokio::test]
+async fn a_stream_whose_time_is_up_says_so_to_its_client_and_in_the_log() {
+    for (path, body) in STREAMS {
+        let mock = Mock::start().await.unwrap();
+        let config = format!("[server]\nshutdown_timeout = \"200ms\"\n{}", pool(&mock, 1));
+        let mut gw = Gateway::start(&config).await;
+        mock.behave(
+            "*",
+            Behaviour {
+                chunks: 1000,
+                chunk_interval: Duration::from_millis(100),
+                ..Behaviour::default()
+            },
+        );
+        let mut stream = gw.open("POST", path, &[], body.as_bytes()).await;
+        assert!(stream.next().await.unwrap().is_some());
+        gw.process.signal("TERM");
+        let reply = within(stream.whole()).await;
+        assert_ends_with_error(&reply, path);
+        assert!(reply.text().contains("was shut down"), "{}", reply.text());
+        assert_eq!(gw.process.ended().await, 0);
+        let log = gw.log();
+        assert!(
+            log.contains("ended=\"shutdown\"") && !log.contains("client left"),
+            "{log}"
+        );
+        assert!(
+            !log.contains("broke off after it had begun"),
+            "no key is to blame: {log}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_is_told_that_time_is_up() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!("[server]\nshutdown_timeout = \"200ms\"\n{}", pool(&mock, 1));
+    let mut gw = Gateway::start(&config).await;
+    let hanging = hang(&gw, &mock).await;
+    gw.process.signal("TERM");
+    let (reply, mut connection) = within(hanging.reply()).await.expect("an answer");
+    assert_eq!(
+        (reply.status, &*reply.code()),
+        (502, "upstream_unreachable"),
+        "{reply:?}"
+    );
+    assert!(reply.message().contains("was shut down"), "{reply:?}");
+    assert!(within(connection.is_closed()).await);
+    assert_eq!(gw.process.ended().await, 0);
+    let log = gw.log();
+    assert!(
+        log.contains("status=502") && log.contains("ended=\"shutdown\""),
+        "{log}"
+    );
+    assert!(!log.contains("client left"), "{log}");
 }
 
 #[tokio::test]

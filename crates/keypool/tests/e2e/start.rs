@@ -142,7 +142,7 @@ async fn json_logs_are_json_lines() {
             &request["method"],
             &request["path"],
             &request["pool"],
-            &request["key"],
+            &request["key_name"],
             &request["attempts"]
         ),
         (

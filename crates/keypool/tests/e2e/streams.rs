@@ -13,7 +13,7 @@ const MESSAGES: &str = r#"{"model":"claude-x","max_tokens":50,"stream":true,"mes
 const GENERATE: &str = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
 const GEMINI_SSE: &str = "/v1beta/models/gemini-x:streamGenerateContent?alt=sse";
 /// A stream of each protocol: path and body.
-const STREAMS: [(&str, &str); 3] = [
+pub(crate) const STREAMS: [(&str, &str); 3] = [
     (CHAT_PATH, STREAM),
     ("/v1/messages", MESSAGES),
     (GEMINI_SSE, GENERATE),
@@ -60,7 +60,7 @@ fn data(event: &str) -> Value {
 }
 
 /// The stream ends with an error of ours that its SDK raises at.
-fn assert_ends_with_error(reply: &Reply, path: &str) {
+pub(crate) fn assert_ends_with_error(reply: &Reply, path: &str) {
     assert_eq!((reply.status, reply.end), (200, End::Proper), "{path}");
     let events = events(reply);
     let last = events.last().expect("an event");

@@ -1,5 +1,6 @@
 //! What the configuration promises, told through `load` alone.
 
+mod doubts;
 mod guide;
 mod mistakes;
 mod proxies;
@@ -400,7 +401,6 @@ fn a_server_warns_when_it_serves_nobody_and_where_others_can_reach_it_when_it_se
     let local = "a virtual key is required and there is none that is not switched off: every call is answered 401 until one is configured";
     for (auth, keys, expect, on_loopback) in [
         ("none", "", Some(spend), None),
-        ("none", key, Some(spend), None),
         ("auto", "", Some(shut), None),
         ("required", "", Some(shut), Some(local)),
         ("auto", &*disabled, Some(shut), Some(local)),

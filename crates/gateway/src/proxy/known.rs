@@ -1,0 +1,71 @@
+//! What a caller is told of when nothing serves the model that it named: what it may call instead, and no more.
+
+use std::collections::BTreeSet;
+
+use keypool_providers::protocol::Protocol;
+
+use super::access::is_open;
+use super::auth::Caller;
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::{PoolEntry, Snapshot};
+
+/// So many names of one pool are told, …
+const OF_ONE_POOL: usize = 8;
+/// … and so many in all.
+const IN_ALL: usize = 100;
+
+/// No pool serves `model`.
+pub(super) fn not_found(
+    snapshot: &Snapshot,
+    protocol: Protocol,
+    model: &str,
+    caller: &Caller,
+) -> GatewayError {
+    let known = known_models(snapshot, protocol, caller);
+    let mut pools = snapshot.settings.pools.iter();
+    let message = if pools.all(|pool| pool.keys.is_empty()) {
+        "no provider key is configured yet: set one in the environment, in .env or in keypool.toml"
+            .to_owned()
+    } else if known.is_empty() {
+        format!("no pool serves model \"{model}\" by this protocol")
+    } else {
+        format!(
+            "no pool serves model \"{model}\"; known here: {}",
+            known.join(", ")
+        )
+    };
+    GatewayError::new(Kind::ModelNotFound, message)
+}
+
+/// Routes, and the names and patterns that pools serve, as far as the caller may call them by the protocol.
+fn known_models(snapshot: &Snapshot, protocol: Protocol, caller: &Caller) -> Vec<String> {
+    let routes = snapshot.settings.routes.iter();
+    let routes = routes.filter(|route| is_open(snapshot, protocol, route, caller));
+    let routes = routes.map(|route| route.model.to_string());
+    let pools = snapshot.pools.iter();
+    let pools = pools.filter(|entry| entry.speaks(protocol) && caller.may_use_pool(entry));
+    let mut told = BTreeSet::new();
+    routes
+        .chain(pools.flat_map(|entry| models_of(entry, caller)))
+        .filter(|model| told.insert(model.clone()))
+        .take(IN_ALL)
+        .collect()
+}
+
+/// A few of what the pool serves. Of a pattern that is wider than what the caller may use, what it may.
+fn models_of(entry: &PoolEntry, caller: &Caller) -> Vec<String> {
+    let served = entry.pool.settings().models.iter();
+    let mut models: Vec<String> = served
+        .flat_map(|model| match caller.allowed_of(model) {
+            None if model == "*" => vec![format!("{}/*", entry.pool.name())],
+            None => vec![model.clone()],
+            Some(allowed) => allowed,
+        })
+        .take(OF_ONE_POOL + 1)
+        .collect();
+    if models.len() > OF_ONE_POOL {
+        models.truncate(OF_ONE_POOL);
+        models.push(format!("{}/…", entry.pool.name()));
+    }
+    models
+}

@@ -1,0 +1,87 @@
+//! Routes that no call can reach, and targets that none comes to: allowed, hardly meant, and so warned of.
+//!
+//! This module must never know a provider by name: what differs between them comes from their dialects.
+
+use keypool_core::pattern;
+use keypool_core::settings::{
+    AuthMode, PoolSettings, RouteSettings, RouteTarget, VirtualKeySettings,
+};
+use keypool_providers::catalogue;
+
+use super::place::At;
+use super::report::Report;
+use super::words;
+
+/// What decides who reaches which target.
+pub(super) struct Reach<'a> {
+    /// All pools.
+    pub(super) pools: Vec<&'a PoolSettings>,
+    /// `server.auth`
+    pub(super) auth: AuthMode,
+    /// All virtual keys.
+    pub(super) virtual_keys: &'a [VirtualKeySettings],
+}
+
+impl Reach<'_> {
+    /// Warns of `route`, whose name stands at `at` and whose targets at `places`.
+    pub(super) fn warn(&self, route: &RouteSettings, at: &At, places: &[At], report: &Report<'_>) {
+        let targets = || route.targets.iter();
+        for ((n, target), place) in targets().enumerate().zip(places) {
+            let (pool, model) = (&target.pool, model_of(route, target));
+            let is_same =
+                |other: &RouteTarget| other.pool == *pool && model_of(route, other) == model;
+            if targets().take(n).any(is_same) {
+                let told = "this target stands in the route already: the same pool is tried a second time for the same model";
+                report.doubt(place, told);
+            } else if self.names_no_model(target) {
+                let told = format!(
+                    "no call reaches this target: calls to the provider of the pool {} name no model",
+                    words::shown(pool)
+                );
+                report.doubt(place, &told);
+            }
+        }
+        if !targets().any(|target| !self.names_no_model(target)) {
+            // Each target was told.
+            return;
+        }
+        if self.asks_for_keys() && !targets().any(|target| self.some_key_may(route, target)) {
+            let told = format!(
+                "no virtual key may use the route {}: none allows its name, or the model of a target, together with that target's pool",
+                words::shown(&route.model)
+            );
+            report.doubt(at, &told);
+        }
+    }
+
+    /// A pool that does not exist, or is wrong itself, is told elsewhere.
+    fn names_no_model(&self, target: &RouteTarget) -> bool {
+        let pool = self.pools.iter().find(|pool| pool.name == target.pool);
+        let dialect = pool.and_then(|pool| catalogue::find(pool.provider));
+        dialect.is_some_and(|dialect| dialect.default_models().is_empty())
+    }
+
+    /// With no key that is switched on, nobody reaches anything, which is told elsewhere.
+    fn asks_for_keys(&self) -> bool {
+        self.auth != AuthMode::None && self.virtual_keys.iter().any(|key| !key.disabled)
+    }
+
+    fn some_key_may(&self, route: &RouteSettings, target: &RouteTarget) -> bool {
+        let allows = |allowed: &[String], name: &str| {
+            allowed
+                .iter()
+                .any(|pattern| pattern::matches(pattern, name))
+        };
+        let mut keys = self.virtual_keys.iter().filter(|key| !key.disabled);
+        keys.any(|key| {
+            allows(&key.pools, &target.pool)
+                && (allows(&key.models, &route.model)
+                    || allows(&key.models, model_of(route, target)))
+        })
+    }
+}
+
+/// The model asked for at a target.
+fn model_of<'a>(route: &'a RouteSettings, target: &'a RouteTarget) -> &'a str {
+    target.model.as_ref().unwrap_or(&route.model)
+}

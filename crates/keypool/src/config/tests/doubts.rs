@@ -1,0 +1,146 @@
+//! What is allowed and can hardly be meant: warned of, with its place.
+
+use super::*;
+
+const POOLS: &str = "pools.a = { provider = 'openai' }\npools.b = { provider = 'anthropic' }\npools.t = { provider = 'tavily' }\n";
+
+/// The warnings of `text`: each begins with one of the places marked by `§`, in their order, and has its words.
+fn check(text: &str, expect: &[&str]) {
+    let mut places = Vec::new();
+    let mut plain = String::new();
+    for part in text.split_inclusive('§') {
+        plain.push_str(part.trim_end_matches('§'));
+        if part.ends_with('§') {
+            let line = plain.matches('\n').count() + 1;
+            let column = plain.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            places.push(format!("keypool.toml:{line}:{column}: "));
+        }
+    }
+    let warnings = toml(&plain).env("SET", "canary-set").good().warnings;
+    assert_eq!(
+        (warnings.len(), places.len()),
+        (expect.len(), expect.len()),
+        "{text}\n{warnings:#?}"
+    );
+    for ((warning, place), words) in warnings.iter().zip(places).zip(expect) {
+        assert!(
+            warning.starts_with(&place) && warning.contains(words) && !warning.contains("canary"),
+            "{text}\n{place}{words}\n{warning}"
+        );
+    }
+}
+
+#[test]
+fn a_dollar_brace_that_begins_no_reference_is_told() {
+    for value in ["${SET", "canary${", "${SET:-x}", "${}", "${SET}${SET"] {
+        let text = format!("[pools.a]\nprovider = 'openai'\nkeys = §'{value}'");
+        let told = "`pools.a.keys` has a `${` that begins no `${NAME}`";
+        check(&text, &[told]);
+    }
+    for value in ["${SET}", "$SET", "a$", "$${SET}", "}${SET}{"] {
+        check(
+            &format!("pools.a = {{ provider = 'openai', keys = '{value}' }}"),
+            &[],
+        );
+    }
+}
+
+#[test]
+fn so_it_is_in_the_dotenv_file() {
+    let text = "A=${SET\nB=\"x\\${y ${SET}\"\nC='${'\n  D = \"\\n${}\" # ${\nSET=${\n";
+    let home = Home::new().write(".env", text).env("SET", "canary-set");
+    let begins = |warning: &String| warning.split(" that").next().unwrap().to_owned();
+    let told: Vec<String> = home.good().warnings.iter().map(begins).collect();
+    assert_eq!(
+        told,
+        [".env:1:3: `A` has a `${`", ".env:4:7: `D` has a `${`"],
+        "and not of what the process sets"
+    );
+}
+
+#[test]
+fn an_empty_list_that_shuts_everything_out_is_told() {
+    check(
+        "[pools.a]\nprovider = 'openai'\nmodels = §[]\n",
+        &["`pools.a.models` is an empty list: no call finds this pool by its model"],
+    );
+    check("pools.t = { provider = 'tavily', models = [] }", &[]);
+    check(
+        "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\nmodels = §[]\npools = §[]\n",
+        &["may use no model", "may use no pool"],
+    );
+}
+
+#[test]
+fn virtual_keys_that_nobody_is_asked_for_are_told() {
+    let key = "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\n";
+    let told = "`server.auth` is \"none\", so nobody is asked for a virtual key";
+    check(&format!("[server]\nauth = §'none'\n{key}"), &[told]);
+    for auth in ["auto", "required"] {
+        check(&format!("server.auth = '{auth}'\n{key}"), &[]);
+    }
+    check("server.auth = 'none'", &[]);
+}
+
+#[test]
+fn a_target_that_stands_twice_in_a_route_is_told() {
+    let again = "stands in the route already";
+    for (targets, expect) in [
+        (
+            "{ pool = 'a', model = 'x' }, §{ pool = 'a', model = 'x' }",
+            &[again][..],
+        ),
+        ("{ pool = 'a' }, §{ pool = 'a', model = 'best' }", &[again]),
+        (
+            "{ pool = 'a' }, { pool = 'b' }, §{ pool = 'a' }, §{ pool = 'b' }",
+            &[again, again],
+        ),
+        (
+            "{ pool = 'a', model = 'x' }, { pool = 'a', model = 'y' }, { pool = 'b', model = 'x' }",
+            &[],
+        ),
+    ] {
+        check(
+            &format!("{POOLS}[[routes]]\nmodel = 'best'\ntargets = [{targets}]"),
+            expect,
+        );
+    }
+}
+
+#[test]
+fn a_target_that_no_call_with_a_model_reaches_is_told() {
+    let none = "calls to the provider of the pool `t` name no model";
+    for (targets, expect) in [
+        ("§{ pool = 't' }", &[none][..]),
+        ("{ pool = 'a' }, §{ pool = 't' }", &[none]),
+        ("{ pool = 'a' }, { pool = 'b' }", &[]),
+    ] {
+        check(
+            &format!("{POOLS}[[routes]]\nmodel = 'best'\ntargets = [{targets}]"),
+            expect,
+        );
+    }
+}
+
+#[test]
+fn a_route_that_no_virtual_key_may_use_is_told() {
+    let none = "no virtual key may use the route `best`";
+    for (key, route, expect) in [
+        ("models = ['gpt-*']", "§'best'", &[none][..]),
+        ("pools = ['b']", "§'best'", &[none]),
+        ("models = ['x']\npools = ['b']", "§'best'", &[none]),
+        ("models = ['best']", "'best'", &[]),
+        ("models = ['x']", "'best'", &[]),
+        ("models = ['be*']\npools = ['a']", "'best'", &[]),
+    ] {
+        let text = format!(
+            "{POOLS}[[virtual_keys]]\nname = 'v'\nkey = '0123456789abcdef'\n{key}\n\
+             [[routes]]\nmodel = {route}\ntargets = [{{ pool = 'a', model = 'x' }}]\n"
+        );
+        check(&text, expect);
+        // One that may do all makes it good, unless it is switched off.
+        let other = "[[virtual_keys]]\nname = 'w'\nkey = '0123456789abcdefg'\n";
+        check(&format!("{}{other}", text.replace('§', "")), &[]);
+        check(&format!("{text}{other}disabled = true\n"), expect);
+    }
+}
