@@ -1,4 +1,4 @@
-//! Bodies: of requests in shared pieces, of answers as they come.
+//! An answer's body as it comes, whichever protocol brings it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +12,6 @@ use super::Breakage;
 use super::http1::Http1;
 use super::http2::Stream;
 use super::idle::{IdleConnections, Place};
-
-/// A request body of a few shared pieces; cloning it for another attempt copies nothing.
-#[derive(Clone, Default)]
-pub(crate) struct Pieces(Vec<Bytes>);
 
 /// An answer's body. When it has been read to its end, its connection is free for the next request.
 pub(crate) struct UpstreamBody(Source);
@@ -118,42 +114,5 @@ impl Body for UpstreamBody {
             Source::Http2 { body, .. } => body.size_hint(),
             Source::Ended => SizeHint::with_exact(0),
         }
-    }
-}
-
-impl Pieces {
-    /// The pieces in order; empty ones are left out.
-    pub(crate) fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut pieces: Vec<Bytes> = pieces
-            .into_iter()
-            .filter(|piece| !piece.is_empty())
-            .collect();
-        pieces.reverse();
-        Self(pieces)
-    }
-
-    /// The pieces, the first first.
-    pub(super) fn in_order(self) -> impl Iterator<Item = Bytes> {
-        self.0.into_iter().rev()
-    }
-}
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
     }
 }

@@ -9,6 +9,7 @@ mod connect;
 mod http1;
 mod http2;
 mod idle;
+mod pieces;
 mod proxy;
 mod tls;
 
@@ -25,9 +26,10 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-pub(crate) use body::{Pieces, UpstreamBody};
+pub(crate) use body::UpstreamBody;
 use connect::{Connector, Opened};
 use idle::{Carrier, IdleConnections, Place};
+pub(crate) use pieces::Pieces;
 
 /// The longest answer head taken from a provider, in bytes.
 const MAX_HEAD: usize = 256 * 1024;

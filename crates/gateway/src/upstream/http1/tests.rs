@@ -1,3 +1,5 @@
+//! A provider made of pieces to say: what a call makes of them, and what it tells the provider.
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
