@@ -3,8 +3,9 @@
 use bytes::{Buf, Bytes};
 
 use super::Breakage;
-use super::head::MAX_HEADERS;
 
+/// The most headers an answer may have, and the most behind its last chunk.
+pub(super) const MAX_HEADERS: usize = 256;
 /// Chunk extensions and trailers of an answer are read past, up to so many bytes in all.
 const MAX_ASIDE: usize = 64 * 1024;
 

@@ -8,10 +8,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, request};
 
 use super::Breakage;
-use super::framing::Framing;
+use super::framing::{Framing, MAX_HEADERS};
 
-/// The most headers an answer may have.
-pub(super) const MAX_HEADERS: usize = 256;
 /// A head without long values is no longer.
 const USUAL_HEAD: usize = 1024;
 /// What every answer begins with.
