@@ -229,11 +229,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request| {
-        let (gw, admin) = (Arc::clone(&gw), Arc::clone(&admin));
-        let answering = async move { Ok(dispatch(&gw, &admin, peer, request).await) };
         // Boxed, so that its memory is free again while the answer is relayed: hyper keeps room for it as long as the
         // connection is open.
-        Box::pin(answering) as BoxFuture
+        dispatch(&gw, &admin, peer, request)
     });
     let mut builder = http1::Builder::new();
     builder
@@ -256,16 +254,17 @@ where
 }
 
 /// The one fork between the two planes.
-async fn dispatch(
+fn dispatch(
     gw: &Arc<Gateway>,
-    admin: &Admin,
+    admin: &Arc<Admin>,
     peer: SocketAddr,
     request: Request<Incoming>,
-) -> Response<OutBody> {
+) -> BoxFuture {
     if Admin::serves(request.uri().path()) {
-        return admin.answer(peer, request).await;
+        let admin = Arc::clone(admin);
+        return Box::pin(async move { Ok(admin.answer(peer, request).await) });
     }
-    proxy::handle(gw, peer, request).await
+    Box::pin(proxy::handle(Arc::clone(gw), peer, request))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod story;
 mod target;
 mod trace_header;
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,29 +46,33 @@ use story::Story;
 use target::Target;
 
 /// Answers one client request, whatever happens to it.
-pub(crate) async fn handle(
-    gw: &Arc<Gateway>,
+///
+/// What is known before the first wait is made outside the future, which would keep room for it twice.
+pub(crate) fn handle(
+    gw: Arc<Gateway>,
     peer: SocketAddr,
     request: Request<Incoming>,
-) -> Response<OutBody> {
+) -> impl Future<Output = Result<Response<OutBody>, Infallible>> + Send {
     let (parts, incoming) = request.into_parts();
-    let mut story = Story::begin(gw, &parts);
-    let mut unread = early::Unread::new(gw, &parts, incoming);
-    let outcome = {
-        let answering = answer_request(gw, peer, &parts, &mut unread, &mut story);
-        let mut answering = std::pin::pin!(answering);
-        // When the time of a shutdown is up, the connection is woken, and so this.
-        poll_fn(|cx| match gw.is_ending() {
-            true => Poll::Ready(None),
-            false => answering.as_mut().poll(cx).map(Some),
+    let mut story = Story::begin(&gw, &parts);
+    let mut unread = early::Unread::new(&gw, &parts, incoming);
+    async move {
+        let outcome = {
+            let answering = answer_request(&gw, peer, &parts, &mut unread, &mut story);
+            let mut answering = std::pin::pin!(answering);
+            // When the time of a shutdown is up, the connection is woken, and so this.
+            poll_fn(|cx| match gw.is_ending() {
+                true => Poll::Ready(None),
+                false => answering.as_mut().poll(cx).map(Some),
+            })
+            .await
+        };
+        unread.discard();
+        Ok(match outcome {
+            Some(Ok(response)) => response,
+            Some(Err((error, protocol))) => story.tell_error(error.render(protocol)).map(whole),
+            None => story.tell_shutdown(shut_down(&parts)).map(whole),
         })
-        .await
-    };
-    unread.discard();
-    match outcome {
-        Some(Ok(response)) => response,
-        Some(Err((error, protocol))) => story.tell_error(error.render(protocol)).map(whole),
-        None => story.tell_shutdown(shut_down(&parts)).map(whole),
     }
 }
 

@@ -154,7 +154,8 @@ impl Reader<'_> {
             return Reply::Relay(answer, Class::Success);
         }
         if self.call.stream {
-            return self.read_json_stream(answer).await;
+            // Boxed, as all that is seldom needed: it would make every request larger.
+            return Box::pin(self.read_json_stream(answer)).await;
         }
         self.read_small(answer).await
     }

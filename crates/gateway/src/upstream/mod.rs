@@ -274,8 +274,8 @@ impl Upstream {
         let answer = match carrier {
             Carrier::Http1(mut http1) => {
                 let began = Instant::now();
-                let sent = http1.send(request).await;
-                let answer = sent.map_err(|unanswered| Broken {
+                http1.begin(request);
+                let answer = http1.answer().await.map_err(|unanswered| Broken {
                     unsent: unanswered.unsent,
                     replaceable: unanswered.unsent && kept,
                     stale: kept && unanswered.is_silent && began.elapsed() < STALE_WITHIN,

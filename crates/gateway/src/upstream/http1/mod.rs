@@ -50,6 +50,8 @@ pub(super) struct Http1<L = Line> {
     /// Of the request, what is not written yet.
     out: Out,
     is_flushed: bool,
+    /// The request is a HEAD: its answer has no body.
+    is_to_head: bool,
     /// Something of the request was written.
     has_begun: bool,
     /// Something of the answer was read.
@@ -78,6 +80,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
             line,
             out: Out::default(),
             is_flushed: true,
+            is_to_head: false,
             has_begun: false,
             is_answered: false,
             write_error: None,
@@ -103,14 +106,29 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         self.poll_read(&mut cx).is_ready()
     }
 
-    /// Sends a request and returns its answer's head. Dropped before, the connection is of no more use.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Pieces>,
-    ) -> Result<Response<()>, Unanswered> {
-        let is_to_head = request.method() == Method::HEAD;
-        self.begin(request);
-        let head = match self.read_head(is_to_head).await {
+    /// Takes a request on, which [`Self::answer`] sends.
+    pub(super) fn begin(&mut self, request: Request<Pieces>) {
+        let (parts, body) = request.into_parts();
+        let length = body.size_hint().exact().unwrap_or_default();
+        self.is_to_head = parts.method == Method::HEAD;
+        self.is_flushed = false;
+        self.has_begun = false;
+        self.is_answered = false;
+        if length > JOINED {
+            self.out.push(head::written(&parts, length, 0).freeze());
+            body.in_order().for_each(|piece| self.out.push(piece));
+            return;
+        }
+        let room = usize::try_from(length).unwrap_or_default();
+        let mut joined = head::written(&parts, length, room);
+        body.in_order()
+            .for_each(|piece| joined.extend_from_slice(&piece));
+        self.out.push(joined.freeze());
+    }
+
+    /// Sends the request and returns its answer's head. Dropped before, the connection is of no more use.
+    pub(super) async fn answer(&mut self) -> Result<Response<()>, Unanswered> {
+        let head = match self.read_head().await {
             Ok(head) => head,
             Err(why) => {
                 return Err(Unanswered {
@@ -164,25 +182,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         }
     }
 
-    fn begin(&mut self, request: Request<Pieces>) {
-        let (parts, body) = request.into_parts();
-        let length = body.size_hint().exact().unwrap_or_default();
-        self.is_flushed = false;
-        self.has_begun = false;
-        self.is_answered = false;
-        if length > JOINED {
-            self.out.push(head::written(&parts, length, 0).freeze());
-            body.in_order().for_each(|piece| self.out.push(piece));
-            return;
-        }
-        let room = usize::try_from(length).unwrap_or_default();
-        let mut joined = head::written(&parts, length, room);
-        body.in_order()
-            .for_each(|piece| joined.extend_from_slice(&piece));
-        self.out.push(joined.freeze());
-    }
-
-    async fn read_head(&mut self, is_to_head: bool) -> Result<head::Head, Breakage> {
+    async fn read_head(&mut self) -> Result<head::Head, Breakage> {
         let mut read = Bytes::new();
         let mut passed = 0;
         loop {
@@ -194,7 +194,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
                 && let Some(end) = head::end(&read, from)
             {
                 let this = read.split_to(end);
-                if let Some(head) = head::parse(&this, is_to_head)? {
+                if let Some(head) = head::parse(&this, self.is_to_head)? {
                     self.input = read;
                     return Ok(head);
                 }

@@ -100,6 +100,15 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
+/// Sends a request and reads its answer's head.
+fn send(
+    http1: &mut Http1<Provider>,
+    request: Request<Pieces>,
+) -> Option<Result<Response<()>, Unanswered>> {
+    http1.begin(request);
+    now(http1.answer())
+}
+
 /// What became of one exchange.
 #[derive(Debug)]
 struct Exchange {
@@ -115,7 +124,7 @@ fn exchange(provider: &Provider, method: Method) -> Option<Result<Exchange, Brea
     let mut http1 = Http1::new(provider.clone());
     let mut request = Request::new(Pieces::default());
     *request.method_mut() = method;
-    let response = match now(http1.send(request))? {
+    let response = match send(&mut http1, request)? {
         Ok(response) => response,
         Err(unanswered) => return Some(Err(unanswered.why)),
     };
@@ -411,7 +420,7 @@ fn requests_are_written_as_they_are() {
     ] {
         let provider = Provider::new(["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"], false);
         let mut http1 = Http1::new(provider.clone());
-        let response = now(http1.send(request)).unwrap().ok().unwrap();
+        let response = send(&mut http1, request).unwrap().ok().unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert!(
             provider.told() == expect,
@@ -421,7 +430,7 @@ fn requests_are_written_as_they_are() {
         assert!(http1.is_free());
         // And another.
         provider.say(["HTTP/1.1 201 OK\r\ncontent-length: 0\r\n\r\n"]);
-        let second = now(http1.send(post("hi"))).unwrap().ok().unwrap();
+        let second = send(&mut http1, post("hi")).unwrap().ok().unwrap();
         assert_eq!(second.status(), StatusCode::CREATED);
         assert!(provider.told() == plain(2) + "hi");
     }
@@ -434,7 +443,7 @@ fn a_provider_that_takes_no_more_of_a_request_is_heard_all_the_same() {
     let provider = Provider::new([says], true);
     provider.0.lock().unwrap().takes = Some(5000);
     let mut http1 = Http1::new(provider);
-    let response = now(http1.send(post(&long))).unwrap().ok().unwrap();
+    let response = send(&mut http1, post(&long)).unwrap().ok().unwrap();
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let body = now(poll_fn(|cx| http1.poll_data(cx))).unwrap().unwrap();
     assert_eq!(body.unwrap(), "no");
@@ -455,7 +464,7 @@ fn tells_what_a_provider_may_have_seen_of_a_request() {
         let provider = Provider::new([says], true);
         provider.0.lock().unwrap().takes = takes;
         let mut http1 = Http1::new(provider);
-        let unanswered = now(http1.send(post("hi"))).unwrap().err().unwrap();
+        let unanswered = send(&mut http1, post("hi")).unwrap().err().unwrap();
         let expect = (unsent, is_silent);
         assert_eq!(
             (unanswered.unsent, unanswered.is_silent),
