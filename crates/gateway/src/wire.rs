@@ -57,10 +57,10 @@ impl KeyWire {
     }
 
     /// The header that carries the key for calls by `protocol`.
-    pub(crate) fn credential(&self, protocol: Protocol) -> Option<(HeaderName, HeaderValue)> {
+    pub(crate) fn credential(&self, protocol: Protocol) -> Option<(&HeaderName, &HeaderValue)> {
         let mut known = self.credentials.iter();
         let (_, name, value) = known.find(|(of, ..)| *of == protocol)?;
-        Some((name.clone(), value.clone()))
+        Some((name, value))
     }
 }
 

@@ -193,13 +193,12 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let outgoing = || Outgoing {
         protocol: dialect.protocols()[0],
         method: &Method::GET,
-        path: list.path,
         query: Some(list.query).filter(|query| !query.is_empty()),
-        headers: headers.clone(),
+        headers: headers.iter().collect(),
         body: Pieces::default(),
     };
     let member = &entry.pool.members()[place];
-    let request = || outgoing().request_for(entry, place);
+    let request = || outgoing().request_for(list.path, entry, place);
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
@@ -21,7 +21,7 @@ use super::outgoing::Outgoing;
 use super::route::Route;
 use crate::context::Gateway;
 use crate::telemetry::redact;
-use crate::upstream::{Pieces, UpstreamBody};
+use crate::upstream::{Ask, UpstreamBody};
 
 /// So much of an answer is looked at before it is relayed.
 const LOOK_AT: usize = 64 * 1024;
@@ -100,7 +100,7 @@ impl Time {
 }
 
 /// The request as this key's provider takes it.
-fn request(call: &Call<'_>, route: &Route, lease: &Lease) -> Option<Request<Pieces>> {
+fn request<'a>(call: &'a Call<'_>, route: &'a Route, lease: &Lease) -> Option<Ask<'a>> {
     let member = lease.member();
     let model = if route.model.is_empty() {
         &route.model
@@ -110,12 +110,11 @@ fn request(call: &Call<'_>, route: &Route, lease: &Lease) -> Option<Request<Piec
     let outgoing = Outgoing {
         protocol: call.protocol,
         method: call.method,
-        path: &call.path_for(model),
         query: call.query.as_deref(),
         headers: forwarded(call.headers, route.entry.dialect),
         body: call.body_for(member, model),
     };
-    outgoing.request_for(&route.entry, lease.place())
+    outgoing.request_for(&call.path_for(model), &route.entry, lease.place())
 }
 
 /// Reads the beginning of an answer and says what it means.

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::header::HOST;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::Response;
+use http::uri::Authority;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper::rt::Executor;
@@ -22,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Breakage, Broken, MAX_HEAD, Pieces};
+use super::{Ask, Breakage, Broken, MAX_HEAD, Pieces};
 
 /// So many calls share a connection at most, whatever the provider allows: when it breaks, all of them do.
 const MAX_STREAMS: usize = 100;
@@ -114,11 +113,15 @@ impl Http2 {
 
 impl Stream {
     /// Sends a request and returns its answer's head. Dropped before, it resets the stream.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Pieces>,
-    ) -> Result<Response<Incoming>, Broken> {
-        let request = self.as_http2(request);
+    pub(super) async fn send(&mut self, ask: Ask<'_>) -> Result<Response<Incoming>, Broken> {
+        let Some(request) = ask.into_http2(&self.authority) else {
+            return Err(Broken {
+                source: Breakage::Address,
+                unsent: true,
+                replaceable: false,
+                stale: false,
+            });
+        };
         let mut error = match self.sender.try_send_request(request).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -138,20 +141,6 @@ impl Stream {
             unsent,
             source: Breakage::Http2(source),
         })
-    }
-
-    /// `:scheme` and `:authority` take the place of `Host`.
-    fn as_http2(&self, request: Request<Pieces>) -> Request<Pieces> {
-        let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().cloned();
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTPS);
-        uri.authority = Some(self.authority.clone());
-        uri.path_and_query = path.or(Some(PathAndQuery::from_static("/")));
-        parts.uri = Uri::from_parts(uri).unwrap_or(parts.uri);
-        parts.version = Version::HTTP_2;
-        parts.headers.remove(HOST);
-        Request::from_parts(parts, body)
     }
 }
 
@@ -297,6 +286,7 @@ fn surely_unprocessed(error: &h2::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::{HeaderValue, Method};
     use tokio::io::DuplexStream;
     use tokio::time::timeout;
 
@@ -403,7 +393,15 @@ mod tests {
         let (connection, io) = opened().await;
         let mut stream = connection.stream(false).unwrap();
         let began = Instant::now();
-        let sending = stream.send(Request::new(Pieces::default()));
+        let host = HeaderValue::from_static("provider");
+        let ask = Ask::new(
+            &Method::GET,
+            "/".into(),
+            &host,
+            Vec::new(),
+            Pieces::default(),
+        );
+        let sending = stream.send(ask.unwrap());
         let silent = async {
             let mut provider = provider(io, 100).await;
             let request = provider.accept().await.unwrap();

@@ -4,6 +4,7 @@
 //! Nothing here knows keys or classes; retrying is the caller's decision. A connection of HTTP/1.1 is kept only
 //! after the whole answer was read from it.
 
+mod ask;
 mod body;
 mod connect;
 mod http1;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Request, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 use tokio::net::TcpStream;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+pub(crate) use ask::Ask;
 pub(crate) use body::UpstreamBody;
 use connect::{Connector, Opened};
 use idle::{Carrier, IdleConnections, Place};
@@ -57,7 +59,7 @@ struct Target<'a> {
 }
 
 /// Puts a request together. `None`: the configuration let something pass that cannot be sent.
-pub(crate) type PutTogether<'a> = &'a (dyn Fn() -> Option<Request<Pieces>> + Sync);
+pub(crate) type PutTogether<'a> = &'a (dyn Fn() -> Option<Ask<'a>> + Sync);
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +95,9 @@ pub(crate) enum Breakage {
     /// Reading or writing failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// What is asked for has an address that HTTP/2 does not carry.
+    #[error("the request's path cannot be sent by HTTP/2")]
+    Address,
     /// HTTP/2 failed.
     #[error("{}", proxy::chain(.0))]
     Http2(#[source] hyper::Error),
@@ -171,11 +176,11 @@ impl Upstream {
         let target = Target { base_url, proxy };
         let forwarder = proxy.filter(|_| target.is_forwarded());
         let put_together = || {
-            let mut request = request()?;
-            if let Some(proxy) = forwarder {
-                proxy::address_to_proxy(&mut request, &target, proxy);
-            }
-            Some(request)
+            let ask = request()?;
+            Some(match forwarder {
+                Some(proxy) => ask.for_proxy(base_url.authority(), proxy::credentials(proxy)),
+                None => ask,
+            })
         };
         let answer = self
             .exchange(&target, &put_together, connect_timeout, repeatable)
@@ -268,13 +273,13 @@ impl Upstream {
         &self,
         carrier: Carrier,
         place: &Place,
-        request: Request<Pieces>,
+        ask: Ask<'_>,
         kept: bool,
     ) -> Result<Response<UpstreamBody>, Broken> {
         let answer = match carrier {
             Carrier::Http1(mut http1) => {
                 let began = Instant::now();
-                http1.begin(request);
+                http1.begin(ask);
                 let answer = http1.answer().await.map_err(|unanswered| Broken {
                     unsent: unanswered.unsent,
                     replaceable: unanswered.unsent && kept,
@@ -285,7 +290,7 @@ impl Upstream {
                 answer.map(|()| UpstreamBody::of_http1(http1, place.clone(), idle))
             }
             Carrier::Http2(mut stream) => {
-                let answer = stream.send(request).await?;
+                let answer = stream.send(ask).await?;
                 answer.map(|body| UpstreamBody::of_http2(body, stream))
             }
         };

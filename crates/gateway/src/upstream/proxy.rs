@@ -6,8 +6,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use http::header::PROXY_AUTHORIZATION;
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use hyper_util::client::legacy::connect::proxy::SocksV5;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
@@ -15,7 +14,7 @@ use keypool_core::proxy_url::{ProxyScheme, ProxyUrl};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{ServiceExt, service_fn};
 
-use super::{Socket, Target};
+use super::Socket;
 
 /// The longest head of an answer to `CONNECT`, in bytes.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -26,8 +25,8 @@ fn intercept(proxy: &ProxyUrl) -> Option<Intercept> {
     matcher.intercept(&Uri::from_static("http://any"))
 }
 
-/// What an http proxy wants to see.
-fn credentials(proxy: &ProxyUrl) -> Option<HeaderValue> {
+/// The `Proxy-Authorization` that an http proxy wants to see.
+pub(super) fn credentials(proxy: &ProxyUrl) -> Option<HeaderValue> {
     intercept(proxy)?.basic_auth().cloned()
 }
 
@@ -130,22 +129,6 @@ fn once(
         let stream = stream.take().map(TokioIo::new);
         std::future::ready(stream.ok_or_else(|| io::ErrorKind::NotConnected.into()))
     })
-}
-
-/// Puts a request for an http provider into the form that proxies take: with the whole URL, and our credentials there.
-pub(super) fn address_to_proxy<B>(request: &mut Request<B>, target: &Target<'_>, proxy: &ProxyUrl) {
-    let path = request.uri().path_and_query().cloned();
-    let whole = Uri::builder()
-        .scheme("http")
-        .authority(&**target.base_url.authority())
-        .path_and_query(path.unwrap_or(http::uri::PathAndQuery::from_static("/")))
-        .build();
-    if let Ok(uri) = whole {
-        *request.uri_mut() = uri;
-    }
-    if let Some(value) = credentials(proxy) {
-        request.headers_mut().insert(PROXY_AUTHORIZATION, value);
-    }
 }
 
 /// The proxy answered 407 to a request with an absolute URL.

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
-use super::Breakage;
 use super::framing::{Framing, MAX_HEADERS};
+use super::{Ask, Breakage};
 
 /// A head without long values is no longer.
 const USUAL_HEAD: usize = 1024;
@@ -32,48 +32,30 @@ pub(super) struct Head {
     pub(super) keeps_alive: bool,
 }
 
-/// The head of a request whose body has `length` bytes. Room for `room` bytes more is left behind it.
-pub(super) fn written(request: &request::Parts, length: u64, room: usize) -> BytesMut {
+/// The head of a request. Room for `room` bytes more is left behind it.
+pub(super) fn written(ask: &Ask<'_>, room: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(USUAL_HEAD + room);
-    out.put_slice(request.method.as_str().as_bytes());
-    out.put_u8(b' ');
-    if let (Some(scheme), Some(authority)) = (request.uri.scheme_str(), request.uri.authority()) {
-        // To a proxy the whole address is told.
-        for part in [scheme, "://", authority.as_str()] {
-            out.put_slice(part.as_bytes());
-        }
+    put(&mut out, [ask.method().as_str(), " "]);
+    put(&mut out, ask.address());
+    put(&mut out, [" HTTP/1.1\r\n"]);
+    for (name, value) in ask.headers() {
+        put(&mut out, [name, ": "]);
+        out.put_slice(value.as_bytes());
+        put(&mut out, ["\r\n"]);
     }
-    let target = request.uri.path_and_query();
-    out.put_slice(target.map_or("/", |target| target.as_str()).as_bytes());
-    out.put_slice(b" HTTP/1.1\r\n");
-    // First, as RFC 9110 §7.2 wants it.
-    if let Some(host) = request.headers.get(HOST) {
-        put(&mut out, &HOST, host.as_bytes());
-    }
-    let mut tells_length = length > 0;
-    for (name, value) in &request.headers {
-        if *name == CONTENT_LENGTH {
-            tells_length = true;
-        } else if *name != HOST && *name != TRANSFER_ENCODING {
-            put(&mut out, name, value.as_bytes());
-        }
-    }
-    if tells_length {
+    if let Some(length) = ask.length() {
+        let mut digits = itoa::Buffer::new();
         put(
             &mut out,
-            &CONTENT_LENGTH,
-            itoa::Buffer::new().format(length).as_bytes(),
+            ["content-length: ", digits.format(length), "\r\n"],
         );
     }
-    out.put_slice(b"\r\n");
+    put(&mut out, ["\r\n"]);
     out
 }
 
-fn put(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    out.put_slice(name.as_str().as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
+fn put<const N: usize>(out: &mut BytesMut, words: [&str; N]) {
+    words.iter().for_each(|word| out.put_slice(word.as_bytes()));
 }
 
 /// Where the head in `read` ends, if it does, of which the first `searched` bytes have no end in them.

@@ -16,14 +16,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response};
-use http_body::Body;
+use http::{Method, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::{Breakage, MAX_HEAD, Pieces, Socket};
+use super::{Ask, Breakage, MAX_HEAD, Socket};
 use framing::Framing;
 use out::Out;
 
@@ -107,21 +106,20 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
     }
 
     /// Takes a request on, which [`Self::answer`] sends.
-    pub(super) fn begin(&mut self, request: Request<Pieces>) {
-        let (parts, body) = request.into_parts();
-        let length = body.size_hint().exact().unwrap_or_default();
-        self.is_to_head = parts.method == Method::HEAD;
+    pub(super) fn begin(&mut self, ask: Ask<'_>) {
+        let length = ask.length().unwrap_or_default();
+        self.is_to_head = *ask.method() == Method::HEAD;
         self.is_flushed = false;
         self.has_begun = false;
         self.is_answered = false;
         if length > JOINED {
-            self.out.push(head::written(&parts, length, 0).freeze());
-            body.in_order().for_each(|piece| self.out.push(piece));
+            self.out.push(head::written(&ask, 0).freeze());
+            ask.into_pieces().for_each(|piece| self.out.push(piece));
             return;
         }
         let room = usize::try_from(length).unwrap_or_default();
-        let mut joined = head::written(&parts, length, room);
-        body.in_order()
+        let mut joined = head::written(&ask, room);
+        ask.into_pieces()
             .for_each(|piece| joined.extend_from_slice(&piece));
         self.out.push(joined.freeze());
     }

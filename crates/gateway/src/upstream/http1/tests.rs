@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::ReadBuf;
 
 use super::*;
+use crate::upstream::Pieces;
 
 /// The provider's side of a connection: what it says, and what it was told.
 #[derive(Clone, Default)]
@@ -101,11 +102,8 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 /// Sends a request and reads its answer's head.
-fn send(
-    http1: &mut Http1<Provider>,
-    request: Request<Pieces>,
-) -> Option<Result<Response<()>, Unanswered>> {
-    http1.begin(request);
+fn send(http1: &mut Http1<Provider>, ask: Ask<'_>) -> Option<Result<Response<()>, Unanswered>> {
+    http1.begin(ask);
     now(http1.answer())
 }
 
@@ -122,9 +120,7 @@ struct Exchange {
 /// Gives `None` where the answer neither ends nor breaks.
 fn exchange(provider: &Provider, method: Method) -> Option<Result<Exchange, Breakage>> {
     let mut http1 = Http1::new(provider.clone());
-    let mut request = Request::new(Pieces::default());
-    *request.method_mut() = method;
-    let response = match send(&mut http1, request)? {
+    let response = match send(&mut http1, ask(&method, []))? {
         Ok(response) => response,
         Err(unanswered) => return Some(Err(unanswered.why)),
     };
@@ -383,14 +379,23 @@ fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
     }
 }
 
-fn post(body: &str) -> Request<Pieces> {
-    let request = Request::post("/v1/chat?x=1")
-        .header("x-custom", "yes")
-        .header("host", "provider:8080");
+static HOST: HeaderValue = HeaderValue::from_static("provider:8080");
+static NAME: HeaderName = HeaderName::from_static("x-custom");
+static VALUE: HeaderValue = HeaderValue::from_static("yes");
+
+fn ask(method: &Method, body: impl IntoIterator<Item = Bytes>) -> Ask<'_> {
+    let headers = vec![(&NAME, &VALUE)];
+    let target = "/v1/chat?x=1".to_owned();
+    Ask::new(method, target, &HOST, headers, Pieces::new(body)).unwrap()
+}
+
+fn post(body: &str) -> Ask<'static> {
     let middle = body.len() / 2;
     let pieces = [&body[..middle], &body[middle..]];
-    let pieces = pieces.map(|piece| Bytes::copy_from_slice(piece.as_bytes()));
-    request.body(Pieces::new(pieces)).unwrap()
+    ask(
+        &Method::POST,
+        pieces.map(|piece| Bytes::copy_from_slice(piece.as_bytes())),
+    )
 }
 
 #[test]
@@ -401,21 +406,21 @@ fn requests_are_written_as_they_are() {
             "POST /v1/chat?x=1 HTTP/1.1\r\nhost: provider:8080\r\nx-custom: yes\r\ncontent-length: {length}\r\n\r\n"
         )
     };
-    let mut empty = post("");
-    let headers = empty.headers_mut();
-    headers.insert("content-length", HeaderValue::from_static("0"));
-    headers.insert("transfer-encoding", HeaderValue::from_static("chunked"));
-    let bare = Request::get("/v1/models").body(Pieces::default()).unwrap();
-    let mut whole = bare.clone();
-    *whole.uri_mut() = "http://provider:8080/v1/models?a=b".parse().unwrap();
+    let head = "host: provider:8080\r\nx-custom: yes\r\n";
+    let credentials = Some(HeaderValue::from_static("Basic eDp5"));
     for (request, expect) in [
         (post("hi"), plain(2) + "hi"),
         (post(&long), plain(100_000) + &long),
-        (empty, plain(0)),
-        (bare, "GET /v1/models HTTP/1.1\r\n\r\n".to_owned()),
+        (post(""), plain(0)),
         (
-            whole,
-            "GET http://provider:8080/v1/models?a=b HTTP/1.1\r\n\r\n".to_owned(),
+            ask(&Method::GET, []),
+            format!("GET /v1/chat?x=1 HTTP/1.1\r\n{head}\r\n"),
+        ),
+        (
+            ask(&Method::GET, []).for_proxy("provider", credentials),
+            format!(
+                "GET http://provider/v1/chat?x=1 HTTP/1.1\r\n{head}proxy-authorization: Basic eDp5\r\n\r\n"
+            ),
         ),
     ] {
         let provider = Provider::new(["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"], false);
@@ -594,7 +599,7 @@ fn as_hyper_reads(says: &[u8]) -> Option<(u16, Vec<u8>)> {
     let mut connection = std::pin::pin!(connection);
     let exchange = async {
         let response = sender
-            .send_request(Request::new(Pieces::default()))
+            .send_request(http::Request::new(Pieces::default()))
             .await
             .ok()?;
         let status = response.status().as_u16();
@@ -643,4 +648,18 @@ fn an_answer_is_read_as_hyper_reads_it_or_not_at_all_however_it_is_cut() {
             assert_eq!(Some(told(&whole)), expect, "{}", says.escape_ascii());
         }
     });
+}
+
+#[test]
+fn a_target_that_would_end_the_line_is_not_sent() {
+    for target in ["/a b", "/a\r\nx: y", "/a\n", "/\0", "/\x7f", "*", ""] {
+        let ask = Ask::new(
+            &Method::GET,
+            target.to_owned(),
+            &HOST,
+            Vec::new(),
+            Pieces::default(),
+        );
+        assert!(ask.is_none(), "{target:?}");
+    }
 }

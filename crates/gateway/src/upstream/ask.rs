@@ -1,0 +1,122 @@
+//! A request to a provider as it goes out, before a protocol gives it its form.
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http_body::Body;
+
+use super::Pieces;
+
+/// One request. Its headers stay where they are: most were read from a client or made with the configuration.
+pub(crate) struct Ask<'a> {
+    method: &'a Method,
+    /// Path and query.
+    target: String,
+    host: &'a HeaderValue,
+    /// Without `Host` and what tells the body's length. A name may stand there more than once.
+    headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
+    body: Pieces,
+    /// Set where a proxy gets the request itself.
+    for_proxy: Option<ForProxy<'a>>,
+}
+
+/// What a proxy is told that passes a request on.
+struct ForProxy<'a> {
+    /// The provider's host and port.
+    authority: &'a str,
+    /// `Proxy-Authorization`.
+    credentials: Option<HeaderValue>,
+}
+
+impl<'a> Ask<'a> {
+    /// `None`: the target cannot stand in a request.
+    pub(crate) fn new(
+        method: &'a Method,
+        target: String,
+        host: &'a HeaderValue,
+        headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
+        body: Pieces,
+    ) -> Option<Self> {
+        // Anything else would end the target, or the line.
+        let is_one_word = target.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+        (is_one_word && target.starts_with('/')).then_some(Self {
+            method,
+            target,
+            host,
+            headers,
+            body,
+            for_proxy: None,
+        })
+    }
+
+    /// The request as a proxy takes it that passes it on to an http provider at `authority`.
+    pub(super) fn for_proxy(self, authority: &'a str, credentials: Option<HeaderValue>) -> Self {
+        let for_proxy = ForProxy {
+            authority,
+            credentials,
+        };
+        Self {
+            for_proxy: Some(for_proxy),
+            ..self
+        }
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        self.method
+    }
+
+    /// The body's length in bytes; `None` where a request tells none.
+    pub(super) fn length(&self) -> Option<u64> {
+        let length = self.body.size_hint().exact().unwrap_or_default();
+        // RFC 9110 §8.6: the length of no content is told where content is usual.
+        let is_usual = [Method::POST, Method::PUT, Method::PATCH].contains(self.method);
+        (length > 0 || is_usual).then_some(length)
+    }
+
+    /// What HTTP/1.1 puts between method and version, in pieces: proxies are told the whole address.
+    pub(super) fn address(&self) -> [&str; 3] {
+        match &self.for_proxy {
+            Some(proxy) => ["http://", proxy.authority, &self.target],
+            None => ["", "", &self.target],
+        }
+    }
+
+    /// All headers but `Content-Length`, `Host` first as RFC 9110 §7.2 wants it.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
+        let for_proxy = self.for_proxy.as_ref();
+        let credentials = for_proxy.and_then(|proxy| proxy.credentials.as_ref());
+        let headers = self.headers.iter();
+        std::iter::once(("host", self.host))
+            .chain(headers.map(|(name, value)| (name.as_str(), *value)))
+            .chain(credentials.map(|value| ("proxy-authorization", value)))
+    }
+
+    /// The body's pieces in order.
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.body.in_order()
+    }
+
+    /// The request by HTTP/2, where `:scheme` and `:authority` take the place of `Host`. `None`: the target cannot be
+    /// sent so.
+    pub(super) fn into_http2(self, authority: &Authority) -> Option<Request<Pieces>> {
+        let length = self.length();
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTPS);
+        uri.authority = Some(authority.clone());
+        uri.path_and_query = Some(PathAndQuery::try_from(self.target).ok()?);
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
+        for (name, value) in self.headers {
+            headers.append(name, value.clone());
+        }
+        if let Some(length) = length {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let mut request = Request::new(self.body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from_parts(uri).ok()?;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = headers;
+        Some(request)
+    }
+}
