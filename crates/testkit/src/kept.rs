@@ -130,6 +130,15 @@ struct Body {
     input_file_id: Option<String>,
 }
 
+/// The answer to the last step of an upload of so many bytes: the new file.
+pub(crate) fn uploaded(call: &Call<'_>, size: u64) -> Answer {
+    let [_, file] = GEMINI;
+    let id = call.state.id(file.prefix);
+    call.state.own(&id, call.key);
+    let shown = shown(file, call, &id).replacen('{', &format!(r#"{{"sizeBytes":"{size}","#), 1);
+    Answer::json(call.protocol, call.state, format!(r#"{{"file":{shown}}}"#))
+}
+
 fn make(kind: Kind, call: &Call<'_>) -> Result<String, Trouble> {
     if kind.object == "batch" {
         let body: Body = call.parse()?;
@@ -163,7 +172,10 @@ fn shown(kind: Kind, call: &Call<'_>, id: &str) -> String {
     match (call.protocol, object) {
         (Protocol::Gemini, _) => {
             let time = rfc3339(created);
-            format!(r#"{{"name":{quoted_id},"createTime":"{time}","state":"ACTIVE"}}"#)
+            let uri = quoted(&format!(
+                "https://generativelanguage.googleapis.com/v1beta/{id}"
+            ));
+            format!(r#"{{"name":{quoted_id},"uri":{uri},"createTime":"{time}","state":"ACTIVE"}}"#)
         }
         (Protocol::Anthropic, _) => {
             let time = rfc3339(created);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::prompt_cache::PromptCaches;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
+use crate::upload::Progress;
 
 /// How many requests `Mock::recorded` keeps.
 pub const KEPT_REQUESTS: usize = 1000;
@@ -25,6 +26,8 @@ const FIRST_SEED: u64 = 0x6b65_7970_6f6f_6c21;
 #[derive(Debug, Default)]
 struct Objects {
     owners: HashMap<String, String>,
+    /// Of the objects that are uploads, how far they are.
+    uploads: HashMap<String, Progress>,
     order: VecDeque<String>,
 }
 
@@ -205,6 +208,7 @@ impl State {
             && let Some(oldest) = objects.order.pop_front()
         {
             objects.owners.remove(&oldest);
+            objects.uploads.remove(&oldest);
         }
         objects.order.push_back(id.to_owned());
         objects
@@ -219,6 +223,17 @@ impl State {
             .owners
             .get(id)
             .is_some_and(|owner| owner == organisation(key))
+    }
+
+    /// Looks at, or changes, how far an upload is.
+    pub(crate) fn upload<T>(&self, id: &str, change: impl FnOnce(&mut Progress) -> T) -> T {
+        change(
+            self.objects
+                .lock()
+                .uploads
+                .entry(id.to_owned())
+                .or_default(),
+        )
     }
 
     /// The object is gone.

@@ -10,6 +10,8 @@ use keypool_core::settings::{ServerSettings, VirtualKeySettings};
 use keypool_providers::protocol;
 
 use super::story::nobody;
+use super::target::Target;
+use super::upload;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::objects::Maker;
@@ -27,6 +29,7 @@ impl Caller {
     pub(super) fn authenticate(
         gw: &Gateway,
         snapshot: &Snapshot,
+        target: &Target<'_>,
         parts: &Parts,
         peer: SocketAddr,
     ) -> Result<Self, GatewayError> {
@@ -40,10 +43,17 @@ impl Caller {
             });
         }
         let presented = protocol::presented(&parts.headers, parts.uri.query());
-        let Some(key) = presented
+        let known = presented
             .iter()
-            .find_map(|secret| snapshot.virtual_key(secret))
-        else {
+            .find_map(|secret| snapshot.virtual_key(secret));
+        let by_upload = || {
+            let maker = presented
+                .is_empty()
+                .then(|| upload::maker(gw, target, parts))
+                .flatten()?;
+            snapshot.virtual_key_named(&maker)
+        };
+        let Some(key) = known.or_else(by_upload) else {
             let message = if presented.is_empty() {
                 "no virtual key was sent: put it where your SDK puts its API key (Authorization: Bearer, x-api-key, x-goog-api-key or ?key=)"
             } else {

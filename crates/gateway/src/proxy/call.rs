@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use keypool_core::pool::Member;
@@ -64,6 +64,8 @@ pub(super) struct Call<'a> {
     /// What else the body says of itself.
     pub(super) peeked: peek::Peek,
     pub(super) path: &'a str,
+    /// As the client sent it, the pool's name included.
+    pub(super) uri: &'a Uri,
     model: Option<NamedModel>,
     _memory: Option<OwnedSemaphorePermit>,
 }
@@ -102,8 +104,10 @@ impl<'a> Call<'a> {
         let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
         let endpoint = target.endpoint.as_ref();
         let peeked = match endpoint {
-            Some(endpoint) => Peeked::read(endpoint, &target.path, &parts.headers, &body)?,
-            None => {
+            Some(endpoint) if !endpoint.native => {
+                Peeked::read(endpoint, &target.path, &parts.headers, &body)?
+            }
+            _ => {
                 check_native(&parts.headers, &body)?;
                 Peeked::default()
             }
@@ -141,6 +145,7 @@ impl<'a> Call<'a> {
             model: peeked.model,
             peeked: peeked.rest,
             path: &target.path,
+            uri: &parts.uri,
             _memory: memory,
         })
     }

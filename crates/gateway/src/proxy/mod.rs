@@ -18,6 +18,7 @@ mod send;
 mod story;
 mod target;
 mod trace_header;
+mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ async fn answer_request(
     let protocol = target.protocol;
     let in_form = |error| (error, protocol);
 
-    let caller = Caller::authenticate(gw, &snapshot, parts, peer).map_err(in_form)?;
+    let caller = Caller::authenticate(gw, &snapshot, &target, parts, peer).map_err(in_form)?;
     story.called_by(&caller.name, caller.may_see_traces());
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
@@ -86,7 +87,8 @@ async fn answer_request(
         .await
         .map_err(in_form)?;
     let routes = route::find(&snapshot, &target, &call, &caller).map_err(in_form)?;
-    let routes = bound::restrict(gw, &target, &call, &caller, routes).map_err(in_form)?;
+    let routes =
+        bound::restrict(gw, &snapshot, &target, &call, &caller, routes).map_err(in_form)?;
     story.entry = routes.first().map(|route| route.entry.clone());
     serve(gw, &call, &routes, &caller, story)
         .await
@@ -110,8 +112,9 @@ async fn serve(
         let route = attempts.route();
         story.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
-            Reply::Relay(answer, class) => {
+            Reply::Relay(mut answer, class) => {
                 bound::note(gw, call, caller, &lease, &answer);
+                upload::point_here(call, &mut answer.parts.headers);
                 let relayed = relay::relay(gw, call, answer, lease, class, story);
                 return Ok(relayed.map(OutBody::Relay));
             }
