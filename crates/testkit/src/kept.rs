@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::answer::{Answer, Kind as Wrong, Protocol, Trouble, quoted, rfc3339};
 use crate::call::{Call, decoded};
+use crate::state::Progress;
 
 /// One kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,12 +131,14 @@ struct Body {
     input_file_id: Option<String>,
 }
 
-/// The answer to the last step of an upload of so many bytes: the new file.
-pub(crate) fn uploaded(call: &Call<'_>, size: u64) -> Answer {
+/// The answer to the last step of an upload: the new file.
+pub(crate) fn uploaded(call: &Call<'_>, progress: &Progress) -> Answer {
     let [_, file] = GEMINI;
     let id = call.state.id(file.prefix);
     call.state.own(&id, call.key);
-    let shown = shown(file, call, &id).replacen('{', &format!(r#"{{"sizeBytes":"{size}","#), 1);
+    let (size, mime_type) = (progress.received, quoted(&progress.mime_type));
+    let more = format!(r#"{{"sizeBytes":"{size}","mimeType":{mime_type},"#);
+    let shown = shown(file, call, &id).replacen('{', &more, 1);
     Answer::json(call.protocol, call.state, format!(r#"{{"file":{shown}}}"#))
 }
 

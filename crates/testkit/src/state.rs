@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use crate::prompt_cache::PromptCaches;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
-use crate::upload::Progress;
 
 /// How many requests `Mock::recorded` keeps.
 pub const KEPT_REQUESTS: usize = 1000;
@@ -29,6 +28,22 @@ struct Objects {
     /// Of the objects that are uploads, how far they are.
     uploads: HashMap<String, Progress>,
     order: VecDeque<String>,
+}
+
+/// How far an upload is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) mime_type: String,
+    pub(crate) received: u64,
+    pub(crate) status: Status,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Status {
+    #[default]
+    Active,
+    Final,
+    Cancelled,
 }
 
 /// Everything that the connections share.

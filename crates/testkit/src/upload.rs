@@ -11,6 +11,7 @@ use http::{HeaderValue, Method};
 use crate::answer::{Answer, Kind, Trouble};
 use crate::call::{Call, query_param};
 use crate::kept;
+use crate::state::Status;
 
 /// What pieces but the last must be a multiple of.
 const GRANULARITY: &str = "262144";
@@ -18,8 +19,8 @@ const GRANULARITY: &str = "262144";
 /// What a request does to an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// Begins one. `host` is where the next steps go.
-    Start { host: String },
+    /// Begins one. `host` is where the next steps go, `mime_type` what the file is.
+    Start { host: String, mime_type: String },
     /// Goes on with one.
     Step {
         id: String,
@@ -27,21 +28,6 @@ pub(crate) enum Endpoint {
         commands: Vec<String>,
         offset: Option<u64>,
     },
-}
-
-/// How far an upload is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) received: u64,
-    pub(crate) status: Status,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Status {
-    #[default]
-    Active,
-    Final,
-    Cancelled,
 }
 
 impl Endpoint {
@@ -69,6 +55,9 @@ impl Endpoint {
         let begins = text("x-goog-upload-protocol") == Some("resumable") && commands == ["start"];
         begins.then(|| Self::Start {
             host: text(HOST.as_str()).unwrap_or("localhost").to_owned(),
+            mime_type: text("x-goog-upload-header-content-type")
+                .unwrap_or("application/octet-stream")
+                .to_owned(),
         })
     }
 }
@@ -76,7 +65,7 @@ impl Endpoint {
 /// The normal answer.
 pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
     match endpoint {
-        Endpoint::Start { host } => Ok(start(call, host)),
+        Endpoint::Start { host, mime_type } => Ok(start(call, host, mime_type)),
         Endpoint::Step {
             id,
             commands,
@@ -85,12 +74,13 @@ pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Tro
     }
 }
 
-fn start(call: &Call<'_>, host: &str) -> Answer {
+fn start(call: &Call<'_>, host: &str, mime_type: &str) -> Answer {
     // As long as a real one.
     let id = [call.state.id("up-"), call.state.id(""), call.state.id("")].concat();
     call.state.own(&id, call.key);
-    call.state
-        .upload(&id, |progress| *progress = Progress::default());
+    call.state.upload(&id, |progress| {
+        progress.mime_type = mime_type.to_owned();
+    });
     let next =
         format!("http://{host}/upload/v1beta/files?upload_id={id}&upload_protocol=resumable");
     empty(call)
@@ -112,7 +102,7 @@ fn step(
     let asks_for = |command: &str| commands.iter().any(|asked| asked == command);
     let progress = call.state.upload(id, |progress| {
         if progress.status != Status::Active {
-            return Ok(*progress);
+            return Ok(progress.clone());
         }
         if asks_for("upload") {
             if offset != Some(progress.received) {
@@ -127,12 +117,12 @@ fn step(
         } else if asks_for("cancel") {
             progress.status = Status::Cancelled;
         }
-        Ok(*progress)
+        Ok(progress.clone())
     })?;
     let (status, answer) = match progress.status {
         Status::Active => ("active", empty(call)),
         Status::Cancelled => ("cancelled", empty(call)),
-        Status::Final if asks_for("finalize") => ("final", kept::uploaded(call, progress.received)),
+        Status::Final if asks_for("finalize") => ("final", kept::uploaded(call, &progress)),
         Status::Final => ("final", empty(call)),
     };
     Ok(answer.header("x-goog-upload-status", status).header(

@@ -10,8 +10,6 @@ use keypool_core::settings::{ServerSettings, VirtualKeySettings};
 use keypool_providers::protocol;
 
 use super::story::nobody;
-use super::target::Target;
-use super::upload;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::objects::Maker;
@@ -26,12 +24,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// `began`: the name of the virtual key to whose upload the request belongs, if it presents none itself.
     pub(super) fn authenticate(
         gw: &Gateway,
         snapshot: &Snapshot,
-        target: &Target<'_>,
         parts: &Parts,
         peer: SocketAddr,
+        began: Option<Arc<str>>,
     ) -> Result<Self, GatewayError> {
         if !snapshot.needs_virtual_key() {
             check_host(&snapshot.settings.server, parts)?;
@@ -47,11 +46,8 @@ impl Caller {
             .iter()
             .find_map(|secret| snapshot.virtual_key(secret));
         let by_upload = || {
-            let maker = presented
-                .is_empty()
-                .then(|| upload::maker(gw, target, parts))
-                .flatten()?;
-            snapshot.virtual_key_named(&maker)
+            let began = began.filter(|_| presented.is_empty())?;
+            snapshot.virtual_key_named(&began)
         };
         let Some(key) = known.or_else(by_upload) else {
             let message = if presented.is_empty() {

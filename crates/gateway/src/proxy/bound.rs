@@ -4,13 +4,14 @@
 
 use keypool_core::pool::{GroupId, Lease, Origin};
 use keypool_providers::objects::{self, Mention, Tells};
-use keypool_providers::protocol::{self, Protocol, Repeat};
+use keypool_providers::protocol::{Protocol, Repeat};
 
 use super::answer::Answer;
 use super::auth::Caller;
 use super::call::Call;
 use super::route::{Route, no_such_object, not_together, not_where_it_goes};
 use super::target::Target;
+use super::upload;
 use crate::context::Gateway;
 use crate::error::GatewayError;
 use crate::objects::Found;
@@ -195,14 +196,7 @@ fn has_names(target: &Target<'_>, call: &Call<'_>) -> bool {
             .as_ref()
             .is_some_and(|endpoint| endpoint.json);
     }
-    let is_piece = call.protocol == Protocol::Gemini
-        && call.path.starts_with("/upload/")
-        && call
-            .query
-            .as_deref()
-            .and_then(protocol::upload_id)
-            .is_some();
-    !is_piece
+    upload::goes_on_with(call.protocol, call.path, call.query.as_deref()).is_none()
 }
 
 /// Remembers what an answer tells of objects, before the client can ask for them.

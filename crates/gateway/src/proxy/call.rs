@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::early::Unread;
 use super::target::Target;
+use super::upload;
 use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::Snapshot;
@@ -108,7 +109,10 @@ impl<'a> Call<'a> {
                 Peeked::read(endpoint, &target.path, &parts.headers, &body)?
             }
             _ => {
-                check_native(&parts.headers, &body)?;
+                if upload::goes_on_with(target.protocol, &target.path, parts.uri.query()).is_none()
+                {
+                    check_native(&parts.headers, &body)?;
+                }
                 Peeked::default()
             }
         };

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use keypool_providers::protocol::Protocol;
 
 pub(crate) use body::OutBody;
 
@@ -56,7 +57,7 @@ pub(crate) async fn handle(
     }
 }
 
-type Failed = (GatewayError, keypool_providers::protocol::Protocol);
+type Failed = (GatewayError, Protocol);
 
 /// The phases, in order: find what is called, who calls, read it, choose the pool, try keys, relay.
 async fn answer_request(
@@ -72,7 +73,8 @@ async fn answer_request(
     let protocol = target.protocol;
     let in_form = |error| (error, protocol);
 
-    let caller = Caller::authenticate(gw, &snapshot, &target, parts, peer).map_err(in_form)?;
+    let began = upload::maker(gw, protocol, &target.path, parts);
+    let caller = Caller::authenticate(gw, &snapshot, parts, peer, began).map_err(in_form)?;
     story.called_by(&caller.name, caller.may_see_traces());
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
@@ -114,7 +116,9 @@ async fn serve(
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(mut answer, class) => {
                 bound::note(gw, call, caller, &lease, &answer);
-                upload::point_here(call, &mut answer.parts.headers);
+                if call.protocol == Protocol::Gemini {
+                    upload::point_here(call.uri, call.headers, &mut answer.parts.headers);
+                }
                 let relayed = relay::relay(gw, call, answer, lease, class, story);
                 return Ok(relayed.map(OutBody::Relay));
             }

@@ -8,11 +8,9 @@ use std::sync::Arc;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use keypool_providers::protocol::{self, Protocol};
 
-use super::call::Call;
-use super::target::Target;
 use crate::context::Gateway;
 
 /// Where Google's answer names the next address; the second one takes commands alone.
@@ -22,12 +20,9 @@ const MIN_SECRET: usize = 32;
 
 /// Makes the addresses for the next steps lead to where the client sent this one. Plain HTTP is all that is served here;
 /// what a proxy in front speaks is not known.
-pub(super) fn point_here(call: &Call<'_>, headers: &mut HeaderMap) {
-    if call.protocol != Protocol::Gemini {
-        return;
-    }
-    let host = call.uri.authority().map(http::uri::Authority::as_str);
-    let host = host.or_else(|| call.headers.get(HOST)?.to_str().ok());
+pub(super) fn point_here(uri: &Uri, client: &HeaderMap, headers: &mut HeaderMap) {
+    let host = uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| client.get(HOST)?.to_str().ok());
     for name in ADDRESSES {
         let Some(address) = headers.get_mut(name) else {
             continue;
@@ -37,7 +32,7 @@ pub(super) fn point_here(call: &Call<'_>, headers: &mut HeaderMap) {
         let (Some(host), Some(query)) = (host, query.filter(|query| names_upload(query))) else {
             continue;
         };
-        let path = call.uri.path();
+        let path = uri.path();
         let here = format!("http://{host}{path}?{}", protocol::without_key(query));
         if let Ok(here) = HeaderValue::try_from(here) {
             *address = here;
@@ -45,16 +40,27 @@ pub(super) fn point_here(call: &Call<'_>, headers: &mut HeaderMap) {
     }
 }
 
+/// The upload that a request goes on with; its body is a piece of a file.
+pub(super) fn goes_on_with(protocol: Protocol, path: &str, query: Option<&str>) -> Option<String> {
+    let is_upload = protocol == Protocol::Gemini && path.starts_with("/upload/");
+    protocol::upload_id(query.filter(|_| is_upload)?)
+}
+
 fn names_upload(query: &str) -> bool {
     protocol::upload_id(query).is_some()
 }
 
 /// The name of the virtual key that began the upload which a request without a credential goes on with.
-pub(super) fn maker(gw: &Gateway, target: &Target<'_>, parts: &Parts) -> Option<Arc<str>> {
-    let goes_on = target.protocol == Protocol::Gemini
-        && target.path.starts_with("/upload/")
-        && matches!(parts.method, Method::POST | Method::PUT);
-    let id = protocol::upload_id(parts.uri.query().filter(|_| goes_on)?)?;
+pub(super) fn maker(
+    gw: &Gateway,
+    protocol: Protocol,
+    path: &str,
+    parts: &Parts,
+) -> Option<Arc<str>> {
+    let id = goes_on_with(protocol, path, parts.uri.query())?;
+    if !matches!(parts.method, Method::POST | Method::PUT) {
+        return None;
+    }
     let secret = id.strip_prefix("upload_id=")?;
     if secret.len() < MIN_SECRET {
         return None;

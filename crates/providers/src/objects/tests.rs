@@ -244,7 +244,7 @@ fn forms_name_objects_as_json_does() {
         [],
         "what a file says is its own"
     );
-    let behind = [&file[..file.len() - 6], &part("file_id", "file-2")[3..]].concat();
+    let behind = [&file[..file.len() - 4], &part("file_id", "file-2")[3..]].concat();
     let ids = typed_body_ids(OpenAi, MULTIPART, &behind);
     let of_files = ids.iter().filter(|(_, id)| id.starts_with("file-"));
     let of_files: Vec<_> = of_files.collect();

@@ -4,11 +4,13 @@
 
 use std::ops::Range;
 
-use http::Method;
+use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat};
+use super::{
+    Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat, protocol_of_headers,
+};
 
 /// Methods that cost money at worst; any other may create a task or an object.
 const REPEATABLE: [&str; 6] = [
@@ -25,8 +27,13 @@ const MAX_UPLOAD_ID: usize = 1024;
 
 /// A POST to `…/models/{model}:{method}`, or one of the paths of files. Other methods of the former are left to the
 /// model lists, whose paths these are too.
-pub(super) fn lookup(method: &Method, path: &str, query: Option<&str>) -> Option<Lookup> {
-    if let Some(endpoint) = of_files(method, path, query) {
+pub(super) fn lookup(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Option<Lookup> {
+    if let Some(endpoint) = of_files(method, path, headers, query) {
         return Some(Lookup::Endpoint(endpoint));
     }
     if method != Method::POST || !under_models(path)?.contains(':') {
@@ -47,12 +54,21 @@ pub(super) fn lookup(method: &Method, path: &str, query: Option<&str>) -> Option
     }))
 }
 
-/// What Google's SDK calls to upload a file and to use it, without a pool's name.
-fn of_files(method: &Method, path: &str, query: Option<&str>) -> Option<Endpoint> {
-    let by_object = match path {
-        "/v1beta/files" => false,
-        "/upload/v1beta/files" => query.and_then(upload_id).is_some(),
-        _ if path.strip_prefix("/v1beta/files/")?.is_empty() => return None,
+/// What Google's SDK calls to upload a file and to use it, without a pool's name. `/v1/files` is OpenAI's too.
+fn of_files(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Option<Endpoint> {
+    let is_google = || protocol_of_headers(headers, query) == Protocol::Gemini;
+    let files = path
+        .strip_prefix("/v1beta/files")
+        .or_else(|| path.strip_prefix("/v1/files").filter(|_| is_google()));
+    let by_object = match (path, files) {
+        ("/upload/v1beta/files" | "/upload/v1/files", _) => query.and_then(upload_id).is_some(),
+        (_, Some("")) => false,
+        (_, below) if below?.strip_prefix('/')?.is_empty() => return None,
         _ => true,
     };
     let repeat = match *method {

@@ -135,7 +135,7 @@ pub struct OwnError<'a> {
 pub fn lookup(method: &Method, path: &str, headers: &HeaderMap, query: Option<&str>) -> Lookup {
     openai::lookup(method, path, headers)
         .or_else(|| anthropic::lookup(method, path))
-        .or_else(|| gemini::lookup(method, path, query))
+        .or_else(|| gemini::lookup(method, path, headers, query))
         .or_else(|| models::lookup(method, path, headers, query))
         .or_else(|| tavily::lookup(method, path))
         .unwrap_or_else(|| Lookup::Unknown(guess(path, headers, query)))

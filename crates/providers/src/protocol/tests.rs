@@ -185,6 +185,7 @@ fn gemini_calls_name_the_model_in_the_path() {
         "/v1beta/models//:generateContent",
         "/v1beta/files/",
         "/v1beta/filesx",
+        "/v1beta/filesé",
     ] {
         assert_eq!(
             call("POST", path, &[], None),
@@ -230,17 +231,29 @@ fn geminis_files_are_reached_without_a_pools_name() {
         ("GET", "/v1beta/files/f:download", None, Repeat::Safe, true),
         ("DELETE", "/v1beta/files/f", None, Repeat::Never, true),
     ] {
-        let Lookup::Endpoint(found) = call(method, path, &[], query) else {
-            panic!("{method} {path}");
-        };
-        assert!(found.native && !found.json && !found.generates, "{path}");
-        assert_eq!(found.model, ModelIn::Nowhere, "{path}");
-        assert_eq!(
-            (found.protocol, found.repeat, found.by_object),
-            (Gemini, repeat, by_object),
-            "{method} {path}"
-        );
+        let google = [("x-goog-api-key", "x")];
+        let plain = (call(method, path, &[], query), path.to_owned());
+        // With Google's own credential the older version is Gemini's too.
+        let older = path.replace("v1beta", "v1");
+        for (found, path) in [plain, (call(method, &older, &google, query), older)] {
+            let Lookup::Endpoint(found) = found else {
+                panic!("{method} {path}: {found:?}");
+            };
+            assert!(found.native && !found.json && !found.generates, "{path}");
+            assert_eq!(found.model, ModelIn::Nowhere, "{path}");
+            assert_eq!(
+                (found.protocol, found.repeat, found.by_object),
+                (Gemini, repeat, by_object),
+                "{method} {path}"
+            );
+        }
     }
+    let piece = call("POST", "/upload/v1/files", &[], Some("upload_id=U"));
+    assert!(matches!(piece, Lookup::Endpoint(found) if found.by_object));
+    assert_eq!(
+        call("GET", "/v1/files/f", &[], None),
+        Lookup::Unknown(OpenAi)
+    );
 }
 
 #[test]
