@@ -90,13 +90,7 @@ impl Objects {
         self.noted.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(hash).lock();
         let owned = shard.entries.get(id).map_or(&[][..], Vec::as_slice);
-        if let Some(at) = owned
-            .iter()
-            .position(|known| known.origin.is_account_of(origin))
-        {
-            if owned[at].maker == *maker {
-                shard.touch(id, at);
-            }
+        if owned.iter().any(|known| known.origin.is_account_of(origin)) {
             return;
         }
         if owned.len() == MAX_OWNERS {

@@ -34,6 +34,10 @@ async fn what_may_be_no_id_hinders_no_call() {
             Some(&one),
         ),
         (
+            json!({"model": "m", "messages": [], "a": b, "b": a, "file_id": a}),
+            Some(&one),
+        ),
+        (
             json!({"model": "m", "messages": [], "file_id": b, "z": [a]}),
             Some(&other),
         ),

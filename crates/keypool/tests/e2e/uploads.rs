@@ -175,6 +175,32 @@ async fn an_unknown_upload_goes_to_the_only_account_or_nowhere() {
     }
 }
 
+#[tokio::test]
+async fn an_upload_to_a_file_search_store_goes_where_the_store_is() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 3)).await;
+    let store = Step::Status {
+        status: 200,
+        headers: vec![],
+        body: r#"{"name":"fileSearchStores/s"}"#.to_owned(),
+    };
+    mock.script("*", [store]);
+    let made = gw.post("/p/v1beta/fileSearchStores", "{}").await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let path = "/p/upload/v1beta/fileSearchStores/s:uploadToFileSearchStore";
+    let begun = start(&gw, path, &[]).await;
+    assert_eq!(begun.key(), made.key());
+    let (_, next) = next_of(&begun);
+    assert!(next.starts_with(&format!("{path}?upload_id=")), "{next}");
+    // The session alone would lead there too.
+    let bare = next.replace(path, "/p/upload/v1beta/elsewhere");
+    for (next, offset) in [(&next, "0"), (&bare, "10"), (&next, "20")] {
+        let reply = step(&gw, next, "upload", offset, &[]).await;
+        assert_eq!((reply.status, reply.key()), (200, made.key()), "{reply:?}");
+    }
+    gw.stop().await;
+}
+
 fn bearer(name: &str) -> String {
     format!("Bearer {}", Callers::secret(name))
 }
