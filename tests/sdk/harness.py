@@ -58,7 +58,7 @@ def config(mock_origin, virtual_keys=False):
             f'[pools.{pool}.timeouts]\nidle = "500ms"\n'
         )
     if virtual_keys:
-        parts.append(f'[[virtual_keys]]\nname = "full"\nkey = "{FULL_KEY}"\n')
+        parts.append(f'[[virtual_keys]]\nname = "full"\nkey = "{FULL_KEY}"\nnative = true\n')
         # Allowed one pool, and there a model that no test asks for.
         parts.append(
             f'[[virtual_keys]]\nname = "narrow"\nkey = "{NARROW_KEY}"\n'

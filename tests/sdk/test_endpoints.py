@@ -1,6 +1,7 @@
 """What else each SDK has: model lists, embeddings, token counts, helpers."""
 
 import asyncio
+import io
 
 import anthropic
 import openai
@@ -230,6 +231,25 @@ def test_gemini_chat_sends_its_history_with_whichever_key(gemini_client, mock):
     assert "".join(chunk.text for chunk in chat.send_message_stream(SAID)).startswith(ANSWER)
     assert mock.calls("gemini") == [1, 1, 0]
     assert "the first thing said" in mock.recorded()[-1]["body"]
+
+
+@pytest.mark.parametrize("base", ["", "/gemini"], ids=["bare", "pool"])
+def test_gemini_file_is_uploaded_in_steps_and_used_where_it_is(base, guarded, mock):
+    options = genai.types.HttpOptions(base_url=guarded.url + base)
+    # More than the SDK sends at once.
+    picture = io.BytesIO(bytes(9 << 20))
+    with genai.Client(api_key=harness.FULL_KEY, http_options=options) as client:
+        mock.script(harness.provider_keys("gemini")[0], {"refuse": 503})
+        file = client.files.upload(file=picture, config={"mime_type": "image/png"})
+        assert (file.state.name, file.size_bytes) == ("ACTIVE", 9 << 20)
+        assert client.files.get(name=file.name).name == file.name
+        answer = client.models.generate_content(model="gemini-2.5-flash", contents=[file, SAID])
+        assert answer.text.startswith(ANSWER)
+        client.files.delete(name=file.name)
+    # No key of the other pool is asked, though it holds such files too.
+    assert mock.calls("gemini-two") == [0, 0, 0]
+    # Refused by the first key, begun by the second, which alone is asked from then on: start, two pieces, the rest.
+    assert mock.calls("gemini") == [1, 6, 0]
 
 
 # Tavily

@@ -1,13 +1,14 @@
-//! Which quota group holds an object that a call made, and for whom: files, batches, stored responses, tasks.
+//! Which account holds an object that a call made, and for whom: files, batches, stored responses, tasks.
 //!
-//! Kept in memory, within a bound; the longest unused go first. Must never know a wire form or a pool.
+//! Kept in memory, within a bound. When it is reached, whoever has most loses what it has not used for longest, so that
+//! nobody's objects make room for another's. Must never know a wire form or a pool.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keypool_core::pool::GroupId;
+use keypool_core::pool::Origin;
 use parking_lot::Mutex;
 
 /// How many ids are remembered.
@@ -16,7 +17,7 @@ const CAPACITY: usize = 100_000;
 const SHARDS: usize = 16;
 /// Bits that tell without a lock that an id was never noted: eight for each id that is remembered.
 const MARKS: usize = 1 << 20;
-/// One id in more groups than this belongs to the newest.
+/// One id of more accounts than this belongs to the newest.
 const MAX_OWNERS: usize = 8;
 
 /// Who made an object: a virtual key's name; `None`: anybody, while no virtual key is required.
@@ -25,8 +26,8 @@ pub(crate) type Maker = Option<Arc<str>>;
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// The caller made it, through a key of this group.
-    Own(GroupId),
+    /// The caller made it, through this key.
+    Own(Origin),
     /// Another caller made it.
     Foreign,
     /// Nothing.
@@ -36,6 +37,7 @@ pub(crate) enum Found {
 /// All objects that are remembered.
 pub(crate) struct Objects {
     shards: [Mutex<Shard>; SHARDS],
+    /// Of each shard. Ids fall into shards at random, so what is fair in each is fair in all.
     capacity: usize,
     hasher: RandomState,
     /// A bit for each id that was ever noted; ids may share one. Most strings in a request's body are no ids, and
@@ -44,18 +46,23 @@ pub(crate) struct Objects {
     noted: AtomicU64,
 }
 
-#[derive(Default)]
-struct Shard {
-    entries: HashMap<Arc<str>, Entry>,
-    /// Ids by when they were used last.
-    order: BTreeMap<u64, Arc<str>>,
-    now: u64,
+/// What one maker holds under one id, at one account.
+struct Owned {
+    origin: Origin,
+    maker: Maker,
+    used: u64,
 }
 
-struct Entry {
-    used: u64,
-    /// Providers do not share ids, so there may be one in each group.
-    owners: Vec<(GroupId, Maker)>,
+#[derive(Default)]
+struct Shard {
+    /// Providers do not share ids, so there may be one at each account.
+    entries: HashMap<Arc<str>, Vec<Owned>>,
+    /// Each maker's ids by when they were used last.
+    makers: HashMap<Maker, BTreeMap<u64, Arc<str>>>,
+    /// Makers by how much they hold.
+    by_count: BTreeSet<(usize, Maker)>,
+    held: usize,
+    now: u64,
 }
 
 impl Default for Objects {
@@ -75,47 +82,55 @@ impl Objects {
         }
     }
 
-    /// Remembers that `maker` made `id` through a key of `group`. Who made it first keeps it.
-    pub(crate) fn note(&self, id: &str, group: &GroupId, maker: &Maker) {
+    /// Remembers that `maker` made `id` through the key of `origin`. Who made it first keeps it.
+    pub(crate) fn note(&self, id: &str, origin: &Origin, maker: &Maker) {
         let hash = self.hasher.hash_one(id);
         let (word, bit) = mark(hash);
         self.marks[word].fetch_or(bit, Ordering::Relaxed);
         self.noted.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(hash).lock();
-        let id = shard.touch(id);
-        let Some(entry) = shard.entries.get_mut(&id) else {
-            return;
-        };
-        if entry.owners.iter().any(|(known, _)| known == group) {
+        let owned = shard.entries.get(id).map_or(&[][..], Vec::as_slice);
+        if owned.iter().any(|known| known.origin.is_account_of(origin)) {
             return;
         }
-        if entry.owners.len() == MAX_OWNERS {
-            entry.owners.remove(0);
+        if owned.len() == MAX_OWNERS {
+            shard.remove(id, 0);
         }
-        entry.owners.push((group.clone(), maker.clone()));
-        if shard.entries.len() > self.capacity {
-            shard.drop_oldest();
+        shard.add(id, origin.clone(), maker.clone());
+        if shard.held > self.capacity {
+            shard.make_room();
         }
     }
 
     /// Where `id` is, as far as `maker` may know.
     pub(crate) fn find(&self, id: &str, maker: &Maker) -> Found {
         let hash = self.hasher.hash_one(id);
-        let (word, bit) = mark(hash);
-        if self.marks[word].load(Ordering::Relaxed) & bit == 0 {
+        if !self.may_know(hash) {
             return Found::Unknown;
         }
         let mut shard = self.shard(hash).lock();
-        let Some(entry) = shard.entries.get(id) else {
+        let Some(owned) = shard.entries.get(id) else {
             return Found::Unknown;
         };
-        let own = entry.owners.iter().rev().find(|(_, owner)| owner == maker);
-        let Some((group, _)) = own else {
+        let Some(at) = owned.iter().rposition(|known| known.maker == *maker) else {
             return Found::Foreign;
         };
-        let found = Found::Own(group.clone());
-        shard.touch(id);
+        let found = Found::Own(owned[at].origin.clone());
+        shard.touch(id, at);
         found
+    }
+
+    /// Who made `id`, where that is one caller.
+    pub(crate) fn maker(&self, id: &str) -> Option<Maker> {
+        let hash = self.hasher.hash_one(id);
+        if !self.may_know(hash) {
+            return None;
+        }
+        let shard = self.shard(hash).lock();
+        match shard.entries.get(id)?.as_slice() {
+            [only] => Some(only.maker.clone()),
+            _ => None,
+        }
     }
 
     /// Whether any object was ever noted.
@@ -123,20 +138,19 @@ impl Objects {
         self.noted.load(Ordering::Relaxed) > 0
     }
 
-    /// The object that `maker` made through `group` is gone.
-    pub(crate) fn forget(&self, id: &str, group: &GroupId, maker: &Maker) {
+    /// The object that `maker` made through the account of `origin` is gone.
+    pub(crate) fn forget(&self, id: &str, origin: &Origin, maker: &Maker) {
         let mut shard = self.shard(self.hasher.hash_one(id)).lock();
-        let Some(entry) = shard.entries.get_mut(id) else {
-            return;
-        };
-        entry
-            .owners
-            .retain(|(of, owner)| of != group || owner != maker);
-        if entry.owners.is_empty() {
-            let used = entry.used;
-            shard.entries.remove(id);
-            shard.order.remove(&used);
+        let owned = shard.entries.get(id).map_or(&[][..], Vec::as_slice);
+        let is_it = |known: &Owned| known.maker == *maker && known.origin.is_account_of(origin);
+        if let Some(at) = owned.iter().position(is_it) {
+            shard.remove(id, at);
         }
+    }
+
+    fn may_know(&self, hash: u64) -> bool {
+        let (word, bit) = mark(hash);
+        self.marks[word].load(Ordering::Relaxed) & bit != 0
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -151,38 +165,106 @@ fn mark(hash: u64) -> (usize, u64) {
 }
 
 impl Shard {
-    /// Notes that `id` is used now; it has an entry afterwards.
-    fn touch(&mut self, id: &str) -> Arc<str> {
+    /// Puts one more owner behind the others of `id`.
+    fn add(&mut self, id: &str, origin: Origin, maker: Maker) {
         self.now += 1;
-        let (key, used) = match self.entries.get_key_value(id) {
-            Some((key, entry)) => (Arc::clone(key), Some(entry.used)),
-            None => (Arc::from(id), None),
+        let used = self.now;
+        let known = self.entries.get_key_value(id);
+        let id = known.map_or_else(|| Arc::from(id), |(id, _)| Arc::clone(id));
+        let owned = Owned {
+            origin,
+            maker: maker.clone(),
+            used,
         };
-        if let Some(used) = used {
-            self.order.remove(&used);
-        }
-        self.order.insert(self.now, Arc::clone(&key));
-        let entry = self.entries.entry(Arc::clone(&key)).or_insert(Entry {
-            used: 0,
-            owners: Vec::new(),
+        self.entries.entry(Arc::clone(&id)).or_default().push(owned);
+        self.held += 1;
+        self.change(maker, |ids| {
+            ids.insert(used, id);
         });
-        entry.used = self.now;
-        key
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some((_, id)) = self.order.pop_first() {
-            self.entries.remove(&id);
+    /// Takes the owner at this place from `id`.
+    fn remove(&mut self, id: &str, at: usize) {
+        let Some(owners) = self.entries.get_mut(id) else {
+            return;
+        };
+        let Owned { maker, used, .. } = owners.remove(at);
+        if owners.is_empty() {
+            self.entries.remove(id);
+        }
+        self.held -= 1;
+        self.change(maker, |ids| {
+            ids.remove(&used);
+        });
+    }
+
+    /// Notes that the owner at this place uses `id` now.
+    fn touch(&mut self, id: &str, at: usize) {
+        self.now += 1;
+        let now = self.now;
+        let Some(owned) = self
+            .entries
+            .get_mut(id)
+            .and_then(|owners| owners.get_mut(at))
+        else {
+            return;
+        };
+        let before = std::mem::replace(&mut owned.used, now);
+        if let Some(ids) = self.makers.get_mut(&owned.maker)
+            && let Some(id) = ids.remove(&before)
+        {
+            ids.insert(now, id);
+        }
+    }
+
+    /// Takes from the maker with most what it has not used for longest.
+    fn make_room(&mut self) {
+        let most = self
+            .by_count
+            .last()
+            .and_then(|(_, maker)| self.makers.get(maker));
+        let Some((used, id)) = most.and_then(|ids| ids.first_key_value()) else {
+            return;
+        };
+        let (used, id) = (*used, Arc::clone(id));
+        let owners = self.entries.get(&id).map_or(&[][..], Vec::as_slice);
+        if let Some(at) = owners.iter().position(|owned| owned.used == used) {
+            self.remove(&id, at);
+        }
+    }
+
+    /// Changes what a maker holds; makers with nothing are forgotten.
+    fn change(&mut self, maker: Maker, change: impl FnOnce(&mut BTreeMap<u64, Arc<str>>)) {
+        let ids = self.makers.entry(maker.clone()).or_default();
+        let before = ids.len();
+        change(ids);
+        let after = ids.len();
+        let mut place = (before, maker);
+        self.by_count.remove(&place);
+        if after == 0 {
+            self.makers.remove(&place.1);
+        } else {
+            place.0 = after;
+            self.by_count.insert(place);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use keypool_core::key::KeyId;
+    use keypool_core::secret::Digest256;
+
     use super::*;
 
-    fn group(name: &str) -> GroupId {
-        GroupId::Named("mock", name.into())
+    /// A key alone at its account.
+    fn key(name: &str) -> Origin {
+        let key = KeyId {
+            provider: "mock",
+            origin: "http://mock.example".into(),
+            digest: Digest256::of(name.as_bytes()),
+        };
+        Origin { key, group: None }
     }
 
     fn maker(name: &str) -> Maker {
@@ -193,8 +275,8 @@ mod tests {
     fn only_its_maker_finds_an_object() {
         let objects = Objects::default();
         assert_eq!(objects.find("f", &None), Found::Unknown);
-        objects.note("f", &group("a"), &maker("x"));
-        assert_eq!(objects.find("f", &maker("x")), Found::Own(group("a")));
+        objects.note("f", &key("a"), &maker("x"));
+        assert_eq!(objects.find("f", &maker("x")), Found::Own(key("a")));
         assert_eq!(objects.find("f", &maker("y")), Found::Foreign);
         assert_eq!(objects.find("f", &None), Found::Foreign);
         assert_eq!(objects.find("g", &maker("x")), Found::Unknown);
@@ -203,17 +285,17 @@ mod tests {
     #[test]
     fn who_made_it_first_keeps_it_until_it_is_gone() {
         let objects = Objects::default();
-        objects.note("f", &group("a"), &maker("x"));
-        objects.note("f", &group("a"), &maker("y"));
+        objects.note("f", &key("a"), &maker("x"));
+        objects.note("f", &key("a"), &maker("y"));
         assert_eq!(objects.find("f", &maker("y")), Found::Foreign);
-        objects.forget("f", &group("a"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("x")), Found::Own(group("a")));
-        objects.note("f", &group("b"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("y")), Found::Own(group("b")));
-        assert_eq!(objects.find("f", &maker("x")), Found::Own(group("a")));
-        objects.forget("f", &group("a"), &maker("x"));
+        objects.forget("f", &key("a"), &maker("y"));
+        assert_eq!(objects.find("f", &maker("x")), Found::Own(key("a")));
+        objects.note("f", &key("b"), &maker("y"));
+        assert_eq!(objects.find("f", &maker("y")), Found::Own(key("b")));
+        assert_eq!(objects.find("f", &maker("x")), Found::Own(key("a")));
+        objects.forget("f", &key("a"), &maker("x"));
         assert_eq!(objects.find("f", &maker("x")), Found::Foreign);
-        objects.forget("f", &group("b"), &maker("y"));
+        objects.forget("f", &key("b"), &maker("y"));
         assert_eq!(objects.find("f", &maker("x")), Found::Unknown);
     }
 
@@ -227,11 +309,11 @@ mod tests {
             .take(6)
             .collect();
         for id in &alike[..4] {
-            objects.note(id, &group("a"), &None);
+            objects.note(id, &key("a"), &None);
         }
         assert_ne!(objects.find(&alike[0], &None), Found::Unknown);
         for id in &alike[4..] {
-            objects.note(id, &group("a"), &None);
+            objects.note(id, &key("a"), &None);
         }
         let known: Vec<bool> = alike
             .iter()
@@ -239,16 +321,95 @@ mod tests {
             .collect();
         assert_eq!(known, [true, false, false, true, true, true]);
         let shard = shard("f0").lock();
-        assert_eq!((shard.entries.len(), shard.order.len()), (4, 4));
+        shard.check();
+        assert_eq!(shard.entries.len(), 4);
+    }
+
+    impl Shard {
+        /// All its parts tell the same.
+        fn check(&self) {
+            let owned: usize = self.entries.values().map(Vec::len).sum();
+            let listed: usize = self.makers.values().map(BTreeMap::len).sum();
+            assert_eq!((owned, listed), (self.held, self.held));
+            let counts = self
+                .makers
+                .iter()
+                .map(|(maker, ids)| (ids.len(), maker.clone()));
+            assert_eq!(counts.collect::<BTreeSet<_>>(), self.by_count);
+            for (id, owners) in &self.entries {
+                assert!(!owners.is_empty());
+                for owner in owners {
+                    assert_eq!(self.makers[&owner.maker].get(&owner.used), Some(id));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_caller_that_makes_very_many_pushes_out_its_own_alone() {
+        let objects = Objects::with_capacity(SHARDS * 20);
+        let (few, many) = (maker("few"), maker("many"));
+        for n in 0..40 {
+            objects.note(&format!("few{n}"), &key("a"), &few);
+        }
+        for n in 0..10_000 {
+            objects.note(&format!("many{n}"), &key("a"), &many);
+        }
+        // In no shard do the few come near half of the room.
+        let kept = (0..40).filter(|n| {
+            let found = objects.find(&format!("few{n}"), &few);
+            found == Found::Own(key("a"))
+        });
+        assert_eq!(kept.count(), 40);
+        assert_eq!(objects.find("many9999", &many), Found::Own(key("a")));
+        assert_eq!(objects.find("many0", &many), Found::Unknown);
+        let shards = objects.shards.iter().map(Mutex::lock);
+        let held: Vec<usize> = shards
+            .inspect(|shard| shard.check())
+            .map(|shard| shard.held)
+            .collect();
+        assert_eq!(held, [20; SHARDS], "all of the room is used, and no more");
+    }
+
+    #[test]
+    fn nobody_is_pushed_below_an_equal_share() {
+        let objects = Objects::with_capacity(SHARDS * 12);
+        let makers = ["x", "y", "z"].map(maker);
+        for n in 0..3000 {
+            // One makes ten times as many as each other.
+            let of = if n % 12 < 10 { 0 } else { n % 12 - 9 };
+            objects.note(&format!("f{n}"), &key("a"), &makers[of]);
+        }
+        for shard in &objects.shards {
+            let shard = shard.lock();
+            shard.check();
+            let counts: Vec<usize> = makers
+                .iter()
+                .map(|maker| shard.makers[maker].len())
+                .collect();
+            assert_eq!(counts, [4, 4, 4]);
+        }
+    }
+
+    #[test]
+    fn an_id_is_looked_up_by_its_only_maker() {
+        let objects = Objects::default();
+        assert_eq!(objects.maker("u"), None);
+        objects.note("u", &key("a"), &maker("x"));
+        assert_eq!(objects.maker("u"), Some(maker("x")));
+        objects.note("u", &key("b"), &maker("y"));
+        assert_eq!(objects.maker("u"), None, "there are two");
+        objects.forget("u", &key("a"), &maker("x"));
+        assert_eq!(objects.maker("u"), Some(maker("y")));
     }
 
     #[test]
     fn one_id_in_many_groups_stays_small() {
         let objects = Objects::default();
         for n in 0..20 {
-            objects.note("f", &group(&n.to_string()), &maker(&n.to_string()));
+            objects.note("f", &key(&n.to_string()), &maker(&n.to_string()));
         }
         assert_eq!(objects.find("f", &maker("0")), Found::Foreign);
-        assert_eq!(objects.find("f", &maker("19")), Found::Own(group("19")));
+        assert_eq!(objects.find("f", &maker("19")), Found::Own(key("19")));
     }
 }

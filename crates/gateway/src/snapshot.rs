@@ -63,6 +63,11 @@ impl Snapshot {
         self.virtual_keys.get(&Digest256::of(secret.as_bytes()))
     }
 
+    /// The virtual key of that name.
+    pub(crate) fn virtual_key_named(&self, name: &str) -> Option<&Arc<VirtualKeySettings>> {
+        self.virtual_keys.values().find(|key| &*key.name == name)
+    }
+
     /// Whether a caller must present a virtual key.
     pub fn needs_virtual_key(&self) -> bool {
         match self.settings.server.auth {

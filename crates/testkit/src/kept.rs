@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::answer::{Answer, Kind as Wrong, Protocol, Trouble, quoted, rfc3339};
 use crate::call::{Call, decoded};
+use crate::state::Progress;
 
 /// One kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +131,17 @@ struct Body {
     input_file_id: Option<String>,
 }
 
+/// The answer to the last step of an upload: the new file.
+pub(crate) fn uploaded(call: &Call<'_>, progress: &Progress) -> Answer {
+    let [_, file] = GEMINI;
+    let id = call.state.id(file.prefix);
+    call.state.own(&id, call.key);
+    let (size, mime_type) = (progress.received, quoted(&progress.mime_type));
+    let more = format!(r#"{{"sizeBytes":"{size}","mimeType":{mime_type},"#);
+    let shown = shown(file, call, &id).replacen('{', &more, 1);
+    Answer::json(call.protocol, call.state, format!(r#"{{"file":{shown}}}"#))
+}
+
 fn make(kind: Kind, call: &Call<'_>) -> Result<String, Trouble> {
     if kind.object == "batch" {
         let body: Body = call.parse()?;
@@ -163,7 +175,10 @@ fn shown(kind: Kind, call: &Call<'_>, id: &str) -> String {
     match (call.protocol, object) {
         (Protocol::Gemini, _) => {
             let time = rfc3339(created);
-            format!(r#"{{"name":{quoted_id},"createTime":"{time}","state":"ACTIVE"}}"#)
+            let uri = quoted(&format!(
+                "https://generativelanguage.googleapis.com/v1beta/{id}"
+            ));
+            format!(r#"{{"name":{quoted_id},"uri":{uri},"createTime":"{time}","state":"ACTIVE"}}"#)
         }
         (Protocol::Anthropic, _) => {
             let time = rfc3339(created);

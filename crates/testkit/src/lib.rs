@@ -19,6 +19,7 @@ mod server;
 mod shape;
 mod state;
 mod tavily;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use crate::answer::{Answer, Protocol, Trouble};
 use crate::call::{Call, query_param};
-use crate::{anthropic, gemini, kept, openai, tavily};
+use crate::{anthropic, gemini, kept, openai, tavily, upload};
 
 /// Where OpenAI-like endpoints begin; the longest that fits is taken off.
 const OPENAI_PREFIXES: [&str; 6] = [
@@ -28,6 +28,7 @@ pub(crate) enum Route {
     Gemini(gemini::Endpoint),
     Tavily(tavily::Endpoint),
     Kept(Protocol, kept::Endpoint),
+    Upload(upload::Endpoint),
     Unknown(Protocol),
 }
 
@@ -39,6 +40,9 @@ impl Route {
         let get = head.method == http::Method::GET;
         let google =
             head.headers.contains_key("x-goog-api-key") || query_param(query, "key").is_some();
+        if let Some(endpoint) = upload::Endpoint::of(head) {
+            return Route::Upload(endpoint);
+        }
         let openai_in_gemini = path.starts_with("/v1beta/openai");
         let wants_gemini = !openai_in_gemini && (path.starts_with("/v1beta/") || (google && get));
         if let Some(endpoint) = gemini::Endpoint::of(&head.method, path, wants_gemini) {
@@ -74,7 +78,7 @@ impl Route {
             Route::OpenAi(_) => Protocol::OpenAi,
             Route::Ark(_) => Protocol::Ark,
             Route::Anthropic(_) => Protocol::Anthropic,
-            Route::Gemini(_) => Protocol::Gemini,
+            Route::Gemini(_) | Route::Upload(_) => Protocol::Gemini,
             Route::Tavily(_) => Protocol::Tavily,
             Route::Kept(protocol, _) | Route::Unknown(protocol) => *protocol,
         }
@@ -88,6 +92,7 @@ impl Route {
             Route::Gemini(endpoint) => gemini::answer(endpoint, call),
             Route::Tavily(endpoint) => tavily::answer(endpoint, call),
             Route::Kept(_, endpoint) => kept::answer(endpoint, call),
+            Route::Upload(endpoint) => upload::answer(endpoint, call),
             Route::Unknown(_) => Err(Trouble::not_found(
                 "The mock provider knows no such endpoint.",
             )),

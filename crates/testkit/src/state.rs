@@ -25,7 +25,25 @@ const FIRST_SEED: u64 = 0x6b65_7970_6f6f_6c21;
 #[derive(Debug, Default)]
 struct Objects {
     owners: HashMap<String, String>,
+    /// Of the objects that are uploads, how far they are.
+    uploads: HashMap<String, Progress>,
     order: VecDeque<String>,
+}
+
+/// How far an upload is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) mime_type: String,
+    pub(crate) received: u64,
+    pub(crate) status: Status,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Status {
+    #[default]
+    Active,
+    Final,
+    Cancelled,
 }
 
 /// Everything that the connections share.
@@ -205,6 +223,7 @@ impl State {
             && let Some(oldest) = objects.order.pop_front()
         {
             objects.owners.remove(&oldest);
+            objects.uploads.remove(&oldest);
         }
         objects.order.push_back(id.to_owned());
         objects
@@ -219,6 +238,17 @@ impl State {
             .owners
             .get(id)
             .is_some_and(|owner| owner == organisation(key))
+    }
+
+    /// Looks at, or changes, how far an upload is.
+    pub(crate) fn upload<T>(&self, id: &str, change: impl FnOnce(&mut Progress) -> T) -> T {
+        change(
+            self.objects
+                .lock()
+                .uploads
+                .entry(id.to_owned())
+                .or_default(),
+        )
     }
 
     /// The object is gone.

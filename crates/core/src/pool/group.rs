@@ -17,6 +17,31 @@ pub enum GroupId {
     OfKey(KeyId),
 }
 
+/// Where an object was made: the key, and the `group` that it had. A reload may give the key another group; its
+/// account, and what was made there, stay the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The key that made it.
+    pub key: KeyId,
+    /// The name of its group then; `None`: the key alone.
+    pub group: Option<Arc<str>>,
+}
+
+impl Origin {
+    /// Whether both are of one account, as far as the configuration said so when they were made.
+    pub fn is_account_of(&self, other: &Self) -> bool {
+        self.key == other.key || (self.group.is_some() && self.group_id() == other.group_id())
+    }
+
+    /// The group as it was then.
+    pub fn group_id(&self) -> GroupId {
+        match &self.group {
+            Some(name) => GroupId::Named(self.key.provider, Arc::clone(name)),
+            None => GroupId::OfKey(self.key.clone()),
+        }
+    }
+}
+
 /// A group of a pool, for a request that only its keys may serve.
 #[derive(Clone)]
 pub struct OnlyGroup(Arc<Group>);
@@ -49,6 +74,19 @@ impl Pool {
         Some(OnlyGroup(Arc::clone(&self.members[place].group)))
     }
 
+    /// The group that holds now what was made at `origin`: that of its key; where the key is gone, the one of that name.
+    /// `None` where no key of the pool belongs to it.
+    pub fn group_of_origin(&self, origin: &Origin) -> Option<GroupId> {
+        let is_its_key = |member: &Member| *member.key.id() == origin.key;
+        if let Some(place) = self.members.iter().position(is_its_key) {
+            return Some(self.group_of(place));
+        }
+        let group = origin.group_id();
+        (0..self.members.len())
+            .any(|place| self.is_of(place, &group))
+            .then_some(group)
+    }
+
     /// The group to which all keys belong; `None` where there are several, or no key.
     pub fn only_group(&self) -> Option<GroupId> {
         (!self.members.is_empty() && self.is_one_group()).then(|| self.group_of(0))
@@ -74,8 +112,12 @@ impl Pool {
 }
 
 impl Lease {
-    /// The quota group of its key.
-    pub fn group(&self) -> GroupId {
-        self.pool().group_of(self.place())
+    /// Where an object is that its call makes.
+    pub fn origin(&self) -> Origin {
+        let group = &self.pool().settings.keys[self.place()].group;
+        Origin {
+            key: self.member().key.id().clone(),
+            group: group.clone(),
+        }
     }
 }

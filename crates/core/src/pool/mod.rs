@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 pub use census::{Census, Cooldown, KeyReport, KeyState, Outlook};
 pub use choice::{By, Choice, Excluded, Obstacle};
-pub use group::{GroupId, OnlyGroup};
+pub use group::{GroupId, OnlyGroup, Origin};
 pub use lease::Lease;
 pub use outcome::Consequence;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};

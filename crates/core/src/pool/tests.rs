@@ -820,7 +820,7 @@ fn bound_to(pool: &Arc<Pool>, name: &str) -> Demand {
         .map(|_| pool.acquire(&Demand::of("m")).expect("a key"))
         .find(|lease| &*lease.member().name == name)
         .expect("the key exists");
-    let group = lease.group();
+    let group = lease.origin().group_id();
     Demand {
         only_group: pool.group(&group),
         ..Demand::of("m")
@@ -899,7 +899,7 @@ fn a_group_is_known_again_after_a_reload_and_in_another_pool() {
     let world = World::new();
     let pool = world.pool(with_an_account());
     let ids: Vec<GroupId> = (0..4)
-        .map(|_| pool.acquire(&Demand::of("m")).unwrap().group())
+        .map(|_| pool.acquire(&Demand::of("m")).unwrap().origin().group_id())
         .collect();
     assert_eq!(ids[1], ids[3]);
     assert_eq!(
@@ -917,4 +917,39 @@ fn a_group_is_known_again_after_a_reload_and_in_another_pool() {
     assert_eq!(world.pool(settings(0)).only_group(), None);
     let one = world.pool(settings(1));
     assert_eq!(one.only_group(), Some(ids[0].clone()));
+}
+
+#[test]
+fn what_a_key_made_is_found_where_the_key_is_now() {
+    let world = World::new();
+    let pool = world.pool(with_an_account());
+    let made: Vec<Origin> = (0..4)
+        .map(|_| pool.acquire(&Demand::of("m")).unwrap().origin())
+        .collect();
+    assert!(made[1].is_account_of(&made[3]) && !made[1].is_account_of(&made[0]));
+    assert!(made[0].is_account_of(&made[0]) && !made[0].is_account_of(&made[2]));
+    let named = |name: &str| Some(GroupId::Named(settings(1).provider, name.into()));
+    let now = |changed: &dyn Fn(&mut PoolSettings)| -> Vec<Option<GroupId>> {
+        let mut other = with_an_account();
+        other.name = "q".into();
+        changed(&mut other);
+        let other = world.pool(other);
+        made.iter()
+            .map(|origin| other.group_of_origin(origin))
+            .collect()
+    };
+    let alone = |n: usize| Some(GroupId::OfKey(made[n].key.clone()));
+    // The account has another name, another one has its name, and the first key belongs to that.
+    let renamed = now(&|other| {
+        other.keys[1].group = Some("b".into());
+        other.keys[3].group = Some("b".into());
+        other.keys[0].group = Some("a".into());
+    });
+    assert_eq!(renamed, [named("a"), named("b"), alone(2), named("b")]);
+    // The key that made it is gone, and another of the account is there.
+    let fewer = now(&|other| {
+        other.keys.remove(1);
+        other.keys.remove(0);
+    });
+    assert_eq!(fewer, [None, named("a"), alone(2), named("a")]);
 }

@@ -24,11 +24,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// `began`: the name of the virtual key to whose upload the request belongs, if it presents none itself.
     pub(super) fn authenticate(
         gw: &Gateway,
         snapshot: &Snapshot,
         parts: &Parts,
         peer: SocketAddr,
+        began: Option<Arc<str>>,
     ) -> Result<Self, GatewayError> {
         if !snapshot.needs_virtual_key() {
             check_host(&snapshot.settings.server, parts)?;
@@ -40,10 +42,14 @@ impl Caller {
             });
         }
         let presented = protocol::presented(&parts.headers, parts.uri.query());
-        let Some(key) = presented
+        let known = presented
             .iter()
-            .find_map(|secret| snapshot.virtual_key(secret))
-        else {
+            .find_map(|secret| snapshot.virtual_key(secret));
+        let by_upload = || {
+            let began = began.filter(|_| presented.is_empty())?;
+            snapshot.virtual_key_named(&began)
+        };
+        let Some(key) = known.or_else(by_upload) else {
             let message = if presented.is_empty() {
                 "no virtual key was sent: put it where your SDK puts its API key (Authorization: Bearer, x-api-key, x-goog-api-key or ?key=)"
             } else {

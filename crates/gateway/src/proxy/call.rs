@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use keypool_core::pool::Member;
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::early::Unread;
 use super::target::Target;
+use super::upload;
 use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::Snapshot;
@@ -64,6 +65,8 @@ pub(super) struct Call<'a> {
     /// What else the body says of itself.
     pub(super) peeked: peek::Peek,
     pub(super) path: &'a str,
+    /// As the client sent it, the pool's name included.
+    pub(super) uri: &'a Uri,
     model: Option<NamedModel>,
     _memory: Option<OwnedSemaphorePermit>,
 }
@@ -102,9 +105,14 @@ impl<'a> Call<'a> {
         let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
         let endpoint = target.endpoint.as_ref();
         let peeked = match endpoint {
-            Some(endpoint) => Peeked::read(endpoint, &target.path, &parts.headers, &body)?,
-            None => {
-                check_native(&parts.headers, &body)?;
+            Some(endpoint) if !endpoint.native => {
+                Peeked::read(endpoint, &target.path, &parts.headers, &body)?
+            }
+            _ => {
+                if upload::goes_on_with(target.protocol, &target.path, parts.uri.query()).is_none()
+                {
+                    check_native(&parts.headers, &body)?;
+                }
                 Peeked::default()
             }
         };
@@ -141,6 +149,7 @@ impl<'a> Call<'a> {
             model: peeked.model,
             peeked: peeked.rest,
             path: &target.path,
+            uri: &parts.uri,
             _memory: memory,
         })
     }

@@ -21,6 +21,7 @@ mod send;
 mod story;
 mod target;
 mod trace_header;
+mod upload;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -92,7 +93,8 @@ async fn answer_request(
     let protocol = target.protocol;
     let in_form = |error| (error, protocol);
 
-    let caller = Caller::authenticate(gw, &snapshot, parts, peer).map_err(in_form)?;
+    let began = upload::maker(gw, protocol, &target.path, parts);
+    let caller = Caller::authenticate(gw, &snapshot, parts, peer, began).map_err(in_form)?;
     story.called_by(&caller.name, caller.may_see_traces());
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
@@ -107,7 +109,14 @@ async fn answer_request(
         .await
         .map_err(in_form)?;
     let routes = route::find(&snapshot, &target, &call, &caller, story).map_err(in_form)?;
-    let routes = bound::restrict(gw, &target, &call, &caller, routes, story).map_err(in_form)?;
+    let binding = bound::Binding {
+        gw,
+        snapshot: &snapshot,
+        target: &target,
+        call: &call,
+        caller: &caller,
+    };
+    let routes = binding.restrict(routes, story).map_err(in_form)?;
     story.entry = routes.first().map(|route| route.entry.clone());
     serve(gw, &call, &routes, &caller, story)
         .await
@@ -131,8 +140,11 @@ async fn serve(
         let route = attempts.route();
         story.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
-            Reply::Relay(answer, class) => {
+            Reply::Relay(mut answer, class) => {
                 bound::note(gw, call, caller, &lease, &answer);
+                if call.protocol == Protocol::Gemini {
+                    upload::point_here(call.uri, call.headers, &mut answer.parts.headers);
+                }
                 let relayed = relay::relay(gw, call, answer, lease, class, story);
                 return Ok(relayed.map(OutBody::Relay));
             }

@@ -190,6 +190,35 @@ pub(super) fn no_such_object() -> GatewayError {
     GatewayError::new(Kind::NotFound, message)
 }
 
+/// Two objects of the caller's own.
+pub(super) fn not_together(one: &str, other: &str) -> GatewayError {
+    let message = format!(
+        "\"{one}\" and \"{other}\" were made by keys of different accounts, and no key can use both: \
+         make one of them again by a key of the other's account, or send each in a call of its own"
+    );
+    GatewayError::new(Kind::NotFound, message)
+}
+
+/// An object of the caller's own, and the pools that it may use where the object is.
+pub(super) fn not_where_it_goes<'a>(
+    id: &str,
+    routes: &[Route],
+    there: impl Iterator<Item = &'a PoolEntry>,
+) -> GatewayError {
+    let named = |entry: &PoolEntry| format!("\"{}\"", entry.pool.name());
+    let here: Vec<String> = routes.iter().map(|route| named(&route.entry)).collect();
+    let there: Vec<String> = there.map(named).collect();
+    let what_to_do = if there.is_empty() {
+        "the key that made it is in no pool that this caller may use: make it again".to_owned()
+    } else {
+        let there = there.join(", ");
+        format!("it is in pool {there}: name a model of that pool, or make it again here")
+    };
+    let here = here.join(", ");
+    let message = format!("\"{id}\" is not in pool {here}, where this call goes; {what_to_do}");
+    GatewayError::new(Kind::NotFound, message)
+}
+
 fn pool_not_allowed(name: &str) -> GatewayError {
     GatewayError::new(
         Kind::ModelNotAllowed,

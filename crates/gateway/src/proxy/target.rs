@@ -105,25 +105,35 @@ impl<'a> Target<'a> {
 
     /// Refuses paths that are unknown, and native ones that are not open to the caller.
     pub(super) fn check_known(&self, caller: &Caller) -> Result<(), GatewayError> {
-        if self.endpoint.is_some() {
+        if !self.is_native() {
             return Ok(());
         }
-        let Some(entry) = self.pool else {
+        if self.endpoint.is_none() && self.pool.is_none() {
             let message = format!(
                 "there is no {}: call an endpoint such as /v1/chat/completions, or /{{pool}}/… for a provider's own paths",
                 printable(&self.path)
             );
             return Err(GatewayError::new(Kind::NotFound, message));
-        };
+        }
         if caller.may_use_native_paths() {
             return Ok(());
         }
+        let of_pool = self
+            .pool
+            .map(|entry| format!(" of pool {}", entry.pool.name()));
         let message = format!(
-            "{} of pool {} is a native path: ask for a virtual key with `native = true`",
+            "{}{} is a native path: ask for a virtual key with `native = true`",
             printable(&self.path),
-            entry.pool.name()
+            of_pool.unwrap_or_default()
         );
         Err(GatewayError::new(Kind::NativeNotAllowed, message))
+    }
+
+    /// Whether this is a path of the provider's own.
+    pub(super) fn is_native(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_none_or(|endpoint| endpoint.native)
     }
 
     /// Whether the path, by naming an object, says where the call goes.

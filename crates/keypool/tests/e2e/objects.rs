@@ -105,7 +105,7 @@ impl Kind {
     }
 }
 
-fn id_of(reply: &Reply) -> String {
+pub(crate) fn id_of(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{reply:?}");
     reply.json()["id"].as_str().expect("an id").to_owned()
 }
@@ -235,31 +235,6 @@ async fn a_long_answer_is_known_by_its_beginning() {
                 (404, made.key()),
                 "{stream}: {found:?}"
             );
-        }
-    }
-    gw.stop().await;
-}
-
-#[tokio::test]
-async fn an_upload_in_steps_stays_with_the_key_that_began_it() {
-    let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&pool(&mock, 3)).await;
-    for n in 0..3 {
-        let next = format!(
-            "https://g.example/upload/v1beta/files?upload_id=U{n}&upload_protocol=resumable"
-        );
-        let step = Step::Status {
-            status: 200,
-            headers: vec![("x-goog-upload-url".to_owned(), next)],
-            body: String::new(),
-        };
-        mock.script("*", [step]);
-        let begun = gw.post("/p/upload/v1beta/files", "{}").await;
-        assert_eq!(begun.status, 200, "{begun:?}");
-        for _ in 0..2 {
-            let path = format!("/p/upload/v1beta/files?upload_protocol=resumable&upload_id=U{n}");
-            let reply = gw.post(&path, "bytes").await;
-            assert_eq!((reply.status, reply.key()), (200, begun.key()), "{reply:?}");
         }
     }
     gw.stop().await;
@@ -504,13 +479,13 @@ async fn a_call_that_makes_something_is_not_made_twice() {
 }
 
 /// Two callers on three keys.
-struct Callers {
-    mock: Mock,
-    gw: Gateway,
+pub(crate) struct Callers {
+    pub(crate) mock: Mock,
+    pub(crate) gw: Gateway,
 }
 
 impl Callers {
-    async fn start() -> Callers {
+    pub(crate) async fn start() -> Callers {
         let mock = Mock::start().await.expect("a mock");
         let virtual_key = |name: &str| {
             format!(
@@ -523,11 +498,11 @@ impl Callers {
         Callers { mock, gw }
     }
 
-    fn secret(name: &str) -> String {
+    pub(crate) fn secret(name: &str) -> String {
         format!("vk-{MARK}-0000-{name}")
     }
 
-    async fn send(&self, name: &str, method: &str, path: &str, body: &str) -> Reply {
+    pub(crate) async fn send(&self, name: &str, method: &str, path: &str, body: &str) -> Reply {
         let bearer = format!("Bearer {}", Self::secret(name));
         self.gw
             .send(method, path, &[("authorization", &bearer)], body.as_bytes())
@@ -594,6 +569,22 @@ const GUESSES: &[(&str, &str, &str)] = &[
         "/v1beta/models/g:generateContent",
         r#"{"contents":[],"cachedContent":"CACHED"}"#,
     ),
+    (
+        "POST",
+        "/v1beta/models/g:generateContent",
+        r#"{"contents":[{"parts":[{"fileData":{"fileUri":"UPLOADED"}}]}]}"#,
+    ),
+    (
+        "POST",
+        "/v1beta/models/g:generateContent",
+        r#"{"contents":[{"parts":[{"fileData":{"fileUri":"ENCODED"}}]}]}"#,
+    ),
+    (
+        "POST",
+        "/v1beta/models/g:batchGenerateContent",
+        r#"{"batch":{"inputConfig":{"requests":{"requests":[{"request":{"contents":[{"parts":[{"file_data":{"file_uri":"ENCODED"}}]}]}}]}}}}"#,
+    ),
+    ("GET", "/p/v1beta/other?uri=ENCODED", ""),
 ];
 
 /// The ids behind the words of `GUESSES`.
@@ -607,8 +598,15 @@ async fn ids_to_guess(callers: &Callers) -> Vec<(&'static str, String)> {
     let cached = callers
         .send("maker", "POST", "/p/v1beta/cachedContents", "{}")
         .await;
+    let uploaded = callers
+        .send("maker", "POST", "/upload/v1beta/files", "bytes")
+        .await;
     let own = callers.send("guesser", "POST", RESPONSES, STORED).await;
-    let text = |reply: &Reply, field: &str| reply.json()[field].as_str().expect("an id").to_owned();
+    let text = |reply: &Reply, field: &str| {
+        let json = reply.json();
+        let id = json[field].as_str().or(json["file"][field].as_str());
+        id.expect("an id").to_owned()
+    };
     vec![
         ("ESCAPED", response.replace('_', "%5F")),
         ("UNICODE", response.replace('_', "\\u005f")),
@@ -617,6 +615,11 @@ async fn ids_to_guess(callers: &Callers) -> Vec<(&'static str, String)> {
         ("RESEARCH", text(&research, "request_id")),
         ("CACHED", text(&cached, "name")),
         ("OWN", id_of(&own)),
+        ("UPLOADED", text(&uploaded, "uri")),
+        (
+            "ENCODED",
+            text(&uploaded, "uri").replace("/files/", "/files%2F"),
+        ),
     ]
 }
 

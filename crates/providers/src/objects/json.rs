@@ -7,32 +7,88 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
-/// Where a string stands: the keys that lead to it, of the first two levels.
-#[derive(Debug, Default)]
-pub(super) struct Place {
-    depth: usize,
-    keys: [Option<String>; 2],
+/// The path to a string is known down to this depth.
+const MAX_DEPTH: usize = 16;
+/// Stands for any element of an array in a path.
+pub(super) const ANY: &str = "[]";
+
+/// What leads one level down.
+#[derive(Clone, Debug, Default)]
+enum Step {
+    /// An object whose key has not come.
+    #[default]
+    Unknown,
+    /// A key: where it stands in the text, quotes included.
+    Key(Range<usize>),
+    /// An element of an array.
+    Element,
 }
 
-impl Place {
-    /// The top-level field in or below which it stands.
-    pub(super) fn field(&self) -> Option<&str> {
-        self.keys[0].as_deref()
+/// Where a string stands.
+#[derive(Debug)]
+pub(super) struct Place<'t> {
+    text: &'t [u8],
+    depth: usize,
+    steps: [Step; MAX_DEPTH],
+}
+
+impl Place<'_> {
+    /// Whether it stands just there: `["response", "id"]`, `["files", ANY]`.
+    pub(super) fn is(&self, path: &[&str]) -> bool {
+        self.depth == path.len()
+            && path
+                .iter()
+                .enumerate()
+                .all(|(level, name)| self.leads(level, name))
     }
 
-    /// The field inside that one; `None` where the string is the top-level field's own value.
-    pub(super) fn inner(&self) -> Option<&str> {
-        match self.depth {
-            0 | 1 => None,
-            2 => Some(self.keys[1].as_deref().unwrap_or_default()),
-            _ => Some(""),
+    /// Whether it stands in or below this top-level field.
+    pub(super) fn is_below(&self, field: &str) -> bool {
+        self.depth > 0 && self.leads(0, field)
+    }
+
+    /// The key of which it is the value; `None` in an array, and where it stands too deep.
+    pub(super) fn own_key(&self) -> Option<Cow<'_, str>> {
+        self.key(self.depth.checked_sub(1)?)
+    }
+
+    /// The key of which it, or the innermost arrays that it stands in, is the value; `None` where it stands too deep.
+    pub(super) fn nearest_key(&self) -> Option<Cow<'_, str>> {
+        let inner = self.steps.get(..self.depth)?;
+        let level = inner
+            .iter()
+            .rposition(|step| !matches!(step, Step::Element))?;
+        self.key(level)
+    }
+
+    fn leads(&self, level: usize, name: &str) -> bool {
+        match self.steps.get(level) {
+            Some(Step::Element) => name == ANY,
+            _ => self.key(level).is_some_and(|key| key == name),
+        }
+    }
+
+    fn key(&self, level: usize) -> Option<Cow<'_, str>> {
+        match self.steps.get(level)? {
+            Step::Key(raw) => Some(unescaped(self.text, raw.clone())),
+            _ => None,
+        }
+    }
+
+    fn set(&mut self, level: Option<usize>, step: Step) {
+        if let Some(slot) = level.and_then(|level| self.steps.get_mut(level)) {
+            *slot = step;
         }
     }
 }
 
 /// Calls `take` with every string that is no key, and where it stands.
-pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place, &str)) {
-    let mut place = Place::default();
+pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &str)) {
+    let mut place = Place {
+        text,
+        depth: 0,
+        steps: Default::default(),
+    };
     let mut at = 0;
     while let Some(byte) = text.get(at) {
         match byte {
@@ -43,22 +99,19 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place, &str)) {
                 let raw = at..end;
                 at = end;
                 if text[at..].trim_ascii_start().starts_with(b":") {
-                    if let Some(slot) = place
-                        .depth
-                        .checked_sub(1)
-                        .and_then(|n| place.keys.get_mut(n))
-                    {
-                        *slot = Some(unescaped(text, raw).into_owned());
-                    }
+                    place.set(place.depth.checked_sub(1), Step::Key(raw));
                 } else {
                     take(&place, &unescaped(text, raw));
                 }
                 continue;
             }
             b'{' | b'[' => {
-                if let Some(slot) = place.keys.get_mut(place.depth) {
-                    *slot = None;
-                }
+                let step = if *byte == b'{' {
+                    Step::Unknown
+                } else {
+                    Step::Element
+                };
+                place.set(Some(place.depth), step);
                 place.depth += 1;
             }
             b'}' | b']' => place.depth = place.depth.saturating_sub(1),
@@ -68,22 +121,17 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place, &str)) {
     }
 }
 
-/// The first string at a place such as `response.id`; `None` where there is none, or the text ends before.
-pub(super) fn string_at(text: &[u8], place: &[&str]) -> Option<String> {
-    let mut found = None;
+/// Calls `take` with the strings at these places; of a place without an array with the first one only.
+pub(super) fn strings_at(text: &[u8], places: &[&[&str]], mut take: impl FnMut(&str)) {
+    let mut found = vec![false; places.len()];
     strings(text, |here, value| {
-        let matches = match place {
-            [field] => here.depth == 1 && here.field() == Some(field),
-            [field, inner] => {
-                here.depth == 2 && here.field() == Some(field) && here.inner() == Some(inner)
+        for (place, found) in places.iter().zip(&mut found) {
+            if here.is(place) && (!*found || place.contains(&ANY)) {
+                *found = true;
+                take(value);
             }
-            _ => false,
-        };
-        if matches && found.is_none() {
-            found = Some(value.to_owned());
         }
     });
-    found
 }
 
 /// Just past the closing quote of the string that begins at `start`.

@@ -1,9 +1,13 @@
 //! Ids in paths, bodies and answers, of every protocol.
 
-use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
+use super::answers::MAX_IDS;
+use super::names::MAX_ID;
 use super::*;
+use crate::protocol::Protocol;
 use crate::protocol::Protocol::{Anthropic, Gemini, OpenAi, Tavily};
 
 fn path_ids(protocol: Protocol, path: &str, query: Option<&str>) -> Vec<(Mention, String)> {
@@ -22,13 +26,28 @@ fn needed(protocol: Protocol, path: &str) -> Vec<String> {
     needed.map(|(_, id)| id).collect()
 }
 
-fn body_ids(protocol: Protocol, body: &str) -> (Vec<String>, Vec<String>) {
-    let (mut needed, mut perhaps) = (Vec::new(), Vec::new());
-    in_body(protocol, body.as_bytes(), |how, id| match how {
-        Mention::Needed => needed.push(id.to_owned()),
-        Mention::Perhaps => perhaps.push(id.to_owned()),
+fn typed_body_ids(
+    protocol: Protocol,
+    media_type: &'static str,
+    body: &str,
+) -> Vec<(Mention, String)> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    let mut ids = Vec::new();
+    in_body(protocol, &headers, body.as_bytes(), |how, id| {
+        ids.push((how, id.to_owned()));
     });
-    (needed, perhaps)
+    ids
+}
+
+/// Those needed, and those that are named or may be.
+fn body_ids(protocol: Protocol, body: &str) -> (Vec<String>, Vec<String>) {
+    let ids = typed_body_ids(protocol, "application/json", body);
+    let (needed, others): (Vec<_>, Vec<_>) = ids
+        .into_iter()
+        .partition(|(how, _)| *how == Mention::Needed);
+    let bare = |ids: Vec<(Mention, String)>| ids.into_iter().map(|(_, id)| id).collect();
+    (bare(needed), bare(others))
 }
 
 fn said(protocol: Protocol, method: &str, path: &str, store: Option<bool>) -> Option<Tells> {
@@ -112,24 +131,175 @@ fn an_id_is_found_however_its_path_is_spelt() {
     }
     let ids = path_ids(OpenAi, "/v1/vector_stores/vs_1/files/file-2", None);
     assert!(
-        ids.contains(&(Mention::Perhaps, "file-2".to_owned())),
+        ids.contains(&(Mention::Named, "file-2".to_owned())),
         "{ids:?}"
     );
     let ids = path_ids(Gemini, "/v1beta/fileSearchStores/s/operations/o", None);
     assert!(
-        ids.contains(&(Mention::Perhaps, "operations/o".to_owned())),
+        ids.contains(&(Mention::Named, "operations/o".to_owned())),
         "{ids:?}"
     );
-    let query = Some("page_num=1&filter.task_ids=cgt-1,cgt%2D2&after=file-3");
+    let query = Some("page_num=1&filter.task_ids=cgt-1,cgt%2D2&after=file-3&file-4");
     let ids = path_ids(OpenAi, "/v1/files", query);
-    for id in ["cgt-1", "cgt-2", "file-3"] {
-        assert!(
-            ids.contains(&(Mention::Perhaps, id.to_owned())),
-            "{id}: {ids:?}"
-        );
+    for (how, id) in [
+        (Mention::Named, "cgt-1"),
+        (Mention::Named, "cgt-2"),
+        (Mention::Perhaps, "file-3"),
+        (Mention::Perhaps, "file-4"),
+    ] {
+        assert!(ids.contains(&(how, id.to_owned())), "{id}: {ids:?}");
     }
     let ids = path_ids(Gemini, "/upload/v1beta/files", Some("upload_id=a%2Bb&x=1"));
-    assert_eq!(ids, [(Mention::Perhaps, "upload_id=a+b".to_owned())]);
+    assert_eq!(ids, [(Mention::Needed, "upload_id=a+b".to_owned())]);
+}
+
+/// Addresses of Gemini's files: whichever way Google reads them, the file is seen.
+#[test]
+fn a_gemini_address_is_seen_through_its_encoding() {
+    for uri in [
+        "files/f",
+        "https://g.example/v1beta/files/f",
+        "https://g.example/v1beta/files/f:download?alt=media",
+        "https://g.example/v1beta/files%2Ff",
+        "https://g.example/v1beta/files%2ff%3Falt=media",
+        "https://g.example/v1beta/%66iles/%66",
+        "https://g.example/v1beta/files%252Ff",
+        "https://g.example/v1beta//files//f#x",
+        "https://g.example/v1beta/files\\\\f",
+        "https://g.example/?name=files/f",
+        "https://g.example/?name=files%2Ff&x=1",
+        "https://g.example/v1beta/files/own/files/f",
+        "files/f?padding=PADDING",
+    ] {
+        let uri = uri.replace("PADDING", &"x".repeat(4000));
+        let body =
+            format!(r#"{{"contents":[{{"parts":[{{"fileData":{{"fileUri":"{uri}"}}}}]}}]}}"#);
+        let ids = typed_body_ids(Gemini, "application/json", &body);
+        let wanted = (Mention::Named, "files/f".to_owned());
+        assert!(ids.contains(&wanted), "{uri}: {ids:?}");
+        let cached = format!(r#"{{"cachedContent":"{uri}"}}"#).replace("files", "cachedContents");
+        let cached = cached.replace("%66iles", "%63achedContents");
+        let (needed, others) = body_ids(Gemini, &cached);
+        let found = |ids: &[String]| ids.iter().any(|id| id == "cachedContents/f");
+        assert!(
+            found(&needed) || found(&others),
+            "{cached}: {needed:?} {others:?}"
+        );
+    }
+    for query in [
+        "name=files%2Ff",
+        "files/f",
+        "x=files%252Ff",
+        "u=https%3A%2F%2Fg.example%2Ffiles%2Ff",
+    ] {
+        let ids = path_ids(Gemini, "/v1beta/other", Some(query));
+        assert!(
+            ids.iter().any(|(_, id)| id == "files/f"),
+            "{query}: {ids:?}"
+        );
+    }
+    for path in ["/v1beta/x%252Ffiles%252Ff", "/v1beta/files%2Ff"] {
+        let ids = path_ids(Gemini, path, None);
+        assert!(ids.iter().any(|(_, id)| id == "files/f"), "{path}: {ids:?}");
+    }
+}
+
+#[test]
+fn forms_name_objects_as_json_does() {
+    const URLENCODED: &str = "Application/X-WWW-Form-URLencoded; charset=utf-8";
+    const MULTIPART: &str = "multipart/form-data; boundary=b";
+    let part = |name: &str, value: &str| {
+        format!(
+            "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--b--\r\n"
+        )
+    };
+    for (name, value, how, id) in [
+        ("input_file_id", "file-1", Mention::Needed, "file-1"),
+        ("conversation", "conv_1", Mention::Needed, "conv_1"),
+        ("conversation[id]", "conv_1", Mention::Needed, "conv_1"),
+        ("file_id", "file-1", Mention::Named, "file-1"),
+        ("file_ids[]", "file-1", Mention::Named, "file-1"),
+        ("input[0][file_id]", "file-1", Mention::Named, "file-1"),
+        ("video[id]", "video_1", Mention::Perhaps, "video_1"),
+        ("anything", "file-1", Mention::Perhaps, "file-1"),
+    ] {
+        let wanted = (how, id.to_owned());
+        let pairs = format!("a=b+c&{name}={}&d", value.replace('-', "%2D"));
+        let ids = typed_body_ids(OpenAi, URLENCODED, &pairs);
+        assert!(ids.contains(&wanted), "{pairs}: {ids:?}");
+        let ids = typed_body_ids(OpenAi, MULTIPART, &part(name, value));
+        assert!(ids.contains(&wanted), "{name}: {ids:?}");
+    }
+    let ids = typed_body_ids(
+        Gemini,
+        URLENCODED,
+        "x=1&uri=https%3A%2F%2Fg.example%2Fv1beta%2Ffiles%2Ff",
+    );
+    assert_eq!(ids, [(Mention::Named, "files/f".to_owned())]);
+    let ids = typed_body_ids(OpenAi, "text/plain", "file_id=file-1");
+    assert_eq!(ids, [], "no provider reads this as a form");
+    let file = part("file\"; filename=\"ids.txt", "file-1\r\nresp_1");
+    assert_eq!(
+        typed_body_ids(OpenAi, MULTIPART, &file),
+        [],
+        "what a file says is its own"
+    );
+    let behind = [&file[..file.len() - 4], &part("file_id", "file-2")[3..]].concat();
+    let ids = typed_body_ids(OpenAi, MULTIPART, &behind);
+    let of_files = ids.iter().filter(|(_, id)| id.starts_with("file-"));
+    let of_files: Vec<_> = of_files.collect();
+    assert_eq!(of_files, [&(Mention::Named, "file-2".to_owned())]);
+}
+
+#[test]
+fn what_people_write_names_nothing() {
+    for (protocol, body) in [
+        (
+            OpenAi,
+            r#"{"messages":[{"role":"user","content":"file-1"}]}"#,
+        ),
+        (
+            OpenAi,
+            r#"{"input":[{"content":[{"type":"input_text","text":"file-1"}]}]}"#,
+        ),
+        (
+            OpenAi,
+            r#"{"metadata":{"previous":"resp_1","all":["resp_2"]}}"#,
+        ),
+        (
+            Anthropic,
+            r#"{"messages":[{"role":"user","content":"file_1"}]}"#,
+        ),
+        (
+            Gemini,
+            r#"{"contents":[{"parts":[{"text":"src/files/main"}]}]}"#,
+        ),
+    ] {
+        let ids = typed_body_ids(protocol, "application/json", body);
+        let named = |id: &str| ["file", "resp_"].iter().any(|start| id.starts_with(start));
+        assert!(!ids.iter().any(|(_, id)| named(id)), "{body}: {ids:?}");
+    }
+    for body in [
+        r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#,
+        r#"{"tools":[{"vector_store_ids":["file-0","file-1"]}]}"#,
+        r#"{"tools":[{"container":"file-1"}]}"#,
+        r#"{"content":[["x"],{"id":"file-1"}]}"#,
+    ] {
+        let ids = typed_body_ids(OpenAi, "application/json", body);
+        assert!(
+            ids.contains(&(Mention::Named, "file-1".to_owned())),
+            "{body}: {ids:?}"
+        );
+    }
+    for body in [
+        r#"{"x":"file-1"}"#,
+        r#"{"content":["file-1"]}"#,
+        r#"{"custom_id":"file-1"}"#,
+        r#"{"metadatas":{"x":"file-1"}}"#,
+    ] {
+        let ids = typed_body_ids(OpenAi, "application/json", body);
+        assert_eq!(ids, [(Mention::Perhaps, "file-1".to_owned())], "{body}");
+    }
 }
 
 const IN_FIELDS: &[(Protocol, &str, &str)] = &[
@@ -222,11 +392,12 @@ fn bodies_name_objects_in_fields_and_elsewhere() {
 /// What the answer to a call tells.
 enum Say {
     Made,
-    Yields,
+    Upload,
+    Yields(&'static str),
     Gone(&'static str),
     Nothing,
 }
-use Say::{Gone, Made, Nothing, Yields};
+use Say::{Gone, Made, Nothing, Upload, Yields};
 
 const CALLS: &[(Protocol, &str, &str, Say)] = &[
     (OpenAi, "POST", "/v1/files", Made),
@@ -246,7 +417,13 @@ const CALLS: &[(Protocol, &str, &str, Say)] = &[
     (OpenAi, "POST", "/v1/batches/batch_1/cancel", Nothing),
     (OpenAi, "POST", "/v1/chat/completions", Nothing),
     (OpenAi, "POST", "/v1/embeddings", Nothing),
-    (OpenAi, "GET", "/v1/batches/batch_1", Yields),
+    (OpenAi, "GET", "/v1/batches/batch_1", Yields("batch_1")),
+    (
+        OpenAi,
+        "GET",
+        "/v1/fine_tuning/jobs/ftjob-1",
+        Yields("ftjob-1"),
+    ),
     (OpenAi, "GET", "/v1/files/file-1", Nothing),
     (OpenAi, "GET", "/v1/files", Nothing),
     (OpenAi, "DELETE", "/v1/files/file-1", Gone("file-1")),
@@ -269,7 +446,21 @@ const CALLS: &[(Protocol, &str, &str, Say)] = &[
         Made,
     ),
     (Gemini, "POST", "/v1beta/models/g:generateContent", Nothing),
-    (Gemini, "GET", "/v1beta/models/veo/operations/o", Yields),
+    (
+        Gemini,
+        "GET",
+        "/v1beta/models/veo/operations/o",
+        Yields("operations/o"),
+    ),
+    (Gemini, "PUT", "/upload/v1beta/files", Made),
+    (Gemini, "GET", "/upload/v1beta/files", Nothing),
+    (
+        Gemini,
+        "POST",
+        "/upload/v1beta/fileSearchStores/s:uploadToFileSearchStore",
+        Upload,
+    ),
+    (Gemini, "PUT", "/v1beta/files", Nothing),
     (Gemini, "DELETE", "/v1beta/files/abc", Gone("files/abc")),
     (Tavily, "POST", "/research", Made),
     (Tavily, "GET", "/research/r-1", Nothing),
@@ -281,7 +472,8 @@ fn calls_that_make_read_or_end_objects_are_known() {
     for (protocol, method, path, expect) in CALLS {
         let expect = match expect {
             Made => Some(Tells::Made),
-            Yields => Some(Tells::Yields),
+            Upload => Some(Tells::Upload),
+            Yields(id) => Some(Tells::Yields((*id).to_owned())),
             Gone(id) => Some(Tells::Gone((*id).to_owned())),
             Nothing => None,
         };
@@ -306,9 +498,17 @@ fn calls_that_make_read_or_end_objects_are_known() {
     }
 }
 
-const BATCH: &str =
-    r#"{"id":"batch_1","input_file_id":"file-1","output_file_id":"file-2","error_file_id":null}"#;
-const VIDEO: &str = r#"{"name":"operations/o","response":{"samples":[{"uri":"https://g.example/v1beta/files/f:download?alt=media"}]}}"#;
+const BATCH: &str = r#"{"id":"batch_1","input_file_id":"file-1","output_file_id":"file-2","error_file_id":"file-3",
+    "metadata":{"output_file_id":"file-4"},"errors":["file-5"]}"#;
+const VIDEO: &str = r#"{"name":"models/veo/operations/o","response":{"generateVideoResponse":{"generatedSamples":[
+    {"video":{"uri":"https://g.example/v1beta/files/f:download?alt=media"}},{"video":{"uri":"files/g"}}]}}}"#;
+/// A batch whose request, repeated in the answer, names files of whoever; and whose results quote some.
+const INLINE_BATCH: &str = r#"{"name":"batches/b","metadata":{"name":"batches/other","displayName":"files/x1","inputConfig":
+    {"fileName":"files/x2","requests":{"requests":[{"request":{"contents":[{"parts":[{"fileData":{"fileUri":"files/x3"}},
+    {"text":"files/x4"}]}],"response":{"responsesFile":"files/x5"}}}]}},"output":{"responsesFile":"files/made"}},
+    "response":{"inlinedResponses":{"inlinedResponses":[{"response":{"responsesFile":"files/x6"}}]}}}"#;
+/// What tells, with `YIELDS` for any object that was read.
+const YIELDS: Tells = Tells::Yields(String::new());
 const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
     (
         OpenAi,
@@ -336,14 +536,14 @@ const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
         "/v1/uploads/u/complete",
         Tells::Made,
         r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
-        &["upload_1", "file-9"],
+        &["file-9"],
     ),
     (
         OpenAi,
         "/v1/batches/batch_1",
-        Tells::Yields,
+        YIELDS,
         BATCH,
-        &["file-1", "file-2"],
+        &["file-2", "file-3"],
     ),
     (
         OpenAi,
@@ -355,7 +555,7 @@ const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
     (
         OpenAi,
         "/v1/batch/jobs/b-1",
-        Tells::Yields,
+        YIELDS,
         r#"{"id":"b-1","input_files":["f-1"],"output_file":"file-2"}"#,
         &["file-2"],
     ),
@@ -397,9 +597,44 @@ const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
     (
         Gemini,
         "/v1beta/operations/o",
-        Tells::Yields,
+        YIELDS,
         VIDEO,
-        &["operations/o", "files/f"],
+        &["files/f", "files/g"],
+    ),
+    (
+        Gemini,
+        "/v1beta/batches/b",
+        YIELDS,
+        INLINE_BATCH,
+        &["files/made"],
+    ),
+    (
+        Gemini,
+        "/v1beta/models/g:batchGenerateContent",
+        Tells::Made,
+        INLINE_BATCH,
+        &["batches/b"],
+    ),
+    (
+        OpenAi,
+        "/v1/fine_tuning/jobs/ftjob-1",
+        YIELDS,
+        r#"{"id":"ftjob-1","training_file":"file-1","result_files":["file-2","file-3"]}"#,
+        &["file-2", "file-3"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations",
+        Tells::Made,
+        r#"{"response":{"id":"resp_1"},"file":{"id":"file-1"},"requestId":"r1","id":"conv_1"}"#,
+        &["conv_1"],
+    ),
+    (
+        Gemini,
+        "/upload/v1beta/files",
+        Tells::Upload,
+        r#"{"name":"files/x","file":{"name":"files/x"}}"#,
+        &[],
     ),
     (
         Tavily,
@@ -460,8 +695,11 @@ proptest! {
         bytes in prop::collection::vec(prop::sample::select(b"{}[]\":,\\ id_-/file\xff\0".to_vec()), 0..200),
     ) {
         for protocol in [OpenAi, Anthropic, Gemini, Tavily] {
-            in_body(protocol, &bytes, |_, id| assert!(!id.is_empty() && id.len() <= MAX_ID));
-            for tells in [Tells::Made, Tells::Yields] {
+            for media_type in ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"] {
+                let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+                in_body(protocol, &headers, &bytes, |_, id| assert!(!id.is_empty() && id.len() <= MAX_ID));
+            }
+            for tells in [Tells::Made, YIELDS] {
                 assert!(told(protocol, &tells, "/v1/files", &bytes).len() <= MAX_IDS);
             }
             let path = String::from_utf8_lossy(&bytes);
@@ -484,16 +722,32 @@ proptest! {
                 _ => serde_json::json!({"deep": {"in": [value]}}),
             });
         }
-        let mut expected: Vec<(Option<String>, String)> = Vec::new();
+        let mut expected: Vec<(Vec<String>, String)> = Vec::new();
         for (key, value) in &top {
-            for text in [value, &value[0], &value["in"], &value["deep"]["in"][0]] {
-                expected.extend(text.as_str().map(|text| (Some(key.clone()), text.to_owned())));
+            for (text, below) in [
+                (value, &[][..]),
+                (&value[0], &[json::ANY]),
+                (&value["in"], &["in"]),
+                (&value["deep"]["in"][0], &["deep", "in", json::ANY]),
+            ] {
+                let path = std::iter::once(&**key).chain(below.iter().copied());
+                let path = path.map(str::to_owned).collect();
+                expected.extend(text.as_str().map(|text| (path, text.to_owned())));
             }
         }
-        let mut found = Vec::new();
+        let mut found = 0;
         json::strings(serde_json::Value::from(top).to_string().as_bytes(), |place, text| {
-            found.push((place.field().map(str::to_owned), text.to_owned()));
+            let (path, value) = &expected[found];
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            assert!(place.is(&path), "{path:?}: {place:?}");
+            assert!(place.is_below(path[0]) && !place.is(&path[1..]));
+            let own = path.last().filter(|last| **last != json::ANY);
+            assert_eq!(place.own_key().as_deref(), own.copied());
+            let nearest = path.iter().rfind(|part| **part != json::ANY);
+            assert_eq!(place.nearest_key().as_deref(), nearest.copied());
+            assert_eq!(value, text);
+            found += 1;
         });
-        prop_assert_eq!(found, expected);
+        prop_assert_eq!(found, expected.len());
     }
 }

@@ -4,10 +4,13 @@
 
 use std::ops::Range;
 
-use http::Method;
+use http::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat};
+use super::{
+    Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat, protocol_of_headers,
+};
 
 /// Methods that cost money at worst; any other may create a task or an object.
 const REPEATABLE: [&str; 6] = [
@@ -19,8 +22,20 @@ const REPEATABLE: [&str; 6] = [
     "predict",
 ];
 
-/// A POST to `…/models/{model}:{method}`. Other methods are left to the model lists, whose paths these are too.
-pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
+/// The longest id of an upload in steps.
+const MAX_UPLOAD_ID: usize = 1024;
+
+/// A POST to `…/models/{model}:{method}`, or one of the paths of files. Other methods of the former are left to the
+/// model lists, whose paths these are too.
+pub(super) fn lookup(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Option<Lookup> {
+    if let Some(endpoint) = of_files(method, path, headers, query) {
+        return Some(Lookup::Endpoint(endpoint));
+    }
     if method != Method::POST || !under_models(path)?.contains(':') {
         return None;
     }
@@ -37,6 +52,47 @@ pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
         stream_by_path: call == "streamGenerateContent",
         ..Endpoint::post(Protocol::Gemini, ModelIn::Path(model))
     }))
+}
+
+/// What Google's SDK calls to upload a file and to use it, without a pool's name. `/v1/files` is OpenAI's too.
+fn of_files(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Option<Endpoint> {
+    let is_google = || protocol_of_headers(headers, query) == Protocol::Gemini;
+    let files = path
+        .strip_prefix("/v1beta/files")
+        .or_else(|| path.strip_prefix("/v1/files").filter(|_| is_google()));
+    let by_object = match (path, files) {
+        ("/upload/v1beta/files" | "/upload/v1/files", _) => query.and_then(upload_id).is_some(),
+        (_, Some("")) => false,
+        (_, below) if below?.strip_prefix('/')?.is_empty() => return None,
+        _ => true,
+    };
+    let repeat = match *method {
+        Method::GET | Method::HEAD => Repeat::Safe,
+        _ => Repeat::Never,
+    };
+    Some(Endpoint {
+        repeat,
+        by_object,
+        native: true,
+        ..Endpoint::get(Protocol::Gemini)
+    })
+}
+
+/// The first `upload_id=…` of a query, decoded: what the later steps of an upload (`x-goog-upload-url`) go by.
+pub fn upload_id(query: &str) -> Option<String> {
+    let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+    let value = query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        (decoded(name) == "upload_id").then(|| decoded(value))
+    })?;
+    let fits = (1..=MAX_UPLOAD_ID).contains(&value.len());
+    (fits && value.bytes().all(|byte| byte.is_ascii_graphic()))
+        .then(|| format!("upload_id={value}"))
 }
 
 /// The model's range in `…/models/{model}:{method}`, and the method. Names with colons of their own end at the last.

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 
 pub use self::credentials::{presented, without_key};
+pub use self::gemini::upload_id;
 pub use self::inband::{error_in_body, error_in_event};
 pub use self::path::is_safe_path;
 pub use crate::sse::event_data;
@@ -82,6 +83,8 @@ pub struct Endpoint {
     pub models: Option<ModelsCall>,
     /// The path names an object made by an earlier call, which says where it goes.
     pub by_object: bool,
+    /// One of the provider's own paths, served without a pool's name too: for callers that may use those.
+    pub native: bool,
 }
 
 /// `GET /v1/models` and `GET /v1/models/{id}`.
@@ -132,7 +135,7 @@ pub struct OwnError<'a> {
 pub fn lookup(method: &Method, path: &str, headers: &HeaderMap, query: Option<&str>) -> Lookup {
     openai::lookup(method, path, headers)
         .or_else(|| anthropic::lookup(method, path))
-        .or_else(|| gemini::lookup(method, path))
+        .or_else(|| gemini::lookup(method, path, headers, query))
         .or_else(|| models::lookup(method, path, headers, query))
         .or_else(|| tavily::lookup(method, path))
         .unwrap_or_else(|| Lookup::Unknown(guess(path, headers, query)))
@@ -218,6 +221,7 @@ impl Endpoint {
             stream_by_path: false,
             models: None,
             by_object: false,
+            native: false,
         }
     }
 

@@ -183,13 +183,95 @@ fn gemini_calls_name_the_model_in_the_path() {
         "/v1/models/g:a/b",
         "/v1beta/tunedModels/x:generateContent",
         "/v1beta/models//:generateContent",
-        "/v1beta/files",
+        "/v1beta/files/",
+        "/v1beta/filesx",
+        "/v1beta/filesé",
     ] {
         assert_eq!(
             call("POST", path, &[], None),
             Lookup::Unknown(Gemini),
             "{path}"
         );
+    }
+}
+
+#[test]
+fn geminis_files_are_reached_without_a_pools_name() {
+    for (method, path, query, repeat, by_object) in [
+        ("POST", "/upload/v1beta/files", None, Repeat::Never, false),
+        (
+            "POST",
+            "/upload/v1beta/files",
+            Some("uploadType=media"),
+            Repeat::Never,
+            false,
+        ),
+        (
+            "POST",
+            "/upload/v1beta/files",
+            Some("upload_id=U&upload_protocol=resumable"),
+            Repeat::Never,
+            true,
+        ),
+        (
+            "PUT",
+            "/upload/v1beta/files",
+            Some("x=1&upload%5Fid=U"),
+            Repeat::Never,
+            true,
+        ),
+        (
+            "GET",
+            "/v1beta/files",
+            Some("pageSize=1"),
+            Repeat::Safe,
+            false,
+        ),
+        ("GET", "/v1beta/files/f", None, Repeat::Safe, true),
+        ("GET", "/v1beta/files/f:download", None, Repeat::Safe, true),
+        ("DELETE", "/v1beta/files/f", None, Repeat::Never, true),
+    ] {
+        let google = [("x-goog-api-key", "x")];
+        let plain = (call(method, path, &[], query), path.to_owned());
+        // With Google's own credential the older version is Gemini's too.
+        let older = path.replace("v1beta", "v1");
+        for (found, path) in [plain, (call(method, &older, &google, query), older)] {
+            let Lookup::Endpoint(found) = found else {
+                panic!("{method} {path}: {found:?}");
+            };
+            assert!(found.native && !found.json && !found.generates, "{path}");
+            assert_eq!(found.model, ModelIn::Nowhere, "{path}");
+            assert_eq!(
+                (found.protocol, found.repeat, found.by_object),
+                (Gemini, repeat, by_object),
+                "{method} {path}"
+            );
+        }
+    }
+    let piece = call("POST", "/upload/v1/files", &[], Some("upload_id=U"));
+    assert!(matches!(piece, Lookup::Endpoint(found) if found.by_object));
+    assert_eq!(
+        call("GET", "/v1/files/f", &[], None),
+        Lookup::Unknown(OpenAi)
+    );
+}
+
+#[test]
+fn the_id_of_an_upload_is_read_however_it_is_encoded() {
+    let long = format!("upload_id={}", "x".repeat(1025));
+    for (query, id) in [
+        ("upload_id=AB-C", Some("upload_id=AB-C")),
+        ("a=1&upload_id=AB%2DC&b", Some("upload_id=AB-C")),
+        ("%75pload%5fid=a%2Bb", Some("upload_id=a+b")),
+        ("upload_id=1&upload_id=2", Some("upload_id=1")),
+        ("upload_ids=1", None),
+        ("upload_id=", None),
+        ("upload_id", None),
+        ("upload_id=a%20b", None),
+        (&long, None),
+        ("", None),
+    ] {
+        assert_eq!(upload_id(query).as_deref(), id, "{query}");
     }
 }
 
@@ -382,6 +464,17 @@ fn what_is_no_endpoint_is_unknown() {
         call("GET", "/nope", &[], Some("key=x")),
         Lookup::Unknown(Gemini)
     );
+    for path in [
+        "/upload/v1beta/files/x",
+        "/upload/v1beta/x",
+        "/upload/files",
+    ] {
+        assert_eq!(
+            call("POST", path, &[], Some("upload_id=U")),
+            Lookup::Unknown(OpenAi),
+            "{path}"
+        );
+    }
     assert_eq!(call("GET", "/v1beta/", &[], None), Lookup::Unknown(Gemini));
     assert_eq!(call("GET", "/v1beta", &[], None), Lookup::Unknown(Gemini));
 }

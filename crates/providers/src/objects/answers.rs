@@ -1,0 +1,111 @@
+//! What an answer tells of objects: only the fields in which a provider says what it made are read, since an answer
+//! may repeat anything that its caller sent.
+
+use http::{HeaderMap, Method};
+
+use super::json;
+use super::names::{segments, spelt};
+use super::table::{Field, table};
+use crate::protocol::{self, Protocol};
+use crate::scan;
+
+/// The most ids taken from one answer.
+pub(super) const MAX_IDS: usize = 16;
+
+/// Gemini's calls of a model that make a task.
+const GEMINI_TASKS: [&str; 3] = [
+    "predictLongRunning",
+    "batchGenerateContent",
+    "asyncBatchEmbedContent",
+];
+
+/// What the answer to a call tells of objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// It made them.
+    Made,
+    /// It began an upload in several steps, at most.
+    Upload,
+    /// It shows this one, which may name others that the provider made for it.
+    Yields(String),
+    /// This one is gone.
+    Gone(String),
+}
+
+/// What the answer to `method` on `path` tells of objects; `None`: nothing.
+/// `path`: percent-encoded as sent, from the provider's root or from its version on. `store`: as the body has it.
+pub fn tells(
+    protocol: Protocol,
+    method: &Method,
+    path: &str,
+    store: Option<bool>,
+) -> Option<Tells> {
+    let segments = segments(path);
+    let is_upload = protocol == Protocol::Gemini && segments.first()? == "upload";
+    if *method == Method::POST && protocol == Protocol::Gemini {
+        let verb = segments.last()?.rsplit_once(':').map(|(_, verb)| verb);
+        if verb.is_some_and(|verb| GEMINI_TASKS.contains(&verb)) {
+            return Some(Tells::Made);
+        }
+    }
+    let Some((collection, rest)) = table(protocol).find(&segments) else {
+        return is_upload.then_some(Tells::Upload);
+    };
+    match (method, rest) {
+        (&Method::POST, []) => match collection.at {
+            ["responses"] => (store != Some(false)).then_some(Tells::Made),
+            ["chat", "completions"] => (store == Some(true)).then_some(Tells::Made),
+            _ => Some(Tells::Made),
+        },
+        // The last piece of an upload in several steps.
+        (&Method::PUT, []) if is_upload => Some(Tells::Made),
+        (&Method::POST | &Method::PUT, _) if is_upload => Some(Tells::Upload),
+        (&Method::POST, [verb]) if table(protocol).verbs.contains(&&**verb) => Some(Tells::Made),
+        (&Method::POST, [_, verb]) if verb == "remix" || verb == "complete" => Some(Tells::Made),
+        (&Method::GET, [id]) if !collection.shows.is_empty() => {
+            Some(Tells::Yields(spelt(protocol, collection.at, id)?))
+        }
+        (&Method::DELETE, [id]) => Some(Tells::Gone(spelt(protocol, collection.at, id)?)),
+        _ => None,
+    }
+}
+
+/// The ids in an answer, or in the first event of a stream. The text may be cut off.
+pub fn told(protocol: Protocol, tells: &Tells, path: &str, answer: &[u8]) -> Vec<String> {
+    // A task of a Gemini model stands in no collection of its own.
+    const TASK: &[Field] = &[&["name"]];
+    const COMPLETED: &[Field] = &[&["file", "id"]];
+    let segments = segments(path);
+    let found = table(protocol).find(&segments);
+    let here = found.map_or(&[][..], |(collection, _)| collection.at);
+    let fields = match (tells, found) {
+        (Tells::Made, Some((_, [_, verb]))) if verb == "complete" => COMPLETED,
+        (Tells::Made, Some((collection, _))) => collection.made,
+        (Tells::Made, None) => TASK,
+        (Tells::Yields(_), Some((collection, _))) => collection.shows,
+        _ => &[],
+    };
+    let mut ids = Vec::new();
+    json::strings_at(answer, fields, |id| {
+        if ids.len() < MAX_IDS {
+            ids.extend(spelt(protocol, here, id));
+        }
+    });
+    ids
+}
+
+/// The id of an upload in several steps, which Gemini gives as a parameter of the address for the next step.
+pub fn upload_session(headers: &HeaderMap) -> Option<String> {
+    let next = headers.get("x-goog-upload-url")?.to_str().ok()?;
+    protocol::upload_id(next.split_once('?')?.1)
+}
+
+/// Whether a body says that the call runs on after its answer (`background`), or adds to a conversation.
+pub fn makes_though_not_stored(body: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(body) else {
+        return false;
+    };
+    scan::pick(text, ["background", "conversation"]).is_some_and(|[background, conversation]| {
+        background == Some("true") || conversation.is_some_and(|named| named != "null")
+    })
+}

@@ -1,0 +1,218 @@
+//! Where a request names objects: its path, its query, its body, be it JSON or a form.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use percent_encoding::percent_decode_str;
+
+use super::json::{self, Place};
+use super::names::{possible, segments, spelt};
+use super::table::table;
+use crate::protocol::{self, Protocol};
+
+/// The longest line of a form that may be an id.
+const MAX_LINE: usize = 8 * 1024;
+
+/// How an id stands in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mention {
+    /// The text looks like an id; it may be anything.
+    Perhaps,
+    /// It stands where ids stand, such as `file_id`.
+    Named,
+    /// The request is about this object.
+    Needed,
+}
+
+/// Calls `mention` with every id that `path` and `query` name.
+pub fn in_path(
+    protocol: Protocol,
+    path: &str,
+    query: Option<&str>,
+    mut mention: impl FnMut(Mention, &str),
+) {
+    let table = table(protocol);
+    let all = segments(path);
+    let mut rest = &all[..];
+    let mut how = Mention::Needed;
+    while let Some((collection, after)) = table.find(rest) {
+        rest = after;
+        let Some((id, after)) = after.split_first() else {
+            break;
+        };
+        if table.verbs.contains(&&**id) {
+            continue;
+        }
+        if let Some(id) = spelt(protocol, collection.at, id) {
+            mention(how, &id);
+        }
+        how = Mention::Named;
+        rest = after;
+    }
+    for segment in &all {
+        possible(protocol, segment, &mut |id| mention(Mention::Perhaps, id));
+    }
+    let query = query.unwrap_or_default();
+    if protocol == Protocol::Gemini {
+        for id in query.split('&').filter_map(protocol::upload_id) {
+            mention(Mention::Needed, &id);
+        }
+    }
+    in_pairs(protocol, query, &mut mention);
+}
+
+/// Calls `mention` with every id in a body: those in the fields for it, and every string that looks like one.
+/// Read as JSON whatever it says it is; as a form too where `headers` say so.
+pub fn in_body(
+    protocol: Protocol,
+    headers: &HeaderMap,
+    body: &[u8],
+    mut mention: impl FnMut(Mention, &str),
+) {
+    json::strings(body, |place, text| {
+        in_json(protocol, place, text, &mut mention)
+    });
+    let media_type = headers.get_all(CONTENT_TYPE).iter();
+    let media_type: Vec<u8> = media_type
+        .flat_map(|value| value.as_bytes().to_ascii_lowercase())
+        .collect();
+    let says = |what: &[u8]| memchr::memmem::find(&media_type, what).is_some();
+    if says(b"urlencoded") {
+        in_pairs(protocol, &String::from_utf8_lossy(body), &mut mention);
+    }
+    if says(b"multipart/") {
+        in_parts(protocol, body, &mut mention);
+    }
+}
+
+fn in_json(
+    protocol: Protocol,
+    place: &Place<'_>,
+    text: &str,
+    mention: &mut impl FnMut(Mention, &str),
+) {
+    let fields = table(protocol).fields;
+    let field = fields.iter().find(|field| place.is(&[field]));
+    let conversation = || place.is(&["conversation", "id"]) && fields.contains(&"conversation");
+    if let Some(field) = field {
+        needed(protocol, field, text, mention);
+    } else if conversation() {
+        needed(protocol, "conversation", text, mention);
+    } else if !is_free_text(protocol, place) {
+        possible(protocol, text, &mut |id| {
+            let key = place.nearest_key();
+            mention(by_field(key.as_deref()), id);
+        });
+    }
+}
+
+/// What people and models write, and the caller's own notes.
+fn is_free_text(protocol: Protocol, place: &Place<'_>) -> bool {
+    place
+        .own_key()
+        .is_some_and(|key| matches!(&*key, "text" | "content"))
+        || (protocol != Protocol::Gemini && place.is_below("metadata"))
+}
+
+/// What the name of a field says of its value.
+fn by_field(field: Option<&str>) -> Mention {
+    // What a caller calls its own things by.
+    const OWN: [&str; 2] = ["custom_id", "user_id"];
+    const ENDS: [&str; 7] = [
+        "id",
+        "ids",
+        "Uri",
+        "uri",
+        "fileName",
+        "StoreNames",
+        "store_names",
+    ];
+    let field = field.unwrap_or_default();
+    let means_an_id = field == "container" || ENDS.iter().any(|end| field.ends_with(end));
+    if means_an_id && !OWN.contains(&field) {
+        Mention::Named
+    } else {
+        Mention::Perhaps
+    }
+}
+
+fn needed(protocol: Protocol, field: &str, text: &str, mention: &mut impl FnMut(Mention, &str)) {
+    let collection: &[&str] = match field {
+        "previous_interaction_id" => &["interactions"],
+        "cachedContent" | "cached_content" => &["cachedContents"],
+        _ => &[],
+    };
+    if let Some(id) = spelt(protocol, collection, text) {
+        mention(Mention::Needed, &id);
+    }
+    // An address may hold more than one name, and whichever the provider takes must be the caller's.
+    possible(protocol, text, &mut |id| mention(Mention::Named, id));
+}
+
+/// `a=b&c=d`: a query or a form.
+fn in_pairs(protocol: Protocol, pairs: &str, mention: &mut impl FnMut(Mention, &str)) {
+    for pair in pairs.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or(("", pair));
+        let (name, value) = (decoded(name), decoded(value));
+        in_field(protocol, &name, &value, mention);
+        possible(protocol, &name, &mut |id| mention(Mention::Perhaps, id));
+    }
+}
+
+/// A field of a form, or a parameter: `file_id`, `file_ids[]`, `conversation[id]`.
+fn in_field(protocol: Protocol, name: &str, value: &str, mention: &mut impl FnMut(Mention, &str)) {
+    let name = name.replace("[id]", "");
+    if table(protocol).fields.contains(&&*name) {
+        return needed(protocol, &name, value, mention);
+    }
+    let inner = name.rsplit(['[', ']']).find(|part| !part.is_empty());
+    let how = by_field(inner);
+    for value in value.split(',') {
+        possible(protocol, value.trim(), &mut |id| mention(how, id));
+    }
+}
+
+/// The fields of a multipart form, but for its files. Each line is looked at: where a part ends is for the provider to
+/// judge.
+fn in_parts(protocol: Protocol, body: &[u8], mention: &mut impl FnMut(Mention, &str)) {
+    let mut name = String::new();
+    let mut is_file = false;
+    for line in body.split(|byte| *byte == b'\n') {
+        if line.starts_with(b"--") {
+            (name, is_file) = (String::new(), false);
+            continue;
+        }
+        if is_file || line.len() > MAX_LINE {
+            continue;
+        }
+        let line = String::from_utf8_lossy(line.trim_ascii());
+        if line
+            .to_ascii_lowercase()
+            .starts_with("content-disposition:")
+        {
+            is_file = line.to_ascii_lowercase().contains("filename");
+            name = field_name(&line).unwrap_or_default();
+        } else {
+            in_field(protocol, &name, &line, mention);
+        }
+    }
+}
+
+/// The name in `Content-Disposition: form-data; name="…"`.
+fn field_name(line: &str) -> Option<String> {
+    let parameters = line.split(';').skip(1).map(str::trim);
+    let named = |parameter: &str| {
+        Some(
+            parameter
+                .strip_prefix("name=")?
+                .trim_matches('"')
+                .to_owned(),
+        )
+    };
+    parameters.filter_map(named).next()
+}
+
+fn decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
