@@ -138,7 +138,7 @@ fn field_named(name: &str) -> Option<Field> {
 
 /// Reads the fields of [`Peek`]. The whole body is checked to be JSON, and nothing else of it is kept.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
-    let text = std::str::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
+    let text = simdutf8::basic::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
     let mut seen = Seen {
         text,
         values: [const { None }; FIELDS],
