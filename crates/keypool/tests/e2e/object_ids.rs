@@ -180,15 +180,7 @@ async fn a_form_is_looked_through_as_json_is() {
         .expect("an address")
         .to_owned();
     let uri = uri.replace(':', "%3A").replace('/', "%2F");
-    let requests = || -> u64 {
-        callers
-            .mock
-            .seen_all()
-            .values()
-            .map(|seen| seen.requests)
-            .sum()
-    };
-    let before = requests();
+    let before = callers.requests();
     let guesser = format!("Bearer {}", Callers::secret("guesser"));
     let maker = format!("Bearer {}", Callers::secret("maker"));
     let part =
@@ -216,7 +208,7 @@ async fn a_form_is_looked_through_as_json_is() {
             .await;
         refused(&reply, 404, "not_found", body);
     }
-    assert_eq!(requests(), before, "no key was used");
+    assert_eq!(callers.requests(), before, "no key was used");
     let (media_type, path, body) = &forms[1];
     for _ in 0..3 {
         let headers = [("content-type", *media_type), ("authorization", &maker)];

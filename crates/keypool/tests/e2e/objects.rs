@@ -508,6 +508,12 @@ impl Callers {
             .send(method, path, &[("authorization", &bearer)], body.as_bytes())
             .await
     }
+
+    /// How many requests the provider has seen.
+    pub(crate) fn requests(&self) -> u64 {
+        let seen = self.mock.seen_all();
+        seen.values().map(|seen| seen.requests).sum()
+    }
 }
 
 /// What one who knows another's ids would try: method, path, body. `RESPONSE`, `FILE` and so on stand for the ids,

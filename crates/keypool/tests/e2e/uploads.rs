@@ -213,15 +213,7 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
     let (maker, guesser) = (("authorization", &*maker), ("authorization", &*guesser));
     let begun = start(gw, "/upload/v1beta/files", &[maker]).await;
     let (_, next) = next_of(&begun);
-    let requests = || -> u64 {
-        callers
-            .mock
-            .seen_all()
-            .values()
-            .map(|seen| seen.requests)
-            .sum()
-    };
-    let before = requests();
+    let before = callers.requests();
 
     for hidden in [
         next.clone(),
@@ -256,7 +248,7 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
         "invalid_virtual_key",
         "a wrong key is not passed over",
     );
-    assert_eq!(requests(), before, "no key was used");
+    assert_eq!(callers.requests(), before, "no key was used");
 
     // Google's clients send no key with the pieces.
     let piece = step(gw, &next, "upload", "0", &[]).await;
