@@ -263,7 +263,7 @@ impl Pool {
 
     /// With no other key usable, one whose breaker is open serves: when all fail alike it is the provider.
     fn pick_ejected(self: &Arc<Self>, demand: &Demand, now: Instant) -> Option<Lease> {
-        const SET_ASIDE: u32 = flag::EJECTED | flag::ON_TRIAL;
+        const OPEN: u32 = flag::EJECTED | flag::ON_TRIAL;
         const GONE: u32 = flag::DISABLED | flag::INVALID | flag::EXHAUSTED;
         let rests = |member: &Member| member.rests_until(&demand.model, now).is_some();
         let mut ejected = Vec::new();
@@ -272,7 +272,7 @@ impl Pool {
             if flags & GONE != 0 || rests(member) || !demand.admits(member) {
                 continue;
             }
-            if flags & SET_ASIDE == 0 {
+            if flags & OPEN == 0 {
                 return None;
             }
             if flags & flag::FULL == 0 && demand.tried_until(place, now).is_none() {

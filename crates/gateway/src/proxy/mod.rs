@@ -32,7 +32,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use keypool_providers::protocol::{self, Protocol};
+use keypool_providers::protocol::Protocol;
 
 pub(crate) use body::OutBody;
 
@@ -72,7 +72,7 @@ pub(crate) fn handle(
         Ok(match outcome {
             Some(Ok(response)) => response,
             Some(Err((error, protocol))) => story.tell_error(error.render(protocol)).map(whole),
-            None => story.tell_shutdown(shut_down(&parts)).map(whole),
+            None => story.tell_shutdown(shut_down(&gw, &parts)).map(whole),
         })
     }
 }
@@ -154,9 +154,13 @@ async fn serve(
 }
 
 /// The answer to a request for which a shutdown had no more time.
-fn shut_down(parts: &http::request::Parts) -> Response<Bytes> {
+fn shut_down(gw: &Gateway, parts: &http::request::Parts) -> Response<Bytes> {
     let message = "this gateway was shut down before there was an answer: send the request again";
-    let protocol = protocol::protocol_of_headers(&parts.headers, parts.uri.query());
+    let snapshot = gw.snapshot();
+    let protocol = match Target::find(&snapshot, parts) {
+        Ok(target) => target.protocol,
+        Err((_, protocol)) => protocol,
+    };
     GatewayError::new(Kind::UpstreamUnreachable, message).render(protocol)
 }
 

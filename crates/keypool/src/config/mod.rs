@@ -66,9 +66,6 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         .into_iter()
         .chain(input.problem)
         .for_each(|problem| report.add(problem));
-    for name in vars.strays() {
-        report.doubt_reference(&vars.at(name), name);
-    }
     let (root, syntax) = DeTable::parse_recoverable(if input.usable {
         input.document.text()
     } else {
@@ -78,6 +75,9 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         .iter()
         .for_each(|error| report.add(syntax_problem(&input.document, error)));
     let settings = read(Table::root(&report, root.get_ref()), sources);
+    for name in vars.strays() {
+        report.doubt_reference(&vars.at(name), name);
+    }
     let (errors, warnings) = report.finish();
     if !errors.is_empty() {
         return Err(Errors(errors));

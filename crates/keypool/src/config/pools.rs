@@ -87,10 +87,6 @@ fn pool(
     }
     let strategy = strategy(&mut table);
     let models = table.labels("models");
-    if dialect.is_some_and(|dialect| !dialect.default_models().is_empty()) {
-        let told = "no call finds this pool by its model, only by `<pool>/<model>` or `/<pool>/…`";
-        table.doubt_if_empty("models", told);
-    }
     let (retry, breaker) = (retry(table.table("retry")), breaker(table.table("breaker")));
     let (queue, timeouts) = (
         queue(table.table("queue")),

@@ -2,6 +2,7 @@
 //!
 //! This module must never put a variable's value into a message.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -15,8 +16,8 @@ pub(super) struct Vars {
     values: BTreeMap<String, String>,
     /// The place in `.env` of those that the process has not set.
     places: BTreeMap<String, At>,
-    /// Those of them with a `${` that begins no reference.
-    strays: Vec<String>,
+    /// Those of them with a `${` that begins no reference, and whether anybody asked for them.
+    strays: Vec<(String, Cell<bool>)>,
 }
 
 /// Why `${NAME}` has no value.
@@ -68,7 +69,7 @@ impl Vars {
                 let at = At::DotEnv(assigned.line, assigned.column);
                 vars.places.insert(name.clone(), at);
                 if assigned.has_stray_reference {
-                    vars.strays.push(name.clone());
+                    vars.strays.push((name.clone(), Cell::new(false)));
                 }
                 vars.values.insert(name, assigned.value);
             }
@@ -97,13 +98,18 @@ impl Vars {
             .unwrap_or_else(|| At::Variable(name.to_owned()))
     }
 
-    /// The variables of `.env` with a `${` that begins no reference.
-    pub(super) fn strays(&self) -> &[String] {
-        &self.strays
+    /// The variables of `.env` with a `${` that begins no reference, as far as they were asked for: the file may have
+    /// others, for programs that read it otherwise.
+    pub(super) fn strays(&self) -> impl Iterator<Item = &str> {
+        let used = self.strays.iter().filter(|(_, used)| used.get());
+        used.map(|(name, _)| name.as_str())
     }
 
     /// A variable's value; a blank one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
+        if let Some((_, used)) = self.strays.iter().find(|(stray, _)| stray == name) {
+            used.set(true);
+        }
         self.values
             .get(name)
             .map(String::as_str)

@@ -25,11 +25,13 @@ async fn wait_until_refused(gw: &Gateway) {
 
 /// A request that the provider never answers.
 async fn hang(gw: &Gateway, mock: &Mock) -> Connection {
+    hang_at(gw, mock, CHAT_PATH, CHAT).await
+}
+
+async fn hang_at(gw: &Gateway, mock: &Mock, path: &str, body: &str) -> Connection {
     mock.script(&key(1), [Step::Hang]);
     let mut connection = Connection::open(gw.addr).await;
-    connection
-        .request("POST", CHAT_PATH, &[], CHAT.as_bytes())
-        .await;
+    connection.request("POST", path, &[], body.as_bytes()).await;
     within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
     connection
 }
@@ -207,5 +209,25 @@ async fn a_second_signal_ends_it_at_once() {
             began.elapsed()
         );
         gw.process.assert_no_secret();
+    }
+}
+
+#[tokio::test]
+async fn it_is_told_in_the_form_of_the_protocol() {
+    let messages = r#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hello"}]}"#;
+    let contents = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
+    for (path, body, has) in [
+        ("/v1/messages", messages, r#""type":"error""#),
+        ("/v1beta/models/m:generateContent", contents, r#""status":"#),
+    ] {
+        let mock = Mock::start().await.unwrap();
+        let config = format!("[server]\nshutdown_timeout = \"200ms\"\n{}", pool(&mock, 1));
+        let mut gw = Gateway::start(&config).await;
+        let hanging = hang_at(&gw, &mock, path, body).await;
+        gw.process.signal("TERM");
+        let (reply, _) = within(hanging.reply()).await.expect("an answer");
+        assert_eq!(reply.status, 502, "{reply:?}");
+        assert!(reply.text().contains(has), "{path}: {}", reply.text());
+        assert_eq!(gw.process.ended().await, 0);
     }
 }

@@ -47,24 +47,24 @@ fn a_dollar_brace_that_begins_no_reference_is_told() {
 
 #[test]
 fn so_it_is_in_the_dotenv_file() {
-    let text = "A=${SET\nB=\"x\\${y ${SET}\"\nC='${'\n  D = \"\\n${}\" # ${\nSET=${\n";
+    let text = "OPENAI_API_KEY=${SET\nANTHROPIC_API_KEY=\"x\\${y${SET}\"\nGEMINI_API_KEY='${'\n  MISTRAL_API_KEY = \"x${}\" # ${\nSET=${\nOTHER=${OTHER:-x}\n";
     let home = Home::new().write(".env", text).env("SET", "canary-set");
     let begins = |warning: &String| warning.split(" that").next().unwrap().to_owned();
     let told: Vec<String> = home.good().warnings.iter().map(begins).collect();
     assert_eq!(
         told,
-        [".env:1:3: `A` has a `${`", ".env:4:7: `D` has a `${`"],
-        "and not of what the process sets"
+        [
+            ".env:4:21: `MISTRAL_API_KEY` has a `${`",
+            ".env:1:16: `OPENAI_API_KEY` has a `${`"
+        ],
+        "and not of what the process sets, nor of what is not read"
     );
 }
 
 #[test]
 fn an_empty_list_that_shuts_everything_out_is_told() {
-    check(
-        "[pools.a]\nprovider = 'openai'\nmodels = §[]\n",
-        &["`pools.a.models` is an empty list: no call finds this pool by its model"],
-    );
-    check("pools.t = { provider = 'tavily', models = [] }", &[]);
+    // A pool for routes, or for calls by its path.
+    check("pools.a = { provider = 'openai', models = [] }", &[]);
     check(
         "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\nmodels = §[]\npools = §[]\n",
         &["may use no model", "may use no pool"],
