@@ -26,8 +26,9 @@ pub(super) fn refused<B>(
     let sign = own_error(answer.headers()).filter(|_| blames_key)?;
     let words = redact(&sign, secret);
     let reason = format!("the proxy {proxy} answered {status} itself ({words}): check its rules");
-    // It may have failed while it waited for the provider's answer.
-    let was_sent = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+    // It may have failed while it waited for the provider's answer, or refused that answer (Squid's
+    // `http_reply_access` and `reply_body_max_size` are 403s).
+    let was_sent = status != StatusCode::NOT_IMPLEMENTED;
     Some(Failure::on_the_way(Trouble::Unreachable(reason), was_sent))
 }
 
@@ -116,9 +117,10 @@ mod tests {
     #[test]
     fn what_the_proxy_says_itself_blames_no_key_and_names_the_proxy() {
         for (status, was_sent) in [
-            (401, false),
-            (403, false),
-            (429, false),
+            (401, true),
+            (403, true),
+            (429, true),
+            (501, false),
             (502, true),
             (503, true),
             (504, true),

@@ -28,7 +28,8 @@ pub(super) struct Place {
     pub(super) proxy: Option<ProxyUrl>,
 }
 
-/// Each thread keeps its own: its runtime sees what happens on the connections that were opened there.
+/// Each thread keeps those that its calls used last, and takes another's where it has none. The runtime of the thread
+/// that opened a connection goes on to see what happens on it.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     by_thread: ThreadLocal<Mutex<ByPlace>>,
@@ -207,5 +208,77 @@ impl Kept {
     fn forget_useless(&mut self) {
         self.shared
             .retain(|connection| !connection.is_over() && !connection.idle_for(MAX_IDLE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::either::Either;
+
+    use super::*;
+
+    /// More than a task may do before others have their turn.
+    const MANY: usize = 300;
+
+    /// Kept connections, and the provider's side of each.
+    async fn kept(idle: &Arc<IdleConnections>, place: &Place) -> Vec<TcpStream> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut theirs = Vec::new();
+        for _ in 0..MANY {
+            let ours = TcpStream::connect(listener.local_addr().unwrap());
+            let (ours, accepted) = tokio::join!(ours, listener.accept());
+            let line = Either::Left(Either::Left(ours.unwrap()));
+            idle.put(place.clone(), Box::new(Http1::new(line)));
+            theirs.push(accepted.unwrap().0);
+        }
+        theirs
+    }
+
+    /// In a task, which has a budget of what it may do at once.
+    async fn in_a_task<T: Send + 'static>(
+        idle: &Arc<IdleConnections>,
+        act: impl FnOnce(&IdleConnections) -> T + Send + 'static,
+    ) -> T {
+        let idle = Arc::clone(idle);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { act(&idle) });
+        tasks.join_next().await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_many_connections_none_is_taken_that_is_closed_or_says_something_unasked() {
+        for says in [
+            None,
+            Some(&b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..]),
+        ] {
+            let idle = Arc::new(IdleConnections::default());
+            let place = Place {
+                origin: "http://provider".into(),
+                proxy: None,
+            };
+            let mut theirs = kept(&idle, &place).await;
+            let here = place.clone();
+            let taken = in_a_task(&idle, move |idle| idle.take(&here)).await;
+            assert!(taken.is_some(), "an open one");
+            match says {
+                None => theirs.clear(),
+                Some(says) => {
+                    for stream in &mut theirs {
+                        stream.write_all(says).await.unwrap();
+                    }
+                }
+            }
+            // Loopback delivers at once; the runtime sees it with its next look.
+            sleep(Duration::from_millis(200)).await;
+            let swept = in_a_task(&idle, |idle| !idle.forget_useless()).await;
+            assert!(swept, "one is left: {says:?}");
+
+            drop(kept(&idle, &place).await);
+            sleep(Duration::from_millis(200)).await;
+            let taken = in_a_task(&idle, move |idle| idle.take(&place)).await;
+            assert!(taken.is_none(), "{says:?}");
+        }
     }
 }

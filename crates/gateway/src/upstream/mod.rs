@@ -254,11 +254,11 @@ impl Upstream {
         // Begun only now: what was waited for others is not the provider's time.
         let by = Instant::now() + limit;
         match self.connector.connect(target, by, limit).await? {
-            Opened::Http1(sender) => {
+            Opened::Http1(connection) => {
                 if is_https {
                     self.idle.note_http1(place);
                 }
-                Ok(Carrier::Http1(sender))
+                Ok(Carrier::Http1(connection))
             }
             Opened::Http2(connection) => {
                 let stream = connection.stream(false);

@@ -207,9 +207,12 @@ fn number(text: &[u8]) -> Option<u64> {
         .then(|| text.parse().ok())?
 }
 
-/// RFC 9112 §9.3.
+/// RFC 9112 §9.3; and after an answer with chunks and a length nobody knows who believes which (§6.1).
 fn keeps_alive(response: &Response<()>) -> bool {
     let headers = response.headers();
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return false;
+    }
     let says = |word: &[u8]| {
         let values = headers.get_all(CONNECTION).iter();
         let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));

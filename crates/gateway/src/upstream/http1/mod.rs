@@ -12,12 +12,13 @@ mod out;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
@@ -60,7 +61,7 @@ pub(super) struct Http1<L = Line> {
     input: Bytes,
     /// Of the answer's body, what is still to come.
     framing: Framing,
-    /// The provider takes another request when this one's answer has ended.
+    /// Nothing was seen yet that keeps another request from following this one on the connection.
     keeps_alive: bool,
 }
 
@@ -102,13 +103,16 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
     /// wakes nobody.
     pub(super) fn is_over(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.poll_read(&mut cx).is_ready()
+        // Without a budget: a task that has spent its own would be told that nothing came.
+        let look = pin!(unconstrained(poll_fn(|cx| self.poll_read(cx))));
+        look.poll(&mut cx).is_ready()
     }
 
     /// Takes a request on, which [`Self::answer`] sends.
     pub(super) fn begin(&mut self, ask: Ask<'_>) {
         let length = ask.length().unwrap_or_default();
         self.is_to_head = *ask.method() == Method::HEAD;
+        self.keeps_alive = true;
         self.is_flushed = false;
         self.has_begun = false;
         self.is_answered = false;
@@ -137,7 +141,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
             }
         };
         self.framing = head.framing;
-        self.keeps_alive = head.keeps_alive;
+        self.keeps_alive &= head.keeps_alive;
         Ok(head.response)
     }
 
@@ -232,6 +236,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         }
         let written = ready!(self.poll_write_all(cx));
         if written.is_err() {
+            // The provider still waits for the rest.
             self.keeps_alive = false;
             self.out = Out::default();
         }

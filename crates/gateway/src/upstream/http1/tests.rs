@@ -19,8 +19,10 @@ struct State {
     /// It closes the connection when all is said.
     closes: bool,
     told: Vec<u8>,
-    /// It takes so many bytes, and then breaks the connection in this direction.
+    /// It takes so many bytes, …
     takes: Option<usize>,
+    /// … and then waits, or else breaks the connection in this direction.
+    waits: bool,
 }
 
 impl Provider {
@@ -76,6 +78,9 @@ impl AsyncWrite for Provider {
             .takes
             .map(|takes| takes.saturating_sub(state.told.len()));
         let length = left.map_or(bytes.len(), |left| left.min(bytes.len()));
+        if length == 0 && state.waits {
+            return Poll::Pending;
+        }
         if length == 0 {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -207,7 +212,7 @@ const BODIES: [Row; 17] = [
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
         false,
         "hi",
-        true,
+        false,
     ),
     (
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nmore",
@@ -491,7 +496,35 @@ fn a_connection_that_waits_is_over_when_it_is_closed_or_says_anything() {
 }
 
 #[test]
-fn large_bodies_are_passed_on_without_a_copy_and_short_reads_hold_no_buffer() {
+fn the_rest_of_a_request_is_written_while_its_answer_comes() {
+    let long = "x".repeat(100_000);
+    for breaks in [false, true] {
+        let provider = Provider::new(["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"], false);
+        {
+            let mut state = provider.0.lock().unwrap();
+            (state.takes, state.waits) = (Some(5000), true);
+        }
+        let mut http1 = Http1::new(provider.clone());
+        let head = send(&mut http1, post(&long)).unwrap();
+        assert_eq!(head.ok().unwrap().status(), StatusCode::OK);
+        assert!(now(poll_fn(|cx| http1.poll_data(cx))).is_none());
+        {
+            let mut state = provider.0.lock().unwrap();
+            (state.takes, state.waits) = (state.takes.filter(|_| breaks), false);
+        }
+        assert!(now(poll_fn(|cx| http1.poll_data(cx))).is_none());
+        let all_came = provider.told().ends_with(&long);
+        provider.0.lock().unwrap().takes = None;
+        provider.say(["ok"]);
+        let body = now(poll_fn(|cx| http1.poll_data(cx))).unwrap().unwrap();
+        assert_eq!(body.unwrap(), "ok");
+        assert!(http1.is_done());
+        assert_eq!((all_came, http1.is_free()), (!breaks, !breaks));
+    }
+}
+
+#[test]
+fn large_reads_are_passed_on_without_a_copy_and_short_ones_hold_no_buffer() {
     let body = "x".repeat(3 * ROOM);
     let says = format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
@@ -508,6 +541,15 @@ fn large_bodies_are_passed_on_without_a_copy_and_short_reads_hold_no_buffer() {
     assert!(answer.body == body.as_bytes());
     let spare = READ.with_borrow(BytesMut::capacity);
     assert!(spare >= LEAST_ROOM, "{spare} left of the thread's buffer");
+
+    READ.with_borrow_mut(|room| *room = BytesMut::new());
+    let pieces = ["HTTP/1.1 200 OK\r\n\r\n", &body[..SHORT], &body[..SHORT]];
+    let mut http1 = Http1::new(Provider::new(pieces.map(str::to_owned), false));
+    assert!(send(&mut http1, ask(&Method::GET, [])).unwrap().is_ok());
+    let mut next = || now(poll_fn(|cx| http1.poll_data(cx))).unwrap();
+    let (first, second) = (next().unwrap().unwrap(), next().unwrap().unwrap());
+    let behind = first.as_ptr_range().end;
+    assert_eq!(second.as_ptr(), behind, "both are where they were read to");
 }
 
 /// What a fuzzer puts answers together from.
