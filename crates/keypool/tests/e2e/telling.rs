@@ -35,8 +35,9 @@ fn trace(reply: &Reply) -> &str {
     reply.header("x-keypool-trace").unwrap_or_default()
 }
 
-/// What each log line of a failed attempt says is done next.
-fn told_next(gw: &Gateway) -> Vec<String> {
+/// What each log line of a failed attempt says is done next, once the log has the request's own line, which is its last.
+async fn told_next(gw: &Gateway) -> Vec<String> {
+    gw.logged(" status=").await;
     let log = gw.log();
     let failed = log
         .lines()
@@ -80,7 +81,7 @@ async fn the_log_says_what_is_really_done_after_a_failed_attempt() {
         }
         let gw = Gateway::start(&pool(&mock, keys).replace("5ms", backoff)).await;
         gw.chat().await;
-        assert_eq!(told_next(&gw), expect, "{}", gw.log());
+        assert_eq!(told_next(&gw).await, expect, "{}", gw.log());
         gw.stop().await;
     }
 }
@@ -100,7 +101,7 @@ async fn the_log_names_the_next_target_and_a_call_that_is_not_repeated() {
     mock.script(&key(2), [Step::Reset]);
     assert_eq!(gw.post("/v1/responses", stored).await.status, 502);
     assert_eq!(
-        told_next(&gw),
+        told_next(&gw).await,
         [
             "the route's next target is tried",
             "the call may have been taken on, so it is not repeated"
