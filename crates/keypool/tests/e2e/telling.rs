@@ -4,7 +4,7 @@ use keypool_testkit::{Mock, Step};
 use serde_json::{Value, json};
 
 use crate::bad_input::refused;
-use crate::harness::{CHAT_PATH, Gateway, MARK, key, pool, within};
+use crate::harness::{CHAT_PATH, Gateway, MARK, eventually, key, pool, within};
 use crate::http::Reply;
 
 const ASKS: (&str, &str) = ("x-keypool-trace", "1");
@@ -35,9 +35,13 @@ fn trace(reply: &Reply) -> &str {
     reply.header("x-keypool-trace").unwrap_or_default()
 }
 
-/// What each log line of a failed attempt says is done next, once the log has the request's own line, which is its last.
-async fn told_next(gw: &Gateway) -> Vec<String> {
-    gw.logged(" status=").await;
+/// What each log line of a failed attempt says is done next, once there are `lines` of them: the log is written in
+/// batches.
+async fn told_next(gw: &Gateway, lines: usize) -> Vec<String> {
+    eventually("the log has the lines", || {
+        gw.log().matches(" failed with key ").count() >= lines
+    })
+    .await;
     let log = gw.log();
     let failed = log
         .lines()
@@ -81,7 +85,7 @@ async fn the_log_says_what_is_really_done_after_a_failed_attempt() {
         }
         let gw = Gateway::start(&pool(&mock, keys).replace("5ms", backoff)).await;
         gw.chat().await;
-        assert_eq!(told_next(&gw).await, expect, "{}", gw.log());
+        assert_eq!(told_next(&gw, expect.len()).await, expect, "{}", gw.log());
         gw.stop().await;
     }
 }
@@ -101,7 +105,7 @@ async fn the_log_names_the_next_target_and_a_call_that_is_not_repeated() {
     mock.script(&key(2), [Step::Reset]);
     assert_eq!(gw.post("/v1/responses", stored).await.status, 502);
     assert_eq!(
-        told_next(&gw).await,
+        told_next(&gw, 2).await,
         [
             "the route's next target is tried",
             "the call may have been taken on, so it is not repeated"
