@@ -36,7 +36,9 @@ pub(super) struct Chunks {
 enum At {
     /// A size, of which this was read; `None`: no digit yet.
     Size(Option<u64>),
-    /// Behind a size: extensions, to be read past.
+    /// Blanks behind a size, before extensions or the end of the line.
+    Blank(u64),
+    /// Extensions, to be read past.
     Extension(u64),
     /// The LF behind a size.
     SizeEnd(u64),
@@ -122,9 +124,14 @@ impl Chunks {
     fn step(&mut self, byte: u8) -> Result<At, Breakage> {
         let at = match (self.at, byte) {
             (At::Size(size), _) if byte.is_ascii_hexdigit() => At::Size(Some(longer(size, byte)?)),
-            (At::Size(Some(size)), b'\r') => At::SizeEnd(size),
-            (At::Size(Some(size)), b' ' | b'\t' | b';') => At::Extension(size),
-            (At::Extension(size), b'\r') => At::SizeEnd(size),
+            (At::Size(Some(size)) | At::Blank(size) | At::Extension(size), b'\r') => {
+                At::SizeEnd(size)
+            }
+            (At::Size(Some(size)) | At::Blank(size), b';') => At::Extension(size),
+            (At::Size(Some(size)) | At::Blank(size), b' ' | b'\t') => {
+                self.aside += 1;
+                At::Blank(size)
+            }
             (At::Extension(size), byte) if byte != b'\n' => {
                 self.aside += 1;
                 At::Extension(size)

@@ -345,6 +345,8 @@ fn what_is_no_answer_breaks_the_call() {
         chunked("-2\r\nhi\r\n"),
         chunked("2\nhi\r\n"),
         chunked("2;x\nhi\r\n"),
+        chunked("2 2\r\nhi\r\n"),
+        chunked("2 x\r\nhi\r\n"),
         chunked("2\r\nhi!\r\n"),
         chunked("2\r\nhi\n0\r\n\r\n"),
         chunked("2\r\nhi\r\n0\r\nx: y\n\r\n"),
