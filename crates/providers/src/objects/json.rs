@@ -82,8 +82,29 @@ impl Place<'_> {
     }
 }
 
+/// A string as it stands in the text. Most are never read: what people write is long, and names nothing.
+#[derive(Debug)]
+pub(super) struct Raw<'t> {
+    text: &'t [u8],
+    /// Quotes included.
+    at: Range<usize>,
+}
+
+impl<'t> Raw<'t> {
+    /// Whether it can be no text of at most this many bytes, however it is escaped.
+    pub(super) fn is_longer_than(&self, bytes: usize) -> bool {
+        // `\u0061` is the longest way to write a byte.
+        self.at.len() - 2 > 6 * bytes
+    }
+
+    /// The string without its quotes and escapes; empty where it has broken ones.
+    pub(super) fn read(&self) -> Cow<'t, str> {
+        unescaped(self.text, self.at.clone())
+    }
+}
+
 /// Calls `take` with every string that is no key, and where it stands.
-pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &str)) {
+pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &Raw<'_>)) {
     let mut place = Place {
         text,
         depth: 0,
@@ -101,7 +122,7 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &str)) {
                 if text[at..].trim_ascii_start().starts_with(b":") {
                     place.set(place.depth.checked_sub(1), Step::Key(raw));
                 } else {
-                    take(&place, &unescaped(text, raw));
+                    take(&place, &Raw { text, at: raw });
                 }
                 continue;
             }
@@ -128,7 +149,7 @@ pub(super) fn strings_at(text: &[u8], places: &[&[&str]], mut take: impl FnMut(&
         for (place, found) in places.iter().zip(&mut found) {
             if here.is(place) && (!*found || place.contains(&ANY)) {
                 *found = true;
-                take(value);
+                take(&value.read());
             }
         }
     });

@@ -6,8 +6,8 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use percent_encoding::percent_decode_str;
 
-use super::json::{self, Place};
-use super::names::{possible, segments, spelt};
+use super::json::{self, Place, Raw};
+use super::names::{MAX_TEXT, possible, segments, spelt};
 use super::table::table;
 use crate::protocol::{self, Protocol};
 
@@ -89,18 +89,18 @@ pub fn in_body(
 fn in_json(
     protocol: Protocol,
     place: &Place<'_>,
-    text: &str,
+    text: &Raw<'_>,
     mention: &mut impl FnMut(Mention, &str),
 ) {
     let fields = table(protocol).fields;
     let field = fields.iter().find(|field| place.is(&[field]));
     let conversation = || place.is(&["conversation", "id"]) && fields.contains(&"conversation");
     if let Some(field) = field {
-        needed(protocol, field, text, mention);
+        needed(protocol, field, &text.read(), mention);
     } else if conversation() {
-        needed(protocol, "conversation", text, mention);
-    } else if !is_free_text(protocol, place) {
-        possible(protocol, text, &mut |id| {
+        needed(protocol, "conversation", &text.read(), mention);
+    } else if !text.is_longer_than(MAX_TEXT) && !is_free_text(protocol, place) {
+        possible(protocol, &text.read(), &mut |id| {
             let key = place.nearest_key();
             mention(by_field(key.as_deref()), id);
         });

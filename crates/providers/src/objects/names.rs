@@ -10,7 +10,7 @@ use crate::protocol::Protocol;
 /// The longest id.
 pub(super) const MAX_ID: usize = 256;
 /// A longer text is no id and no address of an object.
-const MAX_TEXT: usize = 8 * 1024;
+pub(super) const MAX_TEXT: usize = 8 * 1024;
 /// An address may be encoded once for each other address that it stands in.
 const MAX_DECODED: usize = 3;
 /// What ends a part of an address.

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
 use super::answers::MAX_IDS;
-use super::names::MAX_ID;
+use super::names::{MAX_ID, MAX_TEXT};
 use super::*;
 use crate::protocol::Protocol;
 use crate::protocol::Protocol::{Anthropic, Gemini, OpenAi, Tavily};
@@ -389,6 +389,46 @@ fn bodies_name_objects_in_fields_and_elsewhere() {
     assert_eq!(body_ids(OpenAi, prose).1, [""; 0]);
 }
 
+#[test]
+fn only_a_text_too_long_for_an_id_goes_unread() {
+    // Written as long as can be: six bytes for each.
+    let escaped = |text: &str| -> String { text.bytes().map(|b| format!("\\u{b:04x}")).collect() };
+    let padded = |length: usize| {
+        let start = "https://g.example/v1beta/files/f?x=";
+        start.to_owned() + &"x".repeat(length - start.len())
+    };
+    for (length, found) in [(MAX_TEXT, 1), (MAX_TEXT + 1, 0)] {
+        for text in [padded(length), escaped(&padded(length))] {
+            let body = format!(r#"{{"fileUri":"{text}"}}"#);
+            let ids = typed_body_ids(Gemini, "application/json", &body);
+            assert_eq!(ids.len(), found, "{length}: {ids:?}");
+        }
+    }
+    let field = format!(
+        r#"{{"cachedContent":"{}"}}"#,
+        escaped("cachedContents/c") + &"?".repeat(60_000)
+    );
+    assert_eq!(
+        body_ids(Gemini, &field).0,
+        ["cachedContents/c"],
+        "a field for ids is read whatever its length"
+    );
+}
+
+/// A long text is neither copied nor unescaped before it is known that it may be an id.
+#[test]
+fn a_string_is_known_to_be_too_long_before_it_is_read() {
+    for (length, too_long) in [(600, false), (601, true)] {
+        let text = format!("\"{}\"", "x".repeat(length));
+        let mut met = 0;
+        json::strings(text.as_bytes(), |_, raw| {
+            met += 1;
+            assert_eq!(raw.is_longer_than(100), too_long, "{length}");
+        });
+        assert_eq!(met, 1);
+    }
+}
+
 /// What the answer to a call tells.
 enum Say {
     Made,
@@ -745,7 +785,7 @@ proptest! {
             assert_eq!(place.own_key().as_deref(), own.copied());
             let nearest = path.iter().rfind(|part| **part != json::ANY);
             assert_eq!(place.nearest_key().as_deref(), nearest.copied());
-            assert_eq!(value, text);
+            assert_eq!(*value, text.read());
             found += 1;
         });
         prop_assert_eq!(found, expected.len());
