@@ -139,7 +139,7 @@ fn by_field(field: Option<&str>) -> Mention {
 
 fn needed(protocol: Protocol, field: &str, text: &str, mention: &mut impl FnMut(Mention, &str)) {
     let collection: &[&str] = match field {
-        "previous_interaction_id" => &["interactions"],
+        "previousInteractionId" | "previous_interaction_id" => &["interactions"],
         "cachedContent" | "cached_content" => &["cachedContents"],
         _ => &[],
     };

@@ -333,6 +333,11 @@ const IN_FIELDS: &[(Protocol, &str, &str)] = &[
         r#"{"previous_interaction_id":"v1_x"}"#,
         "interactions/v1_x",
     ),
+    (
+        Gemini,
+        r#"{"previousInteractionId":"v1_x"}"#,
+        "interactions/v1_x",
+    ),
 ];
 
 const ELSEWHERE: &[(Protocol, &str, &str)] = &[
@@ -447,6 +452,9 @@ const CALLS: &[(Protocol, &str, &str, Say)] = &[
     (OpenAi, "POST", "/v1/videos/video_1/remix", Made),
     (OpenAi, "POST", "/v1/videos/edits", Made),
     (OpenAi, "POST", "/v1/uploads/upload_1/complete", Made),
+    (OpenAi, "POST", "/v1/conversations", Made),
+    (OpenAi, "POST", "/v1/conversations/conv_1/restart", Made),
+    (OpenAi, "POST", "/v1/conversations/conv_1", Nothing),
     (OpenAi, "POST", "/api/v3/contents/generations/tasks", Made),
     (OpenAi, "POST", "/context/create", Made),
     (OpenAi, "POST", "/api/v3/context/chat/completions", Nothing),
@@ -577,6 +585,27 @@ const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
         Tells::Made,
         r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
         &["file-9"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations",
+        Tells::Made,
+        r#"{"object":"conversation","id":"conv_1","metadata":{"conversation_id":"conv_2"}}"#,
+        &["conv_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations",
+        Tells::Made,
+        r#"{"object":"conversation.response","outputs":[{"id":"msg_1","conversation_id":"conv_2"}],"conversation_id":"conv_1"}"#,
+        &["conv_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations/conv_1/restart",
+        Tells::Made,
+        "event: conversation.response.started\ndata: {\"type\":\"conversation.response.started\",\"conversation_id\":\"conv_3\"}\n\n",
+        &["conv_3"],
     ),
     (
         OpenAi,
