@@ -70,14 +70,18 @@ pub fn in_body(
     body: &[u8],
     mut mention: impl FnMut(Mention, &str),
 ) {
-    json::strings(body, |place, text| {
-        in_json(protocol, place, text, &mut mention)
-    });
     let media_type = headers.get_all(CONTENT_TYPE).iter();
     let media_type: Vec<u8> = media_type
         .flat_map(|value| value.as_bytes().to_ascii_lowercase())
         .collect();
     let says = |what: &[u8]| memchr::memmem::find(&media_type, what).is_some();
+    // What such a form has of JSON is a file's, most likely, and a file may say anything.
+    let is_of_files = media_type.starts_with(b"multipart/") && !says(b"json");
+    json::strings(body, |place, text| {
+        in_json(protocol, place, text, &mut |how, id| {
+            mention(if is_of_files { Mention::Perhaps } else { how }, id);
+        });
+    });
     if says(b"urlencoded") {
         in_pairs(protocol, &String::from_utf8_lossy(body), &mut mention);
     }
@@ -162,55 +166,87 @@ fn in_pairs(protocol: Protocol, pairs: &str, mention: &mut impl FnMut(Mention, &
 
 /// A field of a form, or a parameter: `file_id`, `file_ids[]`, `conversation[id]`.
 fn in_field(protocol: Protocol, name: &str, value: &str, mention: &mut impl FnMut(Mention, &str)) {
-    let name = name.replace("[id]", "");
-    if table(protocol).fields.contains(&&*name) {
-        return needed(protocol, &name, value, mention);
+    let whole = name.strip_suffix("[id]").unwrap_or(name);
+    if table(protocol).fields.contains(&whole) {
+        return needed(protocol, whole, value, mention);
     }
-    let inner = name.rsplit(['[', ']']).find(|part| !part.is_empty());
+    let inner = whole.rsplit(['[', ']']).find(|part| !part.is_empty());
     let how = by_field(inner);
     for value in value.split(',') {
         possible(protocol, value.trim(), &mut |id| mention(how, id));
     }
 }
 
-/// The fields of a multipart form, but for its files. Each line is looked at: where a part ends is for the provider to
-/// judge.
+/// The lines of a multipart form: ids in its fields, and what may be ids in its files. Each line is looked at: where a
+/// part ends and what is a file is for the provider to judge, and no id may hide where the two of us differ.
 fn in_parts(protocol: Protocol, body: &[u8], mention: &mut impl FnMut(Mention, &str)) {
-    let mut name = String::new();
-    let mut is_file = false;
+    let mut part = Part::default();
+    let mut is_head = false;
     for line in body.split(|byte| *byte == b'\n') {
+        let line = line.trim_ascii();
         if line.starts_with(b"--") {
-            (name, is_file) = (String::new(), false);
+            (part, is_head) = (Part::default(), true);
+        } else if line.is_empty() {
+            is_head = false;
+        }
+        if line.len() > MAX_LINE {
             continue;
         }
-        if is_file || line.len() > MAX_LINE {
-            continue;
+        let line = String::from_utf8_lossy(line);
+        if is_head {
+            part.learn(&line);
         }
-        let line = String::from_utf8_lossy(line.trim_ascii());
-        if line
-            .to_ascii_lowercase()
-            .starts_with("content-disposition:")
-        {
-            is_file = line.to_ascii_lowercase().contains("filename");
-            name = field_name(&line).unwrap_or_default();
+        in_field(protocol, part.field(), &line, mention);
+    }
+}
+
+/// What the head of a part says of it.
+#[derive(Default)]
+struct Part {
+    name: String,
+    is_file: bool,
+    /// How often it is said.
+    said: usize,
+}
+
+impl Part {
+    /// Takes `Content-Disposition: form-data; name="…"` out of the head.
+    fn learn(&mut self, line: &str) {
+        let Some((header, value)) = line.split_once(':') else {
+            return;
+        };
+        if !header.trim().eq_ignore_ascii_case("content-disposition") {
+            return;
+        }
+        self.said += 1;
+        for (name, value) in parameters(value) {
+            match &*name.to_ascii_lowercase() {
+                "name" => value.clone_into(&mut self.name),
+                "filename" | "filename*" => self.is_file = !value.is_empty(),
+                _ => {}
+            }
+        }
+    }
+
+    /// The name of the field; empty for a file, whose lines are no values of a field.
+    fn field(&self) -> &str {
+        if self.is_file && self.said == 1 {
+            ""
         } else {
-            in_field(protocol, &name, &line, mention);
+            &self.name
         }
     }
 }
 
-/// The name in `Content-Disposition: form-data; name="…"`.
-fn field_name(line: &str) -> Option<String> {
-    let parameters = line.split(';').skip(1).map(str::trim);
-    let named = |parameter: &str| {
-        Some(
-            parameter
-                .strip_prefix("name=")?
-                .trim_matches('"')
-                .to_owned(),
-        )
-    };
-    parameters.filter_map(named).next()
+/// `a=b; c="d"`, without the quotes.
+fn parameters(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut is_quoted = false;
+    let parts = text.split(move |c| {
+        is_quoted ^= c == '"';
+        c == ';' && !is_quoted
+    });
+    let pairs = parts.filter_map(|part| part.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
 }
 
 fn decoded(text: &str) -> Cow<'_, str> {

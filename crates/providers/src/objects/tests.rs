@@ -207,12 +207,6 @@ fn a_gemini_address_is_seen_through_its_encoding() {
 #[test]
 fn forms_name_objects_as_json_does() {
     const URLENCODED: &str = "Application/X-WWW-Form-URLencoded; charset=utf-8";
-    const MULTIPART: &str = "multipart/form-data; boundary=b";
-    let part = |name: &str, value: &str| {
-        format!(
-            "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--b--\r\n"
-        )
-    };
     for (name, value, how, id) in [
         ("input_file_id", "file-1", Mention::Needed, "file-1"),
         ("conversation", "conv_1", Mention::Needed, "conv_1"),
@@ -227,7 +221,11 @@ fn forms_name_objects_as_json_does() {
         let pairs = format!("a=b+c&{name}={}&d", value.replace('-', "%2D"));
         let ids = typed_body_ids(OpenAi, URLENCODED, &pairs);
         assert!(ids.contains(&wanted), "{pairs}: {ids:?}");
-        let ids = typed_body_ids(OpenAi, MULTIPART, &part(name, value));
+        let ids = typed_body_ids(
+            OpenAi,
+            MULTIPART,
+            &part(&format!("; name=\"{name}\""), value),
+        );
         assert!(ids.contains(&wanted), "{name}: {ids:?}");
     }
     let ids = typed_body_ids(
@@ -238,17 +236,110 @@ fn forms_name_objects_as_json_does() {
     assert_eq!(ids, [(Mention::Named, "files/f".to_owned())]);
     let ids = typed_body_ids(OpenAi, "text/plain", "file_id=file-1");
     assert_eq!(ids, [], "no provider reads this as a form");
-    let file = part("file\"; filename=\"ids.txt", "file-1\r\nresp_1");
-    assert_eq!(
-        typed_body_ids(OpenAi, MULTIPART, &file),
-        [],
-        "what a file says is its own"
-    );
-    let behind = [&file[..file.len() - 4], &part("file_id", "file-2")[3..]].concat();
-    let ids = typed_body_ids(OpenAi, MULTIPART, &behind);
-    let of_files = ids.iter().filter(|(_, id)| id.starts_with("file-"));
-    let of_files: Vec<_> = of_files.collect();
-    assert_eq!(of_files, [&(Mention::Named, "file-2".to_owned())]);
+}
+
+const MULTIPART: &str = "multipart/form-data; boundary=b";
+
+/// One part with this head after `form-data`.
+fn part(head: &str, content: &str) -> String {
+    format!("--b\r\nContent-Disposition: form-data{head}\r\n\r\n{content}\r\n")
+}
+
+/// What a file says is its own: an id in it binds the upload to nothing, but nobody may have another's file read so.
+#[test]
+fn ids_in_a_file_that_is_uploaded_only_may_be_ids() {
+    let line = r#"{"custom_id":"a_1","body":{"input":[{"file_id":"file-1"}],"conversation":{"id":"conv_1"}}}"#;
+    let at_top =
+        r#"{"previous_response_id":"resp_1","conversation":{"id":"conv_1"},"file_id":"file-1"}"#;
+    for content in [
+        "file-1\r\nresp_1\r\nconv_1",
+        "id,name\nfile-1,resp_1\n conv_1 ,x",
+        line,
+        &format!("{line}\n{at_top}\n"),
+        "Content-Disposition: x; name=\"file_id\"\r\nfile-1",
+    ] {
+        for head in [
+            r#"; name="file"; filename="ids.jsonl""#,
+            r#"; name="file_id"; filename="ids""#,
+            r#"; filename*=UTF-8''ids; name=conversation"#,
+            r#"; NAME = "a;b" ; FileName = "i;ds""#,
+        ] {
+            let form = part("; name=\"purpose\"", "batch") + &part(head, content) + "--b--\r\n";
+            let ids = typed_body_ids(OpenAi, MULTIPART, &form);
+            let of_file = (Mention::Perhaps, "file-1".to_owned());
+            assert!(ids.contains(&of_file), "{head}: {content}: {ids:?}");
+            let sure = ids.iter().find(|(how, _)| *how != Mention::Perhaps);
+            assert_eq!(sure, None, "{head}: {content}");
+        }
+    }
+    let file = part(r#"; name="file"; filename="a.txt""#, "file-1");
+    for behind in [
+        part(r#"; name="file_id""#, "file-2"),
+        part(
+            r#"; name="file_id""#,
+            &format!("{}file-2", " ".repeat(9000)),
+        ),
+    ] {
+        let ids = typed_body_ids(OpenAi, MULTIPART, &(file.clone() + &behind));
+        let named: Vec<_> = ids
+            .iter()
+            .filter(|(how, _)| *how == Mention::Named)
+            .collect();
+        assert_eq!(named, [&(Mention::Named, "file-2".to_owned())]);
+    }
+}
+
+#[test]
+fn a_body_that_may_be_json_is_read_as_json() {
+    for media_type in [
+        "application/json; x=multipart/form-data",
+        "multipart/form-data, application/json",
+        "text/plain",
+    ] {
+        let ids = typed_body_ids(OpenAi, media_type, r#"{"input_file_id":"file-1"}"#);
+        let wanted = (Mention::Needed, "file-1".to_owned());
+        assert!(ids.contains(&wanted), "{media_type}: {ids:?}");
+    }
+}
+
+/// Whatever makes us and the provider differ on what is a file: a field's id is seen, and most often as one of its field.
+#[test]
+fn no_field_of_a_form_hides_its_id() {
+    for (head, how) in [
+        (r#"; x-filename=1; name="file_id""#, Mention::Named),
+        (r#"; name="file_id"; filename="""#, Mention::Named),
+        (r#"; name="file_id"; filename="#, Mention::Named),
+        (r#"; name="filename_file_id""#, Mention::Named),
+        (r#"; x="; filename=1"; name="file_id""#, Mention::Named),
+        (
+            "; name=\"file_id\"\r\nContent-Disposition: x; filename=\"a\"",
+            Mention::Named,
+        ),
+        (
+            "; filename=\"a\"\r\ncontent-disposition : x; name=\"file_id\"",
+            Mention::Named,
+        ),
+        ("; name=\"file_id\"\r\nX-A: filename=a", Mention::Named),
+        (r#"; name="file_id"; filename="a""#, Mention::Perhaps),
+        (r#"; filename="a"; name="file_ids[]""#, Mention::Perhaps),
+        ("", Mention::Perhaps),
+        (";\r\n name=\"file_id\"", Mention::Perhaps),
+    ] {
+        for content in ["file-1", "file-0,file-1", "--\r\nfile-1"] {
+            let ids = typed_body_ids(OpenAi, MULTIPART, &part(head, content));
+            let found = ids.iter().find(|(_, id)| id == "file-1");
+            let how = if content.starts_with('-') {
+                Mention::Perhaps
+            } else {
+                how
+            };
+            assert_eq!(
+                found,
+                Some(&(how, "file-1".to_owned())),
+                "{head}: {content}"
+            );
+        }
+    }
 }
 
 #[test]
