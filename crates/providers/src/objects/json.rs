@@ -47,6 +47,15 @@ impl Place<'_> {
         self.depth > 0 && self.leads(0, field)
     }
 
+    /// Whether it stands below these keys, one right below the other, wherever they stand.
+    pub(super) fn is_inside(&self, fields: &[&str]) -> bool {
+        let above = self.steps.len().min(self.depth);
+        (0..above).any(|first| {
+            let mut levels = (first..above).zip(fields);
+            above - first >= fields.len() && levels.all(|(level, name)| self.leads(level, name))
+        })
+    }
+
     /// The key of which it is the value; `None` in an array, and where it stands too deep.
     pub(super) fn own_key(&self) -> Option<Cow<'_, str>> {
         self.key(self.depth.checked_sub(1)?)
@@ -72,6 +81,15 @@ impl Place<'_> {
         match self.steps.get(level)? {
             Step::Key(raw) => Some(unescaped(self.text, raw.clone())),
             _ => None,
+        }
+    }
+
+    /// What comes next may have a key that only the provider can read, such as one without quotes.
+    fn forget_key(&mut self) {
+        let level = self.depth.checked_sub(1);
+        let step = level.and_then(|level| self.steps.get_mut(level));
+        if let Some(step @ Step::Key(_)) = step {
+            *step = Step::Unknown;
         }
     }
 
@@ -136,6 +154,7 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &Raw<'_>)) {
                 place.depth += 1;
             }
             b'}' | b']' => place.depth = place.depth.saturating_sub(1),
+            b',' => place.forget_key(),
             _ => {}
         }
         at += 1;

@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use percent_encoding::percent_decode_str;
 
 use super::json::{self, Place, Raw};
-use super::names::{MAX_TEXT, possible, segments, spelt};
+use super::names::{MAX_TEXT, is_name_or_address, possible, segments, spelt};
 use super::table::table;
 use crate::protocol::{self, Protocol};
 
@@ -104,11 +104,37 @@ fn in_json(
     } else if conversation() {
         needed(protocol, "conversation", &text.read(), mention);
     } else if !text.is_longer_than(MAX_TEXT) && !is_free_text(protocol, place) {
-        possible(protocol, &text.read(), &mut |id| {
-            let key = place.nearest_key();
-            mention(by_field(key.as_deref()), id);
+        let text = text.read();
+        possible(protocol, &text, &mut |id| {
+            if let Some(how) = by_place(protocol, place, &text) {
+                mention(how, id);
+            }
         });
     }
+}
+
+/// What the place of a text says of the ids in it. `None`: nothing takes them for ids there.
+fn by_place(protocol: Protocol, place: &Place<'_>, text: &str) -> Option<Mention> {
+    let how = by_field(place.nearest_key().as_deref());
+    (may_be_meant(protocol, how, text) && !is_of_a_call(protocol, place)).then_some(how)
+}
+
+/// Callers choose Gemini's names themselves, and any text with a slash may have one inside.
+fn may_be_meant(protocol: Protocol, how: Mention, text: &str) -> bool {
+    protocol != Protocol::Gemini || how != Mention::Perhaps || is_name_or_address(text)
+}
+
+/// What a model may call, how it does and what comes of it: Gemini looks for no names there.
+fn is_of_a_call(protocol: Protocol, place: &Place<'_>) -> bool {
+    const FIELDS: [&[&str]; 6] = [
+        &["functionCall"],
+        &["function_call"],
+        &["functionDeclarations"],
+        &["function_declarations"],
+        &["functionResponse", "response"],
+        &["function_response", "response"],
+    ];
+    protocol == Protocol::Gemini && FIELDS.iter().any(|fields| place.is_inside(fields))
 }
 
 /// What people and models write, and the caller's own notes.
@@ -173,7 +199,10 @@ fn in_field(protocol: Protocol, name: &str, value: &str, mention: &mut impl FnMu
     let inner = whole.rsplit(['[', ']']).find(|part| !part.is_empty());
     let how = by_field(inner);
     for value in value.split(',') {
-        possible(protocol, value.trim(), &mut |id| mention(how, id));
+        let value = value.trim();
+        if may_be_meant(protocol, how, value) {
+            possible(protocol, value, &mut |id| mention(how, id));
+        }
     }
 }
 

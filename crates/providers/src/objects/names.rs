@@ -48,6 +48,14 @@ pub(super) fn possible(protocol: Protocol, text: &str, take: &mut impl FnMut(&st
     }
 }
 
+/// Whether a text begins as one of Gemini's names does, encoded or not, or is an address.
+pub(super) fn is_name_or_address(text: &str) -> bool {
+    let first = text.split(ENDS).next().unwrap_or_default();
+    let first = first.split('%').next().unwrap_or_default();
+    // The tasks of a model stand below it.
+    first == "models" || table(Protocol::Gemini).has(first) || text.contains("://")
+}
+
 /// Gemini's names in a text, such as `files/abc` in `https://…/v1beta/files/abc?alt=media`, however encoded.
 fn names_in(text: &str, take: &mut impl FnMut(&str)) {
     let mut text = Cow::Borrowed(text);

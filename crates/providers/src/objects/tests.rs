@@ -393,6 +393,79 @@ fn what_people_write_names_nothing() {
     }
 }
 
+/// Gemini's names are chosen by callers: one of them must not make other callers' paths and texts look like it.
+#[test]
+fn a_chosen_name_counts_only_where_it_may_be_meant() {
+    let part = |part: &str| format!(r#"{{"contents":[{{"parts":[{part}]}}]}}"#);
+    for body in [
+        r#"{"x":"src/files/report"}"#.to_owned(),
+        r#"{"x":["./files/report","/files/report","a=files/report"]}"#.to_owned(),
+        part(r#"{"functionCall":{"args":{"path":"files/report"}}}"#),
+        part(r#"{"function_call":{"args":{"a":{"uri":["https://g.example/files/report"]}}}}"#),
+        part(r#"{"functionResponse":{"response":{"uri":"files/report","all":["files/report"]}}}"#),
+        part(r#"{"function_response":{"response":{"fileUri":"files/report"}}}"#),
+        r#"{"tools":[{"functionDeclarations":[{"parameters":{"x":{"enum":["files/report"]}}}]}]}"#
+            .to_owned(),
+        r#"{"tools":[{"function_declarations":[{"description":"files/report"}]}]}"#.to_owned(),
+    ] {
+        let ids = typed_body_ids(Gemini, "application/json", &body);
+        assert_eq!(ids, [], "{body}");
+    }
+    for (body, how) in [
+        (r#"{"x":"files/report"}"#.to_owned(), Mention::Perhaps),
+        (r#"{"x":"files/report/y?z"}"#.to_owned(), Mention::Perhaps),
+        (r#"{"x":"files%2Freport"}"#.to_owned(), Mention::Perhaps),
+        (
+            r#"{"x":"https://g.example/v1beta/files/report"}"#.to_owned(),
+            Mention::Perhaps,
+        ),
+        (
+            r#"{"x":"models/m/files/report"}"#.to_owned(),
+            Mention::Perhaps,
+        ),
+        (
+            r#"{"fileUri":"/x/files/report"}"#.to_owned(),
+            Mention::Named,
+        ),
+        (
+            part(r#"{"functionResponse":{"parts":[{"fileData":{"fileUri":"files/report"}}]}}"#),
+            Mention::Named,
+        ),
+        (
+            part(r#"{"functionCall":{"args":{}}},{"fileData":{"fileUri":"files/report"}}"#),
+            Mention::Named,
+        ),
+        (
+            part(r#"{"response":{"uri":"files/report"}}"#),
+            Mention::Named,
+        ),
+        // Keys without quotes: whose value it is cannot be told.
+        (
+            part(r#"{"functionCall":{},fileData:{fileUri:"files/report"}}"#),
+            Mention::Perhaps,
+        ),
+        (part(r#"{"text":"x",y:"files/report"}"#), Mention::Perhaps),
+    ] {
+        let ids = typed_body_ids(Gemini, "application/json", &body);
+        assert!(
+            ids.contains(&(how, "files/report".to_owned())),
+            "{body}: {ids:?}"
+        );
+    }
+    let lines = "see src/files/report\r\nsrc/files/report,x\r\n";
+    let file =
+        |lines: &str| typed_body_ids(Gemini, MULTIPART, &self::part(r#"; filename="a""#, lines));
+    assert_eq!(file(lines), []);
+    assert_eq!(
+        file("x,files/report"),
+        [(Mention::Perhaps, "files/report".to_owned())]
+    );
+    assert_eq!(
+        path_ids(Gemini, "/v1beta/models", Some("path=src/files/report")),
+        []
+    );
+}
+
 const IN_FIELDS: &[(Protocol, &str, &str)] = &[
     (OpenAi, r#"{"previous_response_id":"resp_1"}"#, "resp_1"),
     (
