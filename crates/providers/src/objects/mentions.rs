@@ -197,8 +197,17 @@ fn in_field(protocol: Protocol, name: &str, value: &str, mention: &mut impl FnMu
         return needed(protocol, whole, value, mention);
     }
     let inner = whole.rsplit(['[', ']']).find(|part| !part.is_empty());
-    let how = by_field(inner);
-    for value in value.split(',') {
+    in_list(protocol, by_field(inner), value, mention);
+}
+
+/// `a,b`, or one value alone.
+fn in_list(
+    protocol: Protocol,
+    how: Mention,
+    values: &str,
+    mention: &mut impl FnMut(Mention, &str),
+) {
+    for value in values.split(',') {
         let value = value.trim();
         if may_be_meant(protocol, how, value) {
             possible(protocol, value, &mut |id| mention(how, id));
@@ -211,8 +220,11 @@ fn in_field(protocol: Protocol, name: &str, value: &str, mention: &mut impl FnMu
 fn in_parts(protocol: Protocol, body: &[u8], mention: &mut impl FnMut(Mention, &str)) {
     let mut part = Part::default();
     let mut is_head = false;
-    for line in body.split(|byte| *byte == b'\n') {
-        let line = line.trim_ascii();
+    let mut rest = body;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest[..end].trim_ascii();
+        rest = rest.get(end + 1..).unwrap_or_default();
         if line.starts_with(b"--") {
             (part, is_head) = (Part::default(), true);
         } else if line.is_empty() {
@@ -225,7 +237,10 @@ fn in_parts(protocol: Protocol, body: &[u8], mention: &mut impl FnMut(Mention, &
         if is_head {
             part.learn(&line);
         }
-        in_field(protocol, part.field(), &line, mention);
+        match part.field() {
+            "" => in_list(protocol, Mention::Perhaps, &line, mention),
+            name => in_field(protocol, name, &line, mention),
+        }
     }
 }
 
