@@ -225,6 +225,96 @@ async fn a_form_is_looked_through_as_json_is() {
     callers.gw.stop().await;
 }
 
+const FORM: &str = "multipart/form-data; boundary=b";
+
+/// A form of one part.
+fn form(head: &str, content: &str) -> String {
+    format!("--b\r\nContent-Disposition: form-data{head}\r\n\r\n{content}\r\n--b--\r\n")
+}
+
+#[tokio::test]
+async fn a_field_dressed_up_as_a_file_hides_no_id() {
+    let callers = Callers::start().await;
+    let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+    let id = id_of(&file);
+    let before = callers.requests();
+    let guesser = format!("Bearer {}", Callers::secret("guesser"));
+    let headers = [("content-type", FORM), ("authorization", &*guesser)];
+    let line = format!(r#"{{"custom_id":"a","body":{{"input":[{{"file_id":"{id}"}}]}}}}"#);
+    for (head, content) in [
+        (r#"; x-filename=1; name="file_id""#, &id),
+        (r#"; name="file_id"; filename="""#, &id),
+        (r#"; name="file_id"; filename="a""#, &id),
+        (r#"; name="filename_id""#, &id),
+        (
+            "; name=\"file_id\"\r\nContent-Disposition: x; filename=\"a\"",
+            &id,
+        ),
+        (r#"; name="file"; filename="batch.jsonl""#, &line),
+    ] {
+        let body = form(head, content);
+        let path = "/p/v1/containers/c/files";
+        let reply = callers
+            .gw
+            .send("POST", path, &headers, body.as_bytes())
+            .await;
+        refused(&reply, 404, "not_found", head);
+    }
+    assert_eq!(callers.requests(), before, "no key was used");
+    callers.gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_may_speak_of_its_makers_objects_at_two_accounts() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 3)).await;
+    let (one, other) = two_files(&gw).await;
+    let lines = format!(
+        "{{\"file_id\":\"{}\",\"previous_response_id\":\"resp_unknown\"}}\n{{\"file_id\":\"{}\"}}",
+        id_of(&one),
+        id_of(&other)
+    );
+    let body = form(r#"; name="file"; filename="a.jsonl""#, &lines);
+    let headers = [("content-type", FORM)];
+    let reply = gw
+        .send("POST", "/p/v1/files", &headers, body.as_bytes())
+        .await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_one_caller_chose_hinders_no_other_callers_paths() {
+    let callers = Callers::start().await;
+    let uploaded = callers
+        .send("guesser", "POST", "/upload/v1beta/files", "x")
+        .await;
+    let name = uploaded.json()["file"]["name"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
+    let call = |part: Value| json!({"contents": [{"parts": [part]}]}).to_string();
+    let path = "/v1beta/models/g:generateContent";
+    for part in [
+        json!({"functionCall": {"name": "read", "args": {"path": format!("src/{name}")}}}),
+        json!({"functionCall": {"name": "read", "args": {"path": name}}}),
+        json!({"functionResponse": {"name": "read", "response": {"uri": name}}}),
+    ] {
+        let reply = callers
+            .send("maker", "POST", path, &call(part.clone()))
+            .await;
+        assert_eq!(reply.status, 200, "{part}: {reply:?}");
+    }
+    for part in [
+        json!({"fileData": {"fileUri": name}}),
+        json!({"functionResponse": {"name": "read", "parts": [{"fileData": {"fileUri": name}}]}}),
+    ] {
+        let reply = callers.send("maker", "POST", path, &call(part)).await;
+        refused(&reply, 404, "not_found", "another caller's");
+    }
+    callers.gw.stop().await;
+}
+
 #[tokio::test]
 async fn an_answer_that_repeats_what_was_sent_gives_nothing_away() {
     let callers = Callers::start().await;

@@ -19,6 +19,9 @@ const GEMINI_TASKS: [&str; 3] = [
     "asyncBatchEmbedContent",
 ];
 
+/// What makes a further object of one: a video again, the file of an upload, a conversation from some point on.
+const MAKING: [&str; 3] = ["remix", "complete", "restart"];
+
 /// What the answer to a call tells of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tells {
@@ -61,7 +64,7 @@ pub fn tells(
         (&Method::PUT, []) if is_upload => Some(Tells::Made),
         (&Method::POST | &Method::PUT, _) if is_upload => Some(Tells::Upload),
         (&Method::POST, [verb]) if table(protocol).verbs.contains(&&**verb) => Some(Tells::Made),
-        (&Method::POST, [_, verb]) if verb == "remix" || verb == "complete" => Some(Tells::Made),
+        (&Method::POST, [_, verb]) if MAKING.contains(&&**verb) => Some(Tells::Made),
         (&Method::GET, [id]) if !collection.shows.is_empty() => {
             Some(Tells::Yields(spelt(protocol, collection.at, id)?))
         }

@@ -47,6 +47,15 @@ impl Place<'_> {
         self.depth > 0 && self.leads(0, field)
     }
 
+    /// Whether it stands below these keys, one right below the other, wherever they stand.
+    pub(super) fn is_inside(&self, fields: &[&str]) -> bool {
+        let above = self.steps.len().min(self.depth);
+        (0..above).any(|first| {
+            let mut levels = (first..above).zip(fields);
+            above - first >= fields.len() && levels.all(|(level, name)| self.leads(level, name))
+        })
+    }
+
     /// The key of which it is the value; `None` in an array, and where it stands too deep.
     pub(super) fn own_key(&self) -> Option<Cow<'_, str>> {
         self.key(self.depth.checked_sub(1)?)
@@ -75,6 +84,15 @@ impl Place<'_> {
         }
     }
 
+    /// What comes next may have a key that only the provider can read, such as one without quotes.
+    fn forget_key(&mut self) {
+        let level = self.depth.checked_sub(1);
+        let step = level.and_then(|level| self.steps.get_mut(level));
+        if let Some(step @ Step::Key(_)) = step {
+            *step = Step::Unknown;
+        }
+    }
+
     fn set(&mut self, level: Option<usize>, step: Step) {
         if let Some(slot) = level.and_then(|level| self.steps.get_mut(level)) {
             *slot = step;
@@ -82,8 +100,29 @@ impl Place<'_> {
     }
 }
 
+/// A string as it stands in the text. Most are never read: what people write is long, and names nothing.
+#[derive(Debug)]
+pub(super) struct Raw<'t> {
+    text: &'t [u8],
+    /// Quotes included.
+    at: Range<usize>,
+}
+
+impl<'t> Raw<'t> {
+    /// Whether it can be no text of at most this many bytes, however it is escaped.
+    pub(super) fn is_longer_than(&self, bytes: usize) -> bool {
+        // `\u0061` is the longest way to write a byte.
+        self.at.len() - 2 > 6 * bytes
+    }
+
+    /// The string without its quotes and escapes; empty where it has broken ones.
+    pub(super) fn read(&self) -> Cow<'t, str> {
+        unescaped(self.text, self.at.clone())
+    }
+}
+
 /// Calls `take` with every string that is no key, and where it stands.
-pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &str)) {
+pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &Raw<'_>)) {
     let mut place = Place {
         text,
         depth: 0,
@@ -101,7 +140,7 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &str)) {
                 if text[at..].trim_ascii_start().starts_with(b":") {
                     place.set(place.depth.checked_sub(1), Step::Key(raw));
                 } else {
-                    take(&place, &unescaped(text, raw));
+                    take(&place, &Raw { text, at: raw });
                 }
                 continue;
             }
@@ -115,6 +154,7 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &str)) {
                 place.depth += 1;
             }
             b'}' | b']' => place.depth = place.depth.saturating_sub(1),
+            b',' => place.forget_key(),
             _ => {}
         }
         at += 1;
@@ -128,7 +168,7 @@ pub(super) fn strings_at(text: &[u8], places: &[&[&str]], mut take: impl FnMut(&
         for (place, found) in places.iter().zip(&mut found) {
             if here.is(place) && (!*found || place.contains(&ANY)) {
                 *found = true;
-                take(value);
+                take(&value.read());
             }
         }
     });

@@ -6,8 +6,8 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use percent_encoding::percent_decode_str;
 
-use super::json::{self, Place};
-use super::names::{possible, segments, spelt};
+use super::json::{self, Place, Raw};
+use super::names::{MAX_TEXT, is_name_or_address, possible, segments, spelt};
 use super::table::table;
 use crate::protocol::{self, Protocol};
 
@@ -70,14 +70,18 @@ pub fn in_body(
     body: &[u8],
     mut mention: impl FnMut(Mention, &str),
 ) {
-    json::strings(body, |place, text| {
-        in_json(protocol, place, text, &mut mention)
-    });
     let media_type = headers.get_all(CONTENT_TYPE).iter();
     let media_type: Vec<u8> = media_type
         .flat_map(|value| value.as_bytes().to_ascii_lowercase())
         .collect();
     let says = |what: &[u8]| memchr::memmem::find(&media_type, what).is_some();
+    // What such a form has of JSON is a file's, most likely, and a file may say anything.
+    let is_of_files = media_type.starts_with(b"multipart/") && !says(b"json");
+    json::strings(body, |place, text| {
+        in_json(protocol, place, text, &mut |how, id| {
+            mention(if is_of_files { Mention::Perhaps } else { how }, id);
+        });
+    });
     if says(b"urlencoded") {
         in_pairs(protocol, &String::from_utf8_lossy(body), &mut mention);
     }
@@ -89,22 +93,48 @@ pub fn in_body(
 fn in_json(
     protocol: Protocol,
     place: &Place<'_>,
-    text: &str,
+    text: &Raw<'_>,
     mention: &mut impl FnMut(Mention, &str),
 ) {
     let fields = table(protocol).fields;
     let field = fields.iter().find(|field| place.is(&[field]));
     let conversation = || place.is(&["conversation", "id"]) && fields.contains(&"conversation");
     if let Some(field) = field {
-        needed(protocol, field, text, mention);
+        needed(protocol, field, &text.read(), mention);
     } else if conversation() {
-        needed(protocol, "conversation", text, mention);
-    } else if !is_free_text(protocol, place) {
-        possible(protocol, text, &mut |id| {
-            let key = place.nearest_key();
-            mention(by_field(key.as_deref()), id);
+        needed(protocol, "conversation", &text.read(), mention);
+    } else if !text.is_longer_than(MAX_TEXT) && !is_free_text(protocol, place) {
+        let text = text.read();
+        possible(protocol, &text, &mut |id| {
+            if let Some(how) = by_place(protocol, place, &text) {
+                mention(how, id);
+            }
         });
     }
+}
+
+/// What the place of a text says of the ids in it. `None`: nothing takes them for ids there.
+fn by_place(protocol: Protocol, place: &Place<'_>, text: &str) -> Option<Mention> {
+    let how = by_field(place.nearest_key().as_deref());
+    (may_be_meant(protocol, how, text) && !is_of_a_call(protocol, place)).then_some(how)
+}
+
+/// Callers choose Gemini's names themselves, and any text with a slash may have one inside.
+fn may_be_meant(protocol: Protocol, how: Mention, text: &str) -> bool {
+    protocol != Protocol::Gemini || how != Mention::Perhaps || is_name_or_address(text)
+}
+
+/// What a model may call, how it does and what comes of it: Gemini looks for no names there.
+fn is_of_a_call(protocol: Protocol, place: &Place<'_>) -> bool {
+    const FIELDS: [&[&str]; 6] = [
+        &["functionCall"],
+        &["function_call"],
+        &["functionDeclarations"],
+        &["function_declarations"],
+        &["functionResponse", "response"],
+        &["function_response", "response"],
+    ];
+    protocol == Protocol::Gemini && FIELDS.iter().any(|fields| place.is_inside(fields))
 }
 
 /// What people and models write, and the caller's own notes.
@@ -139,7 +169,7 @@ fn by_field(field: Option<&str>) -> Mention {
 
 fn needed(protocol: Protocol, field: &str, text: &str, mention: &mut impl FnMut(Mention, &str)) {
     let collection: &[&str] = match field {
-        "previous_interaction_id" => &["interactions"],
+        "previousInteractionId" | "previous_interaction_id" => &["interactions"],
         "cachedContent" | "cached_content" => &["cachedContents"],
         _ => &[],
     };
@@ -162,55 +192,105 @@ fn in_pairs(protocol: Protocol, pairs: &str, mention: &mut impl FnMut(Mention, &
 
 /// A field of a form, or a parameter: `file_id`, `file_ids[]`, `conversation[id]`.
 fn in_field(protocol: Protocol, name: &str, value: &str, mention: &mut impl FnMut(Mention, &str)) {
-    let name = name.replace("[id]", "");
-    if table(protocol).fields.contains(&&*name) {
-        return needed(protocol, &name, value, mention);
+    let whole = name.strip_suffix("[id]").unwrap_or(name);
+    if table(protocol).fields.contains(&whole) {
+        return needed(protocol, whole, value, mention);
     }
-    let inner = name.rsplit(['[', ']']).find(|part| !part.is_empty());
-    let how = by_field(inner);
-    for value in value.split(',') {
-        possible(protocol, value.trim(), &mut |id| mention(how, id));
+    let inner = whole.rsplit(['[', ']']).find(|part| !part.is_empty());
+    in_list(protocol, by_field(inner), value, mention);
+}
+
+/// `a,b`, or one value alone.
+fn in_list(
+    protocol: Protocol,
+    how: Mention,
+    values: &str,
+    mention: &mut impl FnMut(Mention, &str),
+) {
+    for value in values.split(',') {
+        let value = value.trim();
+        if may_be_meant(protocol, how, value) {
+            possible(protocol, value, &mut |id| mention(how, id));
+        }
     }
 }
 
-/// The fields of a multipart form, but for its files. Each line is looked at: where a part ends is for the provider to
-/// judge.
+/// The lines of a multipart form: ids in its fields, and what may be ids in its files. Each line is looked at: where a
+/// part ends and what is a file is for the provider to judge, and no id may hide where the two of us differ.
 fn in_parts(protocol: Protocol, body: &[u8], mention: &mut impl FnMut(Mention, &str)) {
-    let mut name = String::new();
-    let mut is_file = false;
-    for line in body.split(|byte| *byte == b'\n') {
+    let mut part = Part::default();
+    let mut is_head = false;
+    let mut rest = body;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest[..end].trim_ascii();
+        rest = rest.get(end + 1..).unwrap_or_default();
         if line.starts_with(b"--") {
-            (name, is_file) = (String::new(), false);
+            (part, is_head) = (Part::default(), true);
+        } else if line.is_empty() {
+            is_head = false;
+        }
+        if line.len() > MAX_LINE {
             continue;
         }
-        if is_file || line.len() > MAX_LINE {
-            continue;
+        let line = String::from_utf8_lossy(line);
+        if is_head {
+            part.learn(&line);
         }
-        let line = String::from_utf8_lossy(line.trim_ascii());
-        if line
-            .to_ascii_lowercase()
-            .starts_with("content-disposition:")
-        {
-            is_file = line.to_ascii_lowercase().contains("filename");
-            name = field_name(&line).unwrap_or_default();
-        } else {
-            in_field(protocol, &name, &line, mention);
+        match part.field() {
+            "" => in_list(protocol, Mention::Perhaps, &line, mention),
+            name => in_field(protocol, name, &line, mention),
         }
     }
 }
 
-/// The name in `Content-Disposition: form-data; name="…"`.
-fn field_name(line: &str) -> Option<String> {
-    let parameters = line.split(';').skip(1).map(str::trim);
-    let named = |parameter: &str| {
-        Some(
-            parameter
-                .strip_prefix("name=")?
-                .trim_matches('"')
-                .to_owned(),
-        )
-    };
-    parameters.filter_map(named).next()
+/// What the head of a part says of it.
+#[derive(Default)]
+struct Part {
+    name: String,
+    is_file: bool,
+    /// How often it is said.
+    said: usize,
+}
+
+impl Part {
+    /// Takes `Content-Disposition: form-data; name="…"` out of the head.
+    fn learn(&mut self, line: &str) {
+        let Some((header, value)) = line.split_once(':') else {
+            return;
+        };
+        if !header.trim().eq_ignore_ascii_case("content-disposition") {
+            return;
+        }
+        self.said += 1;
+        for (name, value) in parameters(value) {
+            match &*name.to_ascii_lowercase() {
+                "name" => value.clone_into(&mut self.name),
+                "filename" | "filename*" => self.is_file = !value.is_empty(),
+                _ => {}
+            }
+        }
+    }
+
+    /// The name of the field; empty for a file, whose lines are no values of a field.
+    fn field(&self) -> &str {
+        if self.is_file && self.said == 1 {
+            ""
+        } else {
+            &self.name
+        }
+    }
+}
+
+/// `a=b; c="d"`, without the quotes.
+fn parameters(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut is_quoted = false;
+    let parts = text.split(move |c| {
+        is_quoted ^= c == '"';
+        c == ';' && !is_quoted
+    });
+    let pairs = parts.filter_map(|part| part.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
 }
 
 fn decoded(text: &str) -> Cow<'_, str> {

@@ -10,7 +10,7 @@ use crate::protocol::Protocol;
 /// The longest id.
 pub(super) const MAX_ID: usize = 256;
 /// A longer text is no id and no address of an object.
-const MAX_TEXT: usize = 8 * 1024;
+pub(super) const MAX_TEXT: usize = 8 * 1024;
 /// An address may be encoded once for each other address that it stands in.
 const MAX_DECODED: usize = 3;
 /// What ends a part of an address.
@@ -46,6 +46,14 @@ pub(super) fn possible(protocol: Protocol, text: &str, take: &mut impl FnMut(&st
         _ if fits(text) && text.len() > 3 && text.contains(['-', '_']) => take(text),
         _ => {}
     }
+}
+
+/// Whether a text begins as one of Gemini's names does, encoded or not, or is an address.
+pub(super) fn is_name_or_address(text: &str) -> bool {
+    let first = text.split(ENDS).next().unwrap_or_default();
+    let first = first.split('%').next().unwrap_or_default();
+    // The tasks of a model stand below it.
+    first == "models" || table(Protocol::Gemini).has(first) || text.contains("://")
 }
 
 /// Gemini's names in a text, such as `files/abc` in `https://…/v1beta/files/abc?alt=media`, however encoded.

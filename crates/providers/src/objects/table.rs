@@ -48,7 +48,8 @@ const OPENAI: Table = Table {
         Collection::new(&["responses"], &[&["response", "id"], &["id"]]),
         Collection::new(&["files"], ID),
         Collection::new(&["batches"], ID).shows(&[&["output_file_id"], &["error_file_id"]]),
-        Collection::new(&["conversations"], ID),
+        // The second is Mistral's, in its answers and its streams' events.
+        Collection::new(&["conversations"], &[&["id"], &["conversation_id"]]),
         Collection::new(&["uploads"], ID),
         Collection::new(&["vector_stores"], ID),
         Collection::new(&["containers"], ID),
@@ -117,7 +118,12 @@ const GEMINI: Table = Table {
         Collection::new(&["fileSearchStores"], NAME),
     ],
     verbs: &[],
-    fields: &["cachedContent", "cached_content", "previous_interaction_id"],
+    fields: &[
+        "cachedContent",
+        "cached_content",
+        "previousInteractionId",
+        "previous_interaction_id",
+    ],
 };
 
 const TAVILY: Table = Table {

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
 use super::answers::MAX_IDS;
-use super::names::MAX_ID;
+use super::names::{MAX_ID, MAX_TEXT};
 use super::*;
 use crate::protocol::Protocol;
 use crate::protocol::Protocol::{Anthropic, Gemini, OpenAi, Tavily};
@@ -207,12 +207,6 @@ fn a_gemini_address_is_seen_through_its_encoding() {
 #[test]
 fn forms_name_objects_as_json_does() {
     const URLENCODED: &str = "Application/X-WWW-Form-URLencoded; charset=utf-8";
-    const MULTIPART: &str = "multipart/form-data; boundary=b";
-    let part = |name: &str, value: &str| {
-        format!(
-            "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--b--\r\n"
-        )
-    };
     for (name, value, how, id) in [
         ("input_file_id", "file-1", Mention::Needed, "file-1"),
         ("conversation", "conv_1", Mention::Needed, "conv_1"),
@@ -227,7 +221,11 @@ fn forms_name_objects_as_json_does() {
         let pairs = format!("a=b+c&{name}={}&d", value.replace('-', "%2D"));
         let ids = typed_body_ids(OpenAi, URLENCODED, &pairs);
         assert!(ids.contains(&wanted), "{pairs}: {ids:?}");
-        let ids = typed_body_ids(OpenAi, MULTIPART, &part(name, value));
+        let ids = typed_body_ids(
+            OpenAi,
+            MULTIPART,
+            &part(&format!("; name=\"{name}\""), value),
+        );
         assert!(ids.contains(&wanted), "{name}: {ids:?}");
     }
     let ids = typed_body_ids(
@@ -238,17 +236,110 @@ fn forms_name_objects_as_json_does() {
     assert_eq!(ids, [(Mention::Named, "files/f".to_owned())]);
     let ids = typed_body_ids(OpenAi, "text/plain", "file_id=file-1");
     assert_eq!(ids, [], "no provider reads this as a form");
-    let file = part("file\"; filename=\"ids.txt", "file-1\r\nresp_1");
-    assert_eq!(
-        typed_body_ids(OpenAi, MULTIPART, &file),
-        [],
-        "what a file says is its own"
-    );
-    let behind = [&file[..file.len() - 4], &part("file_id", "file-2")[3..]].concat();
-    let ids = typed_body_ids(OpenAi, MULTIPART, &behind);
-    let of_files = ids.iter().filter(|(_, id)| id.starts_with("file-"));
-    let of_files: Vec<_> = of_files.collect();
-    assert_eq!(of_files, [&(Mention::Named, "file-2".to_owned())]);
+}
+
+const MULTIPART: &str = "multipart/form-data; boundary=b";
+
+/// One part with this head after `form-data`.
+fn part(head: &str, content: &str) -> String {
+    format!("--b\r\nContent-Disposition: form-data{head}\r\n\r\n{content}\r\n")
+}
+
+/// What a file says is its own: an id in it binds the upload to nothing, but nobody may have another's file read so.
+#[test]
+fn ids_in_a_file_that_is_uploaded_only_may_be_ids() {
+    let line = r#"{"custom_id":"a_1","body":{"input":[{"file_id":"file-1"}],"conversation":{"id":"conv_1"}}}"#;
+    let at_top =
+        r#"{"previous_response_id":"resp_1","conversation":{"id":"conv_1"},"file_id":"file-1"}"#;
+    for content in [
+        "file-1\r\nresp_1\r\nconv_1",
+        "id,name\nfile-1,resp_1\n conv_1 ,x",
+        line,
+        &format!("{line}\n{at_top}\n"),
+        "Content-Disposition: x; name=\"file_id\"\r\nfile-1",
+    ] {
+        for head in [
+            r#"; name="file"; filename="ids.jsonl""#,
+            r#"; name="file_id"; filename="ids""#,
+            r#"; filename*=UTF-8''ids; name=conversation"#,
+            r#"; NAME = "a;b" ; FileName = "i;ds""#,
+        ] {
+            let form = part("; name=\"purpose\"", "batch") + &part(head, content) + "--b--\r\n";
+            let ids = typed_body_ids(OpenAi, MULTIPART, &form);
+            let of_file = (Mention::Perhaps, "file-1".to_owned());
+            assert!(ids.contains(&of_file), "{head}: {content}: {ids:?}");
+            let sure = ids.iter().find(|(how, _)| *how != Mention::Perhaps);
+            assert_eq!(sure, None, "{head}: {content}");
+        }
+    }
+    let file = part(r#"; name="file"; filename="a.txt""#, "file-1");
+    for behind in [
+        part(r#"; name="file_id""#, "file-2"),
+        part(
+            r#"; name="file_id""#,
+            &format!("{}file-2", " ".repeat(9000)),
+        ),
+    ] {
+        let ids = typed_body_ids(OpenAi, MULTIPART, &(file.clone() + &behind));
+        let named: Vec<_> = ids
+            .iter()
+            .filter(|(how, _)| *how == Mention::Named)
+            .collect();
+        assert_eq!(named, [&(Mention::Named, "file-2".to_owned())]);
+    }
+}
+
+#[test]
+fn a_body_that_may_be_json_is_read_as_json() {
+    for media_type in [
+        "application/json; x=multipart/form-data",
+        "multipart/form-data, application/json",
+        "text/plain",
+    ] {
+        let ids = typed_body_ids(OpenAi, media_type, r#"{"input_file_id":"file-1"}"#);
+        let wanted = (Mention::Needed, "file-1".to_owned());
+        assert!(ids.contains(&wanted), "{media_type}: {ids:?}");
+    }
+}
+
+/// Whatever makes us and the provider differ on what is a file: a field's id is seen, and most often as one of its field.
+#[test]
+fn no_field_of_a_form_hides_its_id() {
+    for (head, how) in [
+        (r#"; x-filename=1; name="file_id""#, Mention::Named),
+        (r#"; name="file_id"; filename="""#, Mention::Named),
+        (r#"; name="file_id"; filename="#, Mention::Named),
+        (r#"; name="filename_file_id""#, Mention::Named),
+        (r#"; x="; filename=1"; name="file_id""#, Mention::Named),
+        (
+            "; name=\"file_id\"\r\nContent-Disposition: x; filename=\"a\"",
+            Mention::Named,
+        ),
+        (
+            "; filename=\"a\"\r\ncontent-disposition : x; name=\"file_id\"",
+            Mention::Named,
+        ),
+        ("; name=\"file_id\"\r\nX-A: filename=a", Mention::Named),
+        (r#"; name="file_id"; filename="a""#, Mention::Perhaps),
+        (r#"; filename="a"; name="file_ids[]""#, Mention::Perhaps),
+        ("", Mention::Perhaps),
+        (";\r\n name=\"file_id\"", Mention::Perhaps),
+    ] {
+        for content in ["file-1", "file-0,file-1", "--\r\nfile-1"] {
+            let ids = typed_body_ids(OpenAi, MULTIPART, &part(head, content));
+            let found = ids.iter().find(|(_, id)| id == "file-1");
+            let how = if content.starts_with('-') {
+                Mention::Perhaps
+            } else {
+                how
+            };
+            assert_eq!(
+                found,
+                Some(&(how, "file-1".to_owned())),
+                "{head}: {content}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -302,6 +393,79 @@ fn what_people_write_names_nothing() {
     }
 }
 
+/// Gemini's names are chosen by callers: one of them must not make other callers' paths and texts look like it.
+#[test]
+fn a_chosen_name_counts_only_where_it_may_be_meant() {
+    let part = |part: &str| format!(r#"{{"contents":[{{"parts":[{part}]}}]}}"#);
+    for body in [
+        r#"{"x":"src/files/report"}"#.to_owned(),
+        r#"{"x":["./files/report","/files/report","a=files/report"]}"#.to_owned(),
+        part(r#"{"functionCall":{"args":{"path":"files/report"}}}"#),
+        part(r#"{"function_call":{"args":{"a":{"uri":["https://g.example/files/report"]}}}}"#),
+        part(r#"{"functionResponse":{"response":{"uri":"files/report","all":["files/report"]}}}"#),
+        part(r#"{"function_response":{"response":{"fileUri":"files/report"}}}"#),
+        r#"{"tools":[{"functionDeclarations":[{"parameters":{"x":{"enum":["files/report"]}}}]}]}"#
+            .to_owned(),
+        r#"{"tools":[{"function_declarations":[{"description":"files/report"}]}]}"#.to_owned(),
+    ] {
+        let ids = typed_body_ids(Gemini, "application/json", &body);
+        assert_eq!(ids, [], "{body}");
+    }
+    for (body, how) in [
+        (r#"{"x":"files/report"}"#.to_owned(), Mention::Perhaps),
+        (r#"{"x":"files/report/y?z"}"#.to_owned(), Mention::Perhaps),
+        (r#"{"x":"files%2Freport"}"#.to_owned(), Mention::Perhaps),
+        (
+            r#"{"x":"https://g.example/v1beta/files/report"}"#.to_owned(),
+            Mention::Perhaps,
+        ),
+        (
+            r#"{"x":"models/m/files/report"}"#.to_owned(),
+            Mention::Perhaps,
+        ),
+        (
+            r#"{"fileUri":"/x/files/report"}"#.to_owned(),
+            Mention::Named,
+        ),
+        (
+            part(r#"{"functionResponse":{"parts":[{"fileData":{"fileUri":"files/report"}}]}}"#),
+            Mention::Named,
+        ),
+        (
+            part(r#"{"functionCall":{"args":{}}},{"fileData":{"fileUri":"files/report"}}"#),
+            Mention::Named,
+        ),
+        (
+            part(r#"{"response":{"uri":"files/report"}}"#),
+            Mention::Named,
+        ),
+        // Keys without quotes: whose value it is cannot be told.
+        (
+            part(r#"{"functionCall":{},fileData:{fileUri:"files/report"}}"#),
+            Mention::Perhaps,
+        ),
+        (part(r#"{"text":"x",y:"files/report"}"#), Mention::Perhaps),
+    ] {
+        let ids = typed_body_ids(Gemini, "application/json", &body);
+        assert!(
+            ids.contains(&(how, "files/report".to_owned())),
+            "{body}: {ids:?}"
+        );
+    }
+    let lines = "see src/files/report\r\nsrc/files/report,x\r\n";
+    let file =
+        |lines: &str| typed_body_ids(Gemini, MULTIPART, &self::part(r#"; filename="a""#, lines));
+    assert_eq!(file(lines), []);
+    assert_eq!(
+        file("x,files/report"),
+        [(Mention::Perhaps, "files/report".to_owned())]
+    );
+    assert_eq!(
+        path_ids(Gemini, "/v1beta/models", Some("path=src/files/report")),
+        []
+    );
+}
+
 const IN_FIELDS: &[(Protocol, &str, &str)] = &[
     (OpenAi, r#"{"previous_response_id":"resp_1"}"#, "resp_1"),
     (
@@ -331,6 +495,11 @@ const IN_FIELDS: &[(Protocol, &str, &str)] = &[
     (
         Gemini,
         r#"{"previous_interaction_id":"v1_x"}"#,
+        "interactions/v1_x",
+    ),
+    (
+        Gemini,
+        r#"{"previousInteractionId":"v1_x"}"#,
         "interactions/v1_x",
     ),
 ];
@@ -389,6 +558,46 @@ fn bodies_name_objects_in_fields_and_elsewhere() {
     assert_eq!(body_ids(OpenAi, prose).1, [""; 0]);
 }
 
+#[test]
+fn only_a_text_too_long_for_an_id_goes_unread() {
+    // Written as long as can be: six bytes for each.
+    let escaped = |text: &str| -> String { text.bytes().map(|b| format!("\\u{b:04x}")).collect() };
+    let padded = |length: usize| {
+        let start = "https://g.example/v1beta/files/f?x=";
+        start.to_owned() + &"x".repeat(length - start.len())
+    };
+    for (length, found) in [(MAX_TEXT, 1), (MAX_TEXT + 1, 0)] {
+        for text in [padded(length), escaped(&padded(length))] {
+            let body = format!(r#"{{"fileUri":"{text}"}}"#);
+            let ids = typed_body_ids(Gemini, "application/json", &body);
+            assert_eq!(ids.len(), found, "{length}: {ids:?}");
+        }
+    }
+    let field = format!(
+        r#"{{"cachedContent":"{}"}}"#,
+        escaped("cachedContents/c") + &"?".repeat(60_000)
+    );
+    assert_eq!(
+        body_ids(Gemini, &field).0,
+        ["cachedContents/c"],
+        "a field for ids is read whatever its length"
+    );
+}
+
+/// A long text is neither copied nor unescaped before it is known that it may be an id.
+#[test]
+fn a_string_is_known_to_be_too_long_before_it_is_read() {
+    for (length, too_long) in [(600, false), (601, true)] {
+        let text = format!("\"{}\"", "x".repeat(length));
+        let mut met = 0;
+        json::strings(text.as_bytes(), |_, raw| {
+            met += 1;
+            assert_eq!(raw.is_longer_than(100), too_long, "{length}");
+        });
+        assert_eq!(met, 1);
+    }
+}
+
 /// What the answer to a call tells.
 enum Say {
     Made,
@@ -407,6 +616,9 @@ const CALLS: &[(Protocol, &str, &str, Say)] = &[
     (OpenAi, "POST", "/v1/videos/video_1/remix", Made),
     (OpenAi, "POST", "/v1/videos/edits", Made),
     (OpenAi, "POST", "/v1/uploads/upload_1/complete", Made),
+    (OpenAi, "POST", "/v1/conversations", Made),
+    (OpenAi, "POST", "/v1/conversations/conv_1/restart", Made),
+    (OpenAi, "POST", "/v1/conversations/conv_1", Nothing),
     (OpenAi, "POST", "/api/v3/contents/generations/tasks", Made),
     (OpenAi, "POST", "/context/create", Made),
     (OpenAi, "POST", "/api/v3/context/chat/completions", Nothing),
@@ -537,6 +749,27 @@ const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
         Tells::Made,
         r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
         &["file-9"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations",
+        Tells::Made,
+        r#"{"object":"conversation","id":"conv_1","metadata":{"conversation_id":"conv_2"}}"#,
+        &["conv_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations",
+        Tells::Made,
+        r#"{"object":"conversation.response","outputs":[{"id":"msg_1","conversation_id":"conv_2"}],"conversation_id":"conv_1"}"#,
+        &["conv_1"],
+    ),
+    (
+        OpenAi,
+        "/v1/conversations/conv_1/restart",
+        Tells::Made,
+        "event: conversation.response.started\ndata: {\"type\":\"conversation.response.started\",\"conversation_id\":\"conv_3\"}\n\n",
+        &["conv_3"],
     ),
     (
         OpenAi,
@@ -745,7 +978,7 @@ proptest! {
             assert_eq!(place.own_key().as_deref(), own.copied());
             let nearest = path.iter().rfind(|part| **part != json::ANY);
             assert_eq!(place.nearest_key().as_deref(), nearest.copied());
-            assert_eq!(value, text);
+            assert_eq!(*value, text.read());
             found += 1;
         });
         prop_assert_eq!(found, expected.len());
