@@ -4,7 +4,7 @@ use keypool_testkit::{Mock, Step};
 use serde_json::{Value, json};
 
 use crate::bad_input::refused;
-use crate::harness::{CHAT_PATH, Gateway, MARK, key, pool, within};
+use crate::harness::{CHAT_PATH, Gateway, MARK, eventually, key, pool, within};
 use crate::http::Reply;
 
 const ASKS: (&str, &str) = ("x-keypool-trace", "1");
@@ -35,8 +35,12 @@ fn trace(reply: &Reply) -> &str {
     reply.header("x-keypool-trace").unwrap_or_default()
 }
 
-/// What each log line of a failed attempt says is done next.
-fn told_next(gw: &Gateway) -> Vec<String> {
+/// What each log line of a failed attempt says is done next, once there are so many: the log is read by another thread.
+async fn told_next(gw: &Gateway, failed: usize) -> Vec<String> {
+    eventually("the attempts are in the log", || {
+        gw.log().matches(" failed with key ").count() >= failed
+    })
+    .await;
     let log = gw.log();
     let failed = log
         .lines()
@@ -80,7 +84,8 @@ async fn the_log_says_what_is_really_done_after_a_failed_attempt() {
         }
         let gw = Gateway::start(&pool(&mock, keys).replace("5ms", backoff)).await;
         gw.chat().await;
-        assert_eq!(told_next(&gw), expect, "{}", gw.log());
+        let told = told_next(&gw, expect.len()).await;
+        assert_eq!(told, expect, "{}", gw.log());
         gw.stop().await;
     }
 }
@@ -100,7 +105,7 @@ async fn the_log_names_the_next_target_and_a_call_that_is_not_repeated() {
     mock.script(&key(2), [Step::Reset]);
     assert_eq!(gw.post("/v1/responses", stored).await.status, 502);
     assert_eq!(
-        told_next(&gw),
+        told_next(&gw, 2).await,
         [
             "the route's next target is tried",
             "the call may have been taken on, so it is not repeated"
