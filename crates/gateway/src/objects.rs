@@ -17,7 +17,7 @@ const CAPACITY: usize = 100_000;
 const SHARDS: usize = 16;
 /// Bits that tell without a lock that an id was never noted: eight for each id that is remembered.
 const MARKS: usize = 1 << 20;
-/// One id of more accounts than this belongs to the newest.
+/// One id is remembered at so many accounts. What is made at a further one takes the place of its own maker's, or none.
 const MAX_OWNERS: usize = 8;
 
 /// Who made an object: a virtual key's name; `None`: anybody, while no virtual key is required.
@@ -26,8 +26,8 @@ pub(crate) type Maker = Option<Arc<str>>;
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// The caller made it, through this key.
-    Own(Origin),
+    /// The caller made it, at each of these accounts; the newest first.
+    Own(Vec<Origin>),
     /// Another caller made it.
     Foreign,
     /// Nothing.
@@ -82,19 +82,35 @@ impl Objects {
         }
     }
 
-    /// Remembers that `maker` made `id` through the key of `origin`. Who made it first keeps it.
+    /// Remembers that `maker` made `id` through the key of `origin`. Who made it there first keeps it.
     pub(crate) fn note(&self, id: &str, origin: &Origin, maker: &Maker) {
+        self.put(id, origin, maker, false);
+    }
+
+    /// As [`Self::note`], where the provider made `id` just now: whatever had that name there before is gone.
+    pub(crate) fn note_new(&self, id: &str, origin: &Origin, maker: &Maker) {
+        self.put(id, origin, maker, true);
+    }
+
+    fn put(&self, id: &str, origin: &Origin, maker: &Maker, is_new: bool) {
         let hash = self.hasher.hash_one(id);
         let (word, bit) = mark(hash);
         self.marks[word].fetch_or(bit, Ordering::Relaxed);
         self.noted.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(hash).lock();
-        let owned = shard.entries.get(id).map_or(&[][..], Vec::as_slice);
-        if owned.iter().any(|known| known.origin.is_account_of(origin)) {
-            return;
+        let is_there = |known: &Owned| known.origin.is_account_of(origin);
+        while let Some(at) = shard.owned(id).iter().position(is_there) {
+            if !is_new {
+                return;
+            }
+            shard.remove(id, at);
         }
-        if owned.len() == MAX_OWNERS {
-            shard.remove(id, 0);
+        let owned = shard.owned(id);
+        if owned.len() >= MAX_OWNERS {
+            let Some(own) = owned.iter().position(|known| known.maker == *maker) else {
+                return;
+            };
+            shard.remove(id, own);
         }
         shard.add(id, origin.clone(), maker.clone());
         if shard.held > self.capacity {
@@ -112,12 +128,17 @@ impl Objects {
         let Some(owned) = shard.entries.get(id) else {
             return Found::Unknown;
         };
-        let Some(at) = owned.iter().rposition(|known| known.maker == *maker) else {
+        let places = 0..owned.len();
+        let mut origins = Vec::new();
+        for at in places.rev() {
+            if let Some(origin) = shard.touch(id, at, maker) {
+                origins.push(origin);
+            }
+        }
+        if origins.is_empty() {
             return Found::Foreign;
-        };
-        let found = Found::Own(owned[at].origin.clone());
-        shard.touch(id, at);
-        found
+        }
+        Found::Own(origins)
     }
 
     /// Who made `id`, where that is one caller.
@@ -140,12 +161,23 @@ impl Objects {
 
     /// The object that `maker` made through the account of `origin` is gone.
     pub(crate) fn forget(&self, id: &str, origin: &Origin, maker: &Maker) {
+        self.remove(id, |known| {
+            known.maker == *maker && known.origin.is_account_of(origin)
+        });
+    }
+
+    /// Forgets one `id` of `maker`'s, wherever it is. Whether there was one.
+    pub(crate) fn take(&self, id: &str, maker: &Maker) -> bool {
+        self.remove(id, |known| known.maker == *maker)
+    }
+
+    fn remove(&self, id: &str, is_it: impl Fn(&Owned) -> bool) -> bool {
         let mut shard = self.shard(self.hasher.hash_one(id)).lock();
-        let owned = shard.entries.get(id).map_or(&[][..], Vec::as_slice);
-        let is_it = |known: &Owned| known.maker == *maker && known.origin.is_account_of(origin);
-        if let Some(at) = owned.iter().position(is_it) {
+        let found = shard.owned(id).iter().position(is_it);
+        if let Some(at) = found {
             shard.remove(id, at);
         }
+        found.is_some()
     }
 
     fn may_know(&self, hash: u64) -> bool {
@@ -165,6 +197,11 @@ fn mark(hash: u64) -> (usize, u64) {
 }
 
 impl Shard {
+    /// The owners of `id`, the newest last.
+    fn owned(&self, id: &str) -> &[Owned] {
+        self.entries.get(id).map_or(&[][..], Vec::as_slice)
+    }
+
     /// Puts one more owner behind the others of `id`.
     fn add(&mut self, id: &str, origin: Origin, maker: Maker) {
         self.now += 1;
@@ -198,23 +235,21 @@ impl Shard {
         });
     }
 
-    /// Notes that the owner at this place uses `id` now.
-    fn touch(&mut self, id: &str, at: usize) {
+    /// Notes that the owner at this place uses `id` now, if it is `maker`; gives back where its object is.
+    fn touch(&mut self, id: &str, at: usize, maker: &Maker) -> Option<Origin> {
+        let owned = self.entries.get_mut(id)?.get_mut(at)?;
+        if owned.maker != *maker {
+            return None;
+        }
         self.now += 1;
         let now = self.now;
-        let Some(owned) = self
-            .entries
-            .get_mut(id)
-            .and_then(|owners| owners.get_mut(at))
-        else {
-            return;
-        };
         let before = std::mem::replace(&mut owned.used, now);
         if let Some(ids) = self.makers.get_mut(&owned.maker)
             && let Some(id) = ids.remove(&before)
         {
             ids.insert(now, id);
         }
+        Some(owned.origin.clone())
     }
 
     /// Takes from the maker with most what it has not used for longest.
@@ -227,8 +262,7 @@ impl Shard {
             return;
         };
         let (used, id) = (*used, Arc::clone(id));
-        let owners = self.entries.get(&id).map_or(&[][..], Vec::as_slice);
-        if let Some(at) = owners.iter().position(|owned| owned.used == used) {
+        if let Some(at) = self.owned(&id).iter().position(|owned| owned.used == used) {
             self.remove(&id, at);
         }
     }
@@ -271,32 +305,63 @@ mod tests {
         Some(name.into())
     }
 
+    fn own<const N: usize>(keys: [&str; N]) -> Found {
+        Found::Own(keys.map(key).into())
+    }
+
     #[test]
     fn only_its_maker_finds_an_object() {
         let objects = Objects::default();
         assert_eq!(objects.find("f", &None), Found::Unknown);
         objects.note("f", &key("a"), &maker("x"));
-        assert_eq!(objects.find("f", &maker("x")), Found::Own(key("a")));
+        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
         assert_eq!(objects.find("f", &maker("y")), Found::Foreign);
         assert_eq!(objects.find("f", &None), Found::Foreign);
         assert_eq!(objects.find("g", &maker("x")), Found::Unknown);
     }
 
     #[test]
-    fn who_made_it_first_keeps_it_until_it_is_gone() {
+    fn who_made_it_first_keeps_it_from_those_who_are_only_shown_it() {
         let objects = Objects::default();
         objects.note("f", &key("a"), &maker("x"));
         objects.note("f", &key("a"), &maker("y"));
         assert_eq!(objects.find("f", &maker("y")), Found::Foreign);
         objects.forget("f", &key("a"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("x")), Found::Own(key("a")));
+        assert!(!objects.take("f", &maker("y")));
+        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
         objects.note("f", &key("b"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("y")), Found::Own(key("b")));
-        assert_eq!(objects.find("f", &maker("x")), Found::Own(key("a")));
+        assert_eq!(objects.find("f", &maker("y")), own(["b"]));
+        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
         objects.forget("f", &key("a"), &maker("x"));
         assert_eq!(objects.find("f", &maker("x")), Found::Foreign);
-        objects.forget("f", &key("b"), &maker("y"));
+        assert!(objects.take("f", &maker("y")));
         assert_eq!(objects.find("f", &maker("x")), Found::Unknown);
+    }
+
+    #[test]
+    fn who_makes_a_name_anew_has_it_at_that_account_alone() {
+        let objects = Objects::default();
+        objects.note("f", &key("a"), &maker("x"));
+        objects.note("f", &key("b"), &maker("x"));
+        objects.note_new("f", &key("a"), &maker("y"));
+        assert_eq!(objects.find("f", &maker("y")), own(["a"]));
+        assert_eq!(objects.find("f", &maker("x")), own(["b"]));
+        objects.note_new("f", &key("b"), &maker("y"));
+        assert_eq!(objects.find("f", &maker("x")), Found::Foreign);
+        let shard = objects.shard(objects.hasher.hash_one("f")).lock();
+        shard.check();
+        assert_eq!(shard.held, 2);
+    }
+
+    #[test]
+    fn an_id_at_several_accounts_of_its_maker_is_found_at_each() {
+        let objects = Objects::default();
+        for (at, of) in [("a", "x"), ("b", "y"), ("c", "x")] {
+            objects.note("f", &key(at), &maker(of));
+        }
+        assert_eq!(objects.find("f", &maker("x")), own(["c", "a"]));
+        assert_eq!(objects.find("f", &maker("y")), own(["b"]));
+        objects.shard(objects.hasher.hash_one("f")).lock().check();
     }
 
     #[test]
@@ -358,10 +423,10 @@ mod tests {
         // In no shard do the few come near half of the room.
         let kept = (0..40).filter(|n| {
             let found = objects.find(&format!("few{n}"), &few);
-            found == Found::Own(key("a"))
+            found == own(["a"])
         });
         assert_eq!(kept.count(), 40);
-        assert_eq!(objects.find("many9999", &many), Found::Own(key("a")));
+        assert_eq!(objects.find("many9999", &many), own(["a"]));
         assert_eq!(objects.find("many0", &many), Found::Unknown);
         let shards = objects.shards.iter().map(Mutex::lock);
         let held: Vec<usize> = shards
@@ -404,12 +469,18 @@ mod tests {
     }
 
     #[test]
-    fn one_id_in_many_groups_stays_small() {
+    fn one_id_at_many_accounts_stays_small_and_nobody_loses_its_own_to_another() {
         let objects = Objects::default();
+        objects.note("f", &key("a"), &maker("x"));
         for n in 0..20 {
-            objects.note("f", &key(&n.to_string()), &maker(&n.to_string()));
+            objects.note_new("f", &key(&n.to_string()), &maker("y"));
         }
-        assert_eq!(objects.find("f", &maker("0")), Found::Foreign);
-        assert_eq!(objects.find("f", &maker("19")), Found::Own(key("19")));
+        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
+        let newest = ["19", "18", "17", "16", "15", "14", "13"];
+        assert_eq!(objects.find("f", &maker("y")), own(newest));
+        objects.note_new("f", &key("z"), &maker("z"));
+        assert_eq!(objects.find("f", &maker("z")), Found::Foreign);
+        assert_eq!(objects.find("f", &maker("y")), own(newest));
+        objects.shard(objects.hasher.hash_one("f")).lock().check();
     }
 }

@@ -8,6 +8,8 @@ use keypool_providers::protocol::Protocol;
 use super::auth::Caller;
 use crate::snapshot::{PoolEntry, Snapshot};
 
+/// Why a pool is passed over. The caller is not told of such a pool, not even its name.
+pub(super) const NOT_THIS_POOL: &str = "this caller may not use it";
 /// Why a pool is passed over.
 pub(super) const NOT_THIS_MODEL: &str = "this caller may not use this model";
 
@@ -17,10 +19,10 @@ pub(super) fn obstacle(
     protocol: Protocol,
     caller: &Caller,
 ) -> Option<&'static str> {
-    if !entry.speaks(protocol) {
+    if !caller.may_use_pool(entry) {
+        Some(NOT_THIS_POOL)
+    } else if !entry.speaks(protocol) {
         Some("it is not called by this protocol")
-    } else if !caller.may_use_pool(entry) {
-        Some("this caller may not use it")
     } else {
         None
     }

@@ -21,6 +21,8 @@ pub(super) struct Caller {
     pub(super) name: Arc<str>,
     address: IpAddr,
     key: Option<Arc<VirtualKeySettings>>,
+    /// It presented no key: the address of an upload stands for it.
+    by_address: bool,
 }
 
 impl Caller {
@@ -39,6 +41,7 @@ impl Caller {
                 name: nobody(),
                 address: peer.ip(),
                 key: None,
+                by_address: false,
             });
         }
         let presented = protocol::presented(&parts.headers, parts.uri.query());
@@ -49,6 +52,7 @@ impl Caller {
             let began = began.filter(|_| presented.is_empty())?;
             snapshot.virtual_key_named(&began)
         };
+        let by_address = known.is_none();
         let Some(key) = known.or_else(by_upload) else {
             let message = if presented.is_empty() {
                 "no virtual key was sent: put it where your SDK puts its API key (Authorization: Bearer, x-api-key, x-goog-api-key or ?key=)"
@@ -76,6 +80,7 @@ impl Caller {
             name: Arc::clone(&key.name),
             address: peer.ip(),
             key: Some(Arc::clone(key)),
+            by_address,
         })
     }
 
@@ -97,9 +102,10 @@ impl Caller {
     }
 
     /// Whether it may see why a key was chosen: names and states of keys that it does not use. Who may use a
-    /// provider's own paths, and so deals with keys' objects, may; and everyone where no key is required.
+    /// provider's own paths, and so deals with keys' objects, may; and everyone where no key is required. Who has
+    /// but an upload's address may add to that upload, and see nothing.
     pub(super) fn may_see_traces(&self) -> bool {
-        self.may_use_native_paths()
+        !self.by_address && self.may_use_native_paths()
     }
 
     pub(super) fn may_use_pool(&self, entry: &PoolEntry) -> bool {

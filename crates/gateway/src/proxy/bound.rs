@@ -2,6 +2,7 @@
 //!
 //! What is an id, and which answers give new ones, the protocol's table says; who made it, `Objects` remembers.
 
+use http::HeaderName;
 use keypool_core::pool::{GroupId, Lease, Origin};
 use keypool_providers::objects::{self, Mention, Tells};
 use keypool_providers::protocol::{Protocol, Repeat};
@@ -15,16 +16,18 @@ use super::target::Target;
 use super::upload;
 use crate::context::Gateway;
 use crate::error::GatewayError;
-use crate::objects::Found;
-use crate::snapshot::Snapshot;
+use crate::objects::{Found, Maker};
+use crate::snapshot::{PoolEntry, Snapshot};
 
+/// A provider may answer a call with this header by what it made at an earlier one.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Why a target is passed over.
 const ELSEWHERE: &str = "the request names an object that none of its keys made";
 
 /// What the ids in a call come to.
 #[derive(Default)]
 struct Bound {
-    /// The accounts of the objects that the caller made, each with the mention that says most.
+    /// The objects that the caller made: of those at the same accounts the one whose mention says most.
     own: Vec<Own>,
     /// An object that the call is about is not known here.
     unknown: bool,
@@ -32,11 +35,12 @@ struct Bound {
     refused: bool,
 }
 
-/// An account that holds an object of the caller's.
+/// An object of the caller's, and the accounts that hold one of that name.
 struct Own {
     mention: Mention,
     id: String,
-    origin: Origin,
+    /// The newest first.
+    origins: Vec<Origin>,
 }
 
 /// What is asked for, and by whom: what a call's ids are looked up with.
@@ -117,7 +121,11 @@ impl Binding<'_> {
     fn is_elsewhere(&self, own: &Own, routes: &[Route]) -> GatewayError {
         let pools = self.snapshot.pools.iter();
         let usable = pools.filter(|entry| self.caller.may_use_pool(entry));
-        let there = usable.filter(|entry| entry.pool.group_of_origin(&own.origin).is_some());
+        let holds = |entry: &PoolEntry| {
+            let mut origins = own.origins.iter();
+            origins.any(|origin| entry.pool.group_of_origin(origin).is_some())
+        };
+        let there = usable.filter(|entry| holds(entry));
         not_where_it_goes(&own.id, routes, there)
     }
 }
@@ -143,7 +151,7 @@ impl Bound {
         let mut bound = Self::default();
         let maker = caller.maker();
         let mut meet = |mention, id: &str| match gw.objects.find(id, &maker) {
-            Found::Own(origin) => bound.meet_own(mention, id, origin),
+            Found::Own(origins) => bound.meet_own(mention, id, origins),
             Found::Foreign => bound.refused = true,
             Found::Unknown => bound.unknown |= mention == Mention::Needed,
         };
@@ -161,51 +169,72 @@ impl Bound {
         bound
     }
 
-    fn meet_own(&mut self, mention: Mention, id: &str, origin: Origin) {
-        let known = self
-            .own
-            .iter_mut()
-            .find(|own| own.origin.is_account_of(&origin));
+    fn meet_own(&mut self, mention: Mention, id: &str, origins: Vec<Origin>) {
+        let known = self.own.iter_mut().find(|own| own.is_where(&origins));
         match known {
             Some(own) if own.mention >= mention => {}
             Some(own) => (own.mention, own.id) = (mention, id.to_owned()),
             None => self.own.push(Own {
                 mention,
                 id: id.to_owned(),
-                origin,
+                origins,
             }),
         }
     }
 
-    /// The group of all objects, where there is one.
+    /// A group that holds all objects, where there is one; of several one that can be asked.
     fn one_group(&self, routes: &[Route]) -> Result<(&Own, GroupId), GatewayError> {
-        let mut groups = self.own.iter().map(|own| (own, own.group(routes)));
-        let Some((first, group)) = groups.next() else {
-            return Err(no_such_object());
-        };
-        match groups.find(|(_, other)| *other != group) {
-            Some((other, _)) => Err(not_together(&first.id, &other.id)),
-            None => Ok((first, group)),
+        let mut common: Option<Vec<GroupId>> = None;
+        for own in &self.own {
+            let groups = own.groups(routes);
+            let Some(common) = &mut common else {
+                common = Some(groups);
+                continue;
+            };
+            common.retain(|group| groups.contains(group));
+            if common.is_empty() {
+                let apart = |other: &&Own| !other.groups(routes).iter().any(|g| groups.contains(g));
+                let other = self.own.iter().find(apart).unwrap_or(&self.own[0]);
+                return Err(not_together(&other.id, &own.id));
+            }
         }
+        let mut common = common.unwrap_or_default();
+        let here = common.iter().position(|group| is_here(group, routes));
+        let first = self.own.first().filter(|_| !common.is_empty());
+        let first = first.ok_or_else(no_such_object)?;
+        Ok((first, common.swap_remove(here.unwrap_or(0))))
     }
 
     /// Of what may be no objects at all, the first that can be served.
     fn likeliest(&self, routes: &[Route]) -> Option<(&Own, GroupId)> {
-        let groups = self.own.iter().map(|own| (own, own.group(routes)));
-        let is_here = |group: &GroupId| {
-            let mut pools = routes.iter().map(|route| &route.entry.pool);
-            pools.any(|pool| pool.group(group).is_some())
-        };
-        groups.into_iter().find(|(_, group)| is_here(group))
+        self.own.iter().find_map(|own| {
+            let mut groups = own.groups(routes).into_iter();
+            Some((own, groups.find(|group| is_here(group, routes))?))
+        })
     }
 }
 
+/// Whether one of the pools has keys of the group.
+fn is_here(group: &GroupId, routes: &[Route]) -> bool {
+    let mut pools = routes.iter().map(|route| &route.entry.pool);
+    pools.any(|pool| pool.group(group).is_some())
+}
+
 impl Own {
-    /// The group that holds the object now.
-    fn group(&self, routes: &[Route]) -> GroupId {
-        let mut pools = routes.iter().map(|route| &route.entry.pool);
-        let now = pools.find_map(|pool| pool.group_of_origin(&self.origin));
-        now.unwrap_or_else(|| self.origin.group_id())
+    /// The groups that hold the object now.
+    fn groups(&self, routes: &[Route]) -> Vec<GroupId> {
+        let group = |origin: &Origin| {
+            let mut pools = routes.iter().map(|route| &route.entry.pool);
+            let now = pools.find_map(|pool| pool.group_of_origin(origin));
+            now.unwrap_or_else(|| origin.group_id())
+        };
+        self.origins.iter().map(group).collect()
+    }
+
+    /// Whether it is at these accounts, and no other.
+    fn is_where(&self, origins: &[Origin]) -> bool {
+        let both = || self.origins.iter().zip(origins);
+        self.origins.len() == origins.len() && both().all(|(own, other)| own.is_account_of(other))
     }
 }
 
@@ -220,24 +249,71 @@ fn has_names(target: &Target<'_>, call: &Call<'_>) -> bool {
     upload::goes_on_with(call.protocol, call.path, call.query.as_deref()).is_none()
 }
 
+/// Whether an answer that tells of an object means one made by this very call. To be asked once, before it is sent.
+///
+/// Gemini's names are the client's choice, and can be had again once an object is gone: nobody tells when it goes. It
+/// refuses a name that is taken, so what it makes is new; but it may answer by what an earlier call made.
+pub(super) fn makes_anew(gw: &Gateway, call: &Call<'_>, caller: &Caller) -> bool {
+    let session = upload::goes_on_with(call.protocol, call.path, call.query.as_deref());
+    // The end of an upload is told of as often as it is asked for: what counts is the first call that may be it.
+    let is_first = session.is_none_or(|id| {
+        !upload::only_goes_on(call.headers)
+            && gw.objects.take(&upload::unfinished(&id), &caller.maker())
+    });
+    is_first
+        && call.protocol == Protocol::Gemini
+        && call.tells == Some(Tells::Made)
+        && !call.headers.contains_key(IDEMPOTENCY_KEY)
+}
+
 /// Remembers what an answer tells of objects, before the client can ask for them.
-pub(super) fn note(gw: &Gateway, call: &Call<'_>, caller: &Caller, lease: &Lease, answer: &Answer) {
+pub(super) fn note(
+    gw: &Gateway,
+    (call, makes_anew): (&Call<'_>, bool),
+    caller: &Caller,
+    lease: &Lease,
+    answer: &Answer,
+) {
     let Some(tells) = &call.tells else { return };
+    let (origin, maker) = (lease.origin(), caller.maker());
+    if call.protocol == Protocol::Gemini {
+        note_upload(gw, call, (&origin, &maker), answer);
+    }
     if !answer.parts.status.is_success() {
         return;
     }
-    let (origin, maker) = (lease.origin(), caller.maker());
     match tells {
         Tells::Gone(id) => return gw.objects.forget(id, &origin, &maker),
         // What belongs to nobody known does not become this caller's by being looked at.
         Tells::Yields(id) if !matches!(gw.objects.find(id, &maker), Found::Own(_)) => return,
         Tells::Yields(_) | Tells::Made | Tells::Upload => {}
     }
-    let mut ids = objects::told(call.protocol, tells, call.path, &answer.read_bytes());
-    if call.protocol == Protocol::Gemini {
-        ids.extend(objects::upload_session(&answer.parts.headers));
+    for id in objects::told(call.protocol, tells, call.path, &answer.read_bytes()) {
+        if makes_anew {
+            gw.objects.note_new(&id, &origin, &maker);
+        } else {
+            gw.objects.note(&id, &origin, &maker);
+        }
     }
-    for id in ids {
-        gw.objects.note(&id, &origin, &maker);
+}
+
+/// Remembers the upload that an answer begins; of one that is over, that its address is no credential any more.
+fn note_upload(gw: &Gateway, call: &Call<'_>, (origin, maker): (&Origin, &Maker), answer: &Answer) {
+    let headers = &answer.parts.headers;
+    if upload::is_over(headers) {
+        let id = upload::goes_on_with(call.protocol, call.path, call.query.as_deref());
+        if let Some(door) = id.and_then(|id| upload::door(call.path, &id)) {
+            gw.objects.forget(&door, origin, maker);
+        }
+        return;
+    }
+    let begun = answer.parts.status.is_success();
+    let Some(id) = objects::upload_session(headers).filter(|_| begun) else {
+        return;
+    };
+    let unfinished = upload::unfinished(&id);
+    let door = upload::door(call.path, &id);
+    for id in [Some(id), Some(unfinished), door].iter().flatten() {
+        gw.objects.note(id, origin, maker);
     }
 }

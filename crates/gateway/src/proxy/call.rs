@@ -235,7 +235,7 @@ impl Peeked {
     }
 
     fn of_json(headers: &HeaderMap, body: &Bytes) -> Result<Self, GatewayError> {
-        check_not_compressed(headers)?;
+        check_readable(headers)?;
         let mut rest = peek::peek(body).map_err(|error| match error {
             PeekError::NotJson(_) if body.is_empty() => {
                 invalid("the body is empty: send a JSON object")
@@ -254,7 +254,7 @@ impl Peeked {
     }
 
     fn of_form(headers: &HeaderMap, body: &Bytes) -> Result<Self, GatewayError> {
-        check_not_compressed(headers)?;
+        check_readable(headers)?;
         let content_type = headers
             .get(CONTENT_TYPE)
             .map_or(&b""[..], HeaderValue::as_bytes);
@@ -280,13 +280,17 @@ fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, Gateway
     })
 }
 
-fn check_not_compressed(headers: &HeaderMap) -> Result<(), GatewayError> {
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
+/// Every line of these headers is passed on, and nobody knows which of several the provider goes by.
+fn check_readable(headers: &HeaderMap) -> Result<(), GatewayError> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(invalid(
             "the body is compressed, and what it names cannot be read: send it without Content-Encoding",
+        ));
+    }
+    if headers.get_all(CONTENT_TYPE).iter().nth(1).is_some() {
+        return Err(invalid(
+            "there is more than one Content-Type, and what the body names cannot be read: send one",
         ));
     }
     Ok(())
@@ -297,7 +301,7 @@ fn check_native(headers: &HeaderMap, body: &[u8]) -> Result<(), GatewayError> {
     if body.is_empty() {
         return Ok(());
     }
-    check_not_compressed(headers)?;
+    check_readable(headers)?;
     let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let is_json = media_type.is_none_or(|media| {
         media

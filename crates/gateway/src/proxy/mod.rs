@@ -132,6 +132,7 @@ async fn serve(
     story: &mut Story,
 ) -> Result<Response<OutBody>, GatewayError> {
     let mut attempts = Attempts::new(gw, call, routes, caller);
+    let makes_anew = bound::makes_anew(gw, call, caller);
     loop {
         let mut lease = match attempts.next_key(story).await {
             Ok(lease) => lease,
@@ -141,7 +142,7 @@ async fn serve(
         story.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(mut answer, class) => {
-                bound::note(gw, call, caller, &lease, &answer);
+                bound::note(gw, (call, makes_anew), caller, &lease, &answer);
                 if call.protocol == Protocol::Gemini {
                     upload::point_here(call.uri, call.headers, &mut answer.parts.headers);
                 }

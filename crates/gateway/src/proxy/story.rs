@@ -152,8 +152,10 @@ impl Story {
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, self.request_id.clone());
         // Before the caller is known there is no step, and so nothing to tell to one who may not see it.
-        if self.shows_trace && !self.steps.is_empty() {
-            headers.insert(trace_header::NAME, trace_header::of(&self.steps));
+        if self.shows_trace
+            && let Some(trace) = trace_header::of(&self.steps)
+        {
+            headers.insert(trace_header::NAME, trace);
         }
         let Some(entry) = &self.entry else {
             return;

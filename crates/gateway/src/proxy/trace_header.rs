@@ -5,6 +5,7 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderValue};
 use keypool_core::pool::{By, Obstacle};
 
+use super::access::NOT_THIS_POOL;
 use crate::traces::{Outcome, Step};
 use crate::wire::name_value;
 
@@ -18,11 +19,11 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
     headers.get(NAME).is_some_and(|value| value == "1")
 }
 
-/// All steps so far: visible ASCII and blanks, at most 1 KiB.
-pub(super) fn of(steps: &[Step]) -> HeaderValue {
+/// All steps so far that the caller may know of: visible ASCII and blanks, at most 1 KiB. `None`: there are none.
+pub(super) fn of(steps: &[Step]) -> Option<HeaderValue> {
     let mut line = String::new();
     let mut pool = None;
-    for step in steps {
+    for step in steps.iter().filter(|step| !is_hidden(step)) {
         let before = line.len();
         if before > 0 {
             line.push_str(" | ");
@@ -39,7 +40,13 @@ pub(super) fn of(steps: &[Step]) -> HeaderValue {
             break;
         }
     }
-    HeaderValue::try_from(line).unwrap_or(HeaderValue::from_static("-"))
+    let line = Some(line).filter(|line| !line.is_empty())?;
+    Some(HeaderValue::try_from(line).unwrap_or(HeaderValue::from_static("-")))
+}
+
+/// What a caller may not use is none of its business; an operator sees it.
+fn is_hidden(step: &Step) -> bool {
+    matches!(step.outcome, Outcome::PassedOver(NOT_THIS_POOL))
 }
 
 fn tell(line: &mut String, step: &Step) {

@@ -29,3 +29,4 @@ mod streams;
 mod telling;
 mod tls;
 mod uploads;
+mod whose;

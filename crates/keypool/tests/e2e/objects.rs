@@ -700,6 +700,17 @@ async fn what_a_native_call_names_is_not_hidden_by_how_it_is_written() {
     for (headers, body) in [
         (vec![json, ("content-encoding", "gzip")], body.as_bytes()),
         (vec![("content-encoding", "deflate")], body.as_bytes()),
+        // All lines are passed on, and the provider may go by any of them.
+        (
+            vec![
+                json,
+                ("content-encoding", "identity"),
+                ("content-encoding", "gzip"),
+            ],
+            body.as_bytes(),
+        ),
+        (vec![("content-type", "text/plain"), json], &wide),
+        (vec![json, ("content-type", "text/plain")], body.as_bytes()),
         (vec![json], &wide),
         (vec![], &wide),
         (vec![json], b"{\"input_file_id\":\"\xff\"}"),

@@ -195,7 +195,6 @@ async fn targets_that_are_passed_over_stand_in_the_trace_with_their_reason() {
     assert_eq!(
         timeless(trace(&reply)),
         "web: passed over: it is not called by this protocol \
-         | closed: passed over: this caller may not use it \
          | resting: 0/1 free; 1 rate-limited; no key: none is back in time \
          | serving: 1/1 free; \"serving-1\" by round_robin; 200 in N ms"
     );
@@ -283,8 +282,7 @@ async fn errors_before_a_pool_is_chosen_are_traced_for_those_who_may_see_it() {
     assert_eq!(
         trace(&reply),
         format!(
-            "{search} | closed: passed over: this caller may not use it \
-             | resting: passed over: it does not serve this model \
+            "{search} | resting: passed over: it does not serve this model \
              | serving: passed over: it does not serve this model"
         )
     );

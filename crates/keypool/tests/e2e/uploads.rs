@@ -17,7 +17,7 @@ const START: [(&str, &str); 3] = [
 ];
 const ABOUT: &[u8] = br#"{"file":{"display_name":"a picture"}}"#;
 
-async fn start(gw: &Gateway, path: &str, headers: &[(&str, &str)]) -> Reply {
+pub(crate) async fn start(gw: &Gateway, path: &str, headers: &[(&str, &str)]) -> Reply {
     let begun = gw
         .send("POST", path, &[&START[..], headers].concat(), ABOUT)
         .await;
@@ -26,7 +26,7 @@ async fn start(gw: &Gateway, path: &str, headers: &[(&str, &str)]) -> Reply {
 }
 
 /// Where the next step goes: the host, and path and query.
-fn next_of(begun: &Reply) -> (String, String) {
+pub(crate) fn next_of(begun: &Reply) -> (String, String) {
     let next = begun.header("x-goog-upload-url").expect("an address");
     let bare = next
         .strip_prefix("http://")
@@ -35,7 +35,7 @@ fn next_of(begun: &Reply) -> (String, String) {
     (host.to_owned(), format!("/{rest}"))
 }
 
-async fn step(
+pub(crate) async fn step(
     gw: &Gateway,
     next: &str,
     commands: &str,
@@ -126,33 +126,36 @@ async fn the_next_address_is_the_one_that_the_client_uses() {
     let begun = start(&gw, "/upload/v1beta/files?key=mine&alt=json", &forwarded).await;
     assert_eq!(next_of(&begun).0, "localhost:1234");
 
-    let scripted = |address: &str| Step::Status {
-        status: 200,
-        headers: vec![("x-goog-upload-url".to_owned(), address.to_owned())],
-        body: String::new(),
+    let scripted = |addresses: &[&str]| {
+        let header = |address: &&str| ("x-goog-upload-url".to_owned(), (*address).to_owned());
+        Step::Status {
+            status: 200,
+            headers: addresses.iter().map(header).collect(),
+            body: String::new(),
+        }
     };
-    for (address, expect) in [
-        // Google repeats a key that came in the query.
-        (
-            "https://g.example/upload/v1beta/files?key=theirs&upload_id=U%2D1&upload_protocol=resumable",
-            format!(
-                "http://{}/p/upload/v1beta/files?upload_id=U%2D1&upload_protocol=resumable",
-                gw.addr
-            ),
-        ),
-        (
-            "https://g.example/elsewhere",
-            "https://g.example/elsewhere".to_owned(),
-        ),
-        ("no address", "no address".to_owned()),
+    // Google repeats a key that came in the query.
+    let theirs = "https://g.example/upload/v1beta/files?key=theirs&upload_id=U%2D1&upload_protocol=resumable";
+    let here = format!(
+        "http://{}/p/upload/v1beta/files?upload_id=U%2D1&upload_protocol=resumable",
+        gw.addr
+    );
+    for (addresses, expect) in [
+        (&[theirs][..], &[&*here][..]),
+        (&[theirs, theirs], &[&here, &here]),
+        // What names no upload leads past the gateway.
+        (&["https://g.example/elsewhere?key=theirs"], &[]),
+        (&["no address"], &[]),
+        (&["no address", theirs], &[&here]),
     ] {
-        mock.script("*", [scripted(address)]);
+        mock.script("*", [scripted(addresses)]);
         let begun = start(&gw, "/p/upload/v1beta/files", &[]).await;
-        assert_eq!(
-            begun.header("x-goog-upload-url"),
-            Some(&*expect),
-            "{address}"
-        );
+        let told = begun.headers.iter();
+        let told: Vec<&str> = told
+            .filter(|(name, _)| name == "x-goog-upload-url")
+            .map(|(_, address)| &**address)
+            .collect();
+        assert_eq!(told, expect, "{addresses:?}");
     }
     gw.stop().await;
 }
@@ -223,24 +226,6 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
         let reply = step(gw, &hidden, "upload", "0", &[guesser]).await;
         refused(&reply, 404, "not_found", &hidden);
     }
-    // The address alone says who goes on, and opens nothing else.
-    for (method, path) in [
-        ("GET", next.clone()),
-        ("DELETE", next.clone()),
-        (
-            "POST",
-            next.replace("/upload/v1beta/files", "/v1beta/files"),
-        ),
-        (
-            "POST",
-            next.replace("/upload/v1beta/files", "/v1beta/models/g:generateContent"),
-        ),
-        ("POST", next.replace("upload_id=up-", "upload_id=xx-")),
-        ("POST", "/upload/v1beta/files".to_owned()),
-    ] {
-        let reply = gw.send(method, &path, &START, ABOUT).await;
-        refused(&reply, 401, "invalid_virtual_key", &path);
-    }
     let wrong = step(gw, &next, "upload", "0", &[("x-goog-api-key", "wrong")]).await;
     refused(
         &wrong,
@@ -270,6 +255,62 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
         &path,
     );
     gw.all_idle().await;
+    callers.gw.stop().await;
+}
+
+#[tokio::test]
+async fn the_address_of_an_upload_opens_that_upload_and_nothing_else() {
+    let callers = Callers::start().await;
+    let gw = &callers.gw;
+    let maker = bearer("maker");
+    let maker = ("authorization", &*maker);
+    let begun = start(gw, "/upload/v1beta/files", &[maker]).await;
+    let (_, next) = next_of(&begun);
+    let before = callers.requests();
+    let at = |path: &str| next.replace("/upload/v1beta/files", path);
+    let query = ("x-goog-upload-command", "query");
+    for (method, path) in [
+        ("GET", next.clone()),
+        ("DELETE", next.clone()),
+        ("POST", at("/v1beta/files")),
+        ("POST", at("/v1beta/models/g:generateContent")),
+        ("POST", at("/upload/v1/files")),
+        ("POST", at("/p/upload/v1beta/elsewhere")),
+        ("POST", next.replace("upload_id=up-", "upload_id=xx-")),
+        ("POST", "/upload/v1beta/files".to_owned()),
+    ] {
+        let reply = gw.send(method, &path, &[query], ABOUT).await;
+        refused(&reply, 401, "invalid_virtual_key", &path);
+    }
+    let command = |command| ("x-goog-upload-command", command);
+    for headers in [
+        &START[..],
+        &[],
+        &[command("start, upload, finalize")],
+        &[command("upload"), command("start")],
+        &[command("")],
+    ] {
+        let reply = gw.send("POST", &next, headers, ABOUT).await;
+        refused(&reply, 401, "invalid_virtual_key", &format!("{headers:?}"));
+    }
+    assert_eq!(callers.requests(), before, "no key was used");
+
+    let asks = ("x-keypool-trace", "1");
+    let piece = step(gw, &next, "upload", "0", &[asks]).await;
+    let asked = step(gw, &next, "Query", "0", &[asks, maker]).await;
+    let last = step(gw, &next, "upload, finalize", "10", &[]).await;
+    for reply in [&piece, &asked, &last] {
+        assert_eq!((reply.status, reply.key()), (200, begun.key()), "{reply:?}");
+    }
+    let traced = |reply: &Reply| reply.header("x-keypool-trace").is_some();
+    assert!(
+        traced(&asked) && !traced(&piece),
+        "an address shows nothing of the keys"
+    );
+    let late = step(gw, &next, "query", "20", &[]).await;
+    refused(&late, 401, "invalid_virtual_key", "the upload is over");
+    let late = step(gw, &next, "query", "20", &[maker]).await;
+    assert_eq!((late.status, late.key()), (200, begun.key()), "{late:?}");
     callers.gw.stop().await;
 }
 
