@@ -1,7 +1,7 @@
 //! Who calls, and whether it may: virtual keys where they are required, Host and Origin where they are not.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
@@ -9,7 +9,6 @@ use keypool_core::pattern;
 use keypool_core::settings::{ServerSettings, VirtualKeySettings};
 use keypool_providers::protocol;
 
-use super::story::nobody;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::objects::Maker;
@@ -204,6 +203,12 @@ fn check_origin(server: &ServerSettings, parts: &Parts) -> Result<(), GatewayErr
     }
     let message = "requests from other web pages are refused: add the page's origin to server.allowed_origins, or configure virtual keys";
     Err(GatewayError::new(Kind::InvalidRequest, message))
+}
+
+/// The name of a caller that is not known.
+pub(super) fn nobody() -> Arc<str> {
+    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "-".into());
+    Arc::clone(&NAME)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What happened to one request: collected along its way, told in its headers and, at its end, in one log line.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{Consequence, Demand, Lease, Pool};
 
+use super::auth::nobody;
 use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use super::trace_header;
 use crate::context::Gateway;
@@ -283,12 +284,6 @@ const MAX_PATH: usize = 200;
 
 fn shortened(path: &str) -> &str {
     &path[..path.floor_char_boundary(MAX_PATH)]
-}
-
-/// The name of a caller that is not known.
-pub(super) fn nobody() -> Arc<str> {
-    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "-".into());
-    Arc::clone(&NAME)
 }
 
 /// A version 7 UUID (RFC 9562). It names a request and guards nothing, so a quick random source is enough.
