@@ -1,8 +1,9 @@
-//! How long it takes to get a key and give it back: one key, twenty, ten thousand, half of them unavailable.
+//! How long it takes to choose a key, and to choose one and give it back: one key, twenty, ten thousand, half of
+//! them unavailable, for good or for this model.
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use keypool_core::clock::Clock;
@@ -57,43 +58,102 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         .remove(0)
 }
 
-/// Makes every second key invalid.
-fn lose_half(pool: &Arc<Pool>) {
-    let leases: Vec<Lease> = (0..pool.members().len())
-        .filter_map(|_| pool.acquire(&Demand::of("m")))
-        .collect();
-    for lease in leases {
+/// What keeps every second key from serving.
+#[derive(Clone, Copy)]
+enum Half {
+    /// Nothing.
+    Serves,
+    /// The provider does not accept it.
+    IsInvalid,
+    /// It is rate-limited for the model.
+    Rests,
+}
+
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::RoundRobin,
+    Strategy::LeastLoaded,
+    Strategy::Random,
+    Strategy::Affinity,
+];
+
+const CASES: [(usize, Half, &str); 5] = [
+    (1, Half::Serves, "1"),
+    (20, Half::Serves, "20"),
+    (10_000, Half::Serves, "10000"),
+    (10_000, Half::IsInvalid, "10000_half_unavailable"),
+    (10_000, Half::Rests, "10000_half_resting"),
+];
+
+/// So many keys are in use at once while choosing is timed.
+const IN_FLIGHT: usize = 64;
+
+fn lose_half(pool: &Arc<Pool>, half: Half) {
+    let fault = match half {
+        Half::Serves => return,
+        Half::IsInvalid => Fault::of(Class::Rejected),
+        Half::Rests => {
+            let mut fault = Fault::of(Class::RateLimited);
+            fault.wait = Some(Duration::from_secs(3600));
+            fault
+        }
+    };
+    let mut left = pool.members().len() / 2;
+    while left > 0 {
+        // Without a conversation, so that every place comes up sooner or later.
+        let Some(lease) = pool.acquire(&Demand::of("m")) else {
+            break;
+        };
         if lease.place() % 2 == 0 {
-            let _ = lease.failed(&Fault::of(Class::Rejected));
+            let _ = lease.failed(&fault);
+            left -= 1;
         }
     }
 }
 
 fn acquire(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("acquire_and_release");
-    for strategy in [
-        Strategy::RoundRobin,
-        Strategy::LeastLoaded,
-        Strategy::Random,
-        Strategy::Affinity,
-    ] {
-        for (keys, half) in [(1, false), (20, false), (10_000, false), (10_000, true)] {
+    for strategy in STRATEGIES {
+        for (keys, half, name) in CASES {
             let pool = pool(keys, strategy);
-            let mut demand = Demand::of("m");
-            if half {
-                lose_half(&pool);
-            }
-            let name = format!("{keys}{}", if half { "_half_unavailable" } else { "" });
-            group.bench_function(BenchmarkId::new(format!("{strategy:?}"), name), |bencher| {
-                bencher.iter(|| {
-                    // Heeded by affinity alone.
-                    demand.conversation = Some(fastrand::u64(..1_000_000));
-                    black_box(pool.acquire(&demand)).map(Lease::succeeded)
-                });
-            });
+            lose_half(&pool, half);
+            time(
+                criterion,
+                &pool,
+                BenchmarkId::new(format!("{strategy:?}"), name),
+            );
         }
     }
-    group.finish();
+}
+
+fn time(criterion: &mut Criterion, pool: &Arc<Pool>, id: BenchmarkId) {
+    let mut demand = Demand::of("m");
+    let mut next = || {
+        // Heeded by affinity alone.
+        demand.conversation = Some(fastrand::u64(..1_000_000));
+        black_box(pool.acquire(&demand))
+    };
+    let mut choose = criterion.benchmark_group("choose");
+    choose.bench_function(id.clone(), |bencher| {
+        bencher.iter_custom(|count| {
+            let mut spent = Duration::ZERO;
+            let mut in_use: Vec<Option<Lease>> = Vec::with_capacity(IN_FLIGHT);
+            let mut left = count;
+            while left > 0 {
+                let batch = left.min(IN_FLIGHT as u64);
+                let begin = RealClock.now();
+                in_use.extend((0..batch).map(|_| next()));
+                spent += RealClock.now() - begin;
+                in_use.drain(..).flatten().for_each(Lease::succeeded);
+                left -= batch;
+            }
+            spent
+        });
+    });
+    choose.finish();
+    let mut both = criterion.benchmark_group("choose_and_return");
+    both.bench_function(id, |bencher| {
+        bencher.iter(|| next().map(Lease::succeeded));
+    });
+    both.finish();
 }
 
 /// A request that finds all keys resting: nothing changes between two of them.

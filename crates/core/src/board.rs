@@ -1,7 +1,7 @@
 //! The board of a pool: where its keys show what becomes of them. It knows neither keys nor pools.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tokio::sync::{Notify, futures::Notified};
@@ -20,6 +20,8 @@ pub(crate) struct Board {
     version: AtomicU64,
     /// Requests that wait for a key.
     waiting: AtomicUsize,
+    /// Those that wait in any pool.
+    waiting_anywhere: Arc<AtomicUsize>,
     /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
     changed: Notify,
     /// Hands free keys to those who wait. Set once, by the pool.
@@ -27,13 +29,15 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(weights: &[u32], epoch: Instant) -> Self {
+    /// `waiting_anywhere`: counts the requests that wait, of all boards on which the same keys may stand.
+    pub(crate) fn new(weights: &[u32], epoch: Instant, waiting_anywhere: Arc<AtomicUsize>) -> Self {
         Self {
             available: Available::new(weights),
             next_due: AtomicU64::new(0),
             epoch,
             version: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
+            waiting_anywhere,
             changed: Notify::new(),
             serve: OnceLock::new(),
         }
@@ -88,12 +92,19 @@ impl Board {
         self.waiting.load(SeqCst)
     }
 
+    /// Whether a request waits in any pool: a key that is given back then looks at each of its own.
+    pub(crate) fn anyone_waits(&self) -> bool {
+        self.waiting_anywhere.load(SeqCst) > 0
+    }
+
     pub(crate) fn one_waits(&self) {
         self.waiting.fetch_add(1, SeqCst);
+        self.waiting_anywhere.fetch_add(1, SeqCst);
     }
 
     pub(crate) fn wait_no_more(&self, how_many: usize) {
         self.waiting.fetch_sub(how_many, SeqCst);
+        self.waiting_anywhere.fetch_sub(how_many, SeqCst);
     }
 
     /// A rest was set or cleared.

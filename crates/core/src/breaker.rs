@@ -25,13 +25,18 @@ pub enum Position {
 }
 
 /// The breaker of one key.
+// What every call touches stands first.
+#[repr(C)]
 #[derive(Debug)]
 pub struct Breaker {
     position: Position,
+    /// The part of the window that counts now, if any call was counted since the window was cleared.
+    current: Option<Part>,
+    /// The parts before it, oldest first.
     window: VecDeque<Part>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Part {
     began: Instant,
     calls: u32,
@@ -42,6 +47,7 @@ impl Default for Breaker {
     fn default() -> Self {
         Self {
             position: Position::Closed,
+            current: None,
             window: VecDeque::new(),
         }
     }
@@ -55,23 +61,19 @@ impl Breaker {
 
     /// Counts one finished call.
     pub fn record(&mut self, failed: bool, settings: &BreakerSettings, now: Instant) {
-        self.forget_old(settings.window, now);
-        let part = settings.window / WINDOW_PARTS;
-        if self
-            .window
-            .back()
-            .is_none_or(|last| now.duration_since(last.began) >= part)
-        {
-            self.window.push_back(Part {
-                began: now,
-                calls: 0,
-                failures: 0,
-            });
+        let length = settings.window / WINDOW_PARTS;
+        let is_over = |part: &Part| now.duration_since(part.began) >= length;
+        if let Some(over) = self.current.take_if(|part| is_over(part)) {
+            self.window.push_back(over);
+            self.forget_old(settings.window, now);
         }
-        if let Some(last) = self.window.back_mut() {
-            last.calls = last.calls.saturating_add(1);
-            last.failures = last.failures.saturating_add(u32::from(failed));
-        }
+        let current = self.current.get_or_insert(Part {
+            began: now,
+            calls: 0,
+            failures: 0,
+        });
+        current.calls = current.calls.saturating_add(1);
+        current.failures = current.failures.saturating_add(u32::from(failed));
     }
 
     /// The share of failures in the window; `None` below `min_requests`.
@@ -89,8 +91,13 @@ impl Breaker {
     /// Calls and failures in the window.
     pub(crate) fn count(&mut self, window: Duration, now: Instant) -> (u64, u64) {
         self.forget_old(window, now);
-        let sum = |part: fn(&Part) -> u32| self.window.iter().map(|p| u64::from(part(p))).sum();
-        (sum(|part| part.calls), sum(|part| part.failures))
+        let parts = self.window.iter().chain(&self.current);
+        parts.fold((0, 0), |(calls, failures), part| {
+            (
+                calls + u64::from(part.calls),
+                failures + u64::from(part.failures),
+            )
+        })
     }
 
     /// Whether the key has earned to be set aside: closed, and over the failure rate.
@@ -106,7 +113,7 @@ impl Breaker {
         self.position = Position::Open {
             until: now + settings.cooldown,
         };
-        self.window.clear();
+        self.forget_all();
     }
 
     /// Moves from open to half-open when the time has come; says whether it did.
@@ -123,17 +130,18 @@ impl Breaker {
     /// Lets calls flow again.
     pub fn close(&mut self) {
         self.position = Position::Closed;
+        self.forget_all();
+    }
+
+    fn forget_all(&mut self) {
+        self.current = None;
         self.window.clear();
     }
 
     fn forget_old(&mut self, window: Duration, now: Instant) {
-        while self
-            .window
-            .front()
-            .is_some_and(|part| now.duration_since(part.began) >= window)
-        {
-            self.window.pop_front();
-        }
+        let is_old = |part: &mut Part| now.duration_since(part.began) >= window;
+        while self.window.pop_front_if(is_old).is_some() {}
+        self.current.take_if(is_old);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The state of a key is shared by every pool it stands in and survives a reload. Reading it takes no lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -52,9 +52,9 @@ const RAMP_START: u32 = 2;
 const RAMP_END: u32 = 64;
 
 /// One upstream key.
+// Fields stand in the order in which calls meet them, what every call touches on the first two cache lines.
+#[repr(C, align(64))]
 pub struct Key {
-    id: KeyId,
-    secret: Secret,
     flags: AtomicU32,
     active: AtomicU32,
     /// The configured cap; `u32::MAX`: none.
@@ -62,27 +62,60 @@ pub struct Key {
     /// The ramp after a recovery; `u32::MAX`: over.
     ramp: AtomicU32,
     total: AtomicU64,
-    failed: AtomicU64,
     /// Milliseconds since the Unix epoch; 0: never.
     last_used_ms: AtomicU64,
-    breaker: Mutex<Breaker>,
+    models: ModelsInUse,
     /// (key, model) pairs that the provider forbids.
     pub(crate) forbidden: Rests,
+    breaker: Mutex<Breaker>,
+    failed: AtomicU64,
     /// The group of a key for which none is configured.
     pub(crate) own_group: Arc<Group>,
     /// When `EXHAUSTED` ends by itself.
     exhausted_until: Mutex<Option<Instant>>,
-    models: ModelsInUse,
     /// The boards of the pools it stands in, and its place on each; those of ended configurations with calls in
     /// flight included.
     boards: RwLock<Vec<(Weak<Board>, usize)>>,
+    id: KeyId,
+    secret: Secret,
 }
 
-/// Whether a key has been used for one model only, cheaply: the digest of the first, and a mark for a second.
+/// Whether a key has been used for one model only, cheaply: the digest of that model, or a mark.
 #[derive(Default)]
-struct ModelsInUse {
-    first: AtomicU64,
-    several: AtomicBool,
+struct ModelsInUse(AtomicU64);
+
+impl ModelsInUse {
+    const NONE: u64 = 0;
+    const SEVERAL: u64 = 1;
+
+    fn note(&self, model: &str) {
+        let known = self.0.load(Ordering::Relaxed);
+        if known == Self::SEVERAL {
+            return;
+        }
+        let digest = Self::digest(model);
+        if known == digest {
+            return;
+        }
+        let first =
+            self.0
+                .compare_exchange(Self::NONE, digest, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_err_and(|other| other != digest) {
+            self.0.store(Self::SEVERAL, Ordering::Relaxed);
+        }
+    }
+
+    fn is_only(&self, model: &str) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::digest(model)
+    }
+
+    /// FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/), kept clear of the marks.
+    fn digest(model: &str) -> u64 {
+        let hash = model.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        hash.max(Self::SEVERAL + 1)
+    }
 }
 
 /// A quota group: keys of one organisation, project or account, which share their limits and balance.
@@ -241,13 +274,12 @@ impl Key {
         true
     }
 
-    /// Gives the slot back and lets waiting requests have it.
+    /// Gives the slot back. Those who wait for it have to be told.
     pub(crate) fn release(&self) {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.limit() != u32::MAX {
             self.settle_full();
         }
-        self.serve_waiting();
     }
 
     /// Offers what has become free to the requests that wait in any pool of this key.
@@ -325,23 +357,12 @@ impl Key {
 
     /// Remembers that `model` was asked for.
     pub(crate) fn note_model(&self, model: &str) {
-        if self.models.several.load(Ordering::Relaxed) {
-            return;
-        }
-        let digest = model_digest(model);
-        let seen =
-            self.models
-                .first
-                .compare_exchange(0, digest, Ordering::Relaxed, Ordering::Relaxed);
-        if seen.is_err_and(|first| first != digest) {
-            self.models.several.store(true, Ordering::Relaxed);
-        }
+        self.models.note(model);
     }
 
     /// Whether no other model than `model` was ever asked of this key.
     pub(crate) fn only_model_is(&self, model: &str) -> bool {
-        !self.models.several.load(Ordering::Relaxed)
-            && self.models.first.load(Ordering::Relaxed) == model_digest(model)
+        self.models.is_only(model)
     }
 
     /// Sets the key aside: its breaker opens.
@@ -437,14 +458,6 @@ impl Key {
 /// What [`Key::take`] gave.
 pub(crate) struct Taken {
     pub(crate) trial: bool,
-}
-
-fn model_digest(model: &str) -> u64 {
-    // FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/); 0 is kept for "none yet".
-    let hash = model.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash.max(1)
 }
 
 /// How long each class rests where the provider does not say.

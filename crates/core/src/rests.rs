@@ -1,6 +1,6 @@
 //! Rests for single models: which models a key or a quota group may not be asked for, and until when.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -22,11 +22,13 @@ pub struct Rest {
 }
 
 /// The rests of a key or a quota group, by model.
+// The count stands first, where the key's own counters are.
+#[repr(C)]
 #[derive(Debug, Default)]
 pub struct Rests {
     /// Read without the lock: most keys never rest.
     count: AtomicUsize,
-    by_model: Mutex<HashMap<Arc<str>, Rest>>,
+    by_model: Mutex<BTreeMap<Arc<str>, Rest>>,
 }
 
 impl Rests {

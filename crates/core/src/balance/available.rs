@@ -10,8 +10,9 @@ const WORD_BITS: usize = 64;
 pub(crate) struct Available {
     /// The place behind each slot; a place of weight 2 has two slots, spread evenly.
     slots: Box<[u32]>,
-    /// The slots of each place.
-    slots_of: Box<[Box<[u32]>]>,
+    /// The slots of all places, place by place, and where each place's begin; one more at the end.
+    by_place: Box<[u32]>,
+    begins: Box<[u32]>,
     words: Box<[AtomicU64]>,
     /// How many slots and how many places are available, so that nobody need count them.
     free_slots: AtomicUsize,
@@ -24,10 +25,12 @@ impl Available {
     /// All places available. `weights[place]` is at least 1.
     pub(crate) fn new(weights: &[u32]) -> Self {
         let slots = spread(weights);
-        let mut slots_of = vec![Vec::new(); weights.len()];
-        for (slot, place) in slots.iter().enumerate() {
-            slots_of[*place as usize].push(slot as u32);
-        }
+        let mut by_place: Vec<u32> = (0..slots.len() as u32).collect();
+        by_place.sort_by_key(|slot| slots[*slot as usize]);
+        let begin = |place: usize| {
+            by_place.partition_point(|slot| slots[*slot as usize] < place as u32) as u32
+        };
+        let begins = (0..=weights.len()).map(begin).collect();
         let words: Box<[AtomicU64]> = (0..slots.len().div_ceil(WORD_BITS))
             .map(|_| AtomicU64::new(0))
             .collect();
@@ -38,7 +41,8 @@ impl Available {
             free_slots: AtomicUsize::new(slots.len()),
             free_places: AtomicUsize::new(weights.len()),
             slots: slots.into(),
-            slots_of: slots_of.into_iter().map(Vec::into_boxed_slice).collect(),
+            begins,
+            by_place: by_place.into(),
             words,
             cursor: AtomicUsize::new(0),
         }
@@ -48,7 +52,7 @@ impl Available {
     pub(crate) fn show(&self, place: usize, is_available: impl Fn() -> bool) {
         loop {
             let shown = is_available();
-            for (nth, slot) in self.slots_of[place].iter().enumerate() {
+            for (nth, slot) in self.slots_of(place).iter().enumerate() {
                 let (word, bit) = (&self.words[*slot as usize / WORD_BITS], bit_of(*slot));
                 let before = if shown {
                     word.fetch_or(bit, Ordering::SeqCst)
@@ -92,7 +96,7 @@ impl Available {
 
     /// The first slot of a place.
     pub(crate) fn first_slot(&self, place: usize) -> usize {
-        self.slots_of[place][0] as usize
+        self.by_place[self.begins[place] as usize] as usize
     }
 
     /// Whether a slot is available.
@@ -129,7 +133,7 @@ impl Available {
 
     /// The weight of a place, in slots.
     pub(crate) fn weight(&self, place: usize) -> u32 {
-        self.slots_of[place].len() as u32
+        self.begins[place + 1] - self.begins[place]
     }
 
     /// How many slots there are, available or not.
@@ -139,7 +143,11 @@ impl Available {
 
     /// How many places there are, available or not.
     pub(crate) fn places(&self) -> usize {
-        self.slots_of.len()
+        self.begins.len() - 1
+    }
+
+    fn slots_of(&self, place: usize) -> &[u32] {
+        &self.by_place[self.begins[place] as usize..self.begins[place + 1] as usize]
     }
 
     /// How many slots are available.

@@ -7,7 +7,7 @@
 //! 2016): beyond that, and where a home has no free key, the next group on the ring serves, and what went there
 //! stays there while the cache is warm.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::away::Away;
@@ -44,16 +44,20 @@ pub(crate) struct Homes {
 }
 
 /// One quota group as this pool has it.
+// On one cache line, with its first place, which is the only one of most groups.
+#[repr(align(32))]
 struct Home {
+    first: Spot,
     /// Its part of all places.
-    first: u32,
-    end: u32,
-    in_flight: AtomicU64,
+    begin: u32,
+    count: u32,
+    in_flight: AtomicU32,
     /// At which of its keys the next comparison begins, so that equals take turns.
-    turn: AtomicUsize,
+    turn: AtomicU32,
 }
 
 /// A place of a group, with what is asked of it often.
+#[derive(Clone, Copy)]
 struct Spot {
     place: u32,
     slot: u32,
@@ -106,13 +110,14 @@ impl Homes {
         let weights: Vec<u32> = parts.iter().map(weight).collect();
         let mut end = 0;
         let groups = parts.iter().map(|part| {
-            let first = end;
+            let begin = end;
             end += part.len() as u32;
             Home {
-                first,
-                end,
-                in_flight: AtomicU64::new(0),
-                turn: AtomicUsize::new(0),
+                first: part[0],
+                begin,
+                count: part.len() as u32,
+                in_flight: AtomicU32::new(0),
+                turn: AtomicU32::new(0),
             }
         });
         Self {
@@ -236,42 +241,69 @@ impl Homes {
         fits: impl Fn(usize) -> bool,
     ) -> Option<Candidate> {
         let home = self.groups.get(group as usize)?;
-        let spots = &self.spots[home.first as usize..home.end as usize];
         let can_serve =
             |spot: &&Spot| available.has_slot(spot.slot as usize) && fits(spot.place as usize);
-        let cost =
-            |spot: &Spot| u64::from(load(spot.place as usize)) * (1 << 20) / u64::from(spot.weight);
-        let count = spots.len();
-        let first = match count {
-            1 => 0,
-            _ => home.turn.fetch_add(1, Relaxed) % count,
+        let cost = |spot: &&Spot| {
+            u64::from(load(spot.place as usize)) * (1 << 20) / u64::from(spot.weight)
         };
-        let mut in_turn = spots[first..].iter().chain(&spots[..first]);
-        let (best, weight): (Option<&Spot>, u64);
-        if count <= COMPARE_ALL {
-            let mut all = 0;
-            let able = in_turn.filter(can_serve);
-            best = able
-                .inspect(|spot| all += u64::from(spot.weight))
-                .min_by_key(|spot| cost(spot));
-            weight = all;
-        } else {
-            let drawn = (0..DRAWS).map(|_| &spots[fastrand::usize(..count)]);
-            let least = drawn
-                .filter(can_serve)
-                .take(SAMPLES)
-                .min_by_key(|spot| cost(spot));
-            best = least.or_else(|| in_turn.find(can_serve));
-            // Of a group so large the whole weight is near enough.
-            weight = count as u64 * available.free_weight() as u64
-                / available.free_places().max(1) as u64;
-        }
-        best.map(|spot| Candidate {
+        let (best, weight) = match home.count as usize {
+            1 => {
+                let only = &home.first;
+                (can_serve(&only).then_some(only)?, u64::from(only.weight))
+            }
+            count if count <= COMPARE_ALL => self.best_of_all(home, can_serve, cost)?,
+            count => {
+                let mean = available.free_weight() as f64 / available.free_places().max(1) as f64;
+                let best = self.best_of_some(home, can_serve, cost)?;
+                // Of a group so large the whole weight is near enough.
+                (best, (count as f64 * mean) as u64)
+            }
+        };
+        Some(Candidate {
             group,
-            place: spot.place as usize,
-            load: home.in_flight.load(Relaxed),
+            place: best.place as usize,
+            load: u64::from(home.in_flight.load(Relaxed)),
             weight,
         })
+    }
+
+    /// The spots of a group in turn: each call begins with the next.
+    fn in_turn(&self, home: &Home) -> impl Iterator<Item = &Spot> {
+        let spots = self.spots_of(home);
+        let first = home.turn.fetch_add(1, Relaxed) as usize % spots.len();
+        spots[first..].iter().chain(&spots[..first])
+    }
+
+    fn spots_of(&self, home: &Home) -> &[Spot] {
+        &self.spots[home.begin as usize..][..home.count as usize]
+    }
+
+    /// The spot of least cost, and the weight of all that can serve.
+    fn best_of_all(
+        &self,
+        home: &Home,
+        can_serve: impl Fn(&&Spot) -> bool,
+        cost: impl Fn(&&Spot) -> u64,
+    ) -> Option<(&Spot, u64)> {
+        let mut weight = 0;
+        let able = self.in_turn(home).filter(can_serve);
+        let best = able
+            .inspect(|spot| weight += u64::from(spot.weight))
+            .min_by_key(cost)?;
+        Some((best, weight))
+    }
+
+    /// The spot of least cost among a few that are drawn, else the next that can serve.
+    fn best_of_some(
+        &self,
+        home: &Home,
+        can_serve: impl Fn(&&Spot) -> bool,
+        cost: impl Fn(&&Spot) -> u64,
+    ) -> Option<&Spot> {
+        let spots = self.spots_of(home);
+        let drawn = (0..DRAWS).map(|_| &spots[fastrand::usize(..spots.len())]);
+        let least = drawn.filter(&can_serve).take(SAMPLES).min_by_key(cost);
+        least.or_else(|| self.in_turn(home).find(can_serve))
     }
 }
 
@@ -295,12 +327,13 @@ fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
 struct Ring {
     /// Sorted: position in the upper half, group in the lower.
     points: Box<[u64]>,
-    /// For each equal part of the ring its first point, so that finding one takes no search.
+    /// Where the points of each equal part of the ring begin; one more at the end. Few enough to stay in a cache:
+    /// a place among the points themselves is a wait for memory.
     starts: Box<[u32]>,
 }
 
 /// About so many points are in one part.
-const POINTS_OF_PART: usize = 4;
+const POINTS_OF_PART: usize = 64;
 
 impl Ring {
     fn new(identities: &[u64], weights: &[u32]) -> Self {
@@ -322,18 +355,32 @@ impl Ring {
         let start =
             |part: usize| points.partition_point(|point| part_of(*point, parts) < part) as u32;
         Self {
-            starts: (0..parts).map(start).collect(),
+            starts: (0..=parts).map(start).collect(),
             points: points.into(),
         }
     }
 
     /// The groups of the points from `position` (its upper half counts) on, once around.
     fn groups_after(&self, position: u64) -> impl Iterator<Item = u32> {
-        let start = self.starts[part_of(position, self.starts.len())] as usize;
-        let before = |point: &&u64| **point >> 32 < position >> 32;
-        let first = start + self.points[start..].iter().take_while(before).count();
-        let (behind, ahead) = self.points.split_at(first);
+        let (behind, ahead) = self.points.split_at(self.first_from(position));
         ahead.iter().chain(behind).map(|point| *point as u32)
+    }
+
+    /// The number of points before `position`. Positions are scattered evenly, so the place is guessed within a few
+    /// points (interpolation search; Perl, Itai, Avni 1978).
+    fn first_from(&self, position: u64) -> usize {
+        let parts = self.starts.len() - 1;
+        let part = part_of(position, parts);
+        let (start, end) = (self.starts[part] as usize, self.starts[part + 1] as usize);
+        let into_part = ((position >> 32) * parts as u64) & u64::from(u32::MAX);
+        let mut first = start + (((end - start) as u64 * into_part) >> 32) as usize;
+        while first > start && self.points[first - 1] >> 32 >= position >> 32 {
+            first -= 1;
+        }
+        while first < end && self.points[first] >> 32 < position >> 32 {
+            first += 1;
+        }
+        first
     }
 }
 

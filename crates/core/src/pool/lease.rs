@@ -87,6 +87,9 @@ impl Drop for Lease {
             homes.call_ended(self.place);
         }
         key.release();
+        if self.pool.board.anyone_waits() {
+            key.serve_waiting();
+        }
     }
 }
 

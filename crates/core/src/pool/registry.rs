@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 
@@ -21,6 +21,8 @@ use crate::settings::{KeySettings, PoolSettings, Strategy};
 pub struct Registry {
     clock: Arc<dyn Clock>,
     book: KeyBook,
+    /// Requests that wait for a key, in whatever pool.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Registry {
@@ -29,6 +31,7 @@ impl Registry {
         Self {
             clock,
             book: KeyBook::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -55,7 +58,7 @@ impl Registry {
             .collect();
         let weights: Vec<u32> = settings.keys.iter().map(|key| key.weight).collect();
         let now = self.clock.now();
-        let board = Arc::new(Board::new(&weights, now));
+        let board = Arc::new(Board::new(&weights, now, Arc::clone(&self.waiting)));
         for (place, member) in members.iter().enumerate() {
             member.key.stand_on(&board, place);
         }
