@@ -43,6 +43,34 @@ struct Part {
     failures: u32,
 }
 
+/// What a key did lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Finished calls.
+    pub calls: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+}
+
+impl Tally {
+    /// The share of failures; `None` below `min_requests`.
+    pub fn failure_rate(&self, settings: &BreakerSettings) -> Option<f64> {
+        (self.calls >= u64::from(settings.min_requests))
+            .then(|| self.failures as f64 / self.calls as f64)
+    }
+
+    /// Whether more calls failed than the breaker allows.
+    pub fn is_over(&self, settings: &BreakerSettings) -> bool {
+        self.failure_rate(settings)
+            .is_some_and(|rate| rate > settings.failure_rate)
+    }
+
+    /// Whether the failure rate is below the threshold, however few the calls; so it is without any.
+    pub fn is_healthy(&self, settings: &BreakerSettings) -> bool {
+        (self.failures as f64) < settings.failure_rate * self.calls as f64 || self.failures == 0
+    }
+}
+
 impl Default for Breaker {
     fn default() -> Self {
         Self {
@@ -76,36 +104,19 @@ impl Breaker {
         current.failures = current.failures.saturating_add(u32::from(failed));
     }
 
-    /// The share of failures in the window; `None` below `min_requests`.
-    pub fn failure_rate(&mut self, settings: &BreakerSettings, now: Instant) -> Option<f64> {
-        let (calls, failures) = self.count(settings.window, now);
-        (calls >= u64::from(settings.min_requests)).then(|| failures as f64 / calls as f64)
-    }
-
-    /// Whether the failure rate is below the threshold, however few the requests; so it is without any.
-    pub fn is_healthy(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
-        let (calls, failures) = self.count(settings.window, now);
-        (failures as f64) < settings.failure_rate * calls as f64 || failures == 0
-    }
-
-    /// Calls and failures in the window.
-    pub(crate) fn count(&mut self, window: Duration, now: Instant) -> (u64, u64) {
-        self.forget_old(window, now);
+    /// The calls of the window.
+    pub fn tally(&mut self, settings: &BreakerSettings, now: Instant) -> Tally {
+        self.forget_old(settings.window, now);
         let parts = self.window.iter().chain(&self.current);
-        parts.fold((0, 0), |(calls, failures), part| {
-            (
-                calls + u64::from(part.calls),
-                failures + u64::from(part.failures),
-            )
+        parts.fold(Tally::default(), |tally, part| Tally {
+            calls: tally.calls + u64::from(part.calls),
+            failures: tally.failures + u64::from(part.failures),
         })
     }
 
     /// Whether the key has earned to be set aside: closed, and over the failure rate.
     pub fn wants_to_open(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
-        self.position == Position::Closed
-            && self
-                .failure_rate(settings, now)
-                .is_some_and(|rate| rate > settings.failure_rate)
+        self.position == Position::Closed && self.tally(settings, now).is_over(settings)
     }
 
     /// Sets the key aside. What was counted so far is forgotten: after the trial a new count begins.
@@ -177,7 +188,10 @@ mod tests {
         for _ in 0..8 {
             breaker.record(false, &settings(), now);
         }
-        assert_eq!(breaker.failure_rate(&settings(), now), Some(0.5));
+        assert_eq!(
+            breaker.tally(&settings(), now).failure_rate(&settings()),
+            Some(0.5)
+        );
         assert!(
             !breaker.wants_to_open(&settings(), now),
             "exactly half is not above half"
@@ -190,7 +204,10 @@ mod tests {
         let mut breaker = Breaker::default();
         fail(&mut breaker, 20, start);
         let later = start + Duration::from_secs(61);
-        assert_eq!(breaker.failure_rate(&settings(), later), None);
+        assert_eq!(
+            breaker.tally(&settings(), later).failure_rate(&settings()),
+            None
+        );
         assert!(!breaker.wants_to_open(&settings(), later));
     }
 
@@ -209,6 +226,9 @@ mod tests {
         assert!(!breaker.half_open_if_due(start + Duration::from_secs(301)));
         assert_eq!(breaker.position(), Position::HalfOpen);
         breaker.close();
-        assert_eq!(breaker.failure_rate(&settings(), start), None);
+        assert_eq!(
+            breaker.tally(&settings(), start).failure_rate(&settings()),
+            None
+        );
     }
 }

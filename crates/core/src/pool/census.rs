@@ -122,14 +122,8 @@ impl Pool {
         let settings = &self.settings.breaker;
         let fails = |member: &&Member| {
             let report = member.report(now);
-            let over = |rate| rate > settings.failure_rate;
-            report.state != KeyState::Active
-                || member
-                    .key
-                    .breaker()
-                    .lock()
-                    .failure_rate(settings, now)
-                    .is_some_and(over)
+            let tally = member.key.breaker().lock().tally(settings, now);
+            report.state != KeyState::Active || tally.is_over(settings)
         };
         self.members
             .iter()

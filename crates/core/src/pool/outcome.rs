@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use crate::breaker::Tally;
 use crate::fault::{Class, Fault};
 use crate::key::{Key, default_rest, flag};
 use crate::rests::Rest;
@@ -119,27 +120,27 @@ impl Pool {
     /// with one failure more than they had, since a few calls prove little.
     fn leaves_better_ones(&self, place: usize, now: Instant) -> bool {
         let settings = &self.settings.breaker;
-        let (mut calls, mut failures, mut one_is_healthy) = (0, 0, false);
+        let (mut others, mut one_is_healthy) = (Tally::default(), false);
         for key in self.others(place) {
             if key.flags() & (flag::BLOCKING & !flag::FULL | SET_ASIDE) != 0 {
                 continue;
             }
-            let mut breaker = key.breaker().lock();
-            if breaker.wants_to_open(settings, now) {
+            let tally = key.breaker().lock().tally(settings, now);
+            if tally.is_over(settings) {
                 continue;
             }
-            one_is_healthy |= breaker.is_healthy(settings, now);
-            let counted = breaker.count(settings.window, now);
-            calls += counted.0;
-            failures += counted.1;
+            one_is_healthy |= tally.is_healthy(settings);
+            others.calls += tally.calls;
+            others.failures += tally.failures;
         }
         let own = self.members[place]
             .key
             .breaker()
             .lock()
-            .failure_rate(settings, now);
-        let clearly_better =
-            own.is_some_and(|own| (failures + 1) as f64 <= own / 2.0 * calls as f64);
+            .tally(settings, now);
+        let clearly_better = own
+            .failure_rate(settings)
+            .is_some_and(|own| (others.failures + 1) as f64 <= own / 2.0 * others.calls as f64);
         one_is_healthy && clearly_better
     }
 

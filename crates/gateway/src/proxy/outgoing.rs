@@ -16,7 +16,8 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// The request for the key at `place`, with `path` as a client of the protocol would send it. `None` where the configuration let something pass that cannot be sent.
+    /// The request for the key at `place`, with `path` as a client of the protocol would send it. `None` where the
+    /// configuration let something pass that cannot be sent.
     pub(super) fn request_for(
         self,
         path: &str,

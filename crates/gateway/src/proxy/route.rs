@@ -172,7 +172,13 @@ fn first_pool<'a>(
         return Ok(entry);
     }
     Err(match first(&|_| true) {
-        Some(entry) => pool_not_allowed(entry.pool.name()),
+        Some(_) => GatewayError::new(
+            Kind::ModelNotAllowed,
+            format!(
+                "this virtual key may use no pool that serves {}: ask for one that may",
+                target.path
+            ),
+        ),
         None => GatewayError::new(
             Kind::ModelNotFound,
             format!(

@@ -213,7 +213,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::either::Either;
 
@@ -234,6 +234,16 @@ mod tests {
             theirs.push(accepted.unwrap().0);
         }
         theirs
+    }
+
+    /// Loopback delivers in order: what was sent before has come when this has.
+    async fn all_delivered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, accepted) = tokio::join!(ours, listener.accept());
+        accepted.unwrap().0.write_all(b".").await.unwrap();
+        let mut ours = ours.unwrap();
+        ours.read_exact(&mut [0]).await.unwrap();
     }
 
     /// In a task, which has a budget of what it may do at once.
@@ -270,13 +280,12 @@ mod tests {
                     }
                 }
             }
-            // Loopback delivers at once; the runtime sees it with its next look.
-            sleep(Duration::from_millis(200)).await;
+            all_delivered().await;
             let swept = in_a_task(&idle, |idle| !idle.forget_useless()).await;
             assert!(swept, "one is left: {says:?}");
 
             drop(kept(&idle, &place).await);
-            sleep(Duration::from_millis(200)).await;
+            all_delivered().await;
             let taken = in_a_task(&idle, move |idle| idle.take(&place)).await;
             assert!(taken.is_none(), "{says:?}");
         }

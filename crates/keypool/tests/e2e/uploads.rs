@@ -204,6 +204,11 @@ async fn an_upload_to_a_file_search_store_goes_where_the_store_is() {
     gw.stop().await;
 }
 
+async fn begun_by_maker(gw: &Gateway) -> Reply {
+    let maker = bearer("maker");
+    start(gw, "/upload/v1beta/files", &[("authorization", &maker)]).await
+}
+
 fn bearer(name: &str) -> String {
     format!("Bearer {}", Callers::secret(name))
 }
@@ -320,13 +325,7 @@ async fn a_piece_of_a_file_may_say_what_it_likes() {
     let theirs = callers
         .send("guesser", "POST", "/p/v1beta/cachedContents", "{}")
         .await;
-    let maker = bearer("maker");
-    let begun = start(
-        &callers.gw,
-        "/upload/v1beta/files",
-        &[("authorization", &maker)],
-    )
-    .await;
+    let begun = begun_by_maker(&callers.gw).await;
     let (_, next) = next_of(&begun);
     let body = json!({"line": theirs.json()["name"]}).to_string();
     let headers = [
@@ -344,13 +343,7 @@ async fn a_piece_of_a_file_may_say_what_it_likes() {
 #[tokio::test]
 async fn an_address_opens_nothing_for_a_caller_that_may_not() {
     let callers = Callers::start().await;
-    let maker = bearer("maker");
-    let begun = start(
-        &callers.gw,
-        "/upload/v1beta/files",
-        &[("authorization", &maker)],
-    )
-    .await;
+    let begun = begun_by_maker(&callers.gw).await;
     let (_, next) = next_of(&begun);
     // A short id could be guessed.
     callers.mock.script(
@@ -364,12 +357,7 @@ async fn an_address_opens_nothing_for_a_caller_that_may_not() {
             body: String::new(),
         }],
     );
-    let short = start(
-        &callers.gw,
-        "/upload/v1beta/files",
-        &[("authorization", &maker)],
-    )
-    .await;
+    let short = begun_by_maker(&callers.gw).await;
     let reply = step(&callers.gw, &next_of(&short).1, "upload", "0", &[]).await;
     refused(&reply, 401, "invalid_virtual_key", "a short id");
 

@@ -1,7 +1,7 @@
 //! What an answer tells of objects: only the fields in which a provider says what it made are read, since an answer
 //! may repeat anything that its caller sent.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::json;
 use super::names::{segments, spelt};
@@ -99,8 +99,8 @@ pub fn told(protocol: Protocol, tells: &Tells, path: &str, answer: &[u8]) -> Vec
 
 /// The id of an upload in several steps, which Gemini gives as a parameter of the address for the next step.
 pub fn upload_session(headers: &HeaderMap) -> Option<String> {
-    let next = headers.get("x-goog-upload-url")?.to_str().ok()?;
-    protocol::upload_id(next.split_once('?')?.1)
+    let id_in = |next: &HeaderValue| protocol::upload_id(next.to_str().ok()?.split_once('?')?.1);
+    headers.get_all("x-goog-upload-url").iter().find_map(id_in)
 }
 
 /// Whether a body says that the call runs on after its answer (`background`), or adds to a conversation.

@@ -904,7 +904,8 @@ fn an_upload_in_steps_is_known_by_its_next_address() {
     let mut headers = HeaderMap::new();
     assert_eq!(upload_session(&headers), None);
     let next = "https://g.example/upload/v1beta/files?upload_id=AB%2DC&upload_protocol=resumable";
-    headers.insert("x-goog-upload-url", HeaderValue::from_static(next));
+    headers.append("x-goog-upload-url", HeaderValue::from_static("elsewhere"));
+    headers.append("x-goog-upload-url", HeaderValue::from_static(next));
     assert_eq!(upload_session(&headers).as_deref(), Some("upload_id=AB-C"));
 }
 
