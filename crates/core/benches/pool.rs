@@ -1,5 +1,5 @@
 //! How long it takes to choose a key, and to choose one and give it back: one key, twenty, ten thousand, half of
-//! them unavailable, for good or for this model.
+//! them unavailable, for good or for this model; and to refuse, where all rest.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -58,10 +58,10 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         .remove(0)
 }
 
-/// What keeps every second key from serving.
+/// What becomes of every second key.
 #[derive(Clone, Copy)]
 enum Half {
-    /// Nothing.
+    /// It serves.
     Serves,
     /// The provider does not accept it.
     IsInvalid,
@@ -110,50 +110,58 @@ fn lose_half(pool: &Arc<Pool>, half: Half) {
     }
 }
 
-fn acquire(criterion: &mut Criterion) {
+/// What to time, for every strategy and case: a request's choice of a key.
+fn each_case(mut time: impl FnMut(BenchmarkId, &mut dyn FnMut() -> Option<Lease>)) {
     for strategy in STRATEGIES {
         for (keys, half, name) in CASES {
             let pool = pool(keys, strategy);
             lose_half(&pool, half);
-            time(
-                criterion,
-                &pool,
-                BenchmarkId::new(format!("{strategy:?}"), name),
-            );
+            let mut demand = Demand::of("m");
+            let mut choose = || {
+                // Heeded by affinity alone.
+                demand.conversation = Some(fastrand::u64(..1_000_000));
+                black_box(pool.acquire(&demand))
+            };
+            let id = BenchmarkId::new(format!("{strategy:?}"), name);
+            time(id, &mut choose);
         }
     }
 }
 
-fn time(criterion: &mut Criterion, pool: &Arc<Pool>, id: BenchmarkId) {
-    let mut demand = Demand::of("m");
-    let mut next = || {
-        // Heeded by affinity alone.
-        demand.conversation = Some(fastrand::u64(..1_000_000));
-        black_box(pool.acquire(&demand))
-    };
-    let mut choose = criterion.benchmark_group("choose");
-    choose.bench_function(id.clone(), |bencher| {
-        bencher.iter_custom(|count| {
-            let mut spent = Duration::ZERO;
-            let mut in_use: Vec<Option<Lease>> = Vec::with_capacity(IN_FLIGHT);
-            let mut left = count;
-            while left > 0 {
-                let batch = left.min(IN_FLIGHT as u64);
-                let begin = RealClock.now();
-                in_use.extend((0..batch).map(|_| next()));
-                spent += RealClock.now() - begin;
-                in_use.drain(..).flatten().for_each(Lease::succeeded);
-                left -= batch;
-            }
-            spent
+fn choose(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("choose");
+    each_case(|id, choose| {
+        group.bench_function(id, |bencher| {
+            bencher.iter_custom(|count| time_of(count, choose));
         });
     });
-    choose.finish();
-    let mut both = criterion.benchmark_group("choose_and_return");
-    both.bench_function(id, |bencher| {
-        bencher.iter(|| next().map(Lease::succeeded));
+    group.finish();
+}
+
+/// How long `count` choices take, without what it takes to give the keys back.
+fn time_of(count: u64, choose: &mut dyn FnMut() -> Option<Lease>) -> Duration {
+    let mut spent = Duration::ZERO;
+    let mut in_use: Vec<Option<Lease>> = Vec::with_capacity(IN_FLIGHT);
+    let mut left = count;
+    while left > 0 {
+        let batch = left.min(IN_FLIGHT as u64);
+        let begin = RealClock.now();
+        in_use.extend((0..batch).map(|_| choose()));
+        spent += RealClock.now() - begin;
+        in_use.drain(..).flatten().for_each(Lease::succeeded);
+        left -= batch;
+    }
+    spent
+}
+
+fn choose_and_return(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("choose_and_return");
+    each_case(|id, choose| {
+        group.bench_function(id, |bencher| {
+            bencher.iter(|| choose().map(Lease::succeeded));
+        });
     });
-    both.finish();
+    group.finish();
 }
 
 /// A request that finds all keys resting: nothing changes between two of them.
@@ -175,5 +183,5 @@ fn refuse(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, acquire, refuse);
+criterion_group!(benches, choose, choose_and_return, refuse);
 criterion_main!(benches);

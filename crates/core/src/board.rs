@@ -20,7 +20,7 @@ pub(crate) struct Board {
     version: AtomicU64,
     /// Requests that wait for a key.
     waiting: AtomicUsize,
-    /// Those that wait in any pool.
+    /// Those that wait on any board on which the same keys may stand.
     waiting_anywhere: Arc<AtomicUsize>,
     /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
     changed: Notify,
@@ -29,7 +29,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// `waiting_anywhere`: counts the requests that wait, of all boards on which the same keys may stand.
+    /// `waiting_anywhere`: one counter for all boards on which the same keys may stand.
     pub(crate) fn new(weights: &[u32], epoch: Instant, waiting_anywhere: Arc<AtomicUsize>) -> Self {
         Self {
             available: Available::new(weights),
@@ -92,7 +92,10 @@ impl Board {
         self.waiting.load(SeqCst)
     }
 
-    /// Whether a request waits in any pool: a key that is given back then looks at each of its own.
+    /// Whether a request waits on this board, or on any other on which the same keys may stand.
+    ///
+    /// Asked after a slot was given back, while who joins counts itself before it looks for a slot: so one of the
+    /// two sees the other.
     pub(crate) fn anyone_waits(&self) -> bool {
         self.waiting_anywhere.load(SeqCst) > 0
     }
@@ -103,6 +106,10 @@ impl Board {
     }
 
     pub(crate) fn wait_no_more(&self, how_many: usize) {
+        if how_many == 0 {
+            // Every release reads the second one.
+            return;
+        }
         self.waiting.fetch_sub(how_many, SeqCst);
         self.waiting_anywhere.fetch_sub(how_many, SeqCst);
     }

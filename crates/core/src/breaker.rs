@@ -30,10 +30,10 @@ pub enum Position {
 #[derive(Debug)]
 pub struct Breaker {
     position: Position,
-    /// The part of the window that counts now, if any call was counted since the window was cleared.
+    /// The part of the window in which calls are counted now; `None` until the next call is.
     current: Option<Part>,
     /// The parts before it, oldest first.
-    window: VecDeque<Part>,
+    earlier: VecDeque<Part>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Tally {
             .then(|| self.failures as f64 / self.calls as f64)
     }
 
-    /// Whether more calls failed than the breaker allows.
+    /// Whether more calls failed than the breaker allows; never below `min_requests`.
     pub fn is_over(&self, settings: &BreakerSettings) -> bool {
         self.failure_rate(settings)
             .is_some_and(|rate| rate > settings.failure_rate)
@@ -76,7 +76,7 @@ impl Default for Breaker {
         Self {
             position: Position::Closed,
             current: None,
-            window: VecDeque::new(),
+            earlier: VecDeque::new(),
         }
     }
 }
@@ -90,9 +90,9 @@ impl Breaker {
     /// Counts one finished call.
     pub fn record(&mut self, failed: bool, settings: &BreakerSettings, now: Instant) {
         let length = settings.window / WINDOW_PARTS;
-        let is_over = |part: &Part| now.duration_since(part.began) >= length;
-        if let Some(over) = self.current.take_if(|part| is_over(part)) {
-            self.window.push_back(over);
+        let has_ended = |part: &mut Part| now.duration_since(part.began) >= length;
+        if let Some(ended) = self.current.take_if(has_ended) {
+            self.earlier.push_back(ended);
             self.forget_old(settings.window, now);
         }
         let current = self.current.get_or_insert(Part {
@@ -107,7 +107,7 @@ impl Breaker {
     /// The calls of the window.
     pub fn tally(&mut self, settings: &BreakerSettings, now: Instant) -> Tally {
         self.forget_old(settings.window, now);
-        let parts = self.window.iter().chain(&self.current);
+        let parts = self.earlier.iter().chain(&self.current);
         parts.fold(Tally::default(), |tally, part| Tally {
             calls: tally.calls + u64::from(part.calls),
             failures: tally.failures + u64::from(part.failures),
@@ -146,12 +146,12 @@ impl Breaker {
 
     fn forget_all(&mut self) {
         self.current = None;
-        self.window.clear();
+        self.earlier.clear();
     }
 
     fn forget_old(&mut self, window: Duration, now: Instant) {
         let is_old = |part: &mut Part| now.duration_since(part.began) >= window;
-        while self.window.pop_front_if(is_old).is_some() {}
+        while self.earlier.pop_front_if(is_old).is_some() {}
         self.current.take_if(is_old);
     }
 }
@@ -209,6 +209,33 @@ mod tests {
             None
         );
         assert!(!breaker.wants_to_open(&settings(), later));
+    }
+
+    #[test]
+    fn calls_leave_the_window_part_by_part() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut breaker = Breaker::default();
+        for second in [0, 4, 20, 50] {
+            fail(&mut breaker, 1, at(second));
+            breaker.record(false, &settings(), at(second));
+        }
+        let mut tally = |second| {
+            let tally = breaker.tally(&settings(), at(second));
+            (tally.calls, tally.failures)
+        };
+        assert_eq!(tally(59), (8, 4));
+        assert_eq!(tally(60), (4, 2), "two calls were of one part");
+        assert_eq!(tally(80), (2, 1));
+        assert_eq!(tally(110), (0, 0));
+        breaker.record(true, &settings(), at(111));
+        assert_eq!(
+            breaker.tally(&settings(), at(112)),
+            Tally {
+                calls: 1,
+                failures: 1
+            }
+        );
     }
 
     #[test]

@@ -80,6 +80,11 @@ pub struct Key {
     secret: Secret,
 }
 
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(
+    std::mem::offset_of!(Key, failed) >= 128 && std::mem::offset_of!(Key, breaker) + 48 <= 128
+);
+
 /// Whether a key has been used for one model only, cheaply: the digest of that model, or a mark.
 #[derive(Default)]
 struct ModelsInUse(AtomicU64);
@@ -274,7 +279,7 @@ impl Key {
         true
     }
 
-    /// Gives the slot back. Those who wait for it have to be told.
+    /// Gives the slot back. Afterwards those who wait for one have to be served.
     pub(crate) fn release(&self) {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.limit() != u32::MAX {

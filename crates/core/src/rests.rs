@@ -22,7 +22,8 @@ pub struct Rest {
 }
 
 /// The rests of a key or a quota group, by model.
-// The count stands first, where the key's own counters are.
+// The count stands first, where a key has its counters; a tree is smaller than a hash map, so that its breaker begins
+// on the next cache line.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Rests {

@@ -10,8 +10,9 @@ const WORD_BITS: usize = 64;
 pub(crate) struct Available {
     /// The place behind each slot; a place of weight 2 has two slots, spread evenly.
     slots: Box<[u32]>,
-    /// The slots of all places, place by place, and where each place's begin; one more at the end.
+    /// The slots of all places, place by place.
     by_place: Box<[u32]>,
+    /// Where each place's slots begin among them; one more at the end.
     begins: Box<[u32]>,
     words: Box<[AtomicU64]>,
     /// How many slots and how many places are available, so that nobody need count them.

@@ -56,6 +56,8 @@ struct Home {
     turn: AtomicU32,
 }
 
+const _: () = assert!(size_of::<Home>() == 32);
+
 /// A place of a group, with what is asked of it often.
 #[derive(Clone, Copy)]
 struct Spot {
@@ -253,10 +255,10 @@ impl Homes {
             }
             count if count <= COMPARE_ALL => self.best_of_all(home, can_serve, cost)?,
             count => {
-                let mean = available.free_weight() as f64 / available.free_places().max(1) as f64;
                 let best = self.best_of_some(home, can_serve, cost)?;
                 // Of a group so large the whole weight is near enough.
-                (best, (count as f64 * mean) as u64)
+                let all = count as u64 * available.free_weight() as u64;
+                (best, all / available.free_places().max(1) as u64)
             }
         };
         Some(Candidate {
@@ -366,8 +368,8 @@ impl Ring {
         ahead.iter().chain(behind).map(|point| *point as u32)
     }
 
-    /// The number of points before `position`. Positions are scattered evenly, so the place is guessed within a few
-    /// points (interpolation search; Perl, Itai, Avni 1978).
+    /// The index of the first point at or behind `position`, the number of points if there is none. Points are
+    /// scattered evenly, so the index is guessed within a few (interpolation search; Perl, Itai, Avni 1978).
     fn first_from(&self, position: u64) -> usize {
         let parts = self.starts.len() - 1;
         let part = part_of(position, parts);
@@ -432,13 +434,18 @@ mod tests {
         for groups in [1, 3, 1000] {
             let identities: Vec<u64> = (0..groups).collect();
             let ring = Ring::new(&identities, &vec![1; identities.len()]);
-            let edges = [
-                0,
-                u64::MAX,
-                ring.points[0],
-                ring.points[ring.points.len() - 1],
-            ];
-            for position in edges.into_iter().chain((0..1000).map(mix)) {
+            let parts = ring.starts.len() as u64 - 1;
+            let part_edges = (0..=parts).map(|part| (part << 32).div_ceil(parts) << 32);
+            let points = ring.points.iter().step_by(identities.len().div_ceil(10));
+            let edges = part_edges.chain(points.copied()).flat_map(|edge| {
+                [-1, 0, 1].map(|step: i64| edge.saturating_add_signed(step << 32))
+            });
+            let few = [0, u64::MAX];
+            for position in few
+                .into_iter()
+                .chain(edges.take(1000))
+                .chain((0..1000).map(mix))
+            {
                 let at = |point: &&u64| **point >> 32 >= position >> 32;
                 let next = ring.points.iter().find(at).unwrap_or(&ring.points[0]);
                 assert_eq!(

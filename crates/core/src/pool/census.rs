@@ -122,8 +122,8 @@ impl Pool {
         let settings = &self.settings.breaker;
         let fails = |member: &&Member| {
             let report = member.report(now);
-            let tally = member.key.breaker().lock().tally(settings, now);
-            report.state != KeyState::Active || tally.is_over(settings)
+            let tally = || member.key.breaker().lock().tally(settings, now);
+            report.state != KeyState::Active || tally().is_over(settings)
         };
         self.members
             .iter()

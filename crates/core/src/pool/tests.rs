@@ -557,17 +557,32 @@ fn one_secret_at_one_host_is_one_key_in_every_pool_with_the_lowest_cap() {
     b.keys[0].name = "another name".into();
     let pools = world.registry.pools(&[a, b], &[]);
     let demand = Demand::of("m");
-    let held: Vec<Lease> = [&pools[0], &pools[1], &pools[0]]
-        .into_iter()
-        .filter_map(|pool| pool.acquire(&demand))
-        .collect();
-    assert_eq!(held.len(), 2, "of differing caps the lowest holds");
+    let [of_a, of_b, none] = [0, 1, 0].map(|pool: usize| pools[pool].acquire(&demand));
+    assert!(of_a.is_some() && of_b.is_some());
+    assert!(none.is_none(), "of differing caps the lowest holds");
     let mut waiting = pools[1].join(&demand, &"c".into()).expect("room");
-    drop(held);
+    drop(of_a);
     assert!(
         served(&mut waiting).is_some(),
         "a slot freed in one pool serves the other"
     );
+    drop(of_b);
+}
+
+#[test]
+fn a_slot_freed_by_a_call_of_an_ended_configuration_serves_who_waits_now() {
+    let world = World::new();
+    let before = world.registry.pools(&[capped(1, 1)], &[]);
+    let demand = Demand::of("m");
+    let held = before[0].acquire(&demand);
+    assert!(held.is_some());
+    let mut changed = capped(1, 1);
+    changed.models = vec!["m".into()];
+    let now = world.registry.pools(&[changed], &before);
+    let mut waiting = now[0].join(&demand, &"c".into()).expect("room");
+    assert!(waits(&mut waiting));
+    drop((before, held));
+    assert!(served(&mut waiting).is_some());
 }
 
 #[test]
@@ -766,6 +781,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
         }
     });
     assert_eq!(pool.waiting(), 0);
+    assert!(!pool.board.anyone_waits());
     for member in pool.members() {
         assert_eq!(member.key.active(), 0);
         pool.reset(&member.name);

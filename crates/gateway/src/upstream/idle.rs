@@ -236,7 +236,7 @@ mod tests {
         theirs
     }
 
-    /// Loopback delivers in order: what was sent before has come when this has.
+    /// Loopback delivers within the call that sends: what was sent before has come when this has.
     async fn all_delivered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap());

@@ -339,6 +339,41 @@ async fn a_providers_own_openai_path_is_an_openai_endpoint_and_no_native_one() {
 }
 
 #[tokio::test]
+async fn a_caller_is_not_told_the_name_of_a_pool_that_it_may_not_use() {
+    let mock = Mock::start().await.unwrap();
+    let a_pool = |name: &str, provider: &str, n: usize| {
+        format!(
+            "[pools.{name}]\nprovider = \"{provider}\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n",
+            mock.origin(),
+            key(n)
+        )
+    };
+    let secret = format!("vk-{MARK}-only-own-0");
+    let config = [
+        a_pool("secret-search", "tavily", 1),
+        a_pool("secret-chat", "mock", 2),
+        a_pool("own", "anthropic", 3),
+        format!("[[virtual_keys]]\nname = \"b\"\nkey = \"{secret}\"\npools = [\"own\"]\n"),
+    ];
+    let gw = Gateway::start(&config.concat()).await;
+    let bearer = format!("Bearer {secret}");
+    for (method, path, body) in [
+        ("POST", "/search", r#"{"query":"q"}"#),
+        ("GET", "/v1/responses/resp_1", ""),
+    ] {
+        let headers = [("authorization", bearer.as_str())];
+        let reply = gw.send(method, path, &headers, body.as_bytes()).await;
+        refused(&reply, 403, "model_not_allowed", path);
+        assert!(
+            !reply.text().contains("secret-"),
+            "{path}: {}",
+            reply.text()
+        );
+    }
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn the_only_pool_that_a_caller_may_use_is_not_the_only_pool() {
     let mock = Mock::start().await.unwrap();
     let one = |name: &str| {
