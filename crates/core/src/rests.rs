@@ -1,6 +1,5 @@
 //! Rests for single models: which models a key or a quota group may not be asked for, and until when.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -22,14 +21,19 @@ pub struct Rest {
 }
 
 /// The rests of a key or a quota group, by model.
-// The count stands first, where a key has its counters; a tree is smaller than a hash map, so that its breaker begins
-// on the next cache line.
+// The count stands first, where a key has its counters; and a list is small, so that its breaker begins on the next
+// cache line, and near: most often there is one rest.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Rests {
     /// Read without the lock: most keys never rest.
     count: AtomicUsize,
-    by_model: Mutex<BTreeMap<Arc<str>, Rest>>,
+    /// Sorted.
+    by_model: Mutex<Vec<(Arc<str>, Rest)>>,
+}
+
+fn place_of(model: &str, rests: &[(Arc<str>, Rest)]) -> Result<usize, usize> {
+    rests.binary_search_by(|(known, _)| (**known).cmp(model))
 }
 
 impl Rests {
@@ -38,27 +42,23 @@ impl Rests {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.by_model
-            .lock()
-            .get(model)
-            .map(|rest| rest.until)
-            .filter(|until| *until > now)
+        let rests = self.by_model.lock();
+        let until = rests[place_of(model, &rests).ok()?].1.until;
+        (until > now).then_some(until)
     }
 
     /// Lets `model` rest. A longer rest that stands already is kept.
     pub fn set(&self, model: &Arc<str>, rest: Rest, now: Instant) {
         let mut rests = self.by_model.lock();
-        rests.retain(|_, old| old.until > now);
-        if rests.len() >= MAX_RESTS && !rests.contains_key(model) {
-            let first = rests
-                .iter()
-                .min_by_key(|(_, old)| old.until)
-                .map(|(name, _)| Arc::clone(name));
-            first.and_then(|name| rests.remove(&name));
+        rests.retain(|(_, old)| old.until > now);
+        if rests.len() >= MAX_RESTS && place_of(model, &rests).is_err() {
+            let first = (0..rests.len()).min_by_key(|place| rests[*place].1.until);
+            first.map(|place| rests.remove(place));
         }
-        let entry = rests.entry(Arc::clone(model)).or_insert(rest);
-        if entry.until < rest.until {
-            *entry = rest;
+        match place_of(model, &rests) {
+            Ok(place) if rests[place].1.until < rest.until => rests[place].1 = rest,
+            Ok(_) => {}
+            Err(place) => rests.insert(place, (Arc::clone(model), rest)),
         }
         self.count.store(rests.len(), Ordering::Release);
     }

@@ -348,27 +348,29 @@ async fn a_caller_is_not_told_the_name_of_a_pool_that_it_may_not_use() {
             key(n)
         )
     };
-    let secret = format!("vk-{MARK}-only-own-0");
+    let secret = |name: &str| format!("vk-{MARK}-{name}-only-0001");
+    let caller = |name: &str| {
+        let secret = secret(name);
+        format!(
+            "[[virtual_keys]]\nname = \"{name}\"\nkey = \"{secret}\"\npools = [\"the-{name}\"]\n"
+        )
+    };
     let config = [
-        a_pool("secret-search", "tavily", 1),
-        a_pool("secret-chat", "mock", 2),
-        a_pool("own", "anthropic", 3),
-        format!("[[virtual_keys]]\nname = \"b\"\nkey = \"{secret}\"\npools = [\"own\"]\n"),
+        a_pool("the-search", "tavily", 1),
+        a_pool("the-chat", "openai", 2),
+        caller("search"),
+        caller("chat"),
     ];
     let gw = Gateway::start(&config.concat()).await;
-    let bearer = format!("Bearer {secret}");
-    for (method, path, body) in [
-        ("POST", "/search", r#"{"query":"q"}"#),
-        ("GET", "/v1/responses/resp_1", ""),
+    for (name, method, path, body, hidden) in [
+        ("chat", "POST", "/search", r#"{"query":"q"}"#, "the-search"),
+        ("search", "GET", "/v1/responses/resp_1", "", "the-chat"),
     ] {
+        let bearer = format!("Bearer {}", secret(name));
         let headers = [("authorization", bearer.as_str())];
         let reply = gw.send(method, path, &headers, body.as_bytes()).await;
         refused(&reply, 403, "model_not_allowed", path);
-        assert!(
-            !reply.text().contains("secret-"),
-            "{path}: {}",
-            reply.text()
-        );
+        assert!(!reply.text().contains(hidden), "{path}: {}", reply.text());
     }
     gw.stop().await;
 }
