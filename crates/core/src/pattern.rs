@@ -19,6 +19,13 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     rest.len() >= last.len() && rest.ends_with(last)
 }
 
+/// Whether `text` matches one of `patterns`.
+pub fn any_matches<P: AsRef<str>>(patterns: &[P], text: &str) -> bool {
+    patterns
+        .iter()
+        .any(|pattern| matches(pattern.as_ref(), text))
+}
+
 /// Whether a pattern stands for more than itself.
 pub fn is_pattern(text: &str) -> bool {
     text.contains('*')

@@ -107,9 +107,9 @@ pub(crate) fn reload_refused(errors: &[String]) {
 
 /// One failed attempt, and what it did.
 pub(crate) struct FailedAttempt {
-    pub(crate) pool: Arc<str>,
-    pub(crate) number: usize,
-    pub(crate) key_name: Arc<str>,
+    pub(crate) pool: Arc<Pool>,
+    /// The key's place in the pool.
+    pub(crate) place: usize,
     pub(crate) model: Arc<str>,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
@@ -124,19 +124,15 @@ impl FailedAttempt {
     /// `next`: what is done about it.
     pub(crate) fn log(&self, request_id: &str, next: &str) {
         let consequence = &self.consequence;
-        let (number, key_name, attempt, of) = (
-            self.number,
-            &*self.key_name,
-            self.attempt,
-            self.max_attempts,
-        );
+        let (number, attempt, of) = (self.place + 1, self.attempt, self.max_attempts);
+        let key_name = &*self.pool.members()[self.place].name;
         let class = self.fault.class.as_str();
         let rests_s = consequence
             .rests_for
             .map(|wait| (wait + Duration::from_millis(500)).as_secs());
         warn!(
             request_id,
-            pool = &*self.pool,
+            pool = &**self.pool.name(),
             key = number,
             key_name,
             attempt,

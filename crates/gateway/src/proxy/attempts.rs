@@ -32,15 +32,8 @@ pub(super) struct Attempts<'a> {
     waited: Duration,
     last: Last,
     must_stop: bool,
-    /// The last failure, until it is known what is done about it.
-    untold: Option<Box<Untold>>,
-}
-
-/// A failed attempt that the log does not have yet.
-struct Untold {
-    event: FailedAttempt,
-    pool: Arc<Pool>,
-    place: usize,
+    /// The last failure: the log does not have it until it is known what is done about it.
+    untold: Option<Box<FailedAttempt>>,
 }
 
 /// The attempts on one target.
@@ -319,7 +312,7 @@ impl<'a> Attempts<'a> {
         self.must_stop = fate_unknown && !self.call.repeatable;
         let (place, class) = (lease.place(), fault.class);
         let status = answer.as_ref().map(Answer::status);
-        let (key_name, model) = (Arc::clone(&lease.member().name), Arc::clone(lease.model()));
+        let model = Arc::clone(lease.model());
         // A key that got only what others had left of the request's time is not to blame for not answering in it.
         let consequence = if cut_short {
             Consequence::default()
@@ -327,22 +320,16 @@ impl<'a> Attempts<'a> {
             lease.failed(&fault)
         };
         story.attempt_failed(class, status, &consequence);
-        let event = FailedAttempt {
+        self.untold = Some(Box::new(FailedAttempt {
+            pool: Arc::clone(pool),
+            place,
             attempt: self.here.made,
             max_attempts: self.here.max,
             status,
             fault,
             consequence,
             reason,
-            number: place + 1,
-            key_name,
             model,
-            pool: Arc::clone(pool.name()),
-        };
-        self.untold = Some(Box::new(Untold {
-            event,
-            pool: Arc::clone(pool),
-            place,
         }));
         self.last.class = Some(class);
         if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {
@@ -370,13 +357,12 @@ impl<'a> Attempts<'a> {
 
     /// Logs the last failure, now that it is known what is done about it.
     fn tell_failure(&mut self, story: &Story, next: &str) {
-        let Some(untold) = self.untold.take() else {
+        let Some(failed) = self.untold.take() else {
             return;
         };
-        let Untold { event, pool, .. } = *untold;
-        event.log(story.request_id(), next);
-        if event.consequence.rests_for.is_some() || event.fault.class == Class::Rejected {
-            self.gw.trouble.look_at(&pool, self.gw.clock.now());
+        failed.log(story.request_id(), next);
+        if failed.consequence.rests_for.is_some() || failed.fault.class == Class::Rejected {
+            self.gw.trouble.look_at(&failed.pool, self.gw.clock.now());
         }
     }
 }

@@ -108,19 +108,13 @@ impl Caller {
     }
 
     pub(super) fn may_use_pool(&self, entry: &PoolEntry) -> bool {
-        self.key.as_ref().is_none_or(|key| {
-            key.pools
-                .iter()
-                .any(|allowed| pattern::matches(allowed, entry.pool.name()))
-        })
+        let key = self.key.as_ref();
+        key.is_none_or(|key| pattern::any_matches(&key.pools, entry.pool.name()))
     }
 
     pub(super) fn may_use_model(&self, model: &str) -> bool {
-        self.key.as_ref().is_none_or(|key| {
-            key.models
-                .iter()
-                .any(|allowed| pattern::matches(allowed, model))
-        })
+        let key = self.key.as_ref();
+        key.is_none_or(|key| pattern::any_matches(&key.models, model))
     }
 
     /// Of a name or pattern of models, what it may use: `None` is all of it.

@@ -142,12 +142,7 @@ async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
         })
         .collect();
     if models.len() < settings.models.len() {
-        let serves = |listed: &ListedModel| {
-            settings
-                .models
-                .iter()
-                .any(|model| pattern::matches(model, &listed.id))
-        };
+        let serves = |listed: &ListedModel| pattern::any_matches(&settings.models, &listed.id);
         models.extend(provider_list(gw, entry).await.into_iter().filter(serves));
     }
     models

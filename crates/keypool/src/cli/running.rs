@@ -119,7 +119,7 @@ fn gateway(
     let fixed = Fixed::of(&settings);
     let load = move || {
         let mut reloaded = load()?;
-        follow_log_settings(&logging, &reloaded.settings.log);
+        logging.set_level(reloaded.settings.log.level);
         let waiting = fixed.keep(&mut reloaded.settings);
         let waits = |setting| format!("{setting} takes effect at the next start");
         reloaded.warnings.extend(waiting.into_iter().map(waits));
@@ -179,8 +179,4 @@ impl Fixed {
         let names = changed.into_iter().filter(|(_, differs)| *differs);
         names.map(|(name, _)| name).collect()
     }
-}
-
-fn follow_log_settings(logging: &Logging, settings: &LogSettings) {
-    logging.set_level(settings.level);
 }

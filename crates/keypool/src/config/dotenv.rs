@@ -74,7 +74,8 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
 /// A name, its value and at which byte that begins, if it is an entry; and how many bytes are read.
 type Entry<'t> = (Option<(&'t str, String, usize)>, usize);
 
-/// Reads one entry, blank line or comment at the start of `rest`, with its references expanded, and how many bytes it takes with its line's end.
+/// Reads one entry, blank line or comment at the start of `rest`, with its references expanded, and how many bytes it
+/// takes with its line's end.
 fn entry(rest: &str, expand: impl Fn(&str) -> String) -> Result<Entry<'_>, &'static str> {
     let end = line_length(rest);
     let line = rest[..end].trim();

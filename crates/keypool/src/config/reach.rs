@@ -2,7 +2,7 @@
 //!
 //! This module must never know a provider by name: what differs between them comes from their dialects.
 
-use keypool_core::pattern;
+use keypool_core::pattern::any_matches;
 use keypool_core::settings::{
     AuthMode, PoolSettings, RouteSettings, RouteTarget, VirtualKeySettings,
 };
@@ -67,16 +67,11 @@ impl Reach<'_> {
     }
 
     fn some_key_may(&self, route: &RouteSettings, target: &RouteTarget) -> bool {
-        let allows = |allowed: &[String], name: &str| {
-            allowed
-                .iter()
-                .any(|pattern| pattern::matches(pattern, name))
-        };
         let mut keys = self.virtual_keys.iter().filter(|key| !key.disabled);
         keys.any(|key| {
-            allows(&key.pools, &target.pool)
-                && (allows(&key.models, &route.model)
-                    || allows(&key.models, model_of(route, target)))
+            any_matches(&key.pools, &target.pool)
+                && (any_matches(&key.models, &route.model)
+                    || any_matches(&key.models, model_of(route, target)))
         })
     }
 }

@@ -97,8 +97,8 @@ pub fn told(protocol: Protocol, tells: &Tells, path: &str, answer: &[u8]) -> Vec
     ids
 }
 
-/// The id of an upload in several steps, which Gemini gives as a parameter of the address for the next step: of the first
-/// address that has one.
+/// The id of an upload in several steps, which Gemini gives as a parameter of the address for the next step: of the
+/// first address that has one.
 pub fn upload_session(headers: &HeaderMap) -> Option<String> {
     let id_in = |next: &HeaderValue| protocol::upload_id(next.to_str().ok()?.split_once('?')?.1);
     headers.get_all("x-goog-upload-url").iter().find_map(id_in)

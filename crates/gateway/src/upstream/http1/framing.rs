@@ -165,6 +165,9 @@ impl Chunks {
     }
 
     fn are_trailers_headers(&self) -> bool {
+        if self.trailers.is_empty() {
+            return true;
+        }
         let whole = [&self.trailers, &b"\r\n"[..]].concat();
         let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
         httparse::parse_headers(&whole, &mut room).is_ok_and(|found| found.is_complete())

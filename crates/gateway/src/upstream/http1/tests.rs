@@ -1,5 +1,7 @@
 //! A provider made of pieces to say: what a call makes of them, and what it tells the provider.
 
+mod requests;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -406,87 +408,6 @@ fn post(body: &str) -> Ask<'static> {
 }
 
 #[test]
-fn requests_are_written_as_they_are() {
-    let long = "x".repeat(100_000);
-    let plain = |length| {
-        format!(
-            "POST /v1/chat?x=1 HTTP/1.1\r\nhost: provider:8080\r\nx-custom: yes\r\ncontent-length: {length}\r\n\r\n"
-        )
-    };
-    let head = "host: provider:8080\r\nx-custom: yes\r\n";
-    let credentials = Some(HeaderValue::from_static("Basic eDp5"));
-    for (request, expect) in [
-        (post("hi"), plain(2) + "hi"),
-        (post(&long), plain(100_000) + &long),
-        (post(""), plain(0)),
-        (
-            ask(&Method::GET, []),
-            format!("GET /v1/chat?x=1 HTTP/1.1\r\n{head}\r\n"),
-        ),
-        (
-            ask(&Method::GET, []).for_proxy("provider", credentials),
-            format!(
-                "GET http://provider/v1/chat?x=1 HTTP/1.1\r\n{head}proxy-authorization: Basic eDp5\r\n\r\n"
-            ),
-        ),
-    ] {
-        let provider = Provider::new(["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"], false);
-        let mut http1 = Http1::new(provider.clone());
-        let response = send(&mut http1, request).unwrap().ok().unwrap();
-        assert_eq!(response.status(), StatusCode::OK);
-        assert!(
-            provider.told() == expect,
-            "{}",
-            &expect[..expect.len().min(200)]
-        );
-        assert!(http1.is_free());
-        // And another.
-        provider.say(["HTTP/1.1 201 OK\r\ncontent-length: 0\r\n\r\n"]);
-        let second = send(&mut http1, post("hi")).unwrap().ok().unwrap();
-        assert_eq!(second.status(), StatusCode::CREATED);
-        assert!(provider.told() == plain(2) + "hi");
-    }
-}
-
-#[test]
-fn a_provider_that_takes_no_more_of_a_request_is_heard_all_the_same() {
-    let long = "x".repeat(100_000);
-    let says = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno";
-    let provider = Provider::new([says], true);
-    provider.0.lock().unwrap().takes = Some(5000);
-    let mut http1 = Http1::new(provider);
-    let response = send(&mut http1, post(&long)).unwrap().ok().unwrap();
-    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    let body = now(poll_fn(|cx| http1.poll_data(cx))).unwrap().unwrap();
-    assert_eq!(body.unwrap(), "no");
-    assert!(
-        http1.is_done() && !http1.is_free(),
-        "the rest of the request is owed"
-    );
-}
-
-#[test]
-fn tells_what_a_provider_may_have_seen_of_a_request() {
-    for (takes, says, unsent, is_silent) in [
-        (Some(0), "", true, true),
-        (Some(10), "", false, true),
-        (None, "", false, true),
-        (None, "HTTP/1.1 2", false, false),
-    ] {
-        let provider = Provider::new([says], true);
-        provider.0.lock().unwrap().takes = takes;
-        let mut http1 = Http1::new(provider);
-        let unanswered = send(&mut http1, post("hi")).unwrap().err().unwrap();
-        let expect = (unsent, is_silent);
-        assert_eq!(
-            (unanswered.unsent, unanswered.is_silent),
-            expect,
-            "{takes:?} {says:?}"
-        );
-    }
-}
-
-#[test]
 fn a_connection_that_waits_is_over_when_it_is_closed_or_says_anything() {
     for (provider, expect) in [
         (Provider::default(), false),
@@ -494,34 +415,6 @@ fn a_connection_that_waits_is_over_when_it_is_closed_or_says_anything() {
         (Provider::new(["HTTP/1.1 408 Timeout\r\n\r\n"], false), true),
     ] {
         assert_eq!(Http1::new(provider).is_over(), expect);
-    }
-}
-
-#[test]
-fn the_rest_of_a_request_is_written_while_its_answer_comes() {
-    let long = "x".repeat(100_000);
-    for breaks in [false, true] {
-        let provider = Provider::new(["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"], false);
-        {
-            let mut state = provider.0.lock().unwrap();
-            (state.takes, state.waits) = (Some(5000), true);
-        }
-        let mut http1 = Http1::new(provider.clone());
-        let head = send(&mut http1, post(&long)).unwrap();
-        assert_eq!(head.ok().unwrap().status(), StatusCode::OK);
-        assert!(now(poll_fn(|cx| http1.poll_data(cx))).is_none());
-        {
-            let mut state = provider.0.lock().unwrap();
-            (state.takes, state.waits) = (state.takes.filter(|_| breaks), false);
-        }
-        assert!(now(poll_fn(|cx| http1.poll_data(cx))).is_none());
-        let all_came = provider.told().ends_with(&long);
-        provider.0.lock().unwrap().takes = None;
-        provider.say(["ok"]);
-        let body = now(poll_fn(|cx| http1.poll_data(cx))).unwrap().unwrap();
-        assert_eq!(body.unwrap(), "ok");
-        assert!(http1.is_done());
-        assert_eq!((all_came, http1.is_free()), (!breaks, !breaks));
     }
 }
 
@@ -692,18 +585,4 @@ fn an_answer_is_read_as_hyper_reads_it_or_not_at_all_however_it_is_cut() {
             assert_eq!(Some(told(&whole)), expect, "{}", says.escape_ascii());
         }
     });
-}
-
-#[test]
-fn a_target_that_would_end_the_line_is_not_sent() {
-    for target in ["/a b", "/a\r\nx: y", "/a\n", "/\0", "/\x7f", "*", ""] {
-        let ask = Ask::new(
-            &Method::GET,
-            target.to_owned(),
-            &HOST,
-            Vec::new(),
-            Pieces::default(),
-        );
-        assert!(ask.is_none(), "{target:?}");
-    }
 }
