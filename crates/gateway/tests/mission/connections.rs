@@ -25,9 +25,19 @@ struct Provider {
     accepted: Arc<AtomicUsize>,
     /// Connections that the gateway has closed.
     closed: watch::Receiver<usize>,
-    /// `true`: it will send nothing more on the connections that there are.
-    finish: watch::Sender<bool>,
+    orders: watch::Sender<Orders>,
+    /// Requests that came and were left without an answer.
+    unanswered: watch::Receiver<usize>,
     _serving: JoinSet<()>,
+}
+
+/// What the provider is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Orders {
+    /// It leaves requests unanswered.
+    is_silent: bool,
+    /// It sends nothing more on the connections that there are, each time that this changes.
+    finished: usize,
 }
 
 impl Provider {
@@ -37,15 +47,17 @@ impl Provider {
         let accepted = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&accepted);
         let (closing, closed) = watch::channel(0);
-        let (finish, finished) = watch::channel(false);
+        let (leaving, unanswered) = watch::channel(0);
+        let (orders, given) = watch::channel(Orders::default());
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                let (closing, finished) = (closing.clone(), finished.clone());
+                let (closing, given) = (closing.clone(), given.clone());
+                let leaving = leaving.clone();
                 connections.spawn(async move {
-                    serve(stream, finished).await;
+                    serve(stream, given, leaving).await;
                     closing.send_modify(|closed| *closed += 1);
                 });
             }
@@ -54,9 +66,19 @@ impl Provider {
             url,
             accepted,
             closed,
-            finish,
+            orders,
+            unanswered,
             _serving: serving,
         }
+    }
+
+    fn finish(&self) {
+        self.orders.send_modify(|orders| orders.finished += 1);
+    }
+
+    fn be_silent(&self, is_silent: bool) {
+        self.orders
+            .send_modify(|orders| orders.is_silent = is_silent);
     }
 
     fn accepted(&self) -> usize {
@@ -65,23 +87,37 @@ impl Provider {
 
     /// Waits until the gateway has closed so many connections.
     async fn closed(&mut self, connections: usize) {
-        let closed = self.closed.wait_for(|closed| *closed >= connections);
-        timeout(DEADLINE, closed).await.unwrap().unwrap();
+        until(&mut self.closed, connections).await;
+    }
+
+    /// Waits until so many requests were left without an answer.
+    async fn unanswered(&mut self, requests: usize) {
+        until(&mut self.unanswered, requests).await;
     }
 }
 
+async fn until(count: &mut watch::Receiver<usize>, enough: usize) {
+    let reached = count.wait_for(|count| *count >= enough);
+    timeout(DEADLINE, reached).await.unwrap().unwrap();
+}
+
 /// Answers each request until the other side closes.
-async fn serve(mut stream: TcpStream, mut finished: watch::Receiver<bool>) {
+async fn serve(
+    mut stream: TcpStream,
+    mut orders: watch::Receiver<Orders>,
+    leaving: watch::Sender<usize>,
+) {
     const ANSWER: &[u8] =
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\n\r\n{\"id\":1}";
     let mut request = Vec::new();
+    let before = orders.borrow().finished;
     loop {
         let is_finished = tokio::select! {
             read = stream.read_buf(&mut request) => match read {
                 Ok(1..) => false,
                 _ => return,
             },
-            finish = finished.wait_for(|finish| *finish) => finish.is_ok(),
+            finish = orders.wait_for(|orders| orders.finished > before) => finish.is_ok(),
         };
         if is_finished {
             stream.shutdown().await.unwrap();
@@ -91,6 +127,10 @@ async fn serve(mut stream: TcpStream, mut finished: watch::Receiver<bool>) {
         // The end of every body that the client here sends.
         if request.ends_with(b"}]}") {
             request.clear();
+            if orders.borrow().is_silent {
+                leaving.send_modify(|unanswered| *unanswered += 1);
+                continue;
+            }
             stream.write_all(ANSWER).await.unwrap();
         }
     }
@@ -144,11 +184,41 @@ async fn a_connection_that_the_provider_closed_is_closed_here_too_with_no_call_t
     let running = Running::start_on(settings, 1).await;
     let mut client = Client::new(running.addr);
     served(&mut client).await;
-    provider.finish.send_replace(true);
+    provider.finish();
     pass(Duration::from_secs(6)).await;
     provider.closed(1).await;
     client.hang_up();
     assert!(running.stop().await);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_breaks_long_after_a_call_was_sent_is_a_failure_of_that_call() {
+    for (waits, attempts) in [(1, 1), (3, 2)] {
+        let mut provider = Provider::start().await;
+        let mut settings = pool_at(&provider.url, Duration::from_secs(5)).await;
+        settings.retry.backoff = Duration::from_millis(5);
+        let running = Running::start_on(settings, 1).await;
+        let mut client = Client::new(running.addr);
+        served(&mut client).await;
+        provider.be_silent(true);
+        let mut calling = JoinSet::new();
+        calling.spawn(async move { (client.chat("m", false).await, client) });
+        provider.unanswered(1).await;
+        pass(Duration::from_secs(waits)).await;
+        provider.be_silent(false);
+        provider.finish();
+        let called = timeout(DEADLINE, calling.join_next()).await.unwrap();
+        let (answer, mut client) = called.unwrap().unwrap();
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.status, answer.attempts),
+            (200, attempts),
+            "after {waits} s"
+        );
+        assert_eq!(provider.accepted(), 2);
+        client.hang_up();
+        assert!(running.stop().await);
+    }
 }
 
 #[tokio::test]

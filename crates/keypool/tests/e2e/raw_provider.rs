@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,8 +13,6 @@ use tokio::task::JoinSet;
 pub(crate) enum Say {
     /// These bytes; then it closes.
     Close(Vec<u8>),
-    /// Nothing; after so long it closes.
-    CloseAfter(Duration),
     /// These bytes; then it waits for the next request.
     Stay(Vec<u8>),
     /// The first bytes, and then the second again and again, so many times at most, until the other side goes.
@@ -101,10 +98,6 @@ async fn serve(mut stream: TcpStream, says: &[Say], requests: &AtomicUsize) {
                 let _ = stream.shutdown().await;
                 // Nothing unread is left, which would turn the end into a reset.
                 while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
-                return;
-            }
-            Say::CloseAfter(time) => {
-                tokio::time::sleep(*time).await;
                 return;
             }
             Say::Stay(bytes) => stream.write_all(bytes).await,
