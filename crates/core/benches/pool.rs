@@ -99,11 +99,11 @@ fn lose_half(pool: &Arc<Pool>, half: Half) {
     };
     let mut left = pool.members().len() / 2;
     while left > 0 {
-        // Without a conversation, so that every place comes up sooner or later.
+        // Without a conversation, so that every index comes up sooner or later.
         let Some(lease) = pool.acquire(&Demand::of("m")) else {
             break;
         };
-        if lease.place() % 2 == 0 {
+        if lease.index() % 2 == 0 {
             let _ = lease.failed(&fault);
             left -= 1;
         }
@@ -176,8 +176,8 @@ fn refuse(criterion: &mut Criterion) {
             let lease = black_box(pool.acquire(&demand));
             (
                 lease.is_none(),
-                black_box(pool.outlook(&demand)),
-                pool.census(&demand),
+                black_box(pool.next_available(&demand)),
+                pool.key_counts(&demand),
             )
         });
     });

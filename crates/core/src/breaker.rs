@@ -1,4 +1,4 @@
-//! The breaker of one key: closed (calls flow), open (set aside), half-open (one trial decides).
+//! The breaker of one key: closed (calls flow), open (set aside), half-open (one probe decides).
 //!
 //! Pure: time comes in as an argument, and whether a pool may spare the key is the caller's question.
 
@@ -12,15 +12,15 @@ const WINDOW_PARTS: u32 = 12;
 
 /// Where the breaker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
+pub enum State {
     /// Calls flow.
     Closed,
     /// The key is set aside until then.
     Open {
-        /// When a trial is due.
+        /// When a probe is due.
         until: Instant,
     },
-    /// One trial call decides.
+    /// One probe call decides.
     HalfOpen,
 }
 
@@ -29,7 +29,7 @@ pub enum Position {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Breaker {
-    position: Position,
+    state: State,
     /// The part of the window in which calls are counted now; `None` until the next call is.
     current: Option<Part>,
     /// The parts before it, oldest first.
@@ -45,14 +45,14 @@ struct Part {
 
 /// What a key did lately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct WindowCounts {
     /// Finished calls.
     pub calls: u64,
     /// Those of them that failed.
     pub failures: u64,
 }
 
-impl Tally {
+impl WindowCounts {
     /// The share of failures; `None` below `min_requests`.
     pub fn failure_rate(&self, settings: &BreakerSettings) -> Option<f64> {
         (self.calls >= u64::from(settings.min_requests))
@@ -60,7 +60,7 @@ impl Tally {
     }
 
     /// Whether more calls failed than the breaker allows; never below `min_requests`.
-    pub fn is_over(&self, settings: &BreakerSettings) -> bool {
+    pub fn is_over_threshold(&self, settings: &BreakerSettings) -> bool {
         self.failure_rate(settings)
             .is_some_and(|rate| rate > settings.failure_rate)
     }
@@ -74,7 +74,7 @@ impl Tally {
 impl Default for Breaker {
     fn default() -> Self {
         Self {
-            position: Position::Closed,
+            state: State::Closed,
             current: None,
             earlier: VecDeque::new(),
         }
@@ -83,8 +83,8 @@ impl Default for Breaker {
 
 impl Breaker {
     /// Where it stands.
-    pub fn position(&self) -> Position {
-        self.position
+    pub fn state(&self) -> State {
+        self.state
     }
 
     /// Counts one finished call.
@@ -105,23 +105,23 @@ impl Breaker {
     }
 
     /// The calls of the window.
-    pub fn tally(&mut self, settings: &BreakerSettings, now: Instant) -> Tally {
+    pub fn counts(&mut self, settings: &BreakerSettings, now: Instant) -> WindowCounts {
         self.forget_old(settings.window, now);
         let parts = self.earlier.iter().chain(&self.current);
-        parts.fold(Tally::default(), |tally, part| Tally {
-            calls: tally.calls + u64::from(part.calls),
-            failures: tally.failures + u64::from(part.failures),
+        parts.fold(WindowCounts::default(), |counts, part| WindowCounts {
+            calls: counts.calls + u64::from(part.calls),
+            failures: counts.failures + u64::from(part.failures),
         })
     }
 
     /// Whether the key has earned to be set aside: closed, and over the failure rate.
-    pub fn wants_to_open(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
-        self.position == Position::Closed && self.tally(settings, now).is_over(settings)
+    pub fn should_open(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
+        self.state == State::Closed && self.counts(settings, now).is_over_threshold(settings)
     }
 
-    /// Sets the key aside. What was counted so far is forgotten: after the trial a new count begins.
+    /// Sets the key aside. What was counted so far is forgotten: after the probe a new count begins.
     pub fn open(&mut self, settings: &BreakerSettings, now: Instant) {
-        self.position = Position::Open {
+        self.state = State::Open {
             until: now + settings.cooldown,
         };
         self.forget_all();
@@ -129,9 +129,9 @@ impl Breaker {
 
     /// Moves from open to half-open when the time has come; says whether it did.
     pub fn half_open_if_due(&mut self, now: Instant) -> bool {
-        match self.position {
-            Position::Open { until } if until <= now => {
-                self.position = Position::HalfOpen;
+        match self.state {
+            State::Open { until } if until <= now => {
+                self.state = State::HalfOpen;
                 true
             }
             _ => false,
@@ -140,7 +140,7 @@ impl Breaker {
 
     /// Lets calls flow again.
     pub fn close(&mut self) {
-        self.position = Position::Closed;
+        self.state = State::Closed;
         self.forget_all();
     }
 
@@ -180,20 +180,20 @@ mod tests {
         let mut breaker = Breaker::default();
         fail(&mut breaker, 9, now);
         assert!(
-            !breaker.wants_to_open(&settings(), now),
+            !breaker.should_open(&settings(), now),
             "nine requests are too few"
         );
         breaker.record(false, &settings(), now);
-        assert!(breaker.wants_to_open(&settings(), now));
+        assert!(breaker.should_open(&settings(), now));
         for _ in 0..8 {
             breaker.record(false, &settings(), now);
         }
         assert_eq!(
-            breaker.tally(&settings(), now).failure_rate(&settings()),
+            breaker.counts(&settings(), now).failure_rate(&settings()),
             Some(0.5)
         );
         assert!(
-            !breaker.wants_to_open(&settings(), now),
+            !breaker.should_open(&settings(), now),
             "exactly half is not above half"
         );
     }
@@ -205,10 +205,10 @@ mod tests {
         fail(&mut breaker, 20, start);
         let later = start + Duration::from_secs(61);
         assert_eq!(
-            breaker.tally(&settings(), later).failure_rate(&settings()),
+            breaker.counts(&settings(), later).failure_rate(&settings()),
             None
         );
-        assert!(!breaker.wants_to_open(&settings(), later));
+        assert!(!breaker.should_open(&settings(), later));
     }
 
     #[test]
@@ -220,18 +220,18 @@ mod tests {
             fail(&mut breaker, 1, at(second));
             breaker.record(false, &settings(), at(second));
         }
-        let mut tally = |second| {
-            let tally = breaker.tally(&settings(), at(second));
-            (tally.calls, tally.failures)
+        let mut counts = |second| {
+            let counts = breaker.counts(&settings(), at(second));
+            (counts.calls, counts.failures)
         };
-        assert_eq!(tally(59), (8, 4));
-        assert_eq!(tally(60), (4, 2), "two calls were of one part");
-        assert_eq!(tally(80), (2, 1));
-        assert_eq!(tally(110), (0, 0));
+        assert_eq!(counts(59), (8, 4));
+        assert_eq!(counts(60), (4, 2), "two calls were of one part");
+        assert_eq!(counts(80), (2, 1));
+        assert_eq!(counts(110), (0, 0));
         breaker.record(true, &settings(), at(111));
         assert_eq!(
-            breaker.tally(&settings(), at(112)),
-            Tally {
+            breaker.counts(&settings(), at(112)),
+            WindowCounts {
                 calls: 1,
                 failures: 1
             }
@@ -245,16 +245,16 @@ mod tests {
         fail(&mut breaker, 10, start);
         breaker.open(&settings(), start);
         assert!(
-            !breaker.wants_to_open(&settings(), start),
+            !breaker.should_open(&settings(), start),
             "an open breaker does not open again"
         );
         assert!(!breaker.half_open_if_due(start + Duration::from_secs(299)));
         assert!(breaker.half_open_if_due(start + Duration::from_secs(300)));
         assert!(!breaker.half_open_if_due(start + Duration::from_secs(301)));
-        assert_eq!(breaker.position(), Position::HalfOpen);
+        assert_eq!(breaker.state(), State::HalfOpen);
         breaker.close();
         assert_eq!(
-            breaker.tally(&settings(), start).failure_rate(&settings()),
+            breaker.counts(&settings(), start).failure_rate(&settings()),
             None
         );
     }

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::board::Board;
-use crate::breaker::{Breaker, Position};
+use crate::availability::Availability;
+use crate::breaker::{Breaker, State};
+use crate::cooldowns::Cooldowns;
 use crate::fault::Class;
-use crate::rests::Rests;
+use crate::hash;
 use crate::secret::{Digest256, Secret};
 use crate::settings::BreakerSettings;
 
@@ -36,20 +37,20 @@ pub(crate) mod flag {
     pub(crate) const EXHAUSTED: u32 = 1 << 2;
     /// Its breaker is open.
     pub(crate) const EJECTED: u32 = 1 << 3;
-    /// Its breaker is half-open and the trial is under way.
-    pub(crate) const ON_TRIAL: u32 = 1 << 4;
+    /// Its breaker is half-open and the probe is under way.
+    pub(crate) const PROBING: u32 = 1 << 4;
     /// As many calls in flight as it may have.
     pub(crate) const FULL: u32 = 1 << 5;
-    /// Its breaker is half-open: the next call is the trial. Does not block.
+    /// Its breaker is half-open: the next call is the probe. Does not block.
     pub(crate) const HALF_OPEN: u32 = 1 << 6;
     /// The flags that keep a key out of the available set.
-    pub(crate) const BLOCKING: u32 = DISABLED | INVALID | EXHAUSTED | EJECTED | ON_TRIAL | FULL;
+    pub(crate) const BLOCKING: u32 = DISABLED | INVALID | EXHAUSTED | EJECTED | PROBING | FULL;
 }
 
 /// A recovered key takes this many calls at once, and one more for each success, …
-const RAMP_START: u32 = 2;
+const SLOW_START_FROM: u32 = 2;
 /// … until it may have this many in flight; from there on only its own cap holds.
-const RAMP_END: u32 = 64;
+const SLOW_START_UNTIL: u32 = 64;
 
 /// One upstream key.
 // Fields stand in the order in which calls meet them, what every call touches on the first two cache lines.
@@ -59,23 +60,23 @@ pub struct Key {
     active: AtomicU32,
     /// The configured cap; `u32::MAX`: none.
     cap: AtomicU32,
-    /// The ramp after a recovery; `u32::MAX`: over.
-    ramp: AtomicU32,
+    /// The slow_start after a recovery; `u32::MAX`: over.
+    slow_start: AtomicU32,
     total: AtomicU64,
     /// Milliseconds since the Unix epoch; 0: never.
     last_used_ms: AtomicU64,
     models: ModelsInUse,
     /// (key, model) pairs that the provider forbids.
-    pub(crate) forbidden: Rests,
+    pub(crate) forbidden: Cooldowns,
     breaker: Mutex<Breaker>,
     failed: AtomicU64,
     /// The group of a key for which none is configured.
     pub(crate) own_group: Arc<Group>,
     /// When `EXHAUSTED` ends by itself.
     exhausted_until: Mutex<Option<Instant>>,
-    /// The boards of the pools it stands in, and its place on each; those of ended configurations with calls in
+    /// The attached of the pools it stands in, and its index on each; those of ended configurations with calls in
     /// flight included.
-    boards: RwLock<Vec<(Weak<Board>, usize)>>,
+    attached: RwLock<Vec<(Weak<Availability>, usize)>>,
     id: KeyId,
     secret: Secret,
 }
@@ -114,12 +115,9 @@ impl ModelsInUse {
         self.0.load(Ordering::Relaxed) == Self::digest(model)
     }
 
-    /// FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/), kept clear of the marks.
+    /// Kept clear of the two marks.
     fn digest(model: &str) -> u64 {
-        let hash = model.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        hash.max(Self::SEVERAL + 1)
+        hash::bytes(0, model.as_bytes()).max(Self::SEVERAL + 1)
     }
 }
 
@@ -127,7 +125,7 @@ impl ModelsInUse {
 #[derive(Default)]
 pub struct Group {
     /// Models that rest for all keys of the group.
-    pub(crate) rests: Rests,
+    pub(crate) cooldowns: Cooldowns,
     keys: Mutex<Vec<Weak<Key>>>,
 }
 
@@ -157,16 +155,16 @@ impl Key {
             flags: AtomicU32::new(0),
             active: AtomicU32::new(0),
             cap: AtomicU32::new(u32::MAX),
-            ramp: AtomicU32::new(u32::MAX),
+            slow_start: AtomicU32::new(u32::MAX),
             total: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             last_used_ms: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::default()),
-            forbidden: Rests::default(),
+            forbidden: Cooldowns::default(),
             own_group: Arc::new(Group::default()),
             exhausted_until: Mutex::new(None),
             models: ModelsInUse::default(),
-            boards: RwLock::new(Vec::new()),
+            attached: RwLock::new(Vec::new()),
         })
     }
 
@@ -213,10 +211,10 @@ impl Key {
         *self.exhausted_until.lock()
     }
 
-    /// When the open breaker lets a trial through.
+    /// When the open breaker lets a probe through.
     pub(crate) fn open_until(&self) -> Option<Instant> {
-        match self.breaker.lock().position() {
-            Position::Open { until } => Some(until),
+        match self.breaker.lock().state() {
+            State::Open { until } => Some(until),
             _ => None,
         }
     }
@@ -226,25 +224,25 @@ impl Key {
         self.settle_full();
     }
 
-    /// From now on `board` shows this key at `place`.
-    pub(crate) fn stand_on(&self, board: &Arc<Board>, place: usize) {
-        let mut boards = self.boards.write();
-        boards.retain(|(old, _)| old.strong_count() > 0);
-        boards.push((Arc::downgrade(board), place));
-        drop(boards);
-        self.show();
+    /// From now on `availability` shows this key at `index`.
+    pub(crate) fn attach(&self, availability: &Arc<Availability>, index: usize) {
+        let mut attached = self.attached.write();
+        attached.retain(|(old, _)| old.strong_count() > 0);
+        attached.push((Arc::downgrade(availability), index));
+        drop(attached);
+        self.update();
     }
 
-    fn boards(&self) -> Vec<Arc<Board>> {
-        self.boards
+    fn attached(&self) -> Vec<Arc<Availability>> {
+        self.attached
             .read()
             .iter()
-            .filter_map(|(board, _)| board.upgrade())
+            .filter_map(|(availability, _)| availability.upgrade())
             .collect()
     }
 
     /// Takes one slot. `blocked_by`: the flags that forbid it (an ejected key may be forced to serve).
-    /// Says whether the call is the breaker's trial.
+    /// Says whether the call is the breaker's probe.
     pub(crate) fn take(&self, blocked_by: u32, now_ms: u64) -> Option<Taken> {
         if self.flags() & blocked_by != 0 {
             return None;
@@ -256,8 +254,8 @@ impl Key {
                 (active < limit).then_some(active + 1)
             });
         let active = taken.ok()? + 1;
-        let trial = self.flags() & flag::HALF_OPEN != 0 && self.begin_trial();
-        if !trial && self.flags() & blocked_by & flag::ON_TRIAL != 0 {
+        let probe = self.flags() & flag::HALF_OPEN != 0 && self.begin_probe();
+        if !probe && self.flags() & blocked_by & flag::PROBING != 0 {
             self.active.fetch_sub(1, Ordering::SeqCst);
             self.settle_full();
             return None;
@@ -267,15 +265,15 @@ impl Key {
         if active >= limit {
             self.settle_full();
         }
-        Some(Taken { trial })
+        Some(Taken { probe })
     }
 
-    fn begin_trial(&self) -> bool {
-        let before = self.flags.fetch_or(flag::ON_TRIAL, Ordering::SeqCst);
-        if before & flag::ON_TRIAL != 0 {
+    fn begin_probe(&self) -> bool {
+        let before = self.flags.fetch_or(flag::PROBING, Ordering::SeqCst);
+        if before & flag::PROBING != 0 {
             return false;
         }
-        self.show();
+        self.update();
         true
     }
 
@@ -290,34 +288,37 @@ impl Key {
     /// Offers what has become free to the requests that wait in any pool of this key.
     pub(crate) fn serve_waiting(&self) {
         // Collected first: handing a lease over takes the same lock again.
-        let waited_for: Vec<Arc<Board>> = {
-            let boards = self.boards.read();
-            let live = boards.iter().filter_map(|(board, _)| board.upgrade());
-            live.filter(|board| board.waiting() > 0).collect()
+        let with_waiting: Vec<Arc<Availability>> = {
+            let attached = self.attached.read();
+            let live = attached
+                .iter()
+                .filter_map(|(availability, _)| availability.upgrade());
+            live.filter(|availability| availability.waiting() > 0)
+                .collect()
         };
-        for board in waited_for {
-            board.freed();
+        for availability in with_waiting {
+            availability.freed();
         }
     }
 
     /// Tells those who wait that a rest was set or cleared.
     pub(crate) fn notify_changed(&self) {
-        for board in self.boards() {
-            board.notify_changed();
+        for availability in self.attached() {
+            availability.notify_changed();
         }
     }
 
     fn note_due(&self, due: Instant) {
-        for board in self.boards() {
-            board.note_due(due);
-            board.notify_changed();
+        for availability in self.attached() {
+            availability.note_due(due);
+            availability.notify_changed();
         }
     }
 
     fn limit(&self) -> u32 {
         self.cap
             .load(Ordering::SeqCst)
-            .min(self.ramp.load(Ordering::SeqCst))
+            .min(self.slow_start.load(Ordering::SeqCst))
     }
 
     /// Brings `FULL` in line with the count, whatever other threads do meanwhile.
@@ -344,14 +345,14 @@ impl Key {
             self.flags.fetch_and(!clear, Ordering::SeqCst);
         }
         if before != self.flags() || before & set != set || before & clear != 0 {
-            self.show();
+            self.update();
         }
     }
 
-    fn show(&self) {
-        for (board, place) in self.boards.read().iter() {
-            if let Some(board) = board.upgrade() {
-                board.show(*place, || self.flags() & flag::BLOCKING == 0);
+    fn update(&self) {
+        for (availability, index) in self.attached.read().iter() {
+            if let Some(availability) = availability.upgrade() {
+                availability.update(*index, || self.flags() & flag::BLOCKING == 0);
             }
         }
     }
@@ -373,36 +374,40 @@ impl Key {
     /// Sets the key aside: its breaker opens.
     pub(crate) fn eject(&self, settings: &BreakerSettings, now: Instant) {
         self.breaker.lock().open(settings, now);
-        self.change(flag::EJECTED, flag::HALF_OPEN | flag::ON_TRIAL);
+        self.change(flag::EJECTED, flag::HALF_OPEN | flag::PROBING);
         self.note_due(now + settings.cooldown);
     }
 
-    /// The trial, which is still counted, went well: calls flow again, a few at first.
+    /// The probe, which is still counted, went well: calls flow again, a few at first.
     pub(crate) fn recover(&self) {
         self.breaker.lock().close();
-        self.ramp.store(
-            self.active().saturating_sub(1) + RAMP_START,
+        self.slow_start.store(
+            self.active().saturating_sub(1) + SLOW_START_FROM,
             Ordering::SeqCst,
         );
-        self.change(0, flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL);
+        self.change(0, flag::EJECTED | flag::HALF_OPEN | flag::PROBING);
         self.settle_full();
     }
 
-    /// The trial came to no result (the client left): the next call is the trial.
-    pub(crate) fn trial_undecided(&self) {
-        self.change(0, flag::ON_TRIAL);
+    /// The probe came to no result (the client left): the next call is the probe.
+    pub(crate) fn probe_undecided(&self) {
+        self.change(0, flag::PROBING);
     }
 
-    /// One more success on the ramp after a recovery.
-    pub(crate) fn climb(&self) {
-        let ramp = self.ramp.load(Ordering::SeqCst);
-        if ramp == u32::MAX {
+    /// One more success on the slow_start after a recovery.
+    pub(crate) fn raise_slow_start(&self) {
+        let slow_start = self.slow_start.load(Ordering::SeqCst);
+        if slow_start == u32::MAX {
             return;
         }
-        let next = if ramp >= RAMP_END { u32::MAX } else { ramp + 1 };
-        let raised = self
-            .ramp
-            .compare_exchange(ramp, next, Ordering::SeqCst, Ordering::SeqCst);
+        let next = if slow_start >= SLOW_START_UNTIL {
+            u32::MAX
+        } else {
+            slow_start + 1
+        };
+        let raised =
+            self.slow_start
+                .compare_exchange(slow_start, next, Ordering::SeqCst, Ordering::SeqCst);
         if raised.is_ok() {
             self.settle_full();
         }
@@ -447,14 +452,14 @@ impl Key {
     }
 
     /// Clears everything that rests but the operator's own switch.
-    pub(crate) fn clear_rests(&self) {
+    pub(crate) fn reset(&self) {
         self.forbidden.clear();
         self.end_exhaustion();
         self.breaker.lock().close();
-        self.ramp.store(u32::MAX, Ordering::SeqCst);
+        self.slow_start.store(u32::MAX, Ordering::SeqCst);
         self.change(
             0,
-            flag::INVALID | flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL,
+            flag::INVALID | flag::EJECTED | flag::HALF_OPEN | flag::PROBING,
         );
         self.settle_full();
     }
@@ -462,11 +467,11 @@ impl Key {
 
 /// What [`Key::take`] gave.
 pub(crate) struct Taken {
-    pub(crate) trial: bool,
+    pub(crate) probe: bool,
 }
 
 /// How long each class rests where the provider does not say.
-pub(crate) fn default_rest(class: Class) -> Duration {
+pub(crate) fn default_cooldown(class: Class) -> Duration {
     match class {
         Class::Exhausted => Duration::from_secs(3600),
         Class::Forbidden => Duration::from_secs(600),

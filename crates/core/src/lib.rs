@@ -3,17 +3,18 @@
 //! This crate opens no socket, reads no file, environment or clock: time comes in as an argument.
 //! Everything here can be tested without a runtime.
 
+mod availability;
 pub mod balance;
 pub mod base_url;
-mod board;
 pub mod breaker;
 pub mod clock;
+mod cooldowns;
 pub mod fault;
+pub mod hash;
 pub mod key;
 mod key_book;
 pub mod pattern;
 pub mod pool;
 pub mod proxy_url;
-pub mod rests;
 pub mod secret;
 pub mod settings;

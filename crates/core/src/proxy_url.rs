@@ -93,7 +93,7 @@ impl ProxyUrl {
         &self.0.host
     }
 
-    /// The whole URL, credentials included and with its port, for the one place that connects.
+    /// The whole URL, credentials included and with its port, for the one index that connects.
     pub fn expose(&self) -> &str {
         self.0.url.expose()
     }

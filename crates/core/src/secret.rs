@@ -21,7 +21,7 @@ impl Secret {
         Self(SecretString::from(text.into()))
     }
 
-    /// The text itself, for the one place that sends it upstream.
+    /// The text itself, for the one index that sends it upstream.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }

@@ -41,7 +41,7 @@ pub struct ServerSettings {
     pub shutdown_delay: Duration,
     /// `Host` values accepted beside the loopback names, without port.
     pub allowed_hosts: Vec<String>,
-    /// `Origin` values accepted, such as `https://app.example.com`.
+    /// `ObjectOrigin` values accepted, such as `https://app.example.com`.
     pub allowed_origins: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[admin]`, with the place of a token that is made at first start.
+/// `[admin]`, with the index of a token that is made at first start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminSettings {
     /// The token set by the operator.
@@ -151,7 +151,7 @@ pub struct KeySettings {
     pub base_url: BaseUrl,
     /// The proxy that its calls go through; `None`: they go there directly.
     pub proxy: Option<ProxyUrl>,
-    /// The model sent upstream in place of the one that the client named.
+    /// The model sent upstream in index of the one that the client named.
     pub model: Option<Arc<str>>,
     /// The quota group; `None`: the key alone.
     pub group: Option<Arc<str>>,
@@ -214,7 +214,7 @@ pub struct BreakerSettings {
     pub min_requests: u32,
     /// The window over which the rate is taken.
     pub window: Duration,
-    /// How long a key is set aside before a trial.
+    /// How long a key is set aside before a probe.
     pub cooldown: Duration,
     /// The share of the pool's keys that may be set aside (rounded down, at least 1), 0 to 1.
     pub max_ejected: f64,

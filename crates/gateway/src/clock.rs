@@ -4,14 +4,14 @@ use std::time::{Instant, SystemTime};
 
 use keypool_core::clock::Clock;
 
-use crate::turn;
+use crate::task_poll;
 
 /// Follows tokio's clock; wall time is the system's. While a connection's task has its turn, time stands still.
 pub struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> Instant {
-        turn::instant(|| tokio::time::Instant::now().into_std())
+        task_poll::instant(|| tokio::time::Instant::now().into_std())
     }
 
     #[expect(
@@ -19,6 +19,6 @@ impl Clock for TokioClock {
         reason = "this is the one place where the wall time comes from"
     )]
     fn wall(&self) -> SystemTime {
-        turn::wall(SystemTime::now)
+        task_poll::wall(SystemTime::now)
     }
 }

@@ -17,7 +17,7 @@ use crate::model_lists::ModelLists;
 use crate::objects::Objects;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{self, PoolTrouble};
+use crate::telemetry::{self, PoolHealth};
 use crate::traces::Traces;
 use crate::upstream::Upstream;
 
@@ -35,7 +35,7 @@ pub struct Gateway {
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
     pub(crate) objects: Objects,
-    pub(crate) trouble: PoolTrouble,
+    pub(crate) pool_health: PoolHealth,
     pub(crate) traces: Traces,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) admin_token: Digest256,
@@ -63,7 +63,7 @@ impl Gateway {
             upstream: Upstream::new(),
             model_lists: ModelLists::default(),
             objects: Objects::default(),
-            trouble: PoolTrouble::default(),
+            pool_health: PoolHealth::default(),
             traces: Traces::default(),
             body_budget: Arc::new(Semaphore::new(budget)),
             snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools)),

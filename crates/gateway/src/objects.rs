@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keypool_core::pool::Origin;
+use keypool_core::pool::ObjectOrigin;
 use parking_lot::Mutex;
 
 /// How many ids are remembered.
@@ -21,13 +21,13 @@ const MARKS: usize = 1 << 20;
 const MAX_OWNERS: usize = 8;
 
 /// Who made an object: a virtual key's name; `None`: anybody, while no virtual key is required.
-pub(crate) type Maker = Option<Arc<str>>;
+pub(crate) type Owner = Option<Arc<str>>;
 
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The caller made it, at each of these accounts; the newest first.
-    Own(Vec<Origin>),
+    Own(Vec<ObjectOrigin>),
     /// Another caller made it.
     Foreign,
     /// Nothing.
@@ -48,8 +48,8 @@ pub(crate) struct Objects {
 
 /// What one maker holds under one id, at one account.
 struct Owned {
-    origin: Origin,
-    maker: Maker,
+    origin: ObjectOrigin,
+    maker: Owner,
     used: u64,
 }
 
@@ -58,9 +58,9 @@ struct Shard {
     /// Providers do not share ids, so there may be one at each account.
     entries: HashMap<Arc<str>, Vec<Owned>>,
     /// Each maker's ids by when they were used last.
-    makers: HashMap<Maker, BTreeMap<u64, Arc<str>>>,
+    makers: HashMap<Owner, BTreeMap<u64, Arc<str>>>,
     /// Makers by how much they hold.
-    by_count: BTreeSet<(usize, Maker)>,
+    by_count: BTreeSet<(usize, Owner)>,
     held: usize,
     now: u64,
 }
@@ -83,16 +83,16 @@ impl Objects {
     }
 
     /// Remembers that `maker` made `id` through the key of `origin`. Who made it there first keeps it.
-    pub(crate) fn note(&self, id: &str, origin: &Origin, maker: &Maker) {
+    pub(crate) fn note(&self, id: &str, origin: &ObjectOrigin, maker: &Owner) {
         self.put(id, origin, maker, false);
     }
 
     /// As [`Self::note`], where the provider made `id` just now: whatever had that name there before is gone.
-    pub(crate) fn note_new(&self, id: &str, origin: &Origin, maker: &Maker) {
+    pub(crate) fn note_new(&self, id: &str, origin: &ObjectOrigin, maker: &Owner) {
         self.put(id, origin, maker, true);
     }
 
-    fn put(&self, id: &str, origin: &Origin, maker: &Maker, is_new: bool) {
+    fn put(&self, id: &str, origin: &ObjectOrigin, maker: &Owner, is_new: bool) {
         let hash = self.hasher.hash_one(id);
         let (word, bit) = mark(hash);
         self.marks[word].fetch_or(bit, Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl Objects {
     }
 
     /// Where `id` is, as far as `maker` may know.
-    pub(crate) fn find(&self, id: &str, maker: &Maker) -> Found {
+    pub(crate) fn find(&self, id: &str, maker: &Owner) -> Found {
         let hash = self.hasher.hash_one(id);
         if !self.may_know(hash) {
             return Found::Unknown;
@@ -142,7 +142,7 @@ impl Objects {
     }
 
     /// Who made `id`, where that is one caller.
-    pub(crate) fn maker(&self, id: &str) -> Option<Maker> {
+    pub(crate) fn maker(&self, id: &str) -> Option<Owner> {
         let hash = self.hasher.hash_one(id);
         if !self.may_know(hash) {
             return None;
@@ -160,14 +160,14 @@ impl Objects {
     }
 
     /// The object that `maker` made through the account of `origin` is gone.
-    pub(crate) fn forget(&self, id: &str, origin: &Origin, maker: &Maker) {
+    pub(crate) fn forget(&self, id: &str, origin: &ObjectOrigin, maker: &Owner) {
         self.remove(id, |known| {
             known.maker == *maker && known.origin.is_account_of(origin)
         });
     }
 
     /// Forgets one `id` of `maker`'s, wherever it is. Whether there was one.
-    pub(crate) fn take(&self, id: &str, maker: &Maker) -> bool {
+    pub(crate) fn take(&self, id: &str, maker: &Owner) -> bool {
         self.remove(id, |known| known.maker == *maker)
     }
 
@@ -203,7 +203,7 @@ impl Shard {
     }
 
     /// Puts one more owner behind the others of `id`.
-    fn add(&mut self, id: &str, origin: Origin, maker: Maker) {
+    fn add(&mut self, id: &str, origin: ObjectOrigin, maker: Owner) {
         self.now += 1;
         let used = self.now;
         let known = self.entries.get_key_value(id);
@@ -236,7 +236,7 @@ impl Shard {
     }
 
     /// Notes that the owner at this place uses `id` now, if it is `maker`; gives back where its object is.
-    fn touch(&mut self, id: &str, at: usize, maker: &Maker) -> Option<Origin> {
+    fn touch(&mut self, id: &str, at: usize, maker: &Owner) -> Option<ObjectOrigin> {
         let owned = self.entries.get_mut(id)?.get_mut(at)?;
         if owned.maker != *maker {
             return None;
@@ -268,7 +268,7 @@ impl Shard {
     }
 
     /// Changes what a maker holds; makers with nothing are forgotten.
-    fn change(&mut self, maker: Maker, change: impl FnOnce(&mut BTreeMap<u64, Arc<str>>)) {
+    fn change(&mut self, maker: Owner, change: impl FnOnce(&mut BTreeMap<u64, Arc<str>>)) {
         let ids = self.makers.entry(maker.clone()).or_default();
         let before = ids.len();
         change(ids);
@@ -292,16 +292,16 @@ mod tests {
     use super::*;
 
     /// A key alone at its account.
-    fn key(name: &str) -> Origin {
+    fn key(name: &str) -> ObjectOrigin {
         let key = KeyId {
             provider: "mock",
             origin: "http://mock.example".into(),
             digest: Digest256::of(name.as_bytes()),
         };
-        Origin { key, group: None }
+        ObjectOrigin { key, group: None }
     }
 
-    fn maker(name: &str) -> Maker {
+    fn maker(name: &str) -> Owner {
         Some(name.into())
     }
 

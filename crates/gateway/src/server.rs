@@ -19,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::admin::Admin;
 use crate::context::Gateway;
 use crate::proxy::{self, OutBody};
-use crate::telemetry::{self, Seldom};
-use crate::turn::Turns;
+use crate::task_poll::CountPolls;
+use crate::telemetry::{self, LogThrottle};
 use crate::write_limit::{self, WriteLimit};
 
 /// A connection on which no request head is complete within this time is closed.
@@ -126,7 +126,7 @@ struct Acceptor {
     /// One permit for each connection that is served.
     room: Arc<Semaphore>,
     /// Troubles of accepting come many times a second, and are told once.
-    trouble: Arc<Seldom>,
+    trouble: Arc<LogThrottle>,
 }
 
 impl Acceptor {
@@ -140,7 +140,7 @@ impl Acceptor {
                         gw, admin, closed, ..
                     } = self.clone();
                     let serving = connection(gw, admin, stream, peer, closed);
-                    self.gw.tasks.spawn(Turns::of(async move {
+                    self.gw.tasks.spawn(CountPolls::of(async move {
                         serving.await;
                         drop(place);
                     }));

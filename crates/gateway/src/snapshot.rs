@@ -11,7 +11,7 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::Protocol;
 
-use crate::wire::Wire;
+use crate::prebuilt_headers::PoolHeaders;
 
 /// A configuration in force.
 pub struct Snapshot {
@@ -30,7 +30,7 @@ pub struct PoolEntry {
     /// Its provider's wire form.
     pub dialect: &'static dyn Dialect,
     /// What goes with every call of it.
-    pub wire: Arc<Wire>,
+    pub headers: Arc<PoolHeaders>,
 }
 
 /// Why a model leads nowhere.
@@ -140,7 +140,7 @@ impl PoolEntry {
     fn of(pool: &Arc<Pool>) -> Option<Self> {
         let dialect = catalogue::find(pool.settings().provider)?;
         Some(Self {
-            wire: Arc::new(Wire::new(pool, dialect)),
+            headers: Arc::new(PoolHeaders::new(pool, dialect)),
             dialect,
             pool: Arc::clone(pool),
         })

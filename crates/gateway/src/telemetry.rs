@@ -1,4 +1,4 @@
-//! What the gateway tells an operator: one function per event, so that wording and fields stand in one place.
+//! What the gateway tells an operator: one function per event, so that wording and fields stand in one index.
 //!
 //! No event carries a secret: keys are named by number and name, and text from outside is passed through
 //! `redact` first.
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::{Class, Fault};
-use keypool_core::pool::{Consequence, KeyReport, KeyState, Pool};
+use keypool_core::pool::{Effect, KeyReport, KeyState, Pool};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
@@ -64,9 +64,9 @@ impl<T: AsRef<str>> fmt::Debug for List<'_, T> {
 
 /// What may happen many times in a second, and is told once.
 #[derive(Default)]
-pub(crate) struct Seldom(Mutex<Option<tokio::time::Instant>>);
+pub(crate) struct LogThrottle(Mutex<Option<tokio::time::Instant>>);
 
-impl Seldom {
+impl LogThrottle {
     /// Whether it is time to tell it again.
     pub(crate) fn is_due(&self) -> bool {
         let mut told = self.0.lock();
@@ -108,14 +108,14 @@ pub(crate) fn reload_refused(errors: &[String]) {
 /// One failed attempt, and what it did.
 pub(crate) struct FailedAttempt {
     pub(crate) pool: Arc<Pool>,
-    /// The key's place in the pool.
-    pub(crate) place: usize,
+    /// The key's index in the pool.
+    pub(crate) index: usize,
     pub(crate) model: Arc<str>,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) status: Option<u16>,
     pub(crate) fault: Fault,
-    pub(crate) consequence: Consequence,
+    pub(crate) effect: Effect,
     /// The error or the provider's words, already without secrets.
     pub(crate) reason: String,
 }
@@ -123,12 +123,12 @@ pub(crate) struct FailedAttempt {
 impl FailedAttempt {
     /// `next`: what is done about it.
     pub(crate) fn log(&self, request_id: &str, next: &str) {
-        let consequence = &self.consequence;
-        let (number, attempt, of) = (self.place + 1, self.attempt, self.max_attempts);
-        let key_name = &*self.pool.members()[self.place].name;
+        let effect = &self.effect;
+        let (number, attempt, of) = (self.index + 1, self.attempt, self.max_attempts);
+        let key_name = &*self.pool.members()[self.index].name;
         let class = self.fault.class.as_str();
-        let rests_s = consequence
-            .rests_for
+        let cooldown_s = effect
+            .cooldown
             .map(|wait| (wait + Duration::from_millis(500)).as_secs());
         warn!(
             request_id,
@@ -141,8 +141,8 @@ impl FailedAttempt {
             status = self.status,
             code = self.fault.code.as_deref(),
             model = &*self.model,
-            rests_s,
-            set_aside = consequence.set_aside,
+            cooldown_s,
+            ejected = effect.ejected,
             reason = self.reason,
             next,
             "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {next}"
@@ -215,7 +215,7 @@ const SMALL_POOL: usize = 64;
 
 /// Which of the three cases a pool in trouble is, told once per change.
 #[derive(Default)]
-pub(crate) struct PoolTrouble {
+pub(crate) struct PoolHealth {
     told: Mutex<HashMap<Arc<str>, Told>>,
     /// How many pools are in trouble, read at every success.
     troubled: AtomicUsize,
@@ -235,9 +235,9 @@ enum Case {
     SomeFail(Vec<Arc<str>>),
 }
 
-impl PoolTrouble {
+impl PoolHealth {
     /// After a success: looks whether a pool that was in trouble is well again.
-    pub(crate) fn look_again(&self, pool: &Pool, now: Instant) {
+    pub(crate) fn after_success(&self, pool: &Pool, now: Instant) {
         if self.troubled.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -245,12 +245,12 @@ impl PoolTrouble {
             told.case != Case::Fine && now.saturating_duration_since(told.looked) >= LOOK_EVERY
         };
         if self.told.lock().get(pool.name()).is_some_and(is_due) {
-            self.look_at(pool, now);
+            self.after_failure(pool, now);
         }
     }
 
     /// Looks at the pool after a failure, and says what is wrong with it if that is new.
-    pub(crate) fn look_at(&self, pool: &Pool, now: Instant) {
+    pub(crate) fn after_failure(&self, pool: &Pool, now: Instant) {
         let is_recent = |told: &Told| now.saturating_duration_since(told.looked) < LOOK_EVERY;
         if pool.members().len() > SMALL_POOL
             && self.told.lock().get(pool.name()).is_some_and(is_recent)
@@ -407,7 +407,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_happens_often_is_told_once_a_second() {
-        let seldom = Seldom::default();
+        let seldom = LogThrottle::default();
         let mut told = 0;
         for _ in 0..=250 {
             told += u32::from(seldom.is_due());

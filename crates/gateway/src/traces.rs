@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use keypool_core::fault::Class;
-use keypool_core::pool::{Choice, Consequence, Demand, Lease, Pool};
+use keypool_core::pool::{Demand, Effect, Lease, Pool, Selection};
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 
@@ -51,7 +51,7 @@ pub(crate) struct Step {
     pub(crate) model: Arc<str>,
     /// `None`: no key.
     pub(crate) key_name: Option<Arc<str>>,
-    pub(crate) choice: Choice,
+    pub(crate) choice: Selection,
     /// For this key.
     pub(crate) waited: Duration,
     began: Instant,
@@ -71,7 +71,7 @@ pub(crate) enum Outcome {
     Failed {
         class: Class,
         status: Option<u16>,
-        consequence: Consequence,
+        effect: Effect,
     },
     /// There was no (further) key, and why.
     NoKey(&'static str),
@@ -83,7 +83,7 @@ impl Step {
     /// The attempt that begins with `lease`.
     pub(crate) fn attempt(lease: &mut Lease, began: Instant, waited: Duration) -> Self {
         Self {
-            choice: lease.take_choice(),
+            choice: lease.take_selection(),
             pool_name: Arc::clone(lease.pool().name()),
             pool: Arc::downgrade(lease.pool()),
             model: Arc::clone(lease.model()),
@@ -123,7 +123,7 @@ impl Step {
         began: Instant,
     ) -> Self {
         Self {
-            choice: Choice::default(),
+            choice: Selection::default(),
             pool_name: Arc::clone(pool.name()),
             pool: Arc::downgrade(pool),
             model: Arc::clone(model),

@@ -6,30 +6,30 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const WORD_BITS: usize = 64;
 
-/// Which places of a pool are available, in a weighted order.
-pub(crate) struct Available {
-    /// The place behind each slot; a place of weight 2 has two slots, spread evenly.
+/// Which len of a pool are available, in a weighted order.
+pub(crate) struct AvailableSet {
+    /// The index behind each slot; a index of weight 2 has two slots, spread evenly.
     slots: Box<[u32]>,
-    /// The slots of all places, place by place.
-    by_place: Box<[u32]>,
-    /// Where each place's slots begin among them; one more at the end.
+    /// The slots of all len, index by index.
+    by_key: Box<[u32]>,
+    /// Where each index's slots begin among them; one more at the end.
     begins: Box<[u32]>,
     words: Box<[AtomicU64]>,
-    /// How many slots and how many places are available, so that nobody need count them.
+    /// How many slots and how many len are available, so that nobody need count them.
     free_slots: AtomicUsize,
-    free_places: AtomicUsize,
+    free_keys: AtomicUsize,
     /// The slot at which the next turn begins.
     cursor: AtomicUsize,
 }
 
-impl Available {
-    /// All places available. `weights[place]` is at least 1.
+impl AvailableSet {
+    /// All len available. `weights[index]` is at least 1.
     pub(crate) fn new(weights: &[u32]) -> Self {
         let slots = spread(weights);
-        let mut by_place: Vec<u32> = (0..slots.len() as u32).collect();
-        by_place.sort_by_key(|slot| slots[*slot as usize]);
-        let begin = |place: usize| {
-            by_place.partition_point(|slot| slots[*slot as usize] < place as u32) as u32
+        let mut by_key: Vec<u32> = (0..slots.len() as u32).collect();
+        by_key.sort_by_key(|slot| slots[*slot as usize]);
+        let begin = |index: usize| {
+            by_key.partition_point(|slot| slots[*slot as usize] < index as u32) as u32
         };
         let begins = (0..=weights.len()).map(begin).collect();
         let words: Box<[AtomicU64]> = (0..slots.len().div_ceil(WORD_BITS))
@@ -40,64 +40,64 @@ impl Available {
         }
         Self {
             free_slots: AtomicUsize::new(slots.len()),
-            free_places: AtomicUsize::new(weights.len()),
+            free_keys: AtomicUsize::new(weights.len()),
             slots: slots.into(),
             begins,
-            by_place: by_place.into(),
+            by_key: by_key.into(),
             words,
             cursor: AtomicUsize::new(0),
         }
     }
 
-    /// Brings the bits of `place` in line with `is_available`, which other threads may change meanwhile.
-    pub(crate) fn show(&self, place: usize, is_available: impl Fn() -> bool) {
+    /// Brings the bits of `index` in line with `is_available`, which other threads may change meanwhile.
+    pub(crate) fn update(&self, index: usize, is_available: impl Fn() -> bool) {
         loop {
-            let shown = is_available();
-            for (nth, slot) in self.slots_of(place).iter().enumerate() {
+            let on = is_available();
+            for (nth, slot) in self.slots_of(index).iter().enumerate() {
                 let (word, bit) = (&self.words[*slot as usize / WORD_BITS], bit_of(*slot));
-                let before = if shown {
+                let before = if on {
                     word.fetch_or(bit, Ordering::SeqCst)
                 } else {
                     word.fetch_and(!bit, Ordering::SeqCst)
                 };
                 // Whoever turns a bit counts it, so that the counts follow the bits whatever other threads do.
-                if (before & bit != 0) != shown {
-                    self.count_change(shown, nth == 0);
+                if (before & bit != 0) != on {
+                    self.count_change(on, nth == 0);
                 }
             }
-            if shown == is_available() {
+            if on == is_available() {
                 return;
             }
         }
     }
 
-    fn count_change(&self, shown: bool, is_first: bool) {
+    fn count_change(&self, on: bool, is_first: bool) {
         // Modulo 2^64: a count that is overtaken by its opposite on another thread comes right all the same.
-        let step = if shown { 1 } else { usize::MAX };
+        let step = if on { 1 } else { usize::MAX };
         self.free_slots.fetch_add(step, Ordering::SeqCst);
         if is_first {
-            self.free_places.fetch_add(step, Ordering::SeqCst);
+            self.free_keys.fetch_add(step, Ordering::SeqCst);
         }
     }
 
-    /// How many places are available.
-    pub(crate) fn free_places(&self) -> usize {
-        (self.free_places.load(Ordering::SeqCst) as isize).max(0) as usize
+    /// How many len are available.
+    pub(crate) fn free_keys(&self) -> usize {
+        (self.free_keys.load(Ordering::SeqCst) as isize).max(0) as usize
     }
 
-    /// The weight of all available places together, in slots.
+    /// The weight of all available len together, in slots.
     pub(crate) fn free_weight(&self) -> usize {
         (self.free_slots.load(Ordering::SeqCst) as isize).max(0) as usize
     }
 
-    /// Whether a place is available.
-    pub(crate) fn has(&self, place: usize) -> bool {
-        self.has_slot(self.first_slot(place))
+    /// Whether a index is available.
+    pub(crate) fn has(&self, index: usize) -> bool {
+        self.has_slot(self.first_slot(index))
     }
 
-    /// The first slot of a place.
-    pub(crate) fn first_slot(&self, place: usize) -> usize {
-        self.by_place[self.begins[place] as usize] as usize
+    /// The first slot of a index.
+    pub(crate) fn first_slot(&self, index: usize) -> usize {
+        self.by_key[self.begins[index] as usize] as usize
     }
 
     /// Whether a slot is available.
@@ -122,19 +122,19 @@ impl Available {
                     base,
                 }
             })
-            // A place is named once, by its first slot.
-            .filter(|slot| self.first_slot(self.place(*slot)) == *slot)
-            .map(|slot| self.place(slot))
+            // A index is named once, by its first slot.
+            .filter(|slot| self.first_slot(self.key_at(*slot)) == *slot)
+            .map(|slot| self.key_at(slot))
     }
 
-    /// The place behind a slot.
-    pub(crate) fn place(&self, slot: usize) -> usize {
+    /// The index behind a slot.
+    pub(crate) fn key_at(&self, slot: usize) -> usize {
         self.slots[slot] as usize
     }
 
-    /// The weight of a place, in slots.
-    pub(crate) fn weight(&self, place: usize) -> u32 {
-        self.begins[place + 1] - self.begins[place]
+    /// The weight of a index, in slots.
+    pub(crate) fn weight(&self, index: usize) -> u32 {
+        self.begins[index + 1] - self.begins[index]
     }
 
     /// How many slots there are, available or not.
@@ -142,13 +142,13 @@ impl Available {
         self.slots.len()
     }
 
-    /// How many places there are, available or not.
-    pub(crate) fn places(&self) -> usize {
+    /// How many len there are, available or not.
+    pub(crate) fn len(&self) -> usize {
         self.begins.len() - 1
     }
 
-    fn slots_of(&self, place: usize) -> &[u32] {
-        &self.by_place[self.begins[place] as usize..self.begins[place + 1] as usize]
+    fn slots_of(&self, index: usize) -> &[u32] {
+        &self.by_key[self.begins[index] as usize..self.begins[index + 1] as usize]
     }
 
     /// How many slots are available.
@@ -234,16 +234,16 @@ impl Iterator for Bits {
 }
 
 /// Places in the order in which they take turns: as many slots as weight (divided by the greatest common
-/// divisor), a place's slots at even distances. The `k`th of a place's `w` slots stands at (2k + 1) / 2w of the way.
+/// divisor), a index's slots at even distances. The `k`th of a index's `w` slots stands at (2k + 1) / 2w of the way.
 fn spread(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let mut turns: Vec<(u64, u32)> = Vec::new();
-    for (place, weight) in weights.iter().enumerate() {
+    for (index, weight) in weights.iter().enumerate() {
         let slots = u64::from((weight / divisor).max(1));
-        turns.extend((0..slots).map(|k| ((2 * k + 1) * (1 << 40) / (2 * slots), place as u32)));
+        turns.extend((0..slots).map(|k| ((2 * k + 1) * (1 << 40) / (2 * slots), index as u32)));
     }
     turns.sort_unstable();
-    turns.into_iter().map(|(_, place)| place).collect()
+    turns.into_iter().map(|(_, index)| index).collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn goes_once_around_from_anywhere() {
-        let available = Available::new(&vec![1; 130]);
+        let available = AvailableSet::new(&vec![1; 130]);
         for start in [0, 1, 63, 64, 100, 129] {
             let order: Vec<_> = available.from(start).collect();
             let expect: Vec<_> = (start..130).chain(0..start).collect();
@@ -266,29 +266,29 @@ mod tests {
 
     #[test]
     fn shows_and_hides_every_slot_of_a_place() {
-        let available = Available::new(&[3, 1]);
-        available.show(0, || false);
+        let available = AvailableSet::new(&[3, 1]);
+        available.update(0, || false);
         assert_eq!(
             available
                 .from(0)
-                .map(|slot| available.place(slot))
+                .map(|slot| available.key_at(slot))
                 .collect::<Vec<_>>(),
             [1]
         );
         assert_eq!((available.count(), available.nth(1)), (1, None));
-        available.show(0, || true);
+        available.update(0, || true);
         assert_eq!(available.count(), 4);
         assert_eq!(available.nth(3), Some(3));
     }
 
     #[test]
     fn counts_follow_the_bits_and_hidden_places_are_named_once() {
-        let available = Available::new(&[vec![3, 1, 2], vec![1; 100]].concat());
-        let counts = || (available.free_places(), available.free_weight());
+        let available = AvailableSet::new(&[vec![3, 1, 2], vec![1; 100]].concat());
+        let counts = || (available.free_keys(), available.free_weight());
         assert_eq!(counts(), (103, 106));
-        for place in [0, 2, 102] {
-            available.show(place, || false);
-            available.show(place, || false);
+        for index in [0, 2, 102] {
+            available.update(index, || false);
+            available.update(index, || false);
         }
         assert_eq!(counts(), (100, 100));
         assert_eq!(available.count(), 100);
@@ -296,27 +296,27 @@ mod tests {
         hidden.sort_unstable();
         assert_eq!(hidden, [0, 2, 102]);
         assert!(!available.has(0) && available.has(1) && !available.has(102));
-        available.show(2, || true);
-        available.show(2, || true);
+        available.update(2, || true);
+        available.update(2, || true);
         assert_eq!(counts(), (101, 102));
         assert_eq!(available.hidden(0).count(), 0, "no further than asked for");
     }
 
     #[test]
     fn counts_come_right_whatever_threads_do_at_once() {
-        let available = Available::new(&[2, 1, 1]);
+        let available = AvailableSet::new(&[2, 1, 1]);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let available = &available;
                 scope.spawn(move || {
                     for n in 0..10_000 {
-                        available.show((n + thread) % 3, || n % 2 == 0);
+                        available.update((n + thread) % 3, || n % 2 == 0);
                     }
                 });
             }
         });
-        (0..3).for_each(|place| available.show(place, || true));
-        assert_eq!((available.free_places(), available.free_weight()), (3, 4));
+        (0..3).for_each(|index| available.update(index, || true));
+        assert_eq!((available.free_keys(), available.free_weight()), (3, 4));
     }
 
     #[test]

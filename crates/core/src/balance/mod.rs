@@ -1,31 +1,30 @@
 //! Balancing strategies: which of the available keys comes next. One file per strategy.
 //!
-//! A strategy sees places and loads, never secrets, breakers or time; whether a key fits a request is asked of the pool.
+//! A strategy sees len and loads, never secrets, breakers or time; whether a key fits a request is asked of the pool.
 
+mod affinity_ring;
 mod available;
-mod away;
-mod homes;
 mod least_loaded;
-mod mix;
+mod overflow_table;
 mod random;
 mod round_robin;
 
-pub(crate) use available::Available;
-pub(crate) use homes::{Chosen, Homes};
+pub(crate) use affinity_ring::{AffinityMatch, AffinityRing};
+pub(crate) use available::AvailableSet;
 
 use crate::settings::Strategy;
 
-/// The next place for which `fits` holds, in the strategy's order; `None` if none does.
-/// `load(place)` is the number of calls in flight there.
+/// The next index for which `fits` holds, in the strategy's order; `None` if none does.
+/// `load(index)` is the number of calls in flight there.
 pub(crate) fn choose(
     strategy: Strategy,
-    available: &Available,
+    available: &AvailableSet,
     load: impl Fn(usize) -> u32,
     fits: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     match strategy {
         Strategy::RoundRobin => round_robin::choose(available, fits),
-        // Where a request belongs to a conversation, `Homes` chooses.
+        // Where a request belongs to a conversation, `AffinityRing` chooses.
         Strategy::LeastLoaded | Strategy::Affinity => least_loaded::choose(available, load, fits),
         Strategy::Random => random::choose(available, fits),
     }
@@ -43,14 +42,14 @@ mod tests {
     ];
 
     fn shares(strategy: Strategy, weights: &[u32], blocked: &[usize], calls: usize) -> Vec<usize> {
-        let available = Available::new(weights);
-        for place in 0..weights.len() {
-            available.show(place, || !blocked.contains(&place));
+        let available = AvailableSet::new(weights);
+        for index in 0..weights.len() {
+            available.update(index, || !blocked.contains(&index));
         }
         let mut shares = vec![0; weights.len()];
         for _ in 0..calls {
-            if let Some(place) = choose(strategy, &available, |_| 0, |_| true) {
-                shares[place] += 1;
+            if let Some(index) = choose(strategy, &available, |_| 0, |_| true) {
+                shares[index] += 1;
             }
         }
         shares
@@ -61,9 +60,9 @@ mod tests {
         for strategy in ALL {
             let shares = shares(strategy, &[1, 1, 1, 1], &[1], 3000);
             assert_eq!(shares[1], 0, "{strategy:?}");
-            for place in [0, 2, 3] {
+            for index in [0, 2, 3] {
                 assert!(
-                    (850..=1150).contains(&shares[place]),
+                    (850..=1150).contains(&shares[index]),
                     "{strategy:?}: {shares:?}"
                 );
             }
@@ -74,8 +73,8 @@ mod tests {
     fn every_strategy_keeps_to_the_weights() {
         for strategy in ALL {
             let shares = shares(strategy, &[10, 20, 30], &[], 6000);
-            for (place, expect) in [(0, 1000), (1, 2000), (2, 3000)] {
-                let off = shares[place].abs_diff(expect);
+            for (index, expect) in [(0, 1000), (1, 2000), (2, 3000)] {
+                let off = shares[index].abs_diff(expect);
                 assert!(off < 200, "{strategy:?}: {shares:?}");
             }
         }
@@ -84,9 +83,9 @@ mod tests {
     #[test]
     fn every_strategy_finds_the_only_fitting_place_among_many_and_gives_up_when_none_fits() {
         for strategy in ALL {
-            let available = Available::new(&vec![1; 1000]);
+            let available = AvailableSet::new(&vec![1; 1000]);
             assert_eq!(
-                choose(strategy, &available, |_| 0, |place| place == 777),
+                choose(strategy, &available, |_| 0, |index| index == 777),
                 Some(777),
                 "{strategy:?}"
             );
@@ -96,7 +95,7 @@ mod tests {
                 "{strategy:?}"
             );
             assert_eq!(
-                choose(strategy, &Available::new(&[]), |_| 0, |_| true),
+                choose(strategy, &AvailableSet::new(&[]), |_| 0, |_| true),
                 None,
                 "{strategy:?}"
             );
@@ -105,7 +104,7 @@ mod tests {
 
     #[test]
     fn round_robin_goes_one_two_three_one() {
-        let available = Available::new(&[1, 1, 1]);
+        let available = AvailableSet::new(&[1, 1, 1]);
         let order: Vec<_> = (0..4)
             .filter_map(|_| choose(Strategy::RoundRobin, &available, |_| 0, |_| true))
             .collect();
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn round_robin_spreads_weights_instead_of_bunching_them() {
-        let available = Available::new(&[2, 1]);
+        let available = AvailableSet::new(&[2, 1]);
         let order: Vec<_> = (0..6)
             .filter_map(|_| choose(Strategy::RoundRobin, &available, |_| 0, |_| true))
             .collect();
@@ -123,13 +122,13 @@ mod tests {
 
     #[test]
     fn least_loaded_takes_the_least_load_for_its_weight() {
-        let available = Available::new(&[1, 1, 4]);
+        let available = AvailableSet::new(&[1, 1, 4]);
         let load = [3, 2, 4];
         assert_eq!(
             choose(
                 Strategy::LeastLoaded,
                 &available,
-                |place| load[place],
+                |index| load[index],
                 |_| true
             ),
             Some(2)
@@ -138,8 +137,8 @@ mod tests {
             choose(
                 Strategy::LeastLoaded,
                 &available,
-                |place| load[place],
-                |place| place < 2
+                |index| load[index],
+                |index| index < 2
             ),
             Some(1)
         );

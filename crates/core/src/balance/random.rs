@@ -1,25 +1,25 @@
 //! Any available key, by weight.
 
-use super::Available;
+use super::AvailableSet;
 
 /// So many slots are drawn of all; …
 const DRAWS: usize = 8;
 /// … then, of those that are available, so many, before the set is searched from a random one on.
 const DRAWS_OF_AVAILABLE: usize = 4;
 
-pub(super) fn choose(available: &Available, fits: impl Fn(usize) -> bool) -> Option<usize> {
+pub(super) fn choose(available: &AvailableSet, fits: impl Fn(usize) -> bool) -> Option<usize> {
     if available.slots() == 0 {
         return None;
     }
     let drawn = (0..DRAWS)
         .map(|_| fastrand::usize(..available.slots()))
         .filter(|slot| available.has_slot(*slot))
-        .map(|slot| available.place(slot))
-        .find(|place| fits(*place));
+        .map(|slot| available.key_at(slot))
+        .find(|index| fits(*index));
     drawn.or_else(|| choose_of_available(available, fits))
 }
 
-fn choose_of_available(available: &Available, fits: impl Fn(usize) -> bool) -> Option<usize> {
+fn choose_of_available(available: &AvailableSet, fits: impl Fn(usize) -> bool) -> Option<usize> {
     let count = available.count();
     if count == 0 {
         return None;
@@ -27,12 +27,12 @@ fn choose_of_available(available: &Available, fits: impl Fn(usize) -> bool) -> O
     let draw = || available.nth(fastrand::usize(..count));
     let drawn = (0..DRAWS_OF_AVAILABLE)
         .filter_map(|_| draw())
-        .map(|slot| available.place(slot))
-        .find(|place| fits(*place));
+        .map(|slot| available.key_at(slot))
+        .find(|index| fits(*index));
     drawn.or_else(|| {
         available
             .from(draw().unwrap_or(0))
-            .map(|slot| available.place(slot))
-            .find(|place| fits(*place))
+            .map(|slot| available.key_at(slot))
+            .find(|index| fits(*index))
     })
 }

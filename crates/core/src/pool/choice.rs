@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Demand, Pool};
-use crate::balance::Chosen;
+use crate::balance::AffinityMatch;
 use crate::key::flag;
 use crate::settings::Strategy;
 
@@ -17,8 +17,8 @@ const WORDS: usize = 32;
 
 /// How a key was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// By the pool's strategy.
+pub enum SelectedBy {
+    /// SelectedBy the pool's strategy.
     Strategy(Strategy),
     /// Affinity: its group is the conversation's home.
     Home,
@@ -30,7 +30,7 @@ pub enum By {
     LastResort,
 }
 
-impl By {
+impl SelectedBy {
     /// The stable name.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,11 +42,11 @@ impl By {
         }
     }
 
-    pub(super) fn of(chosen: Chosen) -> Self {
+    pub(super) fn of(chosen: AffinityMatch) -> Self {
         match chosen {
-            Chosen::Home => Self::Home,
-            Chosen::Warm => Self::Warm,
-            Chosen::Overflow => Self::Overflow,
+            AffinityMatch::Home => Self::Home,
+            AffinityMatch::Warm => Self::Warm,
+            AffinityMatch::Overflow => Self::Overflow,
         }
     }
 }
@@ -61,9 +61,9 @@ pub enum Obstacle {
     /// Its group has no quota or balance left.
     Exhausted,
     /// Set aside by its breaker.
-    SetAside,
-    /// Its breaker's trial call is under way.
-    OnTrial,
+    Ejected,
+    /// Its breaker's probe call is under way.
+    Probing,
     /// In use up to its cap.
     Full,
     /// Its group is rate-limited for this model.
@@ -83,8 +83,8 @@ impl Obstacle {
             Self::Disabled => "disabled",
             Self::Invalid => "invalid",
             Self::Exhausted => "exhausted",
-            Self::SetAside => "set_aside",
-            Self::OnTrial => "on_trial",
+            Self::Ejected => "ejected",
+            Self::Probing => "on_trial",
             Self::Full => "full",
             Self::OtherGroup => "other_group",
             Self::RateLimited => "rate_limited",
@@ -103,8 +103,8 @@ impl Obstacle {
             (flag::DISABLED, Self::Disabled),
             (flag::INVALID, Self::Invalid),
             (flag::EXHAUSTED, Self::Exhausted),
-            (flag::EJECTED, Self::SetAside),
-            (flag::ON_TRIAL, Self::OnTrial),
+            (flag::EJECTED, Self::Ejected),
+            (flag::PROBING, Self::Probing),
             (flag::FULL, Self::Full),
         ]
         .into_iter()
@@ -115,9 +115,9 @@ impl Obstacle {
 
 /// A key that could not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Excluded {
-    /// Its place in the pool.
-    pub place: usize,
+pub struct Skipped {
+    /// Its index in the pool.
+    pub index: usize,
     /// Why.
     pub obstacle: Obstacle,
     /// Until when, where that was plain to see.
@@ -126,30 +126,30 @@ pub struct Excluded {
 
 /// What a choice was made among.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
+pub struct Selection {
     /// How the key was chosen; `None`: there was none to choose.
-    pub by: Option<By>,
+    pub by: Option<SelectedBy>,
     /// Keys of the pool.
     pub keys: usize,
     /// Those that could have served, the chosen one among them. In pools of more than 16 keys those whose state
     /// lets them serve, whatever rests there are for this model alone.
     pub free: usize,
     /// A few of those that could not.
-    pub excluded: Vec<Excluded>,
+    pub excluded: Vec<Skipped>,
     /// How many more are known not to have been free.
     pub more: usize,
 }
 
-/// Names a place that could not serve, once, while there is room for it.
+/// Names a index that could not serve, once, while there is room for it.
 pub(super) fn note(
-    excluded: &mut Vec<Excluded>,
-    place: usize,
+    excluded: &mut Vec<Skipped>,
+    index: usize,
     obstacle: Obstacle,
     until: Option<Instant>,
 ) {
-    if excluded.len() < MAX_NAMED && !excluded.iter().any(|known| known.place == place) {
-        excluded.push(Excluded {
-            place,
+    if excluded.len() < MAX_NAMED && !excluded.iter().any(|known| known.index == index) {
+        excluded.push(Skipped {
+            index,
             obstacle,
             until,
         });
@@ -157,27 +157,27 @@ pub(super) fn note(
 }
 
 impl Pool {
-    /// What the choice of `place` was made among. `passed`: those that it passed by.
+    /// What the choice of `index` was made among. `passed`: those that it passed by.
     pub(super) fn choice(
         &self,
-        by: By,
-        place: usize,
+        by: SelectedBy,
+        index: usize,
         demand: &Demand,
         now: Instant,
-        passed: Vec<Excluded>,
-    ) -> Choice {
-        let choice = self.look_round(Some(place), demand, now, passed);
-        Choice {
+        passed: Vec<Skipped>,
+    ) -> Selection {
+        let choice = self.look_round(Some(index), demand, now, passed);
+        Selection {
             by: Some(by),
             ..choice
         }
     }
 
     /// Why the demand finds no key: what keeps a few of them from serving.
-    pub fn obstacles(&self, demand: &Demand) -> Choice {
+    pub fn obstacles(&self, demand: &Demand) -> Selection {
         let now = self.clock.now();
         let mut none = self.look_round(None, demand, now, Vec::new());
-        if self.is_known_to_rest(&demand.model, now) {
+        if self.is_known_unavailable(&demand.model, now) {
             none.free = 0;
             none.more = none.keys - none.excluded.len();
         }
@@ -189,47 +189,47 @@ impl Pool {
         chosen: Option<usize>,
         demand: &Demand,
         now: Instant,
-        passed: Vec<Excluded>,
-    ) -> Choice {
-        let (keys, available) = (self.members.len(), &self.board.available);
+        passed: Vec<Skipped>,
+    ) -> Selection {
+        let (keys, available) = (self.members.len(), &self.availability.available);
         if keys <= SMALL {
-            let mut choice = Choice {
+            let mut choice = Selection {
                 keys,
                 free: keys,
-                ..Choice::default()
+                ..Selection::default()
             };
-            for place in (0..keys).filter(|place| Some(*place) != chosen) {
-                if let Some((obstacle, until)) = self.obstacle(place, demand, now) {
+            for index in (0..keys).filter(|index| Some(*index) != chosen) {
+                if let Some((obstacle, until)) = self.obstacle(index, demand, now) {
                     choice.free -= 1;
-                    note(&mut choice.excluded, place, obstacle, until);
+                    note(&mut choice.excluded, index, obstacle, until);
                 }
             }
             choice.more = keys - choice.free - choice.excluded.len();
             return choice;
         }
         // A key that was full to its last slot by this very choice is free for it.
-        let own = chosen.is_some_and(|place| !available.has(place));
-        let mut choice = Choice {
+        let own = chosen.is_some_and(|index| !available.has(index));
+        let mut choice = Selection {
             by: None,
             keys,
-            free: (available.free_places() + usize::from(own)).min(keys),
+            free: (available.free_keys() + usize::from(own)).min(keys),
             excluded: passed,
             more: 0,
         };
         if choice.free < keys {
             let hidden = available
                 .hidden(WORDS)
-                .filter(|place| Some(*place) != chosen);
-            for place in hidden.take(MAX_NAMED) {
-                if let Some((obstacle, until)) = self.obstacle(place, demand, now) {
-                    note(&mut choice.excluded, place, obstacle, until);
+                .filter(|index| Some(*index) != chosen);
+            for index in hidden.take(MAX_NAMED) {
+                if let Some((obstacle, until)) = self.obstacle(index, demand, now) {
+                    note(&mut choice.excluded, index, obstacle, until);
                 }
             }
         }
         if chosen.is_none() {
-            for place in 0..SMALL {
-                if let Some((obstacle, until)) = self.obstacle(place, demand, now) {
-                    note(&mut choice.excluded, place, obstacle, until);
+            for index in 0..SMALL {
+                if let Some((obstacle, until)) = self.obstacle(index, demand, now) {
+                    note(&mut choice.excluded, index, obstacle, until);
                 }
             }
         }
@@ -238,25 +238,25 @@ impl Pool {
         choice
     }
 
-    /// What keeps a place from serving. When a flag ends is not looked up: that would take a lock of every request.
+    /// What keeps a index from serving. When a flag ends is not looked up: that would take a lock of every request.
     fn obstacle(
         &self,
-        place: usize,
+        index: usize,
         demand: &Demand,
         now: Instant,
     ) -> Option<(Obstacle, Option<Instant>)> {
-        let flags = self.members[place].key.flags();
+        let flags = self.members[index].key.flags();
         Obstacle::of_flags(flags)
             .map(|obstacle| (obstacle, None))
-            .or_else(|| self.obstacle_in_time(place, demand, now))
+            .or_else(|| self.obstacle_in_time(index, demand, now))
     }
 
     /// When what keeps a key from serving ends, where it still stands.
-    pub fn ends(&self, excluded: &Excluded) -> Option<Instant> {
-        let key = &self.members.get(excluded.place)?.key;
+    pub fn ends(&self, excluded: &Skipped) -> Option<Instant> {
+        let key = &self.members.get(excluded.index)?.key;
         excluded.until.or_else(|| match excluded.obstacle {
             Obstacle::Exhausted => key.exhausted_until(),
-            Obstacle::SetAside => key.open_until(),
+            Obstacle::Ejected => key.open_until(),
             _ => None,
         })
     }

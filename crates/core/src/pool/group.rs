@@ -20,14 +20,14 @@ pub enum GroupId {
 /// Where an object was made: the key, and the `group` that it had. A reload may give the key another group; its
 /// account, and what was made there, stay the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
+pub struct ObjectOrigin {
     /// The key that made it.
     pub key: KeyId,
     /// The name of its group then; `None`: the key alone.
     pub group: Option<Arc<str>>,
 }
 
-impl Origin {
+impl ObjectOrigin {
     /// Whether both are of one account, as far as the configuration said so when they were made.
     pub fn is_account_of(&self, other: &Self) -> bool {
         self.key == other.key || (self.group.is_some() && self.group_id() == other.group_id())
@@ -70,20 +70,20 @@ impl Demand {
 impl Pool {
     /// The group of that id, where one of the pool's keys belongs to it.
     pub fn group(&self, id: &GroupId) -> Option<OnlyGroup> {
-        let place = (0..self.members.len()).find(|place| self.is_of(*place, id))?;
-        Some(OnlyGroup(Arc::clone(&self.members[place].group)))
+        let index = (0..self.members.len()).find(|index| self.is_of(*index, id))?;
+        Some(OnlyGroup(Arc::clone(&self.members[index].group)))
     }
 
     /// The group that holds now what was made at `origin`: that of its key; where the key is gone, the one of that name.
     /// `None` where no key of the pool belongs to it.
-    pub fn group_of_origin(&self, origin: &Origin) -> Option<GroupId> {
+    pub fn group_of_origin(&self, origin: &ObjectOrigin) -> Option<GroupId> {
         let is_its_key = |member: &Member| *member.key.id() == origin.key;
-        if let Some(place) = self.members.iter().position(is_its_key) {
-            return Some(self.group_of(place));
+        if let Some(index) = self.members.iter().position(is_its_key) {
+            return Some(self.group_of(index));
         }
         let group = origin.group_id();
         (0..self.members.len())
-            .any(|place| self.is_of(place, &group))
+            .any(|index| self.is_of(index, &group))
             .then_some(group)
     }
 
@@ -92,20 +92,20 @@ impl Pool {
         (!self.members.is_empty() && self.is_one_group()).then(|| self.group_of(0))
     }
 
-    fn group_of(&self, place: usize) -> GroupId {
-        match &self.settings.keys[place].group {
+    fn group_of(&self, index: usize) -> GroupId {
+        match &self.settings.keys[index].group {
             Some(name) => GroupId::Named(self.settings.provider, Arc::clone(name)),
-            None => GroupId::OfKey(self.members[place].key.id().clone()),
+            None => GroupId::OfKey(self.members[index].key.id().clone()),
         }
     }
 
     /// As `group_of`, without making an id for each of many keys.
-    fn is_of(&self, place: usize, id: &GroupId) -> bool {
-        match (&self.settings.keys[place].group, id) {
+    fn is_of(&self, index: usize, id: &GroupId) -> bool {
+        match (&self.settings.keys[index].group, id) {
             (Some(name), GroupId::Named(provider, wanted)) => {
                 name == wanted && self.settings.provider == *provider
             }
-            (None, GroupId::OfKey(key)) => self.members[place].key.id() == key,
+            (None, GroupId::OfKey(key)) => self.members[index].key.id() == key,
             _ => false,
         }
     }
@@ -113,9 +113,9 @@ impl Pool {
 
 impl Lease {
     /// Where an object is that its call makes.
-    pub fn origin(&self) -> Origin {
-        let group = &self.pool().settings.keys[self.place()].group;
-        Origin {
+    pub fn origin(&self) -> ObjectOrigin {
+        let group = &self.pool().settings.keys[self.index()].group;
+        ObjectOrigin {
             key: self.member().key.id().clone(),
             group: group.clone(),
         }

@@ -2,53 +2,53 @@
 
 use std::sync::Arc;
 
-use super::{Choice, Consequence, Member, Pool};
+use super::{Effect, Member, Pool, Selection};
 use crate::fault::{Class, Fault};
 
 /// Move-only. Dropped without a result (the client left), it gives the slot back and blames nobody.
 #[must_use = "a lease holds a slot of its key"]
 pub struct Lease {
     pool: Arc<Pool>,
-    place: usize,
+    index: usize,
     model: Arc<str>,
-    trial: bool,
+    probe: bool,
     decided: bool,
-    choice: Choice,
+    choice: Selection,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, place: usize, model: Arc<str>, trial: bool) -> Self {
-        if let Some(homes) = &pool.homes {
-            homes.call_began(place);
+    pub(super) fn new(pool: Arc<Pool>, index: usize, model: Arc<str>, probe: bool) -> Self {
+        if let Some(ring) = &pool.ring {
+            ring.call_began(index);
         }
         Self {
             pool,
-            place,
+            index,
             model,
-            trial,
+            probe,
             decided: false,
-            choice: Choice::default(),
+            choice: Selection::default(),
         }
     }
 
-    pub(super) fn chosen(mut self, choice: Choice) -> Self {
+    pub(super) fn chosen(mut self, choice: Selection) -> Self {
         self.choice = choice;
         self
     }
 
     /// Why it is this key. Given away once.
-    pub fn take_choice(&mut self) -> Choice {
+    pub fn take_selection(&mut self) -> Selection {
         std::mem::take(&mut self.choice)
     }
 
     /// The key and what the pool's configuration says of it.
     pub fn member(&self) -> &Member {
-        &self.pool.members[self.place]
+        &self.pool.members[self.index]
     }
 
-    /// Its place in the pool, from 0.
-    pub fn place(&self) -> usize {
-        self.place
+    /// Its index in the pool, from 0.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// The pool it belongs to.
@@ -67,27 +67,27 @@ impl Lease {
     }
 
     /// The call ended with `fault`; what that means for the key takes effect at once, and the slot is free again.
-    pub fn failed(self, fault: &Fault) -> Consequence {
+    pub fn failed(self, fault: &Fault) -> Effect {
         self.end(fault)
     }
 
-    fn end(mut self, fault: &Fault) -> Consequence {
+    fn end(mut self, fault: &Fault) -> Effect {
         self.decided = true;
-        self.pool.apply(self.place, &self.model, fault, self.trial)
+        self.pool.apply(self.index, &self.model, fault, self.probe)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let key = &self.pool.members[self.place].key;
-        if self.trial && !self.decided {
-            key.trial_undecided();
+        let key = &self.pool.members[self.index].key;
+        if self.probe && !self.decided {
+            key.probe_undecided();
         }
-        if let Some(homes) = &self.pool.homes {
-            homes.call_ended(self.place);
+        if let Some(ring) = &self.pool.ring {
+            ring.call_ended(self.index);
         }
         key.release();
-        if self.pool.board.anyone_waits() {
+        if self.pool.availability.anyone_waiting() {
             key.serve_waiting();
         }
     }

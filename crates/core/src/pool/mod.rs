@@ -1,15 +1,15 @@
-//! A pool: keys that can stand in for each other, and the one place where a call gets the right to use one.
+//! A pool: keys that can stand in for each other, and the one index where a call gets the right to use one.
 //!
 //! The common case (a key is free, nobody waits) takes no lock. A request that finds no key waits in the pool's queue.
 
-mod census;
+mod availability_cache;
 mod choice;
 mod group;
 mod lease;
 mod outcome;
-mod outlooks;
 mod queue;
 mod registry;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -20,22 +20,22 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-pub use census::{Census, Cooldown, KeyReport, KeyState, Outlook};
-pub use choice::{By, Choice, Excluded, Obstacle};
-pub use group::{GroupId, OnlyGroup, Origin};
+pub use choice::{Obstacle, SelectedBy, Selection, Skipped};
+pub use group::{GroupId, ObjectOrigin, OnlyGroup};
 pub use lease::Lease;
-pub use outcome::Consequence;
+pub use outcome::Effect;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};
 pub use registry::Registry;
+pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState, NextAvailable};
 
-use crate::balance::{self, Homes};
+use crate::availability::Availability;
+use crate::balance::{self, AffinityRing};
 use crate::base_url::BaseUrl;
-use crate::board::Board;
 use crate::clock::Clock;
 use crate::key::{Group, Key, flag};
 use crate::proxy_url::ProxyUrl;
 use crate::settings::PoolSettings;
-use outlooks::Outlooks;
+use availability_cache::AvailabilityCache;
 use queue::Lines;
 
 /// A race for a slot is lost at most so often before the request looks at the pool as a whole.
@@ -45,15 +45,15 @@ const MAX_RACES: usize = 16;
 pub struct Pool {
     settings: PoolSettings,
     members: Box<[Member]>,
-    board: Arc<Board>,
+    availability: Arc<Availability>,
     /// Where conversations are at home; only under `affinity`.
-    homes: Option<Homes>,
-    outlooks: Outlooks,
+    ring: Option<AffinityRing>,
+    availability_cache: AvailabilityCache,
     lines: Mutex<Lines>,
     clock: Arc<dyn Clock>,
     /// Held while a key is set aside, so that two at once cannot empty the pool.
     ejecting: Mutex<()>,
-    /// How many keys may serve, under which version of the board (version × 2^16 + keys).
+    /// How many keys may serve, under which version of the availability (version × 2^16 + keys).
     usable: AtomicU64,
     /// How often every key was looked at.
     #[cfg(test)]
@@ -67,7 +67,7 @@ pub struct Member {
     /// Its state, shared by all pools it stands in.
     pub key: Arc<Key>,
     group: Arc<Group>,
-    /// The model sent upstream in place of the one asked for.
+    /// The model sent upstream in index of the one asked for.
     pub model: Option<Arc<str>>,
     /// Its name.
     pub name: Arc<str>,
@@ -90,11 +90,11 @@ pub struct Demand {
     pub only_group: Option<OnlyGroup>,
 }
 
-/// A place that failed in this request.
+/// A index that failed in this request.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
-    /// Its place in the pool.
-    pub place: usize,
+    /// Its index in the pool.
+    pub index: usize,
     /// Not before then again.
     pub not_before: Instant,
 }
@@ -110,10 +110,10 @@ impl Demand {
         }
     }
 
-    /// Notes that `place` failed and is not to be tried before `not_before`.
-    pub fn note_failure(&mut self, place: usize, not_before: Instant) {
-        self.tried.retain(|tried| tried.place != place);
-        self.tried.push(Tried { place, not_before });
+    /// Notes that `index` failed and is not to be tried before `not_before`.
+    pub fn note_failure(&mut self, index: usize, not_before: Instant) {
+        self.tried.retain(|tried| tried.index != index);
+        self.tried.push(Tried { index, not_before });
     }
 
     /// Whether it differs from other demands by its model alone, so that what was found out for one holds for all.
@@ -121,15 +121,15 @@ impl Demand {
         self.tried.is_empty() && self.only_group.is_none()
     }
 
-    fn tried_until(&self, place: usize, now: Instant) -> Option<Instant> {
+    fn tried_until(&self, index: usize, now: Instant) -> Option<Instant> {
         self.tried
             .iter()
-            .find(|tried| tried.place == place && tried.not_before > now)
+            .find(|tried| tried.index == index && tried.not_before > now)
             .map(|tried| tried.not_before)
     }
 
-    fn was_tried(&self, place: usize) -> bool {
-        self.tried.iter().any(|tried| tried.place == place)
+    fn was_tried(&self, index: usize) -> bool {
+        self.tried.iter().any(|tried| tried.index == index)
     }
 }
 
@@ -140,9 +140,9 @@ impl Member {
     }
 
     /// When this member's rests for `model` end.
-    fn rests_until(&self, model: &Arc<str>, now: Instant) -> Option<Instant> {
+    fn cooling_until(&self, model: &Arc<str>, now: Instant) -> Option<Instant> {
         let model = self.upstream_model(model);
-        let group = self.group.rests.until(model, now);
+        let group = self.group.cooldowns.until(model, now);
         group.max(self.key.forbidden.until(model, now))
     }
 }
@@ -169,7 +169,7 @@ impl Pool {
         let most = self.settings.retry.retries + 1;
         // More keys than this make no difference, so a large pool is not counted through.
         let enough = most.div_ceil(2) as usize;
-        let keys = match self.board.available.free_places() {
+        let keys = match self.availability.available.free_keys() {
             _ if demand.only_group.is_some() => self.count_usable(demand, enough),
             free if free >= enough => enough,
             _ => self.usable(demand, enough),
@@ -188,7 +188,7 @@ impl Pool {
     /// The same for a demand that any key may serve, remembered.
     fn usable(&self, demand: &Demand, enough: usize) -> usize {
         const COUNT_BITS: u32 = 16;
-        let version = self.board.version();
+        let version = self.availability.version();
         let known = self.usable.load(SeqCst);
         if known >> COUNT_BITS == version {
             return (known & ((1 << COUNT_BITS) - 1)) as usize;
@@ -210,32 +210,35 @@ impl Pool {
     /// The next key for the demand, whoever waits.
     fn pick(self: &Arc<Self>, demand: &Demand, now: Instant) -> Option<Lease> {
         self.wake_due(now);
-        if demand.is_plain() && self.is_known_to_rest(&demand.model, now) {
+        if demand.is_plain() && self.is_known_unavailable(&demand.model, now) {
             return None;
         }
         let passed = RefCell::new(Vec::new());
-        let fits = |place: usize| match self.obstacle_in_time(place, demand, now) {
+        let fits = |index: usize| match self.obstacle_in_time(index, demand, now) {
             None => true,
             Some((obstacle, until)) => {
-                choice::note(&mut passed.borrow_mut(), place, obstacle, until);
+                choice::note(&mut passed.borrow_mut(), index, obstacle, until);
                 false
             }
         };
-        let untried = |place: usize| !demand.was_tried(place) && fits(place);
+        let untried = |index: usize| !demand.was_tried(index) && fits(index);
         let mut picked = self.pick_among(demand, now, untried);
         if picked.is_none() && !demand.tried.is_empty() {
             picked = self.pick_among(demand, now, fits);
         }
-        let picked = picked.or_else(|| Some((self.pick_ejected(demand, now)?, By::LastResort)));
+        let picked =
+            picked.or_else(|| Some((self.pick_ejected(demand, now)?, SelectedBy::LastResort)));
         let (lease, by) = picked?;
-        let choice = self.choice(by, lease.place(), demand, now, passed.into_inner());
+        let choice = self.choice(by, lease.index(), demand, now, passed.into_inner());
         Some(lease.chosen(choice))
     }
 
     /// Whether a look at every key found that all rest, and nothing has changed since.
-    fn is_known_to_rest(&self, model: &str, now: Instant) -> bool {
-        let known = self.outlooks.of(model, self.board.version(), now);
-        known.is_some_and(|outlook| !outlook.busy)
+    fn is_known_unavailable(&self, model: &str, now: Instant) -> bool {
+        let known = self
+            .availability_cache
+            .of(model, self.availability.version(), now);
+        known.is_some_and(|next_available| !next_available.slot_may_free)
     }
 
     fn pick_among(
@@ -243,21 +246,21 @@ impl Pool {
         demand: &Demand,
         now: Instant,
         fits: impl Fn(usize) -> bool,
-    ) -> Option<(Lease, By)> {
-        let load = |place: usize| self.members[place].key.active();
-        let (strategy, available) = (self.settings.strategy, &self.board.available);
+    ) -> Option<(Lease, SelectedBy)> {
+        let load = |index: usize| self.members[index].key.active();
+        let (strategy, available) = (self.settings.strategy, &self.availability.available);
         for _ in 0..MAX_RACES {
-            if let (Some(homes), Some(conversation)) = (&self.homes, demand.conversation) {
-                let chosen = homes.choose(conversation, now, available, load, &fits)?;
+            if let (Some(ring), Some(conversation)) = (&self.ring, demand.conversation) {
+                let chosen = ring.choose(conversation, now, available, load, &fits)?;
                 if let Some(lease) = self.take(chosen.0, demand, flag::BLOCKING) {
-                    homes.note_served(conversation, chosen, now);
-                    return Some((lease, By::of(chosen.1)));
+                    ring.note_served(conversation, chosen, now);
+                    return Some((lease, SelectedBy::of(chosen.1)));
                 }
                 continue;
             }
-            let place = balance::choose(strategy, available, load, &fits)?;
-            if let Some(lease) = self.take(place, demand, flag::BLOCKING) {
-                return Some((lease, By::Strategy(strategy)));
+            let index = balance::choose(strategy, available, load, &fits)?;
+            if let Some(lease) = self.take(index, demand, flag::BLOCKING) {
+                return Some((lease, SelectedBy::Strategy(strategy)));
             }
         }
         None
@@ -265,11 +268,11 @@ impl Pool {
 
     /// With no other key usable, one whose breaker is open serves: when all fail alike it is the provider.
     fn pick_ejected(self: &Arc<Self>, demand: &Demand, now: Instant) -> Option<Lease> {
-        const OPEN: u32 = flag::EJECTED | flag::ON_TRIAL;
+        const OPEN: u32 = flag::EJECTED | flag::PROBING;
         const GONE: u32 = flag::DISABLED | flag::INVALID | flag::EXHAUSTED;
-        let rests = |member: &Member| member.rests_until(&demand.model, now).is_some();
+        let rests = |member: &Member| member.cooling_until(&demand.model, now).is_some();
         let mut ejected = Vec::new();
-        for (place, member) in self.members.iter().enumerate() {
+        for (index, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
             if flags & GONE != 0 || rests(member) || !demand.admits(member) {
                 continue;
@@ -277,55 +280,55 @@ impl Pool {
             if flags & OPEN == 0 {
                 return None;
             }
-            if flags & flag::FULL == 0 && demand.tried_until(place, now).is_none() {
-                ejected.push(place);
+            if flags & flag::FULL == 0 && demand.tried_until(index, now).is_none() {
+                ejected.push(index);
             }
         }
-        ejected.sort_by_key(|place| (demand.was_tried(*place), self.members[*place].key.active()));
+        ejected.sort_by_key(|index| (demand.was_tried(*index), self.members[*index].key.active()));
         ejected
             .into_iter()
-            .find_map(|place| self.take(place, demand, GONE | flag::FULL))
+            .find_map(|index| self.take(index, demand, GONE | flag::FULL))
     }
 
-    /// What keeps a place from serving this demand for a while, beside its key's flags.
+    /// What keeps a index from serving this demand for a while, beside its key's flags.
     fn obstacle_in_time(
         &self,
-        place: usize,
+        index: usize,
         demand: &Demand,
         now: Instant,
     ) -> Option<(Obstacle, Option<Instant>)> {
-        let member = &self.members[place];
+        let member = &self.members[index];
         if !demand.admits(member) {
             return Some((Obstacle::OtherGroup, None));
         }
         let model = member.upstream_model(&demand.model);
         let forbidden = member.key.forbidden.until(model, now);
-        let limited = member.group.rests.until(model, now);
+        let limited = member.group.cooldowns.until(model, now);
         let (obstacle, until) = match (forbidden, limited) {
             (Some(until), _) => (Obstacle::Forbidden, until),
             (None, Some(until)) => (Obstacle::RateLimited, until),
-            (None, None) => (Obstacle::Tried, demand.tried_until(place, now)?),
+            (None, None) => (Obstacle::Tried, demand.tried_until(index, now)?),
         };
         Some((obstacle, Some(until)))
     }
 
-    fn take(self: &Arc<Self>, place: usize, demand: &Demand, blocked_by: u32) -> Option<Lease> {
-        let key = &self.members[place].key;
+    fn take(self: &Arc<Self>, index: usize, demand: &Demand, blocked_by: u32) -> Option<Lease> {
+        let key = &self.members[index].key;
         let taken = key.take(blocked_by, wall_ms(&*self.clock))?;
-        let model = Arc::clone(self.members[place].upstream_model(&demand.model));
+        let model = Arc::clone(self.members[index].upstream_model(&demand.model));
         key.note_model(&model);
-        Some(Lease::new(Arc::clone(self), place, model, taken.trial))
+        Some(Lease::new(Arc::clone(self), index, model, taken.probe))
     }
 
     /// Ends the timed flags that have come to their end.
     fn wake_due(&self, now: Instant) {
-        if !self.board.take_due(now) {
+        if !self.availability.take_due(now) {
             return;
         }
         for member in &self.members {
             member.key.wake_if_due(now);
             if let Some(due) = member.key.next_due() {
-                self.board.note_due(due);
+                self.availability.note_due(due);
             }
         }
     }

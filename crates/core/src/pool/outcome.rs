@@ -1,50 +1,50 @@
-//! What an attempt's outcome does to the pool: the one place where classes become rests, marks and breaker moves.
+//! What an attempt's outcome does to the pool: the one index where classes become rests, marks and breaker moves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use crate::breaker::Tally;
+use crate::breaker::WindowCounts;
+use crate::cooldowns::Cooldown;
 use crate::fault::{Class, Fault};
-use crate::key::{Key, default_rest, flag};
-use crate::rests::Rest;
+use crate::key::{Key, default_cooldown, flag};
 
 /// Flags of a key that its breaker keeps from the usual load.
-const SET_ASIDE: u32 = flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL;
+const BREAKER_NOT_CLOSED: u32 = flag::EJECTED | flag::HALF_OPEN | flag::PROBING;
 
 /// What an outcome did, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Consequence {
+pub struct Effect {
     /// How long the key, group or (key, model) rests now.
-    pub rests_for: Option<Duration>,
+    pub cooldown: Option<Duration>,
     /// The key was set aside by its breaker.
-    pub set_aside: bool,
+    pub ejected: bool,
 }
 
 impl Pool {
     pub(super) fn apply(
         &self,
-        place: usize,
+        index: usize,
         model: &Arc<str>,
         fault: &Fault,
-        trial: bool,
-    ) -> Consequence {
+        probe: bool,
+    ) -> Effect {
         let now = self.clock.now();
-        let member = &self.members[place];
+        let member = &self.members[index];
         let key = &member.key;
         if fault.class.is_failure() {
             key.count_failure();
         }
         if fault.class == Class::UpstreamTrouble {
-            return self.count_trouble(place, trial, now);
+            return self.count_trouble(index, probe, now);
         }
-        if trial {
+        if probe {
             // The provider answered, whatever it said: the trouble is over.
             key.recover();
         }
-        let rests_for = fault.wait.unwrap_or(default_rest(fault.class));
-        let until = now + rests_for;
-        let rest = Rest {
+        let cooldown = fault.wait.unwrap_or(default_cooldown(fault.class));
+        let until = now + cooldown;
+        let rest = Cooldown {
             until,
             class: fault.class,
         };
@@ -53,13 +53,13 @@ impl Pool {
                 key.breaker()
                     .lock()
                     .record(false, &self.settings.breaker, now);
-                if !trial {
-                    key.climb();
+                if !probe {
+                    key.raise_slow_start();
                 }
-                return Consequence::default();
+                return Effect::default();
             }
-            Class::CallerFault | Class::UpstreamTrouble => return Consequence::default(),
-            Class::RateLimited => member.group.rests.set(model, rest, now),
+            Class::CallerFault | Class::UpstreamTrouble => return Effect::default(),
+            Class::RateLimited => member.group.cooldowns.set(model, rest, now),
             Class::Forbidden => key.forbidden.set(model, rest, now),
             Class::Exhausted => member
                 .group
@@ -69,7 +69,7 @@ impl Pool {
             Class::Rejected => {
                 key.change(flag::INVALID, 0);
                 key.notify_changed();
-                return Consequence::default();
+                return Effect::default();
             }
         }
         member
@@ -77,40 +77,40 @@ impl Pool {
             .keys()
             .iter()
             .for_each(|key| key.notify_changed());
-        Consequence {
-            rests_for: Some(rests_for),
-            set_aside: false,
+        Effect {
+            cooldown: Some(cooldown),
+            ejected: false,
         }
     }
 
-    fn count_trouble(&self, place: usize, trial: bool, now: Instant) -> Consequence {
-        let key = &self.members[place].key;
+    fn count_trouble(&self, index: usize, probe: bool, now: Instant) -> Effect {
+        let key = &self.members[index].key;
         let settings = &self.settings.breaker;
-        let wants_to_open = || key.breaker().lock().wants_to_open(settings, now);
+        let should_open = || key.breaker().lock().should_open(settings, now);
         key.breaker().lock().record(true, settings, now);
-        if !trial && !wants_to_open() {
-            return Consequence::default();
+        if !probe && !should_open() {
+            return Effect::default();
         }
         let _one_at_a_time = self.ejecting.lock();
-        let opens = trial || (wants_to_open() && self.may_spare(place, now));
+        let opens = probe || (should_open() && self.may_spare(index, now));
         if !opens {
-            return Consequence::default();
+            return Effect::default();
         }
         key.eject(settings, now);
-        Consequence {
-            rests_for: Some(settings.cooldown),
-            set_aside: true,
+        Effect {
+            cooldown: Some(settings.cooldown),
+            ejected: true,
         }
     }
 
-    /// Whether the pool may set `place` aside: within `max_ejected`, or while a healthy key remains.
-    fn may_spare(&self, place: usize, now: Instant) -> bool {
+    /// Whether the pool may set `index` aside: within `max_ejected`, or while a healthy key remains.
+    fn may_spare(&self, index: usize, now: Instant) -> bool {
         let settings = &self.settings.breaker;
         let ejected = self
-            .others(place)
-            .filter(|key| key.flags() & SET_ASIDE != 0);
+            .others(index)
+            .filter(|key| key.flags() & BREAKER_NOT_CLOSED != 0);
         let share = (settings.max_ejected * self.members.len() as f64).floor() as usize;
-        ejected.count() < share.max(1) || self.leaves_better_ones(place, now)
+        ejected.count() < share.max(1) || self.leaves_better_ones(index, now)
     }
 
     /// Whether a key that fails less often than the threshold remains, and those that remain are clearly better.
@@ -118,36 +118,36 @@ impl Pool {
     /// Where all fail alike, one is below the threshold by chance, and would have to carry the load of all. So the
     /// others together, without those that are over the threshold too, must fail half as often as this one at most,
     /// with one failure more than they had, since a few calls prove little.
-    fn leaves_better_ones(&self, place: usize, now: Instant) -> bool {
+    fn leaves_better_ones(&self, index: usize, now: Instant) -> bool {
         let settings = &self.settings.breaker;
-        let (mut others, mut one_is_healthy) = (Tally::default(), false);
-        for key in self.others(place) {
-            if key.flags() & (flag::BLOCKING & !flag::FULL | SET_ASIDE) != 0 {
+        let (mut others, mut one_is_healthy) = (WindowCounts::default(), false);
+        for key in self.others(index) {
+            if key.flags() & (flag::BLOCKING & !flag::FULL | BREAKER_NOT_CLOSED) != 0 {
                 continue;
             }
-            let tally = key.breaker().lock().tally(settings, now);
-            if tally.is_over(settings) {
+            let counts = key.breaker().lock().counts(settings, now);
+            if counts.is_over_threshold(settings) {
                 continue;
             }
-            one_is_healthy |= tally.is_healthy(settings);
-            others.calls += tally.calls;
-            others.failures += tally.failures;
+            one_is_healthy |= counts.is_healthy(settings);
+            others.calls += counts.calls;
+            others.failures += counts.failures;
         }
-        let own = self.members[place]
+        let own = self.members[index]
             .key
             .breaker()
             .lock()
-            .tally(settings, now);
+            .counts(settings, now);
         let clearly_better = own
             .failure_rate(settings)
             .is_some_and(|own| (others.failures + 1) as f64 <= own / 2.0 * others.calls as f64);
         one_is_healthy && clearly_better
     }
 
-    fn others(&self, place: usize) -> impl Iterator<Item = &Arc<Key>> {
+    fn others(&self, index: usize) -> impl Iterator<Item = &Arc<Key>> {
         let members = self.members.iter().enumerate();
         members
-            .filter(move |(other, _)| *other != place)
+            .filter(move |(other, _)| *other != index)
             .map(|(_, member)| &member.key)
     }
 
@@ -155,11 +155,11 @@ impl Pool {
     /// `None` if there is no key of that name.
     pub fn reset(&self, name: &str) -> Option<()> {
         let member = self.members.iter().find(|member| &*member.name == name)?;
-        member.group.rests.clear();
+        member.group.cooldowns.clear();
         for key in member.group.keys() {
             key.end_exhaustion();
         }
-        member.key.clear_rests();
+        member.key.reset();
         for key in member.group.keys() {
             key.notify_changed();
             key.serve_waiting();

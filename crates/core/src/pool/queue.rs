@@ -20,7 +20,7 @@ const NOT_IN_LINE: u64 = u64::MAX;
 pub enum Handoff {
     /// A key.
     Lease(Lease),
-    /// Its place was given up: the queue is full, and its caller had the most waiting.
+    /// Its index was given up: the queue is full, and its caller had the most waiting.
     Refused,
 }
 
@@ -43,7 +43,7 @@ struct Waiter {
     handoff: oneshot::Sender<Handoff>,
 }
 
-/// A place in the queue; dropped, it is given up.
+/// A index in the queue; dropped, it is given up.
 pub struct Ticket {
     pool: Arc<Pool>,
     caller: Caller,
@@ -56,7 +56,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut lines = self.pool.lines.lock();
         if lines.remove(&self.caller, self.id).is_some() {
-            self.pool.board.wait_no_more(1);
+            self.pool.availability.remove_waiting(1);
         }
     }
 }
@@ -64,12 +64,12 @@ impl Drop for Ticket {
 impl Pool {
     /// How many requests wait for a key.
     pub fn waiting(&self) -> usize {
-        self.board.waiting()
+        self.availability.waiting()
     }
 
     /// Ends when a rest of one of the keys is set or cleared. Enable it before looking at the pool.
-    pub fn rests_changed(&self) -> Notified<'_> {
-        self.board.changed()
+    pub fn cooldowns_changed(&self) -> Notified<'_> {
+        self.availability.changed()
     }
 
     /// Joins the queue. The ticket may hold a key at once, if one is free and nobody before it can use it.
@@ -95,11 +95,11 @@ impl Pool {
             }
             if self.waiting() >= self.settings.queue.max_waiting {
                 refused = Some(lines.give_up_for(caller).ok_or(QueueFull)?);
-                self.board.wait_no_more(1);
+                self.availability.remove_waiting(1);
             }
         }
         let id = lines.push(caller, demand.clone(), sender);
-        self.board.one_waits();
+        self.availability.add_waiting();
         drop(lines);
         drop(returned);
         if let Some(waiter) = refused {
@@ -124,7 +124,7 @@ impl Pool {
     fn serve_lines(self: &Arc<Self>, lines: &mut Lines, returned: &mut Vec<Handoff>) {
         let now = self.clock.now();
         let served = lines.serve(|demand| self.pick(demand, now), returned);
-        self.board.wait_no_more(served);
+        self.availability.remove_waiting(served);
     }
 }
 

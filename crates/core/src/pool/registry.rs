@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 
-use super::outlooks::Outlooks;
+use super::availability_cache::AvailabilityCache;
 use super::queue::Lines;
 use super::{Member, Pool};
-use crate::balance::Homes;
-use crate::board::Board;
+use crate::availability::Availability;
+use crate::balance::AffinityRing;
 use crate::clock::Clock;
 use crate::key::{Key, KeyId};
 use crate::key_book::KeyBook;
@@ -36,7 +36,7 @@ impl Registry {
     }
 
     /// The pools for `settings`. A pool whose settings did not change is the one of `before`; a key that
-    /// stays keeps its counters and rests, whatever pool, name or place it has now.
+    /// stays keeps its counters and rests, whatever pool, name or index it has now.
     pub fn pools(&self, settings: &[PoolSettings], before: &[Arc<Pool>]) -> Vec<Arc<Pool>> {
         let kept =
             |wanted: &PoolSettings| before.iter().find(|pool| pool.settings == *wanted).cloned();
@@ -58,19 +58,19 @@ impl Registry {
             .collect();
         let weights: Vec<u32> = settings.keys.iter().map(|key| key.weight).collect();
         let now = self.clock.now();
-        let board = Arc::new(Board::new(&weights, now, Arc::clone(&self.waiting)));
-        for (place, member) in members.iter().enumerate() {
-            member.key.stand_on(&board, place);
+        let availability = Arc::new(Availability::new(&weights, now, Arc::clone(&self.waiting)));
+        for (index, member) in members.iter().enumerate() {
+            member.key.attach(&availability, index);
         }
         let identities = || -> Vec<u64> { settings.keys.iter().map(group_identity).collect() };
-        let homes = (settings.strategy == Strategy::Affinity)
-            .then(|| Homes::new(&identities(), &board.available, now));
+        let ring = (settings.strategy == Strategy::Affinity)
+            .then(|| AffinityRing::new(&identities(), &availability.available, now));
         let pool = Arc::new(Pool {
-            homes,
-            outlooks: Outlooks::default(),
+            ring,
+            availability_cache: AvailabilityCache::default(),
             settings: settings.clone(),
             members,
-            board,
+            availability,
             lines: Mutex::new(Lines::default()),
             clock: Arc::clone(&self.clock),
             ejecting: Mutex::new(()),
@@ -79,7 +79,7 @@ impl Registry {
             looks: AtomicU64::new(0),
         });
         let waiting = Arc::downgrade(&pool);
-        pool.board.on_free(move || {
+        pool.availability.on_free(move || {
             if let Some(pool) = waiting.upgrade() {
                 pool.serve_waiting();
             }

@@ -228,7 +228,7 @@ fn each_class_rests_what_it_should_for_as_long_as_it_should() {
                     pool.acquire(&demand).is_none(),
                     "{class:?} does not come back by itself"
                 );
-                assert_eq!(pool.outlook(&demand), Outlook::default());
+                assert_eq!(pool.next_available(&demand), NextAvailable::default());
                 assert!(pool.reset("k1").is_some());
                 assert!(
                     pool.acquire(&demand).is_some(),
@@ -272,16 +272,16 @@ fn a_failed_key_comes_again_in_the_same_request_after_the_back_off_and_never_bef
     let pool = world.pool(settings(2));
     let mut demand = Demand::of("m");
     let lease = pool.acquire(&demand).expect("k1");
-    demand.note_failure(lease.place(), world.clock.now() + seconds(1));
+    demand.note_failure(lease.index(), world.clock.now() + seconds(1));
     drop(lease);
     assert_eq!(names(&pool, &demand, 2), ["k2", "k2"]);
     demand.note_failure(1, world.clock.now() + seconds(2));
     assert!(pool.acquire(&demand).is_none());
     assert_eq!(
-        pool.outlook(&demand),
-        Outlook {
-            busy: false,
-            at: Some(world.clock.now() + seconds(1))
+        pool.next_available(&demand),
+        NextAvailable {
+            slot_may_free: false,
+            cooldown_ends: Some(world.clock.now() + seconds(1))
         }
     );
     world.clock.pass(seconds(1));
@@ -417,13 +417,13 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
                         .acquire(&demand)
                         .or_else(|| wait_a_little(pool, &demand, &caller));
                     let Some(lease) = lease else { continue };
-                    let place = lease.place();
+                    let index = lease.index();
                     assert!(
-                        in_use[place].fetch_add(1, Ordering::SeqCst) < CAP,
+                        in_use[index].fetch_add(1, Ordering::SeqCst) < CAP,
                         "the cap holds"
                     );
                     std::thread::yield_now();
-                    in_use[place].fetch_sub(1, Ordering::SeqCst);
+                    in_use[index].fetch_sub(1, Ordering::SeqCst);
                     end(lease, &mut random);
                     if random.u8(..) < 16 {
                         world.clock.pass(seconds(1));
@@ -434,7 +434,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
         }
     });
     assert_eq!(pool.waiting(), 0);
-    assert!(!pool.board.anyone_waits());
+    assert!(!pool.availability.anyone_waiting());
     for member in pool.members() {
         assert_eq!(member.key.active(), 0);
         pool.reset(&member.name);

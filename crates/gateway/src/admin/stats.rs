@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use keypool_core::pool::{Cooldown, KeyReport};
+use keypool_core::pool::{CooldownReport, KeyReport};
 use serde::Serialize;
 
 use crate::context::Gateway;
@@ -75,7 +75,7 @@ impl KeyStats {
 }
 
 impl CooldownView {
-    fn of(cooldown: Cooldown, now: Instant, wall: SystemTime) -> Self {
+    fn of(cooldown: CooldownReport, now: Instant, wall: SystemTime) -> Self {
         Self {
             model: cooldown
                 .model

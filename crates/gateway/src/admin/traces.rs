@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{StatusCode, Uri};
-use keypool_core::pool::{By, Choice, Excluded, Pool};
+use keypool_core::pool::{Pool, SelectedBy, Selection, Skipped};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ struct StepView {
     /// Null, as `free`, where the target was passed over without a look at its keys.
     keys: Option<usize>,
     free: Option<usize>,
-    excluded: Vec<ExcludedView>,
+    excluded: Vec<SkippedView>,
     /// Not free either, and not named.
     more: usize,
     waited_ms: f64,
@@ -56,13 +56,13 @@ struct StepView {
     ms: f64,
     status: Option<u16>,
     class: Option<&'static str>,
-    rests_ms: Option<f64>,
-    set_aside: bool,
+    cooldown_ms: Option<f64>,
+    ejected: bool,
     no_key: Option<&'static str>,
 }
 
 #[derive(Serialize)]
-struct ExcludedView {
+struct SkippedView {
     /// Null where its configuration has ended.
     key: Option<String>,
     reason: &'static str,
@@ -130,7 +130,7 @@ impl Filter {
     }
 }
 
-/// Turns instants into dates.
+/// CountPolls instants into dates.
 struct View<'a> {
     gw: &'a Gateway,
     now: Instant,
@@ -157,18 +157,18 @@ impl View<'_> {
 
     fn step(&self, step: &Step) -> StepView {
         let pool = step.pool.upgrade();
-        let (status, class, consequence, no_key) = match step.outcome {
+        let (status, class, effect, no_key) = match step.outcome {
             Outcome::Unfinished => (None, None, None, None),
             Outcome::Answered(status) => (Some(status), None, None, None),
             Outcome::Failed {
                 class,
                 status,
-                consequence,
-            } => (status, Some(class.as_str()), Some(consequence), None),
+                effect,
+            } => (status, Some(class.as_str()), Some(effect), None),
             Outcome::NoKey(why) | Outcome::PassedOver(why) => (None, None, None, Some(why)),
         };
         let was_looked_at = !matches!(step.outcome, Outcome::PassedOver(_));
-        let Choice {
+        let Selection {
             by,
             keys,
             free,
@@ -180,7 +180,7 @@ impl View<'_> {
             pool: step.pool_name.to_string(),
             model: Some(step.model.to_string()).filter(|model| !model.is_empty()),
             key: step.key_name.as_ref().map(ToString::to_string),
-            by: by.map(By::as_str),
+            by: by.map(SelectedBy::as_str),
             keys: was_looked_at.then_some(keys),
             free: was_looked_at.then_some(free),
             excluded: excluded
@@ -191,18 +191,18 @@ impl View<'_> {
             ms: millis(step.took),
             status,
             class,
-            rests_ms: consequence.and_then(|one| one.rests_for).map(millis),
-            set_aside: consequence.is_some_and(|one| one.set_aside),
+            cooldown_ms: effect.and_then(|one| one.cooldown).map(millis),
+            ejected: effect.is_some_and(|one| one.ejected),
             no_key,
         }
     }
 
-    fn excluded(&self, excluded: &Excluded, pool: Option<&Pool>) -> ExcludedView {
-        let member = pool.and_then(|pool| pool.members().get(excluded.place));
-        let settings = pool.and_then(|pool| pool.settings().keys.get(excluded.place));
+    fn excluded(&self, excluded: &Skipped, pool: Option<&Pool>) -> SkippedView {
+        let member = pool.and_then(|pool| pool.members().get(excluded.index));
+        let settings = pool.and_then(|pool| pool.settings().keys.get(excluded.index));
         let is_full = excluded.obstacle == keypool_core::pool::Obstacle::Full;
         let until = pool.and_then(|pool| pool.ends(excluded)).or(excluded.until);
-        ExcludedView {
+        SkippedView {
             key: member.map(|member| member.name.to_string()),
             reason: excluded.obstacle.as_str(),
             until: until.map(|until| self.date(until)),

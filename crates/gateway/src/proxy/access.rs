@@ -14,7 +14,7 @@ pub(super) const NOT_THIS_POOL: &str = "this caller may not use it";
 pub(super) const NOT_THIS_MODEL: &str = "this caller may not use this model";
 
 /// Why a pool may not be called at all.
-pub(super) fn obstacle(
+pub(super) fn denial(
     entry: &PoolEntry,
     protocol: Protocol,
     caller: &Caller,
@@ -29,17 +29,17 @@ pub(super) fn obstacle(
 }
 
 /// Whether the caller may call a target of the route by the protocol.
-pub(super) fn is_open(
+pub(super) fn is_callable(
     snapshot: &Snapshot,
     protocol: Protocol,
     route: &RouteSettings,
     caller: &Caller,
 ) -> bool {
-    judged(snapshot, protocol, route, caller).any(|(_, _, obstacle)| obstacle.is_none())
+    evaluate(snapshot, protocol, route, caller).any(|(_, _, denial)| denial.is_none())
 }
 
 /// The route's targets with the model there, and why the caller may not call it by the protocol, where it may not.
-pub(super) fn judged<'a>(
+pub(super) fn evaluate<'a>(
     snapshot: &'a Snapshot,
     protocol: Protocol,
     route: &'a RouteSettings,
@@ -50,7 +50,7 @@ pub(super) fn judged<'a>(
         let model = target.model.as_ref().unwrap_or(&route.model);
         let entry = snapshot.pool(&target.pool)?;
         let may_not = || (!by_its_name && !caller.may_use_model(model)).then_some(NOT_THIS_MODEL);
-        let obstacle = obstacle(entry, protocol, caller).or_else(may_not);
-        Some((entry, model, obstacle))
+        let denial = denial(entry, protocol, caller).or_else(may_not);
+        Some((entry, model, denial))
     })
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use keypool_core::hash;
 use keypool_core::settings::Strategy;
 use keypool_providers::peek::Peek;
 use keypool_providers::protocol::Protocol;
@@ -15,15 +16,15 @@ use serde_json::value::RawValue;
 
 use super::auth::Caller;
 use super::call::Call;
-use super::route::Route;
+use super::route::PoolTarget;
 
-/// So much of each message counts, beside its length: enough to tell conversations apart.
+/// So much of each message counts, beside its length: enough to finish conversations apart.
 const PART: usize = 4096;
 /// No more messages than this are looked at for the user's first.
 const MAX_MESSAGES: usize = 8;
 
 /// The conversation of a call, on every node the same; `None` where the pool does not ask for it or the call has none.
-pub(super) fn conversation(call: &Call<'_>, route: &Route, caller: &Caller) -> Option<u64> {
+pub(super) fn conversation(call: &Call<'_>, route: &PoolTarget, caller: &Caller) -> Option<u64> {
     let strategy = route.entry.pool.settings().strategy;
     if strategy != Strategy::Affinity || !call.generates {
         return None;
@@ -35,8 +36,8 @@ pub(super) fn conversation(call: &Call<'_>, route: &Route, caller: &Caller) -> O
     }
     let own = affinity_of(&call.peeked, &call.body, call.protocol)?;
     // Callers do not know each other's ids, and a cache is one model's.
-    Some(hash(
-        hash(own, caller.name.as_bytes()),
+    Some(hash::bytes(
+        hash::bytes(own, caller.name.as_bytes()),
         route.model.as_bytes(),
     ))
 }
@@ -55,7 +56,7 @@ fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
         Protocol::Gemini | Protocol::Tavily => None,
     };
     if let Some((id, kind)) = own {
-        return Some(hash(kind, id.as_bytes()));
+        return Some(hash::bytes(kind, id.as_bytes()));
     }
     let part = |range: &Option<Range<usize>>| body.get(range.clone()?);
     let messages = [&peeked.messages, &peeked.contents, &peeked.input];
@@ -129,24 +130,7 @@ impl<'de> Visitor<'de> for &mut Opening {
 
 /// Adds the beginning of a part, and its length.
 fn add(sum: u64, part: &[u8]) -> u64 {
-    hash(sum ^ part.len() as u64, &part[..part.len().min(PART)])
-}
-
-/// A quick hash, the same on every machine; it guards nothing. Folded multiplication, as in wyhash (Wang Yi, 2019).
-fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let fold = |sum: u64, word: u64| {
-        let product =
-            u128::from(sum ^ word ^ ODD) * u128::from(word.rotate_left(32) ^ 0xe703_7ed1_a0b4_28db);
-        (product as u64) ^ ((product >> 64) as u64)
-    };
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let sum = words
-        .iter()
-        .fold(seed, |sum, word| fold(sum, u64::from_le_bytes(*word)));
-    fold(fold(sum, u64::from_le_bytes(last)), bytes.len() as u64)
+    hash::bytes(sum ^ part.len() as u64, &part[..part.len().min(PART)])
 }
 
 #[cfg(test)]
@@ -255,20 +239,5 @@ mod tests {
         ] {
             assert_eq!(of(Protocol::OpenAi, body), None, "{body}");
         }
-    }
-
-    #[test]
-    fn the_hash_differs_with_every_byte_and_with_the_length() {
-        let text = [7u8; 40];
-        let mut seen = std::collections::HashSet::new();
-        for length in 0..=40 {
-            assert!(seen.insert(hash(1, &text[..length])), "{length} bytes");
-        }
-        for at in 0..40 {
-            let mut changed = text;
-            changed[at] = 8;
-            assert!(seen.insert(hash(1, &changed)), "byte {at}");
-        }
-        assert!(seen.insert(hash(2, &text)));
     }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::Class;
-use keypool_core::pool::{Consequence, Demand, Handoff, Lease, Outlook, Pool, Ticket};
+use keypool_core::pool::{Demand, Effect, Handoff, Lease, NextAvailable, Pool, Ticket};
 use tokio::time::sleep_until;
 
 use super::affinity;
-use super::answer::{Answer, Failure, Trouble};
 use super::auth::Caller;
 use super::call::Call;
-use super::route::Route;
-use super::story::Story;
+use super::request_log::RequestLog;
+use super::response::{Answer, Failure, Trouble};
+use super::route::PoolTarget;
 use crate::context::Gateway;
 use crate::snapshot::PoolEntry;
 use crate::telemetry::FailedAttempt;
@@ -22,30 +22,30 @@ pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     call: &'a Call<'a>,
     /// The targets; all before the first are done with.
-    routes: &'a [Route],
+    routes: &'a [PoolTarget],
     at: usize,
-    here: Here,
+    here: TargetState,
     /// Over all targets, as the deadline and what was waited.
     made: u32,
     /// To the first byte of the answer: the first target's `timeouts.total`.
     deadline: Instant,
     waited: Duration,
-    last: Last,
+    last: LastFailure,
     must_stop: bool,
     /// The last failure: the log does not have it until it is known what is done about it.
-    untold: Option<Box<FailedAttempt>>,
+    pending_failure: Option<Box<FailedAttempt>>,
 }
 
 /// The attempts on one target.
-struct Here {
+struct TargetState {
     demand: Demand,
     made: u32,
     max: u32,
     waited: Duration,
 }
 
-impl Here {
-    fn at(route: &Route, call: &Call<'_>, caller: &Caller) -> Self {
+impl TargetState {
+    fn at(route: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
         let demand = Demand {
             conversation: affinity::conversation(call, route, caller),
             ..route.demand()
@@ -61,7 +61,7 @@ impl Here {
 
 /// What the attempts came to so far.
 #[derive(Default)]
-pub(super) struct Last {
+pub(super) struct LastFailure {
     /// The class of the last failure.
     pub(super) class: Option<Class>,
     /// The last answer that a client may be shown, and whose it is.
@@ -125,7 +125,7 @@ impl<'a> Attempts<'a> {
     pub(super) fn new(
         gw: &'a Arc<Gateway>,
         call: &'a Call<'a>,
-        routes: &'a [Route],
+        routes: &'a [PoolTarget],
         caller: &'a Caller,
     ) -> Self {
         Self {
@@ -134,13 +134,13 @@ impl<'a> Attempts<'a> {
             call,
             routes,
             at: 0,
-            here: Here::at(&routes[0], call, caller),
+            here: TargetState::at(&routes[0], call, caller),
             made: 0,
             deadline: gw.clock.now() + routes[0].entry.pool.settings().timeouts.total,
             waited: Duration::ZERO,
-            last: Last::default(),
+            last: LastFailure::default(),
             must_stop: false,
-            untold: None,
+            pending_failure: None,
         }
     }
 
@@ -165,12 +165,12 @@ impl<'a> Attempts<'a> {
     }
 
     /// The target that is being tried.
-    pub(super) fn route(&self) -> &'a Route {
+    pub(super) fn route(&self) -> &'a PoolTarget {
         &self.routes[self.at]
     }
 
     /// The targets that were tried.
-    pub(super) fn tried(&self) -> &'a [Route] {
+    pub(super) fn tried(&self) -> &'a [PoolTarget] {
         &self.routes[..=self.at]
     }
 
@@ -187,32 +187,32 @@ impl<'a> Attempts<'a> {
         &self.here.demand
     }
 
-    pub(super) fn into_last(self) -> Last {
+    pub(super) fn into_last(self) -> LastFailure {
         self.last
     }
 
     /// The key for the next attempt: free now, or waited for; of the next target where this one has none left.
-    pub(super) async fn next_key(&mut self, story: &mut Story) -> Result<Lease, Stop> {
+    pub(super) async fn next_key(&mut self, log: &mut RequestLog) -> Result<Lease, Stop> {
         loop {
-            match self.next_key_here(story).await {
+            match self.next_key_here(log).await {
                 Err(stop) if stop.is_of_this_target() && !self.is_last_target() => {
-                    story.no_key(self.pool(), self.demand(), stop.why(), self.waited);
+                    log.no_key(self.pool(), self.demand(), stop.why(), self.waited);
                     self.at += 1;
-                    self.here = Here::at(self.route(), self.call, self.caller);
+                    self.here = TargetState::at(self.route(), self.call, self.caller);
                 }
                 outcome => {
                     let next = match &outcome {
                         Ok(lease) => self.what_next(lease),
                         Err(stop) => stop.what_next(),
                     };
-                    self.tell_failure(story, next);
+                    self.tell_failure(log, next);
                     return outcome;
                 }
             }
         }
     }
 
-    async fn next_key_here(&mut self, story: &Story) -> Result<Lease, Stop> {
+    async fn next_key_here(&mut self, log: &RequestLog) -> Result<Lease, Stop> {
         if self.must_stop {
             return Err(Stop::MustNotRepeat);
         }
@@ -228,7 +228,7 @@ impl<'a> Attempts<'a> {
             None => {
                 let give_up = self.waits_until(began);
                 let ticket = self.join_queue(give_up)?;
-                self.tell_failure(story, "a key is waited for");
+                self.tell_failure(log, "a key is waited for");
                 let queued = Box::pin(self.wait_for_key(ticket, give_up)).await;
                 let waited = self.gw.clock.now().saturating_duration_since(began);
                 self.waited += waited;
@@ -254,7 +254,7 @@ impl<'a> Attempts<'a> {
 
     fn join_queue(&self, give_up: Instant) -> Result<Ticket, Stop> {
         let (pool, demand) = (self.pool(), &self.here.demand);
-        if !self.is_worth_waiting(pool.outlook(demand), give_up) {
+        if !self.is_worth_waiting(pool.next_available(demand), give_up) {
             return Err(Stop::NoKey);
         }
         pool.join(demand, &self.caller.line())
@@ -264,21 +264,23 @@ impl<'a> Attempts<'a> {
     async fn wait_for_key(&self, mut ticket: Ticket, give_up: Instant) -> Result<Lease, Stop> {
         let (pool, demand) = (self.pool(), &self.here.demand);
         loop {
-            let changed = pool.rests_changed();
+            let changed = pool.cooldowns_changed();
             tokio::pin!(changed);
             // Registered before looking, so that no change falls between.
             changed.as_mut().enable();
-            let outlook = pool.outlook(demand);
-            let look_again = outlook.at.map_or(give_up, |at| at.min(give_up));
+            let next_available = pool.next_available(demand);
+            let after_success = next_available
+                .cooldown_ends
+                .map_or(give_up, |at| at.min(give_up));
             tokio::select! {
                 biased;
                 handoff = &mut ticket.handoff => return match handoff {
                     Ok(Handoff::Lease(lease)) => Ok(lease),
                     Ok(Handoff::Refused) | Err(_) => Err(Stop::QueueFull),
                 },
-                () = std::future::ready(()), if !self.is_worth_waiting(outlook, give_up) => return Err(Stop::NoKey),
+                () = std::future::ready(()), if !self.is_worth_waiting(next_available, give_up) => return Err(Stop::NoKey),
                 () = changed => {}
-                () = sleep_until(look_again.into()) => match self.gw.clock.now() {
+                () = sleep_until(after_success.into()) => match self.gw.clock.now() {
                     now if now < give_up => pool.serve_waiting(),
                     _ if give_up == self.deadline => return Err(Stop::Deadline),
                     _ => return Err(Stop::QueueTimeout),
@@ -288,18 +290,19 @@ impl<'a> Attempts<'a> {
     }
 
     /// A key in use is waited for. One that rests is not where another target follows: this one has no key left.
-    fn is_worth_waiting(&self, outlook: Outlook, give_up: Instant) -> bool {
-        outlook.busy || (self.is_last_target() && outlook.comes_before(give_up))
+    fn is_worth_waiting(&self, next_available: NextAvailable, give_up: Instant) -> bool {
+        next_available.slot_may_free
+            || (self.is_last_target() && next_available.comes_before(give_up))
     }
 
     /// Books a failed attempt: what it means for the key, and what the client may be shown.
-    pub(super) fn failed(&mut self, lease: Lease, failure: Failure, story: &mut Story) {
+    pub(super) fn failed(&mut self, lease: Lease, failure: Failure, log: &mut RequestLog) {
         let Failure {
             fault,
             answer,
             trouble,
             reason,
-            fate_unknown,
+            may_have_run,
             cut_short,
         } = failure;
         // Closed before the slot is given back, so that the provider does not count both.
@@ -308,26 +311,26 @@ impl<'a> Attempts<'a> {
         let backoff = pool.settings().retry.backoff;
         self.here
             .demand
-            .note_failure(lease.place(), self.gw.clock.now() + backoff);
-        self.must_stop = fate_unknown && !self.call.repeatable;
-        let (place, class) = (lease.place(), fault.class);
+            .note_failure(lease.index(), self.gw.clock.now() + backoff);
+        self.must_stop = may_have_run && !self.call.repeatable;
+        let (index, class) = (lease.index(), fault.class);
         let status = answer.as_ref().map(Answer::status);
         let model = Arc::clone(lease.model());
         // A key that got only what others had left of the request's time is not to blame for not answering in it.
-        let consequence = if cut_short {
-            Consequence::default()
+        let effect = if cut_short {
+            Effect::default()
         } else {
             lease.failed(&fault)
         };
-        story.attempt_failed(class, status, &consequence);
-        self.untold = Some(Box::new(FailedAttempt {
+        log.attempt_failed(class, status, &effect);
+        self.pending_failure = Some(Box::new(FailedAttempt {
             pool: Arc::clone(pool),
-            place,
+            index,
             attempt: self.here.made,
             max_attempts: self.here.max,
             status,
             fault,
-            consequence,
+            effect,
             reason,
             model,
         }));
@@ -335,20 +338,20 @@ impl<'a> Attempts<'a> {
         if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {
             self.last.trouble = trouble;
             if self.must_stop {
-                // An earlier answer would tell the client that this call was not run.
+                // An earlier answer would finish the client that this call was not run.
                 self.last.answer = None;
             } else if let Some(answer) = answer {
-                self.last.answer = Some((answer, self.route().entry.clone(), place));
+                self.last.answer = Some((answer, self.route().entry.clone(), index));
             }
         }
     }
 
     /// What is done about the last failure: an attempt with `lease`.
     fn what_next(&self, lease: &Lease) -> &'static str {
-        let failed = self.untold.as_ref();
+        let failed = self.pending_failure.as_ref();
         if self.here.made == 1 {
             "the route's next target is tried"
-        } else if failed.is_some_and(|failed| failed.place == lease.place()) {
+        } else if failed.is_some_and(|failed| failed.index == lease.index()) {
             "the same key is tried again"
         } else {
             "the next key is tried"
@@ -356,13 +359,15 @@ impl<'a> Attempts<'a> {
     }
 
     /// Logs the last failure, now that it is known what is done about it.
-    fn tell_failure(&mut self, story: &Story, next: &str) {
-        let Some(failed) = self.untold.take() else {
+    fn tell_failure(&mut self, log: &RequestLog, next: &str) {
+        let Some(failed) = self.pending_failure.take() else {
             return;
         };
-        failed.log(story.request_id(), next);
-        if failed.consequence.rests_for.is_some() || failed.fault.class == Class::Rejected {
-            self.gw.trouble.look_at(&failed.pool, self.gw.clock.now());
+        failed.log(log.request_id(), next);
+        if failed.effect.cooldown.is_some() || failed.fault.class == Class::Rejected {
+            self.gw
+                .pool_health
+                .after_failure(&failed.pool, self.gw.clock.now());
         }
     }
 }

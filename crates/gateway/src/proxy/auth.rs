@@ -1,4 +1,4 @@
-//! Who calls, and whether it may: virtual keys where they are required, Host and Origin where they are not.
+//! Who calls, and whether it may: virtual keys where they are required, Host and ObjectOrigin where they are not.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -11,7 +11,7 @@ use keypool_providers::protocol;
 
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::objects::Maker;
+use crate::objects::Owner;
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// Who calls.
@@ -92,7 +92,7 @@ impl Caller {
     }
 
     /// As whom it makes objects.
-    pub(super) fn maker(&self) -> Maker {
+    pub(super) fn maker(&self) -> Owner {
         self.key.as_ref().map(|key| Arc::clone(&key.name))
     }
 

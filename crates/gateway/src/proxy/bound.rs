@@ -3,20 +3,20 @@
 //! What is an id, and which answers give new ones, the protocol's table says; who made it, `Objects` remembers.
 
 use http::HeaderName;
-use keypool_core::pool::{GroupId, Lease, Origin};
+use keypool_core::pool::{GroupId, Lease, ObjectOrigin};
 use keypool_providers::objects::{self, Mention, Tells};
 use keypool_providers::protocol::{Protocol, Repeat};
 
-use super::answer::Answer;
 use super::auth::Caller;
 use super::call::Call;
-use super::route::{Route, no_such_object, not_together, not_where_it_goes};
-use super::story::Story;
-use super::target::Target;
+use super::endpoint::MatchedEndpoint;
+use super::request_log::RequestLog;
+use super::response::Answer;
+use super::route::{PoolTarget, no_such_object, not_together, not_where_it_goes};
 use super::upload;
 use crate::context::Gateway;
 use crate::error::GatewayError;
-use crate::objects::{Found, Maker};
+use crate::objects::{Found, Owner};
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// A provider may answer a call with this header by what it made at an earlier one.
@@ -40,14 +40,14 @@ struct Own {
     mention: Mention,
     id: String,
     /// The newest first.
-    origins: Vec<Origin>,
+    origins: Vec<ObjectOrigin>,
 }
 
 /// What is asked for, and by whom: what a call's ids are looked up with.
 pub(super) struct Binding<'a> {
     pub(super) gw: &'a Gateway,
     pub(super) snapshot: &'a Snapshot,
-    pub(super) target: &'a Target<'a>,
+    pub(super) target: &'a MatchedEndpoint<'a>,
     pub(super) call: &'a Call<'a>,
     pub(super) caller: &'a Caller,
 }
@@ -56,9 +56,9 @@ impl Binding<'_> {
     /// Of the pools for a call, those with the group that holds what it names.
     pub(super) fn restrict(
         &self,
-        routes: Vec<Route>,
-        story: &mut Story,
-    ) -> Result<Vec<Route>, GatewayError> {
+        routes: Vec<PoolTarget>,
+        log: &mut RequestLog,
+    ) -> Result<Vec<PoolTarget>, GatewayError> {
         let mut bound = Bound::of(self.gw, self.target, self.call, self.caller);
         if bound.refused {
             return Err(no_such_object());
@@ -86,7 +86,7 @@ impl Binding<'_> {
         let Some(group) = group else {
             return Ok(routes);
         };
-        let held = self.held(&routes, &group, story);
+        let held = self.held(&routes, &group, log);
         match found {
             _ if !held.is_empty() => Ok(held),
             Some((own, _)) if sure => Err(self.is_elsewhere(own, &routes)),
@@ -95,19 +95,24 @@ impl Binding<'_> {
     }
 
     /// Of the pools, those with keys of the group, bound to it.
-    fn held(&self, routes: &[Route], group: &GroupId, story: &mut Story) -> Vec<Route> {
+    fn held(
+        &self,
+        routes: &[PoolTarget],
+        group: &GroupId,
+        log: &mut RequestLog,
+    ) -> Vec<PoolTarget> {
         let is_by_object = self.target.is_by_object();
         let mut held = Vec::with_capacity(routes.len());
         for route in routes {
             match route.entry.pool.group(group) {
-                Some(group) => held.push(Route {
+                Some(group) => held.push(PoolTarget {
                     only_group: Some(group),
                     entry: route.entry.clone(),
                     model: route.model.clone(),
                 }),
                 // Of all pools that might hold an object most do not: that tells nothing.
                 None if is_by_object => {}
-                None => story.passed_over(&route.entry, &route.model, ELSEWHERE),
+                None => log.passed_over(&route.entry, &route.model, ELSEWHERE),
             }
         }
         if is_by_object {
@@ -118,7 +123,7 @@ impl Binding<'_> {
     }
 
     /// The caller's object is with an account that has no key in the pools for this call.
-    fn is_elsewhere(&self, own: &Own, routes: &[Route]) -> GatewayError {
+    fn is_elsewhere(&self, own: &Own, routes: &[PoolTarget]) -> GatewayError {
         let pools = self.snapshot.pools.iter();
         let usable = pools.filter(|entry| self.caller.may_use_pool(entry));
         let holds = |entry: &PoolEntry| {
@@ -131,7 +136,7 @@ impl Binding<'_> {
 }
 
 /// The one group that all keys of these pools belong to. `Some(None)`: they have no keys. `None`: there are several.
-fn only_group(routes: &[Route]) -> Option<Option<GroupId>> {
+fn only_group(routes: &[PoolTarget]) -> Option<Option<GroupId>> {
     let mut only = None;
     let pools = routes.iter().map(|route| &route.entry.pool);
     for pool in pools.filter(|pool| !pool.members().is_empty()) {
@@ -147,7 +152,7 @@ fn only_group(routes: &[Route]) -> Option<Option<GroupId>> {
 }
 
 impl Bound {
-    fn of(gw: &Gateway, target: &Target<'_>, call: &Call<'_>, caller: &Caller) -> Self {
+    fn of(gw: &Gateway, target: &MatchedEndpoint<'_>, call: &Call<'_>, caller: &Caller) -> Self {
         let mut bound = Self::default();
         let maker = caller.maker();
         let mut meet = |mention, id: &str| match gw.objects.find(id, &maker) {
@@ -169,7 +174,7 @@ impl Bound {
         bound
     }
 
-    fn meet_own(&mut self, mention: Mention, id: &str, origins: Vec<Origin>) {
+    fn meet_own(&mut self, mention: Mention, id: &str, origins: Vec<ObjectOrigin>) {
         let known = self.own.iter_mut().find(|own| own.is_where(&origins));
         match known {
             Some(own) if own.mention >= mention => {}
@@ -183,7 +188,7 @@ impl Bound {
     }
 
     /// A group that holds all objects, where there is one; of several one that can be asked.
-    fn one_group(&self, routes: &[Route]) -> Result<(&Own, GroupId), GatewayError> {
+    fn one_group(&self, routes: &[PoolTarget]) -> Result<(&Own, GroupId), GatewayError> {
         let mut common: Option<Vec<GroupId>> = None;
         for own in &self.own {
             let groups = own.groups(routes);
@@ -206,7 +211,7 @@ impl Bound {
     }
 
     /// Of what may be no objects at all, the first that can be served.
-    fn likeliest(&self, routes: &[Route]) -> Option<(&Own, GroupId)> {
+    fn likeliest(&self, routes: &[PoolTarget]) -> Option<(&Own, GroupId)> {
         self.own.iter().find_map(|own| {
             let mut groups = own.groups(routes).into_iter();
             Some((own, groups.find(|group| is_here(group, routes))?))
@@ -215,15 +220,15 @@ impl Bound {
 }
 
 /// Whether one of the pools has keys of the group.
-fn is_here(group: &GroupId, routes: &[Route]) -> bool {
+fn is_here(group: &GroupId, routes: &[PoolTarget]) -> bool {
     let mut pools = routes.iter().map(|route| &route.entry.pool);
     pools.any(|pool| pool.group(group).is_some())
 }
 
 impl Own {
     /// The groups that hold the object now.
-    fn groups(&self, routes: &[Route]) -> Vec<GroupId> {
-        let group = |origin: &Origin| {
+    fn groups(&self, routes: &[PoolTarget]) -> Vec<GroupId> {
+        let group = |origin: &ObjectOrigin| {
             let mut pools = routes.iter().map(|route| &route.entry.pool);
             let now = pools.find_map(|pool| pool.group_of_origin(origin));
             now.unwrap_or_else(|| origin.group_id())
@@ -232,14 +237,14 @@ impl Own {
     }
 
     /// Whether it is at these accounts, and no other.
-    fn is_where(&self, origins: &[Origin]) -> bool {
+    fn is_where(&self, origins: &[ObjectOrigin]) -> bool {
         let both = || self.origins.iter().zip(origins);
         self.origins.len() == origins.len() && both().all(|(own, other)| own.is_account_of(other))
     }
 }
 
 /// Whether the body may name objects: JSON and forms may, a piece of an upload may not.
-fn has_names(target: &Target<'_>, call: &Call<'_>) -> bool {
+fn has_names(target: &MatchedEndpoint<'_>, call: &Call<'_>) -> bool {
     if !target.is_native() {
         return target
             .endpoint
@@ -298,7 +303,12 @@ pub(super) fn note(
 }
 
 /// Remembers the upload that an answer begins; of one that is over, that its address is no credential any more.
-fn note_upload(gw: &Gateway, call: &Call<'_>, (origin, maker): (&Origin, &Maker), answer: &Answer) {
+fn note_upload(
+    gw: &Gateway,
+    call: &Call<'_>,
+    (origin, maker): (&ObjectOrigin, &Owner),
+    answer: &Answer,
+) {
     let headers = &answer.parts.headers;
     if upload::is_over(headers) {
         let id = upload::goes_on_with(call.protocol, call.path, call.query.as_deref());

@@ -20,13 +20,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::early::Unread;
-use super::target::Target;
+use super::endpoint::MatchedEndpoint;
+use super::unread_body::UnreadBody;
 use super::upload;
 use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::Snapshot;
-use crate::upstream::Pieces;
+use crate::upstream::RequestBody;
 
 /// A client that sends nothing of its body for so long is answered 408.
 const BODY_IDLE: Duration = Duration::from_secs(30);
@@ -97,9 +97,9 @@ impl<'a> Call<'a> {
     pub(super) async fn read(
         gw: &Arc<Gateway>,
         snapshot: &Snapshot,
-        target: &'a Target<'_>,
+        target: &'a MatchedEndpoint<'_>,
         parts: &'a Parts,
-        unread: &mut Unread,
+        unread: &mut UnreadBody,
     ) -> Result<Self, GatewayError> {
         let limit = snapshot.settings.server.max_request_body;
         let (body, memory) = read_body(gw, &parts.headers, limit, unread).await?;
@@ -154,7 +154,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// The path for a key's provider, with the key's or route's model in place of the client's where it stands there.
+    /// The path for a key's provider, with the key's or route's model in index of the client's where it stands there.
     pub(super) fn path_for(&self, model: &str) -> Cow<'a, str> {
         match &self.model {
             Some(NamedModel {
@@ -169,24 +169,26 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The body for a key, with its model in place of the client's; all other bytes as they came.
-    pub(super) fn body_for(&self, member: &Member, model: &str) -> Pieces {
+    /// The body for a key, with its model in index of the client's; all other bytes as they came.
+    pub(super) fn body_for(&self, member: &Member, model: &str) -> RequestBody {
         match &self.model {
             Some(NamedModel {
                 name,
                 at: ModelAt::Body(range),
             }) if name != model && (member.model.is_some() || !model.is_empty()) => {
-                Pieces::new(peek::splice(&self.body, range, model))
+                RequestBody::new(peek::splice(&self.body, range, model))
             }
             Some(NamedModel {
                 name,
                 at: ModelAt::Form(range),
-            }) if name != model && (member.model.is_some() || !model.is_empty()) => Pieces::new([
-                self.body.slice(..range.start),
-                Bytes::copy_from_slice(model.as_bytes()),
-                self.body.slice(range.end..),
-            ]),
-            _ => Pieces::new([self.body.clone()]),
+            }) if name != model && (member.model.is_some() || !model.is_empty()) => {
+                RequestBody::new([
+                    self.body.slice(..range.start),
+                    Bytes::copy_from_slice(model.as_bytes()),
+                    self.body.slice(range.end..),
+                ])
+            }
+            _ => RequestBody::new([self.body.clone()]),
         }
     }
 
@@ -325,7 +327,7 @@ async fn read_body(
     gw: &Arc<Gateway>,
     headers: &HeaderMap,
     limit: u64,
-    unread: &mut Unread,
+    unread: &mut UnreadBody,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), GatewayError> {
     let announced = headers
         .get(CONTENT_LENGTH)

@@ -2,25 +2,25 @@
 
 mod access;
 mod affinity;
-mod answer;
 mod attempts;
 mod auth;
 mod body;
 mod bound;
 mod call;
-mod conclude;
-mod early;
-mod forwarder;
+mod endpoint;
+mod final_response;
+mod forward_proxy;
 mod headers;
-mod known;
 mod models;
+mod not_found;
 mod outgoing;
 mod relay;
+mod request_log;
+mod response;
 mod route;
 mod send;
-mod story;
-mod target;
 mod trace_header;
+mod unread_body;
 mod upload;
 
 use std::convert::Infallible;
@@ -38,13 +38,13 @@ pub(crate) use body::OutBody;
 
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use answer::Reply;
 use attempts::Attempts;
 use auth::Caller;
 use call::Call;
-use route::Route;
-use story::Story;
-use target::Target;
+use endpoint::MatchedEndpoint;
+use request_log::RequestLog;
+use response::Reply;
+use route::PoolTarget;
 
 /// Answers one client request, whatever happens to it.
 ///
@@ -55,11 +55,11 @@ pub(crate) fn handle(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<OutBody>, Infallible>> + Send {
     let (parts, incoming) = request.into_parts();
-    let mut story = Story::begin(&gw, &parts);
-    let mut unread = early::Unread::new(&gw, &parts, incoming);
+    let mut log = RequestLog::begin(&gw, &parts);
+    let mut unread = unread_body::UnreadBody::new(&gw, &parts, incoming);
     async move {
         let outcome = {
-            let answering = answer_request(&gw, peer, &parts, &mut unread, &mut story);
+            let answering = answer_request(&gw, peer, &parts, &mut unread, &mut log);
             let mut answering = std::pin::pin!(answering);
             // When the time of a shutdown is up, the connection is woken, and so this.
             poll_fn(|cx| match gw.is_ending() {
@@ -71,8 +71,8 @@ pub(crate) fn handle(
         unread.discard();
         Ok(match outcome {
             Some(Ok(response)) => response,
-            Some(Err((error, protocol))) => story.tell_error(error.render(protocol)).map(whole),
-            None => story.tell_shutdown(shut_down(&gw, &parts)).map(whole),
+            Some(Err((error, protocol))) => log.finish_error(error.render(protocol)).map(whole),
+            None => log.finish_shutdown(shut_down(&gw, &parts)).map(whole),
         })
     }
 }
@@ -84,31 +84,31 @@ async fn answer_request(
     gw: &Arc<Gateway>,
     peer: SocketAddr,
     parts: &http::request::Parts,
-    unread: &mut early::Unread,
-    story: &mut Story,
+    unread: &mut unread_body::UnreadBody,
+    log: &mut RequestLog,
 ) -> Result<Response<OutBody>, Failed> {
     headers::check_size(parts)?;
     let snapshot = gw.snapshot();
-    let target = Target::find(&snapshot, parts)?;
+    let target = MatchedEndpoint::find(&snapshot, parts)?;
     let protocol = target.protocol;
     let in_form = |error| (error, protocol);
 
     let began = upload::maker(gw, protocol, &target.path, parts);
     let caller = Caller::authenticate(gw, &snapshot, parts, peer, began).map_err(in_form)?;
-    story.called_by(&caller.name, caller.may_see_traces());
+    log.set_caller(&caller.name, caller.may_see_traces());
     target.check_known(&caller).map_err(in_form)?;
     if let Some(models) = target.models_call() {
         // Boxed, as all that is seldom needed: it would make every request larger.
         let listed = Box::pin(models::answer(gw, &snapshot, &target, models, &caller)).await;
         return listed
-            .map(|response| story.tell(response).map(whole))
+            .map(|response| log.finish(response).map(whole))
             .map_err(in_form);
     }
 
     let call = Call::read(gw, &snapshot, &target, parts, unread)
         .await
         .map_err(in_form)?;
-    let routes = route::find(&snapshot, &target, &call, &caller, story).map_err(in_form)?;
+    let routes = route::find(&snapshot, &target, &call, &caller, log).map_err(in_form)?;
     let binding = bound::Binding {
         gw,
         snapshot: &snapshot,
@@ -116,9 +116,9 @@ async fn answer_request(
         call: &call,
         caller: &caller,
     };
-    let routes = binding.restrict(routes, story).map_err(in_form)?;
-    story.entry = routes.first().map(|route| route.entry.clone());
-    serve(gw, &call, &routes, &caller, story)
+    let routes = binding.restrict(routes, log).map_err(in_form)?;
+    log.entry = routes.first().map(|route| route.entry.clone());
+    serve(gw, &call, &routes, &caller, log)
         .await
         .map_err(in_form)
 }
@@ -127,29 +127,29 @@ async fn answer_request(
 async fn serve(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
-    routes: &[Route],
+    routes: &[PoolTarget],
     caller: &Caller,
-    story: &mut Story,
+    log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
     let mut attempts = Attempts::new(gw, call, routes, caller);
     let makes_anew = bound::makes_anew(gw, call, caller);
     loop {
-        let mut lease = match attempts.next_key(story).await {
+        let mut lease = match attempts.next_key(log).await {
             Ok(lease) => lease,
-            Err(stop) => return conclude::conclude(attempts, stop, story),
+            Err(stop) => return final_response::final_response(attempts, stop, log),
         };
         let route = attempts.route();
-        story.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
+        log.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(mut answer, class) => {
                 bound::note(gw, (call, makes_anew), caller, &lease, &answer);
                 if call.protocol == Protocol::Gemini {
                     upload::point_here(call.uri, call.headers, &mut answer.parts.headers);
                 }
-                let relayed = relay::relay(gw, call, answer, lease, class, story);
+                let relayed = relay::relay(gw, call, answer, lease, class, log);
                 return Ok(relayed.map(OutBody::Relay));
             }
-            Reply::Failed(failure) => attempts.failed(lease, failure, story),
+            Reply::Failed(failure) => attempts.failed(lease, failure, log),
         }
     }
 }
@@ -158,7 +158,7 @@ async fn serve(
 fn shut_down(gw: &Gateway, parts: &http::request::Parts) -> Response<Bytes> {
     let message = "this gateway was shut down before there was an answer: send the request again";
     let snapshot = gw.snapshot();
-    let protocol = match Target::find(&snapshot, parts) {
+    let protocol = match MatchedEndpoint::find(&snapshot, parts) {
         Ok(target) => target.protocol,
         Err((_, protocol)) => protocol,
     };

@@ -14,14 +14,14 @@ use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
-use super::access::is_open;
+use super::access::is_callable;
 use super::auth::Caller;
+use super::endpoint::MatchedEndpoint;
 use super::outgoing::Outgoing;
-use super::target::Target;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{PoolEntry, Snapshot};
-use crate::upstream::Pieces;
+use crate::upstream::RequestBody;
 
 /// A provider that takes longer is left out.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const MAX_LIST: usize = 8 << 20;
 pub(super) async fn answer(
     gw: &Gateway,
     snapshot: &Snapshot,
-    target: &Target<'_>,
+    target: &MatchedEndpoint<'_>,
     call: &ModelsCall,
     caller: &Caller,
 ) -> Result<Response<Bytes>, GatewayError> {
@@ -84,9 +84,9 @@ pub(super) async fn answer(
 }
 
 /// The routes that the caller may call by the protocol; not where the path names a pool.
-fn routes(snapshot: &Snapshot, target: &Target<'_>, caller: &Caller) -> Vec<ListedModel> {
+fn routes(snapshot: &Snapshot, target: &MatchedEndpoint<'_>, caller: &Caller) -> Vec<ListedModel> {
     let usable = |route: &&RouteSettings| {
-        target.pool.is_none() && is_open(snapshot, target.protocol, route, caller)
+        target.pool.is_none() && is_callable(snapshot, target.protocol, route, caller)
     };
     let routes = snapshot.settings.routes.iter().filter(usable);
     let listed = routes.map(|route| ListedModel {
@@ -171,7 +171,7 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let reports = entry.pool.report();
     let resting = |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
     let usable = reports.iter().position(|report| report.is_available);
-    let place = usable.or_else(|| reports.iter().position(resting))?;
+    let index = usable.or_else(|| reports.iter().position(resting))?;
     let mut headers = HeaderMap::new();
     for (name, value) in list.headers {
         headers.insert(
@@ -190,10 +190,10 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         method: &Method::GET,
         query: Some(list.query).filter(|query| !query.is_empty()),
         headers: headers.iter().collect(),
-        body: Pieces::default(),
+        body: RequestBody::default(),
     };
-    let member = &entry.pool.members()[place];
-    let request = || outgoing().request_for(list.path, entry, place);
+    let member = &entry.pool.members()[index];
+    let request = || outgoing().request_for(list.path, entry, index);
     let connect = entry.pool.settings().timeouts.connect;
     let answer = gw
         .upstream

@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, Method};
 use keypool_providers::protocol::Protocol;
 
 use crate::snapshot::PoolEntry;
-use crate::upstream::{Ask, Pieces};
+use crate::upstream::{RequestBody, UpstreamRequest};
 
 /// What is asked of a provider, but for the key.
 pub(super) struct Outgoing<'a> {
@@ -12,20 +12,20 @@ pub(super) struct Outgoing<'a> {
     pub(super) method: &'a Method,
     pub(super) query: Option<&'a str>,
     pub(super) headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
-    pub(super) body: Pieces,
+    pub(super) body: RequestBody,
 }
 
 impl<'a> Outgoing<'a> {
-    /// The request for the key at `place`, with `path` as a client of the protocol would send it. `None` where the
+    /// The request for the key at `index`, with `path` as a client of the protocol would send it. `None` where the
     /// configuration let something pass that cannot be sent.
     pub(super) fn request_for(
         self,
         path: &str,
         entry: &'a PoolEntry,
-        place: usize,
-    ) -> Option<Ask<'a>> {
-        let key = entry.wire.key(place);
-        let base_path = entry.pool.members()[place].base_url.path();
+        index: usize,
+    ) -> Option<UpstreamRequest<'a>> {
+        let key = entry.headers.key(index);
+        let base_path = entry.pool.members()[index].base_url.path();
         let mut target = entry.dialect.upstream_path(self.protocol, base_path, path);
         if let Some(query) = self.query {
             target.push('?');
@@ -33,6 +33,6 @@ impl<'a> Outgoing<'a> {
         }
         let mut headers = self.headers;
         headers.push(key.credential(self.protocol)?);
-        Ask::new(self.method, target, key.host.as_ref()?, headers, self.body)
+        UpstreamRequest::new(self.method, target, key.host.as_ref()?, headers, self.body)
     }
 }

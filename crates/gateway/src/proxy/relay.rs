@@ -20,14 +20,14 @@ use keypool_providers::protocol::Protocol;
 use keypool_providers::sse::EventScanner;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::answer::Answer;
 use super::call::Call;
 use super::headers::{UPSTREAM_REQUEST_ID, strip_answer};
+use super::request_log::{RequestLog, SHUTDOWN};
+use super::response::Answer;
 use super::send::is_event_stream;
-use super::story::{SHUTDOWN, Story};
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::turn;
+use crate::task_poll;
 use crate::upstream::UpstreamBody;
 
 /// So many pieces of an event stream are handed over at once.
@@ -60,7 +60,7 @@ pub(crate) struct Relay {
     idle: Option<Pin<Box<Sleep>>>,
     idle_limit: Duration,
     lease: Option<Lease>,
-    story: Story,
+    log: RequestLog,
     broke_off: Option<BreakOff>,
     /// The turn in which the provider's connection was let go first, since the last piece came.
     yielded_in: Option<u64>,
@@ -84,11 +84,11 @@ pub(super) fn relay(
     answer: Answer,
     lease: Lease,
     class: Class,
-    story: &mut Story,
+    log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
     let idle_limit = lease.pool().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
-    let mut response = head(answer.parts, story);
+    let mut response = head(answer.parts, log);
     if events.is_some() {
         // If the provider breaks off, an error is added.
         response.headers_mut().remove(CONTENT_LENGTH);
@@ -99,7 +99,7 @@ pub(super) fn relay(
     {
         end(gw, lease, class);
     }
-    let story = story.hand_over();
+    let log = log.hand_over();
     let relay = Relay {
         gw: Arc::clone(gw),
         protocol: call.protocol,
@@ -109,7 +109,7 @@ pub(super) fn relay(
         idle: None,
         idle_limit,
         lease,
-        story,
+        log,
         broke_off: None,
         yielded_in: None,
     };
@@ -121,15 +121,12 @@ pub(super) fn last_answer(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
     answer: Answer,
-    story: &mut Story,
+    log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
-    let idle_limit = story
-        .entry
-        .as_ref()
-        .map_or(Duration::from_secs(60), |entry| {
-            entry.pool.settings().timeouts.idle
-        });
-    let response = head(answer.parts, story);
+    let idle_limit = log.entry.as_ref().map_or(Duration::from_secs(60), |entry| {
+        entry.pool.settings().timeouts.idle
+    });
+    let response = head(answer.parts, log);
     let relay = Relay {
         gw: Arc::clone(gw),
         protocol: call.protocol,
@@ -139,21 +136,21 @@ pub(super) fn last_answer(
         idle: None,
         idle_limit,
         lease: None,
-        story: story.hand_over(),
+        log: log.hand_over(),
         broke_off: None,
         yielded_in: None,
     };
     response.map(|()| Box::new(relay.if_over()))
 }
 
-fn head(parts: http::response::Parts, story: &mut Story) -> Response<()> {
+fn head(parts: http::response::Parts, log: &mut RequestLog) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
-    let request_id = story
+    let request_id = log
         .entry
         .as_ref()
         .and_then(|entry| strip_answer(response.headers_mut(), entry.dialect));
-    story.head(&mut response);
+    log.head(&mut response);
     if let Some(id) = request_id {
         response.headers_mut().insert(UPSTREAM_REQUEST_ID, id);
     }
@@ -164,7 +161,7 @@ fn head(parts: http::response::Parts, story: &mut Story) -> Response<()> {
 fn end(gw: &Gateway, lease: Lease, class: Class) {
     let pool = Arc::clone(lease.pool());
     let _ = lease.failed(&Fault::of(class));
-    gw.trouble.look_again(&pool, gw.clock.now());
+    gw.pool_health.after_success(&pool, gw.clock.now());
 }
 
 impl Relay {
@@ -184,7 +181,7 @@ impl Relay {
     /// Where there is no body, nobody asks for its end.
     fn if_over(mut self) -> Self {
         if self.is_over() {
-            self.story.end("");
+            self.log.end("");
         }
         self
     }
@@ -211,7 +208,7 @@ impl Relay {
                 return end.poll(cx);
             }
             let Some(upstream) = self.upstream.as_mut() else {
-                self.story.end("");
+                self.log.end("");
                 return Poll::Ready(None);
             };
             match Pin::new(upstream).poll_frame(cx) {
@@ -247,7 +244,7 @@ impl Relay {
     fn has_all_that_came(&mut self) -> bool {
         let upstream = self.upstream.as_ref();
         upstream.is_none_or(UpstreamBody::hides_nothing)
-            || *self.yielded_in.get_or_insert(turn::current()) != turn::current()
+            || *self.yielded_in.get_or_insert(task_poll::current()) != task_poll::current()
     }
 
     /// Whether what is ready goes out without waiting for more: bodies that are no event stream come in large
@@ -274,7 +271,7 @@ impl Relay {
         }
         // A client that knows the length does not ask for the end.
         if self.is_over() {
-            self.story.end("");
+            self.log.end("");
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -320,16 +317,18 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             let (pool, number, name) = (
                 Arc::clone(lease.pool()),
-                lease.place() + 1,
+                lease.index() + 1,
                 Arc::clone(&lease.member().name),
             );
-            let consequence = lease.failed(&Fault::of(Class::UpstreamTrouble));
-            crate::telemetry::answer_broke(self.story.request_id(), &pool, number, &name, what);
-            if consequence.set_aside {
-                self.gw.trouble.look_at(&pool, self.gw.clock.now());
+            let effect = lease.failed(&Fault::of(Class::UpstreamTrouble));
+            crate::telemetry::answer_broke(self.log.request_id(), &pool, number, &name, what);
+            if effect.ejected {
+                self.gw
+                    .pool_health
+                    .after_failure(&pool, self.gw.clock.now());
             }
         }
-        self.story.end("answer broke off");
+        self.log.end("answer broke off");
         self.tell_the_end("the provider broke off this answer; what came so far is not complete: send the request again");
     }
 
@@ -337,7 +336,7 @@ impl Relay {
     fn cut_short(&mut self) {
         self.upstream = None;
         self.lease = None;
-        self.story.end(SHUTDOWN);
+        self.log.end(SHUTDOWN);
         self.tell_the_end(
             "this gateway was shut down before the answer was complete: send the request again",
         );
@@ -355,7 +354,7 @@ impl Relay {
             }
             None => {
                 self.broke_off = Some(BreakOff {
-                    found_in: turn::current(),
+                    found_in: task_poll::current(),
                 });
             }
         }
@@ -383,7 +382,7 @@ impl Relay {
 impl BreakOff {
     /// In the turn in which it was found, hyper would drop what it has not written yet, the head included.
     fn poll<T>(self, cx: &mut Context<'_>) -> Poll<Option<Result<T, BrokeOff>>> {
-        if self.found_in == turn::current() {
+        if self.found_in == task_poll::current() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

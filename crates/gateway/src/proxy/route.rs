@@ -6,17 +6,17 @@ use keypool_core::pool::{Demand, OnlyGroup};
 use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::Protocol;
 
-use super::access::{NOT_THIS_MODEL, judged, obstacle};
+use super::access::{NOT_THIS_MODEL, denial, evaluate};
 use super::auth::Caller;
 use super::call::Call;
-use super::known;
-use super::story::Story;
-use super::target::Target;
+use super::endpoint::MatchedEndpoint;
+use super::not_found;
+use super::request_log::RequestLog;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{NoRoute, PoolEntry, Snapshot};
 
 /// One pool that may serve a call.
-pub(super) struct Route {
+pub(super) struct PoolTarget {
     pub(super) entry: PoolEntry,
     /// The model as the pool's provider names it; empty where the call names none.
     pub(super) model: Arc<str>,
@@ -24,7 +24,7 @@ pub(super) struct Route {
     pub(super) only_group: Option<OnlyGroup>,
 }
 
-impl Route {
+impl PoolTarget {
     fn to(entry: &PoolEntry, model: impl Into<Arc<str>>) -> Self {
         Self {
             entry: entry.clone(),
@@ -45,32 +45,36 @@ impl Route {
 /// The pools that may serve the call, at least one.
 pub(super) fn find(
     snapshot: &Snapshot,
-    target: &Target<'_>,
+    target: &MatchedEndpoint<'_>,
     call: &Call<'_>,
     caller: &Caller,
-    story: &mut Story,
-) -> Result<Vec<Route>, GatewayError> {
+    log: &mut RequestLog,
+) -> Result<Vec<PoolTarget>, GatewayError> {
     Ok(match (target.pool, call.model_name()) {
         (Some(entry), named) => vec![in_pool(entry, named, caller)?],
         (None, None) if target.is_by_object() => holding(snapshot, target, caller)?,
-        (None, None) => vec![Route::to(first_pool(snapshot, target, caller)?, "")],
-        (None, Some(named)) => by_model(snapshot, target.protocol, named, caller, story)?,
+        (None, None) => vec![PoolTarget::to(first_pool(snapshot, target, caller)?, "")],
+        (None, Some(named)) => by_model(snapshot, target.protocol, named, caller, log)?,
     })
 }
 
-fn in_pool(entry: &PoolEntry, named: Option<&str>, caller: &Caller) -> Result<Route, GatewayError> {
+fn in_pool(
+    entry: &PoolEntry,
+    named: Option<&str>,
+    caller: &Caller,
+) -> Result<PoolTarget, GatewayError> {
     if !caller.may_use_pool(entry) {
         return Err(pool_not_allowed(entry.pool.name()));
     }
     let Some(named) = named else {
-        return Ok(Route::to(entry, ""));
+        return Ok(PoolTarget::to(entry, ""));
     };
     let prefix = format!("{}/", entry.pool.name());
     let model = named.strip_prefix(&prefix).unwrap_or(named);
     if !caller.may_use_model(model) && !caller.may_use_model(named) {
         return Err(model_not_allowed(named));
     }
-    Ok(Route::to(entry, model))
+    Ok(PoolTarget::to(entry, model))
 }
 
 fn by_model(
@@ -78,25 +82,25 @@ fn by_model(
     protocol: Protocol,
     named: &str,
     caller: &Caller,
-    story: &mut Story,
-) -> Result<Vec<Route>, GatewayError> {
+    log: &mut RequestLog,
+) -> Result<Vec<PoolTarget>, GatewayError> {
     if let Some(route) = snapshot.route(named) {
-        return by_route(snapshot, protocol, route, caller, story);
+        return by_route(snapshot, protocol, route, caller, log);
     }
     let may_use = |entry: &PoolEntry| caller.may_use_pool(entry);
     let resolved = snapshot.resolve(protocol, named, may_use);
     let (entry, model) = resolved.map_err(|error| {
-        pass_over_all(snapshot, protocol, named, caller, story);
+        pass_over_all(snapshot, protocol, named, caller, log);
         match error {
             NoRoute::NotAllowed => model_not_allowed(named),
-            NoRoute::Unknown => known::not_found(snapshot, protocol, named, caller),
+            NoRoute::Unknown => not_found::not_found(snapshot, protocol, named, caller),
         }
     })?;
     if !caller.may_use_model(model) && !caller.may_use_model(named) {
-        story.passed_over(entry, &model.into(), NOT_THIS_MODEL);
+        log.passed_over(entry, &model.into(), NOT_THIS_MODEL);
         return Err(model_not_allowed(named));
     }
-    Ok(vec![Route::to(entry, model)])
+    Ok(vec![PoolTarget::to(entry, model)])
 }
 
 /// Notes of every pool why it does not serve `model`.
@@ -105,12 +109,12 @@ fn pass_over_all(
     protocol: Protocol,
     model: &str,
     caller: &Caller,
-    story: &mut Story,
+    log: &mut RequestLog,
 ) {
     let model: Arc<str> = model.into();
     for entry in &snapshot.pools {
-        let why = obstacle(entry, protocol, caller).unwrap_or("it does not serve this model");
-        story.passed_over(entry, &model, why);
+        let why = denial(entry, protocol, caller).unwrap_or("it does not serve this model");
+        log.passed_over(entry, &model, why);
     }
 }
 
@@ -120,13 +124,13 @@ fn by_route(
     protocol: Protocol,
     route: &RouteSettings,
     caller: &Caller,
-    story: &mut Story,
-) -> Result<Vec<Route>, GatewayError> {
+    log: &mut RequestLog,
+) -> Result<Vec<PoolTarget>, GatewayError> {
     let mut routes = Vec::with_capacity(route.targets.len());
-    for (entry, model, obstacle) in judged(snapshot, protocol, route, caller) {
-        match obstacle {
-            Some(why) => story.passed_over(entry, model, why),
-            None => routes.push(Route::to(entry, Arc::clone(model))),
+    for (entry, model, denial) in evaluate(snapshot, protocol, route, caller) {
+        match denial {
+            Some(why) => log.passed_over(entry, model, why),
+            None => routes.push(PoolTarget::to(entry, Arc::clone(model))),
         }
     }
     if !routes.is_empty() {
@@ -145,14 +149,14 @@ fn by_route(
 /// All pools that may hold objects of the protocol and that the caller may use.
 fn holding(
     snapshot: &Snapshot,
-    target: &Target<'_>,
+    target: &MatchedEndpoint<'_>,
     caller: &Caller,
-) -> Result<Vec<Route>, GatewayError> {
+) -> Result<Vec<PoolTarget>, GatewayError> {
     let holds = |entry: &&PoolEntry| entry.holds_objects_of(target.protocol);
     let pools = snapshot.pools.iter().filter(holds);
-    let routes: Vec<Route> = pools
+    let routes: Vec<PoolTarget> = pools
         .filter(|entry| caller.may_use_pool(entry))
-        .map(|entry| Route::to(entry, ""))
+        .map(|entry| PoolTarget::to(entry, ""))
         .collect();
     if routes.is_empty() {
         first_pool(snapshot, target, caller)?;
@@ -163,7 +167,7 @@ fn holding(
 
 fn first_pool<'a>(
     snapshot: &'a Snapshot,
-    target: &Target<'_>,
+    target: &MatchedEndpoint<'_>,
     caller: &Caller,
 ) -> Result<&'a PoolEntry, GatewayError> {
     let first =
@@ -208,7 +212,7 @@ pub(super) fn not_together(one: &str, other: &str) -> GatewayError {
 /// An object of the caller's own, and the pools that it may use where the object is.
 pub(super) fn not_where_it_goes<'a>(
     id: &str,
-    routes: &[Route],
+    routes: &[PoolTarget],
     there: impl Iterator<Item = &'a PoolEntry>,
 ) -> GatewayError {
     let named = |entry: &PoolEntry| format!("\"{}\"", entry.pool.name());

@@ -13,15 +13,15 @@ use keypool_providers::protocol;
 use keypool_providers::sse::{Opening, OpeningScanner, event_data};
 use tokio::time::timeout_at;
 
-use super::answer::{Answer, Failure, Reply, Trouble};
 use super::call::Call;
-use super::forwarder;
+use super::forward_proxy;
 use super::headers::{forwarded, may_have_body};
 use super::outgoing::Outgoing;
-use super::route::Route;
+use super::response::{Answer, Failure, Reply, Trouble};
+use super::route::PoolTarget;
 use crate::context::Gateway;
 use crate::telemetry::redact;
-use crate::upstream::{Ask, UpstreamBody};
+use crate::upstream::{UpstreamBody, UpstreamRequest};
 
 /// So much of an answer is looked at before it is relayed.
 const LOOK_AT: usize = 64 * 1024;
@@ -37,7 +37,7 @@ const ERROR_BODY: Duration = Duration::from_secs(10);
 pub(super) async fn send(
     gw: &Gateway,
     call: &Call<'_>,
-    route: &Route,
+    route: &PoolTarget,
     lease: &Lease,
     deadline: Instant,
 ) -> Reply {
@@ -66,7 +66,7 @@ pub(super) async fn send(
         Err(_) => return Reply::Failed(time.out()),
     };
     let secret = lease.member().key.secret().expose();
-    if let Some(failure) = forwarder::refused(&answer, base_url, proxy, secret) {
+    if let Some(failure) = forward_proxy::refused(&answer, base_url, proxy, secret) {
         return Reply::Failed(failure);
     }
     let reader = Reader {
@@ -91,7 +91,7 @@ struct Time {
 
 impl Time {
     fn out(&self) -> Failure {
-        let failure = Failure::on_the_way(Trouble::Timeout(self.limit), true);
+        let failure = Failure::no_response(Trouble::Timeout(self.limit), true);
         Failure {
             cut_short: self.cut_short,
             ..failure
@@ -100,7 +100,11 @@ impl Time {
 }
 
 /// The request as this key's provider takes it.
-fn request<'a>(call: &'a Call<'_>, route: &'a Route, lease: &Lease) -> Option<Ask<'a>> {
+fn request<'a>(
+    call: &'a Call<'_>,
+    route: &'a PoolTarget,
+    lease: &Lease,
+) -> Option<UpstreamRequest<'a>> {
     let member = lease.member();
     let model = if route.model.is_empty() {
         &route.model
@@ -114,14 +118,14 @@ fn request<'a>(call: &'a Call<'_>, route: &'a Route, lease: &Lease) -> Option<As
         headers: forwarded(call.headers, route.entry.dialect),
         body: call.body_for(member, model),
     };
-    outgoing.request_for(&call.path_for(model), &route.entry, lease.place())
+    outgoing.request_for(&call.path_for(model), &route.entry, lease.index())
 }
 
 /// Reads the beginning of an answer and says what it means.
 struct Reader<'a> {
     gw: &'a Gateway,
     call: &'a Call<'a>,
-    route: &'a Route,
+    route: &'a PoolTarget,
     lease: &'a Lease,
     time: Time,
 }
@@ -134,7 +138,7 @@ impl Reader<'_> {
         if status.is_client_error() || status.is_server_error() {
             let until = self.gw.clock.now() + ERROR_BODY;
             if self.fill(&mut answer, MAX_ERROR, until).await.is_err() {
-                // What came of the body is enough to class it by, and to tell the client.
+                // What came of the body is enough to class it by, and to finish the client.
                 answer = answer.kept();
             }
             let body = answer.read_bytes();
@@ -166,7 +170,7 @@ impl Reader<'_> {
         while answer.rest.is_some() && answer.read_length() <= LOOK_AT {
             let known = answer.read_length();
             if let Err(trouble) = self.fill_one(&mut answer, far).await {
-                return Reply::Failed(Failure::on_the_way(trouble, true));
+                return Reply::Failed(Failure::no_response(trouble, true));
             }
             // Without white space: a provider may send any amount of it, in pieces of a byte.
             let new = answer.read_since(known);
@@ -184,7 +188,7 @@ impl Reader<'_> {
     async fn read_small(&self, mut answer: Answer) -> Reply {
         let far = self.gw.clock.now() + FAR;
         if let Err(trouble) = self.fill(&mut answer, LOOK_AT, far).await {
-            return Reply::Failed(Failure::on_the_way(trouble, true));
+            return Reply::Failed(Failure::no_response(trouble, true));
         }
         if answer.rest.is_some() {
             return Reply::Relay(answer, Class::Success);
@@ -208,7 +212,7 @@ impl Reader<'_> {
                 release_at.min(self.time.head_by)
             };
             let coming = async {
-                others_first(until).await?;
+                yield_and_check_deadline(until).await?;
                 timeout_at(until.into(), body.frame()).await.map_err(drop)
             };
             match coming.await {
@@ -221,7 +225,7 @@ impl Reader<'_> {
                     let trouble = Trouble::Unreachable(format!(
                         "the stream broke before its first event: {error}"
                     ));
-                    return Reply::Failed(Failure::on_the_way(trouble, true));
+                    return Reply::Failed(Failure::no_response(trouble, true));
                 }
                 Ok(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else {
@@ -266,7 +270,7 @@ impl Reader<'_> {
             return Ok(());
         };
         let limit = until.min(self.gw.clock.now() + self.time.idle);
-        others_first(limit)
+        yield_and_check_deadline(limit)
             .await
             .map_err(|_| Trouble::Timeout(self.time.idle))?;
         match timeout_at(limit.into(), body.frame()).await {
@@ -306,7 +310,7 @@ impl Reader<'_> {
             answer: Some(answer),
             trouble: None,
             reason,
-            fate_unknown: false,
+            may_have_run: false,
             cut_short: false,
         })
     }
@@ -314,7 +318,7 @@ impl Reader<'_> {
 
 /// Lets other connections have their turn now and then: a body that is always there would hold them up. Fails when it
 /// is later than `until`, which a wait for what is there never finds out.
-async fn others_first(until: Instant) -> Result<(), ()> {
+async fn yield_and_check_deadline(until: Instant) -> Result<(), ()> {
     tokio::task::coop::consume_budget().await;
     if tokio::time::Instant::now() >= until.into() {
         return Err(());
@@ -323,7 +327,7 @@ async fn others_first(until: Instant) -> Result<(), ()> {
 }
 
 /// Whether a JSON text, its white space left out, begins with an object (alone or in an array) whose first key is
-/// `error`; `None`: too short to tell.
+/// `error`; `None`: too short to finish.
 fn begins_like_error(text: &[u8]) -> Option<bool> {
     let mut rest = text;
     for token in [&b"["[..], b"{", b"\"error\""] {

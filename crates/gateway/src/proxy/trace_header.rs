@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderValue};
-use keypool_core::pool::{By, Obstacle};
+use keypool_core::pool::{Obstacle, SelectedBy};
 
 use super::access::NOT_THIS_POOL;
+use crate::prebuilt_headers::name_value;
 use crate::traces::{Outcome, Step};
-use crate::wire::name_value;
 
 /// The header's name, in requests (`1` asks for it) and in answers.
 pub(super) const NAME: &str = "x-keypool-trace";
@@ -33,7 +33,7 @@ pub(super) fn of(steps: &[Step]) -> Option<HeaderValue> {
             line.push_str(": ");
             pool = Some(&step.pool_name);
         }
-        tell(&mut line, step);
+        finish(&mut line, step);
         if line.len() > MAX_LENGTH - 4 {
             line.truncate(before);
             line.push_str(" ...");
@@ -49,7 +49,7 @@ fn is_hidden(step: &Step) -> bool {
     matches!(step.outcome, Outcome::PassedOver(NOT_THIS_POOL))
 }
 
-fn tell(line: &mut String, step: &Step) {
+fn finish(line: &mut String, step: &Step) {
     let choice = &step.choice;
     if let Outcome::PassedOver(why) = step.outcome {
         line.push_str("passed over: ");
@@ -70,7 +70,7 @@ fn tell(line: &mut String, step: &Step) {
     }
     let mut told: Vec<String> = counts
         .iter()
-        .map(|(obstacle, count)| format!("{count} {}", obstacle.as_str().replace('_', "-")))
+        .map(|(denial, count)| format!("{count} {}", denial.as_str().replace('_', "-")))
         .collect();
     if choice.more > 0 {
         told.push(format!("{} more not", choice.more));
@@ -83,7 +83,7 @@ fn tell(line: &mut String, step: &Step) {
         let _ = write!(line, "waited {} ms; ", step.waited.as_millis());
     }
     if let Some(name) = &step.key_name {
-        let by = choice.by.map_or("", By::as_str);
+        let by = choice.by.map_or("", SelectedBy::as_str);
         let _ = write!(line, "\"{}\" by {by}; ", encoded(name));
     }
     let ms = step.took.as_millis();

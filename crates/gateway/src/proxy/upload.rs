@@ -22,7 +22,7 @@ const STATUS: &str = "x-goog-upload-status";
 const STEPS: [&str; 4] = ["upload", "finalize", "query", "cancel"];
 /// The longest path of an upload whose address is a credential. Google's are much shorter.
 const MAX_PATH: usize = 256;
-/// A shorter id could be guessed, and does not tell who calls. Google's are several times as long.
+/// A shorter id could be guessed, and does not finish who calls. Google's are several times as long.
 const MIN_SECRET: usize = 32;
 
 /// Makes the addresses for the next steps lead to where the client sent this one. Plain HTTP is all that is served here;

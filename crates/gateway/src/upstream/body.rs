@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::Breakage;
 use super::http1::Http1;
 use super::http2::Stream;
-use super::idle::{IdleConnections, Place};
+use super::idle::{Destination, IdleConnections};
 
 /// An answer's body. When it has been read to its end, its connection is free for the next request.
 pub(crate) struct UpstreamBody(Source);
@@ -20,7 +20,7 @@ pub(crate) struct UpstreamBody(Source);
 enum Source {
     Http1 {
         http1: Box<Http1>,
-        place: Place,
+        destination: Destination,
         idle: Arc<IdleConnections>,
     },
     Http2 {
@@ -33,8 +33,16 @@ enum Source {
 }
 
 impl UpstreamBody {
-    pub(super) fn of_http1(http1: Box<Http1>, place: Place, idle: Arc<IdleConnections>) -> Self {
-        let source = Source::Http1 { http1, place, idle };
+    pub(super) fn of_http1(
+        http1: Box<Http1>,
+        destination: Destination,
+        idle: Arc<IdleConnections>,
+    ) -> Self {
+        let source = Source::Http1 {
+            http1,
+            destination,
+            idle,
+        };
         Self(source).ended_if_done()
     }
 
@@ -64,9 +72,13 @@ impl UpstreamBody {
     }
 
     fn end(&mut self) {
-        if let Source::Http1 { http1, place, idle } = std::mem::replace(&mut self.0, Source::Ended)
+        if let Source::Http1 {
+            http1,
+            destination,
+            idle,
+        } = std::mem::replace(&mut self.0, Source::Ended)
         {
-            idle.put(place, http1);
+            idle.put(destination, http1);
         }
     }
 }

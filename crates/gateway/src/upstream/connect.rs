@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use super::http1::Http1;
 use super::http2::{self, Http2};
 use super::proxy::{self, chain};
-use super::{SendError, Socket, Target, tls};
+use super::{Peer, SendError, Socket, tls};
 
 /// Of a name with more addresses, a proxy is asked for no more than these.
 const MAX_ADDRESSES: usize = 8;
@@ -54,39 +54,34 @@ impl Connector {
     /// A connection that is ready for a request.
     pub(super) async fn connect(
         &self,
-        target: &Target<'_>,
+        peer: &Peer<'_>,
         by: Instant,
         limit: Duration,
     ) -> Result<Opened, SendError> {
-        let way = match target.proxy {
-            None => timeout_at(by, self.direct(target))
+        let way = match peer.proxy {
+            None => timeout_at(by, self.direct(peer))
                 .await
                 .map_err(|_| SendError::ConnectTimeout(limit))?,
-            Some(proxy) => self.through(proxy, target, Time { by, limit }).await,
+            Some(proxy) => self.through(proxy, peer, Time { by, limit }).await,
         };
         let stream = way.map_err(SendError::Connect)?;
-        timeout_at(by, self.begin(stream, target))
+        timeout_at(by, self.begin(stream, peer))
             .await
-            .map_err(|_| no_beginning(target, limit))?
+            .map_err(|_| no_beginning(peer, limit))?
             .map_err(SendError::Connect)
     }
 
-    async fn direct(&self, target: &Target<'_>) -> io::Result<Socket> {
-        let uri = target.base_url.origin().parse().map_err(io::Error::other)?;
+    async fn direct(&self, peer: &Peer<'_>) -> io::Result<Socket> {
+        let uri = peer.base_url.origin().parse().map_err(io::Error::other)?;
         self.tcp(uri).await.map(Either::Left)
     }
 
     /// The way through a proxy: what takes too long on it is told as the proxy's.
-    async fn through(
-        &self,
-        proxy: &ProxyUrl,
-        target: &Target<'_>,
-        time: Time,
-    ) -> io::Result<Socket> {
-        if target.is_forwarded() {
+    async fn through(&self, proxy: &ProxyUrl, peer: &Peer<'_>, time: Time) -> io::Result<Socket> {
+        if peer.is_forwarded() {
             return self.reach(proxy, time).await;
         }
-        let (host, port) = target.host_and_port();
+        let (host, port) = peer.host_and_port();
         if proxy.scheme() == ProxyScheme::Socks5 {
             let addresses = time.look_up(host, port).await?;
             return self.by_addresses(proxy, &addresses, port, time).await;
@@ -121,17 +116,17 @@ impl Connector {
     }
 
     /// TLS where the provider asks for it, and HTTP.
-    async fn begin(&self, stream: Socket, target: &Target<'_>) -> io::Result<Opened> {
-        if !target.base_url.is_https() {
+    async fn begin(&self, stream: Socket, peer: &Peer<'_>) -> io::Result<Opened> {
+        if !peer.base_url.is_https() {
             return Ok(Opened::Http1(Box::new(Http1::new(Either::Left(stream)))));
         }
-        let name = server_name(target.host_and_port().0)?;
+        let name = server_name(peer.host_and_port().0)?;
         let stream = self.tls.connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP_2) {
-            let line = Either::Right(Box::new(stream));
-            return Ok(Opened::Http1(Box::new(Http1::new(line))));
+            let transport = Either::Right(Box::new(stream));
+            return Ok(Opened::Http1(Box::new(Http1::new(transport))));
         }
-        let authority: Authority = target
+        let authority: Authority = peer
             .base_url
             .authority()
             .parse()
@@ -165,7 +160,7 @@ impl Connector {
     }
 }
 
-/// By when something must be done, and how long that was when it began.
+/// SelectedBy when something must be done, and how long that was when it began.
 #[derive(Clone, Copy)]
 struct Time {
     by: Instant,
@@ -220,7 +215,7 @@ impl Time {
     }
 }
 
-/// The addresses in their order, but the two families in turn (RFC 8305 §4): where one is no use, the other is next.
+/// The addresses in their order, but the two families in permit (RFC 8305 §4): where one is no use, the other is next.
 fn families_in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let all: Vec<IpAddr> = addresses.collect();
     let preferred = all.first().is_some_and(IpAddr::is_ipv6);
@@ -236,11 +231,11 @@ fn families_in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
 }
 
 /// TLS or HTTP did not begin in time.
-fn no_beginning(target: &Target<'_>, limit: Duration) -> SendError {
-    let Some(proxy) = target.proxy.filter(|_| target.base_url.is_https()) else {
+fn no_beginning(peer: &Peer<'_>, limit: Duration) -> SendError {
+    let Some(proxy) = peer.proxy.filter(|_| peer.base_url.is_https()) else {
         return SendError::ConnectTimeout(limit);
     };
-    let (host, port) = target.host_and_port();
+    let (host, port) = peer.host_and_port();
     let to = proxy::authority(host, port);
     let what = format!("leads to {to}, but TLS did not begin there");
     SendError::Connect(proxy::too_slow(proxy, &what, limit))

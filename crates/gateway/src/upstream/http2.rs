@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Ask, Breakage, Broken, MAX_HEAD, Pieces};
+use super::{Breakage, Broken, MAX_HEAD, RequestBody, UpstreamRequest};
 
 /// So many calls share a connection at most, whatever the provider allows: when it breaks, all of them do.
 const MAX_STREAMS: usize = 100;
@@ -34,21 +34,21 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 /// … and given up without an answer in this time.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Stands for the number of streams before the provider has told it. No provider tells this.
-const UNTOLD: usize = 0x6b65_7970;
+const SETTINGS_NOT_RECEIVED: usize = 0x6b65_7970;
 
 /// The right to open a connection where one may be enough for many: others wait for what comes of it.
-pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
+pub(super) type ConnectPermit = tokio::sync::OwnedMutexGuard<()>;
 
 /// An open connection.
 pub(super) struct Http2 {
-    sender: SendRequest<Pieces>,
+    sender: SendRequest<RequestBody>,
     authority: Authority,
     state: Arc<State>,
 }
 
 /// Room for one call on a connection. Dropped, it gives the room back.
 pub(super) struct Stream {
-    sender: SendRequest<Pieces>,
+    sender: SendRequest<RequestBody>,
     authority: Authority,
     state: Arc<State>,
     /// The connection was kept, and carried no other call when this one began.
@@ -67,7 +67,7 @@ struct State {
     progress: Notify,
     last_used: Mutex<Instant>,
     /// Held while it is not known how many calls the connection takes: others wait for that.
-    turn: Mutex<Option<Turn>>,
+    permit: Mutex<Option<ConnectPermit>>,
 }
 
 impl Http2 {
@@ -92,11 +92,11 @@ impl Http2 {
         })
     }
 
-    /// Keeps `turn` until the provider has said how many calls it takes.
-    pub(super) fn keep_turn(&self, turn: Option<Turn>) {
-        let mut kept = self.state.turn.lock();
+    /// Keeps `permit` until the provider has said how many calls it takes.
+    pub(super) fn keep_permit(&self, permit: Option<ConnectPermit>) {
+        let mut kept = self.state.permit.lock();
         if !self.state.is_told() && !self.is_over() {
-            *kept = turn;
+            *kept = permit;
         }
     }
 
@@ -113,8 +113,11 @@ impl Http2 {
 
 impl Stream {
     /// Sends a request and returns its answer's head. Dropped before, it resets the stream.
-    pub(super) async fn send(&mut self, ask: Ask<'_>) -> Result<Response<Incoming>, Broken> {
-        let Some(request) = ask.into_http2(&self.authority) else {
+    pub(super) async fn send(
+        &mut self,
+        request: UpstreamRequest<'_>,
+    ) -> Result<Response<Incoming>, Broken> {
+        let Some(request) = request.into_http2(&self.authority) else {
             return Err(Broken {
                 source: Breakage::Address,
                 unsent: true,
@@ -160,7 +163,7 @@ impl State {
             retired: AtomicBool::new(false),
             progress: Notify::new(),
             last_used: Mutex::new(Instant::now()),
-            turn: Mutex::new(None),
+            permit: Mutex::new(None),
         }
     }
 
@@ -170,7 +173,7 @@ impl State {
 
     /// Takes over what the provider allows, once it has said so. A provider that allows none has no use.
     fn learn(&self, most: usize) {
-        if most == UNTOLD {
+        if most == SETTINGS_NOT_RECEIVED {
             return;
         }
         if most == 0 {
@@ -183,7 +186,7 @@ impl State {
     }
 
     fn end_turn(&self) {
-        *self.turn.lock() = None;
+        *self.permit.lock() = None;
     }
 
     fn retire(&self) {
@@ -200,7 +203,7 @@ where
     let mut builder = Builder::new(Tasks(Arc::clone(&state)));
     builder
         .timer(TokioTimer::new())
-        .initial_max_send_streams(UNTOLD)
+        .initial_max_send_streams(SETTINGS_NOT_RECEIVED)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD as u32)
@@ -219,7 +222,7 @@ where
 }
 
 /// Hands requests over to hyper's tasks until the connection ends.
-async fn drive<S>(connection: Connection<TokioIo<S>, Pieces, Tasks>, state: Arc<State>)
+async fn drive<S>(connection: Connection<TokioIo<S>, RequestBody, Tasks>, state: Arc<State>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -290,7 +293,7 @@ mod tests {
     use tokio::io::DuplexStream;
     use tokio::time::timeout;
 
-    use super::super::idle::{IdleConnections, Place};
+    use super::super::idle::{Destination, IdleConnections};
     use super::*;
 
     async fn opened() -> (Http2, DuplexStream) {
@@ -318,8 +321,8 @@ mod tests {
         for (allowed, expect) in [(3, 3), (100, 100), (5000, 100)] {
             let (connection, io) = opened().await;
             let opening = Arc::new(tokio::sync::Mutex::new(()));
-            let turn = Arc::clone(&opening).lock_owned().await;
-            connection.keep_turn(Some(turn));
+            let permit = Arc::clone(&opening).lock_owned().await;
+            connection.keep_permit(Some(permit));
             let first = streams(&connection);
             assert_eq!(first.len(), 1);
             assert!(opening.try_lock().is_err(), "others wait");
@@ -356,11 +359,11 @@ mod tests {
     async fn a_kept_connection_that_nobody_uses_is_closed_after_a_while() {
         let (connection, io) = opened().await;
         let kept = Arc::new(IdleConnections::default());
-        let place = Place {
+        let destination = Destination {
             origin: "https://provider".into(),
             proxy: None,
         };
-        kept.share(place.clone(), connection, None);
+        kept.share(destination.clone(), connection, None);
         let began = Instant::now();
         let mut provider = provider(io, 100).await;
         let closed = timeout(Duration::from_secs(600), provider.accept()).await;
@@ -368,7 +371,7 @@ mod tests {
         let waited = began.elapsed();
         let expect = Duration::from_secs(50)..=Duration::from_secs(60);
         assert!(expect.contains(&waited), "{waited:?}");
-        assert!(kept.stream(&place).is_none());
+        assert!(kept.stream(&destination).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -394,14 +397,14 @@ mod tests {
         let mut stream = connection.stream(false).unwrap();
         let began = Instant::now();
         let host = HeaderValue::from_static("provider");
-        let ask = Ask::new(
+        let request = UpstreamRequest::new(
             &Method::GET,
             "/".into(),
             &host,
             Vec::new(),
-            Pieces::default(),
+            RequestBody::default(),
         );
-        let sending = stream.send(ask.unwrap());
+        let sending = stream.send(request.unwrap());
         let silent = async {
             let mut provider = provider(io, 100).await;
             let request = provider.accept().await.unwrap();

@@ -12,18 +12,18 @@ use thread_local::ThreadLocal;
 use tokio::time::{Instant, sleep};
 
 use super::http1::Http1;
-use super::http2::{Http2, Stream, Turn};
+use super::http2::{ConnectPermit, Http2, Stream};
 
 /// A connection idle for longer is not used again: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
 /// How often those that wait are looked at: a provider closes what it no longer wants.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// So many are kept for one place.
-const MAX_PER_PLACE: usize = 512;
+/// So many are kept for one destination.
+const MAX_PER_DESTINATION: usize = 512;
 
 /// Where a connection leads, and by which way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct Destination {
     pub(super) origin: Arc<str>,
     pub(super) proxy: Option<ProxyUrl>,
 }
@@ -32,12 +32,12 @@ pub(super) struct Place {
 /// that opened a connection goes on to see what happens on it.
 #[derive(Default)]
 pub(super) struct IdleConnections {
-    by_thread: ThreadLocal<Mutex<ByPlace>>,
+    by_thread: ThreadLocal<Mutex<ByDestination>>,
     /// A task looks at those that wait.
     is_swept: AtomicBool,
 }
 
-type ByPlace = HashMap<Place, Kept>;
+type ByDestination = HashMap<Destination, Kept>;
 
 #[derive(Default)]
 struct Kept {
@@ -63,53 +63,53 @@ pub(super) enum Carrier {
 
 impl IdleConnections {
     /// A connection that is still open, as far as one can see.
-    pub(super) fn take(&self, place: &Place) -> Option<Carrier> {
+    pub(super) fn take(&self, destination: &Destination) -> Option<Carrier> {
         let own = self.by_thread.get_or_default();
         let others = self.by_thread.iter();
         // This thread's own, or else another's: a connection that is open saves the way to the provider and back.
         std::iter::once(own)
             .chain(others)
-            .find_map(|by_place| by_place.lock().get_mut(place)?.newest())
+            .find_map(|by_destination| by_destination.lock().get_mut(destination)?.newest())
     }
 
     /// A stream of a shared connection.
-    pub(super) fn stream(&self, place: &Place) -> Option<Stream> {
+    pub(super) fn stream(&self, destination: &Destination) -> Option<Stream> {
         let others = self.by_thread.iter();
         std::iter::once(self.by_thread.get_or_default())
             .chain(others)
-            .find_map(|by_place| by_place.lock().get_mut(place)?.stream())
+            .find_map(|by_destination| by_destination.lock().get_mut(destination)?.stream())
     }
 
     /// What to wait for before a connection is opened; `None` where each request needs one of its own.
-    pub(super) fn opening(&self, place: &Place) -> Option<Arc<tokio::sync::Mutex<()>>> {
-        let mut by_place = self.by_thread.get_or_default().lock();
-        let kept = entry(&mut by_place, place.clone());
+    pub(super) fn opening(&self, destination: &Destination) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        let mut by_destination = self.by_thread.get_or_default().lock();
+        let kept = entry(&mut by_destination, destination.clone());
         (!kept.chose_http1).then(|| Arc::clone(&kept.opening))
     }
 
     /// The provider chose HTTP/1.1.
-    pub(super) fn note_http1(&self, place: &Place) {
-        let mut by_place = self.by_thread.get_or_default().lock();
-        entry(&mut by_place, place.clone()).chose_http1 = true;
+    pub(super) fn note_http1(&self, destination: &Destination) {
+        let mut by_destination = self.by_thread.get_or_default().lock();
+        entry(&mut by_destination, destination.clone()).chose_http1 = true;
     }
 
     /// Keeps a connection for the next request, if it takes one.
-    pub(super) fn put(self: &Arc<Self>, place: Place, mut connection: Box<Http1>) {
+    pub(super) fn put(self: &Arc<Self>, destination: Destination, mut connection: Box<Http1>) {
         if !connection.is_free() || connection.is_over() {
             return;
         }
-        let mut by_place = self.by_thread.get_or_default().lock();
-        let idle = &mut entry(&mut by_place, place).idle;
-        if idle.len() >= MAX_PER_PLACE {
+        let mut by_destination = self.by_thread.get_or_default().lock();
+        let idle = &mut entry(&mut by_destination, destination).idle;
+        if idle.len() >= MAX_PER_DESTINATION {
             idle.retain_mut(Idle::is_useful);
         }
-        if idle.len() < MAX_PER_PLACE {
+        if idle.len() < MAX_PER_DESTINATION {
             idle.push(Idle {
                 connection,
                 since: Instant::now(),
             });
         }
-        drop(by_place);
+        drop(by_destination);
         self.sweep();
     }
 
@@ -137,8 +137,8 @@ impl IdleConnections {
     /// Closes what waits in vain; says whether anything still waits.
     fn forget_useless(&self) -> bool {
         let mut is_any_left = false;
-        for by_place in self.by_thread.iter() {
-            for kept in by_place.lock().values_mut() {
+        for by_destination in self.by_thread.iter() {
+            for kept in by_destination.lock().values_mut() {
                 kept.idle.retain_mut(Idle::is_useful);
                 kept.forget_useless();
                 is_any_left |= !kept.idle.is_empty() || !kept.shared.is_empty();
@@ -147,17 +147,22 @@ impl IdleConnections {
         is_any_left
     }
 
-    /// Keeps a connection that other requests may share from now on; those that wait for `turn` first of all.
-    pub(super) fn share(self: &Arc<Self>, place: Place, connection: Http2, turn: Option<Turn>) {
-        let mut by_place = self.by_thread.get_or_default().lock();
-        let kept = entry(&mut by_place, place);
+    /// Keeps a connection that other requests may share from now on; those that wait for `permit` first of all.
+    pub(super) fn share(
+        self: &Arc<Self>,
+        destination: Destination,
+        connection: Http2,
+        permit: Option<ConnectPermit>,
+    ) {
+        let mut by_destination = self.by_thread.get_or_default().lock();
+        let kept = entry(&mut by_destination, destination);
         kept.chose_http1 = false;
         kept.forget_useless();
-        connection.keep_turn(turn);
-        if kept.shared.len() < MAX_PER_PLACE {
+        connection.keep_permit(permit);
+        if kept.shared.len() < MAX_PER_DESTINATION {
             kept.shared.push(connection);
         }
-        drop(by_place);
+        drop(by_destination);
         self.sweep();
     }
 }
@@ -168,12 +173,12 @@ impl Idle {
     }
 }
 
-fn entry(by_place: &mut ByPlace, place: Place) -> &mut Kept {
-    if !by_place.contains_key(&place) {
-        // A new place: those of an earlier configuration may have ended.
-        by_place.retain(|_, kept| kept.is_in_use());
+fn entry(by_destination: &mut ByDestination, destination: Destination) -> &mut Kept {
+    if !by_destination.contains_key(&destination) {
+        // A new destination: those of an earlier configuration may have ended.
+        by_destination.retain(|_, kept| kept.is_in_use());
     }
-    by_place.entry(place).or_default()
+    by_destination.entry(destination).or_default()
 }
 
 impl Kept {
@@ -219,18 +224,18 @@ mod tests {
 
     use super::*;
 
-    /// More than a task may do before others have their turn.
+    /// More than a task may do before others have their permit.
     const MANY: usize = 300;
 
     /// Kept connections, and the provider's side of each.
-    async fn kept(idle: &Arc<IdleConnections>, place: &Place) -> Vec<TcpStream> {
+    async fn kept(idle: &Arc<IdleConnections>, destination: &Destination) -> Vec<TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut theirs = Vec::new();
         for _ in 0..MANY {
             let ours = TcpStream::connect(listener.local_addr().unwrap());
             let (ours, accepted) = tokio::join!(ours, listener.accept());
-            let line = Either::Left(Either::Left(ours.unwrap()));
-            idle.put(place.clone(), Box::new(Http1::new(line)));
+            let transport = Either::Left(Either::Left(ours.unwrap()));
+            idle.put(destination.clone(), Box::new(Http1::new(transport)));
             theirs.push(accepted.unwrap().0);
         }
         theirs
@@ -264,12 +269,12 @@ mod tests {
             Some(&b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..]),
         ] {
             let idle = Arc::new(IdleConnections::default());
-            let place = Place {
+            let destination = Destination {
                 origin: "http://provider".into(),
                 proxy: None,
             };
-            let mut theirs = kept(&idle, &place).await;
-            let here = place.clone();
+            let mut theirs = kept(&idle, &destination).await;
+            let here = destination.clone();
             let taken = in_a_task(&idle, move |idle| idle.take(&here)).await;
             assert!(taken.is_some(), "an open one");
             match says {
@@ -284,9 +289,9 @@ mod tests {
             let swept = in_a_task(&idle, |idle| !idle.forget_useless()).await;
             assert!(swept, "one is left: {says:?}");
 
-            drop(kept(&idle, &place).await);
+            drop(kept(&idle, &destination).await);
             all_delivered().await;
-            let taken = in_a_task(&idle, move |idle| idle.take(&place)).await;
+            let taken = in_a_task(&idle, move |idle| idle.take(&destination)).await;
             assert!(taken.is_none(), "{says:?}");
         }
     }

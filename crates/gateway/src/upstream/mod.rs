@@ -4,14 +4,14 @@
 //! Nothing here knows keys or classes; retrying is the caller's decision. A connection of HTTP/1.1 is kept only
 //! after the whole answer was read from it.
 
-mod ask;
 mod body;
 mod connect;
 mod http1;
 mod http2;
 mod idle;
-mod pieces;
 mod proxy;
+mod request;
+mod request_body;
 mod tls;
 
 use std::pin::Pin;
@@ -27,11 +27,11 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-pub(crate) use ask::Ask;
 pub(crate) use body::UpstreamBody;
 use connect::{Connector, Opened};
-use idle::{Carrier, IdleConnections, Place};
-pub(crate) use pieces::Pieces;
+use idle::{Carrier, Destination, IdleConnections};
+pub(crate) use request::UpstreamRequest;
+pub(crate) use request_body::RequestBody;
 
 /// The longest answer head taken from a provider, in bytes.
 const MAX_HEAD: usize = 256 * 1024;
@@ -53,13 +53,13 @@ pub(crate) struct Upstream {
 }
 
 /// Where a call goes, and by which way.
-struct Target<'a> {
+struct Peer<'a> {
     base_url: &'a BaseUrl,
     proxy: Option<&'a ProxyUrl>,
 }
 
 /// Puts a request together. `None`: the configuration let something pass that cannot be sent.
-pub(crate) type PutTogether<'a> = &'a (dyn Fn() -> Option<Ask<'a>> + Sync);
+pub(crate) type BuildRequest<'a> = &'a (dyn Fn() -> Option<UpstreamRequest<'a>> + Sync);
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -130,9 +130,9 @@ impl From<Broken> for SendError {
     }
 }
 
-impl Target<'_> {
-    fn place(&self) -> Place {
-        Place {
+impl Peer<'_> {
+    fn destination(&self) -> Destination {
+        Destination {
             origin: Arc::clone(self.base_url.origin()),
             proxy: self.proxy.cloned(),
         }
@@ -169,21 +169,21 @@ impl Upstream {
         &self,
         base_url: &BaseUrl,
         proxy: Option<&ProxyUrl>,
-        request: PutTogether<'_>,
+        request: BuildRequest<'_>,
         connect_timeout: Duration,
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let target = Target { base_url, proxy };
-        let forwarder = proxy.filter(|_| target.is_forwarded());
-        let put_together = || {
-            let ask = request()?;
+        let peer = Peer { base_url, proxy };
+        let forwarder = proxy.filter(|_| peer.is_forwarded());
+        let build = || {
+            let request = request()?;
             Some(match forwarder {
-                Some(proxy) => ask.for_proxy(base_url.authority(), proxy::credentials(proxy)),
-                None => ask,
+                Some(proxy) => request.for_proxy(base_url.authority(), proxy::credentials(proxy)),
+                None => request,
             })
         };
         let answer = self
-            .exchange(&target, &put_together, connect_timeout, repeatable)
+            .exchange(&peer, &build, connect_timeout, repeatable)
             .await?;
         match forwarder {
             Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -195,18 +195,18 @@ impl Upstream {
 
     async fn exchange(
         &self,
-        target: &Target<'_>,
-        put_together: PutTogether<'_>,
+        peer: &Peer<'_>,
+        build: BuildRequest<'_>,
         connect_timeout: Duration,
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let place = target.place();
-        let request = put_together().ok_or(SendError::Malformed)?;
-        let (carrier, kept) = match self.idle.take(&place) {
+        let destination = peer.destination();
+        let request = build().ok_or(SendError::Malformed)?;
+        let (carrier, kept) = match self.idle.take(&destination) {
             Some(carrier) => (carrier, true),
-            None => (self.open(target, &place, connect_timeout).await?, false),
+            None => (self.open(peer, &destination, connect_timeout).await?, false),
         };
-        let broken = match self.send_on(carrier, &place, request, kept).await {
+        let broken = match self.send_on(carrier, &destination, request, kept).await {
             Ok(answer) => return Ok(answer),
             Err(broken) => broken,
         };
@@ -214,9 +214,9 @@ impl Upstream {
         if !replace {
             return Err(broken.into());
         }
-        let request = put_together().ok_or(SendError::Malformed)?;
-        let carrier = self.open(target, &place, connect_timeout).await?;
-        let sent = self.send_on(carrier, &place, request, false).await;
+        let request = build().ok_or(SendError::Malformed)?;
+        let carrier = self.open(peer, &destination, connect_timeout).await?;
+        let sent = self.send_on(carrier, &destination, request, false).await;
         sent.map_err(SendError::from)
     }
 
@@ -225,44 +225,44 @@ impl Upstream {
     /// Boxed: it is large and seldom needed, and would make every call larger.
     fn open<'a>(
         &'a self,
-        target: &'a Target<'_>,
-        place: &'a Place,
+        peer: &'a Peer<'_>,
+        destination: &'a Destination,
         limit: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<Carrier, SendError>> + Send + 'a>> {
-        Box::pin(self.open_or_share(target, place, limit))
+        Box::pin(self.open_or_share(peer, destination, limit))
     }
 
     async fn open_or_share(
         &self,
-        target: &Target<'_>,
-        place: &Place,
+        peer: &Peer<'_>,
+        destination: &Destination,
         limit: Duration,
     ) -> Result<Carrier, SendError> {
-        let is_https = target.base_url.is_https();
-        let mut turn = None;
-        if is_https && let Some(opening) = self.idle.opening(place) {
+        let is_https = peer.base_url.is_https();
+        let mut permit = None;
+        if is_https && let Some(opening) = self.idle.opening(destination) {
             let patience = (limit / 4).min(WAIT_FOR_OTHERS);
             // A handshake that hangs must not hold up those that could have one of their own.
             if let Ok(mine) = timeout(patience, opening.lock_owned()).await {
-                if let Some(stream) = self.idle.stream(place) {
+                if let Some(stream) = self.idle.stream(destination) {
                     return Ok(Carrier::Http2(stream));
                 }
-                // Whoever had the turn before may have found that each request needs a connection of its own.
-                turn = self.idle.opening(place).map(|_| mine);
+                // Whoever had the permit before may have found that each request needs a connection of its own.
+                permit = self.idle.opening(destination).map(|_| mine);
             }
         }
         // Begun only now: what was waited for others is not the provider's time.
         let by = Instant::now() + limit;
-        match self.connector.connect(target, by, limit).await? {
+        match self.connector.connect(peer, by, limit).await? {
             Opened::Http1(connection) => {
                 if is_https {
-                    self.idle.note_http1(place);
+                    self.idle.note_http1(destination);
                 }
                 Ok(Carrier::Http1(connection))
             }
             Opened::Http2(connection) => {
                 let stream = connection.stream(false);
-                self.idle.share(place.clone(), connection, turn);
+                self.idle.share(destination.clone(), connection, permit);
                 let closed = || SendError::Connect(std::io::ErrorKind::ConnectionReset.into());
                 stream.map(Carrier::Http2).ok_or_else(closed)
             }
@@ -272,14 +272,14 @@ impl Upstream {
     async fn send_on(
         &self,
         carrier: Carrier,
-        place: &Place,
-        ask: Ask<'_>,
+        destination: &Destination,
+        request: UpstreamRequest<'_>,
         kept: bool,
     ) -> Result<Response<UpstreamBody>, Broken> {
         let answer = match carrier {
             Carrier::Http1(mut http1) => {
                 let began = Instant::now();
-                http1.begin(ask);
+                http1.begin(request);
                 let answer = http1.answer().await.map_err(|unanswered| Broken {
                     unsent: unanswered.unsent,
                     replaceable: unanswered.unsent && kept,
@@ -287,10 +287,10 @@ impl Upstream {
                     source: unanswered.why,
                 })?;
                 let idle = Arc::clone(&self.idle);
-                answer.map(|()| UpstreamBody::of_http1(http1, place.clone(), idle))
+                answer.map(|()| UpstreamBody::of_http1(http1, destination.clone(), idle))
             }
             Carrier::Http2(mut stream) => {
-                let answer = stream.send(ask).await?;
+                let answer = stream.send(request).await?;
                 answer.map(|body| UpstreamBody::of_http2(body, stream))
             }
         };
@@ -322,11 +322,11 @@ mod tests {
             ("https://[::1]", ("::1", 443)),
         ] {
             let base_url = url.parse().unwrap();
-            let target = Target {
+            let peer = Peer {
                 base_url: &base_url,
                 proxy: None,
             };
-            assert_eq!(target.host_and_port(), expect, "{url}");
+            assert_eq!(peer.host_and_port(), expect, "{url}");
         }
     }
 }

@@ -155,7 +155,7 @@ pub(super) fn too_slow(proxy: &ProxyUrl, what: &str, limit: Duration) -> io::Err
 
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// An error that says all in one line; what caused it can still be looked at.
+/// An error that says all in one transport; what caused it can still be looked at.
 pub(super) fn explained(text: String, source: impl Into<Cause>) -> io::Error {
     #[derive(Debug, thiserror::Error)]
     #[error("{text}")]
@@ -167,7 +167,7 @@ pub(super) fn explained(text: String, source: impl Into<Cause>) -> io::Error {
     io::Error::other(Explained { text, source })
 }
 
-/// An error with what caused it, in one line.
+/// An error with what caused it, in one transport.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

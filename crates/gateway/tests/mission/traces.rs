@@ -182,7 +182,7 @@ async fn the_admin_reads_every_step_without_secrets() {
                 "pool": "pool", "model": "m", "key": key, "by": "round_robin",
                 "keys": 3, "free": free, "excluded": excluded, "more": 0,
                 "waited_ms": true, "ms": true,
-                "status": status, "class": class, "rests_ms": rests, "set_aside": false,
+                "status": status, "class": class, "cooldown_ms": rests, "ejected": false,
                 "no_key": null,
             })
         };

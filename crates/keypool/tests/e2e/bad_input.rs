@@ -175,7 +175,7 @@ async fn bodies_over_the_limit_are_413_and_the_answer_stays_readable() {
         body.extend(b"\"}");
         body
     };
-    // By its length: a client that writes everything first, and one that asks before it writes.
+    // SelectedBy its length: a client that writes everything first, and one that asks before it writes.
     for length in [MIB + 1, 2 * MIB] {
         let reply = gw.send("POST", CHAT_PATH, &[], &body(length)).await;
         refused(&reply, 413, "request_too_large", "by length");
@@ -186,7 +186,7 @@ async fn bodies_over_the_limit_are_413_and_the_answer_stays_readable() {
     );
     let (reply, _) = raw(&gw, asks.as_bytes()).await.unwrap();
     refused(&reply, 413, "request_too_large", "asked first");
-    // By what comes.
+    // SelectedBy what comes.
     let mut chunked = format!(
         "POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
     )

@@ -135,7 +135,7 @@ async fn every_field_of_the_json_log_has_one_type() {
     };
     let failed = line("attempt 1 of");
     assert_eq!(
-        (&failed["key"], &failed["key_name"], &failed["rests_s"]),
+        (&failed["key"], &failed["key_name"], &failed["cooldown_s"]),
         (&json!(1), &json!("p-1"), &json!(600))
     );
     assert_eq!(line("keys of pool")["failing"], json!(["p-1"]));

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// By its length or its last chunk.
+    /// SelectedBy its length or its last chunk.
     Proper,
     /// The connection was closed before.
     Closed,

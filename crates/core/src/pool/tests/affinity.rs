@@ -33,9 +33,9 @@ fn group_for(pool: &Arc<Pool>, conversation: u64) -> String {
     group(&pool.acquire(&of(conversation)).expect("a key is free"))
 }
 
-fn by(pool: &Arc<Pool>, conversation: u64) -> Option<By> {
+fn by(pool: &Arc<Pool>, conversation: u64) -> Option<SelectedBy> {
     let mut lease = pool.acquire(&of(conversation)).expect("a key is free");
-    lease.take_choice().by
+    lease.take_selection().by
 }
 
 fn homes(pool: &Arc<Pool>) -> Vec<String> {
@@ -107,22 +107,22 @@ fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_
         let _ = pool.acquire(&of(1)).expect("free").failed(&fault);
     };
     let home = group_for(&pool, 1);
-    assert_eq!(by(&pool, 1), Some(By::Home));
+    assert_eq!(by(&pool, 1), Some(SelectedBy::Home));
     rest(&pool, 10);
-    assert_eq!(by(&pool, 1), Some(By::Overflow));
+    assert_eq!(by(&pool, 1), Some(SelectedBy::Overflow));
     let away = group_for(&pool, 1);
     assert_ne!(away, home);
     world.clock.pass(seconds(290));
     assert_eq!(
         by(&pool, 1),
-        Some(By::Warm),
+        Some(SelectedBy::Warm),
         "the cache is warm there, and cold at home"
     );
     assert_eq!(group_for(&pool, 1), away);
     world.clock.pass(seconds(300));
     assert_eq!(
         by(&pool, 1),
-        Some(By::Home),
+        Some(SelectedBy::Home),
         "nobody's cache is warm any more"
     );
     assert_eq!(group_for(&pool, 1), home);
@@ -135,9 +135,13 @@ fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_
         home,
         "the other has no room, and home has"
     );
-    assert_eq!(by(&pool, 1), Some(By::Home));
+    assert_eq!(by(&pool, 1), Some(SelectedBy::Home));
     world.clock.pass(seconds(20));
-    assert_eq!(by(&pool, 1), Some(By::Home), "it came home for good");
+    assert_eq!(
+        by(&pool, 1),
+        Some(SelectedBy::Home),
+        "it came home for good"
+    );
 }
 
 #[test]
@@ -163,7 +167,7 @@ fn every_reason_for_a_home_to_have_no_room_overflows() {
     let mut again = of(5);
     drop(held);
     let home = pool.acquire(&again).expect("free");
-    again.note_failure(home.place(), World::new().clock.now() + seconds(3600));
+    again.note_failure(home.index(), World::new().clock.now() + seconds(3600));
     let name = group(&home);
     drop(home);
     assert_ne!(
@@ -198,12 +202,12 @@ fn the_load_bound_counts_only_groups_that_can_serve() {
     let world = World::new();
     let pool = world.pool(grouped(10, 1));
     // Eight of ten rest for this model; their flags do not show it.
-    for place in 0..10 {
+    for index in 0..10 {
         let mut lease = pool.acquire(&Demand::of("m"));
         while let Some(held) = lease.take() {
-            if held.place() == place && place < 8 {
+            if held.index() == index && index < 8 {
                 let _ = held.failed(&Fault::of(Class::RateLimited).with_wait(Some(seconds(3600))));
-            } else if place < 8 {
+            } else if index < 8 {
                 lease = pool.acquire(&Demand::of("m"));
             }
         }
@@ -260,9 +264,9 @@ fn the_only_key_that_can_serve_is_found_among_many() {
             1000,
             "{groups} groups of {each}: each key serves once"
         );
-        let free = leases.remove(777).place();
+        let free = leases.remove(777).index();
         let last = pool.acquire(&of(123)).expect("one is free");
-        assert_eq!(last.place(), free);
+        assert_eq!(last.index(), free);
         assert!(pool.acquire(&of(123)).is_none());
     }
 }
@@ -281,5 +285,5 @@ fn when_every_call_has_ended_no_load_is_left_behind() {
     }
     world.clock.pass(seconds(300));
     // With load left behind, its home would seem crowded, and it would overflow.
-    assert_eq!(by(&pool, 42), Some(By::Home));
+    assert_eq!(by(&pool, 42), Some(SelectedBy::Home));
 }

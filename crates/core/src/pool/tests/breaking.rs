@@ -35,9 +35,9 @@ fn after_the_cooldown_one_trial_decides_and_a_recovered_key_ramps_up() {
             .filter(|lease| &*lease.member().name == "k1")
             .count()
     };
-    assert_eq!(on_k1(&leases), 1, "one trial at a time");
+    assert_eq!(on_k1(&leases), 1, "one probe at a time");
     drop(leases);
-    // The trial was given up: the next call is the trial, and fails.
+    // The probe was given up: the next call is the probe, and fails.
     fail(&pool, &demand, "k1", &Fault::of(Class::UpstreamTrouble));
     assert_eq!(
         names(&pool, &demand, 4),
@@ -185,7 +185,7 @@ fn a_key_that_awaits_its_trial_is_no_healthy_key_to_spare_another_for() {
     assert_eq!(
         names(&pool, &demand, 2),
         ["k4"; 2],
-        "the others are on trial, so it stays"
+        "the others are on probe, so it stays"
     );
 }
 
@@ -205,8 +205,8 @@ fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_nev
                     Some(lease) => break lease,
                     None => {
                         let at = pool
-                            .outlook(&demand)
-                            .at
+                            .next_available(&demand)
+                            .cooldown_ends
                             .expect("a key comes back: the pool is never empty");
                         world.clock.pass(at - world.clock.now());
                     }
@@ -217,7 +217,7 @@ fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_nev
                 lease.succeeded();
                 break true;
             }
-            demand.note_failure(lease.place(), world.clock.now() + seconds(1));
+            demand.note_failure(lease.index(), world.clock.now() + seconds(1));
             let _ = lease.failed(&Fault::of(Class::UpstreamTrouble));
             if attempts == pool.max_attempts(&Demand::default()) {
                 break false;

@@ -2,15 +2,17 @@
 
 use super::*;
 
-fn choice(pool: &Arc<Pool>, demand: &Demand) -> Choice {
-    pool.acquire(demand).expect("a key is free").take_choice()
+fn choice(pool: &Arc<Pool>, demand: &Demand) -> Selection {
+    pool.acquire(demand)
+        .expect("a key is free")
+        .take_selection()
 }
 
-fn named(choice: &Choice) -> Vec<(usize, &'static str)> {
+fn named(choice: &Selection) -> Vec<(usize, &'static str)> {
     choice
         .excluded
         .iter()
-        .map(|excluded| (excluded.place, excluded.obstacle.as_str()))
+        .map(|excluded| (excluded.index, excluded.obstacle.as_str()))
         .collect()
 }
 
@@ -22,10 +24,10 @@ fn a_choice_names_every_obstacle() {
     let pool = world.pool(wanted);
     let mut demand = Demand::of("m");
     break_key(&pool, "k4");
-    let places: Vec<Lease> = (0..16).filter_map(|_| pool.acquire(&demand)).collect();
+    let indexes: Vec<Lease> = (0..16).filter_map(|_| pool.acquire(&demand)).collect();
     let mut held = None;
-    for lease in places {
-        let class = match lease.place() {
+    for lease in indexes {
+        let class = match lease.index() {
             0 => Class::Rejected,
             1 => Class::Exhausted,
             2 => Class::RateLimited,
@@ -47,14 +49,14 @@ fn a_choice_names_every_obstacle() {
             (0, "invalid"),
             (1, "exhausted"),
             (2, "rate_limited"),
-            (3, "set_aside"),
+            (3, "ejected"),
             (4, "forbidden"),
             (5, "full"),
             (6, "tried_before"),
         ]
     );
     assert_eq!((choice.keys, choice.free, choice.more), (9, 2, 0));
-    assert_eq!(choice.by.map(By::as_str), Some("round_robin"));
+    assert_eq!(choice.by.map(SelectedBy::as_str), Some("round_robin"));
     let ends: Vec<Option<u64>> = choice
         .excluded
         .iter()
@@ -90,7 +92,10 @@ fn with_no_key_free_the_obstacles_say_why() {
 fn a_key_that_serves_as_a_last_resort_says_so() {
     let pool = World::new().pool(settings(1));
     break_key(&pool, "k1");
-    assert_eq!(choice(&pool, &Demand::of("m")).by, Some(By::LastResort));
+    assert_eq!(
+        choice(&pool, &Demand::of("m")).by,
+        Some(SelectedBy::LastResort)
+    );
 }
 
 /// Every key that serves the demand ends with `fault`, and somebody has asked when one is back.
@@ -98,7 +103,7 @@ fn all_of(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
     while let Some(lease) = pool.acquire(demand) {
         let _ = lease.failed(fault);
     }
-    pool.outlook(demand);
+    pool.next_available(demand);
 }
 
 #[test]
@@ -107,8 +112,8 @@ fn of_a_large_pool_few_are_named_and_all_are_counted() {
     let demand = Demand::of("m");
     let leases: Vec<Lease> = (0..1000).filter_map(|_| pool.acquire(&demand)).collect();
     for lease in leases {
-        match lease.place() {
-            place if place % 3 == 0 => drop(lease.failed(&Fault::of(Class::Rejected))),
+        match lease.index() {
+            index if index % 3 == 0 => drop(lease.failed(&Fault::of(Class::Rejected))),
             998 | 1 | 2 => drop(lease.failed(&Fault::of(Class::RateLimited))),
             _ => drop(lease),
         }

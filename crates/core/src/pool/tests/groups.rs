@@ -29,7 +29,7 @@ fn a_request_bound_to_a_group_is_served_by_its_keys_alone() {
     let demand = bound_to(&pool, "k2");
     assert_eq!(names(&pool, &demand, 4), ["k4", "k2", "k4", "k2"]);
     assert_eq!(pool.max_attempts(&demand), 4, "twice the group's keys");
-    assert_eq!(pool.census(&demand).total, 2);
+    assert_eq!(pool.key_counts(&demand).total, 2);
     let alone = bound_to(&pool, "k3");
     assert_eq!(names(&pool, &alone, 2), ["k3", "k3"]);
     let _held = pool.acquire(&alone).unwrap();
@@ -37,10 +37,13 @@ fn a_request_bound_to_a_group_is_served_by_its_keys_alone() {
         pool.acquire(&alone).is_none(),
         "others are free, but not for it"
     );
-    assert!(pool.outlook(&alone).busy);
+    assert!(pool.next_available(&alone).slot_may_free);
     fail(&pool, &demand, "k2", &Fault::of(Class::RateLimited));
     assert!(pool.acquire(&demand).is_none(), "the whole group rests");
-    assert!(!pool.outlook(&demand).busy && pool.outlook(&demand).at.is_some());
+    assert!(
+        !pool.next_available(&demand).slot_may_free
+            && pool.next_available(&demand).cooldown_ends.is_some()
+    );
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn a_group_is_known_again_after_a_reload_and_in_another_pool() {
 fn what_a_key_made_is_found_where_the_key_is_now() {
     let world = World::new();
     let pool = world.pool(with_an_account());
-    let made: Vec<Origin> = (0..4)
+    let made: Vec<ObjectOrigin> = (0..4)
         .map(|_| pool.acquire(&Demand::of("m")).unwrap().origin())
         .collect();
     assert!(made[1].is_account_of(&made[3]) && !made[1].is_account_of(&made[0]));

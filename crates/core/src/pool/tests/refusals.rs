@@ -7,12 +7,12 @@ fn looks(pool: &Pool) -> u64 {
 }
 
 /// What a request does that finds no key.
-fn refused(pool: &Arc<Pool>, demand: &Demand) -> Outlook {
+fn refused(pool: &Arc<Pool>, demand: &Demand) -> NextAvailable {
     assert!(pool.acquire(demand).is_none());
-    let outlook = pool.outlook(demand);
-    let census = pool.census(demand);
-    assert_eq!(census.total, pool.members().len());
-    outlook
+    let next_available = pool.next_available(demand);
+    let key_counts = pool.key_counts(demand);
+    assert_eq!(key_counts.total, pool.members().len());
+    next_available
 }
 
 fn all_rest(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
@@ -32,9 +32,9 @@ fn a_refusal_does_not_look_at_every_key_again() {
     let first = refused(&pool, &m);
     assert_eq!(
         first,
-        Outlook {
-            busy: false,
-            at: Some(world.clock.now() + seconds(30))
+        NextAvailable {
+            slot_may_free: false,
+            cooldown_ends: Some(world.clock.now() + seconds(30))
         }
     );
     let before = looks(&pool);
@@ -43,9 +43,9 @@ fn a_refusal_does_not_look_at_every_key_again() {
     }
     assert_eq!(looks(&pool), before);
     assert!(pool.acquire(&n).is_some(), "another model does not rest");
-    assert!(pool.outlook(&n).busy);
+    assert!(pool.next_available(&n).slot_may_free);
     assert_eq!(refused(&pool, &m), first);
-    assert_eq!(pool.census(&m).rate_limited, 500);
+    assert_eq!(pool.key_counts(&m).rate_limited, 500);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn every_change_of_a_flag_ends_what_was_found() {
         }
     };
     all(flag::DISABLED, 0);
-    assert_eq!(refused(&pool, &demand), Outlook::default());
+    assert_eq!(refused(&pool, &demand), NextAvailable::default());
     all(0, flag::DISABLED);
     assert!(pool.acquire(&demand).is_some());
 }
@@ -97,13 +97,13 @@ fn what_was_found_for_all_is_not_taken_for_one_that_has_tried_and_the_other_way_
     let mut tried = plain.clone();
     let back = world.clock.now() + seconds(1);
     tried.note_failure(0, back);
-    let expect = Outlook {
-        busy: false,
-        at: Some(back),
+    let expect = NextAvailable {
+        slot_may_free: false,
+        cooldown_ends: Some(back),
     };
-    assert_eq!(pool.outlook(&tried), expect);
-    assert!(pool.outlook(&plain).busy && pool.acquire(&plain).is_some());
-    assert_eq!(pool.outlook(&tried), expect);
+    assert_eq!(pool.next_available(&tried), expect);
+    assert!(pool.next_available(&plain).slot_may_free && pool.acquire(&plain).is_some());
+    assert_eq!(pool.next_available(&tried), expect);
 }
 
 #[test]
@@ -118,24 +118,24 @@ fn a_longer_rest_that_is_set_later_shows_in_the_next_outlook() {
         &Fault::of(Class::RateLimited).with_wait(Some(seconds(5))),
     );
     assert_eq!(
-        refused(&pool, &demand).at,
+        refused(&pool, &demand).cooldown_ends,
         Some(world.clock.now() + seconds(5))
     );
     for (name, wait) in [("k1", 50), ("k2", 40)] {
-        let place = usize::from(name == "k2");
-        let rest = crate::rests::Rest {
+        let index = usize::from(name == "k2");
+        let rest = crate::cooldowns::Cooldown {
             until: world.clock.now() + seconds(wait),
             class: Class::RateLimited,
         };
-        let member = &pool.members()[place];
+        let member = &pool.members()[index];
         member
             .group
-            .rests
+            .cooldowns
             .set(&demand.model, rest, world.clock.now());
         member.key.notify_changed();
     }
     assert_eq!(
-        refused(&pool, &demand).at,
+        refused(&pool, &demand).cooldown_ends,
         Some(world.clock.now() + seconds(40))
     );
     drop(held);
@@ -153,8 +153,8 @@ fn under_concurrency_a_key_that_is_back_is_never_taken_for_one_that_rests() {
             scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
                     drop(pool.acquire(&demand));
-                    pool.outlook(&demand);
-                    pool.census(&demand);
+                    pool.next_available(&demand);
+                    pool.key_counts(&demand);
                 }
             });
         }
@@ -162,7 +162,7 @@ fn under_concurrency_a_key_that_is_back_is_never_taken_for_one_that_rests() {
             for round in 0..5_000 {
                 let class = [Class::RateLimited, Class::Exhausted, Class::Rejected][round % 3];
                 all_rest(&pool, &demand, &Fault::of(class));
-                pool.outlook(&demand);
+                pool.next_available(&demand);
                 let back = if round % 2 == 0 { "k1" } else { "k2" };
                 assert!(pool.reset(back).is_some());
                 if pool.acquire(&demand).is_none() {

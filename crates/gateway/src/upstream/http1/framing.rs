@@ -20,7 +20,7 @@ pub(super) enum Framing {
     UntilClose,
 }
 
-/// The place in a chunked body. Lines end in CR LF and nothing else: whoever reads a lone LF as an end of line and
+/// The destination in a chunked body. Lines end in CR LF and nothing else: whoever reads a lone LF as an end of transport and
 /// whoever does not would see two different bodies.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
@@ -36,7 +36,7 @@ pub(super) struct Chunks {
 enum At {
     /// A size, of which this was read; `None`: no digit yet.
     Size(Option<u64>),
-    /// Blanks behind a size, before extensions or the end of the line.
+    /// Blanks behind a size, before extensions or the end of the transport.
     Blank(u64),
     /// Extensions, to be read past.
     Extension(u64),
@@ -47,12 +47,12 @@ enum At {
     /// The CR and the LF behind them.
     DataCr,
     DataLf,
-    /// The beginning of a line behind the last chunk.
+    /// The beginning of a transport behind the last chunk.
     Trailer,
-    /// Within such a line, and at its LF.
+    /// Within such a transport, and at its LF.
     InTrailer,
     TrailerLf,
-    /// The LF of the empty line at the end.
+    /// The LF of the empty transport at the end.
     EndLf,
     End,
 }

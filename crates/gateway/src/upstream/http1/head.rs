@@ -8,7 +8,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 use super::framing::{Framing, MAX_HEADERS};
-use super::{Ask, Breakage};
+use super::{Breakage, UpstreamRequest};
 
 /// A head without long values is no longer.
 const USUAL_HEAD: usize = 1024;
@@ -33,17 +33,17 @@ pub(super) struct Head {
 }
 
 /// The head of a request. Room for `room` bytes more is left behind it.
-pub(super) fn written(ask: &Ask<'_>, room: usize) -> BytesMut {
+pub(super) fn written(request: &UpstreamRequest<'_>, room: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(USUAL_HEAD + room);
-    put(&mut out, [ask.method().as_str(), " "]);
-    put(&mut out, ask.address());
+    put(&mut out, [request.method().as_str(), " "]);
+    put(&mut out, request.address());
     put(&mut out, [" HTTP/1.1\r\n"]);
-    for (name, value) in ask.headers() {
+    for (name, value) in request.headers() {
         put(&mut out, [name, ": "]);
         out.put_slice(value.as_bytes());
         put(&mut out, ["\r\n"]);
     }
-    if let Some(length) = ask.length() {
+    if let Some(length) = request.length() {
         let mut digits = itoa::Buffer::new();
         put(
             &mut out,
@@ -60,7 +60,7 @@ fn put<const N: usize>(out: &mut BytesMut, words: [&str; N]) {
 
 /// Where the head in `read` ends, if it does, of which the first `searched` bytes have no end in them.
 pub(super) fn end(read: &[u8], searched: usize) -> Option<usize> {
-    // The end of a line may have come already.
+    // The end of a transport may have come already.
     let from = searched.saturating_sub(2);
     let lines = memchr::memchr_iter(b'\n', &read[from..]).map(|at| from + at + 1);
     for next in lines {
@@ -138,8 +138,9 @@ impl Names {
     /// `None`: it is no name.
     fn get(&mut self, name: &[u8]) -> Option<HeaderName> {
         let (middle, last) = (*name.get(name.len() / 2)?, *name.last()?);
-        let place = usize::from(middle | 0x20) * 31 + usize::from(last | 0x20) * 7 + name.len();
-        let known = &mut self.0[place % Self::MOST];
+        let destination =
+            usize::from(middle | 0x20) * 31 + usize::from(last | 0x20) * 7 + name.len();
+        let known = &mut self.0[destination % Self::MOST];
         if let Some(known) = known
             && known.as_str().as_bytes().eq_ignore_ascii_case(name)
         {

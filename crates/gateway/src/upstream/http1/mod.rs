@@ -1,6 +1,6 @@
 //! HTTP/1.1 to a provider: one call at a time on a connection.
 //!
-//! Whoever has the call reads and writes, there and then: there is no task and no turn of the scheduler between the
+//! Whoever has the call reads and writes, there and then: there is no task and no permit of the scheduler between the
 //! provider's bytes and the client's. What is there of a stream is read in one go. A connection that waits for its
 //! next call is read by nobody, and has no buffer; whether it is still open is seen when it is taken, or by the sweep
 //! that looks at those that wait.
@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::{Ask, Breakage, MAX_HEAD, Socket};
+use super::{Breakage, MAX_HEAD, Socket, UpstreamRequest};
 use framing::Framing;
 use out::Out;
 
@@ -42,11 +42,11 @@ thread_local! {
 }
 
 /// The bytes to and from a provider.
-pub(super) type Line = Either<Socket, Box<TlsStream<Socket>>>;
+pub(super) type Transport = Either<Socket, Box<TlsStream<Socket>>>;
 
 /// An open connection.
-pub(super) struct Http1<L = Line> {
-    line: L,
+pub(super) struct Http1<L = Transport> {
+    transport: L,
     /// Of the request, what is not written yet.
     out: Out,
     is_flushed: bool,
@@ -75,9 +75,9 @@ pub(super) struct Unanswered {
 }
 
 impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
-    pub(super) fn new(line: L) -> Self {
+    pub(super) fn new(transport: L) -> Self {
         Self {
-            line,
+            transport,
             out: Out::default(),
             is_flushed: true,
             is_to_head: false,
@@ -109,21 +109,22 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
     }
 
     /// Takes a request on, which [`Self::answer`] sends.
-    pub(super) fn begin(&mut self, ask: Ask<'_>) {
-        let length = ask.length().unwrap_or_default();
-        self.is_to_head = *ask.method() == Method::HEAD;
+    pub(super) fn begin(&mut self, request: UpstreamRequest<'_>) {
+        let length = request.length().unwrap_or_default();
+        self.is_to_head = *request.method() == Method::HEAD;
         self.keeps_alive = true;
         self.is_flushed = false;
         self.has_begun = false;
         self.is_answered = false;
         if length > JOINED {
-            self.out.push(head::written(&ask, 0).freeze());
-            ask.into_pieces().for_each(|piece| self.out.push(piece));
+            self.out.push(head::written(&request, 0).freeze());
+            request.into_pieces().for_each(|piece| self.out.push(piece));
             return;
         }
         let room = usize::try_from(length).unwrap_or_default();
-        let mut joined = head::written(&ask, room);
-        ask.into_pieces()
+        let mut joined = head::written(&request, room);
+        request
+            .into_pieces()
             .for_each(|piece| joined.extend_from_slice(&piece));
         self.out.push(joined.freeze());
     }
@@ -245,14 +246,14 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let line = Pin::new(&mut self.line);
-            if ready!(poll_write_buf(line, cx, &mut self.out))? == 0 {
+            let transport = Pin::new(&mut self.transport);
+            if ready!(poll_write_buf(transport, cx, &mut self.out))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.has_begun = true;
         }
         if !self.is_flushed {
-            ready!(Pin::new(&mut self.line).poll_flush(cx))?;
+            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
             self.is_flushed = true;
         }
         Poll::Ready(Ok(()))
@@ -265,7 +266,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
                 room.reserve(ROOM);
             }
             room.reserve(LEAST_ROOM);
-            let length = ready!(poll_read_buf(Pin::new(&mut self.line), cx, room))?;
+            let length = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, room))?;
             Poll::Ready(Ok(match length {
                 0 => None,
                 1..SHORT => {

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// Pieces in order, none of them empty.
+/// RequestBody in order, none of them empty.
 #[derive(Default)]
 pub(super) struct Out(VecDeque<Bytes>);
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::ReadBuf;
 
 use super::*;
-use crate::upstream::Pieces;
+use crate::upstream::RequestBody;
 
 /// The provider's side of a connection: what it says, and what it was told.
 #[derive(Clone, Default)]
@@ -109,8 +109,11 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 /// Sends a request and reads its answer's head.
-fn send(http1: &mut Http1<Provider>, ask: Ask<'_>) -> Option<Result<Response<()>, Unanswered>> {
-    http1.begin(ask);
+fn send(
+    http1: &mut Http1<Provider>,
+    request: UpstreamRequest<'_>,
+) -> Option<Result<Response<()>, Unanswered>> {
+    http1.begin(request);
     now(http1.answer())
 }
 
@@ -299,7 +302,7 @@ fn heads_are_read_as_they_are() {
     );
     let twice: Vec<_> = answer.headers.get_all("x-twice").iter().collect();
     assert_eq!(twice, ["1", "2"]);
-    // Names are kept for the next head: similar ones must not take each other's place.
+    // Names are kept for the next head: similar ones must not take each other's destination.
     for name in [
         "x-request-id",
         "x-request-ie",
@@ -392,13 +395,13 @@ static HOST: HeaderValue = HeaderValue::from_static("provider:8080");
 static NAME: HeaderName = HeaderName::from_static("x-custom");
 static VALUE: HeaderValue = HeaderValue::from_static("yes");
 
-fn ask(method: &Method, body: impl IntoIterator<Item = Bytes>) -> Ask<'_> {
+fn ask(method: &Method, body: impl IntoIterator<Item = Bytes>) -> UpstreamRequest<'_> {
     let headers = vec![(&NAME, &VALUE)];
     let target = "/v1/chat?x=1".to_owned();
-    Ask::new(method, target, &HOST, headers, Pieces::new(body)).unwrap()
+    UpstreamRequest::new(method, target, &HOST, headers, RequestBody::new(body)).unwrap()
 }
 
-fn post(body: &str) -> Ask<'static> {
+fn post(body: &str) -> UpstreamRequest<'static> {
     let middle = body.len() / 2;
     let pieces = [&body[..middle], &body[middle..]];
     ask(
@@ -490,11 +493,11 @@ fn made_of(input: &[u8]) -> (Vec<u8>, Vec<Bytes>) {
     let (cuts, parts) = input.split_at(input.len().min(4));
     let mut says = Vec::new();
     let (first, parts) = parts.split_first().unwrap_or((&0, &[]));
-    // Seldom anything; mostly a whole head with up to three headers that matter, and then anything.
+    // LogThrottle anything; mostly a whole head with up to three headers that matter, and then anything.
     let whole = usize::from(first % 8 > 0) * (1 + usize::from(first >> 4) % 4);
     let (head, parts) = parts.split_at(whole.min(parts.len()));
-    for (place, part) in head.iter().enumerate() {
-        let some = if place == 0 {
+    for (destination, part) in head.iter().enumerate() {
+        let some = if destination == 0 {
             &PIECES[..4]
         } else {
             &PIECES[5..14]
@@ -531,12 +534,12 @@ fn as_hyper_reads(says: &[u8]) -> Option<(u16, Vec<u8>)> {
     let provider = Provider::default();
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder.max_headers(256);
-    let handshake = builder.handshake::<_, Pieces>(TokioIo::new(provider.clone()));
+    let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(provider.clone()));
     let (mut sender, connection) = now(handshake)?.ok()?;
     let mut connection = std::pin::pin!(connection);
     let exchange = async {
         let response = sender
-            .send_request(http::Request::new(Pieces::default()))
+            .send_request(http::Request::new(RequestBody::default()))
             .await
             .ok()?;
         let status = response.status().as_u16();

@@ -114,13 +114,13 @@ fn the_rest_of_a_request_is_written_while_its_answer_comes() {
 #[test]
 fn a_target_that_would_end_the_line_is_not_sent() {
     for target in ["/a b", "/a\r\nx: y", "/a\n", "/\0", "/\x7f", "*", ""] {
-        let ask = Ask::new(
+        let request = UpstreamRequest::new(
             &Method::GET,
             target.to_owned(),
             &HOST,
             Vec::new(),
-            Pieces::default(),
+            RequestBody::default(),
         );
-        assert!(ask.is_none(), "{target:?}");
+        assert!(request.is_none(), "{target:?}");
     }
 }

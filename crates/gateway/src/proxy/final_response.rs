@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response};
 use keypool_core::fault::Class;
-use keypool_core::pool::{Census, Pool};
+use keypool_core::pool::{KeyCounts, Pool};
 
 use super::OutBody;
-use super::answer::Answer;
 use super::attempts::{Attempts, Stop};
 use super::relay;
-use super::route::Route;
-use super::story::Story;
+use super::request_log::RequestLog;
+use super::response::Answer;
+use super::route::PoolTarget;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, in_whole_seconds, whole_seconds};
 use crate::telemetry::{can_fail_over, why_no_failover};
@@ -20,15 +20,15 @@ use crate::telemetry::{can_fail_over, why_no_failover};
 /// An SDK is told not to wait for a key that is away for longer.
 const WORTH_WAITING: Duration = Duration::from_secs(60);
 
-pub(super) fn conclude(
+pub(super) fn final_response(
     attempts: Attempts<'_>,
     stop: Stop,
-    story: &mut Story,
+    log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
     let (gw, call) = (attempts.gateway(), attempts.call());
     let (tried, made, waited) = (attempts.tried(), attempts.made(), attempts.waited());
     let pool = &attempts.route().entry.pool;
-    story.no_key(pool, attempts.demand(), stop.why(), waited);
+    log.no_key(pool, attempts.demand(), stop.why(), waited);
     let back = tried
         .iter()
         .filter_map(|route| time_to_return(gw, route))
@@ -40,13 +40,13 @@ pub(super) fn conclude(
             Err(no_key(gw, tried, back, made))
         }
         Some(class) => match (last.answer, last.trouble) {
-            (Some((answer, entry, place)), _) => {
-                story.answered_by(&entry, place);
+            (Some((answer, entry, index)), _) => {
+                log.set_response_of(&entry, index);
                 let answer = marked(answer, class, back);
-                Ok(relay::last_answer(gw, call, answer, story).map(OutBody::Relay))
+                Ok(relay::last_answer(gw, call, answer, log).map(OutBody::Relay))
             }
             (None, Some(trouble)) => {
-                let pool = story.entry.as_ref();
+                let pool = log.entry.as_ref();
                 let pool = pool.map_or("-", |entry| entry.pool.name());
                 Err(GatewayError {
                     retry_after: back,
@@ -59,13 +59,15 @@ pub(super) fn conclude(
 }
 
 /// How long until the target's first key is back; `None`: none comes back by itself.
-fn time_to_return(gw: &Gateway, route: &Route) -> Option<Duration> {
-    let outlook = route.entry.pool.outlook(&route.demand());
+fn time_to_return(gw: &Gateway, route: &PoolTarget) -> Option<Duration> {
+    let next_available = route.entry.pool.next_available(&route.demand());
     let now: Instant = gw.clock.now();
-    if outlook.busy {
+    if next_available.slot_may_free {
         Some(Duration::ZERO)
     } else {
-        outlook.at.map(|at| at.saturating_duration_since(now))
+        next_available
+            .cooldown_ends
+            .map(|at| at.saturating_duration_since(now))
     }
 }
 
@@ -87,7 +89,7 @@ fn marked(mut answer: Answer, class: Class, back: Option<Duration>) -> Answer {
 /// `tried`: at least one target; what stopped the last is told.
 fn never_tried(
     gw: &Gateway,
-    tried: &[Route],
+    tried: &[PoolTarget],
     stop: Stop,
     back: Option<Duration>,
     waited: Duration,
@@ -119,13 +121,13 @@ fn never_tried(
     }
 }
 
-fn no_key(gw: &Gateway, tried: &[Route], back: Option<Duration>, made: u32) -> GatewayError {
+fn no_key(gw: &Gateway, tried: &[PoolTarget], back: Option<Duration>, made: u32) -> GatewayError {
     let told = tried.iter().map(|route| {
         let pool = &route.entry.pool;
-        gw.trouble.look_at(pool, gw.clock.now());
+        gw.pool_health.after_failure(pool, gw.clock.now());
         let back = time_to_return(gw, route);
         let made = if tried.len() == 1 { made } else { 0 };
-        let mut told = explain(pool, &pool.census(&route.demand()), back, made);
+        let mut told = explain(pool, &pool.key_counts(&route.demand()), back, made);
         if route.only_group.is_some() && !pool.is_one_group() {
             told += "; the request names an object, and only keys of the group that made it can serve it";
         }
@@ -139,36 +141,36 @@ fn no_key(gw: &Gateway, tried: &[Route], back: Option<Duration>, made: u32) -> G
 }
 
 /// How many keys are in which state and why, and which of the three cases it is.
-fn explain(pool: &Pool, census: &Census, back: Option<Duration>, made: u32) -> String {
+fn explain(pool: &Pool, key_counts: &KeyCounts, back: Option<Duration>, made: u32) -> String {
     let name = pool.name();
-    if census.total == 0 {
+    if key_counts.total == 0 {
         return format!("pool \"{name}\" has no key yet: add one");
     }
     let counts = [
-        (census.active, "usable"),
-        (census.rate_limited, "rate-limited"),
-        (census.exhausted, "out of quota or balance"),
-        (census.invalid, "rejected by the provider"),
-        (census.forbidden, "not allowed to use this model"),
-        (census.set_aside, "set aside after failures"),
-        (census.disabled, "switched off"),
+        (key_counts.active, "usable"),
+        (key_counts.rate_limited, "rate-limited"),
+        (key_counts.exhausted, "out of quota or balance"),
+        (key_counts.invalid, "rejected by the provider"),
+        (key_counts.forbidden, "not allowed to use this model"),
+        (key_counts.ejected, "set aside after failures"),
+        (key_counts.disabled, "switched off"),
     ];
     let states: Vec<String> = counts
         .iter()
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!("{n} {what}"))
         .collect();
-    let of_all = if census.total == 1 {
+    let of_all = if key_counts.total == 1 {
         "its key".to_owned()
     } else {
-        format!("its {} keys", census.total)
+        format!("its {} keys", key_counts.total)
     };
     let case = match counts.iter().filter(|(n, _)| *n > 0).count() {
         _ if !can_fail_over(pool) => format!("no fail-over is possible: {}", why_no_failover(pool)),
-        1 if census.active == 0 => {
+        1 if key_counts.active == 0 => {
             "all keys fail alike: look at the account or the provider, not at one key".to_owned()
         }
-        _ if census.active > 0 => {
+        _ if key_counts.active > 0 => {
             "some keys still work, but the attempts of this request ran out".to_owned()
         }
         _ => "the keys fail for different reasons: see /api/keys/stats".to_owned(),

@@ -1,4 +1,4 @@
-//! Turns of a connection's task: what happens in one is one moment.
+//! CountPolls of a connection's task: what happens in one is one moment.
 //!
 //! hyper may ask a body twice in one turn; only in a new one did other tasks have theirs. And the time need not be
 //! asked for a dozen times in it.
@@ -56,29 +56,29 @@ pub(crate) fn wall(ask: impl FnOnce() -> SystemTime) -> SystemTime {
 }
 
 /// A future each poll of which is a turn.
-pub(crate) struct Turns<F>(Pin<Box<F>>);
+pub(crate) struct CountPolls<F>(Pin<Box<F>>);
 
-impl<F> Turns<F> {
+impl<F> CountPolls<F> {
     pub(crate) fn of(future: F) -> Self {
         Self(Box::pin(future))
     }
 }
 
-impl<F: Future> Future for Turns<F> {
+impl<F: Future> Future for CountPolls<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         NUMBER.set(NUMBER.get().wrapping_add(1));
         MOMENT.set(Some(Moment::default()));
-        let _end = EndOfTurn;
+        let _end = EndOfPoll;
         self.0.as_mut().poll(cx)
     }
 }
 
 /// Ends the moment also where the turn panics.
-struct EndOfTurn;
+struct EndOfPoll;
 
-impl Drop for EndOfTurn {
+impl Drop for EndOfPoll {
     fn drop(&mut self) {
         MOMENT.set(None);
     }
@@ -101,7 +101,7 @@ mod tests {
         };
         let seen = |wall: SystemTime| wall.duration_since(epoch).unwrap_or_default().as_secs();
         assert_eq!((seen(wall(ask)), seen(wall(ask))), (1, 2));
-        let mut turns = Turns::of(std::future::poll_fn(|_| {
+        let mut turns = CountPolls::of(std::future::poll_fn(|_| {
             let times = (current(), seen(wall(ask)), seen(wall(ask)));
             if times.1 == 3 {
                 Poll::Pending

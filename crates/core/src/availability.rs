@@ -1,4 +1,4 @@
-//! The board of a pool: where its keys show what becomes of them. It knows neither keys nor pools.
+//! The availability of a pool: where its keys show what becomes of them. It knows neither keys nor pools.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, futures::Notified};
 
-use crate::balance::Available;
+use crate::balance::AvailableSet;
 
-/// Which places are available, when the next timed change is due, and who waits for it.
-pub(crate) struct Board {
+/// Which indexes are available, when the next timed change is due, and who waits for it.
+pub(crate) struct Availability {
     /// The available set.
-    pub(crate) available: Available,
+    pub(crate) available: AvailableSet,
     /// When the next timed flag of a key ends, in nanoseconds since `epoch`; `u64::MAX`: none.
     next_due: AtomicU64,
     epoch: Instant,
@@ -20,7 +20,7 @@ pub(crate) struct Board {
     version: AtomicU64,
     /// Requests that wait for a key.
     waiting: AtomicUsize,
-    /// Those that wait on any board on which the same keys may stand.
+    /// Those that wait on any availability on which the same keys may stand.
     waiting_anywhere: Arc<AtomicUsize>,
     /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
     changed: Notify,
@@ -28,11 +28,11 @@ pub(crate) struct Board {
     serve: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-impl Board {
-    /// `waiting_anywhere`: one counter for all boards on which the same keys may stand.
+impl Availability {
+    /// `waiting_anywhere`: one counter for all attached on which the same keys may stand.
     pub(crate) fn new(weights: &[u32], epoch: Instant, waiting_anywhere: Arc<AtomicUsize>) -> Self {
         Self {
-            available: Available::new(weights),
+            available: AvailableSet::new(weights),
             next_due: AtomicU64::new(0),
             epoch,
             version: AtomicU64::new(1),
@@ -45,7 +45,7 @@ impl Board {
 
     /// Says how free keys reach those who wait.
     pub(crate) fn on_free(&self, serve: impl Fn() + Send + Sync + 'static) {
-        // A board has one pool, which says it once.
+        // A availability has one pool, which says it once.
         let _ = self.serve.set(Box::new(serve));
     }
 
@@ -57,8 +57,8 @@ impl Board {
     }
 
     /// Brings the available set in line with a key's flags.
-    pub(crate) fn show(&self, place: usize, is_available: impl Fn() -> bool) {
-        self.available.show(place, is_available);
+    pub(crate) fn update(&self, index: usize, is_available: impl Fn() -> bool) {
+        self.available.update(index, is_available);
         // Last: whoever looked before saw the old state, and keeps it under the old version.
         self.version.fetch_add(1, SeqCst);
     }
@@ -92,20 +92,20 @@ impl Board {
         self.waiting.load(SeqCst)
     }
 
-    /// Whether a request waits on this board, or on any other on which the same keys may stand.
+    /// Whether a request waits on this availability, or on any other on which the same keys may stand.
     ///
     /// Asked after a slot was given back, while who joins counts itself before it looks for a slot: so one of the
     /// two sees the other.
-    pub(crate) fn anyone_waits(&self) -> bool {
+    pub(crate) fn anyone_waiting(&self) -> bool {
         self.waiting_anywhere.load(SeqCst) > 0
     }
 
-    pub(crate) fn one_waits(&self) {
+    pub(crate) fn add_waiting(&self) {
         self.waiting.fetch_add(1, SeqCst);
         self.waiting_anywhere.fetch_add(1, SeqCst);
     }
 
-    pub(crate) fn wait_no_more(&self, how_many: usize) {
+    pub(crate) fn remove_waiting(&self, how_many: usize) {
         if how_many == 0 {
             // Every release reads the second one.
             return;

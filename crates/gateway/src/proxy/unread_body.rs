@@ -14,25 +14,25 @@ use crate::context::Gateway;
 /// What still comes after an early answer is discarded for so long …
 const DISCARD_FOR: Duration = Duration::from_secs(5);
 
-pub(super) struct Unread {
+pub(super) struct UnreadBody {
     gw: Arc<Gateway>,
     body: Option<Incoming>,
     /// The client waits to be asked for its body: not reading it is answer enough.
-    waits_to_be_asked: bool,
+    expects_continue: bool,
 }
 
-impl Unread {
+impl UnreadBody {
     pub(super) fn new(gw: &Arc<Gateway>, parts: &Parts, body: Incoming) -> Self {
         Self {
             gw: Arc::clone(gw),
             body: Some(body),
-            waits_to_be_asked: expects_continue(&parts.headers),
+            expects_continue: expects_continue(&parts.headers),
         }
     }
 
     /// The body, to be read now.
     pub(super) fn take(&mut self) -> Option<Incoming> {
-        self.waits_to_be_asked = false;
+        self.expects_continue = false;
         self.body.take()
     }
 
@@ -45,7 +45,7 @@ impl Unread {
     pub(super) fn discard(self) {
         let Some(mut body) = self
             .body
-            .filter(|body| !body.is_end_stream() && !self.waits_to_be_asked)
+            .filter(|body| !body.is_end_stream() && !self.expects_continue)
         else {
             return;
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keypool_providers::protocol::Protocol;
 
-use super::access::is_open;
+use super::access::is_callable;
 use super::auth::Caller;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{PoolEntry, Snapshot};
@@ -40,7 +40,7 @@ pub(super) fn not_found(
 /// Routes, and the names and patterns that pools serve, as far as the caller may call them by the protocol.
 fn known_models(snapshot: &Snapshot, protocol: Protocol, caller: &Caller) -> Vec<String> {
     let routes = snapshot.settings.routes.iter();
-    let routes = routes.filter(|route| is_open(snapshot, protocol, route, caller));
+    let routes = routes.filter(|route| is_callable(snapshot, protocol, route, caller));
     let routes = routes.map(|route| route.model.to_string());
     let pools = snapshot.pools.iter();
     let pools = pools.filter(|entry| entry.speaks(protocol) && caller.may_use_pool(entry));

@@ -12,7 +12,7 @@ use crate::key::flag;
 pub enum KeyState {
     /// Takes calls.
     Active,
-    /// Rests for a while: rate-limited for the only model in use, or set aside by its breaker.
+    /// Cooldowns for a while: rate-limited for the only model in use, or set aside by its breaker.
     Cooling,
     /// Its group's quota or balance is used up.
     Exhausted,
@@ -37,7 +37,7 @@ impl KeyState {
 
 /// One rest, for one model or (`None`) for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cooldown {
+pub struct CooldownReport {
     /// The model that rests.
     pub model: Option<Arc<str>>,
     /// Until when.
@@ -64,28 +64,28 @@ pub struct KeyReport {
     /// Whether it could take a request now.
     pub is_available: bool,
     /// Its rests.
-    pub cooldowns: Vec<Cooldown>,
+    pub cooldowns: Vec<CooldownReport>,
 }
 
 /// When a request that finds no key may expect one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outlook {
+pub struct NextAvailable {
     /// A key is in use up to its cap; a slot may free at any time.
-    pub busy: bool,
+    pub slot_may_free: bool,
     /// When the first resting key is due back.
-    pub at: Option<Instant>,
+    pub cooldown_ends: Option<Instant>,
 }
 
-impl Outlook {
+impl NextAvailable {
     /// Whether a key may be had before `deadline`.
     pub fn comes_before(&self, deadline: Instant) -> bool {
-        self.busy || self.at.is_some_and(|at| at <= deadline)
+        self.slot_may_free || self.cooldown_ends.is_some_and(|at| at <= deadline)
     }
 }
 
 /// How many keys are in which state, as far as one model is concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct KeyCounts {
     /// All keys that may serve.
     pub total: usize,
     /// Free, or in use up to their cap.
@@ -95,7 +95,7 @@ pub struct Census {
     /// Forbidden for this model.
     pub forbidden: usize,
     /// Set aside by the breaker.
-    pub set_aside: usize,
+    pub ejected: usize,
     /// Without quota or balance.
     pub exhausted: usize,
     /// Not accepted by the provider.
@@ -122,8 +122,8 @@ impl Pool {
         let settings = &self.settings.breaker;
         let fails = |member: &&Member| {
             let report = member.report(now);
-            let tally = || member.key.breaker().lock().tally(settings, now);
-            report.state != KeyState::Active || tally().is_over(settings)
+            let counts = || member.key.breaker().lock().counts(settings, now);
+            report.state != KeyState::Active || counts().is_over_threshold(settings)
         };
         self.members
             .iter()
@@ -140,26 +140,27 @@ impl Pool {
     }
 
     /// When the demand may expect a key. What this very request tried counts as resting until its back-off ends.
-    pub fn outlook(&self, demand: &Demand) -> Outlook {
+    pub fn next_available(&self, demand: &Demand) -> NextAvailable {
         let now = self.clock.now();
         if !demand.is_plain() {
-            return self.look_out(demand, now);
+            return self.compute_next_available(demand, now);
         }
-        let version = self.board.version();
-        if let Some(known) = self.outlooks.of(&demand.model, version, now) {
+        let version = self.availability.version();
+        if let Some(known) = self.availability_cache.of(&demand.model, version, now) {
             return known;
         }
-        let outlook = self.look_out(demand, now);
-        self.outlooks.keep(&demand.model, version, outlook);
-        outlook
+        let next_available = self.compute_next_available(demand, now);
+        self.availability_cache
+            .keep(&demand.model, version, next_available);
+        next_available
     }
 
-    /// The outlook, from a look at every key.
-    fn look_out(&self, demand: &Demand, now: Instant) -> Outlook {
+    /// The next_available, from a look at every key.
+    fn compute_next_available(&self, demand: &Demand, now: Instant) -> NextAvailable {
         #[cfg(test)]
         self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let mut outlook = Outlook::default();
-        for (place, member) in self.members.iter().enumerate() {
+        let mut next_available = NextAvailable::default();
+        for (index, member) in self.members.iter().enumerate() {
             let flags = member.key.flags();
             if flags & (flag::DISABLED | flag::INVALID) != 0 || !demand.admits(member) {
                 continue;
@@ -169,49 +170,56 @@ impl Pool {
                 .exhausted_until()
                 .filter(|_| flags & flag::EXHAUSTED != 0);
             let rests = member
-                .rests_until(&demand.model, now)
+                .cooling_until(&demand.model, now)
                 .max(exhausted)
-                .max(demand.tried_until(place, now));
-            // A key that is set aside serves if no other can; when its trial is due, things change all the same.
+                .max(demand.tried_until(index, now));
+            // A key that is set aside serves if no other can; when its probe is due, things change all the same.
             let open = member
                 .key
                 .open_until()
                 .filter(|_| flags & flag::EJECTED != 0);
-            outlook.busy |= rests.is_none();
-            outlook.at = [outlook.at, rests.or(open)].into_iter().flatten().min();
+            next_available.slot_may_free |= rests.is_none();
+            next_available.cooldown_ends = [next_available.cooldown_ends, rests.or(open)]
+                .into_iter()
+                .flatten()
+                .min();
         }
-        outlook
+        next_available
     }
 
     /// How the keys that may serve the demand stand with regard to its model.
-    pub fn census(&self, demand: &Demand) -> Census {
+    pub fn key_counts(&self, demand: &Demand) -> KeyCounts {
         let now = self.clock.now();
         self.wake_due(now);
         if !demand.is_plain() {
             return self.count(demand, now);
         }
-        let version = self.board.version();
-        if let Some(known) = self.outlooks.census_of(&demand.model, version, now) {
+        let version = self.availability.version();
+        if let Some(known) = self
+            .availability_cache
+            .key_counts_of(&demand.model, version, now)
+        {
             return known;
         }
-        let census = self.count(demand, now);
-        self.outlooks.keep_census(&demand.model, version, census);
-        census
+        let key_counts = self.count(demand, now);
+        self.availability_cache
+            .keep_key_counts(&demand.model, version, key_counts);
+        key_counts
     }
 
-    fn count(&self, demand: &Demand, now: Instant) -> Census {
+    fn count(&self, demand: &Demand, now: Instant) -> KeyCounts {
         #[cfg(test)]
         self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let mut census = Census::default();
+        let mut key_counts = KeyCounts::default();
         for member in self.members.iter().filter(|member| demand.admits(member)) {
-            census.total += 1;
-            *census.count_of(member, &demand.model, now) += 1;
+            key_counts.total += 1;
+            *key_counts.count_of(member, &demand.model, now) += 1;
         }
-        census
+        key_counts
     }
 }
 
-impl Census {
+impl KeyCounts {
     fn count_of(&mut self, member: &Member, model: &Arc<str>, now: Instant) -> &mut usize {
         let flags = member.key.flags();
         let upstream_model = member.upstream_model(model);
@@ -220,8 +228,10 @@ impl Census {
             _ if flags & flag::INVALID != 0 => &mut self.invalid,
             _ if flags & flag::EXHAUSTED != 0 => &mut self.exhausted,
             _ if member.key.forbidden.until(upstream_model, now).is_some() => &mut self.forbidden,
-            _ if member.group.rests.until(upstream_model, now).is_some() => &mut self.rate_limited,
-            _ if flags & (flag::EJECTED | flag::ON_TRIAL) != 0 => &mut self.set_aside,
+            _ if member.group.cooldowns.until(upstream_model, now).is_some() => {
+                &mut self.rate_limited
+            }
+            _ if flags & (flag::EJECTED | flag::PROBING) != 0 => &mut self.ejected,
             _ => &mut self.active,
         }
     }
@@ -232,7 +242,7 @@ impl Member {
         let key = &self.key;
         let flags = key.flags();
         let cooldowns = self.cooldowns(now);
-        let only_model_rests = cooldowns
+        let only_model_cools = cooldowns
             .iter()
             .filter_map(|cooldown| cooldown.model.as_ref())
             .any(|model| self.model.is_some() || key.only_model_is(model));
@@ -240,7 +250,7 @@ impl Member {
             _ if flags & flag::DISABLED != 0 => KeyState::Disabled,
             _ if flags & flag::INVALID != 0 => KeyState::Invalid,
             _ if flags & flag::EXHAUSTED != 0 => KeyState::Exhausted,
-            _ if flags & (flag::EJECTED | flag::ON_TRIAL) != 0 || only_model_rests => {
+            _ if flags & (flag::EJECTED | flag::PROBING) != 0 || only_model_cools => {
                 KeyState::Cooling
             }
             _ => KeyState::Active,
@@ -252,14 +262,14 @@ impl Member {
             failed: key.failed(),
             last_used_ms: key.last_used_ms(),
             state,
-            is_available: flags & flag::BLOCKING == 0 && !only_model_rests,
+            is_available: flags & flag::BLOCKING == 0 && !only_model_cools,
             cooldowns,
         }
     }
 
-    fn cooldowns(&self, now: Instant) -> Vec<Cooldown> {
+    fn cooldowns(&self, now: Instant) -> Vec<CooldownReport> {
         let whole = |until: Option<Instant>, class| {
-            until.map(|until| Cooldown {
+            until.map(|until| CooldownReport {
                 model: None,
                 until,
                 class,
@@ -267,19 +277,20 @@ impl Member {
         };
         let models = self
             .group
-            .rests
+            .cooldowns
             .list(now)
             .into_iter()
             .chain(self.key.forbidden.list(now));
-        let mut cooldowns: Vec<Cooldown> = whole(self.key.exhausted_until(), Class::Exhausted)
-            .into_iter()
-            .chain(whole(self.key.open_until(), Class::UpstreamTrouble))
-            .chain(models.map(|(model, rest)| Cooldown {
-                model: Some(model),
-                until: rest.until,
-                class: rest.class,
-            }))
-            .collect();
+        let mut cooldowns: Vec<CooldownReport> =
+            whole(self.key.exhausted_until(), Class::Exhausted)
+                .into_iter()
+                .chain(whole(self.key.open_until(), Class::UpstreamTrouble))
+                .chain(models.map(|(model, rest)| CooldownReport {
+                    model: Some(model),
+                    until: rest.until,
+                    class: rest.class,
+                }))
+                .collect();
         cooldowns.sort_by_key(|cooldown| cooldown.until);
         cooldowns
     }

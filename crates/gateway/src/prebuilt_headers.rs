@@ -10,15 +10,15 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// The unchanging headers of a pool and its keys.
-pub struct Wire {
+pub struct PoolHeaders {
     /// The pool's name.
     pub(crate) pool: HeaderValue,
     /// One for each key, in the pool's order.
-    keys: Box<[KeyWire]>,
+    keys: Box<[KeyHeaders]>,
 }
 
 /// The unchanging headers of a key.
-pub(crate) struct KeyWire {
+pub(crate) struct KeyHeaders {
     /// The key's name, as clients are told it.
     pub(crate) name: HeaderValue,
     /// The `Host` of its base URL. `None`: it cannot stand in a header.
@@ -27,22 +27,22 @@ pub(crate) struct KeyWire {
     credentials: Box<[(Protocol, HeaderName, HeaderValue)]>,
 }
 
-impl Wire {
+impl PoolHeaders {
     pub(crate) fn new(pool: &Pool, dialect: &dyn Dialect) -> Self {
-        let key = |member: &Member| KeyWire::new(member, dialect);
+        let key = |member: &Member| KeyHeaders::new(member, dialect);
         Self {
             pool: name_value(pool.name()),
             keys: pool.members().iter().map(key).collect(),
         }
     }
 
-    /// The headers of the key at `place`.
-    pub(crate) fn key(&self, place: usize) -> &KeyWire {
-        &self.keys[place]
+    /// The headers of the key at `index`.
+    pub(crate) fn key(&self, index: usize) -> &KeyHeaders {
+        &self.keys[index]
     }
 }
 
-impl KeyWire {
+impl KeyHeaders {
     fn new(member: &Member, dialect: &dyn Dialect) -> Self {
         let secret = member.key.secret().expose();
         let credential = |protocol: &Protocol| {

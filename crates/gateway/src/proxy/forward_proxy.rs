@@ -1,14 +1,14 @@
 //! Answers that an outbound proxy made itself, where it passes requests on to a provider without TLS.
 //!
 //! There the proxy's own words and the provider's come by the same way, and a proxy that blocks a page answers 403 as
-//! a provider does that blocks a key. Only signs that a provider does not give tell them apart: Squid's
+//! a provider does that blocks a key. Only signs that a provider does not give finish them apart: Squid's
 //! `X-Squid-Error` on the pages that it makes (`src/errorpage.cc`), and an `error` in `Proxy-Status` (RFC 9209).
 
 use http::{HeaderMap, Response, StatusCode};
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 
-use super::answer::{Failure, Trouble};
+use super::response::{Failure, Trouble};
 use crate::telemetry::redact;
 
 /// What a key's call came to where the proxy answered it and not the provider. `secret`: the key's, which the proxy
@@ -29,7 +29,7 @@ pub(super) fn refused<B>(
     // It may have failed while it waited for the provider's answer, or refused that answer (Squid's
     // `http_reply_access` and `reply_body_max_size` are 403s).
     let was_sent = status != StatusCode::NOT_IMPLEMENTED;
-    Some(Failure::on_the_way(Trouble::Unreachable(reason), was_sent))
+    Some(Failure::no_response(Trouble::Unreachable(reason), was_sent))
 }
 
 /// The sign that a proxy made this answer.
@@ -126,7 +126,7 @@ mod tests {
             (504, true),
         ] {
             let failure = of(status, SQUID, HTTP, PROXY).unwrap();
-            assert_eq!(failure.fate_unknown, was_sent, "{status}");
+            assert_eq!(failure.may_have_run, was_sent, "{status}");
             assert!(failure.answer.is_none(), "{status}");
             let begins = format!("the proxy http://proxy.example:3128 answered {status} ");
             assert!(failure.reason.starts_with(&begins), "{}", failure.reason);

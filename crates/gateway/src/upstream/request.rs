@@ -6,17 +6,17 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 
-use super::Pieces;
+use super::RequestBody;
 
 /// One request. Its headers stay where they are: most were read from a client or made with the configuration.
-pub(crate) struct Ask<'a> {
+pub(crate) struct UpstreamRequest<'a> {
     method: &'a Method,
     /// Path and query.
     target: String,
     host: &'a HeaderValue,
     /// Without `Host` and what tells the body's length. A name may stand there more than once.
     headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
-    body: Pieces,
+    body: RequestBody,
     /// Set where a proxy gets the request itself.
     for_proxy: Option<ForProxy<'a>>,
 }
@@ -29,16 +29,16 @@ struct ForProxy<'a> {
     credentials: Option<HeaderValue>,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> UpstreamRequest<'a> {
     /// `None`: the target cannot stand in a request.
     pub(crate) fn new(
         method: &'a Method,
         target: String,
         host: &'a HeaderValue,
         headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
-        body: Pieces,
+        body: RequestBody,
     ) -> Option<Self> {
-        // Anything else would end the target, or the line.
+        // Anything else would end the target, or the transport.
         let is_one_word = target.bytes().all(|byte| byte > b' ' && byte != 0x7f);
         (is_one_word && target.starts_with('/')).then_some(Self {
             method,
@@ -97,9 +97,9 @@ impl<'a> Ask<'a> {
         self.body.in_order()
     }
 
-    /// The request by HTTP/2, where `:scheme` and `:authority` take the place of `Host`. `None`: the target cannot be
+    /// The request by HTTP/2, where `:scheme` and `:authority` take the destination of `Host`. `None`: the target cannot be
     /// sent so.
-    pub(super) fn into_http2(self, authority: &Authority) -> Option<Request<Pieces>> {
+    pub(super) fn into_http2(self, authority: &Authority) -> Option<Request<RequestBody>> {
         let length = self.length();
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTPS);

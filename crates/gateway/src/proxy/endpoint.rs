@@ -9,7 +9,7 @@ use super::auth::Caller;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::{PoolEntry, Snapshot};
 
-pub(super) struct Target<'a> {
+pub(super) struct MatchedEndpoint<'a> {
     pub(super) protocol: Protocol,
     /// The known endpoint; `None`: a native path of the pool's provider.
     pub(super) endpoint: Option<Endpoint>,
@@ -19,7 +19,7 @@ pub(super) struct Target<'a> {
     pub(super) path: String,
 }
 
-impl<'a> Target<'a> {
+impl<'a> MatchedEndpoint<'a> {
     pub(super) fn find(snapshot: &'a Snapshot, parts: &Parts) -> Result<Self, Failed> {
         let (path, query) = (parts.uri.path(), parts.uri.query());
         let guessed = protocol::protocol_of_headers(&parts.headers, query);

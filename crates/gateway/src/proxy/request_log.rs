@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
-use keypool_core::pool::{Consequence, Demand, Lease, Pool};
+use keypool_core::pool::{Demand, Effect, Lease, Pool};
 
 use super::auth::nobody;
 use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
@@ -25,7 +25,7 @@ pub(super) const SHUTDOWN: &str = "shutdown";
 const MAX_PASSED_OVER: usize = 32;
 
 /// Logged when it ends, or when it is dropped unended (the client left, or a shutdown's time was up).
-pub(super) struct Story {
+pub(super) struct RequestLog {
     gw: Arc<Gateway>,
     began: Instant,
     request_id: HeaderValue,
@@ -34,7 +34,7 @@ pub(super) struct Story {
     pub(super) caller: Arc<str>,
     /// The pool that serves.
     pub(super) entry: Option<PoolEntry>,
-    /// The place of the key that was used last.
+    /// The index of the key that was used last.
     key: Option<usize>,
     attempts: u32,
     waited: Duration,
@@ -46,7 +46,7 @@ pub(super) struct Story {
     shows_trace: bool,
 }
 
-impl Story {
+impl RequestLog {
     pub(super) fn begin(gw: &Arc<Gateway>, parts: &Parts) -> Self {
         Self {
             began: gw.clock.now(),
@@ -67,7 +67,7 @@ impl Story {
     }
 
     /// Notes who calls, and whether it may see why it got its key.
-    pub(super) fn called_by(&mut self, name: &Arc<str>, may_see_traces: bool) {
+    pub(super) fn set_caller(&mut self, name: &Arc<str>, may_see_traces: bool) {
         self.caller = Arc::clone(name);
         self.shows_trace &= may_see_traces;
     }
@@ -84,7 +84,7 @@ impl Story {
         attempt: u32,
         waited: Duration,
     ) {
-        self.answered_by(entry, lease.place());
+        self.set_response_of(entry, lease.index());
         self.attempts = attempt;
         let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
@@ -95,27 +95,22 @@ impl Story {
     }
 
     /// Notes whose answer the client gets, as far as it is known now.
-    pub(super) fn answered_by(&mut self, entry: &PoolEntry, place: usize) {
+    pub(super) fn set_response_of(&mut self, entry: &PoolEntry, index: usize) {
         let is_known = self.entry.as_ref();
         if !is_known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {
             self.entry = Some(entry.clone());
         }
-        self.key = Some(place);
+        self.key = Some(index);
     }
 
     /// Notes how the attempt that began last failed, and what that did to its key.
-    pub(super) fn attempt_failed(
-        &mut self,
-        class: Class,
-        status: Option<u16>,
-        consequence: &Consequence,
-    ) {
+    pub(super) fn attempt_failed(&mut self, class: Class, status: Option<u16>, effect: &Effect) {
         let now = self.gw.clock.now();
         if let Some(step) = self.steps.last_mut() {
             let failed = Outcome::Failed {
                 class,
                 status,
-                consequence: *consequence,
+                effect: *effect,
             };
             step.end(failed, now);
         }
@@ -152,7 +147,7 @@ impl Story {
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, self.request_id.clone());
-        // Before the caller is known there is no step, and so nothing to tell to one who may not see it.
+        // Before the caller is known there is no step, and so nothing to finish to one who may not see it.
         if self.shows_trace
             && let Some(trace) = trace_header::of(&self.steps)
         {
@@ -161,9 +156,9 @@ impl Story {
         let Some(entry) = &self.entry else {
             return;
         };
-        headers.insert(POOL, entry.wire.pool.clone());
-        if let Some(place) = self.key {
-            headers.insert(KEY, entry.wire.key(place).name.clone());
+        headers.insert(POOL, entry.headers.pool.clone());
+        if let Some(index) = self.key {
+            headers.insert(KEY, entry.headers.key(index).name.clone());
         }
         headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
@@ -171,7 +166,7 @@ impl Story {
     }
 
     /// An answer of the gateway's own, told and done with.
-    pub(super) fn tell(&mut self, response: Response<Bytes>) -> Response<Bytes> {
+    pub(super) fn finish(&mut self, response: Response<Bytes>) -> Response<Bytes> {
         let mut response = response;
         self.head(&mut response);
         self.end("");
@@ -179,12 +174,12 @@ impl Story {
     }
 
     /// An error of the gateway's own, told and done with.
-    pub(super) fn tell_error(mut self, response: Response<Bytes>) -> Response<Bytes> {
-        self.tell(response)
+    pub(super) fn finish_error(mut self, response: Response<Bytes>) -> Response<Bytes> {
+        self.finish(response)
     }
 
     /// The error for a request that a shutdown cut short, told and done with.
-    pub(super) fn tell_shutdown(mut self, response: Response<Bytes>) -> Response<Bytes> {
+    pub(super) fn finish_shutdown(mut self, response: Response<Bytes>) -> Response<Bytes> {
         let mut response = response;
         self.head(&mut response);
         self.end(SHUTDOWN);
@@ -200,14 +195,14 @@ impl Story {
         let pool = self.entry.as_ref().map(|entry| &entry.pool);
         let key = pool
             .zip(self.key)
-            .map(|(pool, place)| &pool.members()[place]);
+            .map(|(pool, index)| &pool.members()[index]);
         let finished = Finished {
             request_id: self.request_id(),
             method: &self.method,
             path: &self.path,
             status: self.status,
             pool: pool.map_or("-", |pool| pool.name()),
-            number: self.key.map(|place| place + 1),
+            number: self.key.map(|index| index + 1),
             key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
@@ -233,7 +228,7 @@ impl Story {
         }
     }
 
-    /// Hands the story over to the answer that is being relayed.
+    /// Hands the log over to the answer that is being relayed.
     pub(super) fn hand_over(&mut self) -> Self {
         let rest = Self {
             gw: Arc::clone(&self.gw),
@@ -256,7 +251,7 @@ impl Story {
     }
 }
 
-impl Drop for Story {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         let how = if self.gw.is_ending() {
             SHUTDOWN

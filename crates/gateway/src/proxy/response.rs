@@ -31,7 +31,7 @@ pub(super) struct Answer {
     pub(super) rest: Option<UpstreamBody>,
 }
 
-/// Pieces below this size are joined to the one before, …
+/// RequestBody below this size are joined to the one before, …
 const SMALL_PIECE: usize = 1024;
 /// … as long as that is below this size.
 const LARGE_PIECE: usize = 64 * 1024;
@@ -46,7 +46,7 @@ pub(super) struct Failure {
     /// The error or the provider's words, without secrets, for the log.
     pub(super) reason: String,
     /// The provider may have taken the call on.
-    pub(super) fate_unknown: bool,
+    pub(super) may_have_run: bool,
     /// The key is not to blame: the attempt had only what others left of the request's time, or was not made at all.
     pub(super) cut_short: bool,
 }
@@ -137,7 +137,7 @@ impl Answer {
 
 impl Failure {
     /// No answer: the way to the provider is in trouble.
-    pub(super) fn on_the_way(trouble: Trouble, was_sent: bool) -> Self {
+    pub(super) fn no_response(trouble: Trouble, was_sent: bool) -> Self {
         let reason = match &trouble {
             Trouble::Unreachable(what) => what.clone(),
             Trouble::Timeout(limit) => format!("no answer within {limit:?}"),
@@ -147,7 +147,7 @@ impl Failure {
             answer: None,
             trouble: Some(trouble),
             reason,
-            fate_unknown: was_sent,
+            may_have_run: was_sent,
             cut_short: false,
         }
     }
@@ -165,7 +165,7 @@ impl Failure {
         Self {
             reason: error.to_string(),
             cut_short: matches!(error, SendError::Malformed) || is_out_of_files(error),
-            ..Self::on_the_way(trouble, error.was_sent())
+            ..Self::no_response(trouble, error.was_sent())
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Affinity: every conversation has a home among the quota groups of a pool, since providers keep their prompt
 //! caches for each organisation or project, and any key of the group reaches them.
 //!
-//! Homes come from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that a
+//! AffinityRing come from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that a
 //! key that comes or goes moves few conversations and nothing need be remembered. No group takes much more than
 //! its share of the calls in flight (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads",
 //! 2016): beyond that, and where a home has no free key, the next group on the ring serves, and what went there
@@ -10,9 +10,9 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use super::away::Away;
-use super::mix::mix;
-use super::{Available, least_loaded};
+use super::overflow_table::OverflowTable;
+use super::{AvailableSet, least_loaded};
+use crate::hash::scatter;
 
 /// Points on the ring of a group of average weight, where there are few groups and where there are many: the
 /// more points, the more even the shares.
@@ -30,25 +30,25 @@ const COMPARE_ALL: usize = 64;
 const DRAWS: usize = 16;
 const SAMPLES: usize = 4;
 
-/// The quota groups of a pool and their places on the ring.
-pub(crate) struct Homes {
+/// The quota groups of a pool and their len on the ring.
+pub(crate) struct AffinityRing {
     ring: Ring,
-    groups: Box<[Home]>,
-    /// The places of all groups, group by group.
-    spots: Box<[Spot]>,
-    /// The group of each place.
+    groups: Box<[RingGroup]>,
+    /// The len of all groups, group by group.
+    keys: Box<[RingKey]>,
+    /// The group of each index.
     group_of: Box<[u32]>,
     /// Calls in flight that the pool gave out.
     in_flight: AtomicU64,
-    away: Away,
+    overflow: OverflowTable,
 }
 
 /// One quota group as this pool has it.
-// On one cache line, with its first place, which is the only one of most groups.
+// On one cache line, with its first index, which is the only one of most groups.
 #[repr(align(32))]
-struct Home {
-    first: Spot,
-    /// Its part of all places.
+struct RingGroup {
+    first: RingKey,
+    /// Its part of all len.
     begin: u32,
     count: u32,
     in_flight: AtomicU32,
@@ -56,24 +56,24 @@ struct Home {
     turn: AtomicU32,
 }
 
-const _: () = assert!(size_of::<Home>() == 32);
+const _: () = assert!(size_of::<RingGroup>() == 32);
 
-/// A place of a group, with what is asked of it often.
+/// A index of a group, with what is asked of it often.
 #[derive(Clone, Copy)]
-struct Spot {
-    place: u32,
+struct RingKey {
+    index: u32,
     slot: u32,
     weight: u32,
 }
 
 /// How a group came to serve a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chosen {
+pub(crate) enum AffinityMatch {
     /// It is the conversation's home.
     Home,
     /// The conversation was served there before, away from home.
     Warm,
-    /// Home has no room.
+    /// RingGroup has no room.
     Overflow,
 }
 
@@ -81,15 +81,15 @@ pub(crate) enum Chosen {
 #[derive(Clone, Copy)]
 struct Candidate {
     group: u32,
-    place: usize,
+    index: usize,
     load: u64,
     /// Of its keys that can serve.
     weight: u64,
 }
 
-impl Homes {
-    /// `identities[place]`: what makes the group of that place itself, across reloads and nodes.
-    pub(crate) fn new(identities: &[u64], available: &Available, now: Instant) -> Self {
+impl AffinityRing {
+    /// `identities[index]`: what makes the group of that index itself, across reloads and nodes.
+    pub(crate) fn new(identities: &[u64], available: &AvailableSet, now: Instant) -> Self {
         let mut known: Vec<u64> = identities.to_vec();
         known.sort_unstable();
         known.dedup();
@@ -97,24 +97,24 @@ impl Homes {
             .iter()
             .map(|id| known.binary_search(id).unwrap_or_default() as u32)
             .collect();
-        let spot = |place: usize| Spot {
-            place: place as u32,
-            slot: available.first_slot(place) as u32,
-            weight: available.weight(place),
+        let key = |index: usize| RingKey {
+            index: index as u32,
+            slot: available.first_slot(index) as u32,
+            weight: available.weight(index),
         };
-        let mut spots: Vec<Spot> = (0..identities.len()).map(spot).collect();
-        spots.sort_by_key(|spot| group_of[spot.place as usize]);
-        let of_group = |spot: &Spot| group_of[spot.place as usize];
-        let parts: Vec<&[Spot]> = spots
+        let mut keys: Vec<RingKey> = (0..identities.len()).map(key).collect();
+        keys.sort_by_key(|key| group_of[key.index as usize]);
+        let of_group = |key: &RingKey| group_of[key.index as usize];
+        let parts: Vec<&[RingKey]> = keys
             .chunk_by(|one, next| of_group(one) == of_group(next))
             .collect();
-        let weight = |part: &&[Spot]| part.iter().map(|spot| spot.weight).sum();
+        let weight = |part: &&[RingKey]| part.iter().map(|key| key.weight).sum();
         let weights: Vec<u32> = parts.iter().map(weight).collect();
         let mut end = 0;
         let groups = parts.iter().map(|part| {
             let begin = end;
             end += part.len() as u32;
-            Home {
+            RingGroup {
                 first: part[0],
                 begin,
                 count: part.len() as u32,
@@ -125,42 +125,42 @@ impl Homes {
         Self {
             ring: Ring::new(&known, &weights),
             groups: groups.collect(),
-            spots: spots.into(),
+            keys: keys.into(),
             group_of,
             in_flight: AtomicU64::new(0),
-            away: Away::new(now),
+            overflow: OverflowTable::new(now),
         }
     }
 
-    /// The key for a conversation; `None` if none fits. `load(place)` is the number of calls in flight there.
+    /// The key for a conversation; `None` if none fits. `load(index)` is the number of calls in flight there.
     pub(crate) fn choose(
         &self,
         conversation: u64,
         now: Instant,
-        available: &Available,
+        available: &AvailableSet,
         load: impl Fn(usize) -> u32,
         fits: impl Fn(usize) -> bool,
-    ) -> Option<(usize, Chosen)> {
+    ) -> Option<(usize, AffinityMatch)> {
         let look = |group: u32| self.candidate(group, available, &load, &fits);
         let total = self.in_flight.load(Relaxed);
         let of_pool = (
             total,
             available.free_weight() as u64,
-            available.free_places() as u64,
+            available.free_keys() as u64,
         );
-        if let Some(group) = self.away.find(conversation, now)
+        if let Some(group) = self.overflow.find(conversation, now)
             && let Some(warm) = look(group)
             && has_room(&warm, of_pool)
         {
-            return Some((warm.place, Chosen::Warm));
+            return Some((warm.index, AffinityMatch::Warm));
         }
         let mut crowded: Vec<Candidate> = Vec::new();
-        for (nth, group) in self.starting_at_home(conversation).enumerate() {
+        for (nth, group) in self.groups_from_home(conversation).enumerate() {
             let Some(candidate) = look(group) else {
                 continue;
             };
             if has_room(&candidate, of_pool) {
-                return Some((candidate.place, chosen(nth)));
+                return Some((candidate.index, chosen(nth)));
             }
             crowded.push(candidate);
         }
@@ -174,54 +174,55 @@ impl Homes {
         let roomy = crowded.iter().find(|one| has_room(one, of_crowded));
         if let Some(candidate) = roomy.or(crowded.first()) {
             let at_home = Some(candidate.group) == self.home(conversation);
-            return Some((candidate.place, chosen(usize::from(!at_home))));
+            return Some((candidate.index, chosen(usize::from(!at_home))));
         }
         // Those looked at are few of many: any other key is better than none.
-        least_loaded::choose(available, load, fits).map(|place| (place, Chosen::Overflow))
+        least_loaded::choose(available, load, fits).map(|index| (index, AffinityMatch::Overflow))
     }
 
-    /// `place` serves the conversation: it stays there, or is at home.
+    /// `index` serves the conversation: it stays there, or is at home.
     pub(crate) fn note_served(
         &self,
         conversation: u64,
-        (place, chosen): (usize, Chosen),
+        (index, chosen): (usize, AffinityMatch),
         now: Instant,
     ) {
         match chosen {
-            Chosen::Home => self.away.came_home(conversation, now),
-            Chosen::Warm | Chosen::Overflow => {
-                self.away.stays_at(conversation, self.group_of[place], now);
+            AffinityMatch::Home => self.overflow.remove(conversation, now),
+            AffinityMatch::Warm | AffinityMatch::Overflow => {
+                self.overflow
+                    .insert(conversation, self.group_of[index], now);
             }
         }
     }
 
-    /// A call began at `place`.
-    pub(crate) fn call_began(&self, place: usize) {
+    /// A call began at `index`.
+    pub(crate) fn call_began(&self, index: usize) {
         self.in_flight.fetch_add(1, Relaxed);
-        self.home_of(place).in_flight.fetch_add(1, Relaxed);
+        self.group_at(index).in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A call ended at `place`.
-    pub(crate) fn call_ended(&self, place: usize) {
+    /// A call ended at `index`.
+    pub(crate) fn call_ended(&self, index: usize) {
         self.in_flight.fetch_sub(1, Relaxed);
-        self.home_of(place).in_flight.fetch_sub(1, Relaxed);
+        self.group_at(index).in_flight.fetch_sub(1, Relaxed);
     }
 
-    fn home_of(&self, place: usize) -> &Home {
-        &self.groups[self.group_of[place] as usize]
+    fn group_at(&self, index: usize) -> &RingGroup {
+        &self.groups[self.group_of[index] as usize]
     }
 
     fn home(&self, conversation: u64) -> Option<u32> {
-        self.starting_at_home(conversation).next()
+        self.groups_from_home(conversation).next()
     }
 
     /// The groups from a conversation's home on, each once, as far as it is worth looking.
-    fn starting_at_home(&self, conversation: u64) -> impl Iterator<Item = u32> {
+    fn groups_from_home(&self, conversation: u64) -> impl Iterator<Item = u32> {
         let mut seen = [u32::MAX; MAX_GROUPS];
         let mut count = 0;
         let enough = MAX_GROUPS.min(self.groups.len());
         self.ring
-            .groups_after(mix(conversation))
+            .groups_after(scatter(conversation))
             .take(MAX_POINTS)
             .filter(move |group| {
                 let is_new = !seen[..count.min(MAX_GROUPS)].contains(group);
@@ -238,82 +239,82 @@ impl Homes {
     fn candidate(
         &self,
         group: u32,
-        available: &Available,
+        available: &AvailableSet,
         load: impl Fn(usize) -> u32,
         fits: impl Fn(usize) -> bool,
     ) -> Option<Candidate> {
-        let home = self.groups.get(group as usize)?;
+        let members = self.groups.get(group as usize)?;
         let can_serve =
-            |spot: &&Spot| available.has_slot(spot.slot as usize) && fits(spot.place as usize);
-        let cost = |spot: &&Spot| {
-            u64::from(load(spot.place as usize)) * (1 << 20) / u64::from(spot.weight)
+            |key: &&RingKey| available.has_slot(key.slot as usize) && fits(key.index as usize);
+        let cost = |key: &&RingKey| {
+            u64::from(load(key.index as usize)) * (1 << 20) / u64::from(key.weight)
         };
-        let (best, weight) = match home.count as usize {
+        let (best, weight) = match members.count as usize {
             1 => {
-                let only = &home.first;
+                let only = &members.first;
                 (can_serve(&only).then_some(only)?, u64::from(only.weight))
             }
-            count if count <= COMPARE_ALL => self.best_of_all(home, can_serve, cost)?,
+            count if count <= COMPARE_ALL => self.best_of_all(members, can_serve, cost)?,
             count => {
-                let best = self.best_of_some(home, can_serve, cost)?;
+                let best = self.best_of_some(members, can_serve, cost)?;
                 // Of a group so large the whole weight is near enough.
                 let all = count as u64 * available.free_weight() as u64;
-                (best, all / available.free_places().max(1) as u64)
+                (best, all / available.free_keys().max(1) as u64)
             }
         };
         Some(Candidate {
             group,
-            place: best.place as usize,
-            load: u64::from(home.in_flight.load(Relaxed)),
+            index: best.index as usize,
+            load: u64::from(members.in_flight.load(Relaxed)),
             weight,
         })
     }
 
-    /// The spots of a group in turn: each call begins with the next.
-    fn in_turn(&self, home: &Home) -> impl Iterator<Item = &Spot> {
-        let spots = self.spots_of(home);
-        let first = home.turn.fetch_add(1, Relaxed) as usize % spots.len();
-        spots[first..].iter().chain(&spots[..first])
+    /// The keys of a group in turn: each call begins with the next.
+    fn in_turn(&self, group: &RingGroup) -> impl Iterator<Item = &RingKey> {
+        let keys = self.keys_of(group);
+        let first = group.turn.fetch_add(1, Relaxed) as usize % keys.len();
+        keys[first..].iter().chain(&keys[..first])
     }
 
-    fn spots_of(&self, home: &Home) -> &[Spot] {
-        &self.spots[home.begin as usize..][..home.count as usize]
+    fn keys_of(&self, group: &RingGroup) -> &[RingKey] {
+        &self.keys[group.begin as usize..][..group.count as usize]
     }
 
-    /// The spot of least cost, and the weight of all that can serve.
+    /// The key of least cost, and the weight of all that can serve.
     fn best_of_all(
         &self,
-        home: &Home,
-        can_serve: impl Fn(&&Spot) -> bool,
-        cost: impl Fn(&&Spot) -> u64,
-    ) -> Option<(&Spot, u64)> {
+        group: &RingGroup,
+        can_serve: impl Fn(&&RingKey) -> bool,
+        cost: impl Fn(&&RingKey) -> u64,
+    ) -> Option<(&RingKey, u64)> {
         let mut weight = 0;
-        let able = self.in_turn(home).filter(can_serve);
+        let able = self.in_turn(group).filter(can_serve);
         let best = able
-            .inspect(|spot| weight += u64::from(spot.weight))
+            .inspect(|key| weight += u64::from(key.weight))
             .min_by_key(cost)?;
         Some((best, weight))
     }
 
-    /// The spot of least cost among a few that are drawn, else the next that can serve.
+    /// The key of least cost among a few that are drawn, else the next that can serve.
     fn best_of_some(
         &self,
-        home: &Home,
-        can_serve: impl Fn(&&Spot) -> bool,
-        cost: impl Fn(&&Spot) -> u64,
-    ) -> Option<&Spot> {
-        let spots = self.spots_of(home);
-        let drawn = (0..DRAWS).map(|_| &spots[fastrand::usize(..spots.len())]);
+        group: &RingGroup,
+        can_serve: impl Fn(&&RingKey) -> bool,
+        cost: impl Fn(&&RingKey) -> u64,
+    ) -> Option<&RingKey> {
+        let keys = self.keys_of(group);
+        let drawn = (0..DRAWS).map(|_| &keys[fastrand::usize(..keys.len())]);
         let least = drawn.filter(&can_serve).take(SAMPLES).min_by_key(cost);
-        least.or_else(|| self.in_turn(home).find(can_serve))
+        least.or_else(|| self.in_turn(group).find(can_serve))
     }
 }
 
-fn chosen(nth: usize) -> Chosen {
+fn chosen(nth: usize) -> AffinityMatch {
     if nth == 0 {
-        Chosen::Home
+        AffinityMatch::Home
     } else {
-        Chosen::Overflow
+        AffinityMatch::Overflow
     }
 }
 
@@ -330,7 +331,7 @@ struct Ring {
     /// Sorted: position in the upper half, group in the lower.
     points: Box<[u64]>,
     /// Where the points of each equal part of the ring begin; one more at the end. Few enough to stay in a cache:
-    /// a place among the points themselves is a wait for memory.
+    /// a index among the points themselves is a wait for memory.
     starts: Box<[u32]>,
 }
 
@@ -349,7 +350,8 @@ impl Ring {
         let mut points = Vec::with_capacity(identities.len() * (of_mean as usize + 1));
         for (group, (identity, weight)) in identities.iter().zip(weights).enumerate() {
             let count = (of_mean * f64::from(*weight) / mean).round().max(1.0) as u64;
-            let point = |n: u64| mix(mix(*identity).wrapping_add(n)) >> 32 << 32 | group as u64;
+            let point =
+                |n: u64| scatter(scatter(*identity).wrapping_add(n)) >> 32 << 32 | group as u64;
             points.extend((0..count).map(point));
         }
         points.sort_unstable();
@@ -401,15 +403,15 @@ mod tests {
 
     #[test]
     fn a_large_group_gives_its_load_to_many_keys() {
-        let available = Available::new(&[1; 1000]);
-        let homes = Homes::new(&[7; 1000], &available, Instant::now());
+        let available = AvailableSet::new(&[1; 1000]);
+        let ring = AffinityRing::new(&[7; 1000], &available, Instant::now());
         let mut loads = vec![0u32; 1000];
         for conversation in 0..4000 {
-            let chosen = homes.choose(
+            let chosen = ring.choose(
                 conversation,
                 Instant::now(),
                 &available,
-                |place| loads[place],
+                |index| loads[index],
                 |_| true,
             );
             loads[chosen.unwrap().0] += 1;
@@ -444,7 +446,7 @@ mod tests {
             for position in few
                 .into_iter()
                 .chain(edges.take(1000))
-                .chain((0..1000).map(mix))
+                .chain((0..1000).map(scatter))
             {
                 let at = |point: &&u64| **point >> 32 >= position >> 32;
                 let next = ring.points.iter().find(at).unwrap_or(&ring.points[0]);

@@ -1,4 +1,4 @@
-//! Conversations that were served away from home: they stay where the provider's cache is warm, for a while.
+//! Conversations that were served table from home: they stay where the provider's cache is warm, for a while.
 //!
 //! A table of fixed size, in small sets of their own lock, in which the entry unused for longest gives way.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::mix::mix;
+use crate::hash::scatter;
 
 /// A conversation is forgotten when it was not heard of for so long. Providers keep what they cached for five to
 /// ten minutes after its last use.
@@ -17,8 +17,8 @@ pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 const WAYS: usize = 8;
 const SETS: usize = 1280;
 
-/// Which group serves which conversation away from home.
-pub(super) struct Away {
+/// Which group serves which conversation table from home.
+pub(super) struct OverflowTable {
     epoch: Instant,
     /// Made when the first conversation leaves home.
     sets: OnceLock<Box<[Mutex<[Entry; WAYS]>]>>,
@@ -34,7 +34,7 @@ struct Entry {
     until: u64,
 }
 
-impl Away {
+impl OverflowTable {
     pub(super) fn new(epoch: Instant) -> Self {
         Self {
             epoch,
@@ -43,7 +43,7 @@ impl Away {
         }
     }
 
-    /// The group that serves `conversation` away from home.
+    /// The group that serves `conversation` table from home.
     pub(super) fn find(&self, conversation: u64, now: Instant) -> Option<u32> {
         let now = self.since_epoch(now);
         if now >= self.in_use_until.load(SeqCst) {
@@ -56,7 +56,7 @@ impl Away {
     }
 
     /// `group` serves the conversation now.
-    pub(super) fn stays_at(&self, conversation: u64, group: u32, now: Instant) {
+    pub(super) fn insert(&self, conversation: u64, group: u32, now: Instant) {
         self.sets.get_or_init(|| {
             (0..SETS)
                 .map(|_| Mutex::new([Entry::default(); WAYS]))
@@ -71,9 +71,9 @@ impl Away {
         let own = set
             .iter()
             .position(|entry| entry.conversation == conversation);
-        let place = own.or_else(|| (0..WAYS).min_by_key(|way| set[*way].until));
-        if let Some(place) = place {
-            set[place] = Entry {
+        let index = own.or_else(|| (0..WAYS).min_by_key(|way| set[*way].until));
+        if let Some(index) = index {
+            set[index] = Entry {
                 conversation,
                 group,
                 until,
@@ -82,7 +82,7 @@ impl Away {
     }
 
     /// The conversation is served at home again.
-    pub(super) fn came_home(&self, conversation: u64, now: Instant) {
+    pub(super) fn remove(&self, conversation: u64, now: Instant) {
         if self.since_epoch(now) >= self.in_use_until.load(SeqCst) {
             return;
         }
@@ -98,7 +98,7 @@ impl Away {
 
     fn set_of(&self, conversation: u64) -> Option<&Mutex<[Entry; WAYS]>> {
         let sets = self.sets.get()?;
-        sets.get((mix(conversation) % SETS as u64) as usize)
+        sets.get((scatter(conversation) % SETS as u64) as usize)
     }
 
     fn since_epoch(&self, at: Instant) -> u64 {
@@ -118,34 +118,37 @@ mod tests {
     #[test]
     fn a_conversation_stays_away_until_it_was_not_heard_of_for_a_while() {
         let start = Instant::now();
-        let away = Away::new(start);
-        assert_eq!(away.find(7, start), None);
-        away.stays_at(7, 2, start);
-        away.stays_at(8, 1, start);
+        let table = OverflowTable::new(start);
+        assert_eq!(table.find(7, start), None);
+        table.insert(7, 2, start);
+        table.insert(8, 1, start);
         let later = start + FORGOTTEN_AFTER - Duration::from_secs(1);
         assert_eq!(
-            (away.find(7, later), away.find(8, later)),
+            (table.find(7, later), table.find(8, later)),
             (Some(2), Some(1))
         );
-        away.stays_at(7, 3, later);
+        table.insert(7, 3, later);
         let after = start + FORGOTTEN_AFTER;
-        assert_eq!((away.find(7, after), away.find(8, after)), (Some(3), None));
-        away.came_home(7, after);
-        assert_eq!(away.find(7, after), None);
+        assert_eq!(
+            (table.find(7, after), table.find(8, after)),
+            (Some(3), None)
+        );
+        table.remove(7, after);
+        assert_eq!(table.find(7, after), None);
     }
 
     #[test]
     fn the_table_is_bounded_and_what_was_not_used_for_longest_gives_way() {
         let start = Instant::now();
-        let away = Away::new(start);
-        let known = |upto: u64, now| (0..upto).filter(|n| away.find(*n, now).is_some()).count();
+        let table = OverflowTable::new(start);
+        let known = |upto: u64, now| (0..upto).filter(|n| table.find(*n, now).is_some()).count();
         for n in 0..50_000u64 {
-            away.stays_at(n, 0, start + Duration::from_millis(n));
+            table.insert(n, 0, start + Duration::from_millis(n));
         }
         let now = start + Duration::from_secs(50);
         assert!(known(50_000, now) <= WAYS * SETS);
         assert!(
-            (49_000..50_000).all(|n| away.find(n, now).is_some()),
+            (49_000..50_000).all(|n| table.find(n, now).is_some()),
             "the newest are known"
         );
     }

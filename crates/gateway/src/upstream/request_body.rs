@@ -8,9 +8,9 @@ use http_body::{Body, Frame, SizeHint};
 
 /// A request body of a few shared pieces; cloning it for another attempt copies nothing.
 #[derive(Clone, Default)]
-pub(crate) struct Pieces(Vec<Bytes>);
+pub(crate) struct RequestBody(Vec<Bytes>);
 
-impl Pieces {
+impl RequestBody {
     /// The pieces in order; empty ones are left out.
     pub(crate) fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
         let mut pieces: Vec<Bytes> = pieces
@@ -27,7 +27,7 @@ impl Pieces {
     }
 }
 
-impl Body for Pieces {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

@@ -1,0 +1,135 @@
+//! Cooldowns for single models: which models a key or a quota group may not be asked for, and until when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::fault::Class;
+
+/// More models than this do not cooldown at once in one index; the one that ends first gives way.
+const MAX_COOLDOWNS: usize = 1024;
+
+/// One cooldown: until when, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cooldown {
+    /// When it ends.
+    pub(crate) until: Instant,
+    /// The class that caused it.
+    pub(crate) class: Class,
+}
+
+/// The cooldowns of a key or a quota group, by model.
+// The count stands first, where a key has its counters; and a list is small, so that its breaker begins on the next
+// cache line, and near: most often there is one cooldown.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Cooldowns {
+    /// Read without the lock: most keys never cooldown.
+    count: AtomicUsize,
+    /// Sorted.
+    by_model: Mutex<Vec<(Arc<str>, Cooldown)>>,
+}
+
+fn position_of(model: &str, cooldowns: &[(Arc<str>, Cooldown)]) -> Result<usize, usize> {
+    cooldowns.binary_search_by(|(known, _)| (**known).cmp(model))
+}
+
+impl Cooldowns {
+    /// When `model` may be asked for again; `None` if it may now.
+    pub(crate) fn until(&self, model: &str, now: Instant) -> Option<Instant> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let cooldowns = self.by_model.lock();
+        let until = cooldowns[position_of(model, &cooldowns).ok()?].1.until;
+        (until > now).then_some(until)
+    }
+
+    /// Lets `model` cooldown. A longer cooldown that stands already is kept.
+    pub(crate) fn set(&self, model: &Arc<str>, cooldown: Cooldown, now: Instant) {
+        let mut cooldowns = self.by_model.lock();
+        cooldowns.retain(|(_, old)| old.until > now);
+        if cooldowns.len() >= MAX_COOLDOWNS && position_of(model, &cooldowns).is_err() {
+            let first = (0..cooldowns.len()).min_by_key(|index| cooldowns[*index].1.until);
+            first.map(|index| cooldowns.remove(index));
+        }
+        match position_of(model, &cooldowns) {
+            Ok(index) if cooldowns[index].1.until < cooldown.until => cooldowns[index].1 = cooldown,
+            Ok(_) => {}
+            Err(index) => cooldowns.insert(index, (Arc::clone(model), cooldown)),
+        }
+        self.count.store(cooldowns.len(), Ordering::Release);
+    }
+
+    /// Ends every cooldown.
+    pub(crate) fn clear(&self) {
+        let mut cooldowns = self.by_model.lock();
+        cooldowns.clear();
+        self.count.store(0, Ordering::Release);
+    }
+
+    /// The cooldowns that still stand.
+    pub(crate) fn list(&self, now: Instant) -> Vec<(Arc<str>, Cooldown)> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let cooldowns = self.by_model.lock();
+        cooldowns
+            .iter()
+            .filter(|(_, cooldown)| cooldown.until > now)
+            .map(|(model, cooldown)| (Arc::clone(model), *cooldown))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a starting point for simulated time"
+)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_longer_cooldown_stays_and_every_cooldown_ends() {
+        let now = Instant::now();
+        let cooldowns = Cooldowns::default();
+        let model: Arc<str> = "m".into();
+        let cooldown = |seconds| Cooldown {
+            until: now + Duration::from_secs(seconds),
+            class: Class::RateLimited,
+        };
+        cooldowns.set(&model, cooldown(60), now);
+        cooldowns.set(&model, cooldown(5), now);
+        assert_eq!(
+            cooldowns.until("m", now),
+            Some(now + Duration::from_secs(60))
+        );
+        assert_eq!(cooldowns.until("other", now), None);
+        assert_eq!(cooldowns.until("m", now + Duration::from_secs(60)), None);
+        cooldowns.clear();
+        assert!(cooldowns.list(now).is_empty());
+    }
+
+    #[test]
+    fn the_number_of_cooldowns_is_bounded() {
+        let now = Instant::now();
+        let cooldowns = Cooldowns::default();
+        for n in 0..MAX_COOLDOWNS as u64 + 10 {
+            let cooldown = Cooldown {
+                until: now + Duration::from_secs(1 + n),
+                class: Class::Forbidden,
+            };
+            cooldowns.set(&format!("m{n}").into(), cooldown, now);
+        }
+        assert_eq!(cooldowns.list(now).len(), MAX_COOLDOWNS);
+        assert_eq!(
+            cooldowns.until("m0", now),
+            None,
+            "the cooldown that ends first gave way"
+        );
+    }
+}
