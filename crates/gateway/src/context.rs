@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::settings::Settings;
 use arc_swap::ArcSwap;
 use keypool_core::clock::Clock;
 use keypool_core::pool::Registry;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::Settings;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -139,7 +139,7 @@ pub(crate) const BUDGET_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use keypool_core::settings::{AdminSettings, LogSettings, ServerSettings};
+    use crate::settings::{AdminSettings, LogSettings, ServerSettings};
 
     use super::*;
     use crate::clock::TokioClock;

@@ -12,6 +12,7 @@ mod prebuilt_headers;
 mod proxy;
 mod reload;
 pub mod server;
+pub mod settings;
 pub mod snapshot;
 mod task_poll;
 mod telemetry;

@@ -1,6 +1,6 @@
 //! A configuration read anew, and what it changes. It knows settings, not what is made of them.
 
-use keypool_core::settings::Settings;
+use crate::settings::Settings;
 
 /// Reads the configuration anew: the settings, or every mistake in them as a line of text.
 pub type LoadSettings = Box<dyn Fn() -> Result<Reloaded, Vec<String>> + Send + Sync>;

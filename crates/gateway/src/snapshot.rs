@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::settings::{AuthMode, RouteSettings, Settings, VirtualKeySettings};
 use keypool_core::pattern;
 use keypool_core::pool::Pool;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::{AuthMode, RouteSettings, Settings, VirtualKeySettings};
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::Protocol;

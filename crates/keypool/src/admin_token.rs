@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use keypool_core::secret::Secret;
-use keypool_core::settings::AdminSettings;
+use keypool_gateway::settings::AdminSettings;
 
 /// The token in force.
 pub(crate) struct AdminToken {

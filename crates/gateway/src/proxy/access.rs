@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keypool_core::settings::RouteSettings;
+use crate::settings::RouteSettings;
 use keypool_providers::protocol::Protocol;
 
 use super::auth::Caller;

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
+use crate::settings::{ServerSettings, VirtualKeySettings};
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use keypool_core::pattern;
-use keypool_core::settings::{ServerSettings, VirtualKeySettings};
 use keypool_providers::protocol;
 
 use crate::context::Gateway;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::settings::RouteSettings;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
@@ -9,7 +10,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use keypool_core::pattern;
 use keypool_core::pool::{KeyReport, KeyState};
-use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::settings::RouteSettings;
 use keypool_core::pool::{Demand, OnlyGroup};
-use keypool_core::settings::RouteSettings;
 use keypool_providers::protocol::Protocol;
 
 use super::access::{NOT_THIS_MODEL, denial, evaluate};

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use crate::settings::{AdminSettings, LogSettings, ServerSettings, Settings};
 use keypool_core::clock::Clock;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::{
-    AdminSettings, BreakerSettings, KeySettings, LogSettings, PoolSettings, QueueSettings,
-    RetrySettings, ServerSettings, Settings, Strategy, TimeoutSettings,
+    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
 };
 use keypool_testkit::{Behaviour, Mock, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};

@@ -14,12 +14,13 @@ use hyper_util::rt::TokioIo;
 use keypool_core::clock::Clock;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::{
-    AdminSettings, BreakerSettings, KeySettings, LogSettings, PoolSettings, QueueSettings,
-    RetrySettings, ServerSettings, Settings, Strategy, TimeoutSettings,
+    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
 };
 use keypool_gateway::clock::TokioClock;
 use keypool_gateway::context::{Gateway, Reloaded};
 use keypool_gateway::server::Server;
+use keypool_gateway::settings::{AdminSettings, LogSettings, ServerSettings, Settings};
 use keypool_testkit::Mock;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;

@@ -3,7 +3,8 @@
 use http::Request;
 use http_body_util::BodyExt;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::{PoolSettings, VirtualKeySettings};
+use keypool_core::settings::PoolSettings;
+use keypool_gateway::settings::VirtualKeySettings;
 use keypool_testkit::{Mock, Step};
 use serde_json::{Value, json};
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_core::secret::Secret;
-use keypool_core::settings::ServerSettings;
 use keypool_core::settings::{
-    AdminSettings, AuthMode, BreakerSettings, KeySettings, PoolSettings, QueueSettings,
-    RetrySettings, Settings, Strategy, TimeoutSettings,
+    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
 };
 use keypool_gateway::context::Reloaded;
+use keypool_gateway::settings::ServerSettings;
+use keypool_gateway::settings::{AdminSettings, AuthMode, Settings};
 use keypool_testkit::{Behaviour, Mock};
 
 use super::running::serve;

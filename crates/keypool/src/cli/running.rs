@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
 use keypool_gateway::clock::TokioClock;
 use keypool_gateway::context::{Gateway, LoadSettings};
 use keypool_gateway::server::Server;
+use keypool_gateway::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Failure, say};

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use keypool_core::secret::Secret;
-use keypool_core::settings::AdminSettings;
+use keypool_gateway::settings::AdminSettings;
 
 use super::place::At;
 use super::problem::Problem;

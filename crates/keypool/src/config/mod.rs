@@ -31,7 +31,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use keypool_core::settings::Settings;
+use keypool_gateway::settings::Settings;
 use toml::de::DeTable;
 
 use place::{At, Document};

@@ -3,9 +3,8 @@
 //! This module must never know a provider by name: what differs between them comes from their dialects.
 
 use keypool_core::pattern::any_matches;
-use keypool_core::settings::{
-    AuthMode, PoolSettings, RouteSettings, RouteTarget, VirtualKeySettings,
-};
+use keypool_core::settings::PoolSettings;
+use keypool_gateway::settings::{AuthMode, RouteSettings, RouteTarget, VirtualKeySettings};
 use keypool_providers::catalogue;
 
 use super::place::At;

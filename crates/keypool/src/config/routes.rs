@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use keypool_core::pattern;
-use keypool_core::settings::{RouteSettings, RouteTarget};
+use keypool_gateway::settings::{RouteSettings, RouteTarget};
 
 use super::place::At;
 use super::problem::Problem;

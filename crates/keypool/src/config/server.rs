@@ -2,7 +2,7 @@
 //!
 //! This module must never bind an address: whether a port is free is found when serving.
 
-use keypool_core::settings::{
+use keypool_gateway::settings::{
     AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings, VirtualKeySettings,
 };
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use keypool_core::pattern;
 use keypool_core::secret::Digest256;
-use keypool_core::settings::VirtualKeySettings;
+use keypool_gateway::settings::VirtualKeySettings;
 
 use super::admin::client_secret;
 use super::keys::checked_name;

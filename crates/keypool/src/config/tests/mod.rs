@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keypool_core::secret::{Digest256, Secret};
-use keypool_core::settings::{AuthMode, LogFormat, LogLevel, RouteSettings, RouteTarget, Strategy};
+use keypool_core::settings::Strategy;
+use keypool_gateway::settings::{AuthMode, LogFormat, LogLevel, RouteSettings, RouteTarget};
 
 use super::errors::ConfigError;
 use super::*;
