@@ -17,7 +17,7 @@ use crate::model_lists::ModelLists;
 use crate::objects::Objects;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{self, PoolHealth};
+use crate::telemetry::Telemetry;
 use crate::traces::Traces;
 use crate::upstream::Upstream;
 
@@ -35,7 +35,7 @@ pub struct Gateway {
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
     pub(crate) objects: Objects,
-    pub(crate) pool_health: PoolHealth,
+    pub(crate) telemetry: Telemetry,
     pub(crate) traces: Traces,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) admin_token: Digest256,
@@ -59,11 +59,12 @@ impl Gateway {
         let registry = Registry::new(Arc::clone(&clock));
         let pools = registry.pools(&settings.pools, &[]);
         let budget = budget_units(&settings);
+        let telemetry = Telemetry::default();
         Arc::new(Self {
-            upstream: Upstream::new(),
+            upstream: Upstream::new(&telemetry),
             model_lists: ModelLists::default(),
             objects: Objects::default(),
-            pool_health: PoolHealth::default(),
+            telemetry,
             traces: Traces::default(),
             body_budget: Arc::new(Semaphore::new(budget)),
             snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools)),
@@ -86,7 +87,7 @@ impl Gateway {
     /// Reads the configuration anew and puts it in force; a bad one leaves the old in force.
     pub fn reload(&self) -> Result<Changes, Vec<String>> {
         let mut budget = self.reloading.lock();
-        let loaded = (self.load)().inspect_err(|errors| telemetry::reload_refused(errors))?;
+        let loaded = (self.load)().inspect_err(|errors| self.telemetry.reload_rejected(errors))?;
         let before = self.snapshot();
         let changes = Changes::between(&before.settings, &loaded);
         // A body that may be sent must fit. What was given once stays.
@@ -102,7 +103,7 @@ impl Gateway {
         self.snapshot
             .store(Arc::new(Snapshot::new(loaded.settings, pools)));
         self.model_lists.forget();
-        telemetry::reloaded(&changes);
+        self.telemetry.reloaded(&changes);
         Ok(changes)
     }
 

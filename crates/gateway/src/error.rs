@@ -1,6 +1,6 @@
-//! Errors of the gateway's own: a stable code, a status, a sentence that says what to do.
+//! The gateway's own errors: a stable code, a status, a sentence that says what to do.
 //!
-//! Rendered in one place, in the form of the protocol that was called.
+//! Rendered in one place, in the format of the protocol that was called.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use keypool_providers::protocol::{self, OwnError, Protocol};
 
-/// What went wrong: each kind has one code and one status.
+/// What went wrong. Each kind has one code and one status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     InvalidRequest,
@@ -33,12 +33,26 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayError {
     pub(crate) kind: Kind,
-    /// A sentence or two for the person who reads it; never a secret.
+    /// A sentence or two for the person who reads it. Never a secret.
     pub(crate) message: String,
-    /// When the same request may go better.
+    /// When the same request may succeed.
     pub(crate) retry_after: Option<Duration>,
-    /// Tells the SDK not to retry by itself.
+    /// Tells the SDK not to retry.
     pub(crate) dont_retry: bool,
+}
+
+/// An error with the protocol to render it in.
+#[derive(Clone, Debug)]
+pub(crate) struct ProtocolError {
+    pub(crate) error: GatewayError,
+    pub(crate) protocol: Protocol,
+}
+
+impl ProtocolError {
+    /// The response in the protocol's form.
+    pub(crate) fn render(&self) -> Response<Bytes> {
+        self.error.render(self.protocol)
+    }
 }
 
 impl Kind {
@@ -81,7 +95,20 @@ impl GatewayError {
         }
     }
 
-    /// The answer in the protocol's form.
+    /// A request that cannot be understood or must not be served as it is.
+    pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidRequest, message)
+    }
+
+    /// The same error, to be rendered in `protocol`.
+    pub(crate) fn in_protocol(self, protocol: Protocol) -> ProtocolError {
+        ProtocolError {
+            error: self,
+            protocol,
+        }
+    }
+
+    /// The response in the protocol's form.
     pub(crate) fn render(&self, protocol: Protocol) -> Response<Bytes> {
         let (status, code) = self.kind.status_and_code();
         let body = protocol::error_body(protocol, &self.own(code));

@@ -1,7 +1,7 @@
-//! Which account holds an object that a call made, and for whom: files, batches, stored responses, tasks.
+//! Which account holds an object that a call created, and who owns it: files, batches, stored responses, tasks.
 //!
-//! Kept in memory, within a bound. When it is reached, whoever has most loses what it has not used for longest, so that
-//! nobody's objects make room for another's. Must never know a wire form or a pool.
+//! Kept in memory, within a bound. When it is full, the owner with the most objects loses its least recently used one, so
+//! that no caller's objects push out another's. Must never know a wire form or a pool.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -11,55 +11,55 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keypool_core::pool::ObjectOrigin;
 use parking_lot::Mutex;
 
-/// How many ids are remembered.
+/// Maximum number of objects remembered.
 const CAPACITY: usize = 100_000;
-/// Locks, so that requests about different objects seldom meet.
+/// Number of locks. More than one, so that requests about different objects rarely contend.
 const SHARDS: usize = 16;
-/// Bits that tell without a lock that an id was never noted: eight for each id that is remembered.
+/// Number of bits in the filter that tells without a lock that an id was never recorded: ten for each object.
 const MARKS: usize = 1 << 20;
-/// One id is remembered at so many accounts. What is made at a further one takes the place of its own maker's, or none.
+/// Accounts tracked per id. When full, a new entry replaces one of the same owner; if there is none, it is not recorded.
 const MAX_OWNERS: usize = 8;
 
-/// Who made an object: a virtual key's name; `None`: anybody, while no virtual key is required.
+/// Who owns an object: a virtual key's name. `None`: everybody, while no virtual key is required.
 pub(crate) type Owner = Option<Arc<str>>;
 
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// The caller made it, at each of these accounts; the newest first.
+    /// The caller owns it, at each of these accounts. The newest comes first.
     Own(Vec<ObjectOrigin>),
-    /// Another caller made it.
+    /// Another caller owns it.
     Foreign,
-    /// Nothing.
+    /// Nothing is known.
     Unknown,
 }
 
-/// All objects that are remembered.
+/// All remembered objects.
 pub(crate) struct Objects {
     shards: [Mutex<Shard>; SHARDS],
-    /// Of each shard. Ids fall into shards at random, so what is fair in each is fair in all.
+    /// Maximum number of objects in each shard. Ids fall into shards at random, so what is fair in each is fair overall.
     capacity: usize,
     hasher: RandomState,
-    /// A bit for each id that was ever noted; ids may share one. Most strings in a request's body are no ids, and
-    /// must not meet at a lock.
+    /// A filter: one bit for every id that was ever recorded; ids may share a bit. Ids that were never recorded take no
+    /// lock.
     marks: Box<[AtomicU64]>,
-    noted: AtomicU64,
+    recorded: AtomicU64,
 }
 
-/// What one maker holds under one id, at one account.
+/// One owner's object of one id, at one account.
 struct Owned {
     origin: ObjectOrigin,
-    maker: Owner,
+    owner: Owner,
     used: u64,
 }
 
 #[derive(Default)]
 struct Shard {
-    /// Providers do not share ids, so there may be one at each account.
+    /// Each provider chooses ids on its own, so one id can exist at several accounts.
     entries: HashMap<Arc<str>, Vec<Owned>>,
-    /// Each maker's ids by when they were used last.
-    makers: HashMap<Owner, BTreeMap<u64, Arc<str>>>,
-    /// Makers by how much they hold.
+    /// Each owner's ids, by last use.
+    by_owner: HashMap<Owner, BTreeMap<u64, Arc<str>>>,
+    /// Owners by their number of objects.
     by_count: BTreeSet<(usize, Owner)>,
     held: usize,
     now: u64,
@@ -78,25 +78,25 @@ impl Objects {
             capacity: capacity.div_ceil(SHARDS),
             hasher: RandomState::new(),
             marks: (0..MARKS / 64).map(|_| AtomicU64::new(0)).collect(),
-            noted: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
         }
     }
 
-    /// Remembers that `maker` made `id` through the key of `origin`. Who made it there first keeps it.
-    pub(crate) fn note(&self, id: &str, origin: &ObjectOrigin, maker: &Owner) {
-        self.put(id, origin, maker, false);
+    /// Remembers that `owner` created `id` through the key of `origin`. An earlier owner at that account keeps it.
+    pub(crate) fn record(&self, id: &str, origin: &ObjectOrigin, owner: &Owner) {
+        self.put(id, origin, owner, false);
     }
 
-    /// As [`Self::note`], where the provider made `id` just now: whatever had that name there before is gone.
-    pub(crate) fn note_new(&self, id: &str, origin: &ObjectOrigin, maker: &Owner) {
-        self.put(id, origin, maker, true);
+    /// Like [`Self::record`], if the provider has created `id` just now: an earlier object of that name no longer exists.
+    pub(crate) fn record_new(&self, id: &str, origin: &ObjectOrigin, owner: &Owner) {
+        self.put(id, origin, owner, true);
     }
 
-    fn put(&self, id: &str, origin: &ObjectOrigin, maker: &Owner, is_new: bool) {
+    fn put(&self, id: &str, origin: &ObjectOrigin, owner: &Owner, is_new: bool) {
         let hash = self.hasher.hash_one(id);
         let (word, bit) = mark(hash);
         self.marks[word].fetch_or(bit, Ordering::Relaxed);
-        self.noted.fetch_add(1, Ordering::Relaxed);
+        self.recorded.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(hash).lock();
         let is_there = |known: &Owned| known.origin.is_account_of(origin);
         while let Some(at) = shard.owned(id).iter().position(is_there) {
@@ -107,19 +107,19 @@ impl Objects {
         }
         let owned = shard.owned(id);
         if owned.len() >= MAX_OWNERS {
-            let Some(own) = owned.iter().position(|known| known.maker == *maker) else {
+            let Some(own) = owned.iter().position(|known| known.owner == *owner) else {
                 return;
             };
             shard.remove(id, own);
         }
-        shard.add(id, origin.clone(), maker.clone());
+        shard.add(id, origin.clone(), owner.clone());
         if shard.held > self.capacity {
             shard.make_room();
         }
     }
 
-    /// Where `id` is, as far as `maker` may know.
-    pub(crate) fn find(&self, id: &str, maker: &Owner) -> Found {
+    /// Where `id` is, if `owner` may know it.
+    pub(crate) fn find(&self, id: &str, owner: &Owner) -> Found {
         let hash = self.hasher.hash_one(id);
         if !self.may_know(hash) {
             return Found::Unknown;
@@ -128,10 +128,10 @@ impl Objects {
         let Some(owned) = shard.entries.get(id) else {
             return Found::Unknown;
         };
-        let places = 0..owned.len();
+        let indexes = 0..owned.len();
         let mut origins = Vec::new();
-        for at in places.rev() {
-            if let Some(origin) = shard.touch(id, at, maker) {
+        for at in indexes.rev() {
+            if let Some(origin) = shard.touch(id, at, owner) {
                 origins.push(origin);
             }
         }
@@ -141,34 +141,34 @@ impl Objects {
         Found::Own(origins)
     }
 
-    /// Who made `id`, where that is one caller.
-    pub(crate) fn maker(&self, id: &str) -> Option<Owner> {
+    /// Who owns `id`, if there is exactly one owner.
+    pub(crate) fn owner(&self, id: &str) -> Option<Owner> {
         let hash = self.hasher.hash_one(id);
         if !self.may_know(hash) {
             return None;
         }
         let shard = self.shard(hash).lock();
         match shard.entries.get(id)?.as_slice() {
-            [only] => Some(only.maker.clone()),
+            [only] => Some(only.owner.clone()),
             _ => None,
         }
     }
 
-    /// Whether any object was ever noted.
+    /// Whether any object was ever recorded.
     pub(crate) fn has_any(&self) -> bool {
-        self.noted.load(Ordering::Relaxed) > 0
+        self.recorded.load(Ordering::Relaxed) > 0
     }
 
-    /// The object that `maker` made through the account of `origin` is gone.
-    pub(crate) fn forget(&self, id: &str, origin: &ObjectOrigin, maker: &Owner) {
+    /// Forgets the object that `owner` has at the account of `origin`.
+    pub(crate) fn forget(&self, id: &str, origin: &ObjectOrigin, owner: &Owner) {
         self.remove(id, |known| {
-            known.maker == *maker && known.origin.is_account_of(origin)
+            known.owner == *owner && known.origin.is_account_of(origin)
         });
     }
 
-    /// Forgets one `id` of `maker`'s, wherever it is. Whether there was one.
-    pub(crate) fn take(&self, id: &str, maker: &Owner) -> bool {
-        self.remove(id, |known| known.maker == *maker)
+    /// Forgets one `id` of `owner`, at any account. Returns whether there was one.
+    pub(crate) fn take(&self, id: &str, owner: &Owner) -> bool {
+        self.remove(id, |known| known.owner == *owner)
     }
 
     fn remove(&self, id: &str, is_it: impl Fn(&Owned) -> bool) -> bool {
@@ -190,61 +190,61 @@ impl Objects {
     }
 }
 
-/// The word and the bit that mark an id; other bits of the hash than those that choose its shard.
+/// The word and the bit of an id in the filter. Uses other bits of the hash than the choice of the shard.
 fn mark(hash: u64) -> (usize, u64) {
     let at = (hash >> 32) as usize % MARKS;
     (at / 64, 1 << (at % 64))
 }
 
 impl Shard {
-    /// The owners of `id`, the newest last.
+    /// The objects of this id, the newest last.
     fn owned(&self, id: &str) -> &[Owned] {
         self.entries.get(id).map_or(&[][..], Vec::as_slice)
     }
 
-    /// Puts one more owner behind the others of `id`.
-    fn add(&mut self, id: &str, origin: ObjectOrigin, maker: Owner) {
+    /// Adds one more object of this id, as the newest.
+    fn add(&mut self, id: &str, origin: ObjectOrigin, owner: Owner) {
         self.now += 1;
         let used = self.now;
         let known = self.entries.get_key_value(id);
         let id = known.map_or_else(|| Arc::from(id), |(id, _)| Arc::clone(id));
         let owned = Owned {
             origin,
-            maker: maker.clone(),
+            owner: owner.clone(),
             used,
         };
         self.entries.entry(Arc::clone(&id)).or_default().push(owned);
         self.held += 1;
-        self.change(maker, |ids| {
+        self.change(owner, |ids| {
             ids.insert(used, id);
         });
     }
 
-    /// Takes the owner at this place from `id`.
+    /// Removes the object at this index from those of `id`.
     fn remove(&mut self, id: &str, at: usize) {
         let Some(owners) = self.entries.get_mut(id) else {
             return;
         };
-        let Owned { maker, used, .. } = owners.remove(at);
+        let Owned { owner, used, .. } = owners.remove(at);
         if owners.is_empty() {
             self.entries.remove(id);
         }
         self.held -= 1;
-        self.change(maker, |ids| {
+        self.change(owner, |ids| {
             ids.remove(&used);
         });
     }
 
-    /// Notes that the owner at this place uses `id` now, if it is `maker`; gives back where its object is.
-    fn touch(&mut self, id: &str, at: usize, maker: &Owner) -> Option<ObjectOrigin> {
+    /// Marks the object at this index as used now, if it is `owner`'s, and returns where it is.
+    fn touch(&mut self, id: &str, at: usize, owner: &Owner) -> Option<ObjectOrigin> {
         let owned = self.entries.get_mut(id)?.get_mut(at)?;
-        if owned.maker != *maker {
+        if owned.owner != *owner {
             return None;
         }
         self.now += 1;
         let now = self.now;
         let before = std::mem::replace(&mut owned.used, now);
-        if let Some(ids) = self.makers.get_mut(&owned.maker)
+        if let Some(ids) = self.by_owner.get_mut(&owned.owner)
             && let Some(id) = ids.remove(&before)
         {
             ids.insert(now, id);
@@ -252,12 +252,12 @@ impl Shard {
         Some(owned.origin.clone())
     }
 
-    /// Takes from the maker with most what it has not used for longest.
+    /// Removes the least recently used object of the owner with the most.
     fn make_room(&mut self) {
         let most = self
             .by_count
             .last()
-            .and_then(|(_, maker)| self.makers.get(maker));
+            .and_then(|(_, owner)| self.by_owner.get(owner));
         let Some((used, id)) = most.and_then(|ids| ids.first_key_value()) else {
             return;
         };
@@ -267,19 +267,19 @@ impl Shard {
         }
     }
 
-    /// Changes what a maker holds; makers with nothing are forgotten.
-    fn change(&mut self, maker: Owner, change: impl FnOnce(&mut BTreeMap<u64, Arc<str>>)) {
-        let ids = self.makers.entry(maker.clone()).or_default();
+    /// Changes the ids of an owner. An owner without ids is forgotten.
+    fn change(&mut self, owner: Owner, change: impl FnOnce(&mut BTreeMap<u64, Arc<str>>)) {
+        let ids = self.by_owner.entry(owner.clone()).or_default();
         let before = ids.len();
         change(ids);
         let after = ids.len();
-        let mut place = (before, maker);
-        self.by_count.remove(&place);
+        let mut entry = (before, owner);
+        self.by_count.remove(&entry);
         if after == 0 {
-            self.makers.remove(&place.1);
+            self.by_owner.remove(&entry.1);
         } else {
-            place.0 = after;
-            self.by_count.insert(place);
+            entry.0 = after;
+            self.by_count.insert(entry);
         }
     }
 }
@@ -291,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    /// A key alone at its account.
+    /// The only key of its account.
     fn key(name: &str) -> ObjectOrigin {
         let key = KeyId {
             provider: "mock",
@@ -301,7 +301,7 @@ mod tests {
         ObjectOrigin { key, group: None }
     }
 
-    fn maker(name: &str) -> Owner {
+    fn owner(name: &str) -> Owner {
         Some(name.into())
     }
 
@@ -313,41 +313,41 @@ mod tests {
     fn only_its_maker_finds_an_object() {
         let objects = Objects::default();
         assert_eq!(objects.find("f", &None), Found::Unknown);
-        objects.note("f", &key("a"), &maker("x"));
-        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
-        assert_eq!(objects.find("f", &maker("y")), Found::Foreign);
+        objects.record("f", &key("a"), &owner("x"));
+        assert_eq!(objects.find("f", &owner("x")), own(["a"]));
+        assert_eq!(objects.find("f", &owner("y")), Found::Foreign);
         assert_eq!(objects.find("f", &None), Found::Foreign);
-        assert_eq!(objects.find("g", &maker("x")), Found::Unknown);
+        assert_eq!(objects.find("g", &owner("x")), Found::Unknown);
     }
 
     #[test]
-    fn who_made_it_first_keeps_it_from_those_who_are_only_shown_it() {
+    fn an_object_shown_to_another_caller_keeps_its_owner() {
         let objects = Objects::default();
-        objects.note("f", &key("a"), &maker("x"));
-        objects.note("f", &key("a"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("y")), Found::Foreign);
-        objects.forget("f", &key("a"), &maker("y"));
-        assert!(!objects.take("f", &maker("y")));
-        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
-        objects.note("f", &key("b"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("y")), own(["b"]));
-        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
-        objects.forget("f", &key("a"), &maker("x"));
-        assert_eq!(objects.find("f", &maker("x")), Found::Foreign);
-        assert!(objects.take("f", &maker("y")));
-        assert_eq!(objects.find("f", &maker("x")), Found::Unknown);
+        objects.record("f", &key("a"), &owner("x"));
+        objects.record("f", &key("a"), &owner("y"));
+        assert_eq!(objects.find("f", &owner("y")), Found::Foreign);
+        objects.forget("f", &key("a"), &owner("y"));
+        assert!(!objects.take("f", &owner("y")));
+        assert_eq!(objects.find("f", &owner("x")), own(["a"]));
+        objects.record("f", &key("b"), &owner("y"));
+        assert_eq!(objects.find("f", &owner("y")), own(["b"]));
+        assert_eq!(objects.find("f", &owner("x")), own(["a"]));
+        objects.forget("f", &key("a"), &owner("x"));
+        assert_eq!(objects.find("f", &owner("x")), Found::Foreign);
+        assert!(objects.take("f", &owner("y")));
+        assert_eq!(objects.find("f", &owner("x")), Found::Unknown);
     }
 
     #[test]
-    fn who_makes_a_name_anew_has_it_at_that_account_alone() {
+    fn a_recreated_name_has_its_new_owner_at_that_account_only() {
         let objects = Objects::default();
-        objects.note("f", &key("a"), &maker("x"));
-        objects.note("f", &key("b"), &maker("x"));
-        objects.note_new("f", &key("a"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("y")), own(["a"]));
-        assert_eq!(objects.find("f", &maker("x")), own(["b"]));
-        objects.note_new("f", &key("b"), &maker("y"));
-        assert_eq!(objects.find("f", &maker("x")), Found::Foreign);
+        objects.record("f", &key("a"), &owner("x"));
+        objects.record("f", &key("b"), &owner("x"));
+        objects.record_new("f", &key("a"), &owner("y"));
+        assert_eq!(objects.find("f", &owner("y")), own(["a"]));
+        assert_eq!(objects.find("f", &owner("x")), own(["b"]));
+        objects.record_new("f", &key("b"), &owner("y"));
+        assert_eq!(objects.find("f", &owner("x")), Found::Foreign);
         let shard = objects.shard(objects.hasher.hash_one("f")).lock();
         shard.check();
         assert_eq!(shard.held, 2);
@@ -357,15 +357,15 @@ mod tests {
     fn an_id_at_several_accounts_of_its_maker_is_found_at_each() {
         let objects = Objects::default();
         for (at, of) in [("a", "x"), ("b", "y"), ("c", "x")] {
-            objects.note("f", &key(at), &maker(of));
+            objects.record("f", &key(at), &owner(of));
         }
-        assert_eq!(objects.find("f", &maker("x")), own(["c", "a"]));
-        assert_eq!(objects.find("f", &maker("y")), own(["b"]));
+        assert_eq!(objects.find("f", &owner("x")), own(["c", "a"]));
+        assert_eq!(objects.find("f", &owner("y")), own(["b"]));
         objects.shard(objects.hasher.hash_one("f")).lock().check();
     }
 
     #[test]
-    fn the_longest_unused_go_first() {
+    fn the_least_recently_used_go_first() {
         let objects = Objects::with_capacity(SHARDS * 4);
         let shard = |id: &str| objects.shard(objects.hasher.hash_one(id));
         let alike: Vec<String> = (0..)
@@ -374,11 +374,11 @@ mod tests {
             .take(6)
             .collect();
         for id in &alike[..4] {
-            objects.note(id, &key("a"), &None);
+            objects.record(id, &key("a"), &None);
         }
         assert_ne!(objects.find(&alike[0], &None), Found::Unknown);
         for id in &alike[4..] {
-            objects.note(id, &key("a"), &None);
+            objects.record(id, &key("a"), &None);
         }
         let known: Vec<bool> = alike
             .iter()
@@ -391,36 +391,36 @@ mod tests {
     }
 
     impl Shard {
-        /// All its parts tell the same.
+        /// All its parts agree.
         fn check(&self) {
             let owned: usize = self.entries.values().map(Vec::len).sum();
-            let listed: usize = self.makers.values().map(BTreeMap::len).sum();
+            let listed: usize = self.by_owner.values().map(BTreeMap::len).sum();
             assert_eq!((owned, listed), (self.held, self.held));
             let counts = self
-                .makers
+                .by_owner
                 .iter()
-                .map(|(maker, ids)| (ids.len(), maker.clone()));
+                .map(|(owner, ids)| (ids.len(), owner.clone()));
             assert_eq!(counts.collect::<BTreeSet<_>>(), self.by_count);
             for (id, owners) in &self.entries {
                 assert!(!owners.is_empty());
                 for owner in owners {
-                    assert_eq!(self.makers[&owner.maker].get(&owner.used), Some(id));
+                    assert_eq!(self.by_owner[&owner.owner].get(&owner.used), Some(id));
                 }
             }
         }
     }
 
     #[test]
-    fn a_caller_that_makes_very_many_pushes_out_its_own_alone() {
+    fn a_caller_with_very_many_objects_pushes_out_only_its_own() {
         let objects = Objects::with_capacity(SHARDS * 20);
-        let (few, many) = (maker("few"), maker("many"));
+        let (few, many) = (owner("few"), owner("many"));
         for n in 0..40 {
-            objects.note(&format!("few{n}"), &key("a"), &few);
+            objects.record(&format!("few{n}"), &key("a"), &few);
         }
         for n in 0..10_000 {
-            objects.note(&format!("many{n}"), &key("a"), &many);
+            objects.record(&format!("many{n}"), &key("a"), &many);
         }
-        // In no shard do the few come near half of the room.
+        // In no shard do the few come near half of the capacity.
         let kept = (0..40).filter(|n| {
             let found = objects.find(&format!("few{n}"), &few);
             found == own(["a"])
@@ -433,54 +433,57 @@ mod tests {
             .inspect(|shard| shard.check())
             .map(|shard| shard.held)
             .collect();
-        assert_eq!(held, [20; SHARDS], "all of the room is used, and no more");
+        assert_eq!(
+            held, [20; SHARDS],
+            "the whole capacity is used, and no more"
+        );
     }
 
     #[test]
-    fn nobody_is_pushed_below_an_equal_share() {
+    fn no_owner_is_pushed_below_an_equal_share() {
         let objects = Objects::with_capacity(SHARDS * 12);
-        let makers = ["x", "y", "z"].map(maker);
+        let owners = ["x", "y", "z"].map(owner);
         for n in 0..3000 {
-            // One makes ten times as many as each other.
+            // One owner creates ten times as many as each of the others.
             let of = if n % 12 < 10 { 0 } else { n % 12 - 9 };
-            objects.note(&format!("f{n}"), &key("a"), &makers[of]);
+            objects.record(&format!("f{n}"), &key("a"), &owners[of]);
         }
         for shard in &objects.shards {
             let shard = shard.lock();
             shard.check();
-            let counts: Vec<usize> = makers
+            let counts: Vec<usize> = owners
                 .iter()
-                .map(|maker| shard.makers[maker].len())
+                .map(|owner| shard.by_owner[owner].len())
                 .collect();
             assert_eq!(counts, [4, 4, 4]);
         }
     }
 
     #[test]
-    fn an_id_is_looked_up_by_its_only_maker() {
+    fn an_id_with_one_owner_names_it() {
         let objects = Objects::default();
-        assert_eq!(objects.maker("u"), None);
-        objects.note("u", &key("a"), &maker("x"));
-        assert_eq!(objects.maker("u"), Some(maker("x")));
-        objects.note("u", &key("b"), &maker("y"));
-        assert_eq!(objects.maker("u"), None, "there are two");
-        objects.forget("u", &key("a"), &maker("x"));
-        assert_eq!(objects.maker("u"), Some(maker("y")));
+        assert_eq!(objects.owner("u"), None);
+        objects.record("u", &key("a"), &owner("x"));
+        assert_eq!(objects.owner("u"), Some(owner("x")));
+        objects.record("u", &key("b"), &owner("y"));
+        assert_eq!(objects.owner("u"), None, "there are two");
+        objects.forget("u", &key("a"), &owner("x"));
+        assert_eq!(objects.owner("u"), Some(owner("y")));
     }
 
     #[test]
-    fn one_id_at_many_accounts_stays_small_and_nobody_loses_its_own_to_another() {
+    fn one_id_at_many_accounts_is_bounded_per_owner() {
         let objects = Objects::default();
-        objects.note("f", &key("a"), &maker("x"));
+        objects.record("f", &key("a"), &owner("x"));
         for n in 0..20 {
-            objects.note_new("f", &key(&n.to_string()), &maker("y"));
+            objects.record_new("f", &key(&n.to_string()), &owner("y"));
         }
-        assert_eq!(objects.find("f", &maker("x")), own(["a"]));
+        assert_eq!(objects.find("f", &owner("x")), own(["a"]));
         let newest = ["19", "18", "17", "16", "15", "14", "13"];
-        assert_eq!(objects.find("f", &maker("y")), own(newest));
-        objects.note_new("f", &key("z"), &maker("z"));
-        assert_eq!(objects.find("f", &maker("z")), Found::Foreign);
-        assert_eq!(objects.find("f", &maker("y")), own(newest));
+        assert_eq!(objects.find("f", &owner("y")), own(newest));
+        objects.record_new("f", &key("z"), &owner("z"));
+        assert_eq!(objects.find("f", &owner("z")), Found::Foreign);
+        assert_eq!(objects.find("f", &owner("y")), own(newest));
         objects.shard(objects.hasher.hash_one("f")).lock().check();
     }
 }

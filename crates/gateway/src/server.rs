@@ -1,4 +1,4 @@
-//! Listening, connections, and the way out: accepting ends first, then what is in flight, then the process.
+//! Listening, connections and shutdown: first accepting ends, then what is in flight, then the process.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,16 +20,15 @@ use crate::admin::Admin;
 use crate::context::Gateway;
 use crate::proxy::{self, OutBody};
 use crate::task_poll::CountPolls;
-use crate::telemetry::{self, LogThrottle};
 use crate::write_limit::{self, WriteLimit};
 
 /// A connection on which no request head is complete within this time is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Request heads up to this size are read, to be answered 431 where they are too large.
+/// Maximum size of a request head that is read, in bytes. It is larger than what is served, so that a 431 can be sent.
 const READ_BUFFER: usize = 256 * 1024;
-/// When the time of a shutdown is up, answers that break off have so long to say so.
+/// When the time of a shutdown is up, how long responses have to send their final error.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// After an accept failed (no files left, …) the next is tried after so long.
+/// Pause after a failed accept, for example when no files are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A bound listener, not yet serving.
@@ -37,7 +36,7 @@ pub struct Server {
     gw: Arc<Gateway>,
     admin: Arc<Admin>,
     listener: TcpListener,
-    room: Arc<Semaphore>,
+    capacity: Arc<Semaphore>,
 }
 
 impl Server {
@@ -48,47 +47,46 @@ impl Server {
             admin: Arc::new(Admin::new(Arc::clone(&gw))),
             gw,
             listener,
-            room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            capacity: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         })
     }
 
-    /// Serves so many connections at once at most; more wait until one ends. Each may need another connection to a
-    /// provider, so that half of the files that may be open is a good measure.
+    /// Limits the number of connections served at once; more wait until one ends. Each may need another connection to a
+    /// provider, so half of the limit of open files is a good value.
     #[must_use]
-    pub fn with_room_for(self, connections: usize) -> Self {
-        let room = Semaphore::new(connections.min(Semaphore::MAX_PERMITS));
+    pub fn with_max_connections(self, connections: usize) -> Self {
+        let capacity = Semaphore::new(connections.min(Semaphore::MAX_PERMITS));
         Self {
-            room: Arc::new(room),
+            capacity: Arc::new(capacity),
             ..self
         }
     }
 
-    /// Where it listens; with port 0 configured, the port that was given.
+    /// Where it listens. With port 0 configured, this has the port that the system chose.
     pub fn addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` resolves, then lets what is in flight end within `server.shutdown_timeout`.
-    /// Says whether all of it did; what did not is broken off, and streams say so to their clients.
+    /// Serves until `stop` resolves, then lets requests in flight end within `server.shutdown_timeout`.
+    /// Returns whether all of them did. The others are broken off, and their streams end with an error.
     ///
-    /// `threads` beyond the first are started here, each with a single-threaded runtime of its own; they take
-    /// connections from the same listener, so whoever is free takes the next. A connection stays where it is.
+    /// Starts `threads` - 1 further threads, each with a single-threaded runtime of its own. All accept from the same
+    /// listener, so a free thread takes the next connection. A connection stays on its thread.
     pub async fn serve(self, threads: usize, stop: impl Future<Output = ()>) -> io::Result<bool> {
-        telemetry::started(self.addr()?, &self.gw.snapshot());
+        self.gw.telemetry.started(self.addr()?, &self.gw.snapshot());
         let (closing, closed) = watch::channel(());
         let (ending, ended) = watch::channel(());
         let Self {
             gw,
             admin,
             listener,
-            room,
+            capacity,
         } = self;
         let acceptor = Acceptor {
             gw: Arc::clone(&gw),
             admin,
             closed,
-            room,
-            trouble: Arc::default(),
+            capacity,
         };
         let listener = listener.into_std()?;
         for number in 2..=threads {
@@ -100,14 +98,14 @@ impl Server {
             never = acceptor.accept_all(listener) => never?,
             () = stop => {}
         }
-        // The listener is closed by now; connections finish their request and go.
+        // The listener is closed by now. Connections finish their request and close.
         let _ = closing.send(());
         gw.tasks.close();
         let limit = gw.snapshot().settings.server.shutdown_timeout;
         let all_ended = tokio::time::timeout(limit, gw.tasks.wait()).await.is_ok();
         if !all_ended {
             gw.begin_ending();
-            // Wakes every connection, and so the answer that it relays.
+            // Wakes every connection, and with it the response that it relays.
             let _ = closing.send(());
             let _ = tokio::time::timeout(LAST_WORDS, gw.tasks.wait()).await;
         }
@@ -116,17 +114,15 @@ impl Server {
     }
 }
 
-/// Takes connections, on one thread.
+/// Accepts connections, on one thread.
 #[derive(Clone)]
 struct Acceptor {
     gw: Arc<Gateway>,
     admin: Arc<Admin>,
-    /// Says when connections are to finish, and again when their time is up.
+    /// Signals when connections should finish, and again when their time is up.
     closed: watch::Receiver<()>,
     /// One permit for each connection that is served.
-    room: Arc<Semaphore>,
-    /// Troubles of accepting come many times a second, and are told once.
-    trouble: Arc<LogThrottle>,
+    capacity: Arc<Semaphore>,
 }
 
 impl Acceptor {
@@ -135,38 +131,34 @@ impl Acceptor {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let place = self.place().await;
+                    let permit = self.permit().await;
                     let Self {
                         gw, admin, closed, ..
                     } = self.clone();
                     let serving = connection(gw, admin, stream, peer, closed);
                     self.gw.tasks.spawn(CountPolls::of(async move {
                         serving.await;
-                        drop(place);
+                        drop(permit);
                     }));
                 }
                 Err(error) => {
-                    if self.trouble.is_due() {
-                        telemetry::accept_failed(&error);
-                    }
+                    self.gw.telemetry.accept_failed(&error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    /// The place of a connection that has come. `None` never happens: nobody closes the semaphore.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = Arc::clone(&self.room).try_acquire_owned() {
-            return Some(place);
+    /// A permit for a connection that was accepted. `None` never happens: nothing closes the semaphore.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.capacity).try_acquire_owned() {
+            return Some(permit);
         }
-        if self.trouble.is_due() {
-            telemetry::no_room();
-        }
-        Arc::clone(&self.room).acquire_owned().await.ok()
+        self.gw.telemetry.connection_limit_reached();
+        Arc::clone(&self.capacity).acquire_owned().await.ok()
     }
 
-    /// Starts a thread that serves until `ended`, and takes connections until the gateway closes.
+    /// Starts a thread that serves until `ended`, and accepts connections until the gateway closes.
     fn start_thread(
         self,
         number: usize,
@@ -176,10 +168,11 @@ impl Acceptor {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut closed = self.closed.clone();
+        let (mut closed, gw) = (self.closed.clone(), Arc::clone(&self.gw));
+        let accepting = self.accept_all(listener);
         let serve = async move {
             tokio::select! {
-                failed = self.accept_all(listener) => drop(failed.inspect_err(telemetry::accept_failed)),
+                failed = accepting => drop(failed.inspect_err(|error| gw.telemetry.accept_failed(error))),
                 _ = closed.changed() => {}
             }
             let _ = ended.changed().await;
@@ -188,7 +181,7 @@ impl Acceptor {
             .name(format!("keypool-{number}"))
             .spawn(move || {
                 runtime.block_on(serve);
-                // A name look-up that hangs must not keep the process.
+                // A name lookup that hangs must not keep the process alive.
                 runtime.shutdown_background();
             })?;
         Ok(())
@@ -203,21 +196,22 @@ async fn connection(
     peer: SocketAddr,
     closed: watch::Receiver<()>,
 ) {
-    // Without this, small writes wait for acknowledgements (Nagle against delayed ACK: 40 ms).
+    // Without this, small writes wait for acknowledgements: Nagle's algorithm and delayed ACKs add 40 ms.
     let _ = stream.set_nodelay(true);
+    let telemetry_gw = Arc::clone(&gw);
     let ended = serve_http(gw, admin, WriteLimit::new(stream), peer, closed).await;
-    // Other errors are the client's: it left, or what it sent is no HTTP.
+    // Other errors are the client's: it left, or it did not send HTTP.
     if let Err(error) = ended
         && write_limit::is_too_slow(&error)
     {
-        telemetry::client_too_slow(peer);
+        telemetry_gw.telemetry.client_too_slow(peer);
     }
 }
 
-/// A request on its way to the head of its answer.
+/// Resolves to the head of a response.
 type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<OutBody>, Infallible>> + Send>>;
 
-/// Answers the requests that come over a stream, one after the other.
+/// Answers the requests on one connection, one after the other.
 async fn serve_http<S>(
     gw: Arc<Gateway>,
     admin: Arc<Admin>,
@@ -229,8 +223,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request| {
-        // Boxed, so that its memory is free again while the answer is relayed: hyper keeps room for it as long as the
-        // connection is open.
+        // Boxed, so that its memory is freed before the body is relayed: hyper reserves memory for it as long as the
+        // connection is open. Unboxed, it made up a fifth of an idle stream's footprint.
         dispatch(&gw, &admin, peer, request)
     });
     let mut builder = http1::Builder::new();
@@ -240,7 +234,7 @@ where
     builder.max_buf_size(READ_BUFFER);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     loop {
-        // The second time, to be woken is all: the answer that is being relayed looks for itself.
+        // The second signal only has to wake the task: the relay checks for itself.
         tokio::select! {
             ended = serving.as_mut() => return ended,
             told = closed.changed() => {
@@ -253,7 +247,7 @@ where
     }
 }
 
-/// The one fork between the two planes.
+/// Sends a request to the admin plane or the data plane.
 fn dispatch(
     gw: &Arc<Gateway>,
     admin: &Arc<Admin>,

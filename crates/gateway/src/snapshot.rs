@@ -1,4 +1,4 @@
-//! One immutable view of the configuration. A request sees one from beginning to end; a reload swaps the pointer.
+//! One immutable view of the configuration. A request uses the same one from beginning to end; a reload swaps the pointer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,21 +29,21 @@ pub struct PoolEntry {
     pub pool: Arc<Pool>,
     /// Its provider's wire form.
     pub dialect: &'static dyn Dialect,
-    /// What goes with every call of it.
+    /// Headers that every call of the pool has, prepared once.
     pub headers: Arc<PoolHeaders>,
 }
 
-/// Why a model leads nowhere.
+/// Why no pool can be called for a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoRoute {
     /// No pool serves it.
     Unknown,
-    /// A pool serves it, but not this caller.
+    /// A pool serves it, but not for this caller.
     NotAllowed,
 }
 
 impl Snapshot {
-    /// The view of `settings` with these pools (one for each of its pools, in the same order).
+    /// The view of `settings` with these pools: one for each of its pools, in the same order.
     pub fn new(settings: Settings, pools: Vec<Arc<Pool>>) -> Self {
         let virtual_keys = settings
             .virtual_keys
@@ -58,7 +58,7 @@ impl Snapshot {
         }
     }
 
-    /// The virtual key of which `secret` is the text.
+    /// The virtual key with this secret.
     pub(crate) fn virtual_key(&self, secret: &str) -> Option<&Arc<VirtualKeySettings>> {
         self.virtual_keys.get(&Digest256::of(secret.as_bytes()))
     }
@@ -112,7 +112,7 @@ impl Snapshot {
         if let Some(found) = find(|| speaking().filter(|entry| may_use(entry)), model) {
             return Ok(found);
         }
-        // One pool among several is not the only one because the caller may use no other.
+        // "The only pool" means the only one configured, not the only one that this caller may use.
         let mut all = speaking();
         let only = all.next().filter(|_| all.next().is_none());
         match only {
@@ -146,8 +146,25 @@ impl PoolEntry {
         })
     }
 
-    /// Whether its provider keeps objects that are made by `protocol`. What speaks OpenAI's beside its own protocol
-    /// has only the calls of a model.
+    /// Path and query for a call of the key at `index`. `path`: as a client of the protocol sends it.
+    pub(crate) fn upstream_target(
+        &self,
+        index: usize,
+        protocol: Protocol,
+        path: &str,
+        query: Option<&str>,
+    ) -> String {
+        let base_path = self.pool.members()[index].base_url.path();
+        let mut target = self.dialect.upstream_path(protocol, base_path, path);
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(query);
+        }
+        target
+    }
+
+    /// Whether its provider keeps objects that are created by `protocol`. Providers that speak OpenAI's protocol beside
+    /// their own offer only calls of a model in it.
     pub(crate) fn holds_objects_of(&self, protocol: Protocol) -> bool {
         self.speaks(protocol)
             && (protocol != Protocol::OpenAi || self.dialect.protocols()[0] == protocol)
@@ -159,7 +176,7 @@ impl PoolEntry {
     }
 }
 
-/// In this order: an exact name; `pool/model`; a pattern.
+/// Resolves in this order: an exact name, `pool/model`, a pattern.
 fn find<'a, I>(pools: impl Fn() -> I, model: &'a str) -> Option<(&'a PoolEntry, &'a str)>
 where
     I: Iterator<Item = &'a PoolEntry>,

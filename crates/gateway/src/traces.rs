@@ -1,8 +1,8 @@
-//! "Why this key": what the newest requests were chosen among, what kept other keys from serving, how long they
+//! "Why this key": what the newest requests were selected among, what kept other keys from serving, how long they
 //! waited, and what came of each attempt.
 //!
 //! Always on. A request's trace is kept in a ring of the thread that served it, so that threads do not wait for each
-//! other; it becomes text only when somebody reads it.
+//! other. It becomes text only when somebody reads it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -14,15 +14,15 @@ use keypool_core::pool::{Demand, Effect, Lease, Pool, Selection};
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 
-/// So many traces are kept over all threads, …
+/// Number of traces kept over all threads.
 pub(crate) const KEPT: usize = 1024;
-/// … but of each thread so many at least.
-const KEPT_OF_THREAD: usize = 64;
+/// Minimum number of traces kept for each thread.
+const KEPT_PER_THREAD: usize = 64;
 
 /// The rings of all threads.
 pub(crate) struct Traces {
     by_thread: ThreadLocal<Mutex<VecDeque<Trace>>>,
-    of_thread: usize,
+    per_thread: usize,
 }
 
 /// One request, from its first attempt on.
@@ -32,30 +32,54 @@ pub(crate) struct Trace {
     /// The virtual key's name, or `-`.
     pub(crate) caller: Arc<str>,
     pub(crate) began: Instant,
-    /// To the last byte of the answer.
+    /// Until the last byte of the response.
     pub(crate) took: Duration,
-    /// Of the answer to the client; 0: none was begun.
+    /// Status of the response to the client; 0 if none began.
     pub(crate) status: u16,
-    /// How it ended, where not as it should.
-    pub(crate) ended: String,
+    pub(crate) ending: Ending,
     pub(crate) steps: Vec<Step>,
 }
 
-/// One attempt; or that a target had no (further) key, or was passed over.
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The client has the whole response.
+    Complete,
+    /// The client left before the end.
+    ClientDisconnected,
+    /// The provider broke off a response that had begun.
+    UpstreamBrokeOff,
+    /// The time of a shutdown was up.
+    Shutdown,
+}
+
+impl Ending {
+    /// The stable code; `None` if all went well.
+    pub(crate) fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Complete => None,
+            Self::ClientDisconnected => Some("client_disconnected"),
+            Self::UpstreamBrokeOff => Some("upstream_broke_off"),
+            Self::Shutdown => Some("shutdown"),
+        }
+    }
+}
+
+/// One attempt; or that a target had no (further) key, or was skipped.
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pool_name: Arc<str>,
-    /// Not held on to: a pool of an ended configuration goes when its last request does.
+    /// Weak, so that a trace does not keep the pools of an old configuration.
     pub(crate) pool: Weak<Pool>,
-    /// The model asked for, as the key's provider names it.
+    /// The model, as the key's provider names it.
     pub(crate) model: Arc<str>,
     /// `None`: no key.
     pub(crate) key_name: Option<Arc<str>>,
-    pub(crate) choice: Selection,
-    /// For this key.
+    pub(crate) selection: Selection,
+    /// How long this step waited for a key.
     pub(crate) waited: Duration,
     began: Instant,
-    /// To the head of the answer, or to the failure.
+    /// Until the head of the response, or the failure.
     pub(crate) took: Duration,
     pub(crate) outcome: Outcome,
 }
@@ -65,77 +89,133 @@ pub(crate) struct Step {
 pub(crate) enum Outcome {
     /// Nothing: the client left first, or time was up.
     Unfinished,
-    /// The answer went to the client.
+    /// A response with this status went to the client.
     Answered(u16),
-    /// The next key was tried, or none.
+    /// The attempt failed.
     Failed {
         class: Class,
         status: Option<u16>,
         effect: Effect,
     },
-    /// There was no (further) key, and why.
-    NoKey(&'static str),
-    /// Its keys were not looked at, and why.
-    PassedOver(&'static str),
+    /// There was no (further) key.
+    NoKey(NoKeyReason),
+    /// The target was skipped without a look at its keys.
+    Skipped(SkipReason),
+}
+
+/// Why no (further) key was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoKeyReason {
+    /// The request had all its attempts.
+    NoAttemptsLeft,
+    /// The provider may have run the call, and it may not be repeated.
+    NotRepeatable,
+    /// No key is free, and none is due in time.
+    NoKeyInTime,
+    /// The queue is full.
+    QueueFull,
+    /// No slot became free in time.
+    QueueTimeout,
+    /// The time for the whole request is up.
+    DeadlineExceeded,
+}
+
+impl NoKeyReason {
+    /// The stable code.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NoAttemptsLeft => "no_attempts_left",
+            Self::NotRepeatable => "not_repeatable",
+            Self::NoKeyInTime => "no_key_in_time",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
+        }
+    }
+}
+
+/// Why a target was skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SkipReason {
+    /// The caller may not use the pool, and is not told that it exists.
+    PoolNotAllowed,
+    /// The caller may not use the model.
+    ModelNotAllowed,
+    /// The pool's provider does not speak the request's protocol.
+    OtherProtocol,
+    /// The pool does not serve the model.
+    ModelNotServed,
+    /// The request names an object that no key of the pool made.
+    ObjectElsewhere,
+}
+
+impl SkipReason {
+    /// The stable code.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::PoolNotAllowed => "pool_not_allowed",
+            Self::ModelNotAllowed => "model_not_allowed",
+            Self::OtherProtocol => "other_protocol",
+            Self::ModelNotServed => "model_not_served",
+            Self::ObjectElsewhere => "object_elsewhere",
+        }
+    }
 }
 
 impl Step {
     /// The attempt that begins with `lease`.
-    pub(crate) fn attempt(lease: &mut Lease, began: Instant, waited: Duration) -> Self {
+    pub(crate) fn attempt(lease: &Lease, selection: Selection, began: Instant) -> Self {
+        let step = Self::new(lease.pool(), lease.model(), began, Outcome::Unfinished);
         Self {
-            choice: lease.take_selection(),
-            pool_name: Arc::clone(lease.pool().name()),
-            pool: Arc::downgrade(lease.pool()),
-            model: Arc::clone(lease.model()),
             key_name: Some(Arc::clone(&lease.member().name)),
-            waited,
-            began,
-            took: Duration::ZERO,
-            outcome: Outcome::Unfinished,
+            selection,
+            ..step
         }
     }
 
-    /// There was no key for `demand`.
+    /// No key could be had for `demand`.
     pub(crate) fn no_key(
         pool: &Arc<Pool>,
         demand: &Demand,
-        why: &'static str,
-        (began, waited): (Instant, Duration),
-    ) -> Self {
-        Self {
-            choice: pool.obstacles(demand),
-            pool_name: Arc::clone(pool.name()),
-            pool: Arc::downgrade(pool),
-            model: Arc::clone(&demand.model),
-            key_name: None,
-            waited,
-            began,
-            took: Duration::ZERO,
-            outcome: Outcome::NoKey(why),
-        }
-    }
-
-    /// The target `pool` was passed over without a look at its keys.
-    pub(crate) fn passed_over(
-        pool: &Arc<Pool>,
-        model: &Arc<str>,
-        why: &'static str,
+        reason: NoKeyReason,
         began: Instant,
     ) -> Self {
         Self {
-            choice: Selection::default(),
+            selection: pool.obstacles(demand),
+            ..Self::new(pool, &demand.model, began, Outcome::NoKey(reason))
+        }
+    }
+
+    /// The target `pool` was skipped.
+    pub(crate) fn skipped(
+        pool: &Arc<Pool>,
+        model: &Arc<str>,
+        reason: SkipReason,
+        began: Instant,
+    ) -> Self {
+        Self::new(pool, model, began, Outcome::Skipped(reason))
+    }
+
+    fn new(pool: &Arc<Pool>, model: &Arc<str>, began: Instant, outcome: Outcome) -> Self {
+        Self {
             pool_name: Arc::clone(pool.name()),
             pool: Arc::downgrade(pool),
             model: Arc::clone(model),
             key_name: None,
+            selection: Selection::default(),
             waited: Duration::ZERO,
             began,
             took: Duration::ZERO,
-            outcome: Outcome::PassedOver(why),
+            outcome,
         }
     }
 
-    /// What came of it, unless that is known already.
+    /// The same step after a wait for a key.
+    pub(crate) fn after_waiting(self, waited: Duration) -> Self {
+        Self { waited, ..self }
+    }
+
+    /// Records what came of an attempt, unless that is known already.
     pub(crate) fn end(&mut self, outcome: Outcome, now: Instant) {
         if matches!(self.outcome, Outcome::Unfinished) {
             self.outcome = outcome;
@@ -149,30 +229,30 @@ impl Default for Traces {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             by_thread: ThreadLocal::new(),
-            of_thread: (KEPT / threads).max(KEPT_OF_THREAD),
+            per_thread: (KEPT / threads).max(KEPT_PER_THREAD),
         }
     }
 }
 
 impl Traces {
-    /// Keeps a trace; the oldest of this thread gives way.
+    /// Keeps a trace. When the thread's ring is full, its oldest trace is dropped.
     pub(crate) fn keep(&self, trace: Trace) {
         let mut ring = self.by_thread.get_or_default().lock();
-        let oldest = (ring.len() >= self.of_thread).then(|| ring.pop_front());
+        let oldest = (ring.len() >= self.per_thread).then(|| ring.pop_front());
         ring.push_back(trace);
         drop(ring);
-        // Taken apart outside the lock.
+        // Freed outside the lock.
         drop(oldest);
     }
 
-    /// The newest `most` for which `wanted` holds, newest end first.
-    pub(crate) fn newest(&self, most: usize, wanted: impl Fn(&Trace) -> bool) -> Vec<Trace> {
+    /// The newest `limit` traces that `wanted` selects; the one that ended last comes first.
+    pub(crate) fn newest(&self, limit: usize, wanted: impl Fn(&Trace) -> bool) -> Vec<Trace> {
         let mut found = Vec::new();
         for ring in self.by_thread.iter() {
             found.extend(ring.lock().iter().filter(|trace| wanted(trace)).cloned());
         }
         found.sort_by_key(|trace| std::cmp::Reverse(trace.began + trace.took));
-        found.truncate(most.min(KEPT));
+        found.truncate(limit.min(KEPT));
         found
     }
 }
@@ -192,19 +272,19 @@ mod tests {
             began: start + Duration::from_secs(n),
             took: Duration::from_millis(1),
             status: 200,
-            ended: String::new(),
+            ending: Ending::Complete,
             steps: Vec::new(),
         }
     }
 
     #[test]
-    fn the_newest_of_all_threads_come_first_and_the_oldest_give_way() {
+    fn the_newest_of_all_threads_come_first_and_the_oldest_are_dropped() {
         let traces = Traces {
-            of_thread: 100,
+            per_thread: 100,
             ..Traces::default()
         };
         let start = Instant::now();
-        // Both at work at once: a thread that has ended leaves its ring to the next.
+        // Both threads must live at the same time: an ended thread leaves its ring to the next.
         let both = std::sync::Barrier::new(2);
         let keep = |parity: u64| {
             let (traces, both) = (&traces, &both);

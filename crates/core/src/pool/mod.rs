@@ -5,6 +5,7 @@
 mod availability_cache;
 mod choice;
 mod group;
+mod health;
 mod lease;
 mod outcome;
 mod queue;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 pub use choice::{Obstacle, SelectedBy, Selection, Skipped};
 pub use group::{GroupId, ObjectOrigin, OnlyGroup};
+pub use health::{CommonCause, NoFailover, PoolHealth};
 pub use lease::Lease;
 pub use outcome::Effect;
 pub use queue::{Caller, Handoff, QueueFull, Ticket};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{StatusCode, Uri};
-use keypool_core::pool::{Pool, SelectedBy, Selection, Skipped};
+use keypool_core::pool::{Effect, Pool, SelectedBy, Skipped};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -15,8 +15,8 @@ use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::traces::{KEPT, Outcome, Step, Trace};
 
-/// So many are listed where the request does not say.
-const USUAL: usize = 100;
+/// Number of traces listed by default.
+const DEFAULT_LIMIT: usize = 100;
 
 #[derive(Serialize)]
 pub(super) struct Listing {
@@ -26,15 +26,15 @@ pub(super) struct Listing {
 #[derive(Serialize)]
 struct TraceView {
     request_id: String,
-    /// When it came, RFC 3339.
+    /// When the request came, RFC 3339.
     time: String,
     caller: String,
-    /// Null where the client left, or a shutdown's time was up, before an answer began.
+    /// Null if the client left, or the time of a shutdown was up, before a response began.
     status: Option<u16>,
-    /// To the last byte of the answer.
+    /// Until the last byte of the response.
     ms: f64,
-    /// `client left`, `answer broke off`, `shutdown`; null where it ended as it should.
-    ended: Option<String>,
+    /// `client_disconnected`, `upstream_broke_off` or `shutdown`; null if all went well.
+    ended: Option<&'static str>,
     steps: Vec<StepView>,
 }
 
@@ -42,32 +42,33 @@ struct TraceView {
 struct StepView {
     pool: String,
     model: Option<String>,
-    /// Null: there was no (further) key, or the target was passed over; `no_key` says why.
+    /// Null if there was no (further) key (`no_key` says why) or the target was skipped (`skipped` says why).
     key: Option<String>,
     by: Option<&'static str>,
-    /// Null, as `free`, where the target was passed over without a look at its keys.
+    /// Null, like `free`, if the target was skipped without a look at its keys.
     keys: Option<usize>,
     free: Option<usize>,
     excluded: Vec<SkippedView>,
-    /// Not free either, and not named.
+    /// Number of further keys that were not free and are not listed.
     more: usize,
     waited_ms: f64,
-    /// To the head of the answer, or to the failure.
+    /// Until the head of the response, or the failure.
     ms: f64,
     status: Option<u16>,
     class: Option<&'static str>,
     cooldown_ms: Option<f64>,
     ejected: bool,
     no_key: Option<&'static str>,
+    skipped: Option<&'static str>,
 }
 
 #[derive(Serialize)]
 struct SkippedView {
-    /// Null where its configuration has ended.
+    /// Null if the key's configuration has ended.
     key: Option<String>,
     reason: &'static str,
     until: Option<String>,
-    /// Of a key that was full: how many calls it may have in flight.
+    /// For a full key: the maximum number of calls in flight.
     cap: Option<u32>,
 }
 
@@ -84,7 +85,7 @@ pub(super) async fn newest(
     }))
 }
 
-/// What the query asks for.
+/// What the query selects.
 struct Filter {
     limit: usize,
     request_id: Option<String>,
@@ -94,7 +95,7 @@ struct Filter {
 impl Filter {
     fn of(query: &str) -> Result<Self, Problem> {
         let mut filter = Self {
-            limit: USUAL,
+            limit: DEFAULT_LIMIT,
             request_id: None,
             pool: None,
         };
@@ -150,50 +151,38 @@ impl View<'_> {
             caller: trace.caller.to_string(),
             status: Some(trace.status).filter(|status| *status > 0),
             ms: millis(trace.took),
-            ended: Some(trace.ended.clone()).filter(|how| !how.is_empty()),
+            ended: trace.ending.code(),
             steps: trace.steps.iter().map(|step| self.step(step)).collect(),
         }
     }
 
     fn step(&self, step: &Step) -> StepView {
         let pool = step.pool.upgrade();
-        let (status, class, effect, no_key) = match step.outcome {
-            Outcome::Unfinished => (None, None, None, None),
-            Outcome::Answered(status) => (Some(status), None, None, None),
-            Outcome::Failed {
-                class,
-                status,
-                effect,
-            } => (status, Some(class.as_str()), Some(effect), None),
-            Outcome::NoKey(why) | Outcome::PassedOver(why) => (None, None, None, Some(why)),
-        };
-        let was_looked_at = !matches!(step.outcome, Outcome::PassedOver(_));
-        let Selection {
-            by,
-            keys,
-            free,
-            more,
-            ..
-        } = step.choice;
-        let excluded = step.choice.excluded.iter();
+        let selection = &step.selection;
+        let (is_skipped, outcome) = (
+            matches!(step.outcome, Outcome::Skipped(_)),
+            OutcomeView::of(step.outcome),
+        );
+        let excluded = selection.excluded.iter();
         StepView {
             pool: step.pool_name.to_string(),
             model: Some(step.model.to_string()).filter(|model| !model.is_empty()),
             key: step.key_name.as_ref().map(ToString::to_string),
-            by: by.map(SelectedBy::as_str),
-            keys: was_looked_at.then_some(keys),
-            free: was_looked_at.then_some(free),
+            by: selection.by.map(SelectedBy::as_str),
+            keys: (!is_skipped).then_some(selection.keys),
+            free: (!is_skipped).then_some(selection.free),
             excluded: excluded
                 .map(|excluded| self.excluded(excluded, pool.as_deref()))
                 .collect(),
-            more,
+            more: selection.more,
             waited_ms: millis(step.waited),
             ms: millis(step.took),
-            status,
-            class,
-            cooldown_ms: effect.and_then(|one| one.cooldown).map(millis),
-            ejected: effect.is_some_and(|one| one.ejected),
-            no_key,
+            status: outcome.status,
+            class: outcome.class,
+            cooldown_ms: outcome.effect.cooldown.map(millis),
+            ejected: outcome.effect.ejected,
+            no_key: outcome.no_key,
+            skipped: outcome.skipped,
         }
     }
 
@@ -210,6 +199,38 @@ impl View<'_> {
                 .and_then(|key| key.max_concurrent)
                 .filter(|_| is_full),
         }
+    }
+}
+
+/// The fields of a step that depend on its outcome.
+#[derive(Default)]
+struct OutcomeView {
+    status: Option<u16>,
+    class: Option<&'static str>,
+    effect: Effect,
+    no_key: Option<&'static str>,
+    skipped: Option<&'static str>,
+}
+
+impl OutcomeView {
+    fn of(outcome: Outcome) -> Self {
+        let mut view = Self::default();
+        match outcome {
+            Outcome::Unfinished => {}
+            Outcome::Answered(status) => view.status = Some(status),
+            Outcome::Failed {
+                class,
+                status,
+                effect,
+            } => {
+                view.status = status;
+                view.class = Some(class.as_str());
+                view.effect = effect;
+            }
+            Outcome::NoKey(reason) => view.no_key = Some(reason.as_str()),
+            Outcome::Skipped(reason) => view.skipped = Some(reason.as_str()),
+        }
+        view
     }
 }
 

@@ -6,10 +6,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::protocol_of_headers;
 
-use super::Failed;
-use crate::error::{GatewayError, Kind};
+use crate::error::{GatewayError, Kind, ProtocolError};
 
-/// What the gateway tells a client of its request.
+/// Response headers of the gateway's own.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const POOL: HeaderName = HeaderName::from_static("x-keypool-pool");
 pub(super) const KEY: HeaderName = HeaderName::from_static("x-keypool-key");
@@ -18,17 +17,17 @@ pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-keypool-queue
 pub(super) const UPSTREAM_REQUEST_ID: HeaderName =
     HeaderName::from_static("x-keypool-upstream-request-id");
 
-/// Any answer may be an error, which must be read to be classed.
+/// Sent upstream: any response may be an error, which must be readable to be classified.
 static ACCEPT_ENCODING: HeaderName = header::ACCEPT_ENCODING;
 static IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
-/// More header bytes than this are 431.
+/// Maximum size of all headers, in bytes. Beyond it the client gets 431.
 const MAX_HEADERS: usize = 64 * 1024;
-/// A longer path and query are 431 too.
+/// Maximum length of path and query, in bytes, likewise.
 const MAX_TARGET: usize = 32 * 1024;
 
-/// Refuses heads that are too large, and tunnels.
-pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
+/// Rejects heads that are too large, tunnels and WebSocket upgrades.
+pub(super) fn check_head(parts: &Parts) -> Result<(), ProtocolError> {
     let lines = parts.headers.iter();
     let length: usize = lines
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
@@ -36,7 +35,7 @@ pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
     let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
     let refuse = |kind, message: String| {
         let protocol = protocol_of_headers(&parts.headers, parts.uri.query());
-        Err((GatewayError::new(kind, message), protocol))
+        Err(GatewayError::new(kind, message).in_protocol(protocol))
     };
     if length > MAX_HEADERS || target > MAX_TARGET {
         let message = format!(
@@ -45,7 +44,7 @@ pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
         return refuse(Kind::HeadersTooLarge, message);
     }
     if parts.method == http::Method::CONNECT {
-        let message = "this is no forward proxy: CONNECT is not served".to_owned();
+        let message = "this is not a forward proxy: CONNECT is not served".to_owned();
         return refuse(Kind::MethodNotAllowed("GET, POST"), message);
     }
     if wants_websocket(&parts.headers) {
@@ -55,7 +54,7 @@ pub(super) fn check_size(parts: &Parts) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Any other upgrade is an offer (`h2c`), which HTTP/1.1 lets a server pass over.
+/// Any other upgrade is an offer (`h2c`), which HTTP/1.1 lets a server ignore.
 fn wants_websocket(headers: &HeaderMap) -> bool {
     headers.get_all(header::UPGRADE).iter().any(|value| {
         value
@@ -65,7 +64,7 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The client's headers as they go upstream, but for credential and host.
+/// The client's headers as they go upstream, without credential and host.
 pub(super) fn forwarded<'a>(
     client: &'a HeaderMap,
     dialect: &dyn Dialect,
@@ -81,7 +80,7 @@ pub(super) fn forwarded<'a>(
     headers
 }
 
-/// Whether a header is about the call itself: no credential, nothing about the client or its way to us.
+/// Whether a header is about the call itself: not a credential, and not about the client or its way to us.
 fn is_forwarded(name: &str) -> bool {
     let is_private = matches!(
         name,
@@ -106,7 +105,7 @@ fn is_forwarded(name: &str) -> bool {
         && !name.starts_with("x-forwarded-")
 }
 
-/// Never passed on, in either direction (RFC 9110 §7.6.1, and what predates it).
+/// Never passed on, in either direction (RFC 9110 §7.6.1 and its predecessors).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -131,8 +130,11 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Takes from a provider's answer what is not the client's business; gives back the provider's request id.
-pub(super) fn strip_answer(headers: &mut HeaderMap, dialect: &dyn Dialect) -> Option<HeaderValue> {
+/// Removes from a provider's response what is not meant for the client. Returns the provider's request id.
+pub(super) fn strip_response(
+    headers: &mut HeaderMap,
+    dialect: &dyn Dialect,
+) -> Option<HeaderValue> {
     let request_id = dialect
         .request_id_headers()
         .iter()
@@ -154,7 +156,7 @@ pub(super) fn strip_answer(headers: &mut HeaderMap, dialect: &dyn Dialect) -> Op
     request_id
 }
 
-/// A number as a header value; the usual ones are there already.
+/// A number as a header value. Small ones need no allocation.
 pub(super) fn number(n: u64) -> HeaderValue {
     const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let small = usize::try_from(n).ok().and_then(|n| SMALL.get(n));
@@ -164,7 +166,7 @@ pub(super) fn number(n: u64) -> HeaderValue {
     )
 }
 
-/// Whether an answer of this status has a body at all.
+/// Whether a response of this status can have a body.
 pub(super) fn may_have_body(status: StatusCode) -> bool {
     status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_lose_what_is_private_and_keep_the_rest() {
+    fn responses_lose_private_headers_and_keep_the_others() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("content-type", "text/plain"),
@@ -232,7 +234,7 @@ mod tests {
             );
         }
         let openai = keypool_providers::catalogue::find("openai").unwrap();
-        assert_eq!(strip_answer(&mut headers, openai).unwrap(), "theirs");
+        assert_eq!(strip_response(&mut headers, openai).unwrap(), "theirs");
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-type", "x-request-id", "x-twice"]);

@@ -1,27 +1,13 @@
-//! The life of a client request on the data plane. Read [`handle`] first.
+//! The life of a client request on the data plane. Read [`handle`] first, then [`run`].
 
-mod access;
-mod affinity;
-mod attempts;
-mod auth;
-mod body;
-mod bound;
-mod call;
-mod endpoint;
-mod final_response;
-mod forward_proxy;
+mod attempt;
 mod headers;
+mod inbound;
+mod log;
 mod models;
-mod not_found;
-mod outgoing;
+mod objects;
 mod relay;
-mod request_log;
-mod response;
-mod route;
-mod send;
-mod trace_header;
-mod unread_body;
-mod upload;
+mod routing;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -30,142 +16,132 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use keypool_providers::protocol::Protocol;
 
-pub(crate) use body::OutBody;
+pub(crate) use relay::OutBody;
 
 use crate::context::Gateway;
-use crate::error::{GatewayError, Kind};
-use attempts::Attempts;
-use auth::Caller;
-use call::Call;
-use endpoint::MatchedEndpoint;
-use request_log::RequestLog;
-use response::Reply;
-use route::PoolTarget;
+use crate::error::{GatewayError, Kind, ProtocolError};
+use crate::snapshot::Snapshot;
+use crate::traces::Ending;
+use attempt::{Attempts, Sent, send};
+use inbound::{Call, Caller, MatchedEndpoint, UnreadBody};
+use log::RequestLog;
+use objects::ObjectTracking;
+use relay::{Serving, final_response, relay};
 
 /// Answers one client request, whatever happens to it.
 ///
-/// What is known before the first wait is made outside the future, which would keep room for it twice.
+/// What is known before the first wait is created outside the future, which would otherwise reserve memory for it twice.
 pub(crate) fn handle(
     gw: Arc<Gateway>,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<OutBody>, Infallible>> + Send {
     let (parts, incoming) = request.into_parts();
-    let mut log = RequestLog::begin(&gw, &parts);
-    let mut unread = unread_body::UnreadBody::new(&gw, &parts, incoming);
+    let mut log = RequestLog::new(&gw, &parts);
+    let mut unread = UnreadBody::new(&gw, &parts, incoming);
+    let span = log.span().clone();
     async move {
         let outcome = {
             let answering = answer_request(&gw, peer, &parts, &mut unread, &mut log);
             let mut answering = std::pin::pin!(answering);
-            // When the time of a shutdown is up, the connection is woken, and so this.
+            // When the time of a shutdown is up, every connection's task is woken, and this is polled.
             poll_fn(|cx| match gw.is_ending() {
                 true => Poll::Ready(None),
-                false => answering.as_mut().poll(cx).map(Some),
+                false => span.in_scope(|| answering.as_mut().poll(cx).map(Some)),
             })
             .await
         };
-        unread.discard();
+        unread.drain();
         Ok(match outcome {
             Some(Ok(response)) => response,
-            Some(Err((error, protocol))) => log.finish_error(error.render(protocol)).map(whole),
-            None => log.finish_shutdown(shut_down(&gw, &parts)).map(whole),
+            Some(Err(error)) => log
+                .finish_with(error.render(), Ending::Complete)
+                .map(OutBody::whole),
+            None => log
+                .finish_with(shutdown_response(&gw, &parts), Ending::Shutdown)
+                .map(OutBody::whole),
         })
     }
 }
 
-type Failed = (GatewayError, Protocol);
-
-/// The phases, in order: find what is called, who calls, read it, choose the pool, try keys, relay.
+/// The phases above authentication, in order: what is called, who calls, the body read.
 async fn answer_request(
     gw: &Arc<Gateway>,
     peer: SocketAddr,
-    parts: &http::request::Parts,
-    unread: &mut unread_body::UnreadBody,
+    parts: &Parts,
+    unread: &mut UnreadBody,
     log: &mut RequestLog,
-) -> Result<Response<OutBody>, Failed> {
-    headers::check_size(parts)?;
+) -> Result<Response<OutBody>, ProtocolError> {
+    headers::check_head(parts)?;
     let snapshot = gw.snapshot();
-    let target = MatchedEndpoint::find(&snapshot, parts)?;
-    let protocol = target.protocol;
-    let in_form = |error| (error, protocol);
-
-    let began = upload::maker(gw, protocol, &target.path, parts);
-    let caller = Caller::authenticate(gw, &snapshot, parts, peer, began).map_err(in_form)?;
-    log.set_caller(&caller.name, caller.may_see_traces());
-    target.check_known(&caller).map_err(in_form)?;
-    if let Some(models) = target.models_call() {
-        // Boxed, as all that is seldom needed: it would make every request larger.
-        let listed = Box::pin(models::answer(gw, &snapshot, &target, models, &caller)).await;
-        return listed
-            .map(|response| log.finish(response).map(whole))
-            .map_err(in_form);
-    }
-
-    let call = Call::read(gw, &snapshot, &target, parts, unread)
-        .await
-        .map_err(in_form)?;
-    let routes = route::find(&snapshot, &target, &call, &caller, log).map_err(in_form)?;
-    let binding = bound::Binding {
-        gw,
-        snapshot: &snapshot,
-        target: &target,
-        call: &call,
-        caller: &caller,
+    let endpoint = MatchedEndpoint::find(&snapshot, parts)?;
+    let protocol = endpoint.protocol;
+    let answering = async {
+        let caller = Caller::authenticate(gw, &snapshot, &endpoint, parts, peer)?;
+        log.set_caller(&caller.name, caller.may_see_traces());
+        endpoint.check_access(&caller)?;
+        if let Some(models) = endpoint.models_call() {
+            // Boxed, like everything rarely needed: it would make every request larger.
+            let listed = Box::pin(models::list(gw, &snapshot, &endpoint, models, &caller)).await?;
+            let listed = log.finish_with(listed, Ending::Complete);
+            return Ok(listed.map(OutBody::whole));
+        }
+        let limit = snapshot.settings.server.max_request_body;
+        let body = unread.read(&parts.headers, limit).await?;
+        let call = Call::new(endpoint, parts, body)?;
+        run(gw, &snapshot, &call, &caller, log).await
     };
-    let routes = binding.restrict(routes, log).map_err(in_form)?;
-    log.entry = routes.first().map(|route| route.entry.clone());
-    serve(gw, &call, &routes, &caller, log)
+    answering
         .await
-        .map_err(in_form)
+        .map_err(|error: GatewayError| error.in_protocol(protocol))
 }
 
-/// Tries keys, of each target in turn, until one answers, the attempts run out or nothing is left to try.
-async fn serve(
+/// Everything below authentication: finds the pools, then tries keys, target by target, until one responds, the attempts
+/// run out or nothing is left to try.
+async fn run(
     gw: &Arc<Gateway>,
+    snapshot: &Snapshot,
     call: &Call<'_>,
-    routes: &[PoolTarget],
     caller: &Caller,
     log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
-    let mut attempts = Attempts::new(gw, call, routes, caller);
-    let makes_anew = bound::makes_anew(gw, call, caller);
+    let mut objects = ObjectTracking::new(gw, snapshot, call, caller);
+    let targets = objects.restrict(routing::targets(snapshot, call, caller, log)?, log)?;
+    log.set_pool(&targets[0].entry);
+    let mut attempts = Attempts::new(gw, call, &targets, caller);
+    objects.before_send();
     loop {
-        let mut lease = match attempts.next_key(log).await {
+        let lease = match attempts.next_key(log).await {
             Ok(lease) => lease,
-            Err(stop) => return final_response::final_response(attempts, stop, log),
+            Err(reason) => {
+                let concluded = attempts.conclude(reason, log);
+                return final_response(gw, call, concluded, log);
+            }
         };
-        let route = attempts.route();
-        log.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
-        match send::send(gw, call, route, &lease, attempts.deadline()).await {
-            Reply::Relay(mut answer, class) => {
-                bound::note(gw, (call, makes_anew), caller, &lease, &answer);
-                if call.protocol == Protocol::Gemini {
-                    upload::point_here(call.uri, call.headers, &mut answer.parts.headers);
-                }
-                let relayed = relay::relay(gw, call, answer, lease, class, log);
+        let target = attempts.target();
+        match send(gw, call, target, &lease, attempts.deadline()).await {
+            Sent::Response(mut response) => {
+                objects.after_response(&lease, &mut response);
+                let serving = Serving::new(lease, log);
+                let relayed = relay(gw, call, target.entry.dialect, response, serving);
                 return Ok(relayed.map(OutBody::Relay));
             }
-            Reply::Failed(failure) => attempts.failed(lease, failure, log),
+            Sent::Failed(failure) => attempts.failed(lease, failure, log),
         }
     }
 }
 
-/// The answer to a request for which a shutdown had no more time.
-fn shut_down(gw: &Gateway, parts: &http::request::Parts) -> Response<Bytes> {
+/// The response to a request for which a shutdown left no more time.
+fn shutdown_response(gw: &Gateway, parts: &Parts) -> Response<Bytes> {
     let message = "this gateway was shut down before there was an answer: send the request again";
     let snapshot = gw.snapshot();
     let protocol = match MatchedEndpoint::find(&snapshot, parts) {
-        Ok(target) => target.protocol,
-        Err((_, protocol)) => protocol,
+        Ok(endpoint) => endpoint.protocol,
+        Err(error) => error.protocol,
     };
     GatewayError::new(Kind::UpstreamUnreachable, message).render(protocol)
-}
-
-/// A small answer that is there as a whole.
-fn whole(body: Bytes) -> OutBody {
-    OutBody::Whole(Some(body))
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::settings::RouteSettings;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
@@ -14,48 +13,48 @@ use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
-use super::access::is_callable;
-use super::auth::Caller;
-use super::endpoint::MatchedEndpoint;
-use super::outgoing::Outgoing;
+use super::inbound::{Caller, MatchedEndpoint};
+use super::routing::is_callable;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
+use crate::settings::RouteSettings;
 use crate::snapshot::{PoolEntry, Snapshot};
-use crate::upstream::RequestBody;
+use crate::upstream::{RequestBody, UpstreamRequest};
 
 /// A provider that takes longer is left out.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
-/// A list is asked for anew after so long; a failed one sooner.
+/// How long a list is cached.
 const KEEP: Duration = Duration::from_secs(300);
+/// How long it takes until a provider that failed is asked again.
 const KEEP_FAILED: Duration = Duration::from_secs(15);
-/// The longest list.
+/// Maximum size of a provider's list, in bytes.
 const MAX_LIST: usize = 8 << 20;
 
-pub(super) async fn answer(
+pub(super) async fn list(
     gw: &Gateway,
     snapshot: &Snapshot,
-    target: &MatchedEndpoint<'_>,
+    endpoint: &MatchedEndpoint<'_>,
     call: &ModelsCall,
     caller: &Caller,
 ) -> Result<Response<Bytes>, GatewayError> {
-    let asked = |entry: &&PoolEntry| match target.pool {
+    let asked = |entry: &&PoolEntry| match endpoint.pool {
         Some(named) => named.pool.name() == entry.pool.name(),
         None => true,
     };
     let speaking = snapshot
         .pools
         .iter()
-        .filter(|entry| entry.speaks(target.protocol));
+        .filter(|entry| entry.speaks(endpoint.protocol));
     let pools: Vec<&PoolEntry> = speaking
         .filter(asked)
         .filter(|entry| caller.may_use_pool(entry))
         .collect();
-    // All providers at once: the slowest decides, not the sum.
+    // All providers are asked at once, so that the slowest one decides and not the sum.
     let mut asking = Vec::with_capacity(pools.len());
     for entry in pools {
         asking.push(models_of(gw, entry));
     }
-    let mut models: Vec<ListedModel> = routes(snapshot, target, caller);
+    let mut models: Vec<ListedModel> = routes(snapshot, endpoint, caller);
     for listed in join_all(asking).await {
         for model in listed {
             if caller.may_use_model(&model.id) && !models.iter().any(|known| known.id == model.id) {
@@ -64,16 +63,16 @@ pub(super) async fn answer(
         }
     }
     let body = match call {
-        ModelsCall::List => protocol::model_list(target.protocol, &models),
+        ModelsCall::List => protocol::model_list(endpoint.protocol, &models),
         ModelsCall::One(range) => {
-            let id = percent_decode_str(&target.path[range.clone()]).decode_utf8_lossy();
+            let id = percent_decode_str(&endpoint.path[range.clone()]).decode_utf8_lossy();
             let Some(model) = models.iter().find(|model| model.id == id) else {
                 let message = format!(
                     "there is no model \"{id}\" here, or not for this caller; the list says which there are"
                 );
                 return Err(GatewayError::new(Kind::ModelNotFound, message));
             };
-            protocol::model_object(target.protocol, model)
+            protocol::model_object(endpoint.protocol, model)
         }
     };
     let mut response = Response::new(body);
@@ -83,10 +82,14 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// The routes that the caller may call by the protocol; not where the path names a pool.
-fn routes(snapshot: &Snapshot, target: &MatchedEndpoint<'_>, caller: &Caller) -> Vec<ListedModel> {
+/// The routes that the caller may call by the protocol; none if the path names a pool.
+fn routes(
+    snapshot: &Snapshot,
+    endpoint: &MatchedEndpoint<'_>,
+    caller: &Caller,
+) -> Vec<ListedModel> {
     let usable = |route: &&RouteSettings| {
-        target.pool.is_none() && is_callable(snapshot, target.protocol, route, caller)
+        endpoint.pool.is_none() && is_callable(snapshot, endpoint.protocol, route, caller)
     };
     let routes = snapshot.settings.routes.iter().filter(usable);
     let listed = routes.map(|route| ListedModel {
@@ -98,7 +101,7 @@ fn routes(snapshot: &Snapshot, target: &MatchedEndpoint<'_>, caller: &Caller) ->
     listed.collect()
 }
 
-/// Awaits all at once. Each is polled to its first wait whatever the task's budget: there are few.
+/// Awaits all at once. Each is polled to its first wait whatever the task's coop budget: there are few.
 async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<Vec<ListedModel>> {
     let mut pending: Vec<_> = futures
         .into_iter()
@@ -125,7 +128,7 @@ async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<
     done.into_iter().flatten().collect()
 }
 
-/// Names that the operator gave as they stand; of what the provider lists, what the pool's names and patterns match.
+/// The names that the operator configured, and those of the provider's list that the pool's patterns match.
 async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     let settings = entry.pool.settings();
     let usual = entry.dialect.default_models();
@@ -164,14 +167,15 @@ async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     models
 }
 
-/// Asks the provider with the first key that is available. Whatever comes of it, no key is blamed.
+/// Asks the provider with the first key that is available. The outcome counts for no key.
 async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let dialect = entry.dialect;
     let list = dialect.list_models()?;
     let reports = entry.pool.report();
-    let resting = |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
-    let usable = reports.iter().position(|report| report.is_available);
-    let index = usable.or_else(|| reports.iter().position(resting))?;
+    let may_serve =
+        |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
+    let available = reports.iter().position(|report| report.is_available);
+    let index = available.or_else(|| reports.iter().position(may_serve))?;
     let mut headers = HeaderMap::new();
     for (name, value) in list.headers {
         headers.insert(
@@ -185,37 +189,31 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         USER_AGENT,
         HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
     );
-    let outgoing = || Outgoing {
-        protocol: dialect.protocols()[0],
-        method: &Method::GET,
-        query: Some(list.query).filter(|query| !query.is_empty()),
-        headers: headers.iter().collect(),
-        body: RequestBody::default(),
+    let (method, protocol) = (Method::GET, dialect.protocols()[0]);
+    let query = Some(list.query).filter(|query| !query.is_empty());
+    let build = || {
+        let key = entry.headers.key(index);
+        let mut headers: Vec<_> = headers.iter().collect();
+        headers.push(key.credential(protocol)?);
+        let target = entry.upstream_target(index, protocol, list.path, query);
+        let body = RequestBody::default();
+        UpstreamRequest::new(&method, target, key.host.as_ref()?, headers, body)
     };
     let member = &entry.pool.members()[index];
-    let request = || outgoing().request_for(list.path, entry, index);
+    let (base_url, proxy) = (&member.base_url, member.proxy.as_ref());
     let connect = entry.pool.settings().timeouts.connect;
-    let answer = gw
-        .upstream
-        .send(
-            &member.base_url,
-            member.proxy.as_ref(),
-            &request,
-            connect,
-            true,
-        )
-        .await
-        .ok()?;
-    if !answer.status().is_success() {
+    let sending = gw.upstream.send(base_url, proxy, &build, connect, true);
+    let response = sending.await.ok()?;
+    if !response.status().is_success() {
         return None;
     }
-    let body = read_whole(answer.into_body(), MAX_LIST).await?;
+    let body = read_whole(response.into_body(), MAX_LIST).await?;
     dialect.parse_models(&body)
 }
 
-/// A body of at most `most` bytes, in one buffer: a provider may send it byte by byte, and to keep each piece would
-/// take many times its length. `None`: it is longer, or it broke off.
-async fn read_whole<B>(body: B, most: usize) -> Option<Vec<u8>>
+/// A body of at most `limit` bytes, in one buffer: a provider may send it byte by byte, and keeping each piece would take
+/// many times its length. `None` if it is longer, or broke off.
+async fn read_whole<B>(body: B, limit: usize) -> Option<Vec<u8>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -225,7 +223,7 @@ where
         let Ok(piece) = frame.ok()?.into_data() else {
             continue;
         };
-        if piece.len() > most - whole.len() {
+        if piece.len() > limit - whole.len() {
             return None;
         }
         whole.extend_from_slice(&piece);
@@ -244,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    /// So many bytes, one by one.
+    /// This number of bytes, one by one.
     struct OneByOne(usize);
 
     impl Body for OneByOne {
@@ -264,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_in_tiny_pieces_is_one_piece_and_no_longer_than_allowed() {
+    async fn a_list_in_tiny_pieces_becomes_one_buffer_within_its_limit() {
         let whole = read_whole(OneByOne(100_000), 100_000).await.unwrap();
         assert_eq!(whole, [b'x'].repeat(100_000));
         assert!(whole.capacity() <= 2 * whole.len(), "{}", whole.capacity());

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Breakage;
+use super::ConnectionError;
 use super::http1::Http1;
 use super::http2::Stream;
 use super::idle::{Destination, IdleConnections};
@@ -85,12 +85,12 @@ impl UpstreamBody {
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = Breakage;
+    type Error = ConnectionError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Breakage>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ConnectionError>>> {
         let frame = match &mut self.0 {
             Source::Http1 { http1, .. } => {
                 let data = ready!(http1.poll_data(cx));
@@ -98,7 +98,7 @@ impl Body for UpstreamBody {
             }
             Source::Http2 { body, .. } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                frame.map(|frame| frame.map_err(Breakage::Http2))
+                frame.map(|frame| frame.map_err(ConnectionError::Http2))
             }
             Source::Ended => None,
         };

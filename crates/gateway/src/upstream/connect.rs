@@ -18,7 +18,8 @@ use tower::ServiceExt;
 use super::http1::Http1;
 use super::http2::{self, Http2};
 use super::proxy::{self, chain};
-use super::{Peer, SendError, Socket, tls};
+use super::{ErrorKind, Peer, Socket, UpstreamError, tls};
+use crate::telemetry::Telemetry;
 
 /// Of a name with more addresses, a proxy is asked for no more than these.
 const MAX_ADDRESSES: usize = 8;
@@ -39,11 +40,11 @@ pub(super) enum Opened {
 }
 
 impl Connector {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(telemetry: &Telemetry) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        let (tls, proxy_tls) = tls::connectors();
+        let (tls, proxy_tls) = tls::connectors(telemetry);
         Self {
             tcp,
             tls,
@@ -57,18 +58,23 @@ impl Connector {
         peer: &Peer<'_>,
         by: Instant,
         limit: Duration,
-    ) -> Result<Opened, SendError> {
+    ) -> Result<Opened, UpstreamError> {
+        let timeout = || UpstreamError::unsent(ErrorKind::ConnectTimeout(limit));
+        let failed = |source| UpstreamError::unsent(ErrorKind::Connect { source, limit });
         let way = match peer.proxy {
             None => timeout_at(by, self.direct(peer))
                 .await
-                .map_err(|_| SendError::ConnectTimeout(limit))?,
+                .map_err(|_| timeout())?,
             Some(proxy) => self.through(proxy, peer, Time { by, limit }).await,
         };
-        let stream = way.map_err(SendError::Connect)?;
+        let stream = way.map_err(failed)?;
         timeout_at(by, self.begin(stream, peer))
             .await
-            .map_err(|_| no_beginning(peer, limit))?
-            .map_err(SendError::Connect)
+            .map_err(|_| match slow_tunnel(peer, limit) {
+                Some(error) => failed(error),
+                None => timeout(),
+            })?
+            .map_err(failed)
     }
 
     async fn direct(&self, peer: &Peer<'_>) -> io::Result<Socket> {
@@ -230,15 +236,13 @@ fn families_in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     pairs.flatten().flatten().take(MAX_ADDRESSES).collect()
 }
 
-/// TLS or HTTP did not begin in time.
-fn no_beginning(peer: &Peer<'_>, limit: Duration) -> SendError {
-    let Some(proxy) = peer.proxy.filter(|_| peer.base_url.is_https()) else {
-        return SendError::ConnectTimeout(limit);
-    };
+/// TLS or HTTP did not begin in time. Through a proxy's tunnel, the error names the proxy; without one there is `None`.
+fn slow_tunnel(peer: &Peer<'_>, limit: Duration) -> Option<io::Error> {
+    let proxy = peer.proxy.filter(|_| peer.base_url.is_https())?;
     let (host, port) = peer.host_and_port();
     let to = proxy::authority(host, port);
     let what = format!("leads to {to}, but TLS did not begin there");
-    SendError::Connect(proxy::too_slow(proxy, &what, limit))
+    Some(proxy::too_slow(proxy, &what, limit))
 }
 
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {

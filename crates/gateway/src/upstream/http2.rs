@@ -21,7 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Breakage, Broken, MAX_HEAD, RequestBody, UpstreamRequest};
+use super::error::Resend;
+use super::{ConnectionError, ErrorKind, MAX_HEAD, RequestBody, UpstreamError, UpstreamRequest};
 
 /// So many calls share a connection at most, whatever the provider allows: when it breaks, all of them do.
 const MAX_STREAMS: usize = 100;
@@ -116,14 +117,10 @@ impl Stream {
     pub(super) async fn send(
         &mut self,
         request: UpstreamRequest<'_>,
-    ) -> Result<Response<Incoming>, Broken> {
+    ) -> Result<Response<Incoming>, UpstreamError> {
         let Some(request) = request.into_http2(&self.authority) else {
-            return Err(Broken {
-                source: Breakage::Address,
-                unsent: true,
-                replaceable: false,
-                stale: false,
-            });
+            let kind = ErrorKind::NoResponse(ConnectionError::Address);
+            return Err(UpstreamError::unsent(kind));
         };
         let mut error = match self.sender.try_send_request(request).await {
             Ok(answer) => return Ok(answer),
@@ -138,11 +135,14 @@ impl Stream {
         }
         let gone =
             source.is_canceled() || source.is_closed() || cause::<io::Error>(&source).is_some();
-        Err(Broken {
-            stale: self.found_idle && gone,
-            replaceable: unsent,
-            unsent,
-            source: Breakage::Http2(source),
+        Err(UpstreamError {
+            resend: match unsent {
+                true => Resend::Always,
+                false if self.found_idle && gone => Resend::IfRepeatable,
+                false => Resend::Never,
+            },
+            may_have_run: !unsent,
+            kind: ErrorKind::NoResponse(ConnectionError::Http2(source)),
         })
     }
 }
@@ -419,7 +419,7 @@ mod tests {
         let waited = began.elapsed();
         assert!(waited >= PING_TIMEOUT, "{waited:?}");
         assert!(waited <= PING_AFTER + PING_TIMEOUT * 2, "{waited:?}");
-        assert!(!broken.unsent && !broken.replaceable && !broken.stale);
+        assert!(broken.may_have_run && broken.resend == Resend::Never);
         assert!(connection.is_over());
     }
 }

@@ -6,6 +6,7 @@
 
 mod body;
 mod connect;
+mod error;
 mod http1;
 mod http2;
 mod idle;
@@ -27,8 +28,12 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+use crate::telemetry::Telemetry;
+
 pub(crate) use body::UpstreamBody;
 use connect::{Connector, Opened};
+use error::Resend;
+pub(crate) use error::{ConnectionError, ErrorKind, UpstreamError};
 use idle::{Carrier, Destination, IdleConnections};
 pub(crate) use request::UpstreamRequest;
 pub(crate) use request_body::RequestBody;
@@ -61,75 +66,6 @@ struct Peer<'a> {
 /// Puts a request together. `None`: the configuration let something pass that cannot be sent.
 pub(crate) type BuildRequest<'a> = &'a (dyn Fn() -> Option<UpstreamRequest<'a>> + Sync);
 
-/// Why no answer came.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
-    /// The configuration let something pass that cannot be sent.
-    #[error("the request could not be put together")]
-    Malformed,
-    /// No connection: name, TCP, proxy or TLS.
-    #[error("cannot connect: {0}")]
-    Connect(#[source] std::io::Error),
-    /// No connection in time.
-    #[error("no connection within {0:?}")]
-    ConnectTimeout(Duration),
-    /// The connection broke before an answer came.
-    #[error("the connection broke before an answer came: {source}")]
-    Broken {
-        /// What broke.
-        source: Breakage,
-        /// The provider has certainly not begun with the request.
-        unsent: bool,
-    },
-}
-
-/// What is wrong with a connection or with what came over it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Breakage {
-    /// The provider or the way there closed it.
-    #[error("the connection was closed before the answer was complete")]
-    Closed,
-    /// What came is no answer of HTTP/1.
-    #[error("what came is no answer by HTTP/1: {0}")]
-    Malformed(&'static str),
-    /// Reading or writing failed.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    /// What is asked for has an address that HTTP/2 does not carry.
-    #[error("the request's path cannot be sent by HTTP/2")]
-    Address,
-    /// HTTP/2 failed.
-    #[error("{}", proxy::chain(.0))]
-    Http2(#[source] hyper::Error),
-}
-
-/// A connection that broke before an answer came.
-struct Broken {
-    source: Breakage,
-    /// The provider has certainly not begun with the request.
-    unsent: bool,
-    /// Another connection may do better, whatever the request.
-    replaceable: bool,
-    /// The connection was waiting for a request, and the provider may have closed it meanwhile.
-    stale: bool,
-}
-
-impl SendError {
-    /// Whether the provider may have seen the request.
-    pub(crate) fn was_sent(&self) -> bool {
-        matches!(self, Self::Broken { unsent: false, .. })
-    }
-}
-
-impl From<Broken> for SendError {
-    fn from(broken: Broken) -> Self {
-        Self::Broken {
-            source: broken.source,
-            unsent: broken.unsent,
-        }
-    }
-}
-
 impl Peer<'_> {
     fn destination(&self) -> Destination {
         Destination {
@@ -156,9 +92,9 @@ impl Peer<'_> {
 }
 
 impl Upstream {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(telemetry: &Telemetry) -> Self {
         Self {
-            connector: Connector::new(),
+            connector: Connector::new(telemetry),
             idle: Arc::new(IdleConnections::default()),
         }
     }
@@ -172,7 +108,7 @@ impl Upstream {
         request: BuildRequest<'_>,
         connect_timeout: Duration,
         repeatable: bool,
-    ) -> Result<Response<UpstreamBody>, SendError> {
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let peer = Peer { base_url, proxy };
         let forwarder = proxy.filter(|_| peer.is_forwarded());
         let build = || {
@@ -187,7 +123,10 @@ impl Upstream {
             .await?;
         match forwarder {
             Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                Err(SendError::Connect(proxy::asks_for_credentials(proxy)))
+                Err(UpstreamError::unsent(ErrorKind::Connect {
+                    source: proxy::asks_for_credentials(proxy),
+                    limit: connect_timeout,
+                }))
             }
             _ => Ok(answer),
         }
@@ -199,25 +138,26 @@ impl Upstream {
         build: BuildRequest<'_>,
         connect_timeout: Duration,
         repeatable: bool,
-    ) -> Result<Response<UpstreamBody>, SendError> {
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let destination = peer.destination();
-        let request = build().ok_or(SendError::Malformed)?;
+        let unsendable = || UpstreamError::unsent(ErrorKind::Unsendable);
+        let request = build().ok_or_else(unsendable)?;
         let (carrier, kept) = match self.idle.take(&destination) {
             Some(carrier) => (carrier, true),
             None => (self.open(peer, &destination, connect_timeout).await?, false),
         };
-        let broken = match self.send_on(carrier, &destination, request, kept).await {
+        let error = match self.send_on(carrier, &destination, request, kept).await {
             Ok(answer) => return Ok(answer),
-            Err(broken) => broken,
+            Err(error) => error,
         };
-        let replace = broken.replaceable || (repeatable && broken.stale);
-        if !replace {
-            return Err(broken.into());
+        match error.resend {
+            Resend::Always => {}
+            Resend::IfRepeatable if repeatable => {}
+            Resend::IfRepeatable | Resend::Never => return Err(error),
         }
-        let request = build().ok_or(SendError::Malformed)?;
+        let request = build().ok_or_else(unsendable)?;
         let carrier = self.open(peer, &destination, connect_timeout).await?;
-        let sent = self.send_on(carrier, &destination, request, false).await;
-        sent.map_err(SendError::from)
+        self.send_on(carrier, &destination, request, false).await
     }
 
     /// A new connection; or, with HTTP/2, a stream of one that another request opened meanwhile.
@@ -228,7 +168,7 @@ impl Upstream {
         peer: &'a Peer<'_>,
         destination: &'a Destination,
         limit: Duration,
-    ) -> Pin<Box<dyn Future<Output = Result<Carrier, SendError>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Carrier, UpstreamError>> + Send + 'a>> {
         Box::pin(self.open_or_share(peer, destination, limit))
     }
 
@@ -237,7 +177,7 @@ impl Upstream {
         peer: &Peer<'_>,
         destination: &Destination,
         limit: Duration,
-    ) -> Result<Carrier, SendError> {
+    ) -> Result<Carrier, UpstreamError> {
         let is_https = peer.base_url.is_https();
         let mut permit = None;
         if is_https && let Some(opening) = self.idle.opening(destination) {
@@ -263,7 +203,12 @@ impl Upstream {
             Opened::Http2(connection) => {
                 let stream = connection.stream(false);
                 self.idle.share(destination.clone(), connection, permit);
-                let closed = || SendError::Connect(std::io::ErrorKind::ConnectionReset.into());
+                let closed = || {
+                    UpstreamError::unsent(ErrorKind::Connect {
+                        source: std::io::ErrorKind::ConnectionReset.into(),
+                        limit,
+                    })
+                };
                 stream.map(Carrier::Http2).ok_or_else(closed)
             }
         }
@@ -275,16 +220,22 @@ impl Upstream {
         destination: &Destination,
         request: UpstreamRequest<'_>,
         kept: bool,
-    ) -> Result<Response<UpstreamBody>, Broken> {
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let answer = match carrier {
             Carrier::Http1(mut http1) => {
                 let began = Instant::now();
                 http1.begin(request);
-                let answer = http1.answer().await.map_err(|unanswered| Broken {
-                    unsent: unanswered.unsent,
-                    replaceable: unanswered.unsent && kept,
-                    stale: kept && unanswered.is_silent && began.elapsed() < STALE_WITHIN,
-                    source: unanswered.why,
+                let answer = http1.answer().await.map_err(|error| {
+                    let is_stale = !http1.is_answered() && began.elapsed() < STALE_WITHIN;
+                    UpstreamError {
+                        kind: ErrorKind::NoResponse(error),
+                        may_have_run: http1.has_begun(),
+                        resend: match kept {
+                            true if !http1.has_begun() => Resend::Always,
+                            true if is_stale => Resend::IfRepeatable,
+                            _ => Resend::Never,
+                        },
+                    }
                 })?;
                 let idle = Arc::clone(&self.idle);
                 answer.map(|()| UpstreamBody::of_http1(http1, destination.clone(), idle))

@@ -8,17 +8,17 @@ use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
-use crate::telemetry;
+use crate::telemetry::Telemetry;
 
 pub(super) const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
 
-/// TLS to providers, which may choose HTTP/2; and to proxies, which may not.
-pub(super) fn connectors() -> (TlsConnector, TlsConnector) {
-    // Fails where it was done before.
+/// TLS to providers, which may choose HTTP/2, and to proxies, which may not.
+pub(super) fn connectors(telemetry: &Telemetry) -> (TlsConnector, TlsConnector) {
+    // Fails if it was done before.
     let _ = ring::default_provider().install_default();
     let plain = ClientConfig::builder()
-        .with_root_certificates(roots())
+        .with_root_certificates(roots(telemetry))
         .with_no_client_auth();
     let speaking = |protocols: &[&[u8]]| {
         let mut config = plain.clone();
@@ -30,13 +30,13 @@ pub(super) fn connectors() -> (TlsConnector, TlsConnector) {
 
 /// Mozilla's list, so that a container without certificates works, and the system's (or those of `SSL_CERT_FILE`
 /// and `SSL_CERT_DIR`), so that a company's own authority does.
-fn roots() -> RootCertStore {
+fn roots(telemetry: &Telemetry) -> RootCertStore {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        telemetry::roots_unreadable(error);
+        telemetry.roots_unreadable(error);
     }
     roots.add_parsable_certificates(found.certs);
     roots

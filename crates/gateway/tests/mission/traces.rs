@@ -103,7 +103,7 @@ async fn an_error_says_why_there_was_no_key_and_the_line_is_bounded() {
     assert_eq!(status, 503);
     assert_eq!(
         header.as_deref(),
-        Some("pool: 0/40 free; 8 rate-limited, 32 more not; no key: none is back in time")
+        Some("pool: 0/40 free; 8 rate-limited, 32 more not; no key in time")
     );
     assert!(running.stop().await);
 }
@@ -178,13 +178,13 @@ async fn the_admin_reads_every_step_without_secrets() {
     let invalid = json!({"key": "key-2", "reason": "invalid", "until": false, "cap": null});
     let step =
         |key: &str, free: u32, excluded: &[&Value], failed: (u16, Option<&str>, Option<f64>)| {
-            let (status, class, rests) = failed;
+            let (status, class, cooldown) = failed;
             json!({
                 "pool": "pool", "model": "m", "key": key, "by": "round_robin",
                 "keys": 3, "free": free, "excluded": excluded, "more": 0,
                 "waited_ms": true, "ms": true,
-                "status": status, "class": class, "cooldown_ms": rests, "ejected": false,
-                "no_key": null,
+                "status": status, "class": class, "cooldown_ms": cooldown, "ejected": false,
+                "no_key": null, "skipped": null,
             })
         };
     let steps = [
@@ -256,7 +256,7 @@ async fn a_client_that_leaves_is_traced_too() {
     let trace = &all["traces"][0];
     assert_eq!(
         (&trace["status"], &trace["ended"]),
-        (&Value::Null, &"client left".into())
+        (&Value::Null, &"client_disconnected".into())
     );
     let step = &trace["steps"][0];
     assert_eq!(

@@ -95,7 +95,7 @@ pub(super) async fn serve(
     room.tell();
     say(&welcome::text(kind, addr, room, &gw.snapshot(), &token));
     let all_ended = server
-        .with_room_for(usize::try_from(room.streams).unwrap_or(usize::MAX))
+        .with_max_connections(usize::try_from(room.streams).unwrap_or(usize::MAX))
         .serve(threading.acceptors(), shutdown)
         .await
         .map_err(|error| Failure::because("cannot serve", error))?;

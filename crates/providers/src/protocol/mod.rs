@@ -10,6 +10,7 @@ mod models;
 mod openai;
 mod path;
 mod tavily;
+pub mod upload;
 mod words;
 
 use std::ops::Range;
@@ -152,6 +153,11 @@ pub fn protocol_of_headers(headers: &HeaderMap, query: Option<&str>) -> Protocol
     }
 }
 
+/// The protocol of one of a provider's own paths, where the path, the headers or the query show it.
+pub fn protocol_of_native_path(path: &str, headers: &HeaderMap, query: Option<&str>) -> Protocol {
+    guess(path.strip_prefix("/upload").unwrap_or(path), headers, query)
+}
+
 /// An error of the gateway's own as a JSON body, in a form whose message the protocol's SDKs show.
 pub fn error_body(protocol: Protocol, error: &OwnError<'_>) -> Bytes {
     let body = match protocol {
@@ -206,6 +212,20 @@ fn guess(path: &str, headers: &HeaderMap, query: Option<&str>) -> Protocol {
         Protocol::Gemini
     } else {
         protocol_of_headers(headers, query)
+    }
+}
+
+impl Protocol {
+    /// Whether clients may choose the names of objects. Such a name can be used again once its object is gone, and the
+    /// gateway is not told about deletions.
+    pub fn clients_name_objects(self) -> bool {
+        self == Self::Gemini
+    }
+
+    /// Whether the body of a call may require an existing object, given what may be done with the call again. Bodies of
+    /// other calls only mention objects.
+    pub fn body_may_require_object(self, repeat: Repeat) -> bool {
+        repeat != Repeat::Safe || self == Self::Gemini
     }
 }
 

@@ -67,7 +67,7 @@ async fn ask(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("socks5://{}", listener.local_addr().unwrap());
     let proxy: ProxyUrl = url.parse().unwrap();
-    let connector = Connector::new();
+    let connector = Connector::new(&Telemetry::default());
     let time = Time {
         by: Instant::now() + limit,
         limit,

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::Breakage;
+use super::ConnectionError;
 
 /// The most headers an answer may have, and the most behind its last chunk.
 pub(super) const MAX_HEADERS: usize = 256;
@@ -78,7 +78,7 @@ impl Framing {
 
     /// Takes the next bytes of the body from what was read. `None`: more must be read, unless it is done. What
     /// delimits them is taken too, so that the end is seen with the last bytes.
-    pub(super) fn take(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, Breakage> {
+    pub(super) fn take(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, ConnectionError> {
         match self {
             Self::Length(left) => Ok(split(input, left)),
             Self::UntilClose => Ok(Some(std::mem::take(input)).filter(|all| !all.is_empty())),
@@ -98,7 +98,7 @@ impl Framing {
 
 impl Chunks {
     /// Reads past what is no data.
-    fn skip(&mut self, input: &mut Bytes) -> Result<(), Breakage> {
+    fn skip(&mut self, input: &mut Bytes) -> Result<(), ConnectionError> {
         if self.at == At::Data(0) {
             self.at = At::DataCr;
         }
@@ -121,7 +121,7 @@ impl Chunks {
         outcome
     }
 
-    fn step(&mut self, byte: u8) -> Result<At, Breakage> {
+    fn step(&mut self, byte: u8) -> Result<At, ConnectionError> {
         let at = match (self.at, byte) {
             (At::Size(size), _) if byte.is_ascii_hexdigit() => At::Size(Some(longer(size, byte)?)),
             (At::Size(Some(size)) | At::Blank(size) | At::Extension(size), b'\r') => {
@@ -148,13 +148,15 @@ impl Chunks {
             }
             (At::EndLf, b'\n') if self.are_trailers_headers() => At::End,
             _ => {
-                return Err(Breakage::Malformed(
+                return Err(ConnectionError::Malformed(
                     "a chunk that does not begin or end well",
                 ));
             }
         };
         if self.aside + self.trailers.len() > MAX_ASIDE {
-            return Err(Breakage::Malformed("more than 64 KiB between chunks"));
+            return Err(ConnectionError::Malformed(
+                "more than 64 KiB between chunks",
+            ));
         }
         Ok(at)
     }
@@ -175,12 +177,14 @@ impl Chunks {
 }
 
 /// The size with one hexadecimal digit more.
-fn longer(size: Option<u64>, digit: u8) -> Result<u64, Breakage> {
+fn longer(size: Option<u64>, digit: u8) -> Result<u64, ConnectionError> {
     let digit = char::from(digit).to_digit(16).unwrap_or_default();
     let shifted = size.unwrap_or_default().checked_mul(16);
     shifted
         .map(|shifted| shifted + u64::from(digit))
-        .ok_or(Breakage::Malformed("a chunk of more than 2^64 bytes"))
+        .ok_or(ConnectionError::Malformed(
+            "a chunk of more than 2^64 bytes",
+        ))
 }
 
 /// Up to `left` bytes of what was read.

@@ -8,7 +8,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 use super::framing::{Framing, MAX_HEADERS};
-use super::{Breakage, UpstreamRequest};
+use super::{ConnectionError, UpstreamRequest};
 
 /// A head without long values is no longer.
 const USUAL_HEAD: usize = 1024;
@@ -74,16 +74,16 @@ pub(super) fn end(read: &[u8], searched: usize) -> Option<usize> {
 }
 
 /// Whether there is anything of an answer in `read`; fails where it is none, as far as one can see.
-pub(super) fn may_begin(read: &[u8]) -> Result<bool, Breakage> {
+pub(super) fn may_begin(read: &[u8]) -> Result<bool, ConnectionError> {
     let length = read.len().min(BEGINNING.len());
     if read[..length] != BEGINNING[..length] {
-        return Err(Breakage::Malformed("no HTTP/1 at all"));
+        return Err(ConnectionError::Malformed("no HTTP/1 at all"));
     }
     Ok(length > 0)
 }
 
 /// Reads a whole head. `None`: the final one is still to come. `is_to_head`: the request was a HEAD.
-pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, Breakage> {
+pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, ConnectionError> {
     let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default()
@@ -91,20 +91,20 @@ pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, Brea
         .map_err(malformed)?;
     let (true, Some(code), Some(minor)) = (status.is_complete(), parsed.code, parsed.version)
     else {
-        return Err(Breakage::Malformed("a head that ends too early"));
+        return Err(ConnectionError::Malformed("a head that ends too early"));
     };
-    let code =
-        StatusCode::from_u16(code).map_err(|_| Breakage::Malformed("a status out of range"))?;
+    let code = StatusCode::from_u16(code)
+        .map_err(|_| ConnectionError::Malformed("a status out of range"))?;
     if code.is_informational() {
         return match code {
             StatusCode::SWITCHING_PROTOCOLS => {
-                Err(Breakage::Malformed("it changes to another protocol"))
+                Err(ConnectionError::Malformed("it changes to another protocol"))
             }
             _ => Ok(None),
         };
     }
     let headers = NAMES.with_borrow_mut(|names| headers(head, parsed.headers, names));
-    let headers = headers.ok_or(Breakage::Malformed("a header that is none"))?;
+    let headers = headers.ok_or(ConnectionError::Malformed("a header that is none"))?;
     let mut response = Response::new(());
     *response.status_mut() = code;
     *response.version_mut() = if minor == 0 {
@@ -154,8 +154,8 @@ impl Names {
     }
 }
 
-fn malformed(error: httparse::Error) -> Breakage {
-    Breakage::Malformed(match error {
+fn malformed(error: httparse::Error) -> ConnectionError {
+    ConnectionError::Malformed(match error {
         httparse::Error::TooManyHeaders => "more than 256 headers",
         httparse::Error::Version => "another version of HTTP",
         httparse::Error::Status => "a bad status",
@@ -164,7 +164,7 @@ fn malformed(error: httparse::Error) -> Breakage {
 }
 
 /// RFC 9112 §6.3.
-fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, Breakage> {
+fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, ConnectionError> {
     let headers = response.headers();
     let is_empty = matches!(
         response.status(),
@@ -176,7 +176,7 @@ fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, Breakag
     if let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
         if response.version() == Version::HTTP_10 {
             // RFC 9112 §6.1: nobody knows where such a body ends.
-            return Err(Breakage::Malformed("chunks in HTTP/1.0"));
+            return Err(ConnectionError::Malformed("chunks in HTTP/1.0"));
         }
         let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
         let is_chunked =
@@ -192,7 +192,7 @@ fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, Breakag
         for part in value.as_bytes().split(|byte| *byte == b',') {
             let part = number(part.trim_ascii());
             if part.is_none() || length.is_some_and(|known| Some(known) != part) {
-                return Err(Breakage::Malformed("a bad Content-Length"));
+                return Err(ConnectionError::Malformed("a bad Content-Length"));
             }
             length = part;
         }

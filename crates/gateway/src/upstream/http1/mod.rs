@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::{Breakage, MAX_HEAD, Socket, UpstreamRequest};
+use super::{ConnectionError, MAX_HEAD, Socket, UpstreamRequest};
 use framing::Framing;
 use out::Out;
 
@@ -63,15 +63,6 @@ pub(super) struct Http1<L = Transport> {
     framing: Framing,
     /// Nothing was seen yet that keeps another request from following this one on the connection.
     keeps_alive: bool,
-}
-
-/// A call to which no answer came.
-pub(super) struct Unanswered {
-    pub(super) why: Breakage,
-    /// Nothing of the request was written.
-    pub(super) unsent: bool,
-    /// Nothing of an answer was read.
-    pub(super) is_silent: bool,
 }
 
 impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
@@ -129,21 +120,23 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         self.out.push(joined.freeze());
     }
 
-    /// Sends the request and returns its answer's head. Dropped before, the connection is of no more use.
-    pub(super) async fn answer(&mut self) -> Result<Response<()>, Unanswered> {
-        let head = match self.read_head().await {
-            Ok(head) => head,
-            Err(why) => {
-                return Err(Unanswered {
-                    why,
-                    unsent: !self.has_begun,
-                    is_silent: !self.is_answered,
-                });
-            }
-        };
+    /// Sends the request and returns the head of its response. After an error or a cancellation, the connection cannot
+    /// be used again.
+    pub(super) async fn answer(&mut self) -> Result<Response<()>, ConnectionError> {
+        let head = self.read_head().await?;
         self.framing = head.framing;
         self.keeps_alive &= head.keeps_alive;
         Ok(head.response)
+    }
+
+    /// Whether any byte of the request was written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether any byte of the response was read.
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered
     }
 
     /// Whether the answer's body was given out to its end.
@@ -163,7 +156,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
     pub(super) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Breakage>>> {
+    ) -> Poll<Option<Result<Bytes, ConnectionError>>> {
         // A provider may answer before it has read the whole request. If it reads no more, the answer still counts.
         let _ = self.poll_write(cx);
         loop {
@@ -179,13 +172,13 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
                     self.framing = Framing::Length(0);
                     self.keeps_alive = false;
                 }
-                Ok(None) => return Poll::Ready(Some(Err(Breakage::Closed))),
+                Ok(None) => return Poll::Ready(Some(Err(ConnectionError::Closed))),
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
     }
 
-    async fn read_head(&mut self) -> Result<head::Head, Breakage> {
+    async fn read_head(&mut self) -> Result<head::Head, ConnectionError> {
         let mut read = Bytes::new();
         let mut passed = 0;
         loop {
@@ -205,13 +198,13 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
                 from = 0;
             }
             if passed + read.len() > MAX_HEAD {
-                return Err(Breakage::Malformed("a head of more than 256 KiB"));
+                return Err(ConnectionError::Malformed("a head of more than 256 KiB"));
             }
         }
     }
 
     /// Writes what can be, and reads the next bytes of the answer's head.
-    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Breakage>> {
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ConnectionError>> {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
             if !self.has_begun {
                 return Poll::Ready(Err(error.into()));
@@ -227,7 +220,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
                 Ok(read)
             }
             (_, Some(error)) | (Err(error), None) => Err(error.into()),
-            (Ok(None), None) => Err(Breakage::Closed),
+            (Ok(None), None) => Err(ConnectionError::Closed),
         })
     }
 

@@ -112,7 +112,7 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 fn send(
     http1: &mut Http1<Provider>,
     request: UpstreamRequest<'_>,
-) -> Option<Result<Response<()>, Unanswered>> {
+) -> Option<Result<Response<()>, ConnectionError>> {
     http1.begin(request);
     now(http1.answer())
 }
@@ -128,11 +128,11 @@ struct Exchange {
 }
 
 /// Gives `None` where the answer neither ends nor breaks.
-fn exchange(provider: &Provider, method: Method) -> Option<Result<Exchange, Breakage>> {
+fn exchange(provider: &Provider, method: Method) -> Option<Result<Exchange, ConnectionError>> {
     let mut http1 = Http1::new(provider.clone());
     let response = match send(&mut http1, ask(&method, []))? {
         Ok(response) => response,
-        Err(unanswered) => return Some(Err(unanswered.why)),
+        Err(error) => return Some(Err(error)),
     };
     let mut body = Vec::new();
     loop {
@@ -363,7 +363,7 @@ fn what_is_no_answer_breaks_the_call() {
         let outcome = exchange(&Provider::new([says.clone()], false), Method::GET);
         let broken = outcome.map(|outcome| outcome.err());
         assert!(
-            matches!(broken, Some(Some(Breakage::Malformed(_)))),
+            matches!(broken, Some(Some(ConnectionError::Malformed(_)))),
             "{start:?}: {broken:?}"
         );
     }
@@ -385,7 +385,7 @@ fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
         let outcome = exchange(&Provider::new([says], true), Method::GET);
         let broken = outcome.map(|outcome| outcome.err());
         assert!(
-            matches!(broken, Some(Some(Breakage::Closed))),
+            matches!(broken, Some(Some(ConnectionError::Closed))),
             "{says:?}: {broken:?}"
         );
     }

@@ -63,23 +63,19 @@ fn a_provider_that_takes_no_more_of_a_request_is_heard_all_the_same() {
 }
 
 #[test]
-fn tells_what_a_provider_may_have_seen_of_a_request() {
-    for (takes, says, unsent, is_silent) in [
-        (Some(0), "", true, true),
-        (Some(10), "", false, true),
-        (None, "", false, true),
-        (None, "HTTP/1.1 2", false, false),
+fn it_is_known_what_a_provider_may_have_seen_of_a_request() {
+    for (takes, says, has_begun, is_answered) in [
+        (Some(0), "", false, false),
+        (Some(10), "", true, false),
+        (None, "", true, false),
+        (None, "HTTP/1.1 2", true, true),
     ] {
         let provider = Provider::new([says], true);
         provider.0.lock().unwrap().takes = takes;
         let mut http1 = Http1::new(provider);
-        let unanswered = send(&mut http1, post("hi")).unwrap().err().unwrap();
-        let expect = (unsent, is_silent);
-        assert_eq!(
-            (unanswered.unsent, unanswered.is_silent),
-            expect,
-            "{takes:?} {says:?}"
-        );
+        assert!(send(&mut http1, post("hi")).unwrap().is_err());
+        let seen = (http1.has_begun(), http1.is_answered());
+        assert_eq!(seen, (has_begun, is_answered), "{takes:?} {says:?}");
     }
 }
 

@@ -1,7 +1,7 @@
-//! To which conversation a call belongs, for pools that balance by affinity.
+//! Which conversation a call belongs to, for pools that balance by affinity.
 //!
-//! A caller's own word comes first: the field that a protocol has for it. Else it is the beginning of the
-//! conversation, which stays as it is while the conversation grows: system prompt and first user message.
+//! The protocol's own field for it comes first. Without one, the beginning of the conversation identifies it, since that
+//! does not change while the conversation grows: the system prompt and the first user message.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,35 +14,39 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::auth::Caller;
-use super::call::Call;
-use super::route::PoolTarget;
+use super::PoolTarget;
+use crate::proxy::inbound::{Call, Caller};
 
 /// So much of each message counts, beside its length: enough to finish conversations apart.
 const PART: usize = 4096;
 /// No more messages than this are looked at for the user's first.
 const MAX_MESSAGES: usize = 8;
 
-/// The conversation of a call, on every node the same; `None` where the pool does not ask for it or the call has none.
-pub(super) fn conversation(call: &Call<'_>, route: &PoolTarget, caller: &Caller) -> Option<u64> {
-    let strategy = route.entry.pool.settings().strategy;
+/// The conversation of a call, the same on every node. `None` if the pool does not balance by affinity, or the call
+/// belongs to none.
+pub(in crate::proxy) fn conversation(
+    call: &Call<'_>,
+    target: &PoolTarget,
+    caller: &Caller,
+) -> Option<u64> {
+    let strategy = target.entry.pool.settings().strategy;
     if strategy != Strategy::Affinity || !call.generates {
         return None;
     }
     let has_messages = call.peeked.messages.is_some() || call.peeked.contents.is_some();
     // Embeddings, moderations and speech have an `input` too, and no cache.
-    if !has_messages && !call.path.ends_with("/responses") {
+    if !has_messages && !call.path().ends_with("/responses") {
         return None;
     }
-    let own = affinity_of(&call.peeked, &call.body, call.protocol)?;
-    // Callers do not know each other's ids, and a cache is one model's.
+    let own = affinity_of(&call.peeked, call.body(), call.protocol())?;
+    // Two callers may choose the same id, and a cache belongs to one model.
     Some(hash::bytes(
         hash::bytes(own, caller.name.as_bytes()),
-        route.model.as_bytes(),
+        target.model.as_bytes(),
     ))
 }
 
-/// What a body says of its conversation, as a hash; `None` where it says nothing.
+/// A hash of what the body says of its conversation; `None` if it says nothing.
 fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
     let own = match protocol {
         Protocol::OpenAi => [
@@ -51,8 +55,8 @@ fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
             (&peeked.user, 3),
         ]
         .into_iter()
-        .find_map(|(field, kind)| Some((said(field)?, kind))),
-        Protocol::Anthropic => said(&peeked.metadata_user_id).map(|id| (id, 4)),
+        .find_map(|(field, kind)| Some((non_empty(field)?, kind))),
+        Protocol::Anthropic => non_empty(&peeked.metadata_user_id).map(|id| (id, 4)),
         Protocol::Gemini | Protocol::Tavily => None,
     };
     if let Some((id, kind)) = own {
@@ -70,18 +74,18 @@ fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
     (messages != b"null").then(|| opening(sum, messages))
 }
 
-/// A text that is not an empty one.
-fn said(field: &Option<String>) -> Option<&str> {
+/// The text, unless it is empty.
+fn non_empty(field: &Option<String>) -> Option<&str> {
     field.as_deref().filter(|text| !text.is_empty())
 }
 
-/// The messages up to the user's first; a text alone is one message.
+/// The messages up to the user's first one. A plain text is one message.
 fn opening(sum: u64, messages: &[u8]) -> u64 {
     if !messages.starts_with(b"[") {
         return add(sum, messages);
     }
     let mut opening = Opening { sum };
-    // An error here is a list that was not read to its end, or is no list of messages: what was seen counts.
+    // An error means that the list was not read to its end, or is no list of messages. What was seen counts.
     let _ = opening.deserialize(&mut serde_json::Deserializer::from_slice(messages));
     opening.sum
 }
@@ -111,7 +115,7 @@ impl<'de> Visitor<'de> for &mut Opening {
         f.write_str("messages")
     }
 
-    /// Reads no further than it must: a long conversation is mostly what came later.
+    /// Stops at the user's first message: most of a long conversation comes after it.
     fn visit_seq<A: SeqAccess<'de>>(self, mut messages: A) -> Result<(), A::Error> {
         for _ in 0..MAX_MESSAGES {
             let Some(message) = messages.next_element::<&RawValue>()? else {
@@ -119,7 +123,7 @@ impl<'de> Visitor<'de> for &mut Opening {
             };
             self.sum = add(self.sum, message.get().as_bytes());
             let role = serde_json::from_str::<Role<'_>>(message.get());
-            // Without a role it is the user's, in every protocol.
+            // In every protocol, a message without a role is the user's.
             if role.map_or(true, |role| role.role.is_none_or(|role| role == "user")) {
                 break;
             }
@@ -128,7 +132,7 @@ impl<'de> Visitor<'de> for &mut Opening {
     }
 }
 
-/// Adds the beginning of a part, and its length.
+/// Hashes the beginning of a part, and its length.
 fn add(sum: u64, part: &[u8]) -> u64 {
     hash::bytes(sum ^ part.len() as u64, &part[..part.len().min(PART)])
 }
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_is_known_again_as_it_grows_and_told_from_others() {
+    fn a_growing_conversation_keeps_its_identity() {
         for (protocol, turns, others) in cases() {
             let first = of(protocol, &turns[1]);
             assert!(first.is_some(), "{}", turns[1]);
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_belongs_to_no_conversation() {
+    fn a_body_without_messages_has_no_conversation() {
         for body in [
             "",
             "[]",

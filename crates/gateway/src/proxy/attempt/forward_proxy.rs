@@ -1,38 +1,41 @@
-//! Answers that an outbound proxy made itself, where it passes requests on to a provider without TLS.
+//! Responses that an outbound proxy made itself, where it forwards requests to a provider without TLS.
 //!
-//! There the proxy's own words and the provider's come by the same way, and a proxy that blocks a page answers 403 as
-//! a provider does that blocks a key. Only signs that a provider does not give finish them apart: Squid's
-//! `X-Squid-Error` on the pages that it makes (`src/errorpage.cc`), and an `error` in `Proxy-Status` (RFC 9209).
+//! There the proxy's own words and the provider's come the same way, and a proxy that blocks a page answers 403 just as a
+//! provider does that blocks a key. Only signs that no provider gives tell them apart: Squid's `X-Squid-Error` on the
+//! pages that it makes (`src/errorpage.cc`), and an `error` in `Proxy-Status` (RFC 9209).
 
 use http::{HeaderMap, Response, StatusCode};
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 
-use super::response::{Failure, Trouble};
 use crate::telemetry::redact;
+use crate::upstream::{ErrorKind, UpstreamError};
 
-/// What a key's call came to where the proxy answered it and not the provider. `secret`: the key's, which the proxy
-/// has seen and may repeat.
-pub(super) fn refused<B>(
-    answer: &Response<B>,
+/// The error of a call that the proxy answered instead of the provider. `secret`: the key's, which the proxy has seen and
+/// may repeat.
+pub(super) fn own_response<B>(
+    response: &Response<B>,
     base_url: &BaseUrl,
     proxy: Option<&ProxyUrl>,
     secret: &str,
-) -> Option<Failure> {
+) -> Option<UpstreamError> {
     let proxy = proxy.filter(|proxy| proxy.scheme().is_http() && !base_url.is_https())?;
-    let status = answer.status();
-    // What would be the caller's fault goes to the caller, whoever says it.
+    let status = response.status();
+    // Other statuses mean the caller's fault, which is relayed in any case.
     let blames_key = matches!(status.as_u16(), 401 | 402 | 403 | 429) || status.is_server_error();
-    let sign = own_error(answer.headers()).filter(|_| blames_key)?;
+    let sign = own_error(response.headers()).filter(|_| blames_key)?;
     let words = redact(&sign, secret);
     let reason = format!("the proxy {proxy} answered {status} itself ({words}): check its rules");
-    // It may have failed while it waited for the provider's answer, or refused that answer (Squid's
-    // `http_reply_access` and `reply_body_max_size` are 403s).
-    let was_sent = status != StatusCode::NOT_IMPLEMENTED;
-    Some(Failure::no_response(Trouble::Unreachable(reason), was_sent))
+    let kind = ErrorKind::ForwardProxy(reason);
+    // With any other status it may have failed while it waited for the provider's response, or have refused that
+    // response (Squid's `http_reply_access` and `reply_body_max_size` are 403s).
+    Some(match status {
+        StatusCode::NOT_IMPLEMENTED => UpstreamError::unsent(kind),
+        _ => UpstreamError::sent(kind),
+    })
 }
 
-/// The sign that a proxy made this answer.
+/// The sign that a proxy made this response.
 fn own_error(headers: &HeaderMap) -> Option<String> {
     let text = |name| headers.get_all(name).iter().next_back()?.to_str().ok();
     if let Some(squid) = text("x-squid-error") {
@@ -42,7 +45,7 @@ fn own_error(headers: &HeaderMap) -> Option<String> {
     Some(format!("Proxy-Status: {error}"))
 }
 
-/// The `error` of a list's last member: that of the intermediary nearest to us.
+/// The `error` of the list's last member, which is the intermediary nearest to us.
 fn error_of(proxy_status: &str) -> Option<&str> {
     let nearest = outside_quotes(proxy_status, ',').pop()?;
     let parameters = outside_quotes(nearest, ';').into_iter().skip(1);
@@ -51,7 +54,7 @@ fn error_of(proxy_status: &str) -> Option<&str> {
         .next_back()
 }
 
-/// Splits at each separator that is in no quoted string (RFC 9651 §3.3.3).
+/// Splits at each separator outside of quoted strings (RFC 9651 §3.3.3).
 fn outside_quotes(text: &str, separator: char) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     let separates = |c| {
@@ -98,12 +101,12 @@ mod tests {
         header: (&str, &str),
         base_url: &str,
         proxy: Option<&str>,
-    ) -> Option<Failure> {
-        let answer = Response::builder().status(status);
-        let answer = answer.header(header.0, header.1).body(()).unwrap();
+    ) -> Option<UpstreamError> {
+        let response = Response::builder().status(status);
+        let response = response.header(header.0, header.1).body(()).unwrap();
         let proxy: Option<ProxyUrl> = proxy.map(|proxy| proxy.parse().unwrap());
-        refused(
-            &answer,
+        own_response(
+            &response,
             &base_url.parse().unwrap(),
             proxy.as_ref(),
             "the-key",
@@ -115,7 +118,7 @@ mod tests {
     const PROXY: Option<&str> = Some("http://me:word@proxy.example:3128");
 
     #[test]
-    fn what_the_proxy_says_itself_blames_no_key_and_names_the_proxy() {
+    fn a_response_of_the_proxy_names_it_and_blames_no_key() {
         for (status, was_sent) in [
             (401, true),
             (403, true),
@@ -125,27 +128,23 @@ mod tests {
             (503, true),
             (504, true),
         ] {
-            let failure = of(status, SQUID, HTTP, PROXY).unwrap();
-            assert_eq!(failure.may_have_run, was_sent, "{status}");
-            assert!(failure.answer.is_none(), "{status}");
+            let error = of(status, SQUID, HTTP, PROXY).unwrap();
+            assert_eq!(error.may_have_run, was_sent, "{status}");
+            let text = error.to_string();
             let begins = format!("the proxy http://proxy.example:3128 answered {status} ");
-            assert!(failure.reason.starts_with(&begins), "{}", failure.reason);
-            assert!(
-                failure.reason.contains("(ERR_ACCESS_DENIED 0)"),
-                "{}",
-                failure.reason
-            );
+            assert!(text.starts_with(&begins), "{text}");
+            assert!(text.contains("(ERR_ACCESS_DENIED 0)"), "{text}");
         }
         let echo = ("x-squid-error", "ERR the-key");
-        let failure = of(403, echo, HTTP, PROXY).unwrap();
-        assert!(!failure.reason.contains("the-key"), "{}", failure.reason);
+        let text = of(403, echo, HTTP, PROXY).unwrap().to_string();
+        assert!(!text.contains("the-key"), "{text}");
         let denied = ("proxy-status", "p;error=http_request_denied");
-        let failure = of(403, denied, HTTP, PROXY).unwrap();
-        assert!(failure.reason.contains("http_request_denied"));
+        let text = of(403, denied, HTTP, PROXY).unwrap().to_string();
+        assert!(text.contains("http_request_denied"));
     }
 
     #[test]
-    fn what_may_be_the_providers_is_left_to_its_dialect() {
+    fn a_response_that_may_be_the_providers_is_left_to_its_dialect() {
         for (status, header, base_url, proxy) in [
             (403, ("via", "1.1 proxy.example"), HTTP, PROXY),
             (
@@ -161,11 +160,8 @@ mod tests {
             (404, SQUID, HTTP, PROXY),
             (200, SQUID, HTTP, PROXY),
         ] {
-            let failure = of(status, header, base_url, proxy);
-            assert!(
-                failure.is_none(),
-                "{status} {header:?} {base_url} {proxy:?}"
-            );
+            let error = of(status, header, base_url, proxy);
+            assert!(error.is_none(), "{status} {header:?} {base_url} {proxy:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The body of an answer to a client.
+//! The body of a response to a client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::relay::{BrokeOff, Relay};
+use super::{BrokeOff, Relay};
 
-/// One of the three kinds of answer.
+/// One of the three kinds of response.
 pub(crate) enum OutBody {
-    /// There as a whole.
+    /// Complete in memory.
     Whole(Option<Bytes>),
     /// Relayed from a provider as it comes.
     Relay(Box<Relay>),
@@ -18,15 +18,22 @@ pub(crate) enum OutBody {
     Admin(axum::body::Body),
 }
 
-/// Ends the client's connection, so that a broken answer is not taken for a whole one.
+/// Closes the client's connection, so that a broken response is not mistaken for a complete one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutError {
-    /// The provider's answer broke.
-    #[error("the provider's answer broke off")]
+    /// The provider's response broke off.
+    #[error("the provider's response broke off")]
     Broke,
-    /// The admin API's did.
+    /// The admin API's response did.
     #[error(transparent)]
     Admin(#[from] axum::Error),
+}
+
+impl OutBody {
+    /// A small body that is complete in memory.
+    pub(crate) fn whole(body: Bytes) -> Self {
+        Self::Whole(Some(body))
+    }
 }
 
 impl Body for OutBody {
@@ -52,7 +59,7 @@ impl Body for OutBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Relay(relay) => relay.is_over(),
+            Self::Relay(relay) => relay.is_complete(),
             Self::Admin(body) => body.is_end_stream(),
         }
     }

@@ -1,18 +1,18 @@
-//! What a caller is told of when nothing serves the model that it named: what it may call instead, and no more.
+//! The error for a model that no pool serves. It lists what the caller may call instead, and nothing else.
 
 use std::collections::BTreeSet;
 
 use keypool_providers::protocol::Protocol;
 
 use super::access::is_callable;
-use super::auth::Caller;
 use crate::error::{GatewayError, Kind};
+use crate::proxy::inbound::Caller;
 use crate::snapshot::{PoolEntry, Snapshot};
 
-/// So many names of one pool are told, …
-const OF_ONE_POOL: usize = 8;
-/// … and so many in all.
-const IN_ALL: usize = 100;
+/// Maximum number of names listed for one pool.
+const MAX_PER_POOL: usize = 8;
+/// Maximum number of names listed in all.
+const MAX_LISTED: usize = 100;
 
 /// No pool serves `model`.
 pub(super) fn not_found(
@@ -37,22 +37,22 @@ pub(super) fn not_found(
     GatewayError::new(Kind::ModelNotFound, message)
 }
 
-/// Routes, and the names and patterns that pools serve, as far as the caller may call them by the protocol.
+/// Routes, and the names and patterns that pools serve, if the caller may call them by the protocol.
 fn known_models(snapshot: &Snapshot, protocol: Protocol, caller: &Caller) -> Vec<String> {
     let routes = snapshot.settings.routes.iter();
     let routes = routes.filter(|route| is_callable(snapshot, protocol, route, caller));
     let routes = routes.map(|route| route.model.to_string());
     let pools = snapshot.pools.iter();
     let pools = pools.filter(|entry| entry.speaks(protocol) && caller.may_use_pool(entry));
-    let mut told = BTreeSet::new();
+    let mut listed = BTreeSet::new();
     routes
         .chain(pools.flat_map(|entry| models_of(entry, caller)))
-        .filter(|model| told.insert(model.clone()))
-        .take(IN_ALL)
+        .filter(|model| listed.insert(model.clone()))
+        .take(MAX_LISTED)
         .collect()
 }
 
-/// A few of what the pool serves. Of a pattern that is wider than what the caller may use, what it may.
+/// A few of the names that the pool serves. A pattern that is wider than what the caller may use is narrowed to that.
 fn models_of(entry: &PoolEntry, caller: &Caller) -> Vec<String> {
     let served = entry.pool.settings().models.iter();
     let mut models: Vec<String> = served
@@ -61,10 +61,10 @@ fn models_of(entry: &PoolEntry, caller: &Caller) -> Vec<String> {
             None => vec![model.clone()],
             Some(allowed) => allowed,
         })
-        .take(OF_ONE_POOL + 1)
+        .take(MAX_PER_POOL + 1)
         .collect();
-    if models.len() > OF_ONE_POOL {
-        models.truncate(OF_ONE_POOL);
+    if models.len() > MAX_PER_POOL {
+        models.truncate(MAX_PER_POOL);
         models.push(format!("{}/…", entry.pool.name()));
     }
     models

@@ -1,0 +1,386 @@
+//! The attempts of one request: how many, with which key next, how long to wait for one, and what failed so far.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keypool_core::fault::{Class, Fault};
+use keypool_core::pool::{Demand, Effect, Handoff, Lease, NextAvailable, Pool, Selection, Ticket};
+use tokio::time::sleep_until;
+
+use super::response::{Failure, UpstreamResponse};
+use crate::context::Gateway;
+use crate::proxy::inbound::{Call, Caller};
+use crate::proxy::log::RequestLog;
+use crate::proxy::routing::{PoolTarget, conversation};
+use crate::snapshot::PoolEntry;
+use crate::telemetry::{FailedAttempt, NextStep};
+use crate::traces::NoKeyReason;
+use crate::upstream::UpstreamError;
+
+/// Tries the targets in order, and the keys of each.
+pub(in crate::proxy) struct Attempts<'a> {
+    gw: &'a Arc<Gateway>,
+    caller: &'a Caller,
+    call: &'a Call<'a>,
+    targets: &'a [PoolTarget],
+    /// The index of the target that is tried now. All before it are used up.
+    target: usize,
+    state: TargetState,
+    /// Attempts over all targets.
+    attempts: u32,
+    /// When the first byte of the response must be there: `timeouts.total` of the first target.
+    deadline: Instant,
+    /// Time spent in queues over all targets.
+    waited: Duration,
+    last: LastFailure,
+    must_stop: bool,
+    /// The last failure. It is logged once it is known what follows.
+    pending_failure: Option<Box<FailedAttempt>>,
+}
+
+/// The attempts on one target.
+struct TargetState {
+    demand: Demand,
+    attempts: u32,
+    max_attempts: u32,
+    waited: Duration,
+}
+
+impl TargetState {
+    fn new(target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
+        let demand = Demand {
+            conversation: conversation(call, target, caller),
+            ..target.demand()
+        };
+        Self {
+            attempts: 0,
+            max_attempts: target.entry.pool.max_attempts(&demand),
+            waited: Duration::ZERO,
+            demand,
+        }
+    }
+}
+
+/// The last failure, as far as it matters to the client.
+#[derive(Default)]
+pub(in crate::proxy) struct LastFailure {
+    pub(in crate::proxy) class: Option<Class>,
+    /// The last response that a client may see, and whose it is.
+    pub(in crate::proxy) response: Option<LastResponse>,
+    /// Why the last attempt got no response.
+    pub(in crate::proxy) error: Option<LastError>,
+}
+
+/// An error in place of a response.
+pub(in crate::proxy) struct LastError {
+    pub(in crate::proxy) error: UpstreamError,
+    pub(in crate::proxy) pool: Arc<Pool>,
+}
+
+/// A response that is kept for the client.
+pub(in crate::proxy) struct LastResponse {
+    pub(in crate::proxy) response: UpstreamResponse,
+    pub(in crate::proxy) entry: PoolEntry,
+    /// The key's index in the pool.
+    pub(in crate::proxy) index: usize,
+}
+
+/// Attempts that came to their end without a response to relay.
+pub(in crate::proxy) struct Concluded<'a> {
+    /// The targets that were tried, at least one.
+    pub(in crate::proxy) tried: &'a [PoolTarget],
+    pub(in crate::proxy) attempts: u32,
+    pub(in crate::proxy) waited: Duration,
+    /// What ended the attempts on the last target.
+    pub(in crate::proxy) reason: NoKeyReason,
+    pub(in crate::proxy) last: LastFailure,
+}
+
+impl<'a> Attempts<'a> {
+    /// `targets`: at least one.
+    pub(in crate::proxy) fn new(
+        gw: &'a Arc<Gateway>,
+        call: &'a Call<'a>,
+        targets: &'a [PoolTarget],
+        caller: &'a Caller,
+    ) -> Self {
+        Self {
+            gw,
+            caller,
+            call,
+            targets,
+            target: 0,
+            state: TargetState::new(&targets[0], call, caller),
+            attempts: 0,
+            deadline: gw.clock.now() + targets[0].entry.pool.settings().timeouts.total,
+            waited: Duration::ZERO,
+            last: LastFailure::default(),
+            must_stop: false,
+            pending_failure: None,
+        }
+    }
+
+    pub(in crate::proxy) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The target that is tried now.
+    pub(in crate::proxy) fn target(&self) -> &'a PoolTarget {
+        &self.targets[self.target]
+    }
+
+    fn pool(&self) -> &'a Arc<Pool> {
+        &self.target().entry.pool
+    }
+
+    fn is_last_target(&self) -> bool {
+        self.target + 1 == self.targets.len()
+    }
+
+    /// The key for the next attempt: free now, or after a wait; of the next target if this one has none left.
+    pub(in crate::proxy) async fn next_key(
+        &mut self,
+        log: &mut RequestLog,
+    ) -> Result<Lease, NoKeyReason> {
+        loop {
+            match self.next_key_here(log).await {
+                Err(reason) if may_try_next_target(reason) && !self.is_last_target() => {
+                    log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
+                    self.target += 1;
+                    self.state = TargetState::new(self.target(), self.call, self.caller);
+                }
+                Err(reason) => {
+                    self.log_failure(log, step_without_key(reason));
+                    return Err(reason);
+                }
+                Ok((lease, selection)) => {
+                    self.log_failure(log, self.step_with(&lease));
+                    let entry = &self.target().entry;
+                    log.record_attempt(entry, &lease, selection, self.attempts, self.waited);
+                    return Ok(lease);
+                }
+            }
+        }
+    }
+
+    async fn next_key_here(&mut self, log: &RequestLog) -> Result<(Lease, Selection), NoKeyReason> {
+        if self.must_stop {
+            return Err(NoKeyReason::NotRepeatable);
+        }
+        if self.state.attempts > 0 && self.state.attempts >= self.state.max_attempts {
+            return Err(NoKeyReason::NoAttemptsLeft);
+        }
+        let began = self.gw.clock.now();
+        if began >= self.deadline {
+            return Err(NoKeyReason::DeadlineExceeded);
+        }
+        let mut lease = match self.pool().acquire(&self.state.demand) {
+            Some(lease) => lease,
+            None => {
+                let give_up = self.waits_until(began);
+                let ticket = self.join_queue(give_up)?;
+                self.log_failure(log, NextStep::WaitForKey);
+                let queued = Box::pin(self.wait_for_key(ticket, give_up)).await;
+                let waited = self.gw.clock.now().saturating_duration_since(began);
+                self.waited += waited;
+                self.state.waited += waited;
+                queued?
+            }
+        };
+        if self.gw.clock.now() >= self.deadline {
+            // The key came too late: its slot is freed, and nothing is counted.
+            return Err(NoKeyReason::DeadlineExceeded);
+        }
+        self.attempts += 1;
+        self.state.attempts += 1;
+        let selection = lease.take_selection();
+        Ok((lease, selection))
+    }
+
+    /// The end of the remaining queue timeout, or of the request's time if that is earlier.
+    fn waits_until(&self, began: Instant) -> Instant {
+        let timeout = self.pool().settings().queue.timeout;
+        let queue_ends = began + timeout.saturating_sub(self.state.waited);
+        queue_ends.min(self.deadline)
+    }
+
+    fn join_queue(&self, give_up: Instant) -> Result<Ticket, NoKeyReason> {
+        let (pool, demand) = (self.pool(), &self.state.demand);
+        if !self.is_worth_waiting(pool.next_available(demand), give_up) {
+            return Err(NoKeyReason::NoKeyInTime);
+        }
+        pool.join(demand, &self.caller.fairness_key())
+            .map_err(|_| NoKeyReason::QueueFull)
+    }
+
+    async fn wait_for_key(
+        &self,
+        mut ticket: Ticket,
+        give_up: Instant,
+    ) -> Result<Lease, NoKeyReason> {
+        let (pool, demand) = (self.pool(), &self.state.demand);
+        loop {
+            let changed = pool.cooldowns_changed();
+            tokio::pin!(changed);
+            // Registered before looking, so that no change is missed in between.
+            changed.as_mut().enable();
+            let next = pool.next_available(demand);
+            let look_again = next.cooldown_ends.map_or(give_up, |ends| ends.min(give_up));
+            tokio::select! {
+                biased;
+                handoff = &mut ticket.handoff => return match handoff {
+                    Ok(Handoff::Lease(lease)) => Ok(lease),
+                    Ok(Handoff::Refused) | Err(_) => Err(NoKeyReason::QueueFull),
+                },
+                () = std::future::ready(()), if !self.is_worth_waiting(next, give_up) => return Err(NoKeyReason::NoKeyInTime),
+                () = changed => {}
+                () = sleep_until(look_again.into()) => match self.gw.clock.now() {
+                    now if now < give_up => pool.serve_waiting(),
+                    _ if give_up == self.deadline => return Err(NoKeyReason::DeadlineExceeded),
+                    _ => return Err(NoKeyReason::QueueTimeout),
+                },
+            }
+        }
+    }
+
+    /// Wait for a busy key. Wait for a cooling key only on the last target; earlier targets fail over instead.
+    fn is_worth_waiting(&self, next: NextAvailable, give_up: Instant) -> bool {
+        next.slot_may_free || (self.is_last_target() && next.comes_before(give_up))
+    }
+
+    /// Counts a failed attempt: what it means for the key, and what the client may see of it.
+    pub(in crate::proxy) fn failed(
+        &mut self,
+        lease: Lease,
+        failure: Failure,
+        log: &mut RequestLog,
+    ) {
+        let (pool, index) = (self.pool(), lease.index());
+        let not_before = self.gw.clock.now() + pool.settings().retry.backoff;
+        self.state.demand.note_failure(index, not_before);
+        let (fault, status, reason, blames_key) = match failure {
+            Failure::Refused {
+                fault,
+                response,
+                reason,
+            } => {
+                // The connection is closed before the slot is freed, so that the provider does not count both calls.
+                let response = response.detached();
+                let status = response.status();
+                self.refused(response, fault.class, index);
+                (fault, Some(status), reason, true)
+            }
+            Failure::NoResponse { error, blames_key } => {
+                let (fault, reason) = (Fault::of(Class::UpstreamTrouble), error.to_string());
+                self.got_no_response(error);
+                (fault, None, reason, blames_key)
+            }
+        };
+        self.last.class = Some(fault.class);
+        let model = Arc::clone(lease.model());
+        let effect = if blames_key {
+            lease.failed(&fault)
+        } else {
+            Effect::default()
+        };
+        log.record_failure(fault.class, status, &effect);
+        self.pending_failure = Some(Box::new(FailedAttempt {
+            pool: Arc::clone(pool),
+            index,
+            attempt: self.state.attempts,
+            max_attempts: self.state.max_attempts,
+            status,
+            fault,
+            effect,
+            reason,
+            model,
+        }));
+    }
+
+    /// Keeps a response that the client may get if no key serves. Others speak of our keys, not of the caller's.
+    fn refused(&mut self, response: UpstreamResponse, class: Class, index: usize) {
+        self.must_stop = false;
+        if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {
+            self.last.error = None;
+            self.last.response = Some(LastResponse {
+                response,
+                entry: self.target().entry.clone(),
+                index,
+            });
+        }
+    }
+
+    fn got_no_response(&mut self, error: UpstreamError) {
+        self.must_stop = error.may_have_run && !self.call.repeatable;
+        if self.must_stop {
+            // An earlier response would tell the client that this call did not run.
+            self.last.response = None;
+        }
+        self.last.error = Some(LastError {
+            error,
+            pool: Arc::clone(self.pool()),
+        });
+    }
+
+    /// Ends the attempts.
+    pub(in crate::proxy) fn conclude(
+        self,
+        reason: NoKeyReason,
+        log: &mut RequestLog,
+    ) -> Concluded<'a> {
+        log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
+        Concluded {
+            tried: &self.targets[..=self.target],
+            attempts: self.attempts,
+            waited: self.waited,
+            reason,
+            last: self.last,
+        }
+    }
+
+    /// What follows the last failure: an attempt with `lease`.
+    fn step_with(&self, lease: &Lease) -> NextStep {
+        let failed = self.pending_failure.as_ref();
+        if self.state.attempts == 1 {
+            NextStep::NextTarget
+        } else if failed.is_some_and(|failed| failed.index == lease.index()) {
+            NextStep::SameKey
+        } else {
+            NextStep::NextKey
+        }
+    }
+
+    /// Logs the last failure, now that it is known what follows.
+    fn log_failure(&mut self, log: &RequestLog, next: NextStep) {
+        let Some(failed) = self.pending_failure.take() else {
+            return;
+        };
+        let telemetry = &self.gw.telemetry;
+        telemetry.attempt_failed(log.request_id(), &failed, next);
+        if failed.effect.cooldown.is_some() || failed.fault.class == Class::Rejected {
+            telemetry.after_failure(&failed.pool, self.gw.clock.now());
+        }
+    }
+}
+
+/// Whether another target may serve the request after this one could not.
+fn may_try_next_target(reason: NoKeyReason) -> bool {
+    match reason {
+        NoKeyReason::NoAttemptsLeft
+        | NoKeyReason::NoKeyInTime
+        | NoKeyReason::QueueFull
+        | NoKeyReason::QueueTimeout => true,
+        NoKeyReason::NotRepeatable | NoKeyReason::DeadlineExceeded => false,
+    }
+}
+
+/// What follows the last failure if there is no further key.
+fn step_without_key(reason: NoKeyReason) -> NextStep {
+    match reason {
+        NoKeyReason::NoAttemptsLeft => NextStep::NoAttemptsLeft,
+        NoKeyReason::NotRepeatable => NextStep::NotRepeatable,
+        NoKeyReason::NoKeyInTime => NextStep::NoKeyInTime,
+        NoKeyReason::QueueFull => NextStep::QueueFull,
+        NoKeyReason::QueueTimeout | NoKeyReason::DeadlineExceeded => NextStep::DeadlineExceeded,
+    }
+}

@@ -1,0 +1,10 @@
+//! Trying keys: which one next, the call sent with it, and what its response means.
+
+mod attempts;
+mod forward_proxy;
+mod response;
+mod send;
+
+pub(super) use attempts::{Attempts, Concluded};
+pub(super) use response::{Sent, UpstreamResponse};
+pub(super) use send::{is_event_stream, send};

@@ -1,0 +1,163 @@
+//! A provider's response, read only so far as to decide what to do with it; and the failure of an attempt.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::response::Parts;
+use http_body::Body;
+use keypool_core::fault::{Class, Fault};
+
+use crate::upstream::{UpstreamBody, UpstreamError};
+
+/// What became of one attempt.
+pub(in crate::proxy) enum Sent {
+    /// A response to be relayed: a success, or the caller's own fault.
+    Response(UpstreamResponse),
+    /// The next key may do better.
+    Failed(Failure),
+}
+
+/// A failed attempt.
+pub(in crate::proxy) enum Failure {
+    /// The provider responded with an error that speaks of the key, its account or the provider.
+    Refused {
+        fault: Fault,
+        response: Box<UpstreamResponse>,
+        /// The provider's words, without secrets, for the log.
+        reason: String,
+    },
+    /// No response came, or none that could be read.
+    NoResponse {
+        error: UpstreamError,
+        /// Whether the failure counts for the key. It does not if the attempt had only what earlier ones had left of the
+        /// request's time, or could not be made at all.
+        blames_key: bool,
+    },
+}
+
+/// A response: its head, what was read of its body, and what is still to come.
+pub(in crate::proxy) struct UpstreamResponse {
+    /// What it means for the key: a success, unless it was found to be the caller's fault.
+    pub(in crate::proxy) class: Class,
+    pub(in crate::proxy) parts: Parts,
+    pub(in crate::proxy) read: VecDeque<Bytes>,
+    /// Length of what was read, in bytes.
+    length: usize,
+    /// `None` once all was read.
+    pub(in crate::proxy) rest: Option<UpstreamBody>,
+}
+
+/// Pieces below this size, in bytes, are joined to the one before.
+const SMALL_PIECE: usize = 1024;
+/// Nothing is joined to a piece of this size or more, in bytes.
+const LARGE_PIECE: usize = 64 * 1024;
+
+impl UpstreamResponse {
+    /// A response of which only the head was read.
+    pub(super) fn new(parts: Parts, body: UpstreamBody) -> Self {
+        Self {
+            class: Class::Success,
+            parts,
+            read: VecDeque::new(),
+            length: 0,
+            rest: Some(body).filter(|body| !body.is_end_stream()),
+        }
+    }
+
+    /// All that was read so far, in one piece.
+    pub(in crate::proxy) fn read_bytes(&self) -> Bytes {
+        match self.read.len() {
+            0 => Bytes::new(),
+            1 => self.read[0].clone(),
+            _ => self
+                .read
+                .iter()
+                .map(Bytes::as_ref)
+                .collect::<Vec<_>>()
+                .concat()
+                .into(),
+        }
+    }
+
+    /// Number of bytes read so far.
+    pub(super) fn read_length(&self) -> usize {
+        self.length
+    }
+
+    /// What was read after the first `known` bytes.
+    pub(super) fn read_since(&self, known: usize) -> impl Iterator<Item = u8> {
+        let mut new = self.length - known;
+        let pieces = self.read.iter().rev().map_while(move |piece| {
+            let part = piece.len().min(new);
+            new -= part;
+            (part > 0).then(|| &piece[piece.len() - part..])
+        });
+        let mut pieces: Vec<&[u8]> = pieces.collect();
+        pieces.reverse();
+        pieces.into_iter().flatten().copied()
+    }
+
+    /// Adds what was read. Small pieces are joined: a provider may send a body byte by byte.
+    pub(super) fn add(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        let joins = |last: &&mut Bytes| piece.len() < SMALL_PIECE && last.len() < LARGE_PIECE;
+        let Some(last) = self.read.back_mut().filter(joins) else {
+            self.read.push_back(piece);
+            return;
+        };
+        let mut joined = std::mem::take(last)
+            .try_into_mut()
+            .unwrap_or_else(|shared| {
+                let mut own = BytesMut::with_capacity(shared.len() + 4 * SMALL_PIECE);
+                own.extend_from_slice(&shared);
+                own
+            });
+        joined.extend_from_slice(&piece);
+        *last = joined.freeze();
+    }
+
+    /// The response as it is kept while other keys are tried: without its connection.
+    pub(super) fn detached(mut self) -> Self {
+        if self.rest.take().is_some() {
+            self.parts.headers.remove(CONTENT_LENGTH);
+        }
+        self
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.parts.status.as_u16()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_tiny_pieces_is_kept_in_a_few_pieces() {
+        let (parts, ()) = http::Response::new(()).into_parts();
+        let mut response = UpstreamResponse {
+            class: Class::Success,
+            parts,
+            read: VecDeque::new(),
+            length: 0,
+            rest: None,
+        };
+        let body: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+        let shared = Bytes::from(body.clone());
+        for at in 0..100_000 {
+            response.add(shared.slice(at..=at));
+        }
+        response.add(shared.slice(100_000..));
+        assert_eq!(response.read_length(), body.len());
+        assert!(response.read.len() <= 4, "{} pieces", response.read.len());
+        assert_eq!(response.read_bytes(), body);
+        for known in [0, 1, 70_000, 100_000, 199_999, 200_000] {
+            assert!(
+                response.read_since(known).eq(body[known..].iter().copied()),
+                "{known}"
+            );
+        }
+    }
+}

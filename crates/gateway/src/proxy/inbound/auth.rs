@@ -1,0 +1,141 @@
+//! Who calls, and what the caller may use: virtual keys where they are required, `Host` and `Origin` where they are not.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::request::Parts;
+use keypool_core::pattern;
+use keypool_providers::protocol;
+
+use super::MatchedEndpoint;
+use super::origin_check::{check_host, check_origin};
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind};
+use crate::objects::Owner;
+use crate::proxy::log::nobody;
+use crate::settings::VirtualKeySettings;
+use crate::snapshot::{PoolEntry, Snapshot};
+
+/// Who calls.
+pub(in crate::proxy) struct Caller {
+    /// The virtual key's name, or `-`.
+    pub(in crate::proxy) name: Arc<str>,
+    address: IpAddr,
+    key: Option<Arc<VirtualKeySettings>>,
+    /// The caller presented no key: it knows the address of an upload, which counts as a credential for that upload.
+    by_upload: bool,
+}
+
+impl Caller {
+    pub(in crate::proxy) fn authenticate(
+        gw: &Gateway,
+        snapshot: &Snapshot,
+        endpoint: &MatchedEndpoint<'_>,
+        parts: &Parts,
+        peer: SocketAddr,
+    ) -> Result<Self, GatewayError> {
+        if !snapshot.needs_virtual_key() {
+            check_host(&snapshot.settings.server, parts)?;
+            check_origin(&snapshot.settings.server, parts)?;
+            return Ok(Self {
+                name: nobody(),
+                address: peer.ip(),
+                key: None,
+                by_upload: false,
+            });
+        }
+        let presented = protocol::presented(&parts.headers, parts.uri.query());
+        let known = presented
+            .iter()
+            .find_map(|secret| snapshot.virtual_key(secret));
+        let by_upload = known.is_none();
+        let key = match known {
+            Some(key) => key,
+            None if presented.is_empty() => upload_owner(gw, snapshot, endpoint)
+                .ok_or_else(|| invalid_key("no virtual key was sent: put it where your SDK puts its API key (Authorization: Bearer, x-api-key, x-goog-api-key or ?key=)"))?,
+            None => return Err(invalid_key("this virtual key is not known here: check it, or ask the operator of this gateway for one")),
+        };
+        check_valid(gw, key)?;
+        Ok(Self {
+            name: Arc::clone(&key.name),
+            address: peer.ip(),
+            key: Some(Arc::clone(key)),
+            by_upload,
+        })
+    }
+
+    /// Whose requests share a turn in a pool's queue: those of one virtual key, else of one address.
+    pub(in crate::proxy) fn fairness_key(&self) -> Arc<str> {
+        match &self.key {
+            Some(key) => Arc::clone(&key.name),
+            None => self.address.to_string().into(),
+        }
+    }
+
+    /// Who owns the objects that the caller creates.
+    pub(in crate::proxy) fn owner(&self) -> Owner {
+        self.key.as_ref().map(|key| Arc::clone(&key.name))
+    }
+
+    pub(in crate::proxy) fn may_use_native_paths(&self) -> bool {
+        self.key.as_ref().is_none_or(|key| key.native)
+    }
+
+    /// Whether the caller may see why a key was selected: names and states of keys that it does not use. Callers with
+    /// native paths may, since they deal with the keys' objects anyway, and everyone may if no key is required. A caller
+    /// that only knows an upload's address may not.
+    pub(in crate::proxy) fn may_see_traces(&self) -> bool {
+        !self.by_upload && self.may_use_native_paths()
+    }
+
+    pub(in crate::proxy) fn may_use_pool(&self, entry: &PoolEntry) -> bool {
+        let key = self.key.as_ref();
+        key.is_none_or(|key| pattern::any_matches(&key.pools, entry.pool.name()))
+    }
+
+    pub(in crate::proxy) fn may_use_model(&self, model: &str) -> bool {
+        let key = self.key.as_ref();
+        key.is_none_or(|key| pattern::any_matches(&key.models, model))
+    }
+
+    /// The part of a model name or pattern that the caller may use. `None`: all of it.
+    pub(in crate::proxy) fn allowed_of(&self, models: &str) -> Option<Vec<String>> {
+        // A pattern that matches another as text matches everything that the other one matches.
+        let key = self.key.as_ref().filter(|_| !self.may_use_model(models))?;
+        let narrower = key
+            .models
+            .iter()
+            .filter(|allowed| pattern::matches(models, allowed));
+        Some(narrower.cloned().collect())
+    }
+}
+
+fn check_valid(gw: &Gateway, key: &VirtualKeySettings) -> Result<(), GatewayError> {
+    let is_expired = key
+        .expires
+        .is_some_and(|expires| expires <= gw.clock.wall());
+    let reason = match (key.disabled, is_expired) {
+        (true, _) => "switched off",
+        (false, true) => "expired",
+        (false, false) => return Ok(()),
+    };
+    Err(invalid_key(format!(
+        "the virtual key \"{}\" is {reason}: ask the operator of this gateway",
+        key.name
+    )))
+}
+
+fn invalid_key(message: impl Into<String>) -> GatewayError {
+    GatewayError::new(Kind::InvalidVirtualKey, message)
+}
+
+/// The virtual key that began the upload which a request without a credential continues.
+fn upload_owner<'a>(
+    gw: &Gateway,
+    snapshot: &'a Snapshot,
+    endpoint: &MatchedEndpoint<'_>,
+) -> Option<&'a Arc<VirtualKeySettings>> {
+    let grant = endpoint.upload.as_ref()?.grant.as_ref()?;
+    let owner = gw.objects.owner(grant)??;
+    snapshot.virtual_key_named(&owner)
+}

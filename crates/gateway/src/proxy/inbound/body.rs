@@ -1,0 +1,162 @@
+//! Reading a request body into memory: within its limit, in time, and within the memory that all bodies share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
+use crate::error::{GatewayError, Kind};
+
+/// Longest time between two pieces of a body. Beyond it the client gets 408.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body may be slower than `MIN_RATE` without a 408.
+const GRACE: Duration = Duration::from_secs(60);
+/// Minimum rate of a body after `GRACE`, in bytes/s.
+const MIN_RATE: u64 = 16 * 1024;
+/// The first 64 KiB of every body are free. Most requests never touch the shared budget.
+const BUDGET_FREE: u64 = 64 * 1024;
+/// Beyond that, the shared body budget is acquired in steps of this size, in bytes.
+const BUDGET_STEP: u64 = 1 << 20;
+
+/// A whole request body, with the part of the shared memory that it occupies.
+#[derive(Default)]
+pub(in crate::proxy) struct ReceivedBody {
+    pub(in crate::proxy) bytes: Bytes,
+    /// Given back when this is dropped.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads one body. It acquires memory as the body comes, not for what was announced.
+pub(super) struct BodyReader<'a> {
+    gw: &'a Arc<Gateway>,
+    began: Instant,
+    /// `Content-Length`; 0 if unknown.
+    announced: usize,
+    limit: u64,
+    /// The first piece. A body of one piece is not copied.
+    first: Option<Bytes>,
+    all: BytesMut,
+    length: u64,
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+impl<'a> BodyReader<'a> {
+    /// Fails if the announced length exceeds `limit`.
+    pub(super) fn new(
+        gw: &'a Arc<Gateway>,
+        headers: &HeaderMap,
+        limit: u64,
+    ) -> Result<Self, GatewayError> {
+        let announced = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
+            .unwrap_or(0);
+        if announced > limit {
+            return Err(too_large(limit));
+        }
+        Ok(Self {
+            gw,
+            began: gw.clock.now(),
+            announced: usize::try_from(announced).unwrap_or(0),
+            limit,
+            first: None,
+            all: BytesMut::new(),
+            length: 0,
+            memory: None,
+        })
+    }
+
+    pub(super) async fn read(&mut self, body: &mut Incoming) -> Result<(), GatewayError> {
+        loop {
+            let frame = match timeout(IDLE_TIMEOUT, body.frame()).await {
+                Err(_) => return Err(too_slow()),
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(_))) => {
+                    let message = "the request body broke off or is not valid HTTP";
+                    return Err(GatewayError::invalid_request(message));
+                }
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data() {
+                self.add(data).await?;
+            }
+        }
+    }
+
+    async fn add(&mut self, data: Bytes) -> Result<(), GatewayError> {
+        self.length += data.len() as u64;
+        if self.length > self.limit {
+            return Err(too_large(self.limit));
+        }
+        let took = self.gw.clock.now().saturating_duration_since(self.began);
+        if took > GRACE + Duration::from_secs(self.length / MIN_RATE) {
+            return Err(too_slow());
+        }
+        self.acquire_memory().await?;
+        match self.first.take() {
+            None if self.all.is_empty() => self.first = Some(data),
+            first => {
+                if self.all.is_empty() {
+                    self.all.reserve(self.announced.max(data.len()));
+                }
+                self.all
+                    .extend_from_slice(first.as_deref().unwrap_or_default());
+                self.all.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the acquired memory ahead of what has come, one step at a time.
+    async fn acquire_memory(&mut self) -> Result<(), GatewayError> {
+        let acquired = self
+            .memory
+            .as_ref()
+            .map_or(0, |memory| memory.num_permits() as u64 * BUDGET_UNIT);
+        if self.length <= acquired + BUDGET_FREE {
+            return Ok(());
+        }
+        let units = u32::try_from(BUDGET_STEP / BUDGET_UNIT).unwrap_or(1);
+        let acquiring = Arc::clone(&self.gw.body_budget).acquire_many_owned(units);
+        let Ok(Ok(more)) = timeout(BUDGET_WAIT, acquiring).await else {
+            let message = "too many large requests at once: try again in a moment";
+            return Err(GatewayError {
+                retry_after: Some(Duration::from_secs(1)),
+                ..GatewayError::new(Kind::QueueFull, message)
+            });
+        };
+        match &mut self.memory {
+            Some(memory) => memory.merge(more),
+            None => self.memory = Some(more),
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> ReceivedBody {
+        ReceivedBody {
+            bytes: self.first.unwrap_or_else(|| self.all.freeze()),
+            _memory: self.memory,
+        }
+    }
+}
+
+fn too_slow() -> GatewayError {
+    let message = format!(
+        "the request body came too slowly: nothing for {} s, or less than {MIN_RATE} bytes/s",
+        IDLE_TIMEOUT.as_secs()
+    );
+    GatewayError::new(Kind::RequestTimeout, message)
+}
+
+fn too_large(limit: u64) -> GatewayError {
+    let message =
+        format!("the request body is larger than {limit} bytes (server.max_request_body)");
+    GatewayError::new(Kind::RequestTooLarge, message)
+}

@@ -1,0 +1,334 @@
+//! A call: a request that was read, and the few fields of it that matter.
+//!
+//! It knows nothing of connections, so that a stored request can be made into one too.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use keypool_core::pool::Member;
+use keypool_providers::form;
+use keypool_providers::objects::{self, Tells};
+use keypool_providers::peek::{self, PeekError};
+use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::{MatchedEndpoint, ReceivedBody};
+use crate::error::GatewayError;
+use crate::upstream::RequestBody;
+
+/// Longest model name, in bytes.
+const MAX_MODEL: usize = 256;
+/// What needs no encoding in a path segment (RFC 3986 §3.3, `pchar`).
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'@');
+
+/// A request that was read.
+pub(in crate::proxy) struct Call<'a> {
+    pub(in crate::proxy) endpoint: MatchedEndpoint<'a>,
+    pub(in crate::proxy) method: &'a Method,
+    pub(in crate::proxy) headers: &'a HeaderMap,
+    /// As the client sent it, with the pool's name.
+    pub(in crate::proxy) uri: &'a Uri,
+    /// Without a credential; `None` if empty.
+    pub(in crate::proxy) query: Option<String>,
+    body: ReceivedBody,
+    /// The client wants a stream.
+    pub(in crate::proxy) stream: bool,
+    /// It may be sent again when it is unknown whether the provider has run it.
+    pub(in crate::proxy) repeatable: bool,
+    /// An error inside a 200 is classified by its content.
+    pub(in crate::proxy) generates: bool,
+    /// What the call does to objects that the provider keeps; `None` if nothing.
+    pub(in crate::proxy) object_effect: Option<Tells>,
+    /// What else the body says.
+    pub(in crate::proxy) peeked: peek::Peek,
+    model: Option<NamedModel>,
+}
+
+/// The model as the client named it, and where.
+struct NamedModel {
+    name: String,
+    at: ModelAt,
+}
+
+/// Where the model's name is, as a byte range.
+enum ModelAt {
+    Body(Range<usize>),
+    Form(Range<usize>),
+    Path(Range<usize>),
+}
+
+/// What path and body say of the call.
+#[derive(Default)]
+struct Peeked {
+    model: Option<NamedModel>,
+    stream: bool,
+    store: Option<bool>,
+    /// What else a JSON body says.
+    rest: peek::Peek,
+}
+
+impl<'a> Call<'a> {
+    /// Reads the fields that matter from path and body. Fails if the request cannot be understood.
+    pub(in crate::proxy) fn new(
+        endpoint: MatchedEndpoint<'a>,
+        parts: &'a Parts,
+        body: ReceivedBody,
+    ) -> Result<Self, GatewayError> {
+        let peeked = Peeked::of(&endpoint, &parts.headers, &body.bytes)?;
+        let known = endpoint.endpoint.as_ref();
+        let query = parts.uri.query();
+        Ok(Self {
+            method: &parts.method,
+            headers: &parts.headers,
+            uri: &parts.uri,
+            query: query
+                .map(|query| protocol::without_key(query).into_owned())
+                .filter(|query| !query.is_empty()),
+            stream: peeked.stream || known.is_some_and(|known| known.stream_by_path),
+            repeatable: is_repeatable(known, &parts.method, peeked.store, &body.bytes),
+            generates: known.is_some_and(|known| known.generates) && parts.method == Method::POST,
+            object_effect: object_effect(&endpoint, &parts.method, peeked.store),
+            model: peeked.model,
+            peeked: peeked.rest,
+            body,
+            endpoint,
+        })
+    }
+
+    pub(in crate::proxy) fn protocol(&self) -> Protocol {
+        self.endpoint.protocol
+    }
+
+    /// The path as a client of the endpoint sends it.
+    pub(in crate::proxy) fn path(&self) -> &str {
+        &self.endpoint.path
+    }
+
+    pub(in crate::proxy) fn body(&self) -> &Bytes {
+        &self.body.bytes
+    }
+
+    /// The path for a key's provider. If the model is in it, the key's or the target's model takes its place.
+    pub(in crate::proxy) fn path_for(&self, model: &str) -> Cow<'_, str> {
+        let path = self.path();
+        match &self.model {
+            Some(NamedModel {
+                name,
+                at: ModelAt::Path(range),
+            }) if name != model => {
+                let encoded = utf8_percent_encode(model, PATH_SEGMENT);
+                let (before, after) = (&path[..range.start], &path[range.end..]);
+                Cow::Owned(format!("{before}{encoded}{after}"))
+            }
+            _ => Cow::Borrowed(path),
+        }
+    }
+
+    /// The body for a key, with its model in place of the client's. All other bytes stay as they came.
+    pub(in crate::proxy) fn body_for(&self, member: &Member, model: &str) -> RequestBody {
+        let body = self.body();
+        match &self.model {
+            Some(NamedModel {
+                name,
+                at: ModelAt::Body(range),
+            }) if name != model && (member.model.is_some() || !model.is_empty()) => {
+                RequestBody::new(peek::splice(body, range, model))
+            }
+            Some(NamedModel {
+                name,
+                at: ModelAt::Form(range),
+            }) if name != model && (member.model.is_some() || !model.is_empty()) => {
+                RequestBody::new([
+                    body.slice(..range.start),
+                    Bytes::copy_from_slice(model.as_bytes()),
+                    body.slice(range.end..),
+                ])
+            }
+            _ => RequestBody::new([body.clone()]),
+        }
+    }
+
+    /// The model as the client named it; `None` if the call names none.
+    pub(in crate::proxy) fn model_name(&self) -> Option<&str> {
+        self.model.as_ref().map(|model| model.name.as_str())
+    }
+}
+
+/// Whether the call may be sent again when it is unknown whether the provider has run it.
+fn is_repeatable(
+    known: Option<&Endpoint>,
+    method: &Method,
+    store: Option<bool>,
+    body: &Bytes,
+) -> bool {
+    match known.map(|known| known.repeat) {
+        // A stored response is an object. Here the body must ask for storing.
+        Some(Repeat::Safe) => store != Some(true),
+        Some(Repeat::Never) => false,
+        Some(Repeat::NeverIfStored) => {
+            store == Some(false) && !objects::makes_though_not_stored(body)
+        }
+        None => matches!(*method, Method::GET | Method::HEAD),
+    }
+}
+
+/// What the call does to objects. Not looked up for calls that cannot do anything to them.
+fn object_effect(
+    endpoint: &MatchedEndpoint<'_>,
+    method: &Method,
+    store: Option<bool>,
+) -> Option<Tells> {
+    let known = endpoint.endpoint.as_ref();
+    let may_affect = known.is_none_or(|known| known.repeat != Repeat::Safe) || store == Some(true);
+    may_affect
+        .then(|| objects::tells(endpoint.protocol, method, &endpoint.path, store))
+        .flatten()
+}
+
+impl Peeked {
+    fn of(
+        endpoint: &MatchedEndpoint<'_>,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Self, GatewayError> {
+        match &endpoint.endpoint {
+            Some(known) if !known.native => Self::of_known(known, &endpoint.path, headers, body),
+            _ => {
+                if endpoint.upload.is_none() {
+                    check_native(headers, body)?;
+                }
+                Ok(Self::default())
+            }
+        }
+    }
+
+    fn of_known(
+        endpoint: &Endpoint,
+        path: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Self, GatewayError> {
+        let mut peeked = match endpoint.model {
+            ModelIn::Form | ModelIn::OptionalForm => Self::of_form(headers, body)?,
+            _ if endpoint.json => Self::of_json(headers, body)?,
+            _ => Self::default(),
+        };
+        let is_needed = match &endpoint.model {
+            ModelIn::Path(range) => {
+                peeked.model = Some(model_in_path(path, range)?);
+                false
+            }
+            ModelIn::Nowhere => {
+                peeked.model = None;
+                false
+            }
+            ModelIn::OptionalBody | ModelIn::OptionalForm => false,
+            ModelIn::Body | ModelIn::Form => true,
+        };
+        match &peeked.model {
+            None if is_needed && endpoint.json => Err(GatewayError::invalid_request(
+                "the body has no \"model\": name the model to call",
+            )),
+            None if is_needed => Err(GatewayError::invalid_request(
+                "the form has no field \"model\": name the model to call",
+            )),
+            Some(model) if model.name.is_empty() || model.name.len() > MAX_MODEL => Err(
+                GatewayError::invalid_request("the model's name is empty or too long"),
+            ),
+            _ => Ok(peeked),
+        }
+    }
+
+    fn of_json(headers: &HeaderMap, body: &Bytes) -> Result<Self, GatewayError> {
+        check_readable(headers)?;
+        let mut rest = peek::peek(body).map_err(|error| match error {
+            PeekError::NotJson(_) if body.is_empty() => {
+                GatewayError::invalid_request("the body is empty: send a JSON object")
+            }
+            error => GatewayError::invalid_request(error.to_string()),
+        })?;
+        Ok(Self {
+            model: rest.model.take().map(|model| NamedModel {
+                name: model.name,
+                at: ModelAt::Body(model.range),
+            }),
+            stream: rest.stream,
+            store: rest.store,
+            rest,
+        })
+    }
+
+    fn of_form(headers: &HeaderMap, body: &Bytes) -> Result<Self, GatewayError> {
+        check_readable(headers)?;
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        let form = form::peek(content_type, body)
+            .map_err(|error| GatewayError::invalid_request(error.to_string()))?;
+        Ok(Self {
+            model: form.model.map(|model| NamedModel {
+                name: model.name,
+                at: ModelAt::Form(model.range),
+            }),
+            stream: form.stream,
+            ..Self::default()
+        })
+    }
+}
+
+fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, GatewayError> {
+    let name = percent_decode_str(&path[range.clone()])
+        .decode_utf8()
+        .map_err(|_| GatewayError::invalid_request("the model's name in the path is not UTF-8"))?;
+    Ok(NamedModel {
+        name: name.into_owned(),
+        at: ModelAt::Path(range.clone()),
+    })
+}
+
+/// Every line of these headers is passed on, and it is unknown which of several lines the provider would follow.
+fn check_readable(headers: &HeaderMap) -> Result<(), GatewayError> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(GatewayError::invalid_request(
+            "the body is compressed, and what it names cannot be read: send it without Content-Encoding",
+        ));
+    }
+    if headers.get_all(CONTENT_TYPE).iter().nth(1).is_some() {
+        return Err(GatewayError::invalid_request(
+            "there is more than one Content-Type, and what the body names cannot be read: send one",
+        ));
+    }
+    Ok(())
+}
+
+/// The objects that a native call names must be readable, whoever made them.
+fn check_native(headers: &HeaderMap, body: &[u8]) -> Result<(), GatewayError> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    check_readable(headers)?;
+    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_json = media_type.is_none_or(|media| {
+        media
+            .to_ascii_lowercase()
+            .windows(4)
+            .any(|part| part == b"json")
+    });
+    // Zero bytes are a sign of UTF-16 or UTF-32. JSON text never contains them.
+    if is_json && (body.contains(&0) || std::str::from_utf8(body).is_err()) {
+        return Err(GatewayError::invalid_request(
+            "the body is not UTF-8: send JSON as UTF-8",
+        ));
+    }
+    Ok(())
+}

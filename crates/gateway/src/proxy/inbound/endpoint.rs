@@ -1,0 +1,190 @@
+//! What a request calls: the pool named by the path, the endpoint, and the protocol of the response.
+
+use http::request::Parts;
+use keypool_providers::protocol::upload::UploadStep;
+use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
+use percent_encoding::percent_decode_str;
+
+use super::auth::Caller;
+use crate::error::{GatewayError, Kind, ProtocolError};
+use crate::snapshot::{PoolEntry, Snapshot};
+
+/// The endpoint that a request's method, path and headers match.
+pub(in crate::proxy) struct MatchedEndpoint<'a> {
+    pub(in crate::proxy) protocol: Protocol,
+    /// The known endpoint; `None` for a native path of the pool's provider, or an unknown path.
+    pub(in crate::proxy) endpoint: Option<Endpoint>,
+    /// The pool that the path names.
+    pub(in crate::proxy) pool: Option<&'a PoolEntry>,
+    /// The path without the pool, as a client of the endpoint sends it.
+    pub(in crate::proxy) path: String,
+    /// The step of an upload that the request takes. Boxed: hardly any request is one.
+    pub(in crate::proxy) upload: Option<Box<UploadStep>>,
+}
+
+impl<'a> MatchedEndpoint<'a> {
+    pub(in crate::proxy) fn find(
+        snapshot: &'a Snapshot,
+        parts: &Parts,
+    ) -> Result<Self, ProtocolError> {
+        let (path, query) = (parts.uri.path(), parts.uri.query());
+        if !path.starts_with('/') || !protocol::is_safe_path(path) {
+            let guessed = protocol::protocol_of_headers(&parts.headers, query);
+            let message = "the path is not valid: it must begin with / and may not contain . or .. segments, however encoded";
+            return Err(GatewayError::invalid_request(message).in_protocol(guessed));
+        }
+        if let Some((entry, rest)) = named_pool(snapshot, path) {
+            return Ok(Self::in_pool(entry, rest, parts));
+        }
+        match protocol::lookup(&parts.method, path, &parts.headers, query) {
+            Lookup::Endpoint(endpoint) => {
+                let protocol = endpoint.protocol;
+                Ok(Self::new(
+                    protocol,
+                    Some(endpoint),
+                    None,
+                    path.to_owned(),
+                    parts,
+                ))
+            }
+            Lookup::MethodNotAllowed(protocol, allow) => {
+                let message = format!("{path} does not take {}; use {allow}", parts.method);
+                let error = GatewayError::new(Kind::MethodNotAllowed(allow), message);
+                Err(error.in_protocol(protocol))
+            }
+            // Rejected by `check_access`, once the caller is known.
+            Lookup::Unknown(protocol) => {
+                Ok(Self::new(protocol, None, None, path.to_owned(), parts))
+            }
+        }
+    }
+
+    /// `/{pool}/…`: a known endpoint in the given pool, or a native path.
+    fn in_pool(entry: &'a PoolEntry, rest: &str, parts: &Parts) -> Self {
+        let query = parts.uri.query();
+        for path in spellings(entry, rest) {
+            let lookup = protocol::lookup(&parts.method, &path, &parts.headers, query);
+            if let Lookup::Endpoint(endpoint) = lookup
+                && entry.speaks(endpoint.protocol)
+            {
+                let protocol = endpoint.protocol;
+                return Self::new(protocol, Some(endpoint), Some(entry), path, parts);
+            }
+        }
+        let protocol = native_protocol(entry, rest, parts);
+        Self::new(protocol, None, Some(entry), rest.to_owned(), parts)
+    }
+
+    fn new(
+        protocol: Protocol,
+        endpoint: Option<Endpoint>,
+        pool: Option<&'a PoolEntry>,
+        path: String,
+        parts: &Parts,
+    ) -> Self {
+        let (query, headers) = (parts.uri.query(), &parts.headers);
+        Self {
+            upload: UploadStep::of(protocol, &parts.method, &path, query, headers).map(Box::new),
+            protocol,
+            endpoint,
+            pool,
+            path,
+        }
+    }
+
+    /// Rejects unknown paths, and native paths that the caller may not use.
+    pub(in crate::proxy) fn check_access(&self, caller: &Caller) -> Result<(), GatewayError> {
+        if !self.is_native() {
+            return Ok(());
+        }
+        if self.endpoint.is_none() && self.pool.is_none() {
+            let message = format!(
+                "there is no {}: call an endpoint such as /v1/chat/completions, or /{{pool}}/… for a provider's own paths",
+                printable(&self.path)
+            );
+            return Err(GatewayError::new(Kind::NotFound, message));
+        }
+        if caller.may_use_native_paths() {
+            return Ok(());
+        }
+        let of_pool = self
+            .pool
+            .map(|entry| format!(" of pool {}", entry.pool.name()));
+        let message = format!(
+            "{}{} is a native path: ask for a virtual key with `native = true`",
+            printable(&self.path),
+            of_pool.unwrap_or_default()
+        );
+        Err(GatewayError::new(Kind::NativeNotAllowed, message))
+    }
+
+    /// Whether this is one of the provider's own paths.
+    pub(in crate::proxy) fn is_native(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_none_or(|endpoint| endpoint.native)
+    }
+
+    /// Whether the path names an object, which decides where the call goes.
+    pub(in crate::proxy) fn is_by_object(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.by_object)
+    }
+
+    pub(in crate::proxy) fn models_call(&self) -> Option<&ModelsCall> {
+        self.endpoint.as_ref()?.models.as_ref()
+    }
+}
+
+/// The paths under which a known endpoint may stand below `/{pool}`.
+fn spellings(entry: &PoolEntry, rest: &str) -> Vec<String> {
+    let mut spellings = vec![rest.to_owned()];
+    let under = |root: &str| {
+        let below = rest
+            .strip_prefix(root)
+            .filter(|below| below.starts_with('/'));
+        below.map(|below| format!("/v1{below}"))
+    };
+    // `/gemini/v1beta/openai/chat/completions` is `/v1/chat/completions`.
+    spellings.extend(entry.dialect.openai_root().and_then(under));
+    if entry.dialect.protocols()[0] == Protocol::OpenAi {
+        // So are `/ark/api/v3/chat/completions` and `/ark/chat/completions`.
+        let base = entry
+            .pool
+            .members()
+            .first()
+            .map(|member| &**member.base_url.path());
+        spellings.extend(base.filter(|base| !base.is_empty()).and_then(under));
+        spellings.push(format!("/v1{rest}"));
+    }
+    spellings
+}
+
+/// The protocol of a native path: the one that the request shows, if the provider speaks it, else the provider's own.
+fn native_protocol(entry: &PoolEntry, path: &str, parts: &Parts) -> Protocol {
+    let shown = protocol::protocol_of_native_path(path, &parts.headers, parts.uri.query());
+    if shown != Protocol::OpenAi && entry.speaks(shown) {
+        shown
+    } else {
+        entry.dialect.protocols()[0]
+    }
+}
+
+/// The pool that the first segment names, and the rest of the path.
+fn named_pool<'a, 'p>(snapshot: &'a Snapshot, path: &'p str) -> Option<(&'a PoolEntry, &'p str)> {
+    let after = &path[1..];
+    let end = after.find('/').unwrap_or(after.len());
+    let name = percent_decode_str(&after[..end]).decode_utf8().ok()?;
+    let rest = if end == after.len() {
+        "/"
+    } else {
+        &after[end..]
+    };
+    Some((snapshot.pool(&name)?, rest))
+}
+
+/// A path for a message, cut to a readable length.
+fn printable(path: &str) -> String {
+    path.chars().filter(|c| !c.is_control()).take(100).collect()
+}

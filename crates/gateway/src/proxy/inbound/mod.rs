@@ -1,0 +1,14 @@
+//! What comes in: the endpoint that a request matches, who calls, and the call with its body.
+
+mod auth;
+mod body;
+mod call;
+mod endpoint;
+mod origin_check;
+mod unread_body;
+
+pub(super) use auth::Caller;
+pub(super) use body::ReceivedBody;
+pub(super) use call::Call;
+pub(super) use endpoint::MatchedEndpoint;
+pub(super) use unread_body::UnreadBody;

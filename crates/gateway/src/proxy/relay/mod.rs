@@ -1,0 +1,382 @@
+//! Relaying a response: bytes as they come, the key's slot freed when the provider is done, a broken stream ended by an
+//! error that the client's SDK raises.
+
+mod event_buffer;
+mod final_response;
+mod out_body;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http::header::CONTENT_LENGTH;
+use http_body::{Body, Frame};
+use keypool_core::fault::{Class, Fault};
+use keypool_core::pool::Lease;
+use keypool_providers::dialect::Dialect;
+use keypool_providers::protocol::Protocol;
+use tokio::time::{Instant, Sleep, sleep};
+
+pub(super) use final_response::final_response;
+pub(crate) use out_body::OutBody;
+
+use super::attempt::{UpstreamResponse, is_event_stream};
+use super::headers::{UPSTREAM_REQUEST_ID, strip_response};
+use super::inbound::Call;
+use super::log::RequestLog;
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind};
+use crate::snapshot::PoolEntry;
+use crate::task_poll;
+use crate::telemetry::BrokenResponse;
+use crate::traces::Ending;
+use crate::upstream::UpstreamBody;
+use event_buffer::EventBuffer;
+
+/// Maximum number of pieces of an event stream that are written at once.
+const MAX_BATCH: usize = 64;
+/// A piece of this size, in bytes, is written without waiting for more.
+const LARGE: usize = 8 * 1024;
+
+/// The provider broke off. Without an event stream, only the end of its connection can tell the client.
+#[derive(Debug)]
+struct BrokeOff;
+
+/// What travels with a response to its last byte: the key's slot and the record of the request.
+pub(super) struct Serving {
+    /// `None` once it is settled what the call means for the key.
+    lease: Option<Lease>,
+    log: RequestLog,
+}
+
+/// A response on its way to the client.
+pub(crate) struct Relay {
+    gw: Arc<Gateway>,
+    protocol: Protocol,
+    serving: Serving,
+    ready: VecDeque<Bytes>,
+    upstream: Option<UpstreamBody>,
+    /// Set for event streams.
+    events: Option<EventBuffer>,
+    /// Ends the wait for the provider's next byte. Created at the first wait.
+    idle: Option<Pin<Box<Sleep>>>,
+    idle_limit: Duration,
+    /// The poll of the connection's task in which the response was found broken.
+    broke_in: Option<u64>,
+    /// The poll in which the provider's connection was first given a chance to run, since the last piece came.
+    yielded_in: Option<u64>,
+}
+
+impl Serving {
+    /// What an attempt's response needs.
+    pub(super) fn new(lease: Lease, log: &mut RequestLog) -> Self {
+        Self {
+            lease: Some(lease),
+            log: log.take(),
+        }
+    }
+
+    /// What the response of an earlier attempt needs: its lease has ended.
+    fn without_lease(log: &mut RequestLog) -> Self {
+        Self {
+            lease: None,
+            log: log.take(),
+        }
+    }
+
+    /// Settles what the call means for the key, and frees its slot.
+    fn settle(&mut self, gw: &Gateway, class: Class) {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        let pool = Arc::clone(lease.pool());
+        let _ = lease.failed(&Fault::of(class));
+        gw.telemetry.after_success(&pool, gw.clock.now());
+    }
+
+    /// The provider broke off: counts for the key, and is logged.
+    fn settle_broken(&mut self, gw: &Gateway, reason: &str) {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        let (pool, index) = (Arc::clone(lease.pool()), lease.index());
+        let key_name = Arc::clone(&lease.member().name);
+        let effect = lease.failed(&Fault::of(Class::UpstreamTrouble));
+        gw.telemetry.response_broke(&BrokenResponse {
+            request_id: self.log.request_id(),
+            pool: pool.name(),
+            index,
+            key_name: &key_name,
+            reason,
+        });
+        if effect.ejected {
+            gw.telemetry.after_failure(&pool, gw.clock.now());
+        }
+    }
+}
+
+/// Relays the response of an attempt.
+pub(super) fn relay(
+    gw: &Arc<Gateway>,
+    call: &Call<'_>,
+    dialect: &dyn Dialect,
+    response: UpstreamResponse,
+    mut serving: Serving,
+) -> Response<Box<Relay>> {
+    let idle_limit = serving.lease.as_ref().map_or(Duration::ZERO, |lease| {
+        lease.pool().settings().timeouts.idle
+    });
+    let events = is_event_stream(&response).then(EventBuffer::default);
+    let mut head = head(response.parts, dialect, &mut serving.log);
+    if events.is_some() {
+        // The length changes if an error is added at the end.
+        head.headers_mut().remove(CONTENT_LENGTH);
+    }
+    // What only relays an error cannot fail any more.
+    if response.rest.is_none() || response.class != Class::Success {
+        serving.settle(gw, response.class);
+    }
+    let relay = Relay {
+        upstream: response.rest,
+        events,
+        ..Relay::new(gw, call, serving, idle_limit)
+    };
+    head.map(|()| Box::new(relay.with_read(response.read).finished_if_complete()))
+}
+
+/// Relays the last response to a request that no key could serve.
+fn relay_last(
+    gw: &Arc<Gateway>,
+    call: &Call<'_>,
+    response: UpstreamResponse,
+    entry: &PoolEntry,
+    log: &mut RequestLog,
+) -> Response<Box<Relay>> {
+    let mut serving = Serving::without_lease(log);
+    let head = head(response.parts, entry.dialect, &mut serving.log);
+    let idle_limit = entry.pool.settings().timeouts.idle;
+    let relay = Relay {
+        ready: response.read,
+        upstream: response.rest,
+        ..Relay::new(gw, call, serving, idle_limit)
+    };
+    head.map(|()| Box::new(relay.finished_if_complete()))
+}
+
+fn head(parts: http::response::Parts, dialect: &dyn Dialect, log: &mut RequestLog) -> Response<()> {
+    let mut response = Response::from_parts(parts, ());
+    *response.version_mut() = http::Version::HTTP_11;
+    let request_id = strip_response(response.headers_mut(), dialect);
+    log.begin_response(&mut response);
+    if let Some(id) = request_id {
+        response.headers_mut().insert(UPSTREAM_REQUEST_ID, id);
+    }
+    response
+}
+
+impl Relay {
+    fn new(gw: &Arc<Gateway>, call: &Call<'_>, serving: Serving, idle_limit: Duration) -> Self {
+        Self {
+            gw: Arc::clone(gw),
+            protocol: call.protocol(),
+            serving,
+            ready: VecDeque::new(),
+            upstream: None,
+            events: None,
+            idle: None,
+            idle_limit,
+            broke_in: None,
+            yielded_in: None,
+        }
+    }
+
+    fn with_read(mut self, read: VecDeque<Bytes>) -> Self {
+        for piece in read {
+            self.accept(piece);
+        }
+        if self.upstream.is_none()
+            && let Some(events) = self.events.as_mut()
+        {
+            // Nothing more comes, so an event without an end never gets one.
+            events.release(&mut self.ready);
+        }
+        self
+    }
+
+    /// Nobody polls a response without a body, so it is finished here.
+    fn finished_if_complete(mut self) -> Self {
+        if self.is_complete() {
+            self.serving.log.finish(Ending::Complete);
+        }
+        self
+    }
+
+    /// Whether everything went out.
+    fn is_complete(&self) -> bool {
+        self.ready.is_empty()
+            && self.upstream.is_none()
+            && self.broke_in.is_none()
+            && self.serving.lease.is_none()
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let _entered = self.serving.log.span().clone().entered();
+        if self.upstream.is_some() && self.gw.is_ending() {
+            self.end_for_shutdown();
+        }
+        loop {
+            if self.is_batch_full() {
+                return self.emit_batch();
+            }
+            if let Some(poll) = self.broke_in {
+                return poll_broken(poll, cx);
+            }
+            let Some(upstream) = self.upstream.as_mut() else {
+                self.serving.log.finish(Ending::Complete);
+                return Poll::Ready(None);
+            };
+            match Pin::new(upstream).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.yielded_in = None;
+                    self.restart_idle();
+                    if let Ok(piece) = frame.into_data() {
+                        self.accept(piece);
+                    }
+                    if self.upstream.as_ref().is_some_and(Body::is_end_stream) {
+                        self.upstream_ended();
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.upstream_broke(&format!("the response broke off: {error}"));
+                }
+                Poll::Ready(None) => self.upstream_ended(),
+                Poll::Pending if self.waited_too_long(cx) => {
+                    self.upstream_broke(&format!("nothing came for {:?}", self.idle_limit));
+                }
+                Poll::Pending if self.ready.is_empty() => return Poll::Pending,
+                Poll::Pending if self.has_all_that_came() => return self.emit_batch(),
+                Poll::Pending => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Whether nothing more can be had without waiting. Every write costs a system call. If another task reads the
+    /// connection (HTTP/2), it may hold the next event already, so it gets one turn of the scheduler to pass it on.
+    fn has_all_that_came(&mut self) -> bool {
+        let upstream = self.upstream.as_ref();
+        upstream.is_none_or(UpstreamBody::hides_nothing)
+            || *self.yielded_in.get_or_insert(task_poll::current()) != task_poll::current()
+    }
+
+    /// Whether what is ready goes out without waiting for more. Bodies other than event streams come in large pieces and
+    /// go out as they are.
+    fn is_batch_full(&self) -> bool {
+        let more_may_come = self.events.is_some() && self.upstream.is_some();
+        self.ready.back().is_some_and(|last| {
+            !more_may_come || last.len() >= LARGE || self.ready.len() >= MAX_BATCH
+        })
+    }
+
+    /// Everything that is ready of an event stream, in one piece; the next piece of other bodies.
+    fn emit_batch(&mut self) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        self.yielded_in = None;
+        let mut piece = self.ready.pop_front().unwrap_or_default();
+        if self.events.is_some() && !self.ready.is_empty() {
+            let rest: usize = self.ready.iter().map(Bytes::len).sum();
+            let mut batch = BytesMut::with_capacity(piece.len() + rest);
+            batch.extend_from_slice(&piece);
+            self.ready
+                .drain(..)
+                .for_each(|next| batch.extend_from_slice(&next));
+            piece = batch.freeze();
+        }
+        // A client that knows the length does not ask for the end.
+        if self.is_complete() {
+            self.serving.log.finish(Ending::Complete);
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    /// Takes a piece from the provider. Of an event stream, the part after the last complete event is held.
+    fn accept(&mut self, piece: Bytes) {
+        match self.events.as_mut() {
+            Some(events) => events.accept(piece, &mut self.ready),
+            None => self.ready.push_back(piece),
+        }
+    }
+
+    fn upstream_ended(&mut self) {
+        self.upstream = None;
+        if let Some(events) = self.events.as_mut() {
+            events.release(&mut self.ready);
+        }
+        self.serving.settle(&self.gw, Class::Success);
+    }
+
+    /// The provider broke off a response that had begun, so failover is no longer possible.
+    fn upstream_broke(&mut self, reason: &str) {
+        self.upstream = None;
+        self.serving.settle_broken(&self.gw, reason);
+        self.serving.log.finish(Ending::UpstreamBrokeOff);
+        self.end_with_error("the provider broke off this answer; what came so far is not complete: send the request again");
+    }
+
+    /// The time of a shutdown is up. Nothing is counted for the key.
+    fn end_for_shutdown(&mut self) {
+        self.upstream = None;
+        self.serving.lease = None;
+        self.serving.log.finish(Ending::Shutdown);
+        self.end_with_error(
+            "this gateway was shut down before the answer was complete: send the request again",
+        );
+    }
+
+    /// Ends a stream with an error, any other response by closing the connection.
+    fn end_with_error(&mut self, message: &str) {
+        match self.events.take() {
+            Some(events) => {
+                if events.client_is_inside() {
+                    self.ready.push_back(Bytes::from_static(b"\n\n"));
+                }
+                let error = GatewayError::new(Kind::UpstreamUnreachable, message);
+                self.ready.push_back(error.render_in_stream(self.protocol));
+            }
+            None => self.broke_in = Some(task_poll::current()),
+        }
+    }
+
+    fn restart_idle(&mut self) {
+        if let Some(idle) = self.idle.as_mut() {
+            idle.as_mut().reset(Instant::now() + self.idle_limit);
+        }
+    }
+
+    fn waited_too_long(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(events) = self.events.as_mut() {
+            events.release_if_due(cx, &mut self.ready);
+        }
+        let limit = self.idle_limit;
+        self.idle
+            .get_or_insert_with(|| Box::pin(sleep(limit)))
+            .as_mut()
+            .poll(cx)
+            .is_ready()
+    }
+}
+
+/// Reports the break in a later poll than `found_in`: in the same one, hyper would drop what it has not written yet, the
+/// head included.
+fn poll_broken<T>(found_in: u64, cx: &mut Context<'_>) -> Poll<Option<Result<T, BrokeOff>>> {
+    if found_in == task_poll::current() {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    Poll::Ready(Some(Err(BrokeOff)))
+}

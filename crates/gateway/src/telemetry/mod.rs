@@ -1,0 +1,300 @@
+//! What the gateway tells its operator: one method per event, so that its wording and fields are in one place.
+//!
+//! No event carries a secret. Keys are named by number and name, and text from outside passes through [`redact`] first.
+
+mod health;
+mod redact;
+mod throttle;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keypool_core::fault::Fault;
+use keypool_core::pool::{Effect, Pool};
+use tracing::{error, info, warn};
+
+pub(crate) use health::no_failover;
+pub(crate) use redact::redact;
+
+use crate::reload::Changes;
+use crate::snapshot::Snapshot;
+use crate::traces::Ending;
+use health::HealthMonitor;
+use throttle::LogThrottle;
+
+/// The handle through which every part reports events.
+#[derive(Default)]
+pub(crate) struct Telemetry {
+    health: HealthMonitor,
+    /// Trouble with accepting comes many times a second.
+    accept: LogThrottle,
+}
+
+impl Telemetry {
+    /// At start: where it listens, and how many keys each pool has.
+    pub(crate) fn started(&self, addr: SocketAddr, snapshot: &Snapshot) {
+        for entry in &snapshot.pools {
+            let settings = entry.pool.settings();
+            let keys = settings.keys.len();
+            let (pool, provider, source) = (&*settings.name, settings.provider, &*settings.source);
+            info!(pool, provider, keys, source, "pool loaded");
+        }
+        info!(address = %addr, pools = snapshot.pools.len(), "listening on http://{addr}");
+    }
+
+    /// A connection could not be accepted. It is tried again.
+    pub(crate) fn accept_failed(&self, error: &std::io::Error) {
+        if self.accept.is_due() {
+            error!(%error, "a connection could not be accepted and waits: raise the limit of open files if too many are open");
+        }
+    }
+
+    /// The maximum number of connections is open, and another one waits.
+    pub(crate) fn connection_limit_reached(&self) {
+        if self.accept.is_due() {
+            warn!(
+                "the maximum number of connections is open, and more wait: raise the hard limit of open files (ulimit -Hn, LimitNOFILE=)"
+            );
+        }
+    }
+
+    /// A client read too slowly, and its connection was closed.
+    pub(crate) fn client_too_slow(&self, peer: SocketAddr) {
+        warn!(
+            client = %peer.ip(),
+            "a client read too slowly and held a key's slot: its connection was closed"
+        );
+    }
+
+    /// A certificate of the system, or of `SSL_CERT_FILE`, cannot be read and is not trusted.
+    pub(crate) fn roots_unreadable(&self, error: &rustls_native_certs::Error) {
+        warn!(%error, "certificates of the system or of SSL_CERT_FILE or SSL_CERT_DIR cannot be read, and are not trusted");
+    }
+
+    /// A reload took effect.
+    pub(crate) fn reloaded(&self, changes: &Changes) {
+        info!(
+            added = ?List(&changes.pools_added),
+            removed = ?List(&changes.pools_removed),
+            changed = ?List(&changes.pools_changed),
+            sections = ?List(&changes.sections_changed),
+            "configuration reloaded"
+        );
+        for warning in &changes.warnings {
+            warn!("{warning}");
+        }
+    }
+
+    /// A reload was rejected; the old configuration stays.
+    pub(crate) fn reload_rejected(&self, errors: &[String]) {
+        for error in errors {
+            error!("configuration rejected, the old one stays: {error}");
+        }
+    }
+
+    /// An attempt failed, and `next` is what follows.
+    pub(crate) fn attempt_failed(&self, request_id: &str, failed: &FailedAttempt, next: NextStep) {
+        failed.log(request_id, next);
+    }
+
+    /// A response broke off after its first byte had gone to the client.
+    pub(crate) fn response_broke(&self, broken: &BrokenResponse<'_>) {
+        let BrokenResponse {
+            request_id,
+            pool,
+            key_name,
+            reason,
+            ..
+        } = *broken;
+        let (number, next) = (broken.index + 1, NextStep::ClientInformed);
+        warn!(
+            request_id,
+            pool,
+            key = number,
+            key_name,
+            class = "upstream_trouble",
+            reason,
+            next = next.as_str(),
+            "the response of key {number} \"{key_name}\" broke off after it had begun"
+        );
+    }
+
+    /// A request ended.
+    pub(crate) fn request_finished(&self, finished: &FinishedRequest<'_>) {
+        finished.log();
+    }
+
+    /// After a success of one of the pool's keys: logs if the pool has recovered.
+    pub(crate) fn after_success(&self, pool: &Pool, now: Instant) {
+        self.health.after_success(pool, now);
+    }
+
+    /// After a failure of one of the pool's keys: logs if the pool's condition changed.
+    pub(crate) fn after_failure(&self, pool: &Pool, now: Instant) {
+        self.health.after_failure(pool, now);
+    }
+}
+
+/// A list of names as the value of a field. Events have no such type; written as JSON, it differs from a text.
+struct List<'a, T>(&'a [T]);
+
+impl<T: AsRef<str>> fmt::Debug for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(AsRef::as_ref).collect();
+        f.write_str(&serde_json::to_string(&names).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// A failed attempt, and what it did to its key.
+pub(crate) struct FailedAttempt {
+    pub(crate) pool: Arc<Pool>,
+    /// The key's index in the pool.
+    pub(crate) index: usize,
+    pub(crate) model: Arc<str>,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) status: Option<u16>,
+    pub(crate) fault: Fault,
+    pub(crate) effect: Effect,
+    /// The error or the provider's words, without secrets.
+    pub(crate) reason: String,
+}
+
+/// What follows a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextStep {
+    NextKey,
+    SameKey,
+    NextTarget,
+    WaitForKey,
+    NoAttemptsLeft,
+    NotRepeatable,
+    NoKeyInTime,
+    QueueFull,
+    DeadlineExceeded,
+    /// The response had begun: the client gets an error in it.
+    ClientInformed,
+}
+
+impl NextStep {
+    /// The stable code.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NextKey => "next_key",
+            Self::SameKey => "same_key",
+            Self::NextTarget => "next_target",
+            Self::WaitForKey => "wait_for_key",
+            Self::NoAttemptsLeft => "no_attempts_left",
+            Self::NotRepeatable => "not_repeatable",
+            Self::NoKeyInTime => "no_key_in_time",
+            Self::QueueFull => "queue_full",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::ClientInformed => "client_informed",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::NextKey => "the next key is tried",
+            Self::SameKey => "the same key is tried again",
+            Self::NextTarget => "the route's next target is tried",
+            Self::WaitForKey => "the request waits for a key",
+            Self::NoAttemptsLeft => "no attempts are left",
+            Self::NotRepeatable => "the provider may have run the call, so it is not repeated",
+            Self::NoKeyInTime => "no other key is due in time",
+            Self::QueueFull => "no other key is free, and the queue is full",
+            Self::DeadlineExceeded => "the time for the request is up",
+            Self::ClientInformed => "the client gets an error",
+        }
+    }
+}
+
+impl FailedAttempt {
+    fn log(&self, request_id: &str, next: NextStep) {
+        let effect = &self.effect;
+        let (number, attempt, of) = (self.index + 1, self.attempt, self.max_attempts);
+        let key_name = &*self.pool.members()[self.index].name;
+        let class = self.fault.class.as_str();
+        let cooldown_s = effect
+            .cooldown
+            .map(|cooldown| (cooldown + Duration::from_millis(500)).as_secs());
+        warn!(
+            request_id,
+            pool = &**self.pool.name(),
+            key = number,
+            key_name,
+            attempt,
+            of,
+            class,
+            status = self.status,
+            code = self.fault.code.as_deref(),
+            model = &*self.model,
+            cooldown_s,
+            ejected = effect.ejected,
+            reason = self.reason,
+            next = next.as_str(),
+            "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {}",
+            next.text()
+        );
+    }
+}
+
+/// A response that broke off after it had begun.
+pub(crate) struct BrokenResponse<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) pool: &'a str,
+    /// The key's index in the pool.
+    pub(crate) index: usize,
+    pub(crate) key_name: &'a str,
+    pub(crate) reason: &'a str,
+}
+
+/// A request at its end.
+pub(crate) struct FinishedRequest<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) method: &'a http::Method,
+    pub(crate) path: &'a str,
+    pub(crate) status: u16,
+    pub(crate) pool: &'a str,
+    /// The index in its pool of the key that was used last.
+    pub(crate) index: Option<usize>,
+    pub(crate) key_name: &'a str,
+    pub(crate) attempts: u32,
+    pub(crate) caller: &'a str,
+    pub(crate) took: Duration,
+    pub(crate) ending: Ending,
+}
+
+impl FinishedRequest<'_> {
+    fn log(&self) {
+        let ms = self.took.as_secs_f64() * 1000.0;
+        info!(
+            status = self.status,
+            method = %self.method,
+            path = self.path,
+            pool = self.pool,
+            key = self.index.map(|index| index + 1),
+            key_name = self.key_name,
+            attempts = self.attempts,
+            ms = (ms * 10.0).round() / 10.0,
+            caller = self.caller,
+            ended = self.ending.code(),
+            request_id = self.request_id,
+            "request"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_names_is_written_as_json() {
+        let names = ["कुंजी \"1\"", "b\u{301}"];
+        let read: Vec<String> = serde_json::from_str(&format!("{:?}", List(&names))).unwrap();
+        assert_eq!(read, names);
+    }
+}

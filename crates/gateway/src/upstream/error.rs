@@ -1,0 +1,129 @@
+//! What can go wrong on the way to a provider and back, with what follows for another try.
+//!
+//! One type for the whole path: the connection that fails, the response that does not come, the body that breaks.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use super::proxy;
+
+/// Why a call to a provider brought no response, or none that could be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub(crate) struct UpstreamError {
+    #[source]
+    pub(crate) kind: ErrorKind,
+    /// The provider may have begun to process the call.
+    pub(crate) may_have_run: bool,
+    /// Whether the same call may be sent once more, over a new connection.
+    pub(super) resend: Resend,
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ErrorKind {
+    /// The configuration allowed a value that no request can carry.
+    #[error("the request could not be built: a name, a secret or a path does not fit into HTTP")]
+    Unsendable,
+    /// No connection: name, TCP, proxy or TLS.
+    #[error("cannot connect: {source}")]
+    Connect {
+        source: io::Error,
+        /// How long connecting may take.
+        limit: Duration,
+    },
+    /// No connection in time.
+    #[error("no connection within {0:?}")]
+    ConnectTimeout(Duration),
+    /// An outbound proxy answered in the provider's place; the text names it.
+    #[error("{0}")]
+    ForwardProxy(String),
+    /// The connection broke before the head of a response came.
+    #[error("the connection broke before a response came: {0}")]
+    NoResponse(#[source] ConnectionError),
+    /// No response, or no further part of it, in time.
+    #[error("no response within {0:?}")]
+    ResponseTimeout(Duration),
+    /// The response broke off before it was decided what to do with it.
+    #[error("the response broke off: {0}")]
+    ResponseBroke(#[source] ConnectionError),
+}
+
+/// What is wrong with a connection or with what came over it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    /// The provider or something on the way closed it.
+    #[error("the connection was closed before the response was complete")]
+    Closed,
+    /// What came is not a response of HTTP/1.
+    #[error("not a valid HTTP/1 response: {0}")]
+    Malformed(&'static str),
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// HTTP/2 cannot carry the request's path.
+    #[error("the request's path cannot be sent by HTTP/2")]
+    Address,
+    /// HTTP/2 failed.
+    #[error("{}", proxy::chain(.0))]
+    Http2(#[source] hyper::Error),
+}
+
+/// When a call may be sent once more over a new connection, with the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resend {
+    /// The connection was new, or the provider had begun to respond.
+    Never,
+    /// A reused connection closed without a byte of a response: the provider may have closed it before the request came.
+    IfRepeatable,
+    /// The provider has certainly not begun to process it.
+    Always,
+}
+
+impl UpstreamError {
+    /// An error before anything was sent.
+    pub(crate) fn unsent(kind: ErrorKind) -> Self {
+        Self {
+            kind,
+            may_have_run: false,
+            resend: Resend::Never,
+        }
+    }
+
+    /// An error after the request was sent.
+    pub(crate) fn sent(kind: ErrorKind) -> Self {
+        Self {
+            kind,
+            may_have_run: true,
+            resend: Resend::Never,
+        }
+    }
+
+    /// The time limit that passed, if that is what went wrong.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        match &self.kind {
+            ErrorKind::ConnectTimeout(limit) | ErrorKind::ResponseTimeout(limit) => Some(*limit),
+            // A proxy on the way took too long; the error names it.
+            ErrorKind::Connect { source, limit } if source.kind() == io::ErrorKind::TimedOut => {
+                Some(*limit)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the gateway itself is the reason, so that nothing follows for the key: the configuration, or a shortage
+    /// of files in this process or on this machine.
+    pub(crate) fn is_our_own(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unsendable) || self.is_out_of_files()
+    }
+
+    fn is_out_of_files(&self) -> bool {
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        let causes = std::iter::successors(self.source(), |&cause| cause.source());
+        causes
+            .filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+            .any(|code| matches!(code, ENFILE | EMFILE))
+    }
+}
