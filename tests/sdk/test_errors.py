@@ -57,7 +57,7 @@ def test_rate_limited_keys_end_in_429_with_retry_after(driver, gateway, mock):
 def test_providers_last_error_is_relayed_after_all_attempts(driver, gateway, mock):
     mock.fault(driver.pool, {"refuse": 503})
     error = failure_of(driver, 503, driver.plain, gateway.url)
-    assert "overloaded, as it was told" in driver.message_of(error)
+    assert "overloaded" in driver.message_of(error)
     assert mock.calls(driver.pool) == [2, 2, 2], "two for each key, not repeated by the SDK"
 
 

@@ -87,8 +87,14 @@ impl fmt::Display for PoolConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[pools.{}]", self.name)?;
         for (name, value) in &self.settings {
-            // Strings, numbers and lists are the same in JSON and TOML.
-            writeln!(f, "{name} = {value}")?;
+            // Strings, numbers and lists look the same in JSON and TOML.
+            match value.as_array() {
+                Some(items) => {
+                    let items: Vec<String> = items.iter().map(Value::to_string).collect();
+                    writeln!(f, "{name} = [{}]", items.join(", "))?;
+                }
+                None => writeln!(f, "{name} = {value}")?,
+            }
         }
         f.write_str(&self.long_keys)
     }

@@ -14,7 +14,7 @@ async fn start(config: &str, limits: &str) -> Gateway {
     Gateway::of(Process::start_after(&folder, limits, &args)).await
 }
 
-/// The soft limit in force.
+/// The current soft limit.
 fn soft_limit(gw: &Gateway) -> String {
     let limits =
         std::fs::read_to_string(format!("/proc/{}/limits", gw.process.pid())).expect("a process");
@@ -39,9 +39,11 @@ async fn the_soft_limit_is_raised_to_the_hard_one_and_reported() {
         let limits = format!("ulimit -Sn 128 && ulimit -Hn {hard}");
         let gw = start("[log]\nformat = \"json\"\n", &limits).await;
         assert_eq!(soft_limit(&gw), hard);
-        gw.logged("there is room for").await;
+        gw.logged("there is capacity for").await;
         let log = gw.log();
-        let line = log.lines().find(|line| line.contains("there is room for"));
+        let line = log
+            .lines()
+            .find(|line| line.contains("there is capacity for"));
         let line: Value = serde_json::from_str(line.unwrap()).unwrap();
         assert_eq!(
             line["level"],

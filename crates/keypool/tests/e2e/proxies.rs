@@ -19,7 +19,7 @@ use crate::tls::{Authority, TlsProxy};
 /// How a proxy behaves.
 #[derive(Clone, Copy, Debug)]
 enum Mode {
-    /// `CONNECT` and whole URLs.
+    /// `CONNECT` and absolute URLs.
     Http,
     /// SOCKS 5, with this user and password if there are any.
     Socks(Option<(&'static str, &'static str)>),

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use crate::harness::{DEADLINE, Folder, Gateway, MARK, PoolConfig, eventually, key, pool, within};
 
 /// The promised time until a change takes effect.
-const IN_FORCE: Duration = Duration::from_secs(2);
+const TAKES_EFFECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Polls until the statistics satisfy `reached`, which must happen within the promised time.
-async fn in_force(gw: &Gateway, since: Instant, reached: impl Fn(&Value) -> bool) {
+async fn takes_effect(gw: &Gateway, since: Instant, reached: impl Fn(&Value) -> bool) {
     loop {
         let stats = gw.stats().await;
         if reached(&stats) {
@@ -24,8 +24,8 @@ async fn in_force(gw: &Gateway, since: Instant, reached: impl Fn(&Value) -> bool
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(
-        since.elapsed() < IN_FORCE,
-        "in force after {:?}",
+        since.elapsed() < TAKES_EFFECT_WITHIN,
+        "in effect after {:?}",
         since.elapsed()
     );
 }
@@ -60,7 +60,7 @@ async fn a_changed_file_takes_effect_and_drops_no_request() {
     let second = PoolConfig::new(&mock, "renamed", [2]);
     let changed = Instant::now();
     gw.folder().write("keypool.toml", &second.to_string());
-    in_force(&gw, changed, |stats| {
+    takes_effect(&gw, changed, |stats| {
         stats.get("renamed").is_some() && stats.get("p").is_none()
     })
     .await;
@@ -100,7 +100,7 @@ async fn a_changed_env_file_takes_effect() {
                 mock.origin()
             ),
         );
-        in_force(&gw, changed, |stats| {
+        takes_effect(&gw, changed, |stats| {
             let keys = stats["openai"].as_object();
             keys.is_some_and(|keys| keys.keys().eq(names.iter()))
         })
@@ -123,7 +123,7 @@ async fn sighup_reloads() {
     elsewhere.write("keypool.toml", &pool(&mock, 2));
     let changed = Instant::now();
     gw.process.signal("HUP");
-    in_force(&gw, changed, |stats| {
+    takes_effect(&gw, changed, |stats| {
         stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
     })
     .await;
@@ -217,12 +217,12 @@ async fn an_invalid_configuration_is_refused_and_the_old_one_stays() {
     assert_eq!((reply.status, reply.key()), (200, "p-1"));
     gw.folder().write("keypool.toml", "not even = = toml");
     eventually("the watcher refuses it too", || {
-        gw.log().matches("configuration refused").count() >= 3
+        gw.log().matches("configuration rejected").count() >= 3
     })
     .await;
     assert_eq!(gw.chat().await.status, 200);
     gw.folder().write("keypool.toml", &pool(&mock, 2));
-    in_force(&gw, Instant::now(), |stats| {
+    takes_effect(&gw, Instant::now(), |stats| {
         stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
     })
     .await;
@@ -278,7 +278,7 @@ async fn auth_depends_on_the_bound_address_and_not_the_written_one() {
         assert_eq!(gw.chat().await.status, status, "{bound}");
         let changed = Instant::now();
         gw.folder().write("keypool.toml", &config(written, 2));
-        in_force(&gw, changed, |stats| {
+        takes_effect(&gw, changed, |stats| {
             stats["p"].as_object().is_some_and(|keys| keys.len() == 2)
         })
         .await;

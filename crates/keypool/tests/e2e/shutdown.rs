@@ -119,7 +119,7 @@ async fn requests_over_the_shutdown_timeout_are_cut() {
         began.elapsed()
     );
     assert!(
-        gw.log().contains("broken off"),
+        gw.log().contains("aborted"),
         "the log says so: {}",
         gw.log()
     );
