@@ -3,30 +3,30 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test lint fmt bench bench-pool bench-instructions bench-mission fuzz
 
-# What is installed for the checks goes here, outside the clone.
+# Tools for the checks are installed here, outside the clone.
 CACHE := $(or $(KEYPOOL_CACHE),$(HOME)/.cache/keypool)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
-# Further arguments: of keypool for `make run`, of cargo test for `make test`, of the program behind each `make bench…`.
+# Further arguments: for keypool (`make run`), for cargo test (`make test`), for the program behind each `make bench…`.
 ARGS ?=
-# Of `make fuzz`: a part of the names of the targets to run, and how many inputs each is tried with.
+# For `make fuzz`: part of the names of the targets to run, and the number of inputs for each.
 FUZZ ?=
 RUNS ?= 1000000
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: ## build, then serve on http://127.0.0.1:8080 (with no key: the demo); ARGS="…" are passed on
+run: ## build and serve on http://127.0.0.1:8080 (without keys: the demo); passes ARGS="…" on
 	@echo "==> building keypool (the first time takes about three minutes)"
 	@cargo build --locked --release --package keypool
 	@exec "$(TARGET)/release/keypool" serve --or-demo $(ARGS)
 
-test: ## install what the tests need, then run every test
+test: ## install what the tests need, then run all tests
 	@status=0; \
 	echo "==> Rust: unit, property, simulation and end-to-end tests, and the tidy rules"; \
 	cargo test --locked --workspace --no-fail-fast $(ARGS) || status=1; \
-	echo "==> Python: how the benchmarks turn runs into figures"; \
+	echo "==> Python: the figures of the benchmarks"; \
 	python3 -m unittest discover --start-directory bench || status=1; \
 	echo "==> Python: the official SDKs against the gateway"; \
 	cargo build --locked --workspace --bins && KEYPOOL_CACHE="$(CACHE)" tests/sdk/run "$(TARGET)/debug" || status=1; \
@@ -45,21 +45,21 @@ lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax
 	@sh -n tests/fuzz/run
 	@find bench tests -name '*.py' -exec python3 -c 'import ast, sys; [ast.parse(open(f, encoding="utf-8").read(), f) for f in sys.argv[1:]]' {} +
 
-bench: ## measure the gateway beside nginx, write bench/RESULTS.md; ARGS="--quick", ARGS="small dense"
+bench: ## measure the gateway beside nginx and write bench/RESULTS.md; ARGS="--quick", ARGS="small dense"
 	@cargo build --locked --release --package keypool --package keypool-testkit
 	@python3 bench/run.py --binaries "$(TARGET)/release" $(ARGS)
 
 bench-instructions: ## count instructions per request with 1 key and with 10,000 (valgrind)
 	@$(MAKE) --no-print-directory bench ARGS="instructions $(ARGS)"
 
-bench-mission: ## measure what keypool promises: "there / here"; ARGS="A B", ARGS=--full-time
+bench-mission: ## measure what several keys gain, beside what was promised; ARGS="A B", ARGS=--full-time
 	@cargo build --locked --release --package keypool --package keypool-testkit
 	@python3 bench/mission.py --binaries "$(TARGET)/release" $(ARGS)
 
-bench-pool: ## measure getting a key from pools of 1, 20 and 10,000 keys
+bench-pool: ## measure choosing a key in pools of 1, 20 and 10,000 keys
 	@cargo bench --locked --package keypool-core $(ARGS)
 
-fuzz: ## look for inputs that break what reads them; FUZZ="json" picks targets, RUNS="10000000" the number of inputs
+fuzz: ## search for inputs that break the parsers; FUZZ="json" selects targets, RUNS="10000000" the number of inputs
 	@KEYPOOL_CACHE="$(CACHE)" tests/fuzz/run "$(FUZZ)" "$(RUNS)"
 
 fmt: ## format the Rust code

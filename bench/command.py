@@ -1,4 +1,4 @@
-"""What both measuring programs are as commands: where their binaries are, and how they end."""
+"""What the two benchmark commands share: their arguments, and how they exit."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def parser(name, what):
-    """The arguments that both take. `name`: how the program is called; `what`: what it does."""
+    """Arguments that both commands take. `name`: the command; `what`: its description."""
     out = argparse.ArgumentParser(prog=f"{name} ARGS=…", description=what)
     binaries = HERE.parent / "target" / "release"
     out.add_argument("--binaries", type=pathlib.Path, default=binaries, help=argparse.SUPPRESS)
@@ -19,14 +19,14 @@ def parser(name, what):
 
 
 def known(parser, what, given, names):
-    """Ends with a usage error where one of `given` is not among `names`. `what`: what they are."""
+    """Exits with a usage error if one of `given` is not among `names`. `what`: the kind of thing they are."""
     if unknown := [name for name in given if name not in names]:
-        parser.error(f"no {what} is called {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"no {what} is called {', '.join(unknown)}; choose from {', '.join(names)}")
 
 
 @contextlib.contextmanager
 def measuring(name):
-    """Ends with a sentence where something is missing or a person interrupts, and stops what was started."""
+    """Exits with one line if a tool is missing or on an interrupt, and stops the processes that were started."""
     machine.ending_tidily()
     try:
         yield

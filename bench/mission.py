@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the headlines of what keypool is for, and prints them beside what was promised. `make bench-mission` runs it."""
+"""Measures what keypool promises and prints it beside the promise. `make bench-mission` runs it."""
 
 import sys
 
@@ -15,9 +15,9 @@ SCALE = 100
 def arguments():
     letters = ", ".join(f"{letter} ({headline.TITLE})" for letter, headline in headlines.ALL.items())
     parser = command.parser(NAME, __doc__)
-    parser.add_argument("headlines", nargs="*", metavar="letter", help=f"which, all by default: {letters}")
+    parser.add_argument("headlines", nargs="*", metavar="letter", help=f"which to measure (default: all): {letters}")
     parser.add_argument(
-        "--full-time", action="store_true", help=f"calls as long as in life, not 1:{SCALE}: ten minutes"
+        "--full-time", action="store_true", help=f"real call durations instead of 1:{SCALE}; takes ten minutes"
     )
     args = parser.parse_args()
     command.known(parser, "headline", args.headlines, headlines.ALL)
@@ -25,12 +25,12 @@ def arguments():
 
 
 def measured(letter, bench):
-    """Prints the table of one headline; how many of its lines fall short."""
+    """Prints the table of one headline and returns the number of lines that fall short."""
     headline = headlines.ALL[letter]
     rows = list(headline.measure(bench))
     print(f"\n{letter}: {headline.TITLE}\n")
-    lines = [[row.what, row.there, row.best, row.here, "ok" if row.holds else "MISSED"] for row in rows]
-    print(report.aligned([["", "there", "best possible", "here", ""], *lines]), flush=True)
+    lines = [[row.what, row.promised, row.best, row.measured, "ok" if row.holds else "MISSED"] for row in rows]
+    print(report.aligned([["", "promised", "best possible", "measured", ""], *lines]), flush=True)
     return sum(not row.holds for row in rows)
 
 
@@ -40,12 +40,12 @@ def main():
     with command.measuring(NAME):
         binaries = machine.programs(args.binaries)
         if scale != 1:
-            print(f"Calls take 1/{scale} of their time in life; times below are scaled back.")
+            print(f"Calls take 1/{scale} of their real time; the times below are scaled back.")
         with machine.scratch() as folder:
             bench = Bench(binaries, folder, scale)
             missed = sum(measured(letter, bench) for letter in args.headlines or headlines.ALL)
     if missed:
-        sys.exit(f"\n{missed} of these fall short of what is possible")
+        sys.exit(f"\n{missed} lines fall short of what is possible")
 
 
 if __name__ == "__main__":

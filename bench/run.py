@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the whole gateway beside nginx and writes the results. `make bench` builds what it needs and runs it."""
+"""Measures the whole gateway beside nginx and writes the results. `make bench` builds the programs and runs it."""
 
 import dataclasses
 import sys
@@ -11,20 +11,20 @@ from rig.rig import FULL, QUICK, Rig
 
 NAME = "make bench"
 RESULTS = command.HERE / "RESULTS.md"
-# A median of fewer is no result.
+# The median of fewer rounds is not published.
 FEWEST_ROUNDS = 5
 
 
 def arguments():
     parser = command.parser(NAME, __doc__)
     parser.add_argument(
-        "cases", nargs="*", metavar="case", help=f"which cases, all by default: {', '.join(cases.NAMES)}"
+        "cases", nargs="*", metavar="case", help=f"which cases (default: all): {', '.join(cases.NAMES)}"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a minute and a half in all: for a first look, not for results"
+        "--quick", action="store_true", help="a first look in a minute and a half; writes no results"
     )
     parser.add_argument("--rounds", type=int, help="pairs of runs for each case")
-    parser.add_argument("--seconds", type=int, help="length of a run, at least")
+    parser.add_argument("--seconds", type=int, help="minimum length of a run")
     args = parser.parse_args()
     command.known(parser, "case", args.cases, cases.NAMES)
     for option in ("rounds", "seconds"):
@@ -47,13 +47,13 @@ def effort(args):
 
 
 def tools(names):
-    """What is needed besides our own programs."""
+    """The tools needed besides our own programs."""
     needed = [] if names == [cases.INSTRUCTIONS] else ["nginx", "wrk"]
     return needed + (["valgrind"] if cases.INSTRUCTIONS in names else [])
 
 
 def figures(rig, names):
-    """Runs the cases, and says which one is on."""
+    """Runs the cases and prints the name of each."""
     against_nginx = {case.name: case for case in cases.AGAINST_NGINX}
     own = {
         cases.FAILING: measure.failing,
@@ -86,7 +86,7 @@ def main():
         RESULTS.write_text(report.document(found, facts, how))
         print(f"written: {RESULTS.relative_to(command.HERE.parent)}")
     else:
-        print(f"not written to bench/RESULTS.md: that takes every case and {FEWEST_ROUNDS} rounds or more")
+        print(f"bench/RESULTS.md not written: that needs every case and at least {FEWEST_ROUNDS} rounds")
 
 
 if __name__ == "__main__":

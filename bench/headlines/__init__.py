@@ -1,9 +1,9 @@
-"""The headlines of what keypool is for, each measured anew: "there" is what was promised, "here" what this build does.
+"""The headlines: what keypool promises, measured on this build.
 
-One file for each, one line in `ALL`. A headline has a `TITLE` and a function `measure(bench)` that yields `Row`s.
+Each headline is one file and one line in `ALL`. It has a `TITLE` and a function `measure(bench)` that yields `Row`s.
 """
 
 from . import gemini, vision
 
-# By the letter that `make bench-mission ARGS=…` takes.
+# Keyed by the letter that `make bench-mission ARGS=…` takes.
 ALL = {"A": vision, "B": gemini}

@@ -1,4 +1,4 @@
-"""What every headline needs: keypool before a mock provider, callers, and the rows of the table."""
+"""What every headline needs: keypool in front of a mock provider, callers, and table rows."""
 
 import contextlib
 import dataclasses
@@ -10,18 +10,18 @@ import time
 
 from rig import servers
 
-# The longest that a caller waits. Unscaled, the last of ten callers of one key has its answer after a minute.
+# The longest that a caller waits. At full time, the last of ten callers of one key gets its response after a minute.
 ANSWERED = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line: what was promised, what is best possible, and what was measured."""
+    """One table row: what was promised, what is possible at best, and what was measured."""
 
     what: str
-    there: str
+    promised: str
     best: str
-    here: str
+    measured: str
     holds: bool
 
 
@@ -33,7 +33,7 @@ class Answer:
 
 
 class Bench:
-    """Where headlines are measured. `scale`: so many times faster than in life."""
+    """Where headlines are measured. `scale`: the factor by which time is sped up."""
 
     def __init__(self, binaries, folder, scale):
         self._binaries = binaries
@@ -43,7 +43,7 @@ class Bench:
 
     @contextlib.contextmanager
     def keypool(self, settings, behaviour, env=None):
-        """A keypool and its provider. `settings`: a configuration in which {provider} is the provider's address."""
+        """A keypool and its provider. `settings`: a configuration; {provider} in it becomes the provider's address."""
         self._started += 1
         folder = self._folder / str(self._started)
         with servers.Mock(self._binaries, folder / "mock") as mock:
@@ -54,7 +54,7 @@ class Bench:
 
 
 class Caller:
-    """A program that calls a model, one call after the other, over a connection of its own."""
+    """A program that calls a model, one call at a time, over its own connection."""
 
     def __init__(self, address, path, body):
         self._connection = http.client.HTTPConnection(address, timeout=ANSWERED)
@@ -66,7 +66,7 @@ class Caller:
         self._connection.request("POST", self._path, self._body, headers)
         answer = self._connection.getresponse()
         answer.read()
-        # An answer of keypool's own comes from no key.
+        # Responses of keypool's own come from no key.
         key = answer.headers.get("x-keypool-key", "")
         return Answer(answer.status, key, int(answer.headers.get("x-keypool-attempts", 0)))
 
@@ -75,7 +75,7 @@ class Caller:
 
 
 def at_once(callers, calls):
-    """All callers at once, `calls` calls each: (their answers, the seconds that it took)."""
+    """Runs all callers at once, `calls` calls each. Returns their answers and the seconds that it took."""
     answers = [[] for _ in callers]
     together = threading.Barrier(len(callers) + 1)
 
@@ -96,5 +96,5 @@ def at_once(callers, calls):
         caller.close()
     found = [answer for mine in answers for answer in mine]
     if len(found) != len(callers) * calls:
-        raise RuntimeError(f"{len(callers) * calls - len(found)} calls got no answer at all")
+        raise RuntimeError(f"{len(callers) * calls - len(found)} calls got no response")
     return found, took

@@ -8,14 +8,14 @@ TITLE = "ten users at once, 15 s a call, three calls at a time per key"
 USERS = 10
 CALL = 15.0
 CAP = 3
-# Keys, seconds for all, calls a minute; no key: one call after the other, without a gateway.
-THERE = [(1, 50, 12), (3, 20, 36), (5, 15, 60)]
-# Rounds of calls over which throughput is measured, so that begin and end weigh little.
+# Number of keys, seconds for all calls, calls a minute.
+PROMISED = [(1, 50, 12), (3, 20, 36), (5, 15, 60)]
+# Throughput is measured over this many rounds of calls, so that the start and the end weigh little.
 WAVES = 4
-# What may go by beside the calls themselves: a share, and at 1:100 some milliseconds that do not scale.
+# Overhead allowed beyond the calls themselves: a share, plus some milliseconds that do not scale at 1:100.
 LEEWAY = 1.15
 
-# The cap is not set: three is what keypool knows of Ark.
+# No cap is set: keypool's default for Ark is three.
 SETTINGS = """
 [pools.vision]
 provider = "ark"
@@ -31,7 +31,7 @@ BODY = {
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "What is on this picture?"},
+                {"type": "text", "text": "What is in this picture?"},
                 {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + "QUJD" * 4096}},
             ],
         }
@@ -40,17 +40,17 @@ BODY = {
 
 
 def measure(bench):
-    yield _one_after_the_other(bench)
-    for keys, seconds, per_minute in THERE:
+    yield _sequential(bench)
+    for keys, seconds, per_minute in PROMISED:
         yield _all_at_once(bench, keys, seconds)
         yield _throughput(bench, keys, per_minute)
 
 
 def _calls(bench, keys, users, calls):
-    """(seconds, as in life, for all calls)."""
+    """Seconds for all calls, scaled back to real time."""
     call = CALL / bench.scale
     settings = SETTINGS.replace("KEYS", ",".join(f"ark-key-{number}" for number in range(keys)))
-    # The provider refuses a fourth call, so that a cap that is not held shows.
+    # The provider refuses a fourth call, so a violated cap is noticed.
     behaviour = {"latency_ms": round(call * 1000), "max_concurrent": CAP}
     with bench.keypool(settings, behaviour) as (keypool, mock):
         callers = [Caller(keypool.address, "/v1/chat/completions", BODY) for _ in range(users)]
@@ -58,34 +58,34 @@ def _calls(bench, keys, users, calls):
         seen = mock.seen().values()
     refused = [answer.status for answer in answers if answer.status != 200]
     if refused or any(answer.attempts != 1 for answer in answers):
-        raise RuntimeError(f"calls were refused by the provider: {refused or 'and tried again'}")
+        raise RuntimeError(f"calls were refused by the provider: {refused or 'and retried'}")
     if any(key["max_active"] > CAP for key in seen):
-        raise RuntimeError("a key had more calls at once than it may")
+        raise RuntimeError("a key had more calls in flight than its cap")
     return took * bench.scale
 
 
-def _one_after_the_other(bench):
+def _sequential(bench):
     took = _calls(bench, 1, 1, USERS)
-    return _time("one after the other", took, 150, USERS * CALL)
+    return _time("one call after another", took, 150, USERS * CALL)
 
 
-def _all_at_once(bench, keys, there):
+def _all_at_once(bench, keys, promised):
     took = _calls(bench, keys, USERS, 1)
-    return _time(f"all at once, {_count(keys)}", took, there, math.ceil(USERS / (keys * CAP)) * CALL)
+    return _time(f"all at once, {_count(keys)}", took, promised, math.ceil(USERS / (keys * CAP)) * CALL)
 
 
-def _throughput(bench, keys, there):
-    """Always twice as many callers as slots."""
+def _throughput(bench, keys, promised):
+    """Throughput with twice as many callers as slots."""
     slots = keys * CAP
     took = _calls(bench, keys, 2 * slots, WAVES)
-    here = 2 * slots * WAVES / took * 60
+    measured = 2 * slots * WAVES / took * 60
     best = slots * 60 / CALL
-    figures = f"{there} a minute", f"{best:.0f} a minute", f"{here:.1f} a minute"
-    return Row(f"throughput, {_count(keys)}", *figures, here * LEEWAY >= best)
+    figures = f"{promised} a minute", f"{best:.0f} a minute", f"{measured:.1f} a minute"
+    return Row(f"throughput, {_count(keys)}", *figures, measured * LEEWAY >= best)
 
 
-def _time(what, took, there, best):
-    return Row(what, f"{there} s", f"{best:.0f} s", f"{took:.1f} s", took <= best * LEEWAY)
+def _time(what, took, promised, best):
+    return Row(what, f"{promised} s", f"{best:.0f} s", f"{took:.1f} s", took <= best * LEEWAY)
 
 
 def _count(keys):

@@ -1,1 +1,1 @@
-"""The rig: programs on their cores, load, figures. Python's standard library, nothing else."""
+"""The rig: programs pinned to cores, load, figures. Uses only Python's standard library."""

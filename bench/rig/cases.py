@@ -1,29 +1,29 @@
-"""What is measured: one entry for each case, and the bounds that its figures are held against."""
+"""What is measured: one entry per case, with the bounds for its figures."""
 
 import dataclasses
 from collections.abc import Mapping
 
 from .figures import Asked
 
-# 50 events with text; with the first, the last and the usage there are 54 of them in a stream.
+# 50 events with text. With the first, the last and the usage events, a stream has 54.
 DENSE = {"chunks": 50}
 PACED = {"chunks": 50, "chunk_interval_ms": 10}
 
-# Of those 30 keys a third fails, each in a way of its own.
+# A third of the 30 keys fails, in three different ways.
 GOOD_KEYS = [f"good-key-{number:02}" for number in range(20)]
 FAILING_KEYS = {
-    # Comes back after each second, and is refused again.
+    # Back after each second, and refused again.
     **{f"limited-key-{number}": {"refuse": 429, "retry_after": 1} for number in range(4)},
-    # Set aside by the breaker.
+    # Ejected by the breaker.
     **{f"broken-key-{number}": {"refuse": 503} for number in range(3)},
-    # Found invalid at its first call.
+    # Found invalid at the first call.
     **{f"rejected-key-{number}": {"refuse": 401} for number in range(3)},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Calls as fast as answers come, through nginx and through keypool in turns."""
+    """Calls as fast as responses arrive, through nginx and keypool alternately."""
 
     name: str
     title: str
@@ -31,13 +31,13 @@ class Case:
     connections: int
     asked: Asked
     keys: int = 1
-    # How the mock provider behaves: fields of its `/_mock/behave`.
+    # The mock provider's behaviour: fields of its `/_mock/behave`.
     provider: Mapping = dataclasses.field(default_factory=dict)
-    # A run lasts at least so many seconds, so that it holds many calls.
+    # Minimum length of a run, so that it holds many calls.
     seconds: int = 1
 
 
-# In this order; the gateway with one key is the same process from the first case to the last.
+# In this order. The gateway with one key is one process through all cases.
 AGAINST_NGINX = [
     Case("small", "small call", "small", 64, Asked(1.5, 1.25)),
     Case("small-20", "small call, 20 keys", "small", 64, Asked(1.5, 1.25), keys=20),
@@ -70,5 +70,5 @@ INSTRUCTIONS_REQUESTS = 10_000
 INSTRUCTIONS_ASKED = Asked(1.05)
 
 NAMES = [case.name for case in AGAINST_NGINX] + [FAILING, OPEN_LOOP, INSTRUCTIONS]
-# What a quick run leaves out: a minute or more by itself.
+# Left out of a quick run: these take a minute or more.
 LONG = [INSTRUCTIONS]

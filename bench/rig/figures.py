@@ -1,4 +1,4 @@
-"""From runs to figures: medians, spreads, and what is asked of them. Pure: no process, no clock."""
+"""Turns runs into figures: medians, spreads, verdicts. Pure: no process, no clock."""
 
 import dataclasses
 import statistics
@@ -6,7 +6,7 @@ import statistics
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Several measurements of one thing."""
+    """Several measurements of one quantity."""
 
     median: float
     low: float
@@ -20,14 +20,14 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a figure must not pass (`bound`), and what it should reach (`goal`)."""
+    """The limit that a figure must keep (`bound`) and the value that it should reach (`goal`)."""
 
     bound: float
     goal: float | None = None
     at_least: bool = False
 
     def verdict(self, value):
-        """ "ok", "goal missed" (but the bound is held) or "over"."""
+        """ "ok", "goal missed" (but within the bound) or "over"."""
         if not self._holds(value, self.bound):
             return "over"
         if self.goal is not None and not self._holds(value, self.goal):
@@ -54,5 +54,5 @@ class Figure:
 
 
 def pairs(ours, theirs):
-    """How many times theirs each of ours is: run by run, since the machine changes from minute to minute."""
+    """Our figure divided by theirs, run by run, because the machine's speed changes from minute to minute."""
     return Spread.of(our / their for our, their in zip(ours, theirs, strict=True))

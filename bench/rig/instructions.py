@@ -1,4 +1,4 @@
-"""How many instructions a request costs, as callgrind counts them: a figure that no busy machine changes."""
+"""Instructions per request, counted by callgrind: a figure that does not depend on how busy the machine is."""
 
 from . import cases, machine, servers
 from .figures import Figure, Spread
@@ -15,7 +15,7 @@ def instructions(rig):
 
 
 def _per_request(rig, keys):
-    """What the second 10,000 requests cost: the start and the first requests are in both counts."""
+    """The cost of the second 10,000 requests: the start and the first requests are in both counts."""
     requests = cases.INSTRUCTIONS_REQUESTS
     once, twice = (_counted(rig, keys, times * requests) for times in (1, 2))
     progress(f"{keys:,} keys: {(twice - once) / requests:,.0f} instructions per request")
@@ -23,13 +23,13 @@ def _per_request(rig, keys):
 
 
 def _counted(rig, keys, requests):
-    """Instructions of a keypool from its start over so many requests to its end."""
+    """Instructions of a keypool process that serves `requests` requests."""
     folder = rig.folder / f"callgrind-{keys}-{requests}"
     counted = folder / "callgrind.out"
     wrapper = [machine.tool("valgrind"), "--tool=callgrind", f"--callgrind-out-file={counted}"]
     settings = servers.pool(rig.mock.address, servers.secrets(keys))
     with servers.Keypool(rig.binaries, folder, settings, rig.core, wrapper) as keypool:
-        # One connection: how requests fall together would change what each costs.
+        # One connection: overlapping requests would change the cost of each.
         run = rig.load.count(keypool.address, "small", 1, requests)
     if run["ok"] != requests:
         raise RuntimeError(f"{run['failed']} of {requests} calls failed under valgrind")

@@ -1,4 +1,4 @@
-"""Load: wrk as fast as answers come, keypool-load at a fixed rate or with a fixed number of requests."""
+"""Load: wrk as fast as responses arrive, keypool-load at a fixed rate or with a fixed number of requests."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ BODIES = {
     },
 }
 
-# The body is made once, before the run.
+# The body is built once, before the run.
 SCRIPT = """\
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
@@ -46,7 +46,7 @@ file:close()
 
 @dataclasses.dataclass(frozen=True)
 class Closed:
-    """What a run of wrk found."""
+    """The result of a run of wrk."""
 
     ok: int
     failed: int
@@ -67,24 +67,24 @@ class Load:
             file.with_suffix(".lua").write_text(SCRIPT.format(body=file))
 
     def closed(self, address, body, connections, seconds):
-        """As fast as answers come, over keep-alive connections."""
+        """Calls as fast as responses arrive, over keep-alive connections."""
         command = [machine.tool("wrk"), "--threads", 1, "--connections", connections, "--duration", f"{seconds}s"]
-        # Longer than any answer takes, so that none is given up.
+        # Longer than any response takes, so that wrk gives none up.
         command += ["--timeout", "30s", "--script", self._body(body).with_suffix(".lua"), f"http://{address}{PATH}"]
         return read_wrk(self._run(command, seconds + 60))
 
     def paced(self, address, body, connections, rate, seconds):
-        """At a fixed rate; the answer is keypool-load's: latencies in microseconds."""
+        """Calls at a fixed rate. Returns keypool-load's result: latencies in microseconds."""
         return self._generate(address, body, connections, rate * seconds, ["--rate", rate])
 
     def count(self, address, body, connections, requests):
-        """So many requests, no more."""
+        """Sends exactly this many requests."""
         return self._generate(address, body, connections, requests, [])
 
     def _generate(self, address, body, connections, requests, more):
         command = [self._generator, "--target", address, "--path", PATH, "--body", self._body(body)]
         command += ["--connections", connections, "--requests", requests, *more]
-        # Under valgrind a request takes a few milliseconds.
+        # Under valgrind, a request takes a few milliseconds.
         return json.loads(self._run(command, 60 + requests / 20))
 
     def _body(self, name):
@@ -107,10 +107,10 @@ UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 def read_wrk(text):
-    """The figures in wrk's words."""
+    """Parses the output of wrk."""
     found = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", text)
     if found is None:
-        raise RuntimeError(f"wrk says something unexpected:\n{text}")
+        raise RuntimeError(f"unexpected output of wrk:\n{text}")
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     refused = int(refused.group(1)) if refused else 0

@@ -1,4 +1,4 @@
-"""What a figure depends on: the cores, the tools and their versions."""
+"""The environment of a measurement: cores, tools and their versions."""
 
 import datetime
 import os
@@ -9,14 +9,14 @@ import signal
 import subprocess
 import tempfile
 
-# Debian's package for each tool.
+# The Debian package of each tool.
 PACKAGES = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind"}
-# Where Debian keeps what only root has in its path.
+# With the folders that Debian adds for root only.
 SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 class Missing(Exception):
-    """Something that a measurement needs is not there; the text says how to get it."""
+    """A measurement needs something that is not installed; the message says how to get it."""
 
 
 def tool(name):
@@ -28,10 +28,10 @@ def tool(name):
 
 
 def require(names):
-    """Says everything that is missing at once."""
+    """Raises `Missing` with all missing tools at once."""
     packages = [PACKAGES[name] for name in names if shutil.which(name, path=SEARCHED) is None]
     if packages:
-        raise Missing(f"needed and not installed: apt-get install {' '.join(packages)}")
+        raise Missing(f"missing tools: apt-get install {' '.join(packages)}")
 
 
 def programs(folder):
@@ -45,20 +45,20 @@ def programs(folder):
 
 
 def ending_tidily():
-    """Lets a SIGTERM end this program as an interrupt does: what it started is stopped."""
+    """Makes SIGTERM act like an interrupt, so that child processes are stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def cores():
-    """(the core of the gateway, the core of provider and load): the same one where there is no second."""
+    """The core of the gateway, and the core of provider and load. Equal if there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
     return (allowed[1], allowed[0]) if len(allowed) > 1 else (allowed[0], allowed[0])
 
 
 def scratch():
-    """A folder for the time of a measurement; in memory where that can be had.
+    """A temporary folder for a measurement, in memory if possible.
 
-    A disk's file system does its own work on the measured core when a log of 10 MB/s is written, now and then.
+    On a disk, the file system would now and then use the measured core to write the log of 10 MB/s.
     """
     memory = pathlib.Path("/dev/shm")
     where = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
@@ -66,7 +66,7 @@ def scratch():
 
 
 def describe(binaries, tools):
-    """What the measurements ran on, as pairs for a table. `tools`: names whose versions matter."""
+    """What the measurements ran on, as table rows. `tools`: the tools whose versions to list."""
     gateway, others = cores()
     split = f"gateway on core {gateway}, provider and load on core {others}"
     facts = [
@@ -74,7 +74,7 @@ def describe(binaries, tools):
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
         ("memory", f"{_memory_mib() / 1024:.0f} GiB"),
         ("system", f"{_system()}, Linux {os.uname().release}"),
-        ("cores", split if gateway != others else "ONE core for everything: read no figure as final"),
+        ("cores", split if gateway != others else "ONE core for everything: the figures mean little"),
         ("keypool", f"{_output([binaries / 'keypool', '--version'])}, commit {_commit()}"),
     ]
     return facts + [(name, _version(name)) for name in tools]
@@ -103,14 +103,14 @@ def _commit():
     commit = _output(["git", "-C", here, "rev-parse", "--short=10", "HEAD"])
     if not commit:
         return "unknown"
-    # The results of an earlier run are no change of what is measured.
+    # Results of an earlier run do not change what is measured.
     changed = _output(["git", "-C", here, "status", "--porcelain", "--", ":/", ":(exclude,top)bench/RESULTS.md"])
-    return commit + (" and changes" if changed else "")
+    return commit + (" with changes" if changed else "")
 
 
 def _version(name):
     if name == "wrk":
-        # It has no flag for that alone; its usage begins with it.
+        # wrk has no flag for its version, but its usage text begins with it.
         found = re.search(r"^wrk (?:debian/)?(\S+)", _output([tool(name), "-v"]))
     else:
         found = re.search(r"(\d+\.\d+\S*)", _output([tool(name), "-v" if name == "nginx" else "--version"]))

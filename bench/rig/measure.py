@@ -1,4 +1,4 @@
-"""The measurements: what runs beside what, and what is read off."""
+"""The measurements: which programs run side by side, and which figures result."""
 
 from . import cases, servers
 from .figures import Figure, Spread, pairs
@@ -6,7 +6,7 @@ from .rig import progress
 
 
 def against_nginx(rig, case):
-    """CPU time per request of keypool and nginx, in turns."""
+    """CPU time per request of keypool and nginx, measured alternately."""
     rig.mock.behave(**case.provider)
     keypool = rig.keypool(f"keypool-{case.keys}", servers.secrets(case.keys))
     ours, theirs = rig.in_turns(case, keypool, rig.nginx())
@@ -16,12 +16,12 @@ def against_nginx(rig, case):
 
 
 def failing(rig):
-    """A pool of which a third fails, and the same pool without that third."""
+    """A pool with a third of its keys failing, against the same pool without those keys."""
     rig.mock.behave()
     for key, fault in cases.FAILING_KEYS.items():
         rig.mock.behave(key, fault=fault)
     third, title = list(cases.FAILING_KEYS), cases.FAILING_TITLE
-    # Two good ones, then one that fails, as they would stand in life: anywhere.
+    # Two good keys, then one that fails, and so on: in practice they are mixed too.
     mixed = [key for n, bad in enumerate(third) for key in (*cases.GOOD_KEYS[2 * n : 2 * n + 2], bad)]
     some, none = rig.in_turns(
         next(case for case in cases.AGAINST_NGINX if case.name == "small"),
@@ -40,7 +40,7 @@ def failing(rig):
 
 
 def open_loop(rig):
-    """Latency at a fixed rate that is added to the bare provider's, which runs right before."""
+    """Latency added to that of the bare provider, at a fixed rate. The bare provider runs right before."""
     rig.mock.behave()
     systems = {"bare": rig.mock, "nginx": rig.nginx(), "keypool": rig.keypool("keypool-1", servers.secrets(1))}
     found = {name: [] for name in systems}
@@ -68,7 +68,7 @@ def _added(found, percentile, word, asked):
 
 
 def memory(rig):
-    """The most memory that a keypool took, over all its cases."""
+    """Peak memory of a keypool process over all its cases."""
     peaks = {name: process.peak_mib() for name, process in rig.keypools().items()}
     if not peaks:
         return []

@@ -1,24 +1,24 @@
-"""Figures as a table that people read."""
+"""Figures as a table for people."""
 
-FRESH = "<!-- Written by `make bench`: measure again instead of editing. -->"
-HEAD = ["case", "figure", "median", "lowest to highest", "bound", "goal", "", "in detail"]
+FRESH = "<!-- Written by `make bench`. Do not edit; measure again. -->"
+HEAD = ["case", "figure", "median", "lowest to highest", "bound", "goal", "", "details"]
 
 
 def table(figures):
-    """A Markdown table, its columns aligned for reading in a terminal."""
+    """A Markdown table with aligned columns, readable in a terminal."""
     return aligned([HEAD, *map(_row, figures)])
 
 
 def document(figures, facts, effort):
-    """The file with the results."""
+    """The text of the results file."""
     lines = [
         "# Results",
         "",
         FRESH,
         "",
-        "What the cases are and how they are measured: [README.md](README.md).",
-        f"{effort.rounds} pairs of runs of {effort.seconds} s or more for each case.",
-        "Read the ratios: absolute figures change with the machine and from hour to hour.",
+        "[README.md](README.md) describes the cases and the method.",
+        f"Each case has {effort.rounds} pairs of runs of at least {effort.seconds} s.",
+        "Read the ratios: absolute figures differ between machines and from hour to hour.",
         "",
         table(figures),
         "",
@@ -51,13 +51,13 @@ def _with_unit(value, unit):
 
 
 def _number(value):
-    """Three digits or more."""
+    """At least three significant digits."""
     size = abs(value)
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
 
 
 def aligned(rows):
-    """A Markdown table of texts; the first row is its head."""
+    """A Markdown table of strings; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(row):

@@ -1,4 +1,4 @@
-"""The programs on their cores, started when they are first needed, and runs of load through them."""
+"""The programs, pinned to their cores and started when first needed, and runs of load through them."""
 
 import contextlib
 import dataclasses
@@ -11,12 +11,12 @@ from .load import Load
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How often, and for how many seconds."""
+    """Number of rounds and length of runs, in seconds."""
 
     rounds: int
     seconds: int
     warm_up: int
-    # A 99th percentile wants thousands of calls.
+    # A 99th percentile needs thousands of calls.
     open_loop_seconds: int
 
 
@@ -34,7 +34,7 @@ class Run:
 
 
 class Rig:
-    """Provider and load on one core, what is measured on the other."""
+    """Runs the provider and the load on one core and the measured program on the other."""
 
     def __init__(self, binaries, folder, effort):
         self.binaries = binaries
@@ -56,12 +56,12 @@ class Rig:
         return self._start("nginx", servers.Nginx, provider=self.mock.address, core=self.core)
 
     def keypool(self, name, secrets):
-        """The keypool of that name, with a pool of these keys."""
+        """The keypool process of this name, with a pool of these keys."""
         settings = servers.pool(self.mock.address, secrets)
         return self._start(name, servers.Keypool, binaries=self.binaries, settings=settings, core=self.core)
 
     def keypools(self):
-        """Those that were started, by name."""
+        """The keypool processes started so far, by name."""
         return {name: process for name, process in self._started.items() if isinstance(process, servers.Keypool)}
 
     def _start(self, name, kind, **settings):
@@ -71,7 +71,7 @@ class Rig:
         return self._started[name]
 
     def in_turns(self, case, ours, theirs):
-        """Runs of both, pair by pair; who begins changes, so that neither always follows the other."""
+        """Runs both in pairs. The order alternates, so that neither always follows the other."""
         for process in (ours, theirs):
             self._closed(process, case, self.effort.warm_up)
         seconds = max(case.seconds, self.effort.seconds)
@@ -93,7 +93,7 @@ class Rig:
         return Run(cpu_us=cpu / run.ok * 1e6, per_second=run.ok / run.seconds, failed=run.failed)
 
     def at_a_fixed_rate(self, process):
-        """What keypool-load says of one run: latencies in microseconds."""
+        """One run at a fixed rate. Returns keypool-load's result: latencies in microseconds."""
         seconds = self.effort.open_loop_seconds
         run = self.load.paced(process.address, "small", cases.OPEN_LOOP_CONNECTIONS, cases.OPEN_LOOP_RATE, seconds)
         process.forget_log()
@@ -101,5 +101,5 @@ class Rig:
 
 
 def progress(text):
-    """For whoever waits."""
+    """Prints progress for the user."""
     print(f"    {text}", file=sys.stderr, flush=True)

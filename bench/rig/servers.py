@@ -1,4 +1,4 @@
-"""The programs side by side: the mock provider, nginx, keypool. Each a process (tree) on a core of its own choice."""
+"""The programs under test: the mock provider, nginx, keypool. Each is a process (tree) that can be pinned to a core."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import urllib.request
 
 from . import machine
 
-# A start under valgrind with 10,000 keys takes longest.
+# The slowest start is under valgrind with 10,000 keys.
 STARTED = 120.0
 STOPPED = 30.0
 
@@ -25,12 +25,12 @@ class Process:
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stderr = self.folder / "stderr.log"
-        # Appending, so that a file emptied in between stays small.
+        # Append mode, so that the file stays small after it is emptied.
         with self.stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=self.folder,
-                # A bare environment: no keys or proxies of whoever measures.
+                # A bare environment: none of the user's keys or proxies.
                 env={"PATH": machine.SEARCHED, "HOME": str(self.folder)} | (env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -42,7 +42,7 @@ class Process:
         self.pid = self._process.pid
 
     def line(self, pattern):
-        """The first match in what it prints from here on. It prints little, and ends its line."""
+        """The first match of `pattern` in the lines that it prints from now on."""
         deadline = time.monotonic() + STARTED
         for line in self._process.stdout:
             if found := re.search(pattern, line):
@@ -60,11 +60,11 @@ class Process:
         return sum(map(_cpu_seconds, self._tree()))
 
     def peak_mib(self):
-        """The most memory that was ever resident, of the process tree."""
+        """Peak resident memory of the process tree."""
         return sum(_peak_kib(pid) for pid in self._tree()) / 1024
 
     def forget_log(self):
-        """Empties the file of standard error: a log line for each of a million requests fills a disk."""
+        """Empties the standard error file: a log line for each of a million requests would fill the disk."""
         os.truncate(self.stderr, 0)
 
     def __enter__(self):
@@ -74,7 +74,7 @@ class Process:
         self.stop()
 
     def stop(self):
-        """Ends it: politely, then by force."""
+        """Stops it with SIGTERM, and after a while with SIGKILL."""
         if self.is_running():
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -87,7 +87,7 @@ class Process:
     def _tree(self):
         children = {}
         for folder in pathlib.Path("/proc").glob("[0-9]*"):
-            # A process may end between the listing and the look.
+            # A process may exit between listing and reading.
             with contextlib.suppress(OSError):
                 children.setdefault(int(_stat(folder.name)[1]), []).append(int(folder.name))
         tree = [self.pid]
@@ -97,14 +97,14 @@ class Process:
 
 
 def _stat(pid):
-    """Of a process: its state, its parent and what follows in /proc."""
-    # The name before them, in brackets, may hold anything.
+    """The fields of /proc/<pid>/stat from the state on."""
+    # The name before them, in parentheses, may contain anything.
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _cpu_seconds(pid):
-    """What utime and stime in /proc add up to, but in nanoseconds: their ticks of 10 ms are too coarse for a run of 1 s."""
-    # The number of another process's CPU clock, as clock_getcpuclockid(3) makes it; it counts threads that ended, too.
+    """utime plus stime, but in nanoseconds: the ticks of 10 ms in /proc are too coarse for a run of 1 s."""
+    # The id of another process's CPU clock, as clock_getcpuclockid(3) computes it. It includes threads that have ended.
     return time.clock_gettime((~pid << 3) | 2)
 
 
@@ -113,23 +113,23 @@ def _peak_kib(pid):
 
 
 class Mock(Process):
-    """The mock provider, and its remote control."""
+    """The mock provider and its control API."""
 
     def __init__(self, binaries, folder, core=None):
         super().__init__([binaries / "keypool-mock", "--no-record"], folder, core)
         self.address = self.line(r"listening on (\S+)").group(1)
 
     def behave(self, key="*", **behaviour):
-        """How it answers calls with `key` from now on; "*": with every other key."""
+        """Sets its behaviour for calls with `key`; "*" stands for all other keys."""
         self._post("behave", {"key": key, "record": False, **behaviour})
 
     def clear(self):
-        """As freshly started, but that nothing is kept of the calls."""
+        """Resets it, still without recording calls."""
         self._post("clear", {})
         self.behave()
 
     def seen(self):
-        """What each key met: calls, the most at once, answers by status."""
+        """Per key: calls, peak concurrency, responses by status."""
         with urllib.request.urlopen(f"http://{self.address}/_mock/seen", timeout=STOPPED) as answer:
             return json.load(answer)
 
@@ -139,7 +139,7 @@ class Mock(Process):
 
 
 class Keypool(Process):
-    """keypool with its defaults: statistics on, a log line for each request."""
+    """keypool with its defaults: statistics on, one log line per request."""
 
     def __init__(self, binaries, folder, settings, core=None, wrapper=(), env=None):
         folder = pathlib.Path(folder)
@@ -161,7 +161,7 @@ events {{ worker_connections 4096; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
-    # The body stays in memory, however large.
+    # Bodies stay in memory, whatever their size.
     client_max_body_size 64m;
     client_body_buffer_size 4m;
     client_body_temp_path {folder}/body;
@@ -188,13 +188,13 @@ http {{
 
 
 class Nginx(Process):
-    """nginx as a plain reverse proxy: one worker, connections kept on both sides, no log, nothing buffered to disk."""
+    """nginx as a plain reverse proxy: one worker, keep-alive on both sides, no log, nothing buffered to disk."""
 
     def __init__(self, folder, provider, core=None):
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
-        # Its worker would give up root, and could not read a private folder then.
+        # Otherwise its worker drops root and cannot read a private folder.
         user = "user root;" if os.geteuid() == 0 else ""
         text = NGINX.format(folder=folder, provider=provider, port=port, user=user)
         (folder / "nginx.conf").write_text(text)
@@ -214,12 +214,12 @@ class Nginx(Process):
                     self.stop()
                     log = (self.folder / "error.log").read_text(errors="replace")
                     raise RuntimeError(f"nginx did not start:\n{log}") from None
-                # Nothing tells when it listens; 20 ms between two looks.
+                # Nothing signals that it listens, so poll every 20 ms.
                 time.sleep(0.02)
 
 
 def free_port():
-    """A port that nobody listens on. nginx cannot choose one by itself."""
+    """A free port. nginx cannot choose one itself."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 

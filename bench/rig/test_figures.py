@@ -1,4 +1,4 @@
-"""Tests of what turns runs into figures: `python3 -m unittest discover -s bench`."""
+"""Tests of the code that turns runs into figures: `python3 -m unittest discover -s bench`."""
 
 import unittest
 
@@ -20,7 +20,7 @@ TROUBLED = """\
 
 
 class Figures(unittest.TestCase):
-    def test_a_figure_is_held_against_bound_and_goal(self):
+    def test_a_figure_is_compared_with_bound_and_goal(self):
         cost, share = Asked(1.5, 1.25), Asked(0.95, at_least=True)
         for asked, value, verdict in [
             (cost, 1.25, "ok"),
@@ -33,12 +33,12 @@ class Figures(unittest.TestCase):
             self.assertEqual(asked.verdict(value), verdict, (asked, value))
 
     def test_ratios_are_taken_pair_by_pair(self):
-        # The machine was twice as slow in the second pair, for both.
+        # In the second pair the machine was half as fast, for both.
         self.assertEqual(pairs([30, 60, 33], [20, 40, 20]), Spread(median=1.5, low=1.5, high=1.65))
         with self.assertRaises(ValueError):
             pairs([30, 60], [20])
 
-    def test_wrk_is_read_with_its_failures(self):
+    def test_wrk_output_is_parsed_with_its_failures(self):
         self.assertEqual(read_wrk(QUIET), Closed(ok=120430, failed=0, seconds=3.1))
         self.assertEqual(read_wrk(TROUBLED), Closed(ok=960, failed=50, seconds=0.9))
         with self.assertRaises(RuntimeError):

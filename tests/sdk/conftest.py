@@ -1,4 +1,4 @@
-"""What every test gets: the mock provider, a gateway of its own, a limit on its time."""
+"""Fixtures for every test: the mock provider, its own gateway, a time limit."""
 
 import itertools
 import os
@@ -6,7 +6,7 @@ import pathlib
 import re
 import signal
 
-# SDKs read keys, base URLs, organisations and proxies from the environment, some of them when they are imported.
+# SDKs read keys, base URLs, organisations and proxies from the environment, some at import time.
 _FOREIGN = re.compile(r"(OPENAI|ANTHROPIC|GEMINI|GOOGLE|TAVILY|ARK|VOLC|KEYPOOL)_.*|.*_PROXY", re.I)
 BINARIES = pathlib.Path(os.environ["KEYPOOL_BINARIES"])
 for _name in list(os.environ):
@@ -17,18 +17,18 @@ import pytest  # noqa: E402
 
 import harness  # noqa: E402
 
-# No test needs a tenth of it.
+# No test needs a tenth of this.
 SECONDS_PER_TEST = 60
 
 
 def pytest_collection_modifyitems(items):
-    """The search for secrets comes last: it reads what all others left behind."""
+    """Runs the search for secrets last, because it reads the output of all other tests."""
     items.sort(key=lambda item: item.path.name == "test_secrets.py")
 
 
 @pytest.fixture(autouse=True)
 def limited_time():
-    """A test that hangs fails, and what it started is stopped."""
+    """Fails a test that hangs, so that its processes are stopped."""
 
     def too_long(_signal, _frame):
         raise TimeoutError(f"the test took over {SECONDS_PER_TEST} s")
@@ -41,7 +41,7 @@ def limited_time():
 
 
 class Evidence:
-    """Logs and answers of everything that ran, for the search at the end."""
+    """Logs and responses of everything that ran, for the search at the end."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -54,7 +54,7 @@ class Evidence:
         (self.directory / f"{name}.answers").write_bytes(answers)
 
     def files(self):
-        """Every file that holds a log or answers."""
+        """All files with logs or responses."""
         return sorted(p for p in self.directory.iterdir() if p.suffix in (".log", ".answers"))
 
 
@@ -72,7 +72,7 @@ def running_mock(evidence):
 
 @pytest.fixture
 def mock(running_mock):
-    """The mock provider, as freshly started."""
+    """The mock provider, reset."""
     running_mock.clear()
     return running_mock
 
@@ -84,16 +84,16 @@ def _serve(mock, evidence, **options):
     yield gateway
     status = gateway.stop()
     evidence.keep(name, gateway.answers())
-    assert status == 0, f"SIGTERM did not end the gateway in order: {status}\n{gateway.process.output()}"
+    assert status == 0, f"SIGTERM did not stop the gateway cleanly: {status}\n{gateway.process.output()}"
 
 
 @pytest.fixture
 def gateway(mock, evidence):
-    """A gateway that asks for no virtual key; its first request takes the first key."""
+    """A gateway that requires no virtual key. Its first request uses the first key."""
     yield from _serve(mock, evidence)
 
 
 @pytest.fixture
 def guarded(mock, evidence):
-    """A gateway with virtual keys."""
+    """A gateway that requires virtual keys."""
     yield from _serve(mock, evidence, virtual_keys=True)

@@ -1,4 +1,4 @@
-"""Five SDKs, plain and asynchronous, behind one shape, so that one test can hold for all of them.
+"""Five SDKs, synchronous and asynchronous, behind one interface, so that one test covers them all.
 
 A driver changes nothing of its SDK but base URL and key. It shows answers as text and exceptions as they are.
 """
@@ -17,11 +17,11 @@ from google.genai import types as genai_types
 from volcenginesdkarkruntime import _exceptions as ark_errors
 
 SAID = "Tell me about key pools"
-# How the mock provider's answers begin.
+# The beginning of the mock provider's responses.
 ANSWER = f"This answer is made up by keypool's mock provider. You said: {SAID}"
 
 
-# Where an SDK keeps an error's code to itself.
+# Marks a value that the SDK does not expose.
 HIDDEN = object()
 
 
@@ -30,31 +30,31 @@ def messages():
 
 
 class Driver:
-    """What a test may ask of an SDK. `key` is the client's key."""
+    """The calls that tests make through an SDK. `key` is the client's key."""
 
     pool = ""
     has_streams = True
-    # The SDK's own exceptions: by HTTP status, and for a stream that broke.
+    # The SDK's own exceptions: by HTTP status, and for a stream that breaks off.
     raises = {}
     broken_stream = None
 
     def plain(self, url, key="anything"):
-        """The answer's text."""
+        """Returns the text of the response."""
         raise NotImplementedError
 
     def stream(self, url, key="anything", into=None):
-        """The answer's pieces of text; each is also put `into` a list as it comes."""
+        """Returns the pieces of text; appends each to `into` as it arrives."""
         raise NotImplementedError
 
     def unknown_model(self, url):
-        """A call of a model that nobody serves."""
+        """Calls a model that no pool serves."""
         raise NotImplementedError
 
     def status_of(self, error):
         return error.status_code
 
     def code_of(self, error):
-        """The stable code of an error of the gateway's own."""
+        """The stable code of one of the gateway's own errors."""
         return error.code
 
     def message_of(self, error):
@@ -143,7 +143,7 @@ class OpenAiChatAsync(OpenAiChat):
 
 
 class OpenAiResponses(OpenAiChat):
-    """`store=False`: a call that leaves an object behind is never repeated, and has tests of its own."""
+    """`store=False`: calls that create an object are never repeated and have their own tests."""
 
     def plain(self, url, key="anything"):
         with self.client(url, key) as client:
@@ -330,7 +330,7 @@ class Tavily(Driver):
         403: tavily.errors.ForbiddenError,
         429: tavily.UsageLimitExceededError,
     }
-    # For other statuses this SDK hands on what its HTTP library raises.
+    # For other statuses, this SDK passes on the exception of its HTTP library.
     raises |= {status: requests.HTTPError for status in (404, 413, 422, 500, 502, 503, 504)}
 
     def plain(self, url, key="anything"):
@@ -347,7 +347,7 @@ class Tavily(Driver):
         return str(error)
 
     def code_of(self, error):
-        # Of a status that it has a class for, this SDK shows the sentence alone.
+        # For statuses with an exception class, this SDK exposes only the message.
         if isinstance(error, self.http_error):
             return error.response.json()["detail"]["code"]
         return HIDDEN
@@ -376,7 +376,7 @@ class TavilyAsync(Tavily):
 
 
 class Ark(Driver):
-    """By the path that its users know: the gateway's pool, then the provider's own `/api/v3`."""
+    """By the path that its users know: the name of the pool, then the provider's own `/api/v3`."""
 
     pool = "ark"
     model = "doubao-seed-1-6-250615"
@@ -389,7 +389,7 @@ class Ark(Driver):
             return self._create(client, self.model).choices[0].message.content
 
     def unknown_model(self, url):
-        # Below the pool's own path every model goes to the pool: by /v1 the name decides.
+        # Below the pool's own path, every model goes to the pool; below /v1, the model name decides.
         with ark.Ark(base_url=f"{url}/v1", api_key="anything") as client:
             self._create(client, "no-such-model")
 
@@ -439,7 +439,7 @@ class ArkAsync(Ark):
         return into
 
 
-# Every SDK and form of client; then those that differ in the path alone.
+# Every SDK and kind of client; then those that differ only in the path.
 SDKS = [
     OpenAiChat(),
     OpenAiChatAsync(),

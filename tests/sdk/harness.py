@@ -1,4 +1,4 @@
-"""The programs under test as processes: the mock provider, the gateway, and a tap that keeps what the gateway answers.
+"""The programs under test as processes: the mock provider, the gateway, and a tap that records its responses.
 
 Nothing in here knows an SDK.
 """
@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 
-# Generous: a machine may be busy. Nothing waits this long where all is well.
+# Generous, because the machine may be busy. Nothing waits this long unless a test fails.
 DEADLINE = 20.0
 
 # pool: (provider, path of its base URL, model names; None for the provider's own)
@@ -24,7 +24,7 @@ POOLS = {
     "gemini": ("gemini", "", None),
     "tavily": ("tavily", "", None),
     "ark": ("ark", "/api/v3", None),
-    # Second pools of a protocol: with only one, every model name would lead to it.
+    # A second pool per protocol: with only one, it would serve every model name.
     "claude-two": ("anthropic", "", ["claude-two-only"]),
     "gemini-two": ("gemini", "", ["gemini-two-only"]),
 }
@@ -36,7 +36,7 @@ WRONG_KEY = "canary-virtual-wrong-4e02dd91f7"
 
 
 def provider_keys(pool):
-    """The three keys of a pool, in their order."""
+    """The three keys of a pool, in order."""
     return [f"canary-{pool}-key{n}-9f3b6c" for n in (1, 2, 3)]
 
 
@@ -46,7 +46,7 @@ SECRETS = [ADMIN_TOKEN, FULL_KEY, NARROW_KEY, WRONG_KEY] + [
 
 
 def config(mock_origin, virtual_keys=False):
-    """A configuration file: every pool at the mock provider, with waits as short as tests want them."""
+    """A configuration file: all pools at the mock provider, with short waits."""
     parts = ['[log]\nlevel = "trace"\n', f'[admin]\ntoken = "{ADMIN_TOKEN}"\n']
     for pool, (provider, path, models) in POOLS.items():
         parts.append(
@@ -59,7 +59,7 @@ def config(mock_origin, virtual_keys=False):
         )
     if virtual_keys:
         parts.append(f'[[virtual_keys]]\nname = "full"\nkey = "{FULL_KEY}"\nnative = true\n')
-        # Allowed one pool, and there a model that no test asks for.
+        # May use one pool only, and there a model that no test calls.
         parts.append(
             f'[[virtual_keys]]\nname = "narrow"\nkey = "{NARROW_KEY}"\n'
             'pools = ["openai"]\nmodels = ["gpt-4.1"]\n'
@@ -68,11 +68,11 @@ def config(mock_origin, virtual_keys=False):
 
 
 class Process:
-    """A program whose output goes to a file, line by line also to whoever waits for one."""
+    """A program whose output goes to a file, and line by line to `wait_for`."""
 
     def __init__(self, command, directory, log):
         self.log = pathlib.Path(log)
-        # A bare environment: no provider keys, base URLs or proxies of whoever runs the tests.
+        # A bare environment: none of the user's provider keys, base URLs or proxies.
         env = {"PATH": os.environ.get("PATH", ""), "HOME": str(directory)}
         self._process = subprocess.Popen(
             [str(part) for part in command],
@@ -101,7 +101,7 @@ class Process:
             self._changed.notify_all()
 
     def wait_for(self, pattern):
-        """The first match of `pattern` in what it prints."""
+        """The first match of `pattern` in its output."""
         expression = re.compile(pattern)
 
         def found():
@@ -114,7 +114,7 @@ class Process:
         return match
 
     def output(self):
-        """All that it printed so far."""
+        """Its output so far."""
         with self._changed:
             return "".join(self._lines)
 
@@ -134,7 +134,7 @@ class Process:
 
 
 class Mock:
-    """The mock provider and its remote control."""
+    """The mock provider and its control API."""
 
     def __init__(self, binaries, directory):
         self.process = Process([binaries / "keypool-mock"], directory, directory / "mock.log")
@@ -152,20 +152,20 @@ class Mock:
         self._call("behave", {"key": key, **behaviour})
 
     def script(self, key, *steps):
-        """What the next requests with `key` meet."""
+        """Sets the behaviour for the next requests with `key`, one step each."""
         self._call("script", {"key": key, "steps": list(steps)})
 
     def fault(self, pool, step):
-        """What every call with any key of `pool` meets."""
+        """Sets the behaviour for all calls with any key of `pool`."""
         for key in provider_keys(pool):
             self.behave(key, fault=step)
 
     def calls(self, pool):
-        """How many calls each of the pool's keys has met."""
+        """The number of calls with each key of the pool."""
         return self._seen(pool, "requests")
 
     def most_at_once(self, pool):
-        """The most calls that each of the pool's keys has had at once."""
+        """The peak concurrency of each key of the pool."""
         return self._seen(pool, "max_active")
 
     def _seen(self, pool, what):
@@ -177,7 +177,7 @@ class Mock:
 
 
 class Tap:
-    """Passes bytes between clients and the gateway, and keeps every byte that the gateway answers."""
+    """Passes bytes between clients and the gateway, and records every byte that the gateway sends."""
 
     def __init__(self, target):
         self._target = target
@@ -202,11 +202,11 @@ class Tap:
             threading.Thread(target=_relay, args=(client, gateway, kept), daemon=True).start()
 
     def answers(self):
-        """What the gateway sent, one connection after the other."""
+        """Everything the gateway sent, connection by connection."""
         return b"\n".join(bytes(kept) for kept in self._answers)
 
     def close(self):
-        # A plain close would leave the accepting thread where it is.
+        # A plain close would not wake the accepting thread.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -235,7 +235,7 @@ def _pump(from_, to, keep):
 
 
 class Gateway:
-    """The gateway behind a tap. `url` is what an SDK is given."""
+    """The gateway behind a tap. SDKs call `url`."""
 
     def __init__(self, binaries, directory, text, name):
         file = directory / f"{name}.toml"

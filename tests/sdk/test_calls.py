@@ -1,4 +1,4 @@
-"""Every SDK calls through the gateway with nothing changed but base URL and key."""
+"""Every SDK works through the gateway after changing only its base URL and key."""
 
 import pytest
 
@@ -21,13 +21,13 @@ def test_stream(driver, gateway, mock):
 
 
 @pytest.mark.parametrize("driver", streaming(ALL), ids=repr)
-def test_stream_that_is_cut_anywhere_on_the_wire_is_whole_again(driver, gateway, mock):
+def test_stream_split_anywhere_on_the_wire_is_reassembled(driver, gateway, mock):
     mock.behave("*", split=3)
     assert "".join(driver.stream(gateway.url)).startswith(ANSWER)
 
 
 @pytest.mark.parametrize("driver", ALL, ids=repr)
-def test_provider_sees_its_own_key_and_nothing_of_the_clients(driver, gateway, mock):
+def test_provider_sees_its_own_key_and_not_the_clients(driver, gateway, mock):
     driver.plain(gateway.url, key="what-the-client-sent")
     (request,) = mock.recorded()
     assert request["key"] == harness.provider_keys(driver.pool)[0]
@@ -35,7 +35,7 @@ def test_provider_sees_its_own_key_and_nothing_of_the_clients(driver, gateway, m
 
 
 @pytest.mark.parametrize("driver", ALL, ids=repr)
-def test_keys_take_turns(driver, gateway, mock):
+def test_keys_rotate(driver, gateway, mock):
     turns = []
     for _ in range(4):
         driver.plain(gateway.url)

@@ -1,4 +1,4 @@
-"""What else each SDK has: model lists, embeddings, token counts, helpers."""
+"""Other endpoints of each SDK: model lists, embeddings, token counts, helpers."""
 
 import asyncio
 import io
@@ -44,7 +44,7 @@ def tavily_client(gateway):
 
 def test_openai_models(openai_client):
     listed = {model.id for model in openai_client.models.list()}
-    # Every pool that can be called by this protocol, and what its names and patterns let through.
+    # The models of every pool that can be called in this protocol, filtered by its names and patterns.
     assert {"gpt-4o-mini", "text-embedding-3-small", "doubao-seed-1-6-250615"} <= listed
     assert {"gemini-2.5-flash", "claude-haiku-4-5-20251001", "claude-two-only"} <= listed
     assert "mock-large" not in listed, "no pool serves it"
@@ -77,7 +77,7 @@ def test_openai_legacy_completions(openai_client):
     assert answer.choices[0].text.startswith(ANSWER)
 
 
-def test_openai_stream_brings_usage_when_asked(openai_client):
+def test_openai_stream_reports_usage_on_request(openai_client):
     chunks = list(
         openai_client.chat.completions.create(
             model="gpt-4o-mini", messages=messages(), stream=True, stream_options={"include_usage": True}
@@ -87,7 +87,7 @@ def test_openai_stream_brings_usage_when_asked(openai_client):
     assert chunks[-1].usage.completion_tokens > 0
 
 
-def test_openai_shows_the_request_id_of_the_gateway(openai_client):
+def test_openai_exposes_the_request_id_of_the_gateway(openai_client):
     answer = openai_client.chat.completions.create(
         model="gpt-4o-mini", messages=messages(), extra_headers={"x-request-id": "my-own-id-1"}
     )
@@ -114,7 +114,7 @@ def test_openai_stored_responses_are_found_by_their_id(openai_client):
             openai_client.responses.retrieve(made.id)
 
 
-def test_openai_forms_go_by_their_model(openai_client):
+def test_openai_forms_are_routed_by_their_model(openai_client):
     answer = openai_client.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"\r\n--model\0" * 9000))
     assert answer.text.startswith(ANSWER.split(".")[0])
     with pytest.raises(openai.NotFoundError, match="nobodys-model"):
@@ -183,7 +183,7 @@ def test_anthropic_stream_helper_asynchronously(gateway):
     assert asyncio.run(call()).startswith(ANSWER)
 
 
-def test_anthropic_stream_helper_raises_where_the_stream_was_cut(anthropic_client, mock):
+def test_anthropic_stream_helper_raises_if_the_stream_breaks_off(anthropic_client, mock):
     mock.script(harness.provider_keys("anthropic")[0], {"cut_mid_event": 6})
     stream = anthropic_client.messages.stream(
         model="claude-haiku-4-5-20251001", max_tokens=100, messages=messages()
@@ -193,7 +193,7 @@ def test_anthropic_stream_helper_raises_where_the_stream_was_cut(anthropic_clien
     assert caught.value.error_code == "upstream_unreachable"
 
 
-def test_anthropic_overload_is_its_own_class(anthropic_client, mock):
+def test_anthropic_overload_has_its_own_exception(anthropic_client, mock):
     mock.fault("anthropic", {"refuse": 529})
     with pytest.raises(anthropic.OverloadedError):
         anthropic_client.messages.create(
@@ -225,7 +225,7 @@ def test_gemini_embeddings(gemini_client):
     assert len(first) == len(second) > 1 and first != second
 
 
-def test_gemini_chat_sends_its_history_with_whichever_key(gemini_client, mock):
+def test_gemini_chat_keeps_its_history_across_keys(gemini_client, mock):
     chat = gemini_client.chats.create(model="gemini-2.5-flash")
     assert chat.send_message("the first thing said").text
     assert "".join(chunk.text for chunk in chat.send_message_stream(SAID)).startswith(ANSWER)
@@ -234,9 +234,9 @@ def test_gemini_chat_sends_its_history_with_whichever_key(gemini_client, mock):
 
 
 @pytest.mark.parametrize("base", ["", "/gemini"], ids=["bare", "pool"])
-def test_gemini_file_is_uploaded_in_steps_and_used_where_it_is(base, guarded, mock):
+def test_gemini_file_is_uploaded_in_steps_and_used_with_its_key(base, guarded, mock):
     options = genai.types.HttpOptions(base_url=guarded.url + base)
-    # More than the SDK sends at once.
+    # More than the SDK sends in one request.
     picture = io.BytesIO(bytes(9 << 20))
     with genai.Client(api_key=harness.FULL_KEY, http_options=options) as client:
         mock.script(harness.provider_keys("gemini")[0], {"refuse": 503})
@@ -246,9 +246,9 @@ def test_gemini_file_is_uploaded_in_steps_and_used_where_it_is(base, guarded, mo
         answer = client.models.generate_content(model="gemini-2.5-flash", contents=[file, SAID])
         assert answer.text.startswith(ANSWER)
         client.files.delete(name=file.name)
-    # No key of the other pool is asked, though it holds such files too.
+    # The keys of the other pool get no call, though that pool serves files too.
     assert mock.calls("gemini-two") == [0, 0, 0]
-    # Refused by the first key, begun by the second, which alone is asked from then on: start, two pieces, the rest.
+    # The first key refuses. The second starts the upload and gets all later calls: start, two pieces, the rest.
     assert mock.calls("gemini") == [1, 6, 0]
 
 
@@ -287,7 +287,7 @@ def test_tavily_asynchronously(gateway):
     assert [len(results) for results in asyncio.run(call())] == [1, 2, 2]
 
 
-def test_tavily_research_is_begun_once(tavily_client, mock):
+def test_tavily_research_is_started_once(tavily_client, mock):
     task = tavily_client.research(SAID)
     assert task["status"] == "pending" and task["request_id"]
     mock.script(harness.provider_keys("tavily")[1], {"reset": True})
@@ -297,7 +297,7 @@ def test_tavily_research_is_begun_once(tavily_client, mock):
 
 
 @pytest.mark.parametrize("status", [432, 433])
-def test_tavily_key_without_credits_makes_room_for_the_next(status, tavily_client, mock):
+def test_tavily_key_without_credits_fails_over(status, tavily_client, mock):
     mock.script(harness.provider_keys("tavily")[0], {"refuse": status})
     assert tavily_client.search(SAID)["results"]
     assert mock.calls("tavily") == [1, 1, 0]
@@ -315,7 +315,7 @@ def test_ark_embeddings(path, gateway, mock):
     assert mock.calls("ark") == [1, 0, 0]
 
 
-def test_ark_passes_three_calls_per_key_at_once(gateway, mock):
+def test_ark_allows_three_concurrent_calls_per_key(gateway, mock):
     mock.behave("*", latency_ms=1000)
 
     async def call():

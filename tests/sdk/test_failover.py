@@ -1,4 +1,4 @@
-"""What one key cannot do another does, unseen by the SDK but for a header; what broke midway raises."""
+"""Failover to another key is invisible to the SDK except for headers; a stream that breaks off raises."""
 
 import anthropic
 import openai
@@ -32,7 +32,7 @@ STREAM_FAILS_AT_ITS_START = {
         }
     },
 }
-# The sixth event is in the midst of the text in every protocol.
+# In every protocol, the sixth event is in the middle of the text.
 STREAM_BREAKS = {
     "between-events": {"cut_after": 6},
     "inside-an-event": {"cut_mid_event": 6},
@@ -58,7 +58,7 @@ def test_next_key_serves_the_call(driver, step, gateway, mock):
 
 
 @pytest.mark.parametrize("driver", SDKS, ids=repr)
-def test_key_without_the_right_makes_room_but_tavilys_403_speaks_of_the_request(driver, gateway, mock):
+def test_403_fails_over_except_for_tavily(driver, gateway, mock):
     first_key_meets(mock, driver.pool, FORBIDDEN)
     if driver.pool == "tavily":
         with pytest.raises(driver.raises[403]):
@@ -70,7 +70,7 @@ def test_key_without_the_right_makes_room_but_tavilys_403_speaks_of_the_request(
 
 
 @pytest.mark.parametrize("driver", streaming(SDKS), ids=repr)
-def test_answer_that_breaks_before_it_was_passed_on_comes_from_the_next_key(driver, gateway, mock):
+def test_response_that_breaks_before_relay_comes_from_the_next_key(driver, gateway, mock):
     first_key_meets(mock, driver.pool, {"reset_mid_body": True})
     assert driver.plain(gateway.url).startswith(ANSWER)
     assert mock.calls(driver.pool) == [1, 1, 0]
@@ -86,7 +86,7 @@ def test_next_key_serves_a_stream_that_fails_at_its_start(driver, step, gateway,
 
 @case(STREAM_BREAKS)
 @pytest.mark.parametrize("driver", streaming(SDKS), ids=repr)
-def test_stream_that_breaks_raises_after_what_came(driver, step, gateway, mock):
+def test_stream_that_breaks_off_raises_after_its_text(driver, step, gateway, mock):
     first_key_meets(mock, driver.pool, step)
     pieces = []
     with pytest.raises(driver.broken_stream) as caught:
@@ -98,7 +98,7 @@ def test_stream_that_breaks_raises_after_what_came(driver, step, gateway, mock):
     assert mock.calls(driver.pool) == [1, 0, 0], "what began is not begun again"
 
 
-# Attempts and the key's name, as each SDK shows the headers of an answer.
+# Attempts and key name, from the response headers that each SDK exposes.
 
 
 def openai_headers(url):
@@ -139,7 +139,7 @@ HEADERS = pytest.mark.parametrize(
 
 
 @HEADERS
-def test_headers_tell_keys_in_their_order(pool, headers, gateway):
+def test_headers_name_the_keys_in_order(pool, headers, gateway):
     seen = [headers(gateway.url) for _ in range(4)]
     assert [one["x-keypool-key"] for one in seen] == [f"{pool}-{n}" for n in (1, 2, 3, 1)]
     assert {(one["x-keypool-pool"], one["x-keypool-attempts"]) for one in seen} == {(pool, "1")}
@@ -147,7 +147,7 @@ def test_headers_tell_keys_in_their_order(pool, headers, gateway):
 
 @HEADERS
 @case(ONE_KEY_FAILS)
-def test_headers_tell_attempts_and_the_key_that_served(pool, headers, step, gateway, mock):
+def test_headers_give_attempts_and_the_key_that_served(pool, headers, step, gateway, mock):
     first_key_meets(mock, pool, step)
     seen = headers(gateway.url)
     assert (seen["x-keypool-attempts"], seen["x-keypool-key"]) == ("2", f"{pool}-2")
@@ -157,7 +157,7 @@ def test_headers_tell_attempts_and_the_key_that_served(pool, headers, step, gate
 
 
 @pytest.mark.parametrize("driver", [d for d in SDKS if repr(d) in ("OpenAiChat", "Anthropic")], ids=repr)
-def test_sdk_waits_as_told_and_its_retry_is_served(driver, gateway, mock):
+def test_sdk_honours_retry_after_and_its_retry_is_served(driver, gateway, mock):
     for key in harness.provider_keys(driver.pool):
         mock.script(key, {"refuse": 429, "retry_after": 1})
     assert driver.plain(gateway.url).startswith(ANSWER)

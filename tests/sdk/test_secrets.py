@@ -1,4 +1,4 @@
-"""No key in any log or answer: not where a provider quotes it, and not in anything that all other tests left behind."""
+"""No key appears in any log or response: not if a provider quotes it, and not in the output of all other tests."""
 
 import re
 import urllib.error
@@ -13,7 +13,7 @@ FIRST_OF_EACH_POOL = list({driver.pool: driver for driver in reversed(ALL)}.valu
 
 
 def leaks(texts):
-    """Which secret stands in which of the named texts, as it is or with the frames of chunks between."""
+    """The secrets found in the named texts, verbatim or split by chunk headers."""
     frame = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
     both = {name: text + b"\n" + frame.sub(b"", text) for name, text in texts.items()}
     return [
@@ -25,7 +25,7 @@ def leaks(texts):
 
 
 def quoting(key):
-    """A refusal as some providers write it: with the key in it, in every form of error at once."""
+    """A refusal that quotes the key, as some providers send it, in every error format at once."""
     words = f"Incorrect API key provided: {key}. Key {key} is not valid."
     error = {
         "code": "invalid_api_key",
@@ -41,7 +41,7 @@ def quoting(key):
 
 
 @pytest.mark.parametrize("driver", FIRST_OF_EACH_POOL, ids=repr)
-def test_key_that_a_provider_quotes_is_not_passed_on(driver, gateway, mock):
+def test_key_quoted_by_a_provider_is_not_relayed(driver, gateway, mock):
     for key in harness.provider_keys(driver.pool):
         mock.script(key, quoting(key))
     with pytest.raises(driver.raises[503]):
@@ -52,7 +52,7 @@ def test_key_that_a_provider_quotes_is_not_passed_on(driver, gateway, mock):
 
 
 def ask(url, key):
-    """The status of a GET with `key` as a bearer token."""
+    """Returns the status of a GET with `key` as the bearer token."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
     try:
         with urllib.request.urlopen(request) as answer:
@@ -63,7 +63,7 @@ def ask(url, key):
             return error.code
 
 
-def test_key_in_a_query_and_the_state_of_all_keys_show_no_key(guarded):
+def test_query_credentials_and_statistics_show_no_key(guarded):
     assert ask(f"{guarded.url}/v1/models?key={harness.WRONG_KEY}", harness.WRONG_KEY) == 401
     assert ask(f"{guarded.url}/v1/models?key={harness.FULL_KEY}", harness.WRONG_KEY) == 200
     assert ask(f"{guarded.url}/api/keys/stats", harness.ADMIN_TOKEN) == 200
@@ -72,8 +72,8 @@ def test_key_in_a_query_and_the_state_of_all_keys_show_no_key(guarded):
     assert leaks({"log": guarded.process.output().encode(), "answers": guarded.answers()}) == []
 
 
-def test_nothing_that_any_test_left_behind_shows_a_key(gateway, mock, evidence):
-    # One call at least, so that this test says something when it runs alone.
+def test_no_output_of_any_test_shows_a_key(gateway, mock, evidence):
+    # At least one call, so that this test checks something when run alone.
     assert ALL[0].plain(gateway.url).startswith(ANSWER)
     assert gateway.stop() == 0
     evidence.keep("last", gateway.answers())

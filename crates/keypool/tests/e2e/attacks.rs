@@ -1,4 +1,4 @@
-//! Clients that try to take keys, memory or attention away from others: refused or harmless, and the others are served.
+//! Clients that try to take keys, memory or capacity from others are refused or harmless, and others are served.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const HTML: &str = "<html><h1>413 Request Entity Too Large</h1></html>";
 /// Statuses with bodies.
 type Answers = &'static [(u16, &'static str)];
 
-/// Provider, path, and the ways in which it says that a request is larger than any key's whole limit.
+/// Provider, path, and its answers to a request that is larger than a key's whole limit.
 const TOO_LARGE: [(&str, &str, Answers); 13] = [
     ("openai", CHAT_PATH, &[(429, OPENAI), (413, HTML)]),
     ("ark", CHAT_PATH, &[(413, OPENAI), (413, HTML)]),
@@ -55,7 +55,7 @@ const TOO_LARGE: [(&str, &str, Answers); 13] = [
 ];
 
 #[tokio::test]
-async fn requests_larger_than_a_keys_whole_limit_rest_no_key_whatever_the_provider() {
+async fn requests_over_a_keys_whole_limit_cool_down_no_key() {
     let mock = Mock::start().await.unwrap();
     let mut config = String::new();
     for (n, (provider, _, _)) in TOO_LARGE.iter().enumerate() {
@@ -103,7 +103,7 @@ async fn requests_larger_than_a_keys_whole_limit_rest_no_key_whatever_the_provid
 }
 
 #[tokio::test]
-async fn websockets_are_refused_and_other_upgrades_are_passed_over() {
+async fn websockets_are_refused_and_other_upgrades_are_ignored() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let websocket = [
@@ -146,7 +146,7 @@ async fn websockets_are_refused_and_other_upgrades_are_passed_over() {
 }
 
 #[tokio::test]
-async fn who_asks_before_it_writes_is_told_to_go_on_or_refused() {
+async fn expect_100_continue_is_answered_or_refused() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let head = |path: &str, expects: &str, length: usize| {
@@ -154,7 +154,7 @@ async fn who_asks_before_it_writes_is_told_to_go_on_or_refused() {
             "POST {path} HTTP/1.1\r\nhost: localhost\r\nexpect: {expects}\r\ncontent-length: {length}\r\n\r\n"
         )
     };
-    // One that never writes after all holds nothing but its connection.
+    // A client that never writes its body holds only its connection.
     let mut silent = Connection::open(gw.addr).await;
     silent
         .write(head(CHAT_PATH, "100-continue", CHAT.len()).as_bytes())
@@ -178,7 +178,7 @@ async fn who_asks_before_it_writes_is_told_to_go_on_or_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_closed_and_fills_no_log() {
+async fn connections_without_http_are_closed_and_not_logged() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03tls\x13\x01\x00";
@@ -202,12 +202,12 @@ async fn what_is_no_http_is_closed_and_fills_no_log() {
     assert_eq!(gw.chat().await.status, 200);
     gw.logged("status=200").await;
     let said = gw.log().lines().count() - before;
-    assert_eq!(said, 1, "the request alone:\n{}", gw.log());
+    assert_eq!(said, 1, "only the request is logged:\n{}", gw.log());
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn heads_that_never_end_hold_nobody_up_and_take_no_memory() {
+async fn endless_heads_block_nobody_and_use_little_memory() {
     const SLOW: usize = 500;
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
@@ -225,7 +225,7 @@ async fn heads_that_never_end_hold_nobody_up_and_take_no_memory() {
     }
     let reply = gw.chat().await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    // Heads without end, as fast as they are taken.
+    // Endless heads, written as fast as they are read.
     let bomb = "x-header: and its value\r\n".repeat(40_000);
     for _ in 0..20 {
         let mut connection = Connection::open(gw.addr).await;
@@ -242,14 +242,14 @@ async fn heads_that_never_end_hold_nobody_up_and_take_no_memory() {
 }
 
 /// A client with a small window that never reads.
-async fn deaf(gw: &Gateway) -> TcpStream {
+async fn client_that_never_reads(gw: &Gateway) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small window");
     socket.connect(gw.addr).await.expect("connect")
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_not_buffered_for() {
+async fn answers_are_not_buffered_for_a_client_that_does_not_read() {
     const CLIENTS: u64 = 4;
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
@@ -265,14 +265,14 @@ async fn a_client_that_does_not_read_is_not_buffered_for() {
     );
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let mut client = deaf(&gw).await;
+        let mut client = client_that_never_reads(&gw).await;
         let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: ");
         let request = format!("{head}{}\r\n\r\n{STREAM}", STREAM.len());
         client.write_all(request.as_bytes()).await.unwrap();
         clients.push(client);
     }
     within(mock.wait_for(&key(1), |seen| seen.active == CLIENTS)).await;
-    // Until it grows no more.
+    // Wait until memory stops growing.
     let (mut last, mut since) = (before, Instant::now());
     let end = Instant::now() + DEADLINE;
     while since.elapsed() < Duration::from_millis(500) && Instant::now() < end {
@@ -288,7 +288,10 @@ async fn a_client_that_does_not_read_is_not_buffered_for() {
         (last - before) / 1024
     );
     let seen = mock.seen(&key(1));
-    assert_eq!(seen.active, CLIENTS, "the provider waits as well: {seen:?}");
+    assert_eq!(
+        seen.active, CLIENTS,
+        "the provider is slowed down too: {seen:?}"
+    );
     mock.behave("*", Behaviour::default());
     assert_eq!(gw.chat().await.status, 200);
     drop(clients);
@@ -297,19 +300,19 @@ async fn a_client_that_does_not_read_is_not_buffered_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_and_asks_and_never_reads_is_read_no_further() {
+async fn requests_of_a_client_that_never_reads_are_not_read_further() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
-    let mut client = deaf(&gw).await;
+    let mut client = client_that_never_reads(&gw).await;
     let batch = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1_000);
     let mut sent = 0;
-    // Blocked for a second: nobody reads any more.
+    // Writing blocks for a second: keypool has stopped reading.
     while let Ok(written) =
         timeout(Duration::from_secs(1), client.write_all(batch.as_bytes())).await
     {
         written.unwrap();
         sent += batch.len() as u64;
-        assert!(sent < 256 * MIB, "it is read without end");
+        assert!(sent < 256 * MIB, "keypool reads without end");
     }
     assert_eq!(gw.chat().await.status, 200);
     assert!(peak(gw.process.pid()) < 64 * MIB);

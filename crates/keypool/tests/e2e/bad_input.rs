@@ -1,4 +1,4 @@
-//! What no decent client sends: each is refused clearly or does no harm; no key is used, nothing stays behind.
+//! Invalid requests are refused clearly or harmless. They use no key and leave nothing behind.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::http::{Connection, Reply};
 
 const MIB: usize = 1 << 20;
 
-/// Nothing reached the provider, no key is busy, and the next request is served as if nothing had been.
+/// Checks that nothing reached the provider, that no key is busy, and that the next request is served.
 async fn unharmed(mock: &Mock, gw: Gateway) {
     assert!(
         mock.seen_all().is_empty(),
@@ -26,7 +26,7 @@ async fn unharmed(mock: &Mock, gw: Gateway) {
     gw.stop().await;
 }
 
-/// An error of keypool's own: status, code, a sentence, a request id.
+/// Checks one of keypool's own errors: status, code, a sentence, a request id.
 pub(crate) fn refused(reply: &Reply, status: u16, code: &str, what: &str) {
     assert_eq!(
         (reply.status, reply.code().as_str()),
@@ -40,7 +40,7 @@ pub(crate) fn refused(reply: &Reply, status: u16, code: &str, what: &str) {
     assert!(reply.header("x-request-id").is_some(), "{what}: {reply:?}");
 }
 
-/// Writes bytes as they are; `None` where the connection is closed without an answer.
+/// Writes raw bytes; `None` if the connection is closed without an answer.
 pub(crate) async fn raw(gw: &Gateway, bytes: &[u8]) -> Option<(Reply, Connection)> {
     within(async {
         let mut connection = Connection::open(gw.addr).await;
@@ -51,7 +51,7 @@ pub(crate) async fn raw(gw: &Gateway, bytes: &[u8]) -> Option<(Reply, Connection
 }
 
 #[tokio::test]
-async fn bodies_that_make_no_call_are_refused() {
+async fn invalid_bodies_are_refused() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let deep = format!("{{\"model\":\"m\",\"messages\":{}", "[".repeat(100_000));
@@ -112,7 +112,7 @@ async fn bodies_that_make_no_call_are_refused() {
 }
 
 #[tokio::test]
-async fn closed_brackets_100_000_deep_bring_nobody_down() {
+async fn brackets_nested_100_000_deep_do_no_harm() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
@@ -126,7 +126,7 @@ async fn closed_brackets_100_000_deep_bring_nobody_down() {
 }
 
 #[tokio::test]
-async fn errors_have_the_form_of_the_protocol_that_was_called() {
+async fn errors_have_the_format_of_the_called_protocol() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let gemini = "/v1beta/models/m:generateContent";
@@ -164,7 +164,7 @@ async fn errors_have_the_form_of_the_protocol_that_was_called() {
 }
 
 #[tokio::test]
-async fn bodies_over_the_limit_are_413_and_the_answer_stays_readable() {
+async fn bodies_over_the_limit_get_a_readable_413() {
     let mock = Mock::start().await.unwrap();
     let config = format!("[server]\nmax_request_body = \"1MiB\"\n{}", pool(&mock, 1));
     let gw = Gateway::start(&config).await;
@@ -175,7 +175,7 @@ async fn bodies_over_the_limit_are_413_and_the_answer_stays_readable() {
         body.extend(b"\"}");
         body
     };
-    // SelectedBy its length: a client that writes everything first, and one that asks before it writes.
+    // By the length: one client writes everything first, another asks before it writes.
     for length in [MIB + 1, 2 * MIB] {
         let reply = gw.send("POST", CHAT_PATH, &[], &body(length)).await;
         refused(&reply, 413, "request_too_large", "by length");
@@ -186,7 +186,7 @@ async fn bodies_over_the_limit_are_413_and_the_answer_stays_readable() {
     );
     let (reply, _) = raw(&gw, asks.as_bytes()).await.unwrap();
     refused(&reply, 413, "request_too_large", "asked first");
-    // SelectedBy what comes.
+    // By the bytes that arrive.
     let mut chunked = format!(
         "POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
     )
@@ -206,7 +206,7 @@ async fn bodies_over_the_limit_are_413_and_the_answer_stays_readable() {
 }
 
 #[tokio::test]
-async fn headers_over_64_kib_are_431() {
+async fn headers_over_64_kib_get_431() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for size in [65 * 1024, 200 * 1024] {
@@ -227,7 +227,7 @@ async fn headers_over_64_kib_are_431() {
     let huge = "x".repeat(600 * 1024);
     for headers in [lines, format!("x-huge: {huge}\r\n")] {
         let request = format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
-        // Its rest may still be on the way when the answer is given and the connection closed.
+        // The rest may still be in transit when the connection is closed after the answer.
         if let Some((reply, _)) = raw(&gw, request.as_bytes()).await {
             assert_eq!(reply.status, 431, "{reply:?}");
         }
@@ -236,7 +236,7 @@ async fn headers_over_64_kib_are_431() {
 }
 
 #[tokio::test]
-async fn headers_that_are_too_large_are_answered_and_logged_under_their_request_id() {
+async fn oversized_headers_are_answered_and_logged_with_their_request_id() {
     let mock = Mock::start().await.unwrap();
     let config = format!("[log]\nformat = \"json\"\n{}", pool(&mock, 1));
     let gw = Gateway::start(&config).await;
@@ -279,7 +279,7 @@ async fn headers_that_are_too_large_are_answered_and_logged_under_their_request_
 }
 
 #[tokio::test]
-async fn unknown_paths_pools_and_methods_are_told_apart() {
+async fn unknown_paths_get_404_and_wrong_methods_405() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for path in [
@@ -340,7 +340,7 @@ async fn unknown_paths_pools_and_methods_are_told_apart() {
 }
 
 #[tokio::test]
-async fn no_spelling_of_dots_leads_out_of_a_path() {
+async fn no_spelling_of_dot_segments_escapes_the_path() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for dots in [
@@ -384,7 +384,7 @@ async fn no_spelling_of_dots_leads_out_of_a_path() {
     unharmed(&mock, gw).await;
 }
 
-/// Shapes in which two programs could see different requests; the body names a model, so that a call could be made of it.
+/// Requests that two programs could read differently. The body names a model, so each could become a call.
 fn smuggling() -> Vec<(&'static str, String)> {
     let length = CHAT.len();
     let of_length = format!("content-length: {length}");
@@ -451,7 +451,7 @@ fn post(headers: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn requests_that_can_be_read_in_two_ways_are_not_read() {
+async fn ambiguous_requests_are_refused() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for (what, request) in smuggling() {
@@ -464,14 +464,14 @@ async fn requests_that_can_be_read_in_two_ways_are_not_read() {
         );
         assert!(
             within(connection.is_closed()).await,
-            "{what}: whatever follows is not a request"
+            "{what}: nothing after it is read as a request"
         );
     }
     unharmed(&mock, gw).await;
 }
 
 #[tokio::test]
-async fn a_request_with_both_framings_is_refused_or_its_connection_ends() {
+async fn a_request_with_both_framings_is_refused_and_closed() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for framings in [
@@ -486,14 +486,14 @@ async fn a_request_with_both_framings_is_refused_or_its_connection_ends() {
         assert_eq!(reply.status, 400, "{framings}: {reply:?}");
         assert!(
             within(connection.is_closed()).await,
-            "{framings}: what follows is not a request"
+            "{framings}: nothing after it is read as a request"
         );
     }
     unharmed(&mock, gw).await;
 }
 
 #[tokio::test]
-async fn bare_line_feeds_do_no_harm() {
+async fn bare_line_feeds_are_harmless() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for request in [
@@ -508,7 +508,7 @@ async fn bare_line_feeds_do_no_harm() {
 }
 
 #[tokio::test]
-async fn bodies_that_stop_coming_use_no_key() {
+async fn incomplete_bodies_use_no_key() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for framing in ["content-length: 500", "transfer-encoding: chunked"] {
@@ -527,7 +527,7 @@ async fn bodies_that_stop_coming_use_no_key() {
         connection.write(start.as_bytes()).await;
         drop(connection);
     }
-    // While one is still writing, others are served.
+    // While one client still writes, others are served.
     let mut slow = Connection::open(gw.addr).await;
     let head = format!(
         "POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",

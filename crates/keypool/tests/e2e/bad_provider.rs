@@ -1,5 +1,5 @@
-//! Providers that say what is no proper answer: each ends in time and within bounds; what a client can read is
-//! passed on, for the rest another key serves.
+//! Providers with invalid answers: each ends in bounded time and memory. Answers that a client can read are relayed;
+//! the others fail over to another key.
 
 use std::time::Duration;
 
@@ -7,24 +7,22 @@ use keypool_testkit::Mock;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::harness::{CHAT, CHAT_PATH, Gateway, STREAM, eventually, key, within};
+use crate::harness::{CHAT, CHAT_PATH, Gateway, PoolConfig, STREAM, eventually, within};
 use crate::http::End;
 use crate::memory::peak;
 use crate::raw_provider::{RawProvider, Say};
-use crate::tls::{Authority, Front};
+use crate::tls::{Authority, TlsProxy};
 
 const MIB: u64 = 1 << 20;
 
-/// A pool whose first key leads to `bad`, and whose second to the mock.
+/// A pool whose first key leads to `bad` and whose second key leads to the mock.
 fn pool(bad: &str, mock: &Mock) -> String {
-    format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\nretry = {{ backoff = \"5ms\" }}\n\
-         timeouts = {{ idle = \"1s\", total = \"8s\" }}\n\
-         [[pools.p.keys]]\nkey = \"{}\"\nbase_url = \"{bad}\"\n[[pools.p.keys]]\nkey = \"{}\"\n",
-        mock.origin(),
-        key(1),
-        key(2)
-    )
+    PoolConfig::new(mock, "p", [])
+        .set("timeouts.idle", "1s")
+        .set("timeouts.total", "8s")
+        .key(1, &format!("base_url = \"{bad}\""))
+        .key(2, "")
+        .to_string()
 }
 
 const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
@@ -104,7 +102,7 @@ fn unreadable() -> Vec<(&'static str, Say)> {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_a_failure_of_its_key_and_another_serves() {
+async fn unreadable_answers_fail_over_to_another_key() {
     for (what, say) in unreadable() {
         let mock = Mock::start().await.unwrap();
         let bad = RawProvider::start([say]).await;
@@ -132,7 +130,7 @@ async fn what_cannot_be_read_is_a_failure_of_its_key_and_another_serves() {
 }
 
 #[tokio::test]
-async fn interim_answers_without_end_count_as_a_head_without_end() {
+async fn endless_interim_answers_fail_over_to_another_key() {
     let mock = Mock::start().await.unwrap();
     let say = Say::endless("", "HTTP/1.1 102 Processing\r\n\r\n");
     let bad = RawProvider::start([say]).await;
@@ -146,20 +144,20 @@ async fn interim_answers_without_end_count_as_a_head_without_end() {
     gw.stop().await;
 }
 
-/// An answer that no proper provider would give and that a client can read.
+/// An unusual answer that a client can still read.
 struct Readable {
     what: &'static str,
     say: Say,
     status: u16,
     body: &'static [u8],
-    /// Headers that the client finds, or that it does not.
+    /// Headers that the client must find, or must not (`None`).
     headers: Vec<(&'static str, Option<&'static str>)>,
 }
 
 const WHOLE: &str = r#"{"id":1}"#;
 const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xabV*J-.\xcd)Q\xb2\x02\0";
 
-/// A JSON answer of `{"id":1}`, after these headers, in the form that they say.
+/// A JSON answer of `{"id":1}` with these headers, framed as they say.
 fn small(
     what: &'static str,
     say: fn(&str) -> Say,
@@ -184,7 +182,7 @@ fn small(
 
 fn readable() -> Vec<Readable> {
     let (length, chunked) = ("content-length: 8\r\n", "transfer-encoding: chunked\r\n");
-    let as_told = ("content-length", Some("8"));
+    let same_length = ("content-length", Some("8"));
     let no_length = ("content-length", None);
     let kept = format!("connection: keep-alive\r\n{length}");
     let (short, long) = (
@@ -199,12 +197,18 @@ fn readable() -> Vec<Readable> {
     let redirect =
         format!("HTTP/1.1 307 There\r\nlocation: {elsewhere}\r\ncontent-length: 0\r\n\r\n");
     vec![
-        small("1.0 with a length", Say::close, "1.0", length, as_told),
+        small("1.0 with a length", Say::close, "1.0", length, same_length),
         small("1.0 without", Say::close, "1.0", "", no_length),
-        small("1.0 that is kept", Say::stay, "1.0", &kept, as_told),
+        small("1.0 that is kept", Say::stay, "1.0", &kept, same_length),
         small("chunks, too short", Say::stay, "1.1", &short, no_length),
         small("chunks, too long", Say::stay, "1.1", &long, no_length),
-        small("length twice", Say::stay, "1.1", &length.repeat(2), as_told),
+        small(
+            "length twice",
+            Say::stay,
+            "1.1",
+            &length.repeat(2),
+            same_length,
+        ),
         Readable {
             what: "gzip that was not asked for",
             say: Say::Stay([zipped.as_bytes(), GZIP].concat()),
@@ -223,13 +227,13 @@ fn readable() -> Vec<Readable> {
 }
 
 #[tokio::test]
-async fn what_a_client_can_read_is_passed_on() {
+async fn unusual_but_readable_answers_are_relayed() {
     for case in readable() {
         let what = case.what;
         let mock = Mock::start().await.unwrap();
         let bad = RawProvider::start([case.say]).await;
         let gw = Gateway::start(&pool(&bad.origin(), &mock)).await;
-        // Twice, so that a connection that is kept is used again.
+        // Key 1 serves twice, so that a kept connection is reused.
         for n in ["p-1", "p-2", "p-1"] {
             let reply = gw.chat().await;
             let served = (reply.key(), reply.attempts(), reply.end);
@@ -251,7 +255,7 @@ async fn what_a_client_can_read_is_passed_on() {
 }
 
 #[tokio::test]
-async fn what_follows_an_answer_of_the_told_length_is_not_taken_for_the_next_answer() {
+async fn bytes_after_an_answer_are_not_taken_for_the_next_answer() {
     let forged = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n\"forged!!\"";
     for rest in ["and more", forged] {
         let mock = Mock::start().await.unwrap();
@@ -275,7 +279,7 @@ async fn what_follows_an_answer_of_the_told_length_is_not_taken_for_the_next_ans
 }
 
 #[tokio::test]
-async fn a_stream_shorter_than_told_ends_with_an_error_and_counts_as_a_failure() {
+async fn a_stream_shorter_than_its_length_ends_with_an_error() {
     let event = "data: {\"choices\":[]}\n\n";
     let mock = Mock::start().await.unwrap();
     let say = Say::close(&format!("{EVENTS}content-length: 1000\r\n\r\n{event}"));
@@ -296,7 +300,7 @@ async fn a_stream_shorter_than_told_ends_with_an_error_and_counts_as_a_failure()
 }
 
 #[tokio::test]
-async fn a_body_without_end_goes_no_further_than_it_is_read() {
+async fn an_endless_body_is_read_no_faster_than_the_client_reads() {
     for (what, head) in [
         ("JSON", JSON),
         ("events", EVENTS),
@@ -324,7 +328,7 @@ async fn a_body_without_end_goes_no_further_than_it_is_read() {
 }
 
 #[tokio::test]
-async fn an_event_of_a_gigabyte_passes_through_little_memory() {
+async fn an_event_of_a_gigabyte_is_relayed_in_little_memory() {
     const PIECE: usize = 1 << 20;
     let mock = Mock::start().await.unwrap();
     let head = format!("{EVENTS}\r\ndata: ");
@@ -346,15 +350,11 @@ async fn an_event_of_a_gigabyte_passes_through_little_memory() {
 }
 
 #[tokio::test]
-async fn a_model_list_in_pieces_of_a_byte_takes_little_memory() {
+async fn a_model_list_in_one_byte_chunks_uses_little_memory() {
     let head = format!("{JSON}transfer-encoding: chunked\r\n\r\n");
     let bad = RawProvider::start([Say::endless(&head, "1\r\n \r\n")]).await;
-    let config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n",
-        bad.origin(),
-        key(1)
-    );
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::at(&bad.origin(), "p", [1]);
+    let gw = Gateway::start(&config.to_string()).await;
     assert_eq!(gw.get("/v1/nothing").await.status, 404);
     let before = peak(gw.process.pid());
     let reply = within(gw.get("/v1/models")).await;
@@ -369,7 +369,7 @@ async fn a_model_list_in_pieces_of_a_byte_takes_little_memory() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_or_of_an_unknown_authority_is_a_failure() {
+async fn invalid_certificates_fail_over_to_another_key() {
     let (known, unknown) = (Authority::new(), Authority::new());
     for (what, authority, name, served_by) in [
         ("right", &known, "127.0.0.1", "p-1"),
@@ -377,7 +377,7 @@ async fn a_certificate_for_another_name_or_of_an_unknown_authority_is_a_failure(
         ("another authority", &unknown, "127.0.0.1", "p-2"),
     ] {
         let mock = Mock::start().await.unwrap();
-        let front = Front::start(authority.acceptor(&[name], &[]), mock.addr()).await;
+        let front = TlsProxy::start(authority.acceptor(&[name], &[]), mock.addr()).await;
         let config = pool(&format!("https://{}", front.addr), &mock);
         let gw = Gateway::start_with(&config, &[known.env()]).await;
         let reply = gw.chat().await;

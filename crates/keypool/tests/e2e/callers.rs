@@ -1,12 +1,14 @@
-//! Who may call, from where, and how much of a caller the provider gets to see.
+//! Who may call, from where, and what the provider learns about the caller.
 
 use keypool_testkit::Mock;
 
 use crate::bad_input::{raw, refused};
-use crate::harness::{CHAT, CHAT_PATH, Gateway, MARK, key, pool};
+use crate::harness::{
+    CHAT, CHAT_PATH, Gateway, MARK, PoolConfig, bearer, key, pool, virtual_key, virtual_secret,
+};
 
 #[tokio::test]
-async fn without_a_key_no_web_page_can_spend_the_keys() {
+async fn without_virtual_keys_foreign_hosts_and_origins_are_refused() {
     let mock = Mock::start().await.unwrap();
     let config = format!(
         "[server]\nallowed_hosts = [\"llm.example.com\"]\nallowed_origins = [\"https://app.example.com\"]\n{}",
@@ -76,34 +78,30 @@ async fn without_a_key_no_web_page_can_spend_the_keys() {
     gw.stop().await;
 }
 
-/// A gateway with one virtual key that is good and one that is switched off.
-async fn with_virtual_keys(mock: &Mock) -> (Gateway, String, String) {
-    let (team, shut) = (
-        format!("vk-{MARK}-team-a-0001"),
-        format!("vk-{MARK}-disabled-1"),
-    );
-    let config = format!(
-        "{}[[virtual_keys]]\nname = \"team-a\"\nkey = \"{team}\"\nmodels = [\"gpt-*\"]\n\
-         [[virtual_keys]]\nname = \"shut\"\nkey = \"{shut}\"\ndisabled = true\n",
-        pool(mock, 1)
-    );
-    (Gateway::start(&config).await, team, shut)
+/// A gateway with the virtual keys `team-a` and `disabled`.
+async fn with_virtual_keys(mock: &Mock) -> Gateway {
+    let config = [
+        pool(mock, 1),
+        virtual_key("team-a", "models = [\"gpt-*\"]"),
+        virtual_key("disabled", "disabled = true"),
+    ];
+    Gateway::start(&config.concat()).await
 }
 
 #[tokio::test]
-async fn without_a_good_virtual_key_nothing_is_served() {
+async fn requests_without_a_valid_virtual_key_get_401() {
     let mock = Mock::start().await.unwrap();
-    let (gw, team, shut) = with_virtual_keys(&mock).await;
-    let wrong = format!("Bearer {team}x");
-    let shut = format!("Bearer {shut}");
+    let gw = with_virtual_keys(&mock).await;
+    let wrong = format!("{}x", bearer("team-a"));
+    let disabled = bearer("disabled");
     for headers in [
         vec![],
         vec![("authorization", wrong.as_str())],
-        vec![("authorization", shut.as_str())],
+        vec![("authorization", disabled.as_str())],
         vec![("x-api-key", "nonsense")],
         vec![("authorization", "Basic dGVhbQ==")],
     ] {
-        for (path, typed) in [
+        for (path, says) in [
             (CHAT_PATH, "authentication_error"),
             ("/v1/messages", "authentication_error"),
             ("/v1beta/models/m:generateContent", "UNAUTHENTICATED"),
@@ -118,7 +116,7 @@ async fn without_a_good_virtual_key_nothing_is_served() {
                 "invalid_virtual_key",
                 &format!("{path} {headers:?}"),
             );
-            assert!(reply.text().contains(typed), "{path}: {reply:?}");
+            assert!(reply.text().contains(says), "{path}: {reply:?}");
         }
     }
     assert!(mock.seen_all().is_empty());
@@ -126,10 +124,10 @@ async fn without_a_good_virtual_key_nothing_is_served() {
 }
 
 #[tokio::test]
-async fn a_virtual_key_opens_what_it_may_and_nothing_else() {
+async fn a_virtual_key_grants_only_what_it_allows() {
     let mock = Mock::start().await.unwrap();
-    let (gw, team, _) = with_virtual_keys(&mock).await;
-    let bearer = format!("Bearer {team}");
+    let gw = with_virtual_keys(&mock).await;
+    let (team, bearer) = (virtual_secret("team-a"), bearer("team-a"));
     let good = [("authorization", bearer.as_str())];
     for (path, body, status, code) in [
         (
@@ -169,7 +167,7 @@ async fn a_virtual_key_opens_what_it_may_and_nothing_else() {
     gw.stop().await;
 }
 
-/// What tells of the caller, its way here, or its account; the first five hold its credential.
+/// Headers about the caller, its network path or its account. The first five hold its credential.
 const PRIVATE: [(&str, &str); 23] = [
     ("authorization", ""),
     ("x-api-key", ""),
@@ -204,7 +202,7 @@ const PASSING: [(&str, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn nothing_of_the_caller_but_the_call_reaches_the_provider() {
+async fn private_headers_of_the_caller_do_not_reach_the_provider() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let credential = format!("client-{MARK}-1");
@@ -239,7 +237,7 @@ async fn nothing_of_the_caller_but_the_call_reaches_the_provider() {
         };
         assert_eq!(seen.header(name), Some(expect), "{name}");
     }
-    let told: Vec<&str> = reply
+    let names: Vec<&str> = reply
         .headers
         .iter()
         .map(|(name, _)| name.as_str())
@@ -249,20 +247,19 @@ async fn nothing_of_the_caller_but_the_call_reaches_the_provider() {
         "openai-organization",
         "x-ratelimit-limit-requests",
     ] {
-        assert!(!told.contains(&name), "{told:?}");
+        assert!(!names.contains(&name), "{names:?}");
     }
     assert!(reply.header("x-keypool-upstream-request-id").is_some());
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn no_answer_is_asked_for_compressed_as_any_may_be_an_error_to_be_read() {
+async fn providers_are_asked_for_uncompressed_answers() {
     let mock = Mock::start().await.unwrap();
     let config = format!(
-        "{}[pools.tavily]\nprovider = \"tavily\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n",
-        pool(&mock, 1).replace("retry", "models = [\"gpt-*\"]\nretry"),
-        mock.origin(),
-        key(2)
+        "{}{}",
+        PoolConfig::new(&mock, "p", [1]).set("models", vec!["gpt-*"]),
+        PoolConfig::new(&mock, "tavily", [2]).set("provider", "tavily")
     );
     let gw = Gateway::start(&config).await;
     let query = "{\"query\":\"hello\"}";
@@ -290,17 +287,12 @@ async fn no_answer_is_asked_for_compressed_as_any_may_be_an_error_to_be_read() {
 }
 
 #[tokio::test]
-async fn a_providers_own_openai_path_is_an_openai_endpoint_and_no_native_one() {
+async fn a_providers_openai_path_is_an_openai_endpoint() {
     let mock = Mock::start().await.unwrap();
-    let team = format!("vk-{MARK}-team-a-0001");
-    let config = format!(
-        "[pools.gemini]\nprovider = \"gemini\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n\
-         [[virtual_keys]]\nname = \"team-a\"\nkey = \"{team}\"\nmodels = [\"gemini-*\"]\n",
-        mock.origin(),
-        key(1)
-    );
-    let gw = Gateway::start(&config).await;
-    let bearer = format!("Bearer {team}");
+    let gemini = PoolConfig::new(&mock, "gemini", [1]).set("provider", "gemini");
+    let team = virtual_key("team-a", "models = [\"gemini-*\"]");
+    let gw = Gateway::start(&format!("{gemini}{team}")).await;
+    let bearer = bearer("team-a");
     let good = [("authorization", bearer.as_str())];
     let path = "/gemini/v1beta/openai/chat/completions";
     let chat = |model: &str| CHAT.replace("gpt-x", model);
@@ -313,7 +305,7 @@ async fn a_providers_own_openai_path_is_an_openai_endpoint_and_no_native_one() {
         let error = &reply.json()["error"];
         assert!(
             error["type"].is_string() && error["status"].is_null(),
-            "not in OpenAI's form: {error}"
+            "not in OpenAI's format: {error}"
         );
     }
     let reply = gw.send("POST", "/gemini/v1beta/files", &good, b"{}").await;
@@ -339,34 +331,24 @@ async fn a_providers_own_openai_path_is_an_openai_endpoint_and_no_native_one() {
 }
 
 #[tokio::test]
-async fn a_caller_is_not_told_the_name_of_a_pool_that_it_may_not_use() {
+async fn errors_do_not_name_pools_that_the_caller_may_not_use() {
     let mock = Mock::start().await.unwrap();
-    let a_pool = |name: &str, provider: &str, n: usize| {
-        format!(
-            "[pools.{name}]\nprovider = \"{provider}\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\n",
-            mock.origin(),
-            key(n)
-        )
-    };
-    let secret = |name: &str| format!("vk-{MARK}-{name}-only-0001");
-    let caller = |name: &str| {
-        let secret = secret(name);
-        format!(
-            "[[virtual_keys]]\nname = \"{name}\"\nkey = \"{secret}\"\npools = [\"the-{name}\"]\n"
-        )
-    };
     let config = [
-        a_pool("the-search", "tavily", 1),
-        a_pool("the-chat", "openai", 2),
-        caller("search"),
-        caller("chat"),
+        PoolConfig::new(&mock, "the-search", [1])
+            .set("provider", "tavily")
+            .to_string(),
+        PoolConfig::new(&mock, "the-chat", [2])
+            .set("provider", "openai")
+            .to_string(),
+        virtual_key("search", "pools = [\"the-search\"]"),
+        virtual_key("chat", "pools = [\"the-chat\"]"),
     ];
     let gw = Gateway::start(&config.concat()).await;
     for (name, method, path, body, hidden) in [
         ("chat", "POST", "/search", r#"{"query":"q"}"#, "the-search"),
         ("search", "GET", "/v1/responses/resp_1", "", "the-chat"),
     ] {
-        let bearer = format!("Bearer {}", secret(name));
+        let bearer = bearer(name);
         let headers = [("authorization", bearer.as_str())];
         let reply = gw.send(method, path, &headers, body.as_bytes()).await;
         refused(&reply, 403, "model_not_allowed", path);
@@ -376,19 +358,13 @@ async fn a_caller_is_not_told_the_name_of_a_pool_that_it_may_not_use() {
 }
 
 #[tokio::test]
-async fn the_only_pool_that_a_caller_may_use_is_not_the_only_pool() {
+async fn a_callers_only_pool_does_not_count_as_the_only_pool() {
     let mock = Mock::start().await.unwrap();
-    let one = |name: &str| {
-        format!(
-            "[pools.{name}]\nprovider = \"mock\"\nbase_url = \"{}\"\nkeys = [\"{}\"]\nmodels = [\"{name}-*\"]\n",
-            mock.origin(),
-            key(1)
-        )
-    };
-    let secret = format!("vk-{MARK}-only-pb-00");
-    let caller = format!("[[virtual_keys]]\nname = \"b\"\nkey = \"{secret}\"\npools = [\"pb\"]\n");
-    let gw = Gateway::start(&[one("pa"), one("pb"), caller].concat()).await;
-    let bearer = format!("Bearer {secret}");
+    let one =
+        |name: &str| PoolConfig::new(&mock, name, [1]).set("models", vec![format!("{name}-*")]);
+    let caller = virtual_key("only-b", "pools = [\"pb\"]");
+    let gw = Gateway::start(&format!("{}{}{caller}", one("pa"), one("pb"))).await;
+    let bearer = bearer("only-b");
     for (model, status, code) in [
         ("pb-x", 200, ""),
         ("pa-x", 403, "model_not_allowed"),
@@ -402,6 +378,40 @@ async fn the_only_pool_that_a_caller_may_use_is_not_the_only_pool() {
             (reply.status, reply.code().as_str()),
             (status, code),
             "{model}"
+        );
+    }
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn errors_name_only_models_that_the_caller_may_use() {
+    let mock = Mock::start().await.unwrap();
+    let config = format!(
+        "{}{}[[routes]]\nmodel = \"fast\"\ntargets = [{{ pool = \"blue\", model = \"blue-a\" }}]\n{}{}{}{}",
+        PoolConfig::new(&mock, "blue", [1]).set("models", vec!["blue-*"]),
+        PoolConfig::new(&mock, "red", [2]).set("models", vec!["red-*"]),
+        virtual_key("all", ""),
+        virtual_key("red", "pools = [\"red\"]"),
+        virtual_key("few", "models = [\"blue-a\", \"red-b*\", \"none\"]"),
+        virtual_key("fast", "models = [\"fast\"]"),
+    );
+    let gw = Gateway::start(&config).await;
+    for (name, known) in [
+        ("all", "; known here: fast, blue-*, red-*"),
+        ("red", "; known here: red-*"),
+        ("few", "; known here: fast, blue-a, red-b*"),
+        ("fast", "; known here: fast"),
+    ] {
+        let bearer = bearer(name);
+        let headers = [("authorization", bearer.as_str())];
+        let body = br#"{"model":"x","messages":[]}"#;
+        let reply = gw.send("POST", CHAT_PATH, &headers, body).await;
+        refused(&reply, 404, "model_not_found", name);
+        let message = reply.message();
+        assert_eq!(
+            message,
+            format!("no pool serves model \"x\"{known}"),
+            "{name}"
         );
     }
     gw.stop().await;

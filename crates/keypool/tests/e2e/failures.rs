@@ -1,4 +1,4 @@
-//! What a failing key may cost: not the name of a healthy one, not a call run twice, not a connection over the cap.
+//! A failing key must not cause blame for a healthy one, a call that runs twice, or a connection over the cap.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,14 +13,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{CHAT_PATH, DEADLINE, Gateway, STREAM, eventually, key, pool, within};
+use crate::harness::{
+    CHAT_PATH, DEADLINE, Gateway, PoolConfig, STREAM, eventually, key, pool, within,
+};
 use crate::http::End;
 
 #[tokio::test]
-async fn a_hung_key_that_used_up_the_time_is_blamed_alone() {
+async fn a_key_that_hangs_until_the_deadline_is_the_only_one_blamed() {
     let mock = Mock::start().await.unwrap();
-    let config = format!("{}timeouts = {{ total = \"1s\" }}\n", pool(&mock, 3));
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", 1..=3).set("timeouts.total", "1s");
+    let gw = Gateway::start(&config.to_string()).await;
     mock.script(&key(1), [Step::Hang]);
     let reply = gw.chat().await;
     assert_eq!(
@@ -44,13 +46,12 @@ async fn a_hung_key_that_used_up_the_time_is_blamed_alone() {
 }
 
 #[tokio::test]
-async fn a_key_that_got_only_what_was_left_of_the_time_is_not_blamed() {
+async fn a_key_with_too_little_time_left_is_not_blamed() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}timeouts = {{ total = \"3s\", first_byte = \"1800ms\" }}\n",
-        pool(&mock, 2)
-    );
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", 1..=2)
+        .set("timeouts.total", "3s")
+        .set("timeouts.first_byte", "1800ms");
+    let gw = Gateway::start(&config.to_string()).await;
     mock.script("*", [Step::Hang, Step::Hang]);
     let reply = gw.post(CHAT_PATH, STREAM).await;
     assert_eq!(
@@ -74,8 +75,8 @@ async fn a_key_that_got_only_what_was_left_of_the_time_is_not_blamed() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_been_taken_on_is_not_answered_with_an_earlier_refusal() {
-    // Whether the answer is stored, so that the call may not be repeated; status, attempts, calls of the third key.
+async fn a_call_that_may_have_run_does_not_get_an_earlier_refusal() {
+    // Whether the response is stored (then the call is not repeatable), status, attempts, calls of the third key.
     for (store, status, attempts, third) in [
         ("", 502, "2", 0),
         (",\"store\":true", 502, "2", 0),
@@ -105,17 +106,17 @@ async fn a_call_that_may_have_been_taken_on_is_not_answered_with_an_earlier_refu
     }
 }
 
-/// A provider whose every stream begins with an error and stays open until the other side closes it.
+/// A provider whose streams all begin with an error and stay open until the other side closes them.
 struct OpenEnded {
     addr: SocketAddr,
     calls: Arc<AtomicUsize>,
-    /// Calls before which the last one's connection was not closed.
+    /// Calls that arrived while the connection of the one before was still open.
     at_once: Arc<AtomicUsize>,
-    /// Ends with this.
+    /// Stops when dropped.
     _serving: JoinSet<()>,
 }
 
-/// As the provider sends it.
+/// The event that the provider sends.
 const ERROR_EVENT: &str = "data: {\"error\":{\"message\":\"overloaded\",\"code\":503}}\n\n";
 
 impl OpenEnded {
@@ -162,7 +163,7 @@ async fn receive(mut stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// Whether no connection is open any more: a close that is still on its way is waited for.
+/// Whether all connections are closed; waits a while for a close in transit.
 async fn is_free(open: &watch::Sender<usize>) -> bool {
     let mut changes = open.subscribe();
     let closed = changes.wait_for(|open| *open == 0);
@@ -175,28 +176,24 @@ async fn refuse_and_stay(mut stream: TcpStream) {
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{ERROR_EVENT}\r\n",
         ERROR_EVENT.len()
     );
-    // Fails where the other side has gone.
+    // Fails if the other side has gone.
     let _ = stream.write_all(answer.as_bytes()).await;
     let mut rest = Vec::new();
     while let Ok(1..) = stream.read_buf(&mut rest).await {}
 }
 
 #[tokio::test]
-async fn an_error_that_is_kept_while_others_are_tried_keeps_no_connection() {
+async fn a_retained_error_holds_no_connection_during_retries() {
     let provider = OpenEnded::start().await;
-    let config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"http://{}\"\nkeys = [\"{}\"]\n\
-         max_concurrent_per_key = 1\nretry = {{ backoff = \"5ms\" }}\n",
-        provider.addr,
-        key(1)
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
+    let config = PoolConfig::at(&format!("http://{}", provider.addr), "p", [1])
+        .set("max_concurrent_per_key", 1);
+    let gw = Arc::new(Gateway::start(&config.to_string()).await);
     let mut requests = JoinSet::new();
     for _ in 0..3 {
         let gw = Arc::clone(&gw);
         requests.spawn(async move { gw.post(CHAT_PATH, STREAM).await });
     }
-    // The provider ends none of its streams, so an answer comes only if nothing of them is waited for.
+    // The provider never ends its streams, so an answer comes only if keypool does not wait for their end.
     for reply in within(requests.join_all()).await {
         assert_eq!(
             (reply.status, reply.text().as_str(), reply.end),
@@ -211,15 +208,15 @@ async fn an_error_that_is_kept_while_others_are_tried_keeps_no_connection() {
             provider.at_once.load(Ordering::SeqCst)
         ),
         (6, 0),
-        "calls, and those that came while another was open"
+        "calls, and calls that came while another was open"
     );
-    let gw = Arc::into_inner(gw).expect("nobody calls any more");
+    let gw = Arc::into_inner(gw).expect("all calls have ended");
     gw.all_idle().await;
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn an_error_whose_body_breaks_off_reaches_the_client_as_far_as_it_came() {
+async fn a_truncated_error_body_reaches_the_client() {
     const CAME: &str = r#"{"error":{"message":"made up"#;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
@@ -231,11 +228,8 @@ async fn an_error_whose_body_breaks_off_reaches_the_client_as_far_as_it_came() {
             let _ = stream.write_all(format!("{head}{CAME}").as_bytes()).await;
         }
     });
-    let config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"http://{addr}\"\nkeys = [\"{}\"]\nretry = {{ retries = 0 }}\n",
-        key(1)
-    );
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::at(&format!("http://{addr}"), "p", [1]).set("retry.retries", 0);
+    let gw = Gateway::start(&config.to_string()).await;
     let reply = gw.post(CHAT_PATH, STREAM).await;
     assert_eq!(
         (reply.status, reply.text().as_str(), reply.end),
@@ -246,19 +240,19 @@ async fn an_error_whose_body_breaks_off_reaches_the_client_as_far_as_it_came() {
 }
 
 #[tokio::test]
-async fn the_log_says_when_a_pool_is_well_again_and_tells_the_next_trouble_anew() {
+async fn the_log_reports_each_trouble_of_a_pool_and_its_recovery() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;
-    let told = || -> Vec<&str> {
+    let reports = || -> Vec<&str> {
         let log = gw.log();
         let lines = log.lines().filter_map(|line| {
-            let marks = ["some_keys_fail", "is well again"];
+            let marks = ["some_keys_fail", "recovered"];
             marks.into_iter().find(|mark| line.contains(mark))
         });
         lines.collect()
     };
     let mut expect = Vec::new();
-    // A key that is repaired by hand, one whose rest is over, and the like of the first once more.
+    // One recovery by a reset, one by the end of a cooldown, and one more by a reset.
     for (step, repaired) in [
         (Step::refuse(401), true),
         (Step::rate_limited(1), false),
@@ -268,19 +262,19 @@ async fn the_log_says_when_a_pool_is_well_again_and_tells_the_next_trouble_anew(
         let reply = gw.chat().await;
         assert_eq!((reply.status, reply.attempts()), (200, "2"), "{reply:?}");
         expect.push("some_keys_fail");
-        eventually("the trouble is told", || told().len() >= expect.len()).await;
+        eventually("the trouble is logged", || reports().len() >= expect.len()).await;
         if repaired {
             gw.reset("p", "p-1").await;
             gw.reset("p", "p-2").await;
         }
-        expect.push("is well again");
+        expect.push("recovered");
         let began = Instant::now();
-        while told().len() < expect.len() {
-            assert!(began.elapsed() < DEADLINE, "never well again: {step:?}");
+        while reports().len() < expect.len() {
+            assert!(began.elapsed() < DEADLINE, "no recovery: {step:?}");
             assert_eq!(gw.chat().await.status, 200);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert_eq!(told(), expect, "{step:?}");
+        assert_eq!(reports(), expect, "{step:?}");
     }
     gw.stop().await;
 }

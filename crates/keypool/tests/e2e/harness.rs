@@ -1,5 +1,6 @@
-//! Starts the binary for one test in a folder of its own, talks to it, ends it, and looks for secrets in all it said.
+//! Runs the binary for one test in its own folder, calls it, stops it, and searches its output for secrets.
 
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -15,9 +16,9 @@ use tokio::time::Instant;
 
 use crate::http::{Answer, Connection, Reply};
 
-/// Stands in every provider key, virtual key and client credential of these tests, and nowhere else.
+/// Part of every provider key, virtual key and client credential of these tests, and of nothing else.
 pub(crate) const MARK: &str = "s3cr3t";
-/// What should come at once has come by then.
+/// A generous limit for what should happen at once.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// A chat request.
 pub(crate) const CHAT: &str = r#"{"model":"gpt-x","messages":[{"role":"user","content":"hello"}]}"#;
@@ -31,24 +32,98 @@ pub(crate) fn key(n: usize) -> String {
     format!("sk-{MARK}-{n}")
 }
 
-/// Pool `p` of the mock provider with keys 1 to `n`, named `p-1` and on; a request that fails is repeated at once.
+/// Pool `p` at the mock provider with keys 1 to `n`.
 pub(crate) fn pool(mock: &Mock, n: usize) -> String {
-    let keys: Vec<String> = (1..=n).map(|n| format!("\"{}\"", key(n))).collect();
-    format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\nkeys = [{}]\nretry = {{ backoff = \"5ms\" }}\n",
-        mock.origin(),
-        keys.join(", ")
-    )
+    PoolConfig::new(mock, "p", 1..=n).to_string()
 }
 
-/// Fails the test where `future` takes longer than what should come at once.
+/// The configuration of a pool; its `Display` is TOML.
+pub(crate) struct PoolConfig {
+    name: String,
+    settings: Vec<(String, Value)>,
+    /// `[[pools.<name>.keys]]`
+    long_keys: String,
+}
+
+impl PoolConfig {
+    /// A pool at the mock provider with the keys of these numbers, named `<name>-1` and so on. Backoff is short.
+    pub(crate) fn new(mock: &Mock, name: &str, keys: impl IntoIterator<Item = usize>) -> Self {
+        Self::at(&mock.origin(), name, keys)
+    }
+
+    /// The same at another address.
+    pub(crate) fn at(base_url: &str, name: &str, keys: impl IntoIterator<Item = usize>) -> Self {
+        let keys: Vec<String> = keys.into_iter().map(key).collect();
+        let pool = Self {
+            name: name.to_owned(),
+            settings: Vec::new(),
+            long_keys: String::new(),
+        };
+        let pool = pool.set("provider", "mock").set("base_url", base_url);
+        let pool = pool.set("retry.backoff", "5ms");
+        if keys.is_empty() {
+            pool
+        } else {
+            pool.set("keys", keys)
+        }
+    }
+
+    /// Sets a setting, such as `queue.timeout`, or replaces it.
+    pub(crate) fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Adds a key in the long form, with further settings of it as TOML.
+    pub(crate) fn key(mut self, n: usize, settings: &str) -> Self {
+        let table = format!("[[pools.{}.keys]]", self.name);
+        self.long_keys += &format!("{table}\nkey = \"{}\"\n{settings}\n", key(n));
+        self
+    }
+}
+
+impl fmt::Display for PoolConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[pools.{}]", self.name)?;
+        for (name, value) in &self.settings {
+            // Strings, numbers and lists look the same in JSON and TOML.
+            match value.as_array() {
+                Some(items) => {
+                    let items: Vec<String> = items.iter().map(Value::to_string).collect();
+                    writeln!(f, "{name} = [{}]", items.join(", "))?;
+                }
+                None => writeln!(f, "{name} = {value}")?,
+            }
+        }
+        f.write_str(&self.long_keys)
+    }
+}
+
+/// The configuration of a virtual key, with further settings of it as TOML.
+pub(crate) fn virtual_key(name: &str, settings: &str) -> String {
+    let secret = virtual_secret(name);
+    format!("[[virtual_keys]]\nname = \"{name}\"\nkey = \"{secret}\"\n{settings}\n")
+}
+
+/// The secret of the virtual key with this name.
+pub(crate) fn virtual_secret(name: &str) -> String {
+    format!("{MARK}-virtual-{name}")
+}
+
+/// The `Authorization` header of the virtual key with this name.
+pub(crate) fn bearer(name: &str) -> String {
+    format!("Bearer {}", virtual_secret(name))
+}
+
+/// Fails the test if `future` takes longer than `DEADLINE`.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future)
         .await
         .expect("came within 10 s")
 }
 
-/// Looks until `reached` says so.
+/// Polls until `reached` returns true.
 pub(crate) async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !reached() {
@@ -90,7 +165,7 @@ impl Drop for Folder {
     }
 }
 
-/// The binary with some arguments, running or ended.
+/// A process of the binary, running or ended.
 pub(crate) struct Process {
     child: Child,
     stdout: Arc<Mutex<String>>,
@@ -103,7 +178,7 @@ impl Process {
         Self::start_with(folder, args, &[])
     }
 
-    /// With these environment variables, and no others.
+    /// Starts it with these environment variables and no others.
     pub(crate) fn start_with(folder: &Arc<Folder>, args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut keypool = Command::new(env!("CARGO_BIN_EXE_keypool"));
         Self::spawn(folder, keypool.args(args), env)
@@ -158,7 +233,7 @@ impl Process {
         self.child.try_wait().expect("a child").is_some()
     }
 
-    /// Waits for the end and gives the exit code.
+    /// Waits for the end and returns the exit code.
     pub(crate) async fn ended(&mut self) -> i32 {
         eventually("the process ends", || {
             self.child.try_wait().expect("a child").is_some()
@@ -172,7 +247,7 @@ impl Process {
             .unwrap_or_else(|| panic!("{status}\n{}", self.stderr()))
     }
 
-    /// No key and no token stands in what was printed or logged.
+    /// Checks that the output contains no key and no token.
     pub(crate) fn assert_no_secret(&self) {
         let said = [self.stdout(), self.stderr()].concat();
         let token = fs::read_to_string(self.folder.path("keypool.admin-token")).unwrap_or_default();
@@ -194,18 +269,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails where it has ended already.
+        // Fails if it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            // Shown with the failed test only.
+            // Shown only with a failed test.
             let said = [self.stdout(), self.stderr()].concat();
             let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
         }
     }
 }
 
-/// Collects what is written to a pipe; the text has one owner again when the pipe is closed.
+/// Collects what is written to a pipe. Once the pipe is closed, the caller is the only owner of the text.
 fn follow(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let collected = Arc::new(Mutex::new(String::new()));
     let into = Arc::clone(&collected);
@@ -243,7 +318,7 @@ impl Gateway {
         Self::run(folder, &["serve", "--listen", "127.0.0.1:0"]).await
     }
 
-    /// Any verb that serves.
+    /// Runs a command that serves.
     pub(crate) async fn run(folder: &Arc<Folder>, args: &[&str]) -> Gateway {
         Self::of(Process::start(folder, args)).await
     }
@@ -254,7 +329,7 @@ impl Gateway {
         Self::of(Process::start_with(&Folder::new(config), &args, env)).await
     }
 
-    /// The gateway that a process has become.
+    /// Waits until the process serves.
     pub(crate) async fn of(mut process: Process) -> Gateway {
         eventually("the address is printed", || {
             assert!(
@@ -288,14 +363,14 @@ impl Gateway {
         &self.process.folder
     }
 
-    /// All whole log lines so far.
+    /// All complete log lines so far.
     pub(crate) fn log(&self) -> String {
         let mut log = self.process.stderr();
         log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
         log
     }
 
-    /// Waits until the log says `what`: it is read by another thread.
+    /// Waits until the log contains `what`; another thread reads it.
     pub(crate) async fn logged(&self, what: &str) {
         eventually(&format!("the log says {what}"), || {
             self.log().contains(what)
@@ -303,7 +378,7 @@ impl Gateway {
         .await;
     }
 
-    /// Sends a request and gives its answer's head, the body still to be read.
+    /// Sends a request and reads the head of its answer, but not the body.
     pub(crate) async fn open(
         &self,
         method: &str,
@@ -319,7 +394,7 @@ impl Gateway {
         .await
     }
 
-    /// Sends a request and reads the whole answer, in which no secret may stand.
+    /// Sends a request, reads the whole answer, and checks that it contains no secret.
     pub(crate) async fn send(
         &self,
         method: &str,
@@ -353,7 +428,7 @@ impl Gateway {
         self.send("GET", path, &[], b"").await
     }
 
-    /// A call of the admin API with the token.
+    /// Calls the admin API with the token.
     pub(crate) async fn admin(&self, method: &str, path: &str) -> Reply {
         let bearer = format!("Bearer {}", self.token);
         self.send(method, path, &[("authorization", &bearer)], b"")
@@ -396,7 +471,7 @@ impl Gateway {
         }
     }
 
-    /// Ends it as an operator does: it must go by itself, with code 0, soon, and must have told no secret.
+    /// Stops it with SIGTERM: it must exit with 0 soon, without a panic, and must have shown no secret.
     pub(crate) async fn stop(mut self) {
         self.process.signal("TERM");
         let code = self.process.ended().await;

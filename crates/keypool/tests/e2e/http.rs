@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client that hides nothing: it can send what is no HTTP, and tells how an answer ended.
+//! A small HTTP/1.1 client that hides nothing: it can send invalid HTTP and reports how an answer ended.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Proper,
-    /// The connection broke before.
+    /// The connection broke off before the end.
     Broken,
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Clone)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -54,7 +54,7 @@ impl Reply {
         self.header("x-keypool-attempts").unwrap_or_default()
     }
 
-    /// The stable code of an error of keypool's own, in whichever protocol's form.
+    /// The code of one of keypool's own errors, in the format of any protocol.
     pub(crate) fn code(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         code_of(&body)
@@ -70,7 +70,7 @@ impl Reply {
     }
 }
 
-/// The stable code in an error of keypool's own.
+/// The code in one of keypool's own errors.
 pub(crate) fn code_of(body: &Value) -> String {
     [
         &body["error"]["details"][0]["metadata"]["code"],
@@ -107,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Writes a well-formed request. A `host` among the headers stands in place of the right one.
+    /// Writes a well-formed request. A `host` among the headers replaces the right one.
     pub(crate) async fn request(
         &mut self,
         method: &str,
@@ -130,12 +130,12 @@ impl Connection {
         self.write(body).await;
     }
 
-    /// Writes bytes as they are. That the other side has closed is seen when reading.
+    /// Writes raw bytes. If the other side has closed, reading shows it.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// Says that nothing more is written.
+    /// Closes the writing side.
     pub(crate) async fn end_writing(&mut self) {
         let _ = self.stream.shutdown().await;
     }
@@ -171,14 +171,14 @@ impl Connection {
         }
     }
 
-    /// Reads a whole answer and gives the connection back.
+    /// Reads a whole answer and returns the connection with it.
     pub(crate) async fn reply(self) -> Option<(Reply, Connection)> {
         let mut answer = self.answer().await?;
         let reply = answer.rest().await;
         Some((reply, answer.connection))
     }
 
-    /// Whether the other side closes the connection, whatever it sends before.
+    /// Waits until the other side closes the connection, and ignores what it sends before.
     pub(crate) async fn is_closed(&mut self) -> bool {
         while self.more().await {}
         true
@@ -189,7 +189,7 @@ impl Connection {
     }
 }
 
-/// What of the body is still to come.
+/// What is left of the body.
 enum Framing {
     Length(usize),
     Chunked,
@@ -209,7 +209,7 @@ impl Framing {
     }
 }
 
-/// An answer whose body is still to be read. Dropped, its connection closes.
+/// An answer whose body has not been read yet. Dropping it closes its connection.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
@@ -218,7 +218,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The next piece of the body as it comes; `Ok(None)` at its proper end.
+    /// The next piece of the body as it arrives; `Ok(None)` at its proper end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, End> {
         match self.framing {
             Framing::Over | Framing::Length(0) => Ok(None),
@@ -287,7 +287,7 @@ impl Answer {
         }
     }
 
-    /// The answer that follows an interim one, such as 100.
+    /// The answer after an interim one, such as 100.
     pub(crate) async fn after_interim(self) -> (Reply, Connection) {
         let reply = self.connection.reply().await;
         reply.expect("an answer after the interim one")

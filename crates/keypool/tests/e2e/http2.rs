@@ -1,4 +1,4 @@
-//! HTTP/2 to providers that offer it, and HTTP/1.1 to those that do not.
+//! HTTP/2 to providers that offer it, HTTP/1.1 to the others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,24 +9,17 @@ use keypool_testkit::{Mock, Step, fnv1a};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::harness::{CHAT, CHAT_PATH, Gateway, STREAM, eventually, key, within};
+use crate::harness::{CHAT, CHAT_PATH, Gateway, PoolConfig, STREAM, eventually, within};
 use crate::http::{End, Reply};
 use crate::http2_provider::{Ending, Frames, Http2Provider, Plan, Rule};
-use crate::tls::{Authority, Front};
-
-fn pool(addr: SocketAddr, keys: usize) -> String {
-    let keys: Vec<String> = (1..=keys).map(|n| format!("\"{}\"", key(n))).collect();
-    format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"https://{addr}\"\nkeys = [{}]\nretry = {{ backoff = \"5ms\" }}\n",
-        keys.join(", ")
-    )
-}
+use crate::tls::{Authority, TlsProxy};
 
 async fn gateway(authority: &Authority, addr: SocketAddr, keys: usize) -> Arc<Gateway> {
-    Arc::new(Gateway::start_with(&pool(addr, keys), &[authority.env()]).await)
+    let config = PoolConfig::at(&format!("https://{addr}"), "p", 1..=keys);
+    Arc::new(Gateway::start_with(&config.to_string(), &[authority.env()]).await)
 }
 
-/// So many of the same request at once.
+/// Sends the same request `n` times at once.
 async fn at_once(
     gw: &Arc<Gateway>,
     n: usize,
@@ -44,7 +37,7 @@ async fn at_once(
 async fn stop(gw: Arc<Gateway>) {
     gw.all_idle().await;
     Arc::into_inner(gw)
-        .expect("nobody calls any more")
+        .expect("all calls have ended")
         .stop()
         .await;
 }
@@ -54,12 +47,12 @@ fn threads() -> usize {
 }
 
 #[tokio::test]
-async fn many_calls_share_few_connections_as_the_provider_allows() {
+async fn calls_share_connections_up_to_the_providers_stream_limit() {
     const CALLS: usize = 50;
     let authority = Authority::new();
     for (streams, least) in [(10, 5), (1000, 1)] {
         let acceptor = authority.acceptor(&["127.0.0.1"], &["h2", "http/1.1"]);
-        // None is answered before all are there, so they run at the same time.
+        // The provider answers none before all have arrived, so they are in flight at the same time.
         let provider = Http2Provider::start(acceptor, streams, Rule::Together(CALLS)).await;
         let gw = gateway(&authority, provider.addr, 1).await;
         for reply in at_once(&gw, CALLS, CHAT_PATH, CHAT).await {
@@ -76,7 +69,7 @@ async fn many_calls_share_few_connections_as_the_provider_allows() {
         );
         assert!(most <= streams as usize, "{most} of {streams}");
         assert_eq!(provider.seen.requests.load(Ordering::SeqCst), CALLS);
-        // And they are kept.
+        // The connections are kept.
         assert_eq!(gw.chat().await.status, 200);
         assert_eq!(provider.connections(), connections);
         stop(gw).await;
@@ -84,13 +77,13 @@ async fn many_calls_share_few_connections_as_the_provider_allows() {
 }
 
 #[tokio::test]
-async fn the_head_is_that_of_http2_there_and_of_http1_here() {
+async fn headers_are_translated_between_http1_and_http2() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["localhost"], &["h2"]);
     let provider = Http2Provider::start(acceptor, 100, Rule::Together(1)).await;
     let addr = format!("localhost:{}", provider.addr.port());
-    let config = pool(provider.addr, 1).replace(&provider.addr.to_string(), &addr);
-    let gw = Gateway::start_with(&config, &[authority.env()]).await;
+    let config = PoolConfig::at(&format!("https://{addr}"), "p", [1]);
+    let gw = Gateway::start_with(&config.to_string(), &[authority.env()]).await;
     let headers = [
         ("te", "trailers"),
         ("connection", "x-hop"),
@@ -121,7 +114,7 @@ async fn the_head_is_that_of_http2_there_and_of_http1_here() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_resets_its_stream_and_no_other() {
+async fn a_disconnect_resets_only_the_clients_own_stream() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
     let provider = Http2Provider::start(acceptor, 100, Rule::Hold).await;
@@ -148,7 +141,7 @@ async fn a_client_that_leaves_resets_its_stream_and_no_other() {
 }
 
 #[tokio::test]
-async fn large_bodies_pass_both_ways() {
+async fn large_bodies_pass_in_both_directions() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
     let provider = Http2Provider::start(acceptor, 100, Rule::Echo).await;
@@ -167,7 +160,7 @@ async fn large_bodies_pass_both_ways() {
     stop(gw).await;
 }
 
-/// A chat request of so many bytes.
+/// A chat request with about `length` bytes.
 fn large(length: usize) -> Vec<u8> {
     let mut body = CHAT.as_bytes().to_vec();
     body.pop();
@@ -178,7 +171,7 @@ fn large(length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn clients_that_do_not_read_hold_up_no_other_on_the_same_connection() {
+async fn clients_that_do_not_read_block_no_other_stream() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
     let provider = Http2Provider::start(acceptor, 100, Rule::Echo).await;
@@ -196,12 +189,12 @@ async fn clients_that_do_not_read_hold_up_no_other_on_the_same_connection() {
     stop(gw).await;
 }
 
-/// A call that is not repeated where the provider may have begun with it.
+/// A call that is not repeated if the provider may have run it.
 const ONCE: &str = r#"{"model":"gpt-x","input":"hello","store":true}"#;
 
 #[tokio::test]
-async fn what_the_provider_has_surely_not_begun_goes_to_another_connection_uncounted() {
-    // What befalls the streams 9 and 11 of 3 to 11, and whether they are replaced.
+async fn streams_that_never_began_are_replaced_and_not_counted() {
+    // What happens to streams 9 and 11 of the streams 3 to 11, and whether they are replaced.
     for (end, replaced) in [
         (Ending::GoAway(7), true),
         (Ending::Reset(7, Reason::REFUSED_STREAM), true),
@@ -243,7 +236,7 @@ async fn what_the_provider_has_surely_not_begun_goes_to_another_connection_uncou
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_a_failure_of_its_calls_but_for_one_that_found_it_waiting() {
+async fn a_broken_connection_fails_its_calls_except_one_that_found_it_idle() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
     let end = Ending::Break;
@@ -267,18 +260,18 @@ async fn a_broken_connection_is_a_failure_of_its_calls_but_for_one_that_found_it
 }
 
 #[tokio::test]
-async fn a_provider_without_http2_is_called_by_http1_and_its_sessions_are_resumed() {
+async fn providers_without_http2_get_http1_with_tls_resumption() {
     let authority = Authority::new();
     for protocols in [&[][..], &["http/1.1"]] {
         let mock = Mock::start().await.unwrap();
         let acceptor = authority.acceptor(&["127.0.0.1"], protocols);
-        let front = Front::start(acceptor, mock.addr()).await;
+        let front = TlsProxy::start(acceptor, mock.addr()).await;
         let gw = gateway(&authority, front.addr, 1).await;
         for _ in 0..3 {
             assert_eq!(gw.chat().await.status, 200);
         }
         assert_eq!(front.seen(), (1, 0), "the connection is kept");
-        // Two at once need two connections: the second begins where the first session ended.
+        // Two calls at once need two connections; the second resumes the first one's TLS session.
         mock.script("*", [Step::slow_ms(500), Step::slow_ms(500)]);
         for reply in at_once(&gw, 2, CHAT_PATH, CHAT).await {
             assert_eq!((reply.status, reply.attempts()), (200, "1"), "{reply:?}");

@@ -1,5 +1,5 @@
-//! Providers that speak HTTP/2: one that behaves, on h2's server; and one that does to its connections what it was
-//! told, frame by frame.
+//! Providers that speak HTTP/2: a regular one built on h2's server, and one that ends its connections by a script,
+//! frame by frame.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,30 +16,30 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What a request meets.
+/// How the provider answers a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rule {
-    /// An answer, once so many requests are there together.
+    /// Answers once this many requests have arrived.
     Together(usize),
-    /// A stream of two events; the second when `finish` was called.
+    /// Sends a stream of two events, the second after `finish` is called.
     Hold,
-    /// Its own body.
+    /// Sends the request's body back.
     Echo,
 }
 
-/// What was seen.
+/// What the provider has seen.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) connections: AtomicUsize,
     pub(crate) requests: AtomicUsize,
-    /// The most streams on one connection at once.
+    /// Peak number of streams on one connection.
     pub(crate) most: AtomicUsize,
     /// Streams that the other side reset with CANCEL.
     pub(crate) cancelled: AtomicUsize,
     pub(crate) last: Mutex<Option<(String, HeaderMap)>>,
 }
 
-/// A provider that behaves. It ends with this.
+/// A regular provider. It stops when dropped.
 pub(crate) struct Http2Provider {
     pub(crate) addr: SocketAddr,
     pub(crate) seen: Arc<Seen>,
@@ -56,7 +56,7 @@ struct Context {
 }
 
 impl Http2Provider {
-    /// Allows `streams` requests at once on a connection.
+    /// Allows `streams` concurrent requests per connection.
     pub(crate) async fn start(acceptor: TlsAcceptor, streams: u32, rule: Rule) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
@@ -173,7 +173,7 @@ async fn answer(
     }
 }
 
-/// What becomes of the first connection when so many requests have come on it whole; later ones are answered.
+/// Ends the first connection after it received `after` complete requests. Requests on later ones are answered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) after: usize,
@@ -182,7 +182,7 @@ pub(crate) struct Plan {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
-    /// GOAWAY with this last stream; those up to it are answered.
+    /// GOAWAY with this last stream; streams up to it are answered.
     GoAway(u32),
     /// Streams above this one are reset with this reason; the others are answered.
     Reset(u32, Reason),
@@ -190,7 +190,7 @@ pub(crate) enum Ending {
     Break,
 }
 
-/// A provider that does as planned. It ends with this.
+/// A provider that follows a plan. It stops when dropped.
 pub(crate) struct Frames {
     pub(crate) addr: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
@@ -248,7 +248,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// 200 with a small JSON body.
 fn whole_answer(stream: u32) -> Vec<u8> {
     let json = b"application/json";
-    // `:status: 200`, and `content-type` by its place in the static table.
+    // `:status: 200`, and `content-type` by its index in the static table.
     let head = [&[0x88, 0x0f, 0x10, json.len() as u8], &json[..]].concat();
     let head = frame(HEADERS, END_HEADERS, stream, &head);
     [head, frame(DATA, END_STREAM, stream, b"{\"id\":\"1\"}")].concat()
@@ -278,7 +278,7 @@ async fn play(
             HEADERS | DATA if flags & END_STREAM != 0 => {
                 requests.fetch_add(1, Ordering::SeqCst);
                 whole.push(stream);
-                // The first is answered at once, so that the connection is known before the others come.
+                // The first is answered at once, so that the connection is known before the others arrive.
                 let answered = plan.is_none() || stream == 1;
                 if answered {
                     io.write_all(&whole_answer(stream)).await?;
@@ -296,7 +296,7 @@ async fn play(
     }
 }
 
-/// What ends the connection; `None`: nothing is said.
+/// The bytes that end the connection; `None` to close it without any.
 fn ending(end: Ending, waiting: impl Iterator<Item = u32>) -> Option<Vec<u8>> {
     let (last, mut bytes, reason) = match end {
         Ending::GoAway(last) => {

@@ -1,10 +1,11 @@
-//! End to end: the real binary on loopback, in front of the mock provider that runs inside the test.
+//! End to end: the real binary on loopback, in front of a mock provider inside the test process.
 
 mod admin;
 mod attacks;
 mod bad_input;
 mod bad_provider;
 mod callers;
+mod command_line;
 mod connections;
 mod failures;
 mod harness;
@@ -12,6 +13,7 @@ mod http;
 mod http2;
 mod http2_provider;
 mod idle_streams;
+mod log_messages;
 mod memory;
 mod multipart;
 mod object_ids;
@@ -24,9 +26,8 @@ mod reload;
 mod rotation;
 mod routes;
 mod shutdown;
-mod start;
 mod streams;
-mod telling;
 mod tls;
+mod traces;
 mod uploads;
 mod whose;

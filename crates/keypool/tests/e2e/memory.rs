@@ -1,4 +1,4 @@
-//! Large bodies: unchanged, and not held more than once.
+//! Large bodies are relayed unchanged and held in memory only once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use keypool_testkit::{Behaviour, Mock, Step, fnv1a};
 use tokio::task::JoinSet;
 
 use crate::bad_input::raw;
-use crate::harness::{CHAT, CHAT_PATH, Gateway, key, pool, within};
+use crate::harness::{CHAT, CHAT_PATH, Gateway, PoolConfig, key, pool, within};
 use crate::http::Connection;
 
 const MIB: u64 = 1 << 20;
 const AT_ONCE: usize = 4;
 
-/// A chat request with an image of 20 MB, no two alike.
+/// A chat request with an image of 20 MB that depends on `n`.
 fn image(n: usize, model: &str) -> Vec<u8> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let head = r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,"#;
@@ -24,7 +24,7 @@ fn image(n: usize, model: &str) -> Vec<u8> {
     body
 }
 
-/// The most memory that the process ever had, in bytes.
+/// The peak resident memory of a process, in bytes.
 pub(crate) fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
@@ -40,17 +40,13 @@ pub(crate) fn peak(pid: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn large_bodies_pass_bit_for_bit_and_are_held_once() {
+async fn large_bodies_are_relayed_intact_and_held_once() {
     let mock = Mock::start().await.unwrap();
-    let other = pool(&mock, 0).replace("[pools.p]", "[pools.q]").replace(
-        "keys = []",
-        &format!(
-            "models = [\"alias\"]\nkeys = [{{ key = \"{}\", model = \"real-model\" }}]",
-            key(9)
-        ),
-    );
+    let other = PoolConfig::new(&mock, "q", [])
+        .set("models", vec!["alias"])
+        .key(9, "model = \"real-model\"");
     let gw = Arc::new(Gateway::start(&format!("{}{other}", pool(&mock, AT_ONCE))).await);
-    // All of them are held at the same time.
+    // The latency makes all of them in flight at the same time.
     mock.behave(
         "*",
         Behaviour {
@@ -97,7 +93,7 @@ async fn large_bodies_pass_bit_for_bit_and_are_held_once() {
     Arc::into_inner(gw).unwrap().stop().await;
 }
 
-/// A chat request whose length is not told, in chunks of so many bytes.
+/// A chat request without a length, in chunks of `size` bytes.
 fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     let mut request = format!(
         "POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -113,7 +109,7 @@ fn chunked(body: &[u8], size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn bodies_of_unknown_length_pass_bit_for_bit() {
+async fn bodies_of_unknown_length_are_relayed_intact() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let mut long = CHAT.as_bytes().to_vec();
@@ -136,8 +132,7 @@ async fn bodies_of_unknown_length_pass_bit_for_bit() {
 }
 
 #[tokio::test]
-async fn small_bodies_of_unknown_length_take_no_more_memory_than_they_need_and_are_served_at_once()
-{
+async fn small_bodies_of_unknown_length_do_not_wait_for_memory() {
     const MANY: u64 = 20;
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
@@ -148,7 +143,7 @@ async fn small_bodies_of_unknown_length_take_no_more_memory_than_they_need_and_a
         connection.write(&chunked(CHAT.as_bytes(), 16)).await;
         waiting.push(connection);
     }
-    // None of them is answered, so all are there together or never.
+    // None of them is answered, so this succeeds only if all are in flight together.
     within(mock.wait_for(&key(1), |seen| seen.active == MANY)).await;
     drop(waiting);
     within(mock.wait_for(&key(1), |seen| seen.cancelled == MANY)).await;

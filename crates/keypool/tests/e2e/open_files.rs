@@ -1,4 +1,4 @@
-//! The limit of open files: raised at start, told, and survived where it is reached.
+//! The limit of open files is raised at start and reported, and reaching it does no lasting harm.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn start(config: &str, limits: &str) -> Gateway {
     Gateway::of(Process::start_after(&folder, limits, &args)).await
 }
 
-/// The soft limit in force.
+/// The current soft limit.
 fn soft_limit(gw: &Gateway) -> String {
     let limits =
         std::fs::read_to_string(format!("/proc/{}/limits", gw.process.pid())).expect("a process");
@@ -26,7 +26,7 @@ fn soft_limit(gw: &Gateway) -> String {
         .to_owned()
 }
 
-/// How many files the gateway has open.
+/// The number of files that the gateway has open.
 fn open_files(gw: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gw.process.pid()))
         .expect("a process")
@@ -34,14 +34,16 @@ fn open_files(gw: &Gateway) -> usize {
 }
 
 #[tokio::test]
-async fn the_soft_limit_is_raised_to_the_hard_one_and_what_fits_is_told() {
+async fn the_soft_limit_is_raised_to_the_hard_one_and_reported() {
     for (hard, enough) in [("900", false), ("4000", true)] {
         let limits = format!("ulimit -Sn 128 && ulimit -Hn {hard}");
         let gw = start("[log]\nformat = \"json\"\n", &limits).await;
         assert_eq!(soft_limit(&gw), hard);
-        gw.logged("there is room for").await;
+        gw.logged("there is capacity for").await;
         let log = gw.log();
-        let line = log.lines().find(|line| line.contains("there is room for"));
+        let line = log
+            .lines()
+            .find(|line| line.contains("there is capacity for"));
         let line: Value = serde_json::from_str(line.unwrap()).unwrap();
         assert_eq!(
             line["level"],
@@ -51,31 +53,30 @@ async fn the_soft_limit_is_raised_to_the_hard_one_and_what_fits_is_told() {
         assert_eq!(line["message"].to_string().contains("LimitNOFILE"), !enough);
         let streams = line["streams"].as_u64().unwrap();
         assert_eq!(streams >= 1_000, enough, "{line}");
-        let told = format!("{streams} streams at once ({hard} open files)");
-        assert!(gw.process.stdout().contains(&told), "{told}");
+        let capacity = format!("{streams} streams at once ({hard} open files)");
+        assert!(gw.process.stdout().contains(&capacity), "{capacity}");
         gw.stop().await;
     }
 }
 
 #[tokio::test]
-async fn more_connections_than_fit_wait_and_leave_room_for_calls_to_the_provider() {
+async fn excess_connections_wait_and_leave_files_for_upstream_calls() {
     let mock = Mock::start().await.unwrap();
     let gw = start(&pool(&mock, 1), "ulimit -n 128").await;
     let mut regular = Connection::open(gw.addr).await;
     regular.request("GET", "/healthz", &[], b"").await;
     let (reply, regular) = within(regular.reply()).await.unwrap();
     assert_eq!(reply.status, 200);
-    let told = "more wait";
     let mut held = Vec::new();
-    while !gw.log().contains(told) {
-        assert!(held.len() < 128, "nobody waits:\n{}", gw.log());
+    while !gw.log().contains("more wait") {
+        assert!(held.len() < 128, "no connection waits:\n{}", gw.log());
         let mut connection = Connection::open(gw.addr).await;
         // A head that never ends.
         connection.write(b"POST / HTTP/1.1\r\n").await;
         held.push(connection);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // Who has a connection is served: there is room for the way to the provider.
+    // A client with a connection is served: files are left for the connection to the provider.
     let mut busy = regular;
     for _ in 0..3 {
         busy.request("POST", CHAT_PATH, &[], CHAT.as_bytes()).await;
@@ -89,7 +90,7 @@ async fn more_connections_than_fit_wait_and_leave_room_for_calls_to_the_provider
 }
 
 #[tokio::test]
-async fn without_files_left_it_stays_alive_blames_no_key_and_serves_when_some_are_free() {
+async fn running_out_of_files_blames_no_key_and_is_temporary() {
     let mock = Mock::start().await.unwrap();
     let limit = open_files_of_an_idle_gateway(&mock).await + 8;
     let gw = start(&pool(&mock, 1), &format!("ulimit -n {limit}")).await;
@@ -99,15 +100,19 @@ async fn without_files_left_it_stays_alive_blames_no_key_and_serves_when_some_ar
     assert_eq!(reply.status, 200);
     let mut held = Vec::new();
     while !gw.log().contains("could not be accepted") {
-        assert!(held.len() < 64, "every one is accepted:\n{}", gw.log());
+        assert!(
+            held.len() < 64,
+            "every connection is accepted:\n{}",
+            gw.log()
+        );
         held.push(Connection::open(gw.addr).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for _ in 0..8 {
-        // More that wait.
+        // These wait too.
         held.push(Connection::open(gw.addr).await);
     }
-    // No file is left for a call to the provider: that is not the key's fault.
+    // No file is left for a call to the provider, which is not the key's fault.
     regular
         .request("POST", CHAT_PATH, &[], CHAT.as_bytes())
         .await;
@@ -119,9 +124,9 @@ async fn without_files_left_it_stays_alive_blames_no_key_and_serves_when_some_ar
     );
     let lines = || gw.log().matches("could not be accepted").count();
     let began = tokio::time::Instant::now();
-    let told = lines();
-    eventually("it is told again", || lines() >= told + 2).await;
-    // A second lies between two of them; the first may have been read late.
+    let before = lines();
+    eventually("the log repeats it", || lines() >= before + 2).await;
+    // There is a second between two lines; the first may have been read late.
     let took = began.elapsed();
     assert!(took > Duration::from_millis(500), "{took:?}:\n{}", gw.log());
     drop((held, regular));
@@ -132,7 +137,7 @@ async fn without_files_left_it_stays_alive_blames_no_key_and_serves_when_some_ar
     gw.stop().await;
 }
 
-/// How many files the gateway has open when nobody calls.
+/// The number of files that an idle gateway has open.
 async fn open_files_of_an_idle_gateway(mock: &Mock) -> usize {
     let gw = Gateway::start(&pool(mock, 1)).await;
     let files = open_files(&gw);

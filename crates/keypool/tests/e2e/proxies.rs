@@ -1,4 +1,4 @@
-//! Outbound proxies, before providers with TLS and without.
+//! Outbound proxies, to providers with and without TLS.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,29 +12,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Gateway, MARK, key};
+use crate::harness::{CHAT, Gateway, MARK, PoolConfig, key};
 use crate::http2_provider::{Http2Provider, Rule};
-use crate::tls::{Authority, Front};
+use crate::tls::{Authority, TlsProxy};
 
 /// How a proxy behaves.
 #[derive(Clone, Copy, Debug)]
 enum Mode {
-    /// `CONNECT` and whole URLs.
+    /// `CONNECT` and absolute URLs.
     Http,
-    /// SOCKS 5, with this user and password where there are some.
+    /// SOCKS 5, with this user and password if there are any.
     Socks(Option<(&'static str, &'static str)>),
-    /// SOCKS 5, but the way to the target is barred.
+    /// SOCKS 5 that refuses every target.
     SocksRefuses,
-    /// This answer to everything; then it closes.
+    /// Sends this answer to everything, then closes.
     Says(&'static str),
-    /// Nothing at all.
+    /// Sends nothing.
     Silent,
 }
 
-/// A small proxy. It ends with this.
+/// A small proxy. It stops when dropped.
 struct Proxy {
     addr: SocketAddr,
-    /// What was asked on each connection: the head, or the SOCKS target.
+    /// The request on each connection: the head, or the SOCKS target.
     asked: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<()>,
 }
@@ -42,7 +42,7 @@ struct Proxy {
 #[derive(Clone)]
 struct Context {
     mode: Mode,
-    /// Where all ways lead, whatever the target's name.
+    /// Connects to this address, whatever the requested target.
     leads_to: Option<SocketAddr>,
     asked: Arc<Mutex<Vec<String>>>,
 }
@@ -104,7 +104,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, context: Context) -
             stream.shutdown().await
         }
         Mode::Silent => {
-            // Kept open.
+            // Keep the connection open.
             let _stream = stream;
             std::future::pending().await
         }
@@ -206,7 +206,7 @@ async fn lengthy<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A pool of one key that is called at `base_url`, and what else is set.
+/// A pool with one key at `base_url`, with further settings as TOML.
 fn pool(base_url: &str, more: &str) -> String {
     format!(
         "[pools.p]\nprovider = \"mock\"\nbase_url = \"{base_url}\"\nkeys = [\"{}\"]\n{more}\n",
@@ -214,22 +214,21 @@ fn pool(base_url: &str, more: &str) -> String {
     )
 }
 
-/// Two keys, the first through `proxy`, the second without one.
+/// A pool with two keys, the first through `proxy`, the second direct.
 fn two_keys(base_url: &str, proxy: &str) -> String {
-    format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{base_url}\"\nproxy = \"{proxy}\"\n\
-         timeouts = {{ connect = \"1s\" }}\nretry = {{ backoff = \"5ms\" }}\n\
-         [[pools.p.keys]]\nkey = \"{}\"\n[[pools.p.keys]]\nkey = \"{}\"\nproxy = \"none\"\n",
-        key(1),
-        key(2)
-    )
+    PoolConfig::at(base_url, "p", [])
+        .set("proxy", proxy)
+        .set("timeouts.connect", "1s")
+        .key(1, "")
+        .key(2, "proxy = \"none\"")
+        .to_string()
 }
 
 #[tokio::test]
-async fn https_goes_through_a_tunnel_that_is_kept() {
+async fn https_calls_share_a_kept_tunnel() {
     let authority = Authority::new();
     let (mock, proxy) = (Mock::start().await.unwrap(), Proxy::start(Mode::Http).await);
-    let front = Front::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
+    let front = TlsProxy::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
     let more = format!("proxy = \"http://me%40home:{MARK}%3A1@{}\"", proxy.addr);
     let config = pool(&format!("https://{}", front.addr), &more);
     let gw = Gateway::start_with(&config, &[authority.env()]).await;
@@ -251,7 +250,7 @@ async fn https_goes_through_a_tunnel_that_is_kept() {
 }
 
 #[tokio::test]
-async fn http_goes_to_the_proxy_with_whole_urls() {
+async fn http_calls_reach_the_proxy_with_absolute_urls() {
     let (mock, proxy) = (Mock::start().await.unwrap(), Proxy::start(Mode::Http).await);
     let more = format!("proxy = \"http://me:{MARK}@{}\"", proxy.addr);
     let gw = Gateway::start(&pool(&mock.origin(), &more)).await;
@@ -279,11 +278,11 @@ async fn http_goes_to_the_proxy_with_whole_urls() {
 }
 
 #[tokio::test]
-async fn each_key_goes_its_own_way_to_the_same_provider() {
+async fn each_key_uses_its_own_proxy_to_the_same_provider() {
     let authority = Authority::new();
     let mock = Mock::start().await.unwrap();
-    let front = Front::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
-    let (of_pool, of_key) = (
+    let front = TlsProxy::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
+    let (pool_proxy, key_proxy) = (
         Proxy::start(Mode::Http).await,
         Proxy::start(Mode::Http).await,
     );
@@ -291,10 +290,10 @@ async fn each_key_goes_its_own_way_to_the_same_provider() {
         "{}[[pools.p.keys]]\nkey = \"{}\"\nproxy = \"http://{}\"\n",
         two_keys(
             &format!("https://{}", front.addr),
-            &format!("http://{}", of_pool.addr)
+            &format!("http://{}", pool_proxy.addr)
         ),
         key(3),
-        of_key.addr
+        key_proxy.addr
     );
     let gw = Gateway::start_with(&config, &[authority.env()]).await;
     for n in [1, 2, 3, 1, 2, 3] {
@@ -305,19 +304,23 @@ async fn each_key_goes_its_own_way_to_the_same_provider() {
             "{reply:?}"
         );
     }
-    assert_eq!((of_pool.asked().len(), of_key.asked().len()), (1, 1));
-    assert_eq!(front.seen().0, 3, "a connection for each way");
+    assert_eq!((pool_proxy.asked().len(), key_proxy.asked().len()), (1, 1));
+    assert_eq!(
+        front.seen().0,
+        3,
+        "one connection per proxy and one without"
+    );
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn the_environment_names_a_proxy_for_all_but_this_machine() {
+async fn a_proxy_of_the_environment_is_not_used_for_loopback() {
     let authority = Authority::new();
     let mock = Mock::start().await.unwrap();
     let acceptor = authority.acceptor(&["provider.test"], &[]);
-    let front = Front::start(acceptor, mock.addr()).await;
+    let front = TlsProxy::start(acceptor, mock.addr()).await;
     let proxy = Proxy::start_with(Mode::Http, None, Some(front.addr)).await;
-    let local = pool(&mock.origin(), "").replace("[pools.p]", "[pools.q]");
+    let local = PoolConfig::new(&mock, "q", [1]);
     let config = format!("{}{local}", pool("https://provider.test", ""));
     let url = format!("http://{}", proxy.addr);
     for name in ["HTTPS_PROXY", "all_proxy"] {
@@ -335,9 +338,7 @@ async fn the_environment_names_a_proxy_for_all_but_this_machine() {
             asked[0].starts_with("CONNECT provider.test:443 "),
             "{asked:?}"
         );
-        let reply = gw
-            .post("/q/v1/chat/completions", crate::harness::CHAT)
-            .await;
+        let reply = gw.post("/q/v1/chat/completions", CHAT).await;
         assert_eq!(
             (reply.status, reply.key()),
             (200, "q-1"),
@@ -348,7 +349,7 @@ async fn the_environment_names_a_proxy_for_all_but_this_machine() {
     }
 }
 
-/// What goes wrong on the way to a provider by https, and what the log says of it.
+/// Failures of a proxy for an https provider, and what the log says about each.
 fn without_tunnel() -> Vec<(Mode, &'static str)> {
     vec![
         (
@@ -378,7 +379,7 @@ fn without_tunnel() -> Vec<(Mode, &'static str)> {
     ]
 }
 
-/// The same with a provider by http.
+/// The same for an http provider.
 fn without_forwarding() -> Vec<(Mode, &'static str)> {
     vec![
         (
@@ -406,13 +407,13 @@ fn without_forwarding() -> Vec<(Mode, &'static str)> {
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it() {
+async fn a_failing_proxy_fails_over_and_is_named_in_the_log() {
     let authority = Authority::new();
     let over_tls = without_tunnel().into_iter().map(|case| (true, case));
     let plain = without_forwarding().into_iter().map(|case| (false, case));
     for (over_tls, (mode, words)) in over_tls.chain(plain) {
         let (mock, proxy) = (Mock::start().await.unwrap(), Proxy::start(mode).await);
-        let front = Front::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
+        let front = TlsProxy::start(authority.acceptor(&["127.0.0.1"], &[]), mock.addr()).await;
         let base_url = if over_tls {
             format!("https://{}", front.addr)
         } else {
@@ -449,7 +450,7 @@ async fn a_proxy_that_does_not_work_is_trouble_on_the_way_and_the_log_names_it()
 }
 
 #[tokio::test]
-async fn a_proxy_that_falls_silent_is_named_with_the_step_and_the_call_ends_as_a_time_out() {
+async fn a_silent_proxy_is_a_timeout_and_the_log_names_the_step() {
     let mock = Mock::start().await.unwrap();
     let port = mock.addr().port();
     for (scheme, step) in [
@@ -483,7 +484,7 @@ async fn a_proxy_that_falls_silent_is_named_with_the_step_and_the_call_ends_as_a
             .await;
         gw.stop().await;
     }
-    // The tunnel is there, and nothing comes through it.
+    // The tunnel opens, but nothing comes through it.
     let (behind, proxy) = (
         Proxy::start(Mode::Silent).await,
         Proxy::start(Mode::Http).await,
@@ -507,7 +508,7 @@ async fn a_proxy_that_falls_silent_is_named_with_the_step_and_the_call_ends_as_a
 }
 
 #[tokio::test]
-async fn a_call_that_makes_something_is_not_repeated_where_the_proxy_gave_up_on_the_provider() {
+async fn a_call_that_may_have_run_is_not_repeated_after_a_proxy_error() {
     const ONCE: &str = r#"{"model":"gpt-x","input":"hello","store":true}"#;
     for (status, expect) in [(501, (200, "2")), (403, (502, "1")), (504, (502, "1"))] {
         let mock = Mock::start().await.unwrap();
@@ -552,10 +553,10 @@ async fn a_socks_proxy_is_asked_for_every_address_of_a_name() {
 }
 
 #[tokio::test]
-async fn proxies_with_tls_and_socks_are_spoken_to() {
+async fn https_and_socks_proxies_are_supported() {
     let authority = Authority::new();
     let mock = Mock::start().await.unwrap();
-    let front = Front::start(authority.acceptor(&["localhost"], &[]), mock.addr()).await;
+    let front = TlsProxy::start(authority.acceptor(&["localhost"], &[]), mock.addr()).await;
     let https = format!("https://localhost:{}", front.addr.port());
     let (plain, port) = (mock.origin(), mock.addr().port());
     let by_name = format!("name localhost:{}", front.addr.port());
@@ -603,7 +604,7 @@ async fn proxies_with_tls_and_socks_are_spoken_to() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_through_a_tunnel() {
+async fn http2_works_through_a_tunnel() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
     let provider = Http2Provider::start(acceptor, 100, Rule::Together(1)).await;

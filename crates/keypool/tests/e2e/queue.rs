@@ -1,4 +1,4 @@
-//! Caps per key, and the queue of those who wait for one.
+//! Caps per key, and the queue of requests that wait for a key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,9 @@ use keypool_testkit::{Behaviour, Mock, Step};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, MARK, STREAM, key, pool, within};
+use crate::harness::{
+    CHAT, CHAT_PATH, DEADLINE, Gateway, PoolConfig, STREAM, bearer, key, virtual_key, within,
+};
 use crate::http::{Connection, Reply};
 
 fn slow(millis: u64) -> Behaviour {
@@ -17,9 +19,21 @@ fn slow(millis: u64) -> Behaviour {
     }
 }
 
-/// Sends a chat request by itself, of the caller with this virtual key if one is given.
+/// A pool with one key that takes one call at a time.
+fn one_slot(mock: &Mock) -> PoolConfig {
+    PoolConfig::new(mock, "p", [1]).set("max_concurrent_per_key", 1)
+}
+
+/// Starts a gateway and takes its only slot.
+async fn start_full(mock: &Mock, pool: &PoolConfig) -> (Arc<Gateway>, Connection) {
+    let gw = Arc::new(Gateway::start(&pool.to_string()).await);
+    let holder = hold(&gw, mock, None).await;
+    (gw, holder)
+}
+
+/// Sends a chat request in a task of its own, with the virtual key of `caller` if there is one.
 fn call(calls: &mut JoinSet<Reply>, gw: &Arc<Gateway>, caller: Option<&str>) {
-    let (gw, bearer) = (Arc::clone(gw), caller.map(|key| format!("Bearer {key}")));
+    let (gw, bearer) = (Arc::clone(gw), caller.map(bearer));
     calls.spawn(async move {
         let headers: Vec<(&str, &str)> = bearer
             .iter()
@@ -29,11 +43,11 @@ fn call(calls: &mut JoinSet<Reply>, gw: &Arc<Gateway>, caller: Option<&str>) {
     });
 }
 
-/// A connection whose request holds the only slot of a key until it is dropped.
-async fn hold(gw: &Gateway, mock: &Mock, credential: Option<&str>) -> Connection {
+/// A connection whose request holds the only slot of the key until it is dropped.
+async fn hold(gw: &Gateway, mock: &Mock, caller: Option<&str>) -> Connection {
     mock.script(&key(1), [Step::Hang]);
     let mut holder = Connection::open(gw.addr).await;
-    let bearer = format!("Bearer {}", credential.unwrap_or_default());
+    let bearer = bearer(caller.unwrap_or_default());
     holder
         .request(
             "POST",
@@ -49,7 +63,7 @@ async fn hold(gw: &Gateway, mock: &Mock, credential: Option<&str>) -> Connection
 async fn finish(gw: Arc<Gateway>) {
     gw.all_idle().await;
     Arc::into_inner(gw)
-        .expect("nobody calls any more")
+        .expect("all calls have ended")
         .stop()
         .await;
 }
@@ -58,8 +72,8 @@ async fn finish(gw: Arc<Gateway>) {
 async fn ten_callers_share_the_three_slots_of_a_key_and_all_are_served() {
     for (n_keys, waves) in [(1, 4), (3, 2), (5, 1)] {
         let mock = Mock::start().await.unwrap();
-        let config = format!("{}max_concurrent_per_key = 3\n", pool(&mock, n_keys));
-        let gw = Arc::new(Gateway::start(&config).await);
+        let config = PoolConfig::new(&mock, "p", 1..=n_keys).set("max_concurrent_per_key", 3);
+        let gw = Arc::new(Gateway::start(&config.to_string()).await);
         mock.behave("*", slow(150));
         let mut calls = JoinSet::new();
         let began = Instant::now();
@@ -95,12 +109,12 @@ async fn ten_callers_share_the_three_slots_of_a_key_and_all_are_served() {
 }
 
 #[tokio::test]
-async fn of_two_caps_for_one_secret_the_lowest_holds() {
+async fn the_lowest_cap_of_a_shared_secret_applies() {
     let mock = Mock::start().await.unwrap();
-    let one = format!("{}max_concurrent_per_key = 3\n", pool(&mock, 1));
-    let two = one
-        .replace("[pools.p]", "[pools.q]")
-        .replace("key = 3", "key = 1\nmodels = [\"q-x\"]");
+    let one = PoolConfig::new(&mock, "p", [1]).set("max_concurrent_per_key", 3);
+    let two = PoolConfig::new(&mock, "q", [1])
+        .set("max_concurrent_per_key", 1)
+        .set("models", vec!["q-x"]);
     let gw = Arc::new(Gateway::start(&format!("{one}{two}")).await);
     mock.behave("*", slow(50));
     let mut calls = JoinSet::new();
@@ -123,12 +137,7 @@ async fn of_two_caps_for_one_secret_the_lowest_holds() {
 #[tokio::test]
 async fn a_full_queue_refuses_the_newest_at_once() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}max_concurrent_per_key = 1\nqueue = {{ max_waiting = 1 }}\n",
-        pool(&mock, 1)
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
-    let holder = hold(&gw, &mock, None).await;
+    let (gw, holder) = start_full(&mock, &one_slot(&mock).set("queue.max_waiting", 1)).await;
     let mut calls = JoinSet::new();
     call(&mut calls, &gw, None);
     call(&mut calls, &gw, None);
@@ -149,21 +158,16 @@ async fn a_full_queue_refuses_the_newest_at_once() {
     let served = within(calls.join_next()).await.unwrap().unwrap();
     assert_eq!(
         served.status, 200,
-        "the slot of a client that left goes to the one that waits"
+        "the slot of the disconnected client goes to the waiting request"
     );
     within(mock.wait_for(&key(1), |seen| seen.cancelled == 1)).await;
     finish(gw).await;
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_is_told_so() {
+async fn a_request_that_waits_too_long_gets_queue_timeout() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}max_concurrent_per_key = 1\nqueue = {{ timeout = \"100ms\" }}\n",
-        pool(&mock, 1)
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
-    let holder = hold(&gw, &mock, None).await;
+    let (gw, holder) = start_full(&mock, &one_slot(&mock).set("queue.timeout", "100ms")).await;
     let began = Instant::now();
     let reply = gw.chat().await;
     assert_eq!(
@@ -173,36 +177,36 @@ async fn who_waits_in_vain_is_told_so() {
     );
     assert!(began.elapsed() >= Duration::from_millis(100));
     assert_eq!(reply.header("x-should-retry"), None);
-    assert_eq!(mock.seen(&key(1)).requests, 1, "it cost no call");
+    assert_eq!(
+        mock.seen(&key(1)).requests,
+        1,
+        "a waiting request costs no call"
+    );
     drop(holder);
     finish(gw).await;
 }
 
 #[tokio::test]
 async fn a_caller_with_one_request_is_not_starved_by_one_with_many() {
-    let (many, few) = (
-        format!("vk-{MARK}-many-many"),
-        format!("vk-{MARK}-few-few-few"),
-    );
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}max_concurrent_per_key = 1\nqueue = {{ max_waiting = 8 }}\n\
-         [[virtual_keys]]\nname = \"many\"\nkey = \"{many}\"\n[[virtual_keys]]\nname = \"few\"\nkey = \"{few}\"\n",
-        pool(&mock, 1)
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
-    let holder = hold(&gw, &mock, Some(&many)).await;
+    let config = [
+        one_slot(&mock).set("queue.max_waiting", 8).to_string(),
+        virtual_key("many", ""),
+        virtual_key("few", ""),
+    ];
+    let gw = Arc::new(Gateway::start(&config.concat()).await);
+    let holder = hold(&gw, &mock, Some("many")).await;
     mock.behave("*", slow(50));
     let mut calls = JoinSet::new();
     for _ in 0..9 {
-        call(&mut calls, &gw, Some(&many));
+        call(&mut calls, &gw, Some("many"));
     }
-    // With the ninth refused, eight wait for certain.
+    // Once the ninth is refused, the other eight are waiting.
     let refused = within(calls.join_next()).await.unwrap().unwrap();
     assert_eq!(refused.code(), "queue_full");
     let mut single = JoinSet::new();
-    call(&mut single, &gw, Some(&few));
-    // It takes the place of the newest of the caller with the most.
+    call(&mut single, &gw, Some("few"));
+    // It displaces the newest request of the caller with the most.
     let refused = within(calls.join_next()).await.unwrap().unwrap();
     assert_eq!(refused.code(), "queue_full");
     drop(holder);
@@ -219,14 +223,9 @@ async fn a_caller_with_one_request_is_not_starved_by_one_with_many() {
 }
 
 #[tokio::test]
-async fn who_leaves_the_queue_gives_up_its_place() {
+async fn a_client_that_disconnects_leaves_the_queue() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}max_concurrent_per_key = 1\nqueue = {{ max_waiting = 1 }}\n",
-        pool(&mock, 1)
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
-    let holder = hold(&gw, &mock, None).await;
+    let (gw, holder) = start_full(&mock, &one_slot(&mock).set("queue.max_waiting", 1)).await;
     let send = async || {
         let mut connection = Connection::open(gw.addr).await;
         connection
@@ -235,7 +234,7 @@ async fn who_leaves_the_queue_gives_up_its_place() {
         connection.answer().await
     };
     let refused = within(async {
-        // One of them waits, so the other is refused; the one that waits leaves, its connection dropped.
+        // One of them waits, so the other is refused. Then the waiting one is dropped, and so is its connection.
         tokio::select! {
             answer = send() => answer,
             answer = send() => answer,
@@ -252,7 +251,10 @@ async fn who_leaves_the_queue_gives_up_its_place() {
             Err(_) => break,
             Ok(reply) => assert_eq!(reply.unwrap().unwrap().code(), "queue_full"),
         }
-        assert!(began.elapsed() < DEADLINE, "its place is never given up");
+        assert!(
+            began.elapsed() < DEADLINE,
+            "the place in the queue is never released"
+        );
     }
     drop(holder);
     let served = within(last.join_next()).await.unwrap().unwrap();
@@ -266,19 +268,18 @@ async fn who_leaves_the_queue_gives_up_its_place() {
 }
 
 #[tokio::test]
-async fn a_queue_full_of_those_who_wait_for_one_model_lets_another_through() {
+async fn a_queue_full_for_one_model_does_not_block_another() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}queue = {{ max_waiting = 1 }}\n",
-        pool(&mock, 1).replace("backoff", "retries = 0, backoff")
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
+    let config = PoolConfig::new(&mock, "p", [1])
+        .set("queue.max_waiting", 1)
+        .set("retry.retries", 0);
+    let gw = Arc::new(Gateway::start(&config.to_string()).await);
     mock.script(&key(1), [Step::rate_limited(40)]);
     assert_eq!(gw.chat().await.status, 429);
     let mut calls = JoinSet::new();
     call(&mut calls, &gw, None);
     call(&mut calls, &gw, None);
-    // With one of them refused, the other waits for certain.
+    // Once one of them is refused, the other is waiting.
     let refused = within(calls.join_next()).await.unwrap().unwrap();
     assert_eq!(refused.code(), "queue_full", "{refused:?}");
     let other = CHAT.replace("gpt-x", "gpt-y");
@@ -286,7 +287,7 @@ async fn a_queue_full_of_those_who_wait_for_one_model_lets_another_through() {
         let reply = gw.post(CHAT_PATH, &other).await;
         assert_eq!((reply.status, reply.key()), (200, "p-1"), "{reply:?}");
     }
-    assert!(calls.try_join_next().is_none(), "it keeps its place");
+    assert!(calls.try_join_next().is_none(), "the other still waits");
     gw.reset("p", "p-1").await;
     let served = within(calls.join_next()).await.unwrap().unwrap();
     assert_eq!(served.status, 200, "{served:?}");
@@ -294,14 +295,11 @@ async fn a_queue_full_of_those_who_wait_for_one_model_lets_another_through() {
 }
 
 #[tokio::test]
-async fn time_that_went_by_in_waiting_alone_is_no_fault_of_the_provider() {
+async fn time_spent_only_waiting_is_not_an_upstream_timeout() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}max_concurrent_per_key = 1\ntimeouts = {{ total = \"300ms\" }}\n",
-        pool(&mock, 1)
-    );
-    let gw = Arc::new(Gateway::start(&config).await);
-    // The time to the first byte is limited, so a stream that has begun holds the slot.
+    let config = one_slot(&mock).set("timeouts.total", "300ms");
+    let gw = Arc::new(Gateway::start(&config.to_string()).await);
+    // `total` limits the time to the first byte, so a stream that has begun keeps the slot.
     mock.script(&key(1), [Step::StallAfter(1)]);
     let mut holder = gw.open("POST", CHAT_PATH, &[], STREAM.as_bytes()).await;
     assert_eq!(holder.status, 200);

@@ -1,4 +1,4 @@
-//! A provider that says exactly what it was told, HTTP or not.
+//! A provider that sends exactly the given bytes, valid HTTP or not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// What it says to a request.
+/// What the provider sends for a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Say {
-    /// These bytes; then it closes.
+    /// Sends these bytes, then closes.
     Close(Vec<u8>),
-    /// These bytes; then it waits for the next request.
+    /// Sends these bytes, then waits for the next request.
     Stay(Vec<u8>),
-    /// The first bytes, and then the second again and again, so many times at most, until the other side goes.
+    /// Sends the first bytes, then repeats the second up to this many times, until the other side closes.
     Repeat(Vec<u8>, Vec<u8>, usize),
 }
 
@@ -29,13 +29,13 @@ impl Say {
     }
 
     pub(crate) fn endless(first: &str, then: &str) -> Say {
-        // In pieces of 16 KiB, so that the writing costs little.
+        // In pieces of 16 KiB, so that writing costs little.
         let then = then.repeat(16_384 / then.len() + 1);
         Say::Repeat(first.into(), then.into(), usize::MAX)
     }
 }
 
-/// A running raw provider. It ends with this.
+/// A running raw provider. It stops when dropped.
 pub(crate) struct RawProvider {
     pub(crate) addr: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -44,7 +44,7 @@ pub(crate) struct RawProvider {
 }
 
 impl RawProvider {
-    /// Says `says` to the first requests, one each, and the last of them to all further ones.
+    /// Uses one of `says` per request, in order, and the last one for all further requests.
     pub(crate) async fn start(says: impl IntoIterator<Item = Say>) -> RawProvider {
         let says: Arc<[Say]> = says.into_iter().collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -78,12 +78,12 @@ impl RawProvider {
         format!("http://{}", self.addr)
     }
 
-    /// Requests that came.
+    /// The number of requests received.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Connections that ended.
+    /// The number of connections that have ended.
     pub(crate) fn gone(&self) -> usize {
         self.gone.load(Ordering::SeqCst)
     }
@@ -96,7 +96,7 @@ async fn serve(mut stream: TcpStream, says: &[Say], requests: &AtomicUsize) {
             Say::Close(bytes) => {
                 let _ = stream.write_all(bytes).await;
                 let _ = stream.shutdown().await;
-                // Nothing unread is left, which would turn the end into a reset.
+                // Read everything, because unread bytes would turn the close into a reset.
                 while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
                 return;
             }
@@ -118,7 +118,7 @@ async fn serve(mut stream: TcpStream, says: &[Say], requests: &AtomicUsize) {
     }
 }
 
-/// Reads a request whose length is told; `None` at the connection's end.
+/// Reads a request with a `content-length`; `None` at the end of the connection.
 async fn read_request(stream: &mut TcpStream) -> Option<()> {
     let mut request = Vec::new();
     loop {

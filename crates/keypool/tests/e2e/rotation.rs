@@ -1,4 +1,4 @@
-//! Which key serves, when the next one takes over, and what the client sees when none could.
+//! Which key serves, when a request fails over, and what the client sees if no key could serve.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use keypool_testkit::{Behaviour, Mock, Step};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, key, pool};
+use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, PoolConfig, key, pool, within};
 
 fn requests(mock: &Mock) -> u64 {
     mock.seen_all().values().map(|seen| seen.requests).sum()
@@ -20,7 +20,7 @@ fn failing(status: u16) -> Behaviour {
 }
 
 #[tokio::test]
-async fn keys_take_turns() {
+async fn keys_rotate() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
     for name in ["p-1", "p-2", "p-3", "p-1"] {
@@ -38,16 +38,12 @@ async fn keys_take_turns() {
 }
 
 #[tokio::test]
-async fn weights_share_the_calls() {
+async fn calls_are_shared_by_weight() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\n\
-         [[pools.p.keys]]\nkey = \"{}\"\nweight = 3\n[[pools.p.keys]]\nkey = \"{}\"\n",
-        mock.origin(),
-        key(1),
-        key(2)
-    );
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", [])
+        .key(1, "weight = 3")
+        .key(2, "");
+    let gw = Gateway::start(&config.to_string()).await;
     for _ in 0..8 {
         assert_eq!(gw.chat().await.status, 200);
     }
@@ -59,7 +55,7 @@ async fn weights_share_the_calls() {
 }
 
 #[tokio::test]
-async fn a_request_gets_six_four_or_two_attempts_with_three_two_or_one_keys() {
+async fn a_request_gets_two_attempts_per_key() {
     for (n_keys, attempts) in [(3, 6), (2, 4), (1, 2)] {
         let mock = Mock::start().await.unwrap();
         let gw = Gateway::start(&pool(&mock, n_keys)).await;
@@ -86,7 +82,7 @@ async fn a_request_gets_six_four_or_two_attempts_with_three_two_or_one_keys() {
     }
 }
 
-/// Status of the first attempt, whether the next key serves, and the state of the key that failed.
+/// Status of the first attempt, whether the next key serves, and the resulting state of the first key.
 const CLASSES: [(u16, bool, &str); 16] = [
     (400, false, "active"),
     (404, false, "active"),
@@ -141,7 +137,7 @@ async fn each_status_goes_to_the_next_key_or_to_the_client() {
             assert_ne!(
                 reply.key(),
                 name,
-                "{status}: the other key is named as the one that served"
+                "{status}: the answer names the key that served"
             );
             gw.reset("p", name).await;
         }
@@ -150,7 +146,7 @@ async fn each_status_goes_to_the_next_key_or_to_the_client() {
 }
 
 #[tokio::test]
-async fn a_rate_limited_key_rests_for_that_model_as_long_as_the_provider_says() {
+async fn a_rate_limit_cools_the_model_down_as_long_as_the_provider_says() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;
     mock.script(&key(1), [Step::rate_limited(2)]);
@@ -184,10 +180,10 @@ async fn a_rate_limited_key_rests_for_that_model_as_long_as_the_provider_says() 
     assert_eq!(
         gw.key_stats("p", "p-1").await["state"],
         "active",
-        "with a second model in use, it is one model that rests"
+        "with a second model in use, only one model cools down"
     );
     while gw.chat().await.key() != "p-1" {
-        assert!(began.elapsed() < DEADLINE, "never came back");
+        assert!(began.elapsed() < DEADLINE, "the cooldown never ended");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(
@@ -200,7 +196,7 @@ async fn a_rate_limited_key_rests_for_that_model_as_long_as_the_provider_says() 
 }
 
 #[tokio::test]
-async fn rejected_and_exhausted_keys_stay_out_until_they_are_reset() {
+async fn rejected_and_exhausted_keys_are_unused_until_reset() {
     for (status, state) in [(401, "invalid"), (402, "exhausted")] {
         let mock = Mock::start().await.unwrap();
         let gw = Gateway::start(&pool(&mock, 2)).await;
@@ -212,7 +208,7 @@ async fn rejected_and_exhausted_keys_stay_out_until_they_are_reset() {
         assert_eq!(
             mock.seen(&key(1)).requests,
             1,
-            "{status}: asked once, then left alone"
+            "{status}: tried once and then no more"
         );
         let stats = gw.key_stats("p", "p-1").await;
         assert_eq!(
@@ -239,7 +235,7 @@ async fn rejected_and_exhausted_keys_stay_out_until_they_are_reset() {
 }
 
 #[tokio::test]
-async fn the_last_answer_is_relayed_as_it_was_with_our_word_on_when_to_retry() {
+async fn the_last_answer_is_relayed_with_our_own_retry_headers() {
     // Status, the provider's Retry-After, ours, x-should-retry.
     for (status, said, ours, should_retry) in [
         (429, "7", Some(6..=7), None),
@@ -247,11 +243,10 @@ async fn the_last_answer_is_relayed_as_it_was_with_our_word_on_when_to_retry() {
         (503, "99", None, Some("false")),
     ] {
         let mock = Mock::start().await.unwrap();
-        let config = format!(
-            "{}queue = {{ timeout = \"50ms\" }}\nbreaker = {{ min_requests = 1000 }}\n",
-            pool(&mock, 2)
-        );
-        let gw = Gateway::start(&config).await;
+        let config = PoolConfig::new(&mock, "p", 1..=2)
+            .set("queue.timeout", "50ms")
+            .set("breaker.min_requests", 1000);
+        let gw = Gateway::start(&config.to_string()).await;
         let body = "{ \"error\" : {\"message\":\"as \\u00e4t it was\",\"type\":\"x\"}}\n ";
         let step = Step::Status {
             status,
@@ -302,21 +297,15 @@ async fn the_last_answer_is_relayed_as_it_was_with_our_word_on_when_to_retry() {
 #[tokio::test]
 async fn no_key_available_says_which_of_the_three_cases_it_is() {
     let cases = [
-        (3, "retries = 5", 3, "all keys fail alike", Some("false")),
-        (3, "retries = 1", 2, "some keys still work", None),
-        (
-            1,
-            "retries = 5",
-            1,
-            "no fail-over is possible",
-            Some("false"),
-        ),
-        (2, "retries = 0", 1, "no fail-over is possible", None),
+        (3, 5, 3, "all keys fail alike", Some("false")),
+        (3, 1, 2, "some keys still work", None),
+        (1, 5, 1, "no failover is possible", Some("false")),
+        (2, 0, 1, "no failover is possible", None),
     ];
     for (n_keys, retries, rejected, says, should_retry) in cases {
         let mock = Mock::start().await.unwrap();
-        let config = pool(&mock, n_keys).replace("backoff", &format!("{retries}, backoff"));
-        let gw = Gateway::start(&config).await;
+        let config = PoolConfig::new(&mock, "p", 1..=n_keys).set("retry.retries", retries);
+        let gw = Gateway::start(&config.to_string()).await;
         for n in 1..=rejected {
             mock.behave(&key(n), failing(401));
         }
@@ -340,23 +329,19 @@ async fn no_key_available_says_which_of_the_three_cases_it_is() {
         if rejected == n_keys {
             let calls = requests(&mock);
             assert_eq!(gw.chat().await.code(), "no_key_available");
-            assert_eq!(requests(&mock), calls, "a rejected key is not asked again");
+            assert_eq!(requests(&mock), calls, "a rejected key is not tried again");
         }
         gw.stop().await;
     }
 }
 
 #[tokio::test]
-async fn nothing_but_the_model_changes_in_a_body() {
+async fn only_the_model_changes_in_a_body() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}[pools.q]\nprovider = \"mock\"\nbase_url = \"{}\"\nmodels = [\"alias-1\"]\n\
-         [[pools.q.keys]]\nkey = \"{}\"\nmodel = \"real/\\\"quoted\\\" 模型\"\n",
-        pool(&mock, 1),
-        mock.origin(),
-        key(9)
-    );
-    let gw = Gateway::start(&config).await;
+    let alias = PoolConfig::new(&mock, "q", [])
+        .set("models", vec!["alias-1"])
+        .key(9, r#"model = "real/\"quoted\" 模型""#);
+    let gw = Gateway::start(&format!("{}{alias}", pool(&mock, 1))).await;
     let body = |model: &str| {
         format!(
             "\r\n {{ \"z\":1e0,\t\"messages\":[{{\"content\":\"\\u4f60\\/ \u{1F600} {{\\\"model\\\":1}}\",\"role\":\"user\",\"model\":\"inner\"}}],\
@@ -369,7 +354,7 @@ async fn nothing_but_the_model_changes_in_a_body() {
     assert_eq!(
         seen.text(),
         sent,
-        "a model that stays is not even written anew"
+        "an unchanged model is not even rewritten"
     );
     assert_eq!(gw.post(CHAT_PATH, &body(r#""alias-1""#)).await.status, 200);
     let seen = mock.last_request(&key(9)).unwrap();
@@ -382,7 +367,7 @@ async fn nothing_but_the_model_changes_in_a_body() {
     assert_eq!(
         mock.last_request(&key(1)).unwrap().text(),
         body(r#""gpt-x""#),
-        "a pool's name is taken off"
+        "the name of the pool is removed"
     );
     gw.stop().await;
 }
@@ -390,12 +375,8 @@ async fn nothing_but_the_model_changes_in_a_body() {
 #[tokio::test]
 async fn names_of_any_script_are_encoded_in_headers_and_plain_in_json() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\n[[pools.p.keys]]\nname = \"主账号 1\"\nkey = \"{}\"\n",
-        mock.origin(),
-        key(1)
-    );
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", []).key(1, "name = \"主账号 1\"");
+    let gw = Gateway::start(&config.to_string()).await;
     assert_eq!(gw.chat().await.key(), "%E4%B8%BB%E8%B4%A6%E5%8F%B7%201");
     assert_eq!(gw.key_stats("p", "主账号 1").await["total_requests"], 1);
     gw.reset("p", "%E4%B8%BB%E8%B4%A6%E5%8F%B7%201").await;
@@ -404,19 +385,13 @@ async fn names_of_any_script_are_encoded_in_headers_and_plain_in_json() {
 }
 
 #[tokio::test]
-async fn keys_of_one_group_rest_together_for_that_model_alone() {
+async fn keys_of_a_group_cool_down_together_for_one_model() {
     let mock = Mock::start().await.unwrap();
-    let mut config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\n",
-        mock.origin()
-    );
+    let mut config = PoolConfig::new(&mock, "p", []);
     for (n, group) in [(1, "A"), (2, "A"), (3, "B")] {
-        config += &format!(
-            "[[pools.p.keys]]\nname = \"k{n}\"\nkey = \"{}\"\ngroup = \"{group}\"\n",
-            key(n)
-        );
+        config = config.key(n, &format!("name = \"k{n}\"\ngroup = \"{group}\""));
     }
-    let gw = Gateway::start(&config).await;
+    let gw = Gateway::start(&config.to_string()).await;
     mock.script(&key(1), [Step::rate_limited(60)]);
     let reply = gw.chat().await;
     assert_eq!((reply.key(), reply.attempts()), ("k3", "2"), "{reply:?}");
@@ -435,7 +410,7 @@ async fn keys_of_one_group_rest_together_for_that_model_alone() {
     assert_eq!(
         mock.seen(&key(2)).requests,
         1,
-        "another model still goes round all three"
+        "another model still uses all three keys"
     );
     gw.stop().await;
 }
@@ -443,9 +418,7 @@ async fn keys_of_one_group_rest_together_for_that_model_alone() {
 #[tokio::test]
 async fn the_same_secret_in_two_pools_is_one_key() {
     let mock = Mock::start().await.unwrap();
-    let second = pool(&mock, 1)
-        .replace("[pools.p]", "[pools.q]")
-        .replace("retry", "models = [\"q-1\"]\nretry");
+    let second = PoolConfig::new(&mock, "q", [1]).set("models", vec!["q-1"]);
     let gw = Gateway::start(&format!("{}{second}", pool(&mock, 1))).await;
     assert_eq!(gw.chat().await.key(), "p-1");
     assert_eq!(
@@ -469,23 +442,23 @@ async fn the_same_secret_in_two_pools_is_one_key() {
 }
 
 #[tokio::test]
-async fn a_key_that_keeps_failing_is_set_aside_and_no_request_pays_for_it() {
+async fn a_key_that_keeps_failing_is_ejected_and_no_longer_tried() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
     mock.behave(&key(2), failing(503));
     for _ in 0..60 {
         assert_eq!(gw.chat().await.status, 200);
     }
-    let paid = mock.seen(&key(2)).requests;
+    let calls = mock.seen(&key(2)).requests;
     assert_eq!(
-        paid, 10,
+        calls, 10,
         "the breaker opens at the tenth failure and not before"
     );
     for _ in 0..20 {
         let reply = gw.chat().await;
         assert_eq!((reply.status, reply.attempts()), (200, "1"));
     }
-    assert_eq!(mock.seen(&key(2)).requests, paid);
+    assert_eq!(mock.seen(&key(2)).requests, calls);
     let stats = gw.key_stats("p", "p-2").await;
     assert_eq!(
         (
@@ -499,14 +472,14 @@ async fn a_key_that_keeps_failing_is_set_aside_and_no_request_pays_for_it() {
     let (one, three) = (mock.seen(&key(1)).requests, mock.seen(&key(3)).requests);
     assert!(
         one.abs_diff(three) <= 8,
-        "the others share its load: {one} and {three}"
+        "the other keys share its load: {one} and {three}"
     );
     gw.logged("some_keys_fail").await;
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn a_provider_out_of_reach_is_said_to_be() {
+async fn an_unreachable_provider_gets_upstream_unreachable() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     mock.shutdown();
@@ -518,16 +491,16 @@ async fn a_provider_out_of_reach_is_said_to_be() {
         "{reply:?}"
     );
     assert_eq!(reply.header("x-should-retry"), Some("false"));
-    assert_eq!(reply.header("retry-after"), Some("1"), "no key rests");
+    assert_eq!(reply.header("retry-after"), Some("1"), "no key cools down");
     assert_eq!(gw.key_stats("p", "p-1").await["failed_requests"], 2);
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn a_provider_that_does_not_answer_is_given_up() {
+async fn a_provider_that_does_not_respond_gets_upstream_timeout() {
     let mock = Mock::start().await.unwrap();
-    let config = format!("{}timeouts = {{ total = \"300ms\" }}\n", pool(&mock, 1));
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", [1]).set("timeouts.total", "300ms");
+    let gw = Gateway::start(&config.to_string()).await;
     mock.script(&key(1), [Step::Hang]);
     let reply = gw.chat().await;
     assert_eq!(
@@ -535,22 +508,18 @@ async fn a_provider_that_does_not_answer_is_given_up() {
         (504, "upstream_timeout"),
         "{reply:?}"
     );
-    crate::harness::within(mock.wait_for(&key(1), |seen| seen.cancelled == 1)).await;
+    within(mock.wait_for(&key(1), |seen| seen.cancelled == 1)).await;
     gw.all_idle().await;
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn what_one_key_of_a_group_has_used_up_is_used_up_for_all_until_one_is_reset() {
+async fn exhaustion_and_reset_apply_to_the_whole_group() {
     let mock = Mock::start().await.unwrap();
-    let mut config = format!(
-        "[pools.p]\nprovider = \"mock\"\nbase_url = \"{}\"\n",
-        mock.origin()
-    );
-    for n in [1, 2] {
-        config += &format!("[[pools.p.keys]]\nkey = \"{}\"\ngroup = \"A\"\n", key(n));
-    }
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", [])
+        .key(1, "group = \"A\"")
+        .key(2, "group = \"A\"");
+    let gw = Gateway::start(&config.to_string()).await;
     mock.script(&key(1), [Step::refuse(402)]);
     let reply = gw.chat().await;
     assert_eq!(reply.code(), "no_key_available", "{reply:?}");

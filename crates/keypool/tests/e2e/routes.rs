@@ -1,4 +1,4 @@
-//! `[[routes]]`: the targets of a model's name are tried in turn, and never more than that allows.
+//! `[[routes]]`: the targets of a model name are tried in order, within the limits of retries.
 
 use std::time::Duration;
 
@@ -6,28 +6,32 @@ use keypool_testkit::{Behaviour, Mock, Step};
 use serde_json::Value;
 
 use crate::bad_input::refused;
-use crate::harness::{CHAT_PATH, Gateway, MARK, key, within};
+use crate::harness::{CHAT_PATH, Gateway, PoolConfig, bearer, key, virtual_key, within};
 use crate::http::Reply;
 
 const BEST: &str = r#"{"model":"best","messages":[{"role":"user","content":"hello"}]}"#;
 const BEST_STREAM: &str =
     r#"{"model":"best","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
 
-/// Pools `first` (key 1) and `second` (key 2), and the route `best` over both.
-fn config(mock: &Mock, of_first: &str) -> String {
-    let pool = |name: &str, n: usize, more: &str| {
-        format!(
-            "[pools.{name}]\nprovider = \"mock\"\nbase_url = \"{}\"\nmodels = [\"{name}-*\"]\nkeys = [\"{}\"]\n\
-             retry = {{ backoff = \"5ms\" }}\n{more}\n",
-            mock.origin(),
-            key(n)
-        )
-    };
+/// Pool `first` with key 1.
+fn first(mock: &Mock) -> PoolConfig {
+    PoolConfig::new(mock, "first", [1]).set("models", vec!["first-*"])
+}
+
+/// Pool `second` with key 2.
+fn second(mock: &Mock) -> PoolConfig {
+    PoolConfig::new(mock, "second", [2]).set("models", vec!["second-*"])
+}
+
+/// The pools and the route `best` over `first` and `second`.
+fn with_route([first, second]: &[PoolConfig; 2]) -> String {
     format!(
-        "{}{}[[routes]]\nmodel = \"best\"\ntargets = [{{ pool = \"first\", model = \"first-a\" }}, {{ pool = \"second\", model = \"second-b\" }}]\n",
-        pool("first", 1, of_first),
-        pool("second", 2, "")
+        "{first}{second}[[routes]]\nmodel = \"best\"\ntargets = [{{ pool = \"first\", model = \"first-a\" }}, {{ pool = \"second\", model = \"second-b\" }}]\n"
     )
+}
+
+fn config(mock: &Mock) -> String {
+    with_route(&[first(mock), second(mock)])
 }
 
 fn served_by(reply: &Reply) -> (u16, &str, &str) {
@@ -35,7 +39,7 @@ fn served_by(reply: &Reply) -> (u16, &str, &str) {
     (reply.status, pool, reply.attempts())
 }
 
-/// The model in the last body that the key with this number got.
+/// The model in the last body sent with the key of this number.
 fn model_at(mock: &Mock, n: usize) -> String {
     let seen = mock.last_request(&key(n)).expect("a request");
     let body: Value = serde_json::from_slice(&seen.body).expect("JSON");
@@ -45,7 +49,7 @@ fn model_at(mock: &Mock, n: usize) -> String {
 #[tokio::test]
 async fn the_first_target_serves_with_its_own_model() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&config(&mock, "")).await;
+    let gw = Gateway::start(&config(&mock)).await;
     for body in [BEST, BEST_STREAM] {
         let reply = gw.post(CHAT_PATH, body).await;
         assert_eq!(served_by(&reply), (200, "first", "1"), "{reply:?}");
@@ -66,7 +70,7 @@ async fn the_first_target_serves_with_its_own_model() {
 }
 
 #[tokio::test]
-async fn the_next_target_is_tried_whenever_a_key_is_to_blame() {
+async fn the_next_target_is_tried_after_every_failure_of_a_key() {
     for step in [
         Step::rate_limited(30),
         Step::refuse(401),
@@ -78,7 +82,7 @@ async fn the_next_target_is_tried_whenever_a_key_is_to_blame() {
     ] {
         for body in [BEST, BEST_STREAM] {
             let mock = Mock::start().await.unwrap();
-            let gw = Gateway::start(&config(&mock, "")).await;
+            let gw = Gateway::start(&config(&mock)).await;
             let what = format!("{step:?} {body}");
             mock.script(&key(1), [step.clone()]);
             let reply = gw.post(CHAT_PATH, body).await;
@@ -91,9 +95,9 @@ async fn the_next_target_is_tried_whenever_a_key_is_to_blame() {
 }
 
 #[tokio::test]
-async fn a_callers_own_fault_and_a_begun_answer_stay_where_they_are() {
+async fn caller_faults_and_begun_answers_try_no_other_target() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&config(&mock, "")).await;
+    let gw = Gateway::start(&config(&mock)).await;
     for status in [400, 404, 413, 422] {
         mock.script(&key(1), [Step::refuse(status)]);
         let reply = gw.post(CHAT_PATH, BEST).await;
@@ -102,7 +106,7 @@ async fn a_callers_own_fault_and_a_begun_answer_stay_where_they_are() {
     mock.script(&key(1), [Step::CutAfter(2)]);
     let reply = gw.post(CHAT_PATH, BEST_STREAM).await;
     assert_eq!(served_by(&reply), (200, "first", "1"), "{reply:?}");
-    // Stored answers are made once: nobody knows whether this one was.
+    // A stored response must not be created twice, and this one may have been created.
     mock.script(&key(1), [Step::Reset]);
     let reply = gw
         .post("/v1/responses", r#"{"model":"best","input":"hello"}"#)
@@ -113,11 +117,19 @@ async fn a_callers_own_fault_and_a_begun_answer_stay_where_they_are() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_full_or_too_slow_lets_the_next_target_try() {
-    for queue in ["max_waiting = 0", "timeout = \"100ms\""] {
+async fn a_full_or_slow_queue_leads_to_the_next_target() {
+    for (queue, value) in [
+        ("queue.max_waiting", 0.into()),
+        ("queue.timeout", Value::from("100ms")),
+    ] {
         let mock = Mock::start().await.unwrap();
-        let of_first = format!("max_concurrent_per_key = 1\nqueue = {{ {queue} }}");
-        let gw = Gateway::start(&config(&mock, &of_first)).await;
+        let pools = [
+            first(&mock)
+                .set("max_concurrent_per_key", 1)
+                .set(queue, value),
+            second(&mock),
+        ];
+        let gw = Gateway::start(&with_route(&pools)).await;
         mock.script(&key(1), [Step::Hang]);
         let held = gw.post(CHAT_PATH, BEST);
         tokio::pin!(held);
@@ -140,9 +152,10 @@ async fn a_queue_that_is_full_or_too_slow_lets_the_next_target_try() {
 }
 
 #[tokio::test]
-async fn what_the_targets_came_to_is_told_together() {
+async fn the_error_covers_all_targets() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&config(&mock, "queue = { timeout = \"50ms\" }")).await;
+    let pools = [first(&mock).set("queue.timeout", "50ms"), second(&mock)];
+    let gw = Gateway::start(&with_route(&pools)).await;
     mock.script(&key(1), [Step::rate_limited(20)]);
     mock.script(&key(2), [Step::refuse(401)]);
     let reply = gw.post(CHAT_PATH, BEST).await;
@@ -150,7 +163,7 @@ async fn what_the_targets_came_to_is_told_together() {
         &reply,
         503,
         "no_key_available",
-        "one rests, one is rejected",
+        "one is rate-limited, one rejected",
     );
     assert_eq!(reply.attempts(), "2");
     let message = reply.message();
@@ -171,10 +184,10 @@ async fn what_the_targets_came_to_is_told_together() {
 }
 
 #[tokio::test]
-async fn the_last_answer_is_relayed_from_the_pool_that_gave_it() {
+async fn the_last_answer_names_the_pool_that_sent_it() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&config(&mock, "")).await;
-    // The second target has no key left, so the first one's answer is the last.
+    let gw = Gateway::start(&config(&mock)).await;
+    // The second target has no key left, so the answer of the first is the last one.
     mock.script(&key(2), [Step::refuse(401)]);
     let direct = BEST.replace("best", "second-b");
     assert_eq!(gw.post(CHAT_PATH, &direct).await.status, 503);
@@ -186,9 +199,9 @@ async fn the_last_answer_is_relayed_from_the_pool_that_gave_it() {
 }
 
 #[tokio::test]
-async fn an_earlier_targets_answer_is_told_as_its_own() {
+async fn an_earlier_targets_answer_is_attributed_to_it() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&config(&mock, "")).await;
+    let gw = Gateway::start(&config(&mock)).await;
     mock.script(&key(1), [Step::refuse(500)]);
     let resets = Behaviour {
         fault: Some(Step::Reset),
@@ -197,21 +210,22 @@ async fn an_earlier_targets_answer_is_told_as_its_own() {
     mock.behave(&key(2), resets);
     let reply = gw.post(CHAT_PATH, BEST).await;
     assert_eq!(served_by(&reply), (500, "first", "3"), "{reply:?}");
-    assert_eq!(reply.key(), "first-1", "the second gave no answer");
+    assert_eq!(reply.key(), "first-1", "the second target gave no answer");
     assert_eq!(reply.header("x-should-retry"), Some("false"));
     gw.stop().await;
 }
 
 #[tokio::test]
 async fn retry_after_is_when_the_first_key_of_any_target_is_due() {
-    for (first, second) in [(50, 20), (20, 50)] {
+    for (of_first, of_second) in [(50, 20), (20, 50)] {
         let mock = Mock::start().await.unwrap();
-        let short = "queue = { timeout = \"50ms\" }";
-        let of_second = format!("[pools.second]\n{short}");
-        let config = config(&mock, short).replace("[pools.second]", &of_second);
-        let gw = Gateway::start(&config).await;
-        mock.script(&key(1), [Step::rate_limited(first)]);
-        mock.script(&key(2), [Step::rate_limited(second)]);
+        let pools = [
+            first(&mock).set("queue.timeout", "50ms"),
+            second(&mock).set("queue.timeout", "50ms"),
+        ];
+        let gw = Gateway::start(&with_route(&pools)).await;
+        mock.script(&key(1), [Step::rate_limited(of_first)]);
+        mock.script(&key(2), [Step::rate_limited(of_second)]);
         let reply = gw.post(CHAT_PATH, BEST).await;
         assert_eq!(served_by(&reply), (429, "second", "2"), "{reply:?}");
         let back: u64 = reply.header("retry-after").unwrap().parse().unwrap();
@@ -224,7 +238,8 @@ async fn retry_after_is_when_the_first_key_of_any_target_is_due() {
 #[tokio::test]
 async fn the_first_targets_total_bounds_the_whole_request() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(&config(&mock, "timeouts = { total = \"500ms\" }")).await;
+    let pools = [first(&mock).set("timeouts.total", "500ms"), second(&mock)];
+    let gw = Gateway::start(&with_route(&pools)).await;
     mock.behave(
         "*",
         Behaviour {
@@ -233,7 +248,7 @@ async fn the_first_targets_total_bounds_the_whole_request() {
         },
     );
     let reply = gw.post(CHAT_PATH, BEST).await;
-    refused(&reply, 504, "upstream_timeout", "the time is up");
+    refused(&reply, 504, "upstream_timeout", "the total time ran out");
     assert_eq!(reply.header("x-should-retry"), Some("false"));
     assert_eq!(mock.seen(&key(2)).requests, 0);
     gw.stop().await;
@@ -298,17 +313,10 @@ async fn targets_that_do_not_speak_the_protocol_are_skipped() {
 }
 
 #[tokio::test]
-async fn a_virtual_key_uses_the_targets_that_it_may() {
+async fn a_virtual_key_uses_only_the_targets_it_allows() {
     let mock = Mock::start().await.unwrap();
-    let secret = |name: &str| format!("vk-{MARK}-0000-{name}");
-    let virtual_key = |name: &str, rest: &str| {
-        format!(
-            "[[virtual_keys]]\nname = \"{name}\"\nkey = \"{}\"\n{rest}\n",
-            secret(name)
-        )
-    };
     let config = [
-        config(&mock, ""),
+        config(&mock),
         virtual_key("by-name", "models = [\"best\"]"),
         virtual_key("by-target", "models = [\"second-*\"]"),
         virtual_key("by-pool", "pools = [\"second\"]"),
@@ -323,7 +331,7 @@ async fn a_virtual_key_uses_the_targets_that_it_may() {
         ("neither", None),
         ("no-pool", None),
     ] {
-        let bearer = format!("Bearer {}", secret(name));
+        let bearer = bearer(name);
         let headers = [("authorization", bearer.as_str())];
         let reply = gw.send("POST", CHAT_PATH, &headers, BEST.as_bytes()).await;
         match expect {
@@ -331,7 +339,7 @@ async fn a_virtual_key_uses_the_targets_that_it_may() {
             None => refused(&reply, 403, "model_not_allowed", name),
         }
         let listed = gw.send("GET", "/v1/models", &headers, b"").await.text();
-        // `by-target` and `by-pool` may use a target, `by-target` not the route's name as a model.
+        // `by-target` may use a target, although its models do not include the route's name.
         let shown = matches!(name, "by-name" | "by-target" | "by-pool");
         assert_eq!(listed.contains("\"best\""), shown, "{name}: {listed}");
     }
@@ -339,11 +347,11 @@ async fn a_virtual_key_uses_the_targets_that_it_may() {
 }
 
 #[tokio::test]
-async fn a_route_comes_before_every_pool_and_changes_with_a_reload() {
+async fn a_route_precedes_pools_and_follows_reloads() {
     let mock = Mock::start().await.unwrap();
-    let taken = config(&mock, "").replace("models = [\"second-*\"]", "models = [\"best\"]");
-    let gw = Gateway::start(&taken).await;
-    assert!(!gw.log().contains("not in force"), "{}", gw.log());
+    let pools = [first(&mock), second(&mock).set("models", vec!["best"])];
+    let gw = Gateway::start(&with_route(&pools)).await;
+    assert!(!gw.log().contains("not implemented"), "{}", gw.log());
     let reply = gw.post(CHAT_PATH, BEST).await;
     assert_eq!(served_by(&reply), (200, "first", "1"), "{reply:?}");
     let reply = gw.post(&format!("/second{CHAT_PATH}"), BEST).await;
@@ -353,8 +361,8 @@ async fn a_route_comes_before_every_pool_and_changes_with_a_reload() {
         "the path names the pool"
     );
     assert_eq!(model_at(&mock, 2), "best");
-    let without = &taken[..taken.find("[[routes]]").unwrap()];
-    gw.folder().write("keypool.toml", without);
+    let [one, two] = &pools;
+    gw.folder().write("keypool.toml", &format!("{one}{two}"));
     let reply = gw.admin("POST", "/api/v1/admin/config/reload").await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let reply = gw.post(CHAT_PATH, BEST).await;

@@ -1,4 +1,4 @@
-//! Streams and whole answers on their way through: unchanged, undelayed, and never taken for whole when they are not.
+//! Streams and whole answers are relayed unchanged and without delay, and never pass for complete if they are not.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use keypool_testkit::{Behaviour, Mock, Step};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, STREAM, key, pool, within};
+use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, PoolConfig, STREAM, key, pool, within};
 use crate::http::{Connection, End, Reply, code_of};
 
 const MESSAGES: &str = r#"{"model":"claude-x","max_tokens":50,"stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
 const GENERATE: &str = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
 const GEMINI_SSE: &str = "/v1beta/models/gemini-x:streamGenerateContent?alt=sse";
-/// A stream of each protocol: path and body.
+/// A streaming request of each protocol: path and body.
 pub(crate) const STREAMS: [(&str, &str); 3] = [
     (CHAT_PATH, STREAM),
     ("/v1/messages", MESSAGES),
     (GEMINI_SSE, GENERATE),
 ];
 
-/// Ids and times, which differ from call to call, made alike.
+/// Removes ids and times, which differ from call to call.
 fn without_ids(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -36,7 +36,7 @@ fn without_ids(text: &str) -> String {
     parts.join("\"created\":")
 }
 
-/// How many whole events stand in `bytes`.
+/// The number of complete events in `bytes`.
 fn events_in(bytes: &[u8]) -> usize {
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
     text.matches("\n\n").count()
@@ -59,7 +59,7 @@ fn data(event: &str) -> Value {
     serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {event:?}"))
 }
 
-/// The stream ends with an error of ours that its SDK raises at.
+/// Checks that the stream ends with one of our errors, in a format that makes the SDK raise.
 pub(crate) fn assert_ends_with_error(reply: &Reply, path: &str) {
     assert_eq!((reply.status, reply.end), (200, End::Proper), "{path}");
     let events = events(reply);
@@ -73,6 +73,22 @@ pub(crate) fn assert_ends_with_error(reply: &Reply, path: &str) {
         }
         GEMINI_SSE => assert_eq!(error["error"]["status"], "UNAVAILABLE", "{last}"),
         _ => assert!(error["error"]["message"].is_string(), "{last}"),
+    }
+}
+
+/// A 200 with this event stream.
+fn event_stream(body: &str) -> Step {
+    Step::Status {
+        status: 200,
+        headers: vec![("content-type".to_owned(), "text/event-stream".to_owned())],
+        body: body.to_owned(),
+    }
+}
+
+fn error_in_a_200(body: &str) -> Step {
+    Step::InBandError {
+        status: None,
+        body: body.to_owned(),
     }
 }
 
@@ -90,14 +106,7 @@ async fn every_byte_arrives_as_the_provider_sent_it() {
         "no field at all\n\n",
         "data: last line without an end",
     ] {
-        mock.script(
-            &key(1),
-            [Step::Status {
-                status: 200,
-                headers: vec![("content-type".to_owned(), "text/event-stream".to_owned())],
-                body: body.to_owned(),
-            }],
-        );
+        mock.script(&key(1), [event_stream(body)]);
         let reply = gw.post(CHAT_PATH, STREAM).await;
         assert_eq!(
             (reply.status, reply.text().as_str(), reply.end),
@@ -109,7 +118,7 @@ async fn every_byte_arrives_as_the_provider_sent_it() {
 }
 
 #[tokio::test]
-async fn where_the_provider_splits_its_bytes_does_not_matter() {
+async fn streams_split_at_any_byte_are_relayed_intact() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let direct = {
@@ -140,11 +149,17 @@ async fn where_the_provider_splits_its_bytes_does_not_matter() {
     gw.stop().await;
 }
 
+/// Waits until one more call with key 1 is cancelled at the provider, and no key is busy.
+async fn call_is_cancelled(gw: &Gateway, mock: &Mock, before: u64) {
+    within(mock.wait_for(&key(1), |seen| seen.cancelled == before + 1)).await;
+    gw.all_idle().await;
+}
+
 #[tokio::test]
-async fn an_event_is_not_held_back_for_the_next_and_who_leaves_ends_the_call() {
+async fn events_are_relayed_at_once_and_disconnects_end_the_call() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
-    for (n, (path, body)) in STREAMS.into_iter().enumerate() {
+    for (path, body) in STREAMS {
         for kept in [1, 2] {
             let before = mock.seen(&key(1)).cancelled;
             mock.script(&key(1), [Step::StallAfter(kept)]);
@@ -154,29 +169,22 @@ async fn an_event_is_not_held_back_for_the_next_and_who_leaves_ends_the_call() {
                 came.extend(within(stream.next()).await.unwrap().unwrap());
             }
             assert_eq!(gw.key_stats("p", "p-1").await["active_requests"], 1);
-            let left = Instant::now();
             drop(stream);
-            within(mock.wait_for(&key(1), |seen| seen.cancelled == before + 1)).await;
-            gw.all_idle().await;
-            assert!(
-                left.elapsed() < Duration::from_secs(2),
-                "freed after {:?}",
-                left.elapsed()
-            );
-            assert_eq!(mock.seen(&key(1)).active, 0, "{n}");
+            call_is_cancelled(&gw, &mock, before).await;
+            assert_eq!(mock.seen(&key(1)).active, 0, "{path}");
         }
     }
     let stats = gw.key_stats("p", "p-1").await;
     assert_eq!(
         (&stats["total_requests"], &stats["failed_requests"]),
         (&json!(6), &json!(0)),
-        "a client that leaves blames no key"
+        "a disconnect blames no key"
     );
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_answer_ends_the_call() {
+async fn a_disconnect_before_the_answer_ends_the_call() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for body in [CHAT, STREAM] {
@@ -188,18 +196,17 @@ async fn a_client_that_leaves_before_the_answer_ends_the_call() {
             .await;
         within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
         drop(connection);
-        within(mock.wait_for(&key(1), |seen| seen.cancelled == before + 1)).await;
-        gw.all_idle().await;
+        call_is_cancelled(&gw, &mock, before).await;
     }
     assert_eq!(gw.key_stats("p", "p-1").await["failed_requests"], 0);
     gw.stop().await;
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_ends_with_an_error_in_its_protocols_form() {
+async fn a_broken_stream_ends_with_an_error_in_its_protocols_format() {
     let mock = Mock::start().await.unwrap();
-    let config = format!("{}breaker = {{ min_requests = 1000 }}\n", pool(&mock, 1));
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", [1]).set("breaker.min_requests", 1000);
+    let gw = Gateway::start(&config.to_string()).await;
     let mut broken = 0;
     for (path, body) in STREAMS {
         let whole = events(&gw.post(path, body).await);
@@ -221,15 +228,15 @@ async fn a_stream_that_breaks_ends_with_an_error_in_its_protocols_form() {
         }
     }
     let calls = mock.seen(&key(1)).requests;
-    assert_eq!(calls, 12, "nothing is retried once an event has gone out");
+    assert_eq!(calls, 12, "nothing is retried after an event was relayed");
     gw.stop().await;
 }
 
 #[tokio::test]
 async fn a_stream_that_falls_silent_ends_with_an_error() {
     let mock = Mock::start().await.unwrap();
-    let config = format!("{}timeouts = {{ idle = \"300ms\" }}\n", pool(&mock, 1));
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", [1]).set("timeouts.idle", "300ms");
+    let gw = Gateway::start(&config.to_string()).await;
     for (path, body) in STREAMS {
         mock.script(&key(1), [Step::StallAfter(2)]);
         let reply = gw.post(path, body).await;
@@ -241,13 +248,10 @@ async fn a_stream_that_falls_silent_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_stream_whose_first_event_does_not_come_goes_to_the_next_key() {
+async fn a_stream_without_a_first_event_fails_over() {
     let mock = Mock::start().await.unwrap();
-    let config = format!(
-        "{}timeouts = {{ first_byte = \"300ms\" }}\n",
-        pool(&mock, 2)
-    );
-    let gw = Gateway::start(&config).await;
+    let config = PoolConfig::new(&mock, "p", 1..=2).set("timeouts.first_byte", "300ms");
+    let gw = Gateway::start(&config.to_string()).await;
     for step in [Step::Hang, Step::StallAfter(0), Step::CutAfter(0)] {
         mock.script("*", [step.clone()]);
         let reply = gw.post(CHAT_PATH, STREAM).await;
@@ -262,7 +266,7 @@ async fn a_stream_whose_first_event_does_not_come_goes_to_the_next_key() {
 }
 
 #[tokio::test]
-async fn an_error_inside_a_200_goes_to_the_next_key() {
+async fn an_error_inside_a_200_fails_over() {
     let plain = r#"{"error":{"message":"slow down","type":"rate_limit_error","code":"rate_limit_exceeded"}}"#;
     let anthropic =
         r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
@@ -278,13 +282,7 @@ async fn an_error_inside_a_200_goes_to_the_next_key() {
         (GEMINI_SSE, GENERATE, gemini),
         ("/v1beta/models/gemini-x:generateContent", GENERATE, gemini),
     ] {
-        mock.script(
-            "*",
-            [Step::InBandError {
-                status: None,
-                body: error.to_owned(),
-            }],
-        );
+        mock.script("*", [error_in_a_200(error)]);
         let reply = gw.post(path, body).await;
         assert_eq!(
             (reply.status, reply.attempts()),
@@ -300,17 +298,11 @@ async fn an_error_inside_a_200_goes_to_the_next_key() {
             gw.reset("p", name).await;
         }
     }
-    // A caller's own fault is no reason to try another key, wherever it is said.
+    // A caller's fault does not fail over, wherever the provider reports it.
     let fault =
         r#"{"error":{"message":"bad","type":"invalid_request_error","code":"invalid_value"}}"#;
     for body in [CHAT, STREAM] {
-        mock.script(
-            "*",
-            [Step::InBandError {
-                status: None,
-                body: fault.to_owned(),
-            }],
-        );
+        mock.script("*", [error_in_a_200(fault)]);
         let reply = gw.post(CHAT_PATH, body).await;
         assert_eq!((reply.status, reply.attempts()), (200, "1"), "{reply:?}");
         assert!(reply.text().contains("invalid_value"));
@@ -323,14 +315,7 @@ async fn an_error_later_in_a_stream_is_relayed() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;
     let body = "data: {\"id\":\"1\",\"choices\":[]}\n\ndata: {\"error\":{\"message\":\"later\",\"code\":\"server_error\"}}\n\n";
-    mock.script(
-        "*",
-        [Step::Status {
-            status: 200,
-            headers: vec![("content-type".to_owned(), "text/event-stream".to_owned())],
-            body: body.to_owned(),
-        }],
-    );
+    mock.script("*", [event_stream(body)]);
     let reply = gw.post(CHAT_PATH, STREAM).await;
     assert_eq!(
         (reply.text().as_str(), reply.attempts(), reply.end),
@@ -363,7 +348,7 @@ async fn comments_before_the_first_event_are_relayed_with_it() {
 }
 
 #[tokio::test]
-async fn comments_are_held_five_seconds_at_most() {
+async fn comments_are_held_for_at_most_five_seconds() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     mock.script(
@@ -388,7 +373,7 @@ async fn comments_are_held_five_seconds_at_most() {
 }
 
 #[tokio::test]
-async fn a_small_answer_that_breaks_is_fetched_from_the_next_key() {
+async fn a_small_answer_that_breaks_off_fails_over() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;
     for step in [Step::CutAfter(0), Step::ResetMidBody] {
@@ -409,7 +394,7 @@ async fn a_small_answer_that_breaks_is_fetched_from_the_next_key() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_on_its_way_is_not_taken_for_whole() {
+async fn an_answer_that_breaks_off_midway_reaches_the_client_broken() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let speech = r#"{"model":"tts-x","input":"hello","voice":"alloy"}"#;
@@ -441,16 +426,17 @@ async fn an_answer_that_breaks_on_its_way_is_not_taken_for_whole() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_found_closed_is_replaced_uncounted_and_a_new_one_is_not() {
+async fn a_reused_connection_found_closed_is_replaced_and_not_counted() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
-    for (kept, attempts) in [(false, "2"), (true, "1"), (true, "1")] {
+    // The first call opens a connection, so its reset counts as a failed attempt.
+    for (reused, attempts) in [(false, "2"), (true, "1"), (true, "1")] {
         mock.script(&key(1), [Step::Reset]);
         let reply = gw.chat().await;
         assert_eq!(
             (reply.status, reply.attempts()),
             (200, attempts),
-            "kept: {kept}: {reply:?}"
+            "reused: {reused}: {reply:?}"
         );
     }
     let stats = gw.key_stats("p", "p-1").await;

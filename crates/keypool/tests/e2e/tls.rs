@@ -1,4 +1,4 @@
-//! A certificate authority made for one test, and TLS in front of a plain provider.
+//! A certificate authority for one test, and a TLS terminator in front of a plain provider.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// An authority that nobody trusts who was not told to.
+/// A certificate authority. A gateway trusts it only with its `env`.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     file: PathBuf,
@@ -36,7 +36,7 @@ impl Authority {
         }
     }
 
-    /// What makes a gateway trust it.
+    /// The environment variable that makes a gateway trust it.
     pub(crate) fn env(&self) -> (&str, &str) {
         ("SSL_CERT_FILE", self.file.to_str().expect("a path of text"))
     }
@@ -70,17 +70,17 @@ impl Drop for Authority {
     }
 }
 
-/// Takes TLS connections and passes their bytes on to a plain server.
-pub(crate) struct Front {
+/// Accepts TLS connections and passes their bytes on to a plain server.
+pub(crate) struct TlsProxy {
     pub(crate) addr: SocketAddr,
     accepted: Arc<AtomicUsize>,
     resumed: Arc<AtomicUsize>,
-    /// Ends with this.
+    /// Stops when dropped.
     _serving: JoinSet<()>,
 }
 
-impl Front {
-    pub(crate) async fn start(acceptor: TlsAcceptor, behind: SocketAddr) -> Front {
+impl TlsProxy {
+    pub(crate) async fn start(acceptor: TlsAcceptor, behind: SocketAddr) -> TlsProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (accepted, resumed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
@@ -103,7 +103,7 @@ impl Front {
                 });
             }
         });
-        Front {
+        TlsProxy {
             addr,
             accepted,
             resumed,
@@ -111,7 +111,7 @@ impl Front {
         }
     }
 
-    /// Connections, and those of them that took up an earlier session.
+    /// The number of connections, and of those that resumed an earlier session.
     pub(crate) fn seen(&self) -> (usize, usize) {
         (
             self.accepted.load(Ordering::SeqCst),

@@ -1,4 +1,4 @@
-//! The command line: what is printed, and which exit code tells what.
+//! The command line: its output and its exit codes.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -6,7 +6,9 @@ use std::process::Command;
 use keypool_testkit::{Mock, Step};
 use serde_json::Value;
 
-use crate::harness::{Folder, Gateway, MARK, Process, pool};
+use crate::harness::{
+    CHAT, CHAT_PATH, Folder, Gateway, MARK, PoolConfig, Process, pool, virtual_key,
+};
 
 async fn run(folder: &std::sync::Arc<Folder>, args: &[&str]) -> (i32, String, String) {
     let mut process = Process::start(folder, args);
@@ -15,7 +17,7 @@ async fn run(folder: &std::sync::Arc<Folder>, args: &[&str]) -> (i32, String, St
     (code, process.stdout(), process.stderr())
 }
 
-/// Runs the `curl` line that was printed, as a shell does when it is pasted.
+/// Runs the printed `curl` line in a shell.
 async fn paste_curl(gw: &Gateway) -> String {
     let stdout = gw.process.stdout();
     let line = stdout
@@ -49,10 +51,9 @@ async fn the_demo_prints_a_curl_line_that_works_when_pasted() {
 }
 
 #[tokio::test]
-async fn the_demos_curl_line_works_where_the_configuration_requires_virtual_keys() {
-    let config = format!(
-        "[server]\nauth = \"required\"\n[[virtual_keys]]\nname = \"team-a\"\nkey = \"vk-{MARK}-team-a-0001\"\n"
-    );
+async fn the_demos_curl_line_works_with_required_virtual_keys() {
+    let team = virtual_key("team-a", "");
+    let config = format!("[server]\nauth = \"required\"\n{team}");
     for (config, listen) in [(config.as_str(), "127.0.0.1:0"), ("", "0.0.0.0:0")] {
         let folder = Folder::new(config);
         let gw = Gateway::run(&folder, &["demo", "--listen", listen]).await;
@@ -63,10 +64,10 @@ async fn the_demos_curl_line_works_where_the_configuration_requires_virtual_keys
 }
 
 #[tokio::test]
-async fn serving_prints_what_is_served_and_a_curl_line_that_works_when_pasted() {
+async fn serve_prints_its_pools_and_a_curl_line_that_works() {
     let mock = Mock::start().await.unwrap();
-    let named = format!("{}models = [\"gpt-x\"]\n", pool(&mock, 2));
-    for config in [pool(&mock, 2), named] {
+    let named = PoolConfig::new(&mock, "p", 1..=2).set("models", vec!["gpt-x"]);
+    for config in [pool(&mock, 2), named.to_string()] {
         let gw = Gateway::start(&config).await;
         let answer: Value = serde_json::from_str(&paste_curl(&gw).await).unwrap();
         assert!(
@@ -120,9 +121,9 @@ async fn json_logs_are_json_lines() {
     let reply = gw
         .send(
             "POST",
-            crate::harness::CHAT_PATH,
+            CHAT_PATH,
             &[("x-request-id", "my-id-1")],
-            crate::harness::CHAT.as_bytes(),
+            CHAT.as_bytes(),
         )
         .await;
     assert_eq!(reply.header("x-request-id"), Some("my-id-1"));
@@ -159,7 +160,7 @@ async fn json_logs_are_json_lines() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_one_clear_sentence_and_exit_1() {
+async fn a_port_in_use_is_one_clear_error_and_exit_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (code, _, stderr) = run(&Folder::new(""), &["serve", "--listen", &addr]).await;
@@ -206,7 +207,7 @@ async fn check_reports_every_mistake_at_once() {
 }
 
 #[tokio::test]
-async fn exit_codes_tell_done_failed_and_wrong_usage() {
+async fn exit_codes_tell_success_failure_and_usage_errors() {
     let mock = Mock::start().await.unwrap();
     let folder = Folder::new(&pool(&mock, 1));
     for (args, expect) in [
@@ -236,7 +237,7 @@ async fn exit_codes_tell_done_failed_and_wrong_usage() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_ends_as_it_should() {
+async fn an_answer_without_a_body_ends_normally() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     for status in [200, 204, 404] {
@@ -250,15 +251,13 @@ async fn an_answer_without_a_body_ends_as_it_should() {
         );
         let id = format!("empty-{status}");
         let headers = [("x-request-id", id.as_str())];
-        let chat = crate::harness::CHAT.as_bytes();
-        let reply = gw
-            .send("POST", crate::harness::CHAT_PATH, &headers, chat)
-            .await;
+        let chat = CHAT.as_bytes();
+        let reply = gw.send("POST", CHAT_PATH, &headers, chat).await;
         assert_eq!((reply.status, reply.body.len()), (status, 0));
         gw.logged(&id).await;
         let log = gw.log();
         let line = log.lines().find(|line| line.contains(&id)).unwrap();
-        assert!(!line.contains("client left"), "{line}");
+        assert!(!line.contains("ended="), "{line}");
     }
     gw.stop().await;
 }
