@@ -1,7 +1,7 @@
-//! What every part of the gateway shares: a handful of handles, cheap to clone.
+//! What every part of the gateway shares: a few handles, cheap to clone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::settings::Settings;
@@ -21,9 +21,9 @@ use crate::telemetry::Telemetry;
 use crate::traces::Traces;
 use crate::upstream::Upstream;
 
-/// Request bodies held in memory at once, all requests together, in bytes. A body over what is left waits.
+/// Memory for the request bodies of all requests together, in bytes. A body that does not fit waits.
 const BODY_BUDGET: u64 = 1 << 30;
-/// The unit in which the budget is counted.
+/// The unit in which the budget is counted, in bytes.
 pub(crate) const BUDGET_UNIT: u64 = 4096;
 
 /// The gateway's shared handles.
@@ -42,14 +42,16 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     registry: Registry,
     load: LoadSettings,
-    /// One reload at a time; in it, how many units the budget has.
-    reloading: Mutex<usize>,
+    /// Held during a reload, so that there is one at a time.
+    reloading: Mutex<()>,
+    /// Number of units that the body budget has.
+    budget_units: AtomicUsize,
     shutting_down: AtomicBool,
     ending: AtomicBool,
 }
 
 impl Gateway {
-    /// A gateway for `settings`. `admin_token`: the digest of the admin token in force.
+    /// A gateway for `settings`. `admin_token`: the digest of the admin token.
     pub fn new(
         settings: Settings,
         admin_token: Digest256,
@@ -71,7 +73,8 @@ impl Gateway {
             admin_token,
             registry,
             load,
-            reloading: Mutex::new(budget),
+            reloading: Mutex::new(()),
+            budget_units: AtomicUsize::new(budget),
             shutting_down: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             clock,
@@ -79,21 +82,18 @@ impl Gateway {
         })
     }
 
-    /// The configuration in force now.
+    /// The current configuration.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Reads the configuration anew and puts it in force; a bad one leaves the old in force.
+    /// Reads the configuration again and applies it. An invalid one changes nothing.
     pub fn reload(&self) -> Result<Changes, Vec<String>> {
-        let mut budget = self.reloading.lock();
+        let _one_at_a_time = self.reloading.lock();
         let loaded = (self.load)().inspect_err(|errors| self.telemetry.reload_rejected(errors))?;
         let before = self.snapshot();
         let changes = Changes::between(&before.settings, &loaded);
-        // A body that may be sent must fit. What was given once stays.
-        let more = budget_units(&loaded.settings).saturating_sub(*budget);
-        self.body_budget.add_permits(more);
-        *budget += more;
+        self.grow_body_budget(budget_units(&loaded.settings));
         let pools_before: Vec<_> = before
             .pools
             .iter()
@@ -107,7 +107,13 @@ impl Gateway {
         Ok(changes)
     }
 
-    /// From now on `/readyz` says 503.
+    /// Raises the body budget to `units`, so that a body of the allowed size fits. It never shrinks.
+    fn grow_body_budget(&self, units: usize) {
+        let before = self.budget_units.fetch_max(units, Ordering::SeqCst);
+        self.body_budget.add_permits(units.saturating_sub(before));
+    }
+
+    /// From now on `/readyz` answers 503.
     pub fn begin_shutdown(&self) {
         self.shutting_down.store(true, Ordering::SeqCst);
     }
@@ -116,18 +122,18 @@ impl Gateway {
         self.shutting_down.load(Ordering::SeqCst)
     }
 
-    /// The time of a shutdown is up: answers that are being relayed break off.
+    /// The time of a shutdown is up: responses that are being relayed are broken off.
     pub(crate) fn begin_ending(&self) {
         self.ending.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn is_ending(&self) -> bool {
-        // Asked for each piece of an answer; who must see a change is woken after it.
+        // Read for every piece of a response. A task that must see the change is woken after it.
         self.ending.load(Ordering::Relaxed)
     }
 }
 
-/// The budget for bodies: two of the largest fit.
+/// The budget for bodies, in units: large enough for two of the largest allowed size.
 fn budget_units(settings: &Settings) -> usize {
     let units = BODY_BUDGET.max(2 * settings.server.max_request_body) / BUDGET_UNIT;
     usize::try_from(units)
@@ -135,7 +141,7 @@ fn budget_units(settings: &Settings) -> usize {
         .min(Semaphore::MAX_PERMITS)
 }
 
-/// How long a body may wait for its part of the budget.
+/// How long a body waits for its part of the budget.
 pub(crate) const BUDGET_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -143,7 +149,7 @@ mod tests {
     use crate::settings::{AdminSettings, LogSettings, ServerSettings};
 
     use super::*;
-    use crate::clock::TokioClock;
+    use crate::clock::PollClock;
 
     fn settings(max_request_body: u64) -> Settings {
         Settings {
@@ -163,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_a_reload_allows_fit_in_the_budget() {
+    fn bodies_that_a_reload_allows_fit_into_the_budget() {
         let sizes = Mutex::new(vec![1 << 20, 4 << 30, 3 << 30]);
         let load = move || {
             let settings = settings(sizes.lock().pop().unwrap_or_default());
@@ -174,7 +180,7 @@ mod tests {
         let gw = Gateway::new(
             settings(1 << 20),
             token,
-            Arc::new(TokioClock),
+            Arc::new(PollClock),
             Box::new(load),
         );
         let budget = || gw.body_budget.available_permits() as u64 * BUDGET_UNIT;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::PoolSettings;
 
-/// One whole, validated configuration.
+/// One complete, validated configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// `[server]`
@@ -34,13 +34,13 @@ pub struct ServerSettings {
     pub auth: AuthMode,
     /// The largest request body, in bytes.
     pub max_request_body: u64,
-    /// How long requests in flight may take to end after accepting ended.
+    /// How long requests in flight may take once accepting has ended.
     pub shutdown_timeout: Duration,
-    /// How long `/readyz` says 503 before accepting ends.
+    /// How long `/readyz` answers 503 before accepting ends.
     pub shutdown_delay: Duration,
-    /// `Host` values accepted beside the loopback names, without port.
+    /// `Host` values accepted in addition to the loopback names, without port.
     pub allowed_hosts: Vec<String>,
-    /// `ObjectOrigin` values accepted, such as `https://app.example.com`.
+    /// `Origin` values accepted, such as `https://app.example.com`.
     pub allowed_origins: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Default for ServerSettings {
 /// `server.auth`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuthMode {
-    /// Required while a virtual key is configured, and always where the address is not loopback.
+    /// Required while a virtual key is configured, and always on an address that is not loopback.
     #[default]
     Auto,
     /// Always required.
@@ -84,9 +84,9 @@ pub struct LogSettings {
 pub enum LogLevel {
     /// An operator must act.
     Error,
-    /// Recovered, but not as it should be.
+    /// Recovered, but unexpected.
     Warn,
-    /// Life cycle, and one line a request.
+    /// Life cycle, and one line per request.
     #[default]
     Info,
     /// For those who debug keypool.
@@ -101,16 +101,16 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// `[admin]`, with the index of a token that is made at first start.
+/// `[admin]`, and the file for a generated token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminSettings {
     /// The token set by the operator.
     pub token: Option<Secret>,
-    /// Where a made-up token is kept when none is set.
+    /// Where a generated token is stored if none is set.
     pub token_file: PathBuf,
 }
 
@@ -121,32 +121,32 @@ pub struct VirtualKeySettings {
     pub name: Arc<str>,
     /// SHA-256 of the secret.
     pub digest: Digest256,
-    /// Models and patterns it may call.
+    /// Models it may call: names and patterns.
     pub models: Vec<String>,
-    /// Pools (names and patterns) it may call.
+    /// Pools it may call: names and patterns.
     pub pools: Vec<String>,
-    /// Whether native paths outside the known endpoints are open to it.
+    /// Whether it may use native paths, which are not among the known endpoints.
     pub native: bool,
-    /// Not accepted from then on.
+    /// No longer accepted from this time on.
     pub expires: Option<std::time::SystemTime>,
-    /// Not accepted.
+    /// Switched off: not accepted.
     pub disabled: bool,
 }
 
-/// One `[[routes]]` entry: a model name of the operator's own.
+/// One `[[routes]]` entry: a model name that the operator chose.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteSettings {
     /// The name that callers use; unique among routes.
     pub model: Arc<str>,
-    /// Tried in turn; at least one.
+    /// Tried in order; at least one.
     pub targets: Vec<RouteTarget>,
 }
 
-/// Where a route leads.
+/// One target of a route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteTarget {
     /// A pool's name.
     pub pool: Arc<str>,
-    /// The model asked for there; `None`: the name that the caller used.
+    /// The model requested there. `None`: the name that the caller used.
     pub model: Option<Arc<str>>,
 }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::timeout;
 
 use super::*;
-use crate::clock::TokioClock;
+use crate::clock::PollClock;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -144,7 +144,7 @@ struct Client {
 impl Client {
     fn connect(mock: &Mock) -> Self {
         let load = || Err(vec!["nothing is loaded again".to_owned()]);
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock);
+        let clock: Arc<dyn Clock> = Arc::new(PollClock);
         let token = Digest256::of(b"unused");
         let gw = Gateway::new(settings(mock), token, clock, Box::new(load));
         let admin = Arc::new(Admin::new(Arc::clone(&gw)));

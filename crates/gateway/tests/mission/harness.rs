@@ -17,7 +17,7 @@ use keypool_core::settings::{
     BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
     TimeoutSettings,
 };
-use keypool_gateway::clock::TokioClock;
+use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, Reloaded};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{AdminSettings, LogSettings, ServerSettings, Settings};
@@ -101,7 +101,7 @@ impl Running {
                 warnings: Vec::new(),
             })
         };
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock);
+        let clock: Arc<dyn Clock> = Arc::new(PollClock);
         let gw = Gateway::new(
             settings,
             Digest256::of(ADMIN_TOKEN.as_bytes()),

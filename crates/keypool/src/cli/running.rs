@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use keypool_core::secret::Digest256;
-use keypool_gateway::clock::TokioClock;
+use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, LoadSettings};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
@@ -125,7 +125,7 @@ fn gateway(
         reloaded.warnings.extend(waiting.into_iter().map(waits));
         Ok(reloaded)
     };
-    Gateway::new(settings, digest, Arc::new(TokioClock), Box::new(load))
+    Gateway::new(settings, digest, Arc::new(PollClock), Box::new(load))
 }
 
 /// What stays as it was at the start, whatever is read later.
