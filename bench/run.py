@@ -2,6 +2,7 @@
 """Measures the whole gateway beside nginx and writes the results. `make bench` builds the programs and runs it."""
 
 import dataclasses
+import pathlib
 import sys
 import time
 
@@ -23,6 +24,12 @@ def arguments():
     parser.add_argument(
         "--quick", action="store_true", help="a first look in a minute and a half; writes no results"
     )
+    parser.add_argument(
+        "--against",
+        metavar="DIR",
+        type=lambda path: pathlib.Path(path).resolve(),
+        help="compare with the keypool of another build in this folder instead of nginx; writes no results",
+    )
     parser.add_argument("--rounds", type=int, help="pairs of runs for each case")
     parser.add_argument("--seconds", type=int, help="minimum length of a run")
     args = parser.parse_args()
@@ -35,6 +42,9 @@ def arguments():
 
 def chosen(args):
     """The names of the cases to run, in their order."""
+    if args.against:
+        paired = [case.name for case in cases.AGAINST_NGINX]
+        return [name for name in paired if not args.cases or name in args.cases]
     if args.cases:
         return [name for name in cases.NAMES if name in args.cases]
     return [name for name in cases.NAMES if not (args.quick and name in cases.LONG)]
@@ -67,22 +77,32 @@ def figures(rig, names):
     return found + measure.memory(rig)
 
 
+def figures_against(rig, names, binaries):
+    """Runs the cases with this build and another one."""
+    found = []
+    for case in cases.AGAINST_NGINX:
+        if case.name in names:
+            print(f"==> {case.name}", file=sys.stderr, flush=True)
+            found += measure.against_build(rig, case, binaries)
+    return found + measure.memory_against_build(rig)
+
+
 def main():
     args = arguments()
     names, how = chosen(args), effort(args)
     began = time.monotonic()
     with command.measuring(NAME):
-        machine.require(tools(names))
+        machine.require(["wrk"] if args.against else tools(names))
         binaries = machine.programs(args.binaries)
-        facts = machine.describe(binaries, tools(names))
+        facts = machine.describe(binaries, ["wrk"] if args.against else tools(names))
         with machine.scratch() as folder:
             with Rig(binaries, folder, how) as rig:
-                found = figures(rig, names)
+                found = figures_against(rig, names, args.against) if args.against else figures(rig, names)
     print("\n" + report.table(found) + "\n")
     for what, which in facts:
         print(f"{what}: {which}")
     print(f"took {time.monotonic() - began:.0f} s")
-    if names == cases.NAMES and how.rounds >= FEWEST_ROUNDS:
+    if not args.against and names == cases.NAMES and how.rounds >= FEWEST_ROUNDS:
         RESULTS.write_text(report.document(found, facts, how))
         print(f"written: {RESULTS.relative_to(command.HERE.parent)}")
     else:

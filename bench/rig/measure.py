@@ -15,6 +15,25 @@ def against_nginx(rig, case):
     return [Figure(case.title, "CPU per request, nginx = 1", "×", ratio, case.asked, note)]
 
 
+def against_build(rig, case, binaries):
+    """CPU time and pace of this build and of another one, measured alternately."""
+    rig.mock.behave(**case.provider)
+    secrets = servers.secrets(case.keys)
+    other = rig.keypool(f"other-{case.keys}", secrets, binaries)
+    ours, theirs = rig.in_turns(case, rig.keypool(f"keypool-{case.keys}", secrets), other)
+    cpu = pairs(_each(ours, "cpu_us"), _each(theirs, "cpu_us"))
+    note = f"{_usual(ours, 'cpu_us')} µs against {_usual(theirs, 'cpu_us')} µs; " + _pace(ours, theirs)
+    return [Figure(case.title, "CPU per request, other build = 1", "×", cpu, None, note)]
+
+
+def memory_against_build(rig):
+    """Peak memory of this build and of the other one, over all cases."""
+    peaks = {name: process.peak_mib() for name, process in rig.keypools().items()}
+    note = ", ".join(f"{name} {peak:.1f}" for name, peak in peaks.items())
+    ours, theirs = (max(peak for name, peak in peaks.items() if name.startswith(of)) for of in ("keypool", "other"))
+    return [Figure("the cases above", "peak memory, other build = 1", "×", Spread.of([ours / theirs]), None, note)]
+
+
 def failing(rig):
     """A pool with a third of its keys failing, against the same pool without those keys."""
     rig.mock.behave()

@@ -55,10 +55,11 @@ class Rig:
     def nginx(self):
         return self._start("nginx", servers.Nginx, provider=self.mock.address, core=self.core)
 
-    def keypool(self, name, secrets):
-        """The keypool process of this name, with a pool of these keys."""
+    def keypool(self, name, secrets, binaries=None):
+        """The keypool process of this name, with a pool of these keys. `binaries`: those of another build."""
         settings = servers.pool(self.mock.address, secrets)
-        return self._start(name, servers.Keypool, binaries=self.binaries, settings=settings, core=self.core)
+        binaries = binaries or self.binaries
+        return self._start(name, servers.Keypool, binaries=binaries, settings=settings, core=self.core)
 
     def keypools(self):
         """The keypool processes started so far, by name."""
