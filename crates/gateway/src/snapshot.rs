@@ -138,9 +138,9 @@ impl Snapshot {
 impl PoolEntry {
     /// The pool with its dialect; `None` for a provider that has none.
     fn of(pool: &Arc<Pool>) -> Option<Self> {
-        let dialect = catalogue::find(pool.settings().provider)?;
+        let dialect = catalogue::find(pool.provider())?;
         Some(Self {
-            headers: Arc::new(PoolHeaders::new(pool, dialect)),
+            headers: Arc::new(PoolHeaders::new(pool)),
             dialect,
             pool: Arc::clone(pool),
         })

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::{Class, Fault};
-use keypool_core::pool::{Effect, KeyReport, KeyState, Pool};
+use keypool_core::pool::{Effect, KeyReport, KeyState, MemberRef, Pool};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
@@ -108,8 +108,8 @@ pub(crate) fn reload_refused(errors: &[String]) {
 /// One failed attempt, and what it did.
 pub(crate) struct FailedAttempt {
     pub(crate) pool: Arc<Pool>,
-    /// The key's index in the pool.
-    pub(crate) index: usize,
+    /// The key that was used.
+    pub(crate) key: MemberRef,
     pub(crate) model: Arc<str>,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
@@ -124,8 +124,8 @@ impl FailedAttempt {
     /// `next`: what is done about it.
     pub(crate) fn log(&self, request_id: &str, next: &str) {
         let effect = &self.effect;
-        let (number, attempt, of) = (self.index + 1, self.attempt, self.max_attempts);
-        let key_name = &*self.pool.members()[self.index].name;
+        let (number, attempt, of) = (self.key.index() + 1, self.attempt, self.max_attempts);
+        let key_name = &*self.key.name;
         let class = self.fault.class.as_str();
         let cooldown_s = effect
             .cooldown

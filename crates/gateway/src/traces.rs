@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use keypool_core::fault::Class;
-use keypool_core::pool::{Demand, Effect, Lease, Pool, Selection};
+use keypool_core::pool::{Demand, Effect, KeySet, Lease, Pool, Selection};
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 
@@ -45,8 +45,8 @@ pub(crate) struct Trace {
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pool_name: Arc<str>,
-    /// Not held on to: a pool of an ended configuration goes when its last request does.
-    pub(crate) pool: Weak<Pool>,
+    /// Weak, so that the keys of an ended configuration are dropped with their last request.
+    pub(crate) keys: Weak<KeySet>,
     /// The model asked for, as the key's provider names it.
     pub(crate) model: Arc<str>,
     /// `None`: no key.
@@ -81,11 +81,15 @@ pub(crate) enum Outcome {
 
 impl Step {
     /// The attempt that begins with `lease`.
-    pub(crate) fn attempt(lease: &mut Lease, began: Instant, waited: Duration) -> Self {
+    pub(crate) fn attempt(
+        lease: &Lease,
+        choice: Selection,
+        (began, waited): (Instant, Duration),
+    ) -> Self {
         Self {
-            choice: lease.take_selection(),
+            choice,
             pool_name: Arc::clone(lease.pool().name()),
-            pool: Arc::downgrade(lease.pool()),
+            keys: Arc::downgrade(lease.keys()),
             model: Arc::clone(lease.model()),
             key_name: Some(Arc::clone(&lease.member().name)),
             waited,
@@ -102,10 +106,11 @@ impl Step {
         why: &'static str,
         (began, waited): (Instant, Duration),
     ) -> Self {
+        let (choice, keys) = pool.obstacles(demand);
         Self {
-            choice: pool.obstacles(demand),
+            choice,
             pool_name: Arc::clone(pool.name()),
-            pool: Arc::downgrade(pool),
+            keys: Arc::downgrade(&keys),
             model: Arc::clone(&demand.model),
             key_name: None,
             waited,
@@ -125,7 +130,7 @@ impl Step {
         Self {
             choice: Selection::default(),
             pool_name: Arc::clone(pool.name()),
-            pool: Arc::downgrade(pool),
+            keys: Weak::new(),
             model: Arc::clone(model),
             key_name: None,
             waited: Duration::ZERO,

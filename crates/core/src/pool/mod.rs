@@ -63,14 +63,14 @@ pub struct Demand {
     /// A hash of the conversation that the call belongs to; `None`: it belongs to none.
     pub conversation: Option<u64>,
     /// Keys that failed in this request. See [`Demand::note_failure`].
-    tried: Vec<Tried>,
+    pub tried: Vec<Tried>,
     /// Only keys of this group may serve it; `None`: any.
     pub only_group: Option<OnlyGroup>,
 }
 
 /// A key that failed in this request. Named by what a reload keeps, not by its index.
 #[derive(Clone)]
-struct Tried {
+pub struct Tried {
     key: Arc<Key>,
     /// One key may be in a pool twice, for different models.
     name: Arc<str>,

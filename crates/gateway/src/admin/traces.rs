@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{StatusCode, Uri};
-use keypool_core::pool::{Pool, SelectedBy, Selection, Skipped};
+use keypool_core::pool::{KeySet, SelectedBy, Selection, Skipped};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -156,7 +156,7 @@ impl View<'_> {
     }
 
     fn step(&self, step: &Step) -> StepView {
-        let pool = step.pool.upgrade();
+        let key_set = step.keys.upgrade();
         let (status, class, effect, no_key) = match step.outcome {
             Outcome::Unfinished => (None, None, None, None),
             Outcome::Answered(status) => (Some(status), None, None, None),
@@ -184,7 +184,7 @@ impl View<'_> {
             keys: was_looked_at.then_some(keys),
             free: was_looked_at.then_some(free),
             excluded: excluded
-                .map(|excluded| self.excluded(excluded, pool.as_deref()))
+                .map(|excluded| self.excluded(excluded, key_set.as_deref()))
                 .collect(),
             more,
             waited_ms: millis(step.waited),
@@ -197,11 +197,11 @@ impl View<'_> {
         }
     }
 
-    fn excluded(&self, excluded: &Skipped, pool: Option<&Pool>) -> SkippedView {
-        let member = pool.and_then(|pool| pool.members().get(excluded.index));
-        let settings = pool.and_then(|pool| pool.settings().keys.get(excluded.index));
+    fn excluded(&self, excluded: &Skipped, keys: Option<&KeySet>) -> SkippedView {
+        let member = keys.and_then(|keys| keys.members().get(excluded.index));
+        let settings = keys.and_then(|keys| keys.settings().keys.get(excluded.index));
         let is_full = excluded.obstacle == keypool_core::pool::Obstacle::Full;
-        let until = pool.and_then(|pool| pool.ends(excluded)).or(excluded.until);
+        let until = keys.and_then(|keys| keys.ends(excluded)).or(excluded.until);
         SkippedView {
             key: member.map(|member| member.name.to_string()),
             reason: excluded.obstacle.as_str(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::Class;
-use keypool_core::pool::{Demand, Effect, Handoff, Lease, NextAvailable, Pool, Ticket};
+use keypool_core::pool::{
+    Demand, Effect, Handoff, Lease, Leased, MemberRef, NextAvailable, Pool, Ticket,
+};
 use tokio::time::sleep_until;
 
 use super::affinity;
@@ -65,7 +67,7 @@ pub(super) struct LastFailure {
     /// The class of the last failure.
     pub(super) class: Option<Class>,
     /// The last answer that a client may be shown, and whose it is.
-    pub(super) answer: Option<(Answer, PoolEntry, usize)>,
+    pub(super) answer: Option<(Answer, PoolEntry, MemberRef)>,
     /// Why the last attempt got no answer.
     pub(super) trouble: Option<Trouble>,
 }
@@ -192,7 +194,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The key for the next attempt: free now, or waited for; of the next target where this one has none left.
-    pub(super) async fn next_key(&mut self, log: &mut RequestLog) -> Result<Lease, Stop> {
+    pub(super) async fn next_key(&mut self, log: &mut RequestLog) -> Result<Leased, Stop> {
         loop {
             match self.next_key_here(log).await {
                 Err(stop) if stop.is_of_this_target() && !self.is_last_target() => {
@@ -202,7 +204,7 @@ impl<'a> Attempts<'a> {
                 }
                 outcome => {
                     let next = match &outcome {
-                        Ok(lease) => self.what_next(lease),
+                        Ok(leased) => self.what_next(&leased.lease),
                         Err(stop) => stop.what_next(),
                     };
                     self.tell_failure(log, next);
@@ -212,7 +214,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    async fn next_key_here(&mut self, log: &RequestLog) -> Result<Lease, Stop> {
+    async fn next_key_here(&mut self, log: &RequestLog) -> Result<Leased, Stop> {
         if self.must_stop {
             return Err(Stop::MustNotRepeat);
         }
@@ -223,8 +225,8 @@ impl<'a> Attempts<'a> {
         if began >= self.deadline {
             return Err(Stop::Deadline);
         }
-        let lease = match self.pool().acquire(&self.here.demand) {
-            Some(lease) => lease,
+        let leased = match self.pool().acquire(&self.here.demand) {
+            Some(leased) => leased,
             None => {
                 let give_up = self.waits_until(began);
                 let ticket = self.join_queue(give_up)?;
@@ -242,7 +244,7 @@ impl<'a> Attempts<'a> {
         }
         self.made += 1;
         self.here.made += 1;
-        Ok(lease)
+        Ok(leased)
     }
 
     /// The end of what is left of the queue's time and of the request's.
@@ -261,7 +263,7 @@ impl<'a> Attempts<'a> {
             .map_err(|_| Stop::QueueFull)
     }
 
-    async fn wait_for_key(&self, mut ticket: Ticket, give_up: Instant) -> Result<Lease, Stop> {
+    async fn wait_for_key(&self, mut ticket: Ticket, give_up: Instant) -> Result<Leased, Stop> {
         let (pool, demand) = (self.pool(), &self.here.demand);
         loop {
             let changed = pool.cooldowns_changed();
@@ -275,7 +277,7 @@ impl<'a> Attempts<'a> {
             tokio::select! {
                 biased;
                 handoff = &mut ticket.handoff => return match handoff {
-                    Ok(Handoff::Lease(lease)) => Ok(lease),
+                    Ok(Handoff::Lease(leased)) => Ok(leased),
                     Ok(Handoff::Refused) | Err(_) => Err(Stop::QueueFull),
                 },
                 () = std::future::ready(()), if !self.is_worth_waiting(next_available, give_up) => return Err(Stop::NoKey),
@@ -311,21 +313,21 @@ impl<'a> Attempts<'a> {
         let backoff = pool.settings().retry.backoff;
         self.here
             .demand
-            .note_failure(lease.index(), self.gw.clock.now() + backoff);
+            .note_failure(lease.member(), self.gw.clock.now() + backoff);
         self.must_stop = may_have_run && !self.call.repeatable;
-        let (index, class) = (lease.index(), fault.class);
+        let (key, class) = (lease.member_ref().clone(), fault.class);
         let status = answer.as_ref().map(Answer::status);
         let model = Arc::clone(lease.model());
         // A key that got only what others had left of the request's time is not to blame for not answering in it.
         let effect = if cut_short {
             Effect::default()
         } else {
-            lease.failed(&fault)
+            lease.finish(&fault)
         };
         log.attempt_failed(class, status, &effect);
         self.pending_failure = Some(Box::new(FailedAttempt {
             pool: Arc::clone(pool),
-            index,
+            key: key.clone(),
             attempt: self.here.made,
             max_attempts: self.here.max,
             status,
@@ -341,7 +343,7 @@ impl<'a> Attempts<'a> {
                 // An earlier answer would finish the client that this call was not run.
                 self.last.answer = None;
             } else if let Some(answer) = answer {
-                self.last.answer = Some((answer, self.route().entry.clone(), index));
+                self.last.answer = Some((answer, self.route().entry.clone(), key));
             }
         }
     }
@@ -351,7 +353,7 @@ impl<'a> Attempts<'a> {
         let failed = self.pending_failure.as_ref();
         if self.here.made == 1 {
             "the route's next target is tried"
-        } else if failed.is_some_and(|failed| failed.index == lease.index()) {
+        } else if failed.is_some_and(|failed| failed.key.name == lease.member().name) {
             "the same key is tried again"
         } else {
             "the next key is tried"

@@ -77,11 +77,8 @@ impl<'a> MatchedEndpoint<'a> {
         spellings.extend(entry.dialect.openai_root().and_then(under));
         if own == Protocol::OpenAi {
             // So are `/ark/api/v3/chat/completions` and `/ark/chat/completions`.
-            let base = entry
-                .pool
-                .members()
-                .first()
-                .map(|member| &**member.base_url.path());
+            let members = entry.pool.members();
+            let base = members.first().map(|member| &**member.base_url.path());
             spellings.extend(base.filter(|base| !base.is_empty()).and_then(under));
             spellings.push(format!("/v1{rest}"));
         }

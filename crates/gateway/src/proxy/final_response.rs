@@ -40,8 +40,8 @@ pub(super) fn final_response(
             Err(no_key(gw, tried, back, made))
         }
         Some(class) => match (last.answer, last.trouble) {
-            (Some((answer, entry, index)), _) => {
-                log.set_response_of(&entry, index);
+            (Some((answer, entry, key)), _) => {
+                log.set_response_of(&entry, &key);
                 let answer = marked(answer, class, back);
                 Ok(relay::last_answer(gw, call, answer, log).map(OutBody::Relay))
             }

@@ -32,6 +32,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use keypool_core::pool::Leased;
 use keypool_providers::protocol::Protocol;
 
 pub(crate) use body::OutBody;
@@ -134,12 +135,13 @@ async fn serve(
     let mut attempts = Attempts::new(gw, call, routes, caller);
     let makes_anew = bound::makes_anew(gw, call, caller);
     loop {
-        let mut lease = match attempts.next_key(log).await {
-            Ok(lease) => lease,
+        let Leased { lease, selection } = match attempts.next_key(log).await {
+            Ok(leased) => leased,
             Err(stop) => return final_response::final_response(attempts, stop, log),
         };
         let route = attempts.route();
-        log.attempt(&route.entry, &mut lease, attempts.made(), attempts.waited());
+        let (made, waited) = (attempts.made(), attempts.waited());
+        log.attempt(&route.entry, &lease, selection, made, waited);
         match send::send(gw, call, route, &lease, attempts.deadline()).await {
             Reply::Relay(mut answer, class) => {
                 bound::note(gw, (call, makes_anew), caller, &lease, &answer);

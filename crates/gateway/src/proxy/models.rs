@@ -192,9 +192,10 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         headers: headers.iter().collect(),
         body: RequestBody::default(),
     };
-    let member = &entry.pool.members()[index];
-    let request = || outgoing().request_for(list.path, entry, index);
-    let connect = entry.pool.settings().timeouts.connect;
+    let keys = entry.pool.keys();
+    let member = keys.members().get(index)?;
+    let request = || outgoing().request_for(list.path, entry, member);
+    let connect = keys.settings().timeouts.connect;
     let answer = gw
         .upstream
         .send(

@@ -1,8 +1,10 @@
 //! Putting a request to a provider together: where it goes, with which credential.
 
 use http::{HeaderName, HeaderValue, Method};
+use keypool_core::pool::Member;
 use keypool_providers::protocol::Protocol;
 
+use crate::prebuilt_headers::KeyHeaders;
 use crate::snapshot::PoolEntry;
 use crate::upstream::{RequestBody, UpstreamRequest};
 
@@ -16,16 +18,16 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// The request for the key at `index`, with `path` as a client of the protocol would send it. `None` where the
+    /// The request for the key `member`, with `path` as a client of the protocol would send it. `None` where the
     /// configuration let something pass that cannot be sent.
     pub(super) fn request_for(
         self,
         path: &str,
         entry: &'a PoolEntry,
-        index: usize,
+        member: &'a Member,
     ) -> Option<UpstreamRequest<'a>> {
-        let key = entry.headers.key(index);
-        let base_path = entry.pool.members()[index].base_url.path();
+        let key = KeyHeaders::of(member)?;
+        let base_path = member.base_url.path();
         let mut target = entry.dialect.upstream_path(self.protocol, base_path, path);
         if let Some(query) = self.query {
             target.push('?');

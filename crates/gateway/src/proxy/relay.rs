@@ -86,7 +86,7 @@ pub(super) fn relay(
     class: Class,
     log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
-    let idle_limit = lease.pool().settings().timeouts.idle;
+    let idle_limit = lease.keys().settings().timeouts.idle;
     let events = is_event_stream(&answer).then(Events::default);
     let mut response = head(answer.parts, log);
     if events.is_some() {
@@ -160,7 +160,7 @@ fn head(parts: http::response::Parts, log: &mut RequestLog) -> Response<()> {
 /// Nothing more of this call can go wrong for the key.
 fn end(gw: &Gateway, lease: Lease, class: Class) {
     let pool = Arc::clone(lease.pool());
-    let _ = lease.failed(&Fault::of(class));
+    let _ = lease.finish(&Fault::of(class));
     gw.pool_health.after_success(&pool, gw.clock.now());
 }
 
@@ -320,7 +320,7 @@ impl Relay {
                 lease.index() + 1,
                 Arc::clone(&lease.member().name),
             );
-            let effect = lease.failed(&Fault::of(Class::UpstreamTrouble));
+            let effect = lease.finish(&Fault::of(Class::UpstreamTrouble));
             crate::telemetry::answer_broke(self.log.request_id(), &pool, number, &name, what);
             if effect.ejected {
                 self.gw

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
-use keypool_core::pool::{Demand, Effect, Lease, Pool};
+use keypool_core::pool::{Demand, Effect, Lease, MemberRef, Pool, Selection};
 
 use super::auth::nobody;
 use super::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use super::trace_header;
 use crate::context::Gateway;
+use crate::prebuilt_headers::KeyHeaders;
 use crate::snapshot::PoolEntry;
 use crate::telemetry::Finished;
 use crate::traces::{Outcome, Step, Trace};
@@ -34,8 +35,8 @@ pub(super) struct RequestLog {
     pub(super) caller: Arc<str>,
     /// The pool that serves.
     pub(super) entry: Option<PoolEntry>,
-    /// The index of the key that was used last.
-    key: Option<usize>,
+    /// The key that was used last.
+    key: Option<MemberRef>,
     attempts: u32,
     waited: Duration,
     status: u16,
@@ -80,27 +81,29 @@ impl RequestLog {
     pub(super) fn attempt(
         &mut self,
         entry: &PoolEntry,
-        lease: &mut Lease,
+        lease: &Lease,
+        selection: Selection,
         attempt: u32,
         waited: Duration,
     ) {
-        self.set_response_of(entry, lease.index());
+        self.set_response_of(entry, lease.member_ref());
         self.attempts = attempt;
         let waited_now = waited.saturating_sub(self.waited);
         self.waited = waited;
         let began = self.gw.clock.now();
         // One is what nearly every request needs, and an open stream holds on to it.
         self.steps.reserve_exact(1);
-        self.steps.push(Step::attempt(lease, began, waited_now));
+        self.steps
+            .push(Step::attempt(lease, selection, (began, waited_now)));
     }
 
     /// Notes whose answer the client gets, as far as it is known now.
-    pub(super) fn set_response_of(&mut self, entry: &PoolEntry, index: usize) {
+    pub(super) fn set_response_of(&mut self, entry: &PoolEntry, key: &MemberRef) {
         let is_known = self.entry.as_ref();
         if !is_known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {
             self.entry = Some(entry.clone());
         }
-        self.key = Some(index);
+        self.key = Some(key.clone());
     }
 
     /// Notes how the attempt that began last failed, and what that did to its key.
@@ -157,8 +160,8 @@ impl RequestLog {
             return;
         };
         headers.insert(POOL, entry.headers.pool.clone());
-        if let Some(index) = self.key {
-            headers.insert(KEY, entry.headers.key(index).name.clone());
+        if let Some(key) = self.key.as_ref().and_then(|key| KeyHeaders::of(key)) {
+            headers.insert(KEY, key.name.clone());
         }
         headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
@@ -193,16 +196,14 @@ impl RequestLog {
         }
         let took = self.gw.clock.now().saturating_duration_since(self.began);
         let pool = self.entry.as_ref().map(|entry| &entry.pool);
-        let key = pool
-            .zip(self.key)
-            .map(|(pool, index)| &pool.members()[index]);
+        let key = self.key.as_ref();
         let finished = Finished {
             request_id: self.request_id(),
             method: &self.method,
             path: &self.path,
             status: self.status,
             pool: pool.map_or("-", |pool| pool.name()),
-            number: self.key.map(|index| index + 1),
+            number: key.map(|key| key.index() + 1),
             key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
@@ -238,7 +239,7 @@ impl RequestLog {
             path: std::mem::take(&mut self.path),
             caller: Arc::clone(&self.caller),
             entry: self.entry.take(),
-            key: self.key,
+            key: self.key.take(),
             attempts: self.attempts,
             waited: self.waited,
             status: self.status,

@@ -41,7 +41,7 @@ pub(super) async fn send(
     lease: &Lease,
     deadline: Instant,
 ) -> Reply {
-    let timeouts = lease.pool().settings().timeouts;
+    let timeouts = lease.keys().settings().timeouts;
     let began = gw.clock.now();
     let head_by = if call.stream {
         deadline.min(began + timeouts.first_byte)
@@ -103,7 +103,7 @@ impl Time {
 fn request<'a>(
     call: &'a Call<'_>,
     route: &'a PoolTarget,
-    lease: &Lease,
+    lease: &'a Lease,
 ) -> Option<UpstreamRequest<'a>> {
     let member = lease.member();
     let model = if route.model.is_empty() {
@@ -118,7 +118,7 @@ fn request<'a>(
         headers: forwarded(call.headers, route.entry.dialect),
         body: call.body_for(member, model),
     };
-    outgoing.request_for(&call.path_for(model), &route.entry, lease.index())
+    outgoing.request_for(&call.path_for(model), &route.entry, member)
 }
 
 /// Reads the beginning of an answer and says what it means.
