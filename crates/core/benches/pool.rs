@@ -1,5 +1,5 @@
-//! How long it takes to choose a key, and to choose one and give it back: one key, twenty, ten thousand, half of
-//! them unavailable, for good or for this model; and to refuse, where all rest.
+//! How long it takes to choose a key, and to choose one and give it back: with one key, twenty, ten thousand, and with
+//! half of them unavailable, for good or for this model. And how long it takes to refuse if all are cooling.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use keypool_core::clock::Clock;
 use keypool_core::fault::{Class, Fault};
-use keypool_core::pool::{Demand, Lease, Pool, Registry};
+use keypool_core::pool::{Demand, Leased, Pool, Registry};
 use keypool_core::secret::Secret;
 use keypool_core::settings::{
     BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
@@ -31,15 +31,9 @@ impl Clock for RealClock {
 fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
     let base_url: keypool_core::base_url::BaseUrl =
         "https://api.example.com/v1".parse().expect("a URL");
-    let key = |n: usize| KeySettings {
-        name: format!("key-{n}").into(),
-        secret: Secret::new(format!("secret-{n}")),
-        base_url: base_url.clone(),
-        proxy: None,
-        model: None,
-        group: None,
-        weight: 1,
-        max_concurrent: None,
+    let key = |n: usize| {
+        let secret = Secret::new(format!("secret-{n}"));
+        KeySettings::new(format!("key-{n}"), secret, base_url.clone())
     };
     let settings = PoolSettings {
         name: "bench".into(),
@@ -53,20 +47,20 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         timeouts: TimeoutSettings::default(),
         source: "bench".into(),
     };
-    Registry::new(Arc::new(RealClock))
+    Registry::new(Arc::new(RealClock), Box::new(|_, _| Arc::new(())))
         .pools(&[settings], &[])
         .remove(0)
 }
 
-/// What becomes of every second key.
+/// The state of every second key.
 #[derive(Clone, Copy)]
 enum Half {
-    /// It serves.
+    /// It is available.
     Serves,
     /// The provider does not accept it.
     IsInvalid,
     /// It is rate-limited for the model.
-    Rests,
+    IsCooling,
 }
 
 const STRATEGIES: [Strategy; 4] = [
@@ -81,17 +75,17 @@ const CASES: [(usize, Half, &str); 5] = [
     (20, Half::Serves, "20"),
     (10_000, Half::Serves, "10000"),
     (10_000, Half::IsInvalid, "10000_half_unavailable"),
-    (10_000, Half::Rests, "10000_half_resting"),
+    (10_000, Half::IsCooling, "10000_half_cooling"),
 ];
 
-/// So many keys are in use at once while choosing is timed.
+/// Number of keys in use at once while choosing is timed.
 const IN_FLIGHT: usize = 64;
 
 fn lose_half(pool: &Arc<Pool>, half: Half) {
     let fault = match half {
         Half::Serves => return,
         Half::IsInvalid => Fault::of(Class::Rejected),
-        Half::Rests => {
+        Half::IsCooling => {
             let mut fault = Fault::of(Class::RateLimited);
             fault.wait = Some(Duration::from_secs(3600));
             fault
@@ -99,26 +93,26 @@ fn lose_half(pool: &Arc<Pool>, half: Half) {
     };
     let mut left = pool.members().len() / 2;
     while left > 0 {
-        // Without a conversation, so that every index comes up sooner or later.
-        let Some(lease) = pool.acquire(&Demand::of("m")) else {
+        // Without a conversation, so that every key is selected sooner or later.
+        let Some(Leased { lease, .. }) = pool.acquire(&Demand::of("m")) else {
             break;
         };
         if lease.index() % 2 == 0 {
-            let _ = lease.failed(&fault);
+            let _ = lease.finish(&fault);
             left -= 1;
         }
     }
 }
 
-/// What to time, for every strategy and case: a request's choice of a key.
-fn each_case(mut time: impl FnMut(BenchmarkId, &mut dyn FnMut() -> Option<Lease>)) {
+/// Calls `time` with a request's choice of a key, for every strategy and case.
+fn each_case(mut time: impl FnMut(BenchmarkId, &mut dyn FnMut() -> Option<Leased>)) {
     for strategy in STRATEGIES {
         for (keys, half, name) in CASES {
             let pool = pool(keys, strategy);
             lose_half(&pool, half);
             let mut demand = Demand::of("m");
             let mut choose = || {
-                // Heeded by affinity alone.
+                // Used by affinity alone.
                 demand.conversation = Some(fastrand::u64(..1_000_000));
                 black_box(pool.acquire(&demand))
             };
@@ -138,47 +132,50 @@ fn choose(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// How long `count` choices take, without what it takes to give the keys back.
-fn time_of(count: u64, choose: &mut dyn FnMut() -> Option<Lease>) -> Duration {
+/// How long `count` choices take, without the time to give the keys back.
+fn time_of(count: u64, choose: &mut dyn FnMut() -> Option<Leased>) -> Duration {
     let mut spent = Duration::ZERO;
-    let mut in_use: Vec<Option<Lease>> = Vec::with_capacity(IN_FLIGHT);
+    let mut in_use: Vec<Option<Leased>> = Vec::with_capacity(IN_FLIGHT);
     let mut left = count;
     while left > 0 {
         let batch = left.min(IN_FLIGHT as u64);
         let begin = RealClock.now();
         in_use.extend((0..batch).map(|_| choose()));
         spent += RealClock.now() - begin;
-        in_use.drain(..).flatten().for_each(Lease::succeeded);
+        in_use.drain(..).flatten().for_each(succeed);
         left -= batch;
     }
     spent
+}
+
+fn succeed(leased: Leased) {
+    let _ = leased.lease.finish(&Fault::of(Class::Success));
 }
 
 fn choose_and_return(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("choose_and_return");
     each_case(|id, choose| {
         group.bench_function(id, |bencher| {
-            bencher.iter(|| choose().map(Lease::succeeded));
+            bencher.iter(|| choose().map(succeed));
         });
     });
     group.finish();
 }
 
-/// A request that finds all keys resting: nothing changes between two of them.
+/// A request that finds all keys cooling. Nothing changes from one to the next.
 fn refuse(criterion: &mut Criterion) {
     let pool = pool(10_000, Strategy::RoundRobin);
     let demand = Demand::of("m");
-    while let Some(lease) = pool.acquire(&demand) {
-        let _ = lease.failed(&Fault::of(Class::RateLimited));
+    while let Some(Leased { lease, .. }) = pool.acquire(&demand) {
+        let _ = lease.finish(&Fault::of(Class::RateLimited));
     }
+    criterion.bench_function("key_counts/10000_rate_limited", |bencher| {
+        bencher.iter(|| black_box(pool.key_counts(&demand)));
+    });
     criterion.bench_function("refuse/10000_rate_limited", |bencher| {
         bencher.iter(|| {
             let lease = black_box(pool.acquire(&demand));
-            (
-                lease.is_none(),
-                black_box(pool.next_available(&demand)),
-                pool.key_counts(&demand),
-            )
+            (lease.is_none(), black_box(pool.next_available(&demand)))
         });
     });
 }

@@ -1,4 +1,6 @@
-//! The availability of a pool: where its keys show what becomes of them. It knows neither keys nor pools.
+//! What keys report their changes to: the available set of one key set, and the requests that wait in its pool.
+//!
+//! It knows neither keys nor pools.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -8,67 +10,61 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::balance::AvailableSet;
 
-/// Which indexes are available, when the next timed change is due, and who waits for it.
+/// Which keys of a key set are available, and when the next timed change is due.
 pub(crate) struct Availability {
     /// The available set.
     pub(crate) available: AvailableSet,
     /// When the next timed flag of a key ends, in nanoseconds since `epoch`; `u64::MAX`: none.
     next_due: AtomicU64,
     epoch: Instant,
-    /// Moves on with every change of a key's flags, and when a rest is set or cleared: what was found out by
-    /// looking at every key holds as long as this stands still.
+    /// Advances with every change of a key's flags or cooldowns. What a look at every key found stays true while
+    /// the version is the same.
     version: AtomicU64,
-    /// Requests that wait for a key.
-    waiting: AtomicUsize,
-    /// Those that wait on any availability on which the same keys may stand.
-    waiting_anywhere: Arc<AtomicUsize>,
-    /// Told when a rest is set or cleared: those who wait reckon anew when to look again.
+    waiters: Arc<Waiters>,
+}
+
+/// The requests that wait in one pool, whatever key set it has.
+pub(crate) struct Waiters {
+    /// Number of requests that wait in this pool.
+    count: AtomicUsize,
+    /// Number of requests that wait in any pool.
+    everywhere: Arc<AtomicUsize>,
+    /// Notified when a cooldown starts or is cleared, so that waiting requests recompute their next wake-up.
     changed: Notify,
-    /// Hands free keys to those who wait. Set once, by the pool.
+    /// Hands free keys to waiting requests. Set once, by the pool.
     serve: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Availability {
-    /// `waiting_anywhere`: one counter for all attached on which the same keys may stand.
-    pub(crate) fn new(weights: &[u32], epoch: Instant, waiting_anywhere: Arc<AtomicUsize>) -> Self {
+    /// All keys available. `weights`: one for each key.
+    pub(crate) fn new(weights: &[u32], epoch: Instant, waiters: Arc<Waiters>) -> Self {
         Self {
             available: AvailableSet::new(weights),
             next_due: AtomicU64::new(0),
             epoch,
             version: AtomicU64::new(1),
-            waiting: AtomicUsize::new(0),
-            waiting_anywhere,
-            changed: Notify::new(),
-            serve: OnceLock::new(),
+            waiters,
         }
     }
 
-    /// Says how free keys reach those who wait.
-    pub(crate) fn on_free(&self, serve: impl Fn() + Send + Sync + 'static) {
-        // A availability has one pool, which says it once.
-        let _ = self.serve.set(Box::new(serve));
-    }
-
-    /// Something became free: those who wait come first.
-    pub(crate) fn freed(&self) {
-        if let Some(serve) = self.serve.get() {
-            serve();
-        }
+    /// The requests that wait in the pool.
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 
     /// Brings the available set in line with a key's flags.
     pub(crate) fn update(&self, index: usize, is_available: impl Fn() -> bool) {
         self.available.update(index, is_available);
-        // Last: whoever looked before saw the old state, and keeps it under the old version.
+        // Last, so that a reader that saw the old state stores it under the old version.
         self.version.fetch_add(1, SeqCst);
     }
 
-    /// Read before looking at the keys; what was seen holds while it is the same. Never 0.
+    /// Read it before looking at the keys: what they showed stays true while it is the same. Never 0.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(SeqCst)
     }
 
-    /// Whether a timed change is due; whoever is told so looks at every key, and notes what is due next.
+    /// Whether a timed change is due. The caller that gets `true` must look at every key and note what is due next.
     pub(crate) fn take_due(&self, now: Instant) -> bool {
         let due = self.since_epoch(now) >= self.next_due.load(SeqCst);
         if due {
@@ -87,40 +83,70 @@ impl Availability {
         u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// How many requests wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(SeqCst)
-    }
-
-    /// Whether a request waits on this availability, or on any other on which the same keys may stand.
-    ///
-    /// Asked after a slot was given back, while who joins counts itself before it looks for a slot: so one of the
-    /// two sees the other.
-    pub(crate) fn anyone_waiting(&self) -> bool {
-        self.waiting_anywhere.load(SeqCst) > 0
-    }
-
-    pub(crate) fn add_waiting(&self) {
-        self.waiting.fetch_add(1, SeqCst);
-        self.waiting_anywhere.fetch_add(1, SeqCst);
-    }
-
-    pub(crate) fn remove_waiting(&self, how_many: usize) {
-        if how_many == 0 {
-            // Every release reads the second one.
-            return;
-        }
-        self.waiting.fetch_sub(how_many, SeqCst);
-        self.waiting_anywhere.fetch_sub(how_many, SeqCst);
-    }
-
-    /// A rest was set or cleared.
+    /// A cooldown started or was cleared.
     pub(crate) fn notify_changed(&self) {
         self.version.fetch_add(1, SeqCst);
+        self.waiters.notify_changed();
+    }
+}
+
+impl Waiters {
+    /// Nobody waits. `everywhere`: one counter for all pools.
+    pub(crate) fn new(everywhere: Arc<AtomicUsize>) -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            everywhere,
+            changed: Notify::new(),
+            serve: OnceLock::new(),
+        }
+    }
+
+    /// Sets how free keys reach waiting requests.
+    pub(crate) fn on_free(&self, serve: impl Fn() + Send + Sync + 'static) {
+        // Each pool sets it once, when it is made.
+        let _ = self.serve.set(Box::new(serve));
+    }
+
+    /// Offers what became free to the waiting requests.
+    pub(crate) fn serve(&self) {
+        if let Some(serve) = self.serve.get() {
+            serve();
+        }
+    }
+
+    /// Number of requests that wait in this pool.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(SeqCst)
+    }
+
+    /// Whether a request waits in any pool.
+    ///
+    /// A call reads this after it gave its slot back; a request counts itself before it looks for a slot. So one of
+    /// the two sees the other.
+    pub(crate) fn anyone_anywhere(&self) -> bool {
+        self.everywhere.load(SeqCst) > 0
+    }
+
+    pub(crate) fn add(&self) {
+        self.count.fetch_add(1, SeqCst);
+        self.everywhere.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn remove(&self, how_many: usize) {
+        if how_many == 0 {
+            // Every call that ends reads `everywhere`: do not write to it for nothing.
+            return;
+        }
+        self.count.fetch_sub(how_many, SeqCst);
+        self.everywhere.fetch_sub(how_many, SeqCst);
+    }
+
+    /// Wakes waiting requests, so that they look again when a key can be available.
+    pub(crate) fn notify_changed(&self) {
         self.changed.notify_waiters();
     }
 
-    /// Ends when a rest is set or cleared.
+    /// Completes at the next change. Enable it before looking at the pool.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }

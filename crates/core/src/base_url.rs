@@ -1,4 +1,4 @@
-//! A provider's base URL, split where the pool needs it: origin (identity of a key) and path (prefix).
+//! A provider's base URL, split into origin (part of a key's identity) and path (a prefix).
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,38 +14,38 @@ pub struct BaseUrl {
     path: Arc<str>,
 }
 
-/// Why a text is no base URL.
+/// Why a text is not a base URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BaseUrlError {
-    /// Not a URL at all.
+    /// It is not a URL.
     #[error("not a URL")]
     Syntax,
-    /// No host, or a port that there is not.
+    /// It has no host, or a port out of range.
     #[error("host or port are not valid")]
     Authority,
-    /// Neither http nor https.
+    /// It is neither http nor https.
     #[error("a base URL starts with http:// or https://")]
     Scheme,
-    /// User and password in the URL.
+    /// It contains a user or password.
     #[error("a base URL carries no user or password")]
     UserInfo,
-    /// A query string in the URL.
+    /// It contains a query string.
     #[error("a base URL carries no query")]
     Query,
 }
 
 impl BaseUrl {
-    /// Scheme, host in lower case, and port where it is not the scheme's own: `https://api.openai.com`.
+    /// Scheme, host in lower case, and the port unless it is the scheme's default: `https://api.openai.com`.
     pub fn origin(&self) -> &Arc<str> {
         &self.origin
     }
 
-    /// What stands in the `Host` header: `api.openai.com`, `127.0.0.1:9000`.
+    /// The value of the `Host` header: `api.openai.com`, `127.0.0.1:9000`.
     pub fn authority(&self) -> &Arc<str> {
         &self.authority
     }
 
-    /// The path prefix without a slash at its end: `/v1`, or empty.
+    /// The path prefix without a trailing slash: `/v1`, or empty.
     pub fn path(&self) -> &Arc<str> {
         &self.path
     }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn splits_and_normalises() {
+    fn a_base_url_is_split_and_normalised() {
         let url: BaseUrl = "https://API.OpenAI.com:443/v1/".parse().unwrap();
         assert_eq!(
             (&**url.origin(), &**url.authority(), &**url.path()),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_base_url() {
+    fn a_text_that_is_no_base_url_is_refused() {
         for (text, why) in [
             ("api.openai.com/v1", BaseUrlError::Syntax),
             ("api.openai.com", BaseUrlError::Scheme),

@@ -1,21 +1,21 @@
-//! The breaker of one key: closed (calls flow), open (set aside), half-open (one probe decides).
+//! The breaker of one key: closed (calls flow), open (the key is ejected), half-open (one probe decides).
 //!
-//! Pure: time comes in as an argument, and whether a pool may spare the key is the caller's question.
+//! Pure: time comes in as an argument, and the caller decides whether its pool can spare the key.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::settings::BreakerSettings;
 
-/// Into how many parts the window is cut; it slides by one part at a time.
+/// Number of parts of the window, which slides by one part at a time.
 const WINDOW_PARTS: u32 = 12;
 
-/// Where the breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Calls flow.
     Closed,
-    /// The key is set aside until then.
+    /// The key takes no calls.
     Open {
         /// When a probe is due.
         until: Instant,
@@ -25,14 +25,14 @@ pub enum State {
 }
 
 /// The breaker of one key.
-// What every call touches stands first.
+// What every call touches comes first; see `Key`.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Breaker {
     state: State,
-    /// The part of the window in which calls are counted now; `None` until the next call is.
+    /// The part of the window that counts calls now; `None` until the next call.
     current: Option<Part>,
-    /// The parts before it, oldest first.
+    /// The earlier parts of the window, oldest first.
     earlier: VecDeque<Part>,
 }
 
@@ -43,12 +43,12 @@ struct Part {
     failures: u32,
 }
 
-/// What a key did lately.
+/// The calls of a key within the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowCounts {
-    /// Finished calls.
+    /// Number of finished calls.
     pub calls: u64,
-    /// Those of them that failed.
+    /// Number of calls that failed.
     pub failures: u64,
 }
 
@@ -65,7 +65,7 @@ impl WindowCounts {
             .is_some_and(|rate| rate > settings.failure_rate)
     }
 
-    /// Whether the failure rate is below the threshold, however few the calls; so it is without any.
+    /// Whether the failure rate is below the threshold, for any number of calls. A key without calls is healthy.
     pub fn is_healthy(&self, settings: &BreakerSettings) -> bool {
         (self.failures as f64) < settings.failure_rate * self.calls as f64 || self.failures == 0
     }
@@ -82,7 +82,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Where it stands.
+    /// Its state.
     pub fn state(&self) -> State {
         self.state
     }
@@ -104,7 +104,7 @@ impl Breaker {
         current.failures = current.failures.saturating_add(u32::from(failed));
     }
 
-    /// The calls of the window.
+    /// Counts the calls within the window.
     pub fn counts(&mut self, settings: &BreakerSettings, now: Instant) -> WindowCounts {
         self.forget_old(settings.window, now);
         let parts = self.earlier.iter().chain(&self.current);
@@ -114,12 +114,12 @@ impl Breaker {
         })
     }
 
-    /// Whether the key has earned to be set aside: closed, and over the failure rate.
+    /// Whether the key should be ejected: closed, and over the failure rate.
     pub fn should_open(&mut self, settings: &BreakerSettings, now: Instant) -> bool {
         self.state == State::Closed && self.counts(settings, now).is_over_threshold(settings)
     }
 
-    /// Sets the key aside. What was counted so far is forgotten: after the probe a new count begins.
+    /// Ejects the key. Its counts are forgotten: after the probe a new count begins.
     pub fn open(&mut self, settings: &BreakerSettings, now: Instant) {
         self.state = State::Open {
             until: now + settings.cooldown,
@@ -127,7 +127,7 @@ impl Breaker {
         self.forget_all();
     }
 
-    /// Moves from open to half-open when the time has come; says whether it did.
+    /// Moves from open to half-open when the probe is due. Returns whether it did.
     pub fn half_open_if_due(&mut self, now: Instant) -> bool {
         match self.state {
             State::Open { until } if until <= now => {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_rests_and_goes_half_open_once() {
+    fn an_open_breaker_goes_half_open_once_after_its_cooldown() {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         fail(&mut breaker, 10, start);

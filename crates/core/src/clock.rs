@@ -2,12 +2,12 @@
 
 use std::time::{Instant, SystemTime};
 
-/// Tells the time. The gateway has one that follows tokio's (pausable) clock.
+/// Tells the time. The gateway's clock follows tokio's, which tests can pause.
 pub trait Clock: Send + Sync {
     /// Monotonic time, for waits and windows.
     fn now(&self) -> Instant;
 
-    /// Wall-clock time, for what people and providers name by date.
+    /// Wall-clock time, for dates that people and providers see.
     fn wall(&self) -> SystemTime;
 }
 
@@ -18,7 +18,7 @@ pub(crate) mod fake {
 
     use parking_lot::Mutex;
 
-    /// Stands still until it is told to go on.
+    /// Stands still until a test moves it.
     pub(crate) struct FakeClock(Mutex<Instant>);
 
     impl FakeClock {

@@ -1,4 +1,4 @@
-//! Cooldowns for single models: which models a key or a quota group may not be asked for, and until when.
+//! Cooldowns for single models: which models a key or a quota group must not be asked for, and until when.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::fault::Class;
 
-/// More models than this do not cooldown at once in one index; the one that ends first gives way.
+/// Maximum number of models that are cooling at once. If there are more, the cooldown that ends first is dropped.
 const MAX_COOLDOWNS: usize = 1024;
 
 /// One cooldown: until when, and why.
@@ -16,19 +16,18 @@ const MAX_COOLDOWNS: usize = 1024;
 pub(crate) struct Cooldown {
     /// When it ends.
     pub(crate) until: Instant,
-    /// The class that caused it.
+    /// What caused it.
     pub(crate) class: Class,
 }
 
 /// The cooldowns of a key or a quota group, by model.
-// The count stands first, where a key has its counters; and a list is small, so that its breaker begins on the next
-// cache line, and near: most often there is one cooldown.
+// The count comes first; see `Key` for the memory layout. A sorted list is small, and most often it has one entry.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct Cooldowns {
-    /// Read without the lock: most keys never cooldown.
+    /// Read without the lock, because most keys have no cooldown.
     count: AtomicUsize,
-    /// Sorted.
+    /// Sorted by model.
     by_model: Mutex<Vec<(Arc<str>, Cooldown)>>,
 }
 
@@ -37,7 +36,7 @@ fn position_of(model: &str, cooldowns: &[(Arc<str>, Cooldown)]) -> Result<usize,
 }
 
 impl Cooldowns {
-    /// When `model` may be asked for again; `None` if it may now.
+    /// When the cooldown of `model` ends; `None`: there is none.
     pub(crate) fn until(&self, model: &str, now: Instant) -> Option<Instant> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -47,7 +46,7 @@ impl Cooldowns {
         (until > now).then_some(until)
     }
 
-    /// Lets `model` cooldown. A longer cooldown that stands already is kept.
+    /// Starts a cooldown for `model`. If there is a longer one already, that is kept.
     pub(crate) fn set(&self, model: &Arc<str>, cooldown: Cooldown, now: Instant) {
         let mut cooldowns = self.by_model.lock();
         cooldowns.retain(|(_, old)| old.until > now);
@@ -70,7 +69,7 @@ impl Cooldowns {
         self.count.store(0, Ordering::Release);
     }
 
-    /// The cooldowns that still stand.
+    /// The cooldowns that have not ended.
     pub(crate) fn list(&self, now: Instant) -> Vec<(Arc<str>, Cooldown)> {
         if self.count.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -129,7 +128,7 @@ mod tests {
         assert_eq!(
             cooldowns.until("m0", now),
             None,
-            "the cooldown that ends first gave way"
+            "the cooldown that ends first was dropped"
         );
     }
 }

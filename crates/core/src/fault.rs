@@ -1,25 +1,25 @@
-//! What an attempt's outcome means: the classes of CONTRACT's table, as data.
+//! What an attempt's outcome means, in classes that are the same for all providers.
 //!
-//! A dialect decides the class; the pool acts on it; nothing else needs to know a provider's codes.
+//! A dialect decides the class and the pool acts on it. Nothing else needs to know a provider's codes.
 
 use std::time::Duration;
 
-/// The meaning of one upstream answer (or of none) to the pool.
+/// The meaning of an upstream response, or of its absence, to the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// 2xx: relayed.
+    /// The call went well.
     Success,
-    /// The request itself is at fault: relayed, never retried, blames no key.
+    /// The request itself is at fault: the response is relayed, never retried, and blames no key.
     CallerFault,
-    /// (quota group, model) rests as long as the answer says, else 60 s.
+    /// The quota group is rate-limited for the model: it cools down as long as the response says, else 60 s.
     RateLimited,
-    /// The quota group has no quota or balance left: it rests until the time named, else 1 h.
+    /// The quota group has no quota or balance left: it cools down as long as the response says, else 1 h.
     Exhausted,
-    /// The key is not accepted: `invalid` until someone acts.
+    /// The provider does not accept the key: it is `invalid` until an operator acts.
     Rejected,
-    /// The key may not use this model or feature: (key, model) rests 10 min.
+    /// The key may not use this model or feature: it cools down for the model, for 10 min.
     Forbidden,
-    /// The provider or the way to it is in trouble: counts against the key's breaker.
+    /// The provider or the way to it is in trouble: this counts against the key's breaker.
     UpstreamTrouble,
 }
 
@@ -43,14 +43,14 @@ impl Class {
     }
 }
 
-/// A classified upstream failure.
+/// A classified outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What it means.
     pub class: Class,
-    /// How long the provider asked to wait, where it said; `None` takes the class's default.
+    /// How long the provider asked to wait; `None`: it did not say, and the class's default applies.
     pub wait: Option<Duration>,
-    /// The provider's own code or type (`insufficient_quota`, `RESOURCE_EXHAUSTED`), where it gave one.
+    /// The provider's own code or type, if it gave one: `insufficient_quota`, `RESOURCE_EXHAUSTED`.
     pub code: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Fast hashes that are the same on every machine and after every restart. They protect nothing: whoever chooses the
-//! input can choose the hash.
+//! Fast hashes that are the same on every machine and after every restart. They are not cryptographic: a person who
+//! chooses the input can choose the hash.
 
 /// Odd constants without structure, from the fractional parts of the golden ratio and from wyhash.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;

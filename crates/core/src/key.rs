@@ -1,6 +1,6 @@
-//! One upstream key: its counters, its switches, its breaker, its rests; and the quota group it belongs to.
+//! One upstream key: its counters, switches, breaker and cooldowns; and the quota group it belongs to.
 //!
-//! The state of a key is shared by every pool it stands in and survives a reload. Reading it takes no lock.
+//! The state of a key is shared by every pool that it is in, and survives a reload. Reading it takes no lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,7 +16,7 @@ use crate::hash;
 use crate::secret::{Digest256, Secret};
 use crate::settings::BreakerSettings;
 
-/// What makes two configured keys one: the same secret at the same provider and host.
+/// What identifies a key: two configured keys are one if they have the same secret at the same provider and host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId {
     /// The provider's name.
@@ -27,40 +27,55 @@ pub struct KeyId {
     pub digest: Digest256,
 }
 
-/// Reasons why a key takes no calls. Kept as bits of one word; a key is available when none is set.
+/// The state of a key as bits of one word, and the sets of them that decisions ask for.
 pub(crate) mod flag {
-    /// Switched off by an operator.
+    /// An operator switched it off.
     pub(crate) const DISABLED: u32 = 1;
-    /// Not accepted by the provider.
+    /// The provider does not accept it.
     pub(crate) const INVALID: u32 = 1 << 1;
-    /// Its quota group has nothing left.
+    /// Its quota group has no quota or balance left.
     pub(crate) const EXHAUSTED: u32 = 1 << 2;
     /// Its breaker is open.
     pub(crate) const EJECTED: u32 = 1 << 3;
-    /// Its breaker is half-open and the probe is under way.
+    /// Its breaker is half-open, and the probe is in flight.
     pub(crate) const PROBING: u32 = 1 << 4;
-    /// As many calls in flight as it may have.
+    /// It has as many calls in flight as it may have.
     pub(crate) const FULL: u32 = 1 << 5;
-    /// Its breaker is half-open: the next call is the probe. Does not block.
+    /// Its breaker is half-open: the next call is the probe. Does not keep it from serving.
     pub(crate) const HALF_OPEN: u32 = 1 << 6;
-    /// The flags that keep a key out of the available set.
-    pub(crate) const BLOCKING: u32 = DISABLED | INVALID | EXHAUSTED | EJECTED | PROBING | FULL;
+
+    /// It cannot serve, even if no other key can.
+    pub(crate) const NOT_SERVING: u32 = DISABLED | INVALID | EXHAUSTED;
+    /// Its breaker keeps it from the usual load.
+    pub(crate) const EJECTED_OR_PROBING: u32 = EJECTED | PROBING;
+    /// Its breaker is open or half-open.
+    pub(crate) const BREAKER_NOT_CLOSED: u32 = EJECTED | PROBING | HALF_OPEN;
+    /// The flags that keep a key out of the available set. A key with none of them is available.
+    pub(crate) const BLOCKING: u32 = NOT_SERVING | EJECTED_OR_PROBING | FULL;
 }
 
-/// A recovered key takes this many calls at once, and one more for each success, …
+/// Number of calls that a recovered key may have in flight at first; each success allows one more.
 const SLOW_START_FROM: u32 = 2;
-/// … until it may have this many in flight; from there on only its own cap holds.
+/// Number of calls in flight at which the slow start ends. From there on only the key's own cap holds.
 const SLOW_START_UNTIL: u32 = 64;
 
 /// One upstream key.
-// Fields stand in the order in which calls meet them, what every call touches on the first two cache lines.
+// Memory layout. Among ten thousand keys each cache line (64 bytes) that a call touches is a wait for memory, so
+// what it touches stands together:
+// - Choosing a key reads the first line of its `Member`, then the first line of its `Key`: flags, counts, and the
+//   number of cooldowns, which `Cooldowns` keeps first and which is nearly always zero. Under `affinity` it reads a
+//   `RingGroup` before, which fits on half a line together with its first key.
+// - A call that ends also locks the breaker. Of that it needs the first 48 bytes: the lock (8), the state (16) and
+//   the counts of the current part of the window (24); `Breaker` keeps the older parts behind them.
+// So the first 128 bytes, two lines that processors fetch as a pair, hold all that a usual call touches. What few
+// calls need begins behind them, which the assertion below checks.
 #[repr(C, align(64))]
 pub struct Key {
     flags: AtomicU32,
     active: AtomicU32,
     /// The configured cap; `u32::MAX`: none.
     cap: AtomicU32,
-    /// The slow_start after a recovery; `u32::MAX`: over.
+    /// Number of calls that the slow start after a recovery allows; `u32::MAX`: it is over.
     slow_start: AtomicU32,
     total: AtomicU64,
     /// Milliseconds since the Unix epoch; 0: never.
@@ -74,19 +89,19 @@ pub struct Key {
     pub(crate) own_group: Arc<Group>,
     /// When `EXHAUSTED` ends by itself.
     exhausted_until: Mutex<Option<Instant>>,
-    /// The attached of the pools it stands in, and its index on each; those of ended configurations with calls in
-    /// flight included.
+    /// The key sets that it is in, and its index in each.
     attached: RwLock<Vec<(Weak<Availability>, usize)>>,
     id: KeyId,
     secret: Secret,
 }
 
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(
-    std::mem::offset_of!(Key, failed) >= 128 && std::mem::offset_of!(Key, breaker) + 48 <= 128
-);
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(Key, breaker) + 48 <= 128 && offset_of!(Key, failed) >= 128);
+};
 
-/// Whether a key has been used for one model only, cheaply: the digest of that model, or a mark.
+/// Whether a key has been used for one model only: the hash of that model, or a mark.
 #[derive(Default)]
 struct ModelsInUse(AtomicU64);
 
@@ -115,16 +130,16 @@ impl ModelsInUse {
         self.0.load(Ordering::Relaxed) == Self::digest(model)
     }
 
-    /// Kept clear of the two marks.
+    /// Never one of the two marks.
     fn digest(model: &str) -> u64 {
         hash::bytes(0, model.as_bytes()).max(Self::SEVERAL + 1)
     }
 }
 
-/// A quota group: keys of one organisation, project or account, which share their limits and balance.
+/// A quota group: keys of one organisation, project or account, which share limits and balance.
 #[derive(Default)]
 pub struct Group {
-    /// Models that rest for all keys of the group.
+    /// Models that are rate-limited for all keys of the group.
     pub(crate) cooldowns: Cooldowns,
     keys: Mutex<Vec<Weak<Key>>>,
 }
@@ -168,7 +183,7 @@ impl Key {
         })
     }
 
-    /// What makes it this key.
+    /// What identifies it.
     pub fn id(&self) -> &KeyId {
         &self.id
     }
@@ -206,7 +221,7 @@ impl Key {
         &self.breaker
     }
 
-    /// When the group's exhaustion ends by itself.
+    /// When `EXHAUSTED` ends by itself.
     pub(crate) fn exhausted_until(&self) -> Option<Instant> {
         *self.exhausted_until.lock()
     }
@@ -224,13 +239,19 @@ impl Key {
         self.settle_full();
     }
 
-    /// From now on `availability` shows this key at `index`.
+    /// Reports changes of this key to `availability`, as those of the key at `index`, from now on.
     pub(crate) fn attach(&self, availability: &Arc<Availability>, index: usize) {
         let mut attached = self.attached.write();
         attached.retain(|(old, _)| old.strong_count() > 0);
         attached.push((Arc::downgrade(availability), index));
         drop(attached);
         self.update();
+    }
+
+    /// Reports nothing to `availability` any more.
+    pub(crate) fn detach(&self, availability: &Arc<Availability>) {
+        let mut attached = self.attached.write();
+        attached.retain(|(old, _)| old.as_ptr() != Arc::as_ptr(availability));
     }
 
     fn attached(&self) -> Vec<Arc<Availability>> {
@@ -241,9 +262,8 @@ impl Key {
             .collect()
     }
 
-    /// Takes one slot. `blocked_by`: the flags that forbid it (an ejected key may be forced to serve).
-    /// Says whether the call is the breaker's probe.
-    pub(crate) fn take(&self, blocked_by: u32, now_ms: u64) -> Option<Taken> {
+    /// Takes one slot, if there is one. `blocked_by`: the flags that forbid it.
+    pub(crate) fn take(&self, blocked_by: u32, now_ms: u64) -> Option<Slot> {
         if self.flags() & blocked_by != 0 {
             return None;
         }
@@ -254,8 +274,8 @@ impl Key {
                 (active < limit).then_some(active + 1)
             });
         let active = taken.ok()? + 1;
-        let probe = self.flags() & flag::HALF_OPEN != 0 && self.begin_probe();
-        if !probe && self.flags() & blocked_by & flag::PROBING != 0 {
+        let is_probe = self.flags() & flag::HALF_OPEN != 0 && self.begin_probe();
+        if !is_probe && self.flags() & blocked_by & flag::PROBING != 0 {
             self.active.fetch_sub(1, Ordering::SeqCst);
             self.settle_full();
             return None;
@@ -265,7 +285,7 @@ impl Key {
         if active >= limit {
             self.settle_full();
         }
-        Some(Taken { probe })
+        Some(Slot { is_probe })
     }
 
     fn begin_probe(&self) -> bool {
@@ -277,7 +297,7 @@ impl Key {
         true
     }
 
-    /// Gives the slot back. Afterwards those who wait for one have to be served.
+    /// Gives the slot back. Call [`Key::serve_waiting`] afterwards if requests wait.
     pub(crate) fn release(&self) {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.limit() != u32::MAX {
@@ -287,21 +307,21 @@ impl Key {
 
     /// Offers what has become free to the requests that wait in any pool of this key.
     pub(crate) fn serve_waiting(&self) {
-        // Collected first: handing a lease over takes the same lock again.
+        // Collected first, because handing a lease over takes the same lock again.
         let with_waiting: Vec<Arc<Availability>> = {
             let attached = self.attached.read();
             let live = attached
                 .iter()
                 .filter_map(|(availability, _)| availability.upgrade());
-            live.filter(|availability| availability.waiting() > 0)
+            live.filter(|availability| availability.waiters().count() > 0)
                 .collect()
         };
         for availability in with_waiting {
-            availability.freed();
+            availability.waiters().serve();
         }
     }
 
-    /// Tells those who wait that a rest was set or cleared.
+    /// Wakes requests that wait for a key: a cooldown started or was cleared.
     pub(crate) fn notify_changed(&self) {
         for availability in self.attached() {
             availability.notify_changed();
@@ -321,7 +341,7 @@ impl Key {
             .min(self.slow_start.load(Ordering::SeqCst))
     }
 
-    /// Brings `FULL` in line with the count, whatever other threads do meanwhile.
+    /// Brings `FULL` in line with the count. Repeats it if other threads changed the count meanwhile.
     fn settle_full(&self) {
         loop {
             let full = self.active() >= self.limit();
@@ -335,7 +355,7 @@ impl Key {
         }
     }
 
-    /// Sets and clears flags, and shows the change to every pool's available set.
+    /// Sets and clears flags, and reports the change to every pool.
     pub(crate) fn change(&self, set: u32, clear: u32) {
         let before = self.flags();
         if set != 0 {
@@ -371,30 +391,30 @@ impl Key {
         self.models.is_only(model)
     }
 
-    /// Sets the key aside: its breaker opens.
+    /// Opens the breaker.
     pub(crate) fn eject(&self, settings: &BreakerSettings, now: Instant) {
         self.breaker.lock().open(settings, now);
         self.change(flag::EJECTED, flag::HALF_OPEN | flag::PROBING);
         self.note_due(now + settings.cooldown);
     }
 
-    /// The probe, which is still counted, went well: calls flow again, a few at first.
+    /// Closes the breaker after a successful probe, which still counts as in flight. The slow start begins.
     pub(crate) fn recover(&self) {
         self.breaker.lock().close();
         self.slow_start.store(
             self.active().saturating_sub(1) + SLOW_START_FROM,
             Ordering::SeqCst,
         );
-        self.change(0, flag::EJECTED | flag::HALF_OPEN | flag::PROBING);
+        self.change(0, flag::BREAKER_NOT_CLOSED);
         self.settle_full();
     }
 
-    /// The probe came to no result (the client left): the next call is the probe.
+    /// The probe had no result (the client left): the next call is the probe.
     pub(crate) fn probe_undecided(&self) {
         self.change(0, flag::PROBING);
     }
 
-    /// One more success on the slow_start after a recovery.
+    /// Counts a success. During the slow start it allows one more call.
     pub(crate) fn raise_slow_start(&self) {
         let slow_start = self.slow_start.load(Ordering::SeqCst);
         if slow_start == u32::MAX {
@@ -413,37 +433,33 @@ impl Key {
         }
     }
 
-    /// Its group has nothing left until then.
+    /// Its group has no quota or balance left until then.
     pub(crate) fn exhaust(&self, until: Instant) {
         *self.exhausted_until.lock() = Some(until);
         self.change(flag::EXHAUSTED, 0);
         self.note_due(until);
     }
 
-    /// Its group has something left again.
+    /// Its group has quota or balance again.
     pub(crate) fn end_exhaustion(&self) {
         *self.exhausted_until.lock() = None;
         self.change(0, flag::EXHAUSTED);
     }
 
-    /// Ends what has come to its end: exhaustion, an open breaker. Says whether anything did.
-    pub(crate) fn wake_if_due(&self, now: Instant) -> bool {
-        let mut woke = false;
+    /// Ends the timed flags whose time has passed: exhaustion, an open breaker.
+    pub(crate) fn wake_if_due(&self, now: Instant) {
         let mut until = self.exhausted_until.lock();
         if until.is_some_and(|until| until <= now) {
             *until = None;
             self.change(0, flag::EXHAUSTED);
-            woke = true;
         }
         drop(until);
         if self.breaker.lock().half_open_if_due(now) {
             self.change(flag::HALF_OPEN, flag::EJECTED);
-            woke = true;
         }
-        woke
     }
 
-    /// When the next of its timed flags ends.
+    /// When its next timed flag ends.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         [self.exhausted_until(), self.open_until()]
             .into_iter()
@@ -451,26 +467,24 @@ impl Key {
             .min()
     }
 
-    /// Clears everything that rests but the operator's own switch.
+    /// Clears everything that keeps it from serving, except that an operator switched it off.
     pub(crate) fn reset(&self) {
         self.forbidden.clear();
         self.end_exhaustion();
         self.breaker.lock().close();
         self.slow_start.store(u32::MAX, Ordering::SeqCst);
-        self.change(
-            0,
-            flag::INVALID | flag::EJECTED | flag::HALF_OPEN | flag::PROBING,
-        );
+        self.change(0, flag::INVALID | flag::BREAKER_NOT_CLOSED);
         self.settle_full();
     }
 }
 
-/// What [`Key::take`] gave.
-pub(crate) struct Taken {
-    pub(crate) probe: bool,
+/// A slot of a key, taken for one call.
+pub(crate) struct Slot {
+    /// The call is the breaker's probe.
+    pub(crate) is_probe: bool,
 }
 
-/// How long each class rests where the provider does not say.
+/// The cooldown of each class if the provider does not say.
 pub(crate) fn default_cooldown(class: Class) -> Duration {
     match class {
         Class::Exhausted => Duration::from_secs(3600),

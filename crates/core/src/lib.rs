@@ -1,6 +1,6 @@
-//! The words and the rules of keypool: keys, pools, strategies, breaker, rests, the waiting queue.
+//! The domain types and rules of keypool: keys, pools, strategies, breaker, cooldowns, the waiting queue.
 //!
-//! This crate opens no socket, reads no file, environment or clock: time comes in as an argument.
+//! This crate opens no socket and reads no file, environment or clock: time comes in as an argument.
 //! Everything here can be tested without a runtime.
 
 mod availability;
@@ -12,7 +12,6 @@ mod cooldowns;
 pub mod fault;
 pub mod hash;
 pub mod key;
-mod key_book;
 pub mod pattern;
 pub mod pool;
 pub mod proxy_url;

@@ -26,7 +26,7 @@ pub fn any_matches<P: AsRef<str>>(patterns: &[P], text: &str) -> bool {
         .any(|pattern| matches(pattern.as_ref(), text))
 }
 
-/// Whether a pattern stands for more than itself.
+/// Whether the text is a pattern, which can match other names than itself.
 pub fn is_pattern(text: &str) -> bool {
     text.contains('*')
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stand_for_any_run() {
+    fn a_star_matches_any_run_of_characters() {
         for (pattern, text, expect) in [
             ("*", "", true),
             ("*", "anything", true),

@@ -1,6 +1,6 @@
-//! The address of an outbound proxy, with the credentials that it may carry.
+//! The address of an outbound proxy, which may contain credentials.
 //!
-//! This module must never show those: neither `Display`, `Debug` nor an error holds more than scheme, host and port.
+//! This module must never show them: neither `Display`, `Debug` nor an error holds more than scheme, host and port.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use http::Uri;
 
-use crate::secret::{Digest256, Secret};
+use crate::secret::Secret;
 
-/// `http://user:password@proxy.example.com:3128`. Cheap to clone; equal where every part is.
+/// `http://user:password@proxy.example.com:3128`. Cheap to clone. Equal if all parts are.
 #[derive(Clone)]
 pub struct ProxyUrl(Arc<Parts>);
 
@@ -20,29 +20,28 @@ struct Parts {
     host: String,
     shown: String,
     url: Secret,
-    digest: Digest256,
 }
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyScheme {
     /// HTTP: `CONNECT` for https, absolute URLs for http.
     Http,
-    /// The same over TLS.
+    /// As `Http`, over TLS.
     Https,
-    /// SOCKS 5 (RFC 1928), with names looked up here.
+    /// SOCKS 5 (RFC 1928), with names resolved here.
     Socks5,
-    /// SOCKS 5, with names looked up by the proxy.
+    /// SOCKS 5, with names resolved by the proxy.
     Socks5h,
 }
 
-/// Why a text is no proxy's URL.
+/// Why a text is not the URL of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyUrlError {
     /// Not a URL with a scheme and a host.
     #[error("must be the URL of a proxy, such as \"http://host:port\"")]
     Syntax,
-    /// A scheme that is not spoken here.
+    /// A scheme that is not supported.
     #[error(
         "must begin with http://, https://, socks5:// or socks5h://: other proxies are not supported"
     )]
@@ -50,7 +49,7 @@ pub enum ProxyUrlError {
     /// A path or a query after the host.
     #[error("must end after the proxy's host and port")]
     Path,
-    /// `@` or another character that a URL does not have in user and password.
+    /// `@` or another character that must be percent-encoded in user and password.
     #[error(
         "has a user or password that must be percent-encoded (\"@\" is %40, \":\" is %3A, \"/\" is %2F)"
     )]
@@ -76,14 +75,14 @@ impl ProxyScheme {
         }
     }
 
-    /// Whether the proxy speaks HTTP, so that it takes requests with absolute URLs.
+    /// Whether the proxy speaks HTTP, so that it accepts requests with absolute URLs.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Https)
     }
 }
 
 impl ProxyUrl {
-    /// How the proxy is spoken to.
+    /// The proxy's protocol.
     pub fn scheme(&self) -> ProxyScheme {
         self.0.scheme
     }
@@ -93,7 +92,7 @@ impl ProxyUrl {
         &self.0.host
     }
 
-    /// The whole URL, credentials included and with its port, for the one index that connects.
+    /// The whole URL, with credentials and port, for the one place that connects.
     pub fn expose(&self) -> &str {
         self.0.url.expose()
     }
@@ -134,7 +133,6 @@ impl FromStr for ProxyUrl {
             scheme,
             shown: format!("{scheme_name}://{name}:{port}"),
             host: name.trim_matches(['[', ']']).to_owned(),
-            digest: url.digest(),
             url,
         })))
     }
@@ -142,7 +140,7 @@ impl FromStr for ProxyUrl {
 
 impl PartialEq for ProxyUrl {
     fn eq(&self, other: &Self) -> bool {
-        self.0.digest == other.0.digest
+        self.0.url == other.0.url
     }
 }
 
@@ -150,7 +148,7 @@ impl Eq for ProxyUrl {}
 
 impl Hash for ProxyUrl {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.digest.hash(state);
+        self.0.url.digest().hash(state);
     }
 }
 
@@ -171,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_is_always_there_and_credentials_are_never_shown() {
+    fn the_port_is_always_shown_and_credentials_never() {
         for (text, shown, whole) in [
             (
                 "http://p.example.com:3128",
@@ -204,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn other_credentials_are_another_proxy() {
+    fn proxies_with_different_credentials_differ() {
         let url = |text: &str| text.parse::<ProxyUrl>().unwrap();
         assert_eq!(url("http://a:b@p:80"), url("http://a:b@P"));
         assert_ne!(url("http://a:b@p:80"), url("http://a:c@p:80"));
@@ -212,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_proxy() {
+    fn a_text_that_is_no_proxy_url_is_refused() {
         for (text, why) in [
             ("", ProxyUrlError::Syntax),
             ("p.example.com:3128", ProxyUrlError::Syntax),

@@ -7,31 +7,36 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// A provider key, virtual key or admin token. Wiped from memory when dropped.
+/// A provider key, virtual key or admin token. Its text is wiped from memory when it is dropped.
 #[derive(Clone)]
-pub struct Secret(SecretString);
+pub struct Secret {
+    text: SecretString,
+    digest: Digest256,
+}
 
-/// SHA-256 of a secret: what secrets are compared and looked up by.
+/// SHA-256 of a secret. Secrets are compared and looked up by it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest256(pub [u8; 32]);
 
 impl Secret {
     /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(SecretString::from(text.into()))
+        let text = SecretString::from(text.into());
+        let digest = Digest256::of(text.expose_secret().as_bytes());
+        Self { text, digest }
     }
 
-    /// The text itself, for the one index that sends it upstream.
+    /// The text itself, for the one place that sends it upstream.
     pub fn expose(&self) -> &str {
-        self.0.expose_secret()
+        self.text.expose_secret()
     }
 
     /// SHA-256 of the text.
     pub fn digest(&self) -> Digest256 {
-        Digest256::of(self.expose().as_bytes())
+        self.digest
     }
 
-    /// What may be shown to an operator: `sk-…ab12`. Secrets under 12 characters show nothing of themselves.
+    /// A hint that may be shown to an operator: `sk-…ab12`. Secrets under 12 characters show nothing.
     pub fn hint(&self) -> String {
         let chars: Vec<char> = self.expose().chars().collect();
         if chars.len() < 12 {
@@ -53,7 +58,7 @@ impl Digest256 {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Its first 64 bits: enough to tell keys apart where it does not matter if two are taken for one.
+    /// Its first 64 bits: enough to tell keys apart where confusing two of them does no harm.
     pub(crate) fn head(&self) -> u64 {
         self.0[..8]
             .iter()
@@ -74,9 +79,9 @@ impl Digest256 {
 }
 
 impl PartialEq for Secret {
-    /// Compares digests, so that the time taken tells nothing about the text.
+    /// Compares digests, so that the time it takes reveals nothing about the text.
     fn eq(&self, other: &Self) -> bool {
-        self.digest() == other.digest()
+        self.digest == other.digest
     }
 }
 

@@ -12,11 +12,11 @@ use crate::secret::Secret;
 pub struct PoolSettings {
     /// The pool's name.
     pub name: Arc<str>,
-    /// The provider's name: one of the dialects'.
+    /// The provider's name.
     pub provider: &'static str,
-    /// How the next key is chosen.
+    /// How the next key is selected.
     pub strategy: Strategy,
-    /// Model names and patterns that this pool serves.
+    /// Names and patterns of the models that this pool serves.
     pub models: Vec<String>,
     /// The keys, in order.
     pub keys: Vec<KeySettings>,
@@ -28,29 +28,45 @@ pub struct PoolSettings {
     pub queue: QueueSettings,
     /// `[pools.<name>.timeouts]`
     pub timeouts: TimeoutSettings,
-    /// Where the pool was declared, for messages: `keypool.toml`, `environment`.
+    /// Where the pool was declared, for messages: `keypool.toml` or `environment`.
     pub source: Arc<str>,
 }
 
 /// One key of a pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeySettings {
-    /// Unique in its pool.
+    /// The key's name, unique in its pool.
     pub name: Arc<str>,
     /// The credential sent upstream.
     pub secret: Secret,
-    /// Where this key's calls go.
+    /// Where the key's calls go.
     pub base_url: BaseUrl,
-    /// The proxy that its calls go through; `None`: they go there directly.
+    /// The proxy that its calls go through; `None`: no proxy.
     pub proxy: Option<ProxyUrl>,
-    /// The model sent upstream in index of the one that the client named.
+    /// The model sent upstream instead of the one that the client named; `None`: the client's.
     pub model: Option<Arc<str>>,
-    /// The quota group; `None`: the key alone.
+    /// The quota group; `None`: the key has one of its own.
     pub group: Option<Arc<str>>,
-    /// Share of the traffic, 1 to 100.
+    /// The key's share of the traffic relative to the other keys, 1 to 100.
     pub weight: u32,
-    /// Most concurrent calls; `None`: no cap.
+    /// Maximum number of calls in flight; `None`: no cap.
     pub max_concurrent: Option<u32>,
+}
+
+impl KeySettings {
+    /// A key with the default settings: no proxy, the client's model, a quota group of its own, weight 1, no cap.
+    pub fn new(name: impl Into<Arc<str>>, secret: Secret, base_url: BaseUrl) -> Self {
+        Self {
+            name: name.into(),
+            secret,
+            base_url,
+            proxy: None,
+            model: None,
+            group: None,
+            weight: 1,
+            max_concurrent: None,
+        }
+    }
 }
 
 /// `strategy`
@@ -61,9 +77,10 @@ pub enum Strategy {
     RoundRobin,
     /// The key with the fewest calls in flight for its weight.
     LeastLoaded,
-    /// Any key, by weight.
+    /// A random key, by weight.
     Random,
-    /// The same conversation goes to the same quota group while that has room; other requests as `LeastLoaded`.
+    /// The same conversation goes to the same quota group while that has room. Other requests go as with
+    /// `LeastLoaded`.
     Affinity,
 }
 
@@ -82,9 +99,9 @@ impl Strategy {
 /// `[pools.<name>.retry]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrySettings {
-    /// Attempts of a request = min(retries + 1, 2 × keys).
+    /// Maximum number of retries of a request: it gets min(retries + 1, 2 × keys) attempts.
     pub retries: u32,
-    /// Waited before a key that has just failed is tried again in the same request.
+    /// How long a key that failed in a request is not tried again by the same request.
     pub backoff: Duration,
 }
 
@@ -100,15 +117,15 @@ impl Default for RetrySettings {
 /// `[pools.<name>.breaker]`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerSettings {
-    /// The share of failures above which a key is set aside, 0 to 1.
+    /// The failure rate above which a key is ejected, 0 to 1.
     pub failure_rate: f64,
-    /// The fewest requests in the window for the rate to count.
+    /// Minimum number of requests in the window for the rate to count.
     pub min_requests: u32,
-    /// The window over which the rate is taken.
+    /// The length of the window over which the rate is measured.
     pub window: Duration,
-    /// How long a key is set aside before a probe.
+    /// How long a key is ejected before a probe.
     pub cooldown: Duration,
-    /// The share of the pool's keys that may be set aside (rounded down, at least 1), 0 to 1.
+    /// The share of the pool's keys that may be ejected (rounded down, at least 1), 0 to 1.
     pub max_ejected: f64,
 }
 
@@ -127,9 +144,9 @@ impl Default for BreakerSettings {
 /// `[pools.<name>.queue]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
-    /// Requests that may wait for a key.
+    /// Maximum number of requests that wait for a key.
     pub max_waiting: usize,
-    /// How long each may wait.
+    /// How long each of them waits at most.
     pub timeout: Duration,
 }
 
@@ -145,13 +162,13 @@ impl Default for QueueSettings {
 /// `[pools.<name>.timeouts]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutSettings {
-    /// To an open connection.
+    /// Until a connection is open.
     pub connect: Duration,
-    /// To the first byte of a stream.
+    /// Until the first byte of a stream.
     pub first_byte: Duration,
-    /// Between two bytes of an answer.
+    /// Between two bytes of a response.
     pub idle: Duration,
-    /// To the first byte of the answer, over all attempts and waits.
+    /// Until the first byte of the response, over all attempts and waits.
     pub total: Duration,
 }
 

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::model_lists::ModelLists;
 use crate::objects::Objects;
+use crate::prebuilt_headers;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Telemetry;
@@ -58,7 +59,7 @@ impl Gateway {
         clock: Arc<dyn Clock>,
         load: LoadSettings,
     ) -> Arc<Self> {
-        let registry = Registry::new(Arc::clone(&clock));
+        let registry = Registry::new(Arc::clone(&clock), Box::new(prebuilt_headers::prepare));
         let pools = registry.pools(&settings.pools, &[]);
         let budget = budget_units(&settings);
         let telemetry = Telemetry::default();

@@ -1,62 +1,58 @@
-//! What goes over the wire with every call of a pool and does not depend on the call: made once per configuration.
+//! Headers that are the same for every call of a key, built once per configuration.
+
+use std::any::Any;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
-use keypool_core::pool::{Member, Pool};
+use keypool_core::pool::Member;
+use keypool_core::settings::{KeySettings, PoolSettings};
+use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::Protocol;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// Characters of a name that cannot stand in a header as they are.
+/// Characters of a name that must be encoded in a header.
 const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// The unchanging headers of a pool and its keys.
-pub struct PoolHeaders {
-    /// The pool's name.
-    pub(crate) pool: HeaderValue,
-    /// One for each key, in the pool's order.
-    keys: Box<[KeyHeaders]>,
-}
-
-/// The unchanging headers of a key.
+/// The unchanging headers of a key. They travel with the key, since a lease can come from newer keys than the request's
+/// snapshot.
 pub(crate) struct KeyHeaders {
-    /// The key's name, as clients are told it.
+    /// The key's name, as clients see it.
     pub(crate) name: HeaderValue,
-    /// The `Host` of its base URL. `None`: it cannot stand in a header.
+    /// The `Host` of its base URL; `None` if no header can carry it.
     pub(crate) host: Option<HeaderValue>,
-    /// The credential for each protocol that the dialect speaks, as far as the secret can stand in a header.
+    /// The credential for each protocol that the dialect speaks, if a header can carry the secret.
     credentials: Box<[(Protocol, HeaderName, HeaderValue)]>,
 }
 
-impl PoolHeaders {
-    pub(crate) fn new(pool: &Pool, dialect: &dyn Dialect) -> Self {
-        let key = |member: &Member| KeyHeaders::new(member, dialect);
-        Self {
-            pool: name_value(pool.name()),
-            keys: pool.members().iter().map(key).collect(),
-        }
-    }
-
-    /// The headers of the key at `index`.
-    pub(crate) fn key(&self, index: usize) -> &KeyHeaders {
-        &self.keys[index]
+/// Builds the headers of a key for [`KeyHeaders::of`].
+pub(crate) fn prepare(pool: &PoolSettings, key: &KeySettings) -> Arc<dyn Any + Send + Sync> {
+    match catalogue::find(pool.provider) {
+        Some(dialect) => Arc::new(KeyHeaders::new(key, dialect)),
+        None => Arc::new(()),
     }
 }
 
 impl KeyHeaders {
-    fn new(member: &Member, dialect: &dyn Dialect) -> Self {
-        let secret = member.key.secret().expose();
+    /// The headers of a pool's key; `None` if its provider has no dialect.
+    pub(crate) fn of(member: &Member) -> Option<&Self> {
+        member.prepared()
+    }
+
+    fn new(key: &KeySettings, dialect: &dyn Dialect) -> Self {
+        let secret = key.secret.expose();
         let credential = |protocol: &Protocol| {
             let (name, value) = dialect.credential(*protocol, secret)?;
             Some((*protocol, name, value))
         };
         Self {
-            name: name_value(&member.name),
-            host: HeaderValue::from_str(member.base_url.authority()).ok(),
+            name: name_value(&key.name),
+            host: HeaderValue::from_str(key.base_url.authority()).ok(),
             credentials: dialect.protocols().iter().filter_map(credential).collect(),
         }
     }
 
-    /// The header that carries the key for calls by `protocol`.
+    /// The header with the credential for calls by `protocol`.
     pub(crate) fn credential(&self, protocol: Protocol) -> Option<(&HeaderName, &HeaderValue)> {
         let mut known = self.credentials.iter();
         let (_, name, value) = known.find(|(of, ..)| *of == protocol)?;

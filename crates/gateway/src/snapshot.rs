@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use crate::settings::{AuthMode, RouteSettings, Settings, VirtualKeySettings};
 use keypool_core::pattern;
-use keypool_core::pool::Pool;
+use keypool_core::pool::{Member, Pool};
 use keypool_core::secret::Digest256;
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::Protocol;
 
-use crate::prebuilt_headers::PoolHeaders;
+use crate::prebuilt_headers::name_value;
 
 /// A configuration in force.
 pub struct Snapshot {
@@ -29,8 +31,8 @@ pub struct PoolEntry {
     pub pool: Arc<Pool>,
     /// Its provider's wire form.
     pub dialect: &'static dyn Dialect,
-    /// Headers that every call of the pool has, prepared once.
-    pub headers: Arc<PoolHeaders>,
+    /// The pool's name, as clients see it in a header.
+    pub name_header: HeaderValue,
 }
 
 /// Why no pool can be called for a model.
@@ -138,23 +140,23 @@ impl Snapshot {
 impl PoolEntry {
     /// The pool with its dialect; `None` for a provider that has none.
     fn of(pool: &Arc<Pool>) -> Option<Self> {
-        let dialect = catalogue::find(pool.settings().provider)?;
+        let dialect = catalogue::find(pool.provider())?;
         Some(Self {
-            headers: Arc::new(PoolHeaders::new(pool, dialect)),
+            name_header: name_value(pool.name()),
             dialect,
             pool: Arc::clone(pool),
         })
     }
 
-    /// Path and query for a call of the key at `index`. `path`: as a client of the protocol sends it.
+    /// Path and query for a call of the key. `path`: as a client of the protocol sends it.
     pub(crate) fn upstream_target(
         &self,
-        index: usize,
+        member: &Member,
         protocol: Protocol,
         path: &str,
         query: Option<&str>,
     ) -> String {
-        let base_path = self.pool.members()[index].base_url.path();
+        let base_path = member.base_url.path();
         let mut target = self.dialect.upstream_path(protocol, base_path, path);
         if let Some(query) = query {
             target.push('?');

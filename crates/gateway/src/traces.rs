@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use keypool_core::fault::Class;
-use keypool_core::pool::{Demand, Effect, Lease, Pool, Selection};
+use keypool_core::pool::{Demand, Effect, KeySet, Lease, Pool, Selection};
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 
@@ -69,8 +69,8 @@ impl Ending {
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pool_name: Arc<str>,
-    /// Weak, so that a trace does not keep the pools of an old configuration.
-    pub(crate) pool: Weak<Pool>,
+    /// Weak, so that a trace does not keep the keys of an old configuration.
+    pub(crate) keys: Weak<KeySet>,
     /// The model, as the key's provider names it.
     pub(crate) model: Arc<str>,
     /// `None`: no key.
@@ -169,6 +169,7 @@ impl Step {
         Self {
             key_name: Some(Arc::clone(&lease.member().name)),
             selection,
+            keys: Arc::downgrade(lease.keys()),
             ..step
         }
     }
@@ -180,8 +181,10 @@ impl Step {
         reason: NoKeyReason,
         began: Instant,
     ) -> Self {
+        let (selection, keys) = pool.obstacles(demand);
         Self {
-            selection: pool.obstacles(demand),
+            selection,
+            keys: Arc::downgrade(&keys),
             ..Self::new(pool, &demand.model, began, Outcome::NoKey(reason))
         }
     }
@@ -199,7 +202,7 @@ impl Step {
     fn new(pool: &Arc<Pool>, model: &Arc<str>, began: Instant, outcome: Outcome) -> Self {
         Self {
             pool_name: Arc::clone(pool.name()),
-            pool: Arc::downgrade(pool),
+            keys: Weak::new(),
             model: Arc::clone(model),
             key_name: None,
             selection: Selection::default(),

@@ -1,11 +1,11 @@
-//! Affinity: every conversation has a home among the quota groups of a pool, since providers keep their prompt
-//! caches for each organisation or project, and any key of the group reaches them.
+//! Affinity: every conversation has a home among the quota groups of a pool. Providers keep their prompt caches for
+//! each organisation or project, and any key of the group reaches them.
 //!
-//! AffinityRing come from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that a
-//! key that comes or goes moves few conversations and nothing need be remembered. No group takes much more than
-//! its share of the calls in flight (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads",
-//! 2016): beyond that, and where a home has no free key, the next group on the ring serves, and what went there
-//! stays there while the cache is warm.
+//! Homes come from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that a key
+//! that comes or goes moves few conversations and nothing need be remembered. No group takes much more than its
+//! share of the calls in flight (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016).
+//! Beyond that, or if a home has no free key, the next group on the ring serves, and the conversation stays there
+//! while its cache is warm.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -14,56 +14,66 @@ use super::overflow_table::OverflowTable;
 use super::{AvailableSet, least_loaded};
 use crate::hash::scatter;
 
-/// Points on the ring of a group of average weight, where there are few groups and where there are many: the
-/// more points, the more even the shares.
+/// Number of points on the ring for a group of average weight. The more points, the more even the shares.
 const POINTS: f64 = 256.0;
+/// The same, in a pool of more than [`MANY`] groups.
 const POINTS_OF_MANY: f64 = 64.0;
 const MANY: usize = 256;
-/// A group takes a conversation while its load for its weight is below 5/4 of the pool's mean, …
+/// A group takes a conversation while its load for its weight is below this multiple of the pool's mean: 5/4.
 const MORE_THAN_MEAN: (u64, u64) = (5, 4);
-/// So many groups are looked at for one that can serve, …
+/// Maximum number of groups that are looked at to find one that can serve.
 const MAX_GROUPS: usize = 16;
-/// … on so many points of the ring.
+/// Maximum number of points of the ring that are looked at to find these groups.
 const MAX_POINTS: usize = 512;
-/// The keys of a group of up to so many are compared as a whole; of a larger one a few are drawn.
+/// The keys of a group up to this size are all compared. Of a larger one, up to [`SAMPLES`] of [`DRAWS`] random keys
+/// are.
 const COMPARE_ALL: usize = 64;
 const DRAWS: usize = 16;
 const SAMPLES: usize = 4;
 
-/// The quota groups of a pool and their len on the ring.
+/// The quota groups of a key set, on a ring.
 pub(crate) struct AffinityRing {
     ring: Ring,
     groups: Box<[RingGroup]>,
-    /// The len of all groups, group by group.
+    /// What identifies each group across reloads and nodes. Sorted.
+    identities: Box<[u64]>,
+    /// The keys of all groups, group by group.
     keys: Box<[RingKey]>,
-    /// The group of each index.
+    /// The group of each key, by the key's index.
     group_of: Box<[u32]>,
-    /// Calls in flight that the pool gave out.
+    /// Calls in flight with keys of this key set.
     in_flight: AtomicU64,
-    overflow: OverflowTable,
 }
 
-/// One quota group as this pool has it.
-// On one cache line, with its first index, which is the only one of most groups.
+/// One quota group of a key set.
+// With its first key, the only one of most groups, it fits on half a cache line; see `Key`.
 #[repr(align(32))]
 struct RingGroup {
     first: RingKey,
-    /// Its part of all len.
+    /// Where its keys begin among the keys of all groups.
     begin: u32,
     count: u32,
     in_flight: AtomicU32,
-    /// At which of its keys the next comparison begins, so that equals take turns.
+    /// The key at which the next comparison begins, so that equal keys take turns.
     turn: AtomicU32,
 }
 
 const _: () = assert!(size_of::<RingGroup>() == 32);
 
-/// A index of a group, with what is asked of it often.
+/// A key of a group, with what a choice often asks of it.
 #[derive(Clone, Copy)]
 struct RingKey {
     index: u32,
     slot: u32,
     weight: u32,
+}
+
+/// A conversation that is to be served, and where the pool remembers conversations that are away from home.
+#[derive(Clone, Copy)]
+pub(crate) struct Conversation<'a> {
+    pub(crate) id: u64,
+    pub(crate) now: Instant,
+    pub(crate) overflow: &'a OverflowTable,
 }
 
 /// How a group came to serve a conversation.
@@ -73,7 +83,7 @@ pub(crate) enum AffinityMatch {
     Home,
     /// The conversation was served there before, away from home.
     Warm,
-    /// RingGroup has no room.
+    /// Its home has no room.
     Overflow,
 }
 
@@ -83,13 +93,13 @@ struct Candidate {
     group: u32,
     index: usize,
     load: u64,
-    /// Of its keys that can serve.
+    /// The weight of its keys that can serve.
     weight: u64,
 }
 
 impl AffinityRing {
-    /// `identities[index]`: what makes the group of that index itself, across reloads and nodes.
-    pub(crate) fn new(identities: &[u64], available: &AvailableSet, now: Instant) -> Self {
+    /// `identities[index]`: what identifies the group of that key across reloads and nodes.
+    pub(crate) fn new(identities: &[u64], available: &AvailableSet) -> Self {
         let mut known: Vec<u64> = identities.to_vec();
         known.sort_unstable();
         known.dedup();
@@ -128,15 +138,14 @@ impl AffinityRing {
             keys: keys.into(),
             group_of,
             in_flight: AtomicU64::new(0),
-            overflow: OverflowTable::new(now),
+            identities: known.into(),
         }
     }
 
     /// The key for a conversation; `None` if none fits. `load(index)` is the number of calls in flight there.
     pub(crate) fn choose(
         &self,
-        conversation: u64,
-        now: Instant,
+        conversation: &Conversation<'_>,
         available: &AvailableSet,
         load: impl Fn(usize) -> u32,
         fits: impl Fn(usize) -> bool,
@@ -148,14 +157,13 @@ impl AffinityRing {
             available.free_weight() as u64,
             available.free_keys() as u64,
         );
-        if let Some(group) = self.overflow.find(conversation, now)
-            && let Some(warm) = look(group)
+        if let Some(warm) = self.away_from_home(conversation).and_then(look)
             && has_room(&warm, of_pool)
         {
             return Some((warm.index, AffinityMatch::Warm));
         }
         let mut crowded: Vec<Candidate> = Vec::new();
-        for (nth, group) in self.groups_from_home(conversation).enumerate() {
+        for (nth, group) in self.groups_from_home(conversation.id).enumerate() {
             let Some(candidate) = look(group) else {
                 continue;
             };
@@ -164,7 +172,7 @@ impl AffinityRing {
             }
             crowded.push(candidate);
         }
-        // All that can serve are above the mean of all: they share it out among themselves.
+        // All groups that can serve are above the pool's mean: compare them with their own mean.
         let sum = |of: fn(&Candidate) -> u64| crowded.iter().map(of).sum::<u64>();
         let of_crowded = (
             sum(|one| one.load),
@@ -173,36 +181,44 @@ impl AffinityRing {
         );
         let roomy = crowded.iter().find(|one| has_room(one, of_crowded));
         if let Some(candidate) = roomy.or(crowded.first()) {
-            let at_home = Some(candidate.group) == self.home(conversation);
+            let at_home = Some(candidate.group) == self.home(conversation.id);
             return Some((candidate.index, chosen(usize::from(!at_home))));
         }
-        // Those looked at are few of many: any other key is better than none.
+        // Only a few of many groups were looked at: any other key is better than none.
         least_loaded::choose(available, load, fits).map(|index| (index, AffinityMatch::Overflow))
     }
 
-    /// `index` serves the conversation: it stays there, or is at home.
+    /// The key at `index` serves the conversation: it is at home, or stays with that group for a while.
     pub(crate) fn note_served(
         &self,
-        conversation: u64,
+        conversation: &Conversation<'_>,
         (index, chosen): (usize, AffinityMatch),
-        now: Instant,
     ) {
+        let Conversation { id, now, overflow } = *conversation;
         match chosen {
-            AffinityMatch::Home => self.overflow.remove(conversation, now),
+            AffinityMatch::Home => overflow.remove(id, now),
             AffinityMatch::Warm | AffinityMatch::Overflow => {
-                self.overflow
-                    .insert(conversation, self.group_of[index], now);
+                let group = self.identities[self.group_of[index] as usize];
+                overflow.insert(id, group, now);
             }
         }
     }
 
-    /// A call began at `index`.
+    /// The group that served the conversation away from home, if it is still in the pool.
+    fn away_from_home(&self, conversation: &Conversation<'_>) -> Option<u32> {
+        let Conversation { id, now, overflow } = *conversation;
+        let group = overflow.find(id, now)?;
+        let index = self.identities.binary_search(&group).ok()?;
+        Some(index as u32)
+    }
+
+    /// A call began with the key at `index`.
     pub(crate) fn call_began(&self, index: usize) {
         self.in_flight.fetch_add(1, Relaxed);
         self.group_at(index).in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A call ended at `index`.
+    /// A call ended with the key at `index`.
     pub(crate) fn call_ended(&self, index: usize) {
         self.in_flight.fetch_sub(1, Relaxed);
         self.group_at(index).in_flight.fetch_sub(1, Relaxed);
@@ -216,7 +232,7 @@ impl AffinityRing {
         self.groups_from_home(conversation).next()
     }
 
-    /// The groups from a conversation's home on, each once, as far as it is worth looking.
+    /// The first few groups from a conversation's home on, each once.
     fn groups_from_home(&self, conversation: u64) -> impl Iterator<Item = u32> {
         let mut seen = [u32::MAX; MAX_GROUPS];
         let mut count = 0;
@@ -257,7 +273,7 @@ impl AffinityRing {
             count if count <= COMPARE_ALL => self.best_of_all(members, can_serve, cost)?,
             count => {
                 let best = self.best_of_some(members, can_serve, cost)?;
-                // Of a group so large the whole weight is near enough.
+                // For a group this large, an estimate from the pool's mean is close enough.
                 let all = count as u64 * available.free_weight() as u64;
                 (best, all / available.free_keys().max(1) as u64)
             }
@@ -270,7 +286,7 @@ impl AffinityRing {
         })
     }
 
-    /// The keys of a group in turn: each call begins with the next.
+    /// The keys of a group, beginning with another one each time.
     fn in_turn(&self, group: &RingGroup) -> impl Iterator<Item = &RingKey> {
         let keys = self.keys_of(group);
         let first = group.turn.fetch_add(1, Relaxed) as usize % keys.len();
@@ -281,7 +297,7 @@ impl AffinityRing {
         &self.keys[group.begin as usize..][..group.count as usize]
     }
 
-    /// The key of least cost, and the weight of all that can serve.
+    /// The key of least cost, and the weight of all keys that can serve.
     fn best_of_all(
         &self,
         group: &RingGroup,
@@ -296,7 +312,7 @@ impl AffinityRing {
         Some((best, weight))
     }
 
-    /// The key of least cost among a few that are drawn, else the next that can serve.
+    /// The key of least cost among a few random ones; if none of them can serve, the next one that can.
     fn best_of_some(
         &self,
         group: &RingGroup,
@@ -318,8 +334,8 @@ fn chosen(nth: usize) -> AffinityMatch {
     }
 }
 
-/// Whether the load for its weight is below 5/4 of the mean, and one call for each key of average weight.
-/// `all`: load, weight and number of all that the mean is taken of.
+/// Whether the load for its weight is below 5/4 of the mean, plus one call for each key of average weight.
+/// `all`: load, weight and number of everything that the mean is taken over.
 fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
     let (load, weight, number) = all;
     let (more, than) = MORE_THAN_MEAN;
@@ -328,15 +344,9 @@ fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
 
 /// The points of all groups.
 struct Ring {
-    /// Sorted: position in the upper half, group in the lower.
+    /// Sorted. Each has its position in the upper half and its group in the lower half.
     points: Box<[u64]>,
-    /// Where the points of each equal part of the ring begin; one more at the end. Few enough to stay in a cache:
-    /// a index among the points themselves is a wait for memory.
-    starts: Box<[u32]>,
 }
-
-/// About so many points are in one part.
-const POINTS_OF_PART: usize = 64;
 
 impl Ring {
     fn new(identities: &[u64], weights: &[u32]) -> Self {
@@ -355,42 +365,17 @@ impl Ring {
             points.extend((0..count).map(point));
         }
         points.sort_unstable();
-        let parts = (points.len() / POINTS_OF_PART).max(1);
-        let start =
-            |part: usize| points.partition_point(|point| part_of(*point, parts) < part) as u32;
         Self {
-            starts: (0..=parts).map(start).collect(),
             points: points.into(),
         }
     }
 
     /// The groups of the points from `position` (its upper half counts) on, once around.
     fn groups_after(&self, position: u64) -> impl Iterator<Item = u32> {
-        let (behind, ahead) = self.points.split_at(self.first_from(position));
+        let is_before = |point: &u64| point >> 32 < position >> 32;
+        let (behind, ahead) = self.points.split_at(self.points.partition_point(is_before));
         ahead.iter().chain(behind).map(|point| *point as u32)
     }
-
-    /// The index of the first point at or behind `position`, the number of points if there is none. Points are
-    /// scattered evenly, so the index is guessed within a few (interpolation search; Perl, Itai, Avni 1978).
-    fn first_from(&self, position: u64) -> usize {
-        let parts = self.starts.len() - 1;
-        let part = part_of(position, parts);
-        let (start, end) = (self.starts[part] as usize, self.starts[part + 1] as usize);
-        let into_part = ((position >> 32) * parts as u64) & u64::from(u32::MAX);
-        let mut first = start + (((end - start) as u64 * into_part) >> 32) as usize;
-        while first > start && self.points[first - 1] >> 32 >= position >> 32 {
-            first -= 1;
-        }
-        while first < end && self.points[first] >> 32 < position >> 32 {
-            first += 1;
-        }
-        first
-    }
-}
-
-/// In which of so many equal parts of the ring a position is.
-fn part_of(position: u64, parts: usize) -> usize {
-    (((position >> 32) * parts as u64) >> 32) as usize
 }
 
 #[cfg(test)]
@@ -403,25 +388,25 @@ mod tests {
 
     #[test]
     fn a_large_group_gives_its_load_to_many_keys() {
+        fastrand::seed(11);
+        let now = Instant::now();
+        let overflow = OverflowTable::new(now);
         let available = AvailableSet::new(&[1; 1000]);
-        let ring = AffinityRing::new(&[7; 1000], &available, Instant::now());
+        let ring = AffinityRing::new(&[7; 1000], &available);
         let mut loads = vec![0u32; 1000];
-        for conversation in 0..4000 {
-            let chosen = ring.choose(
-                conversation,
-                Instant::now(),
-                &available,
-                |index| loads[index],
-                |_| true,
-            );
+        for id in 0..4000 {
+            let overflow = &overflow;
+            let conversation = Conversation { id, now, overflow };
+            let load = |index: usize| loads[index];
+            let chosen = ring.choose(&conversation, &available, load, |_| true);
             loads[chosen.unwrap().0] += 1;
         }
         let most = loads.iter().max().copied().unwrap_or_default();
-        assert!(most <= 10, "{most} on one key, 4 is the mean");
+        assert!(most <= 10, "{most} on one key, 4 is the mean (seed 11)");
     }
 
     #[test]
-    fn a_ring_has_points_by_weight_and_at_least_one_for_each_group() {
+    fn a_ring_has_points_by_weight_and_at_least_one_per_group() {
         let ring = Ring::new(&[1, 2, 3], &[100, 100, 1]).points;
         let points = |group| ring.iter().filter(|point| **point as u32 == group).count();
         assert_eq!((points(0), points(1), points(2)), (382, 382, 4));
@@ -432,15 +417,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_group_from_a_position_is_that_of_the_next_point_on_the_ring() {
+    fn the_first_group_from_a_position_is_that_of_the_next_point() {
         for groups in [1, 3, 1000] {
             let identities: Vec<u64> = (0..groups).collect();
             let ring = Ring::new(&identities, &vec![1; identities.len()]);
-            let parts = ring.starts.len() as u64 - 1;
-            let part_edges = (0..=parts).map(|part| (part << 32).div_ceil(parts) << 32);
             let points = ring.points.iter().step_by(identities.len().div_ceil(10));
-            let edges = part_edges.chain(points.copied()).flat_map(|edge| {
-                [-1, 0, 1].map(|step: i64| edge.saturating_add_signed(step << 32))
+            let edges = points.flat_map(|point| {
+                [-1, 0, 1].map(|step: i64| point.saturating_add_signed(step << 32))
             });
             let few = [0, u64::MAX];
             for position in few

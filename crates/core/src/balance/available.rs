@@ -1,4 +1,4 @@
-//! The available set of a pool as data: one bit per slot, a key having as many slots as its weight.
+//! The available set of a pool: one bit per slot. A key has as many slots as its weight.
 //!
 //! Reading and changing it takes no lock.
 
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const WORD_BITS: usize = 64;
 
-/// Which len of a pool are available, in a weighted order.
+/// Which keys of a pool are available, in a weighted order.
 pub(crate) struct AvailableSet {
-    /// The index behind each slot; a index of weight 2 has two slots, spread evenly.
+    /// The index of the key of each slot. A key of weight 2 has two slots, spread evenly.
     slots: Box<[u32]>,
-    /// The slots of all len, index by index.
+    /// The slots of all keys, key by key.
     by_key: Box<[u32]>,
-    /// Where each index's slots begin among them; one more at the end.
+    /// Where each key's slots begin in `by_key`; one more at the end.
     begins: Box<[u32]>,
     words: Box<[AtomicU64]>,
-    /// How many slots and how many len are available, so that nobody need count them.
+    /// Number of available slots, and of available keys, so that they need not be counted.
     free_slots: AtomicUsize,
     free_keys: AtomicUsize,
     /// The slot at which the next turn begins.
@@ -23,7 +23,7 @@ pub(crate) struct AvailableSet {
 }
 
 impl AvailableSet {
-    /// All len available. `weights[index]` is at least 1.
+    /// All keys available. `weights[index]` is at least 1.
     pub(crate) fn new(weights: &[u32]) -> Self {
         let slots = spread(weights);
         let mut by_key: Vec<u32> = (0..slots.len() as u32).collect();
@@ -49,7 +49,7 @@ impl AvailableSet {
         }
     }
 
-    /// Brings the bits of `index` in line with `is_available`, which other threads may change meanwhile.
+    /// Brings the bits of the key at `index` in line with `is_available`, which other threads may change meanwhile.
     pub(crate) fn update(&self, index: usize, is_available: impl Fn() -> bool) {
         loop {
             let on = is_available();
@@ -60,7 +60,7 @@ impl AvailableSet {
                 } else {
                     word.fetch_and(!bit, Ordering::SeqCst)
                 };
-                // Whoever turns a bit counts it, so that the counts follow the bits whatever other threads do.
+                // The thread that flips a bit counts it, so the counts follow the bits whatever other threads do.
                 if (before & bit != 0) != on {
                     self.count_change(on, nth == 0);
                 }
@@ -72,7 +72,8 @@ impl AvailableSet {
     }
 
     fn count_change(&self, on: bool, is_first: bool) {
-        // Modulo 2^64: a count that is overtaken by its opposite on another thread comes right all the same.
+        // Wrapping on purpose: if a decrement races ahead of its increment, the counter wraps briefly and ends up
+        // correct.
         let step = if on { 1 } else { usize::MAX };
         self.free_slots.fetch_add(step, Ordering::SeqCst);
         if is_first {
@@ -80,22 +81,22 @@ impl AvailableSet {
         }
     }
 
-    /// How many len are available.
+    /// Number of available keys.
     pub(crate) fn free_keys(&self) -> usize {
         (self.free_keys.load(Ordering::SeqCst) as isize).max(0) as usize
     }
 
-    /// The weight of all available len together, in slots.
+    /// The weight of all available keys together, in slots.
     pub(crate) fn free_weight(&self) -> usize {
         (self.free_slots.load(Ordering::SeqCst) as isize).max(0) as usize
     }
 
-    /// Whether a index is available.
+    /// Whether the key at `index` is available.
     pub(crate) fn has(&self, index: usize) -> bool {
         self.has_slot(self.first_slot(index))
     }
 
-    /// The first slot of a index.
+    /// The first slot of the key at `index`.
     pub(crate) fn first_slot(&self, index: usize) -> usize {
         self.by_key[self.begins[index] as usize] as usize
     }
@@ -105,7 +106,7 @@ impl AvailableSet {
         self.words[slot / WORD_BITS].load(Ordering::SeqCst) & bit_of(slot as u32) != 0
     }
 
-    /// Places that are not available, from the first on, as far as the first `words` words of the set tell.
+    /// The indexes of keys that are not available, according to the first `words` words of the set.
     pub(crate) fn hidden(&self, words: usize) -> impl Iterator<Item = usize> {
         let looked_at = self.words.iter().take(words).enumerate();
         looked_at
@@ -122,27 +123,27 @@ impl AvailableSet {
                     base,
                 }
             })
-            // A index is named once, by its first slot.
+            // A key is named once, by its first slot.
             .filter(|slot| self.first_slot(self.key_at(*slot)) == *slot)
             .map(|slot| self.key_at(slot))
     }
 
-    /// The index behind a slot.
+    /// The index of the key of a slot.
     pub(crate) fn key_at(&self, slot: usize) -> usize {
         self.slots[slot] as usize
     }
 
-    /// The weight of a index, in slots.
+    /// The weight of the key at `index`, in slots.
     pub(crate) fn weight(&self, index: usize) -> u32 {
         self.begins[index + 1] - self.begins[index]
     }
 
-    /// How many slots there are, available or not.
+    /// Number of slots, available or not.
     pub(crate) fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many len there are, available or not.
+    /// Number of keys, available or not.
     pub(crate) fn len(&self) -> usize {
         self.begins.len() - 1
     }
@@ -151,7 +152,7 @@ impl AvailableSet {
         &self.by_key[self.begins[index] as usize..self.begins[index + 1] as usize]
     }
 
-    /// How many slots are available.
+    /// Counts the available slots.
     pub(crate) fn count(&self) -> usize {
         self.words
             .iter()
@@ -159,7 +160,7 @@ impl AvailableSet {
             .sum()
     }
 
-    /// The `n`th available slot, if there are as many still.
+    /// The `n`th available slot, if there are still as many.
     pub(crate) fn nth(&self, mut n: usize) -> Option<usize> {
         for (index, word) in self.words.iter().enumerate() {
             let mut bits = word.load(Ordering::SeqCst);
@@ -200,7 +201,7 @@ impl AvailableSet {
         self.cursor.load(Ordering::SeqCst)
     }
 
-    /// Moves the turn behind `slot`; `false` if another request took it meanwhile.
+    /// Moves the turn behind `slot`. `false`: another request has moved it meanwhile.
     pub(crate) fn advance(&self, from: usize, slot: usize) -> bool {
         let next = (slot + 1) % self.slots.len().max(1);
         self.cursor
@@ -233,8 +234,9 @@ impl Iterator for Bits {
     }
 }
 
-/// Places in the order in which they take turns: as many slots as weight (divided by the greatest common
-/// divisor), a index's slots at even distances. The `k`th of a index's `w` slots stands at (2k + 1) / 2w of the way.
+/// The index of the key of each slot, in the order in which they take turns. A key has as many slots as its weight,
+/// divided by the greatest common divisor, at even distances: the `k`th of its `w` slots is at (2k + 1) / 2w of the
+/// way.
 fn spread(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let mut turns: Vec<(u64, u32)> = Vec::new();
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_and_hides_every_slot_of_a_place() {
+    fn a_key_is_shown_and_hidden_with_all_its_slots() {
         let available = AvailableSet::new(&[3, 1]);
         available.update(0, || false);
         assert_eq!(
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_follow_the_bits_and_hidden_places_are_named_once() {
+    fn counts_follow_the_bits_and_hidden_keys_are_named_once() {
         let available = AvailableSet::new(&[vec![3, 1, 2], vec![1; 100]].concat());
         let counts = || (available.free_keys(), available.free_weight());
         assert_eq!(counts(), (103, 106));
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_come_right_whatever_threads_do_at_once() {
+    fn counts_are_right_after_concurrent_updates() {
         let available = AvailableSet::new(&[2, 1, 1]);
         std::thread::scope(|scope| {
             for thread in 0..4 {

@@ -1,13 +1,13 @@
 //! The key with the fewest calls in flight for its weight; among equals, in turn.
 //!
-//! A small pool is looked at as a whole; of a large one a few keys from random len are compared
+//! All keys of a small pool are compared. Of a large one, a few from random positions are
 //! (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
 
 use super::{AvailableSet, round_robin};
 
-/// Pools of up to so many keys are compared as a whole.
+/// All keys of pools up to this size are compared.
 const COMPARE_ALL: usize = 64;
-/// Of larger pools, so many keys are compared.
+/// Number of keys of larger pools that are compared.
 const SAMPLES: usize = 4;
 
 pub(super) fn choose(
@@ -34,6 +34,6 @@ pub(super) fn choose(
         .filter(|index| fits(*index));
     let least = fitting.map(cost).min()?;
     round_robin::choose(available, |index| fits(index) && cost(index) <= least)
-        // The loads moved meanwhile: any that fits.
+        // The loads changed meanwhile: take any key that fits.
         .or_else(|| round_robin::choose(available, fits))
 }

@@ -1,6 +1,6 @@
 //! Balancing strategies: which of the available keys comes next. One file per strategy.
 //!
-//! A strategy sees len and loads, never secrets, breakers or time; whether a key fits a request is asked of the pool.
+//! A strategy sees indexes and loads, never secrets or breakers. Whether a key fits a request, the pool decides.
 
 mod affinity_ring;
 mod available;
@@ -9,13 +9,14 @@ mod overflow_table;
 mod random;
 mod round_robin;
 
-pub(crate) use affinity_ring::{AffinityMatch, AffinityRing};
+pub(crate) use affinity_ring::{AffinityMatch, AffinityRing, Conversation};
 pub(crate) use available::AvailableSet;
+pub(crate) use overflow_table::OverflowTable;
 
 use crate::settings::Strategy;
 
-/// The next index for which `fits` holds, in the strategy's order; `None` if none does.
-/// `load(index)` is the number of calls in flight there.
+/// The index of the next key for which `fits` holds, in the strategy's order; `None` if there is none.
+/// `load(index)` is its number of calls in flight.
 pub(crate) fn choose(
     strategy: Strategy,
     available: &AvailableSet,
@@ -24,7 +25,7 @@ pub(crate) fn choose(
 ) -> Option<usize> {
     match strategy {
         Strategy::RoundRobin => round_robin::choose(available, fits),
-        // Where a request belongs to a conversation, `AffinityRing` chooses.
+        // For a request that belongs to a conversation, `AffinityRing` chooses.
         Strategy::LeastLoaded | Strategy::Affinity => least_loaded::choose(available, load, fits),
         Strategy::Random => random::choose(available, fits),
     }
@@ -41,7 +42,11 @@ mod tests {
         Strategy::Affinity,
     ];
 
+    /// Seeds the random choices: a failure can be repeated.
+    const SEED: u64 = 5;
+
     fn shares(strategy: Strategy, weights: &[u32], blocked: &[usize], calls: usize) -> Vec<usize> {
+        fastrand::seed(SEED);
         let available = AvailableSet::new(weights);
         for index in 0..weights.len() {
             available.update(index, || !blocked.contains(&index));
@@ -56,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn every_strategy_serves_the_available_evenly_and_no_other() {
+    fn every_strategy_serves_available_keys_evenly_and_no_others() {
         for strategy in ALL {
             let shares = shares(strategy, &[1, 1, 1, 1], &[1], 3000);
             assert_eq!(shares[1], 0, "{strategy:?}");
             for index in [0, 2, 3] {
                 assert!(
                     (850..=1150).contains(&shares[index]),
-                    "{strategy:?}: {shares:?}"
+                    "{strategy:?}: {shares:?} (seed {SEED})"
                 );
             }
         }
@@ -75,14 +80,15 @@ mod tests {
             let shares = shares(strategy, &[10, 20, 30], &[], 6000);
             for (index, expect) in [(0, 1000), (1, 2000), (2, 3000)] {
                 let off = shares[index].abs_diff(expect);
-                assert!(off < 200, "{strategy:?}: {shares:?}");
+                assert!(off < 200, "{strategy:?}: {shares:?} (seed {SEED})");
             }
         }
     }
 
     #[test]
-    fn every_strategy_finds_the_only_fitting_place_among_many_and_gives_up_when_none_fits() {
+    fn every_strategy_finds_the_only_fitting_key_among_many() {
         for strategy in ALL {
+            fastrand::seed(SEED);
             let available = AvailableSet::new(&vec![1; 1000]);
             assert_eq!(
                 choose(strategy, &available, |_| 0, |index| index == 777),

@@ -1,6 +1,6 @@
-//! Conversations that were served table from home: they stay where the provider's cache is warm, for a while.
+//! Conversations that are served away from home: for a while they stay where the provider's cache is warm.
 //!
-//! A table of fixed size, in small sets of their own lock, in which the entry unused for longest gives way.
+//! A table of fixed size, in small sets with their own locks. A full set drops the entry that was unused for longest.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -10,32 +10,33 @@ use parking_lot::Mutex;
 
 use crate::hash::scatter;
 
-/// A conversation is forgotten when it was not heard of for so long. Providers keep what they cached for five to
-/// ten minutes after its last use.
-pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
-/// Entries of one set; together about ten thousand.
+/// A conversation is forgotten when it pauses for this long. Providers keep what they cached for five to ten minutes
+/// after its last use.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+/// Number of entries in one set.
 const WAYS: usize = 8;
+/// Number of sets. Together they have about ten thousand entries.
 const SETS: usize = 1280;
 
-/// Which group serves which conversation table from home.
-pub(super) struct OverflowTable {
+/// Which group serves which conversation away from home. Groups are named by their identity, which a reload keeps.
+pub(crate) struct OverflowTable {
     epoch: Instant,
-    /// Made when the first conversation leaves home.
+    /// Allocated when the first conversation leaves home.
     sets: OnceLock<Box<[Mutex<[Entry; WAYS]>]>>,
-    /// When the last entry is forgotten, in nanoseconds since `epoch`: afterwards nobody need look.
+    /// When the last entry is forgotten, in nanoseconds since `epoch`. After that, no set need be looked at.
     in_use_until: AtomicU64,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Entry {
     conversation: u64,
-    group: u32,
-    /// In nanoseconds since `epoch`; in the past: free.
+    group: u64,
+    /// When it is forgotten, in nanoseconds since `epoch`.
     until: u64,
 }
 
 impl OverflowTable {
-    pub(super) fn new(epoch: Instant) -> Self {
+    pub(crate) fn new(epoch: Instant) -> Self {
         Self {
             epoch,
             sets: OnceLock::new(),
@@ -43,8 +44,8 @@ impl OverflowTable {
         }
     }
 
-    /// The group that serves `conversation` table from home.
-    pub(super) fn find(&self, conversation: u64, now: Instant) -> Option<u32> {
+    /// The group that serves `conversation` away from home.
+    pub(super) fn find(&self, conversation: u64, now: Instant) -> Option<u64> {
         let now = self.since_epoch(now);
         if now >= self.in_use_until.load(SeqCst) {
             return None;
@@ -56,7 +57,7 @@ impl OverflowTable {
     }
 
     /// `group` serves the conversation now.
-    pub(super) fn insert(&self, conversation: u64, group: u32, now: Instant) {
+    pub(super) fn insert(&self, conversation: u64, group: u64, now: Instant) {
         self.sets.get_or_init(|| {
             (0..SETS)
                 .map(|_| Mutex::new([Entry::default(); WAYS]))
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conversation_stays_away_until_it_was_not_heard_of_for_a_while() {
+    fn a_conversation_is_forgotten_when_it_pauses() {
         let start = Instant::now();
         let table = OverflowTable::new(start);
         assert_eq!(table.find(7, start), None);
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_what_was_not_used_for_longest_gives_way() {
+    fn a_full_table_drops_what_was_unused_for_longest() {
         let start = Instant::now();
         let table = OverflowTable::new(start);
         let known = |upto: u64, now| (0..upto).filter(|n| table.find(*n, now).is_some()).count();

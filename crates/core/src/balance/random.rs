@@ -2,9 +2,9 @@
 
 use super::AvailableSet;
 
-/// So many slots are drawn of all; …
+/// Number of random slots that are tried first.
 const DRAWS: usize = 8;
-/// … then, of those that are available, so many, before the set is searched from a random one on.
+/// Number of random available slots that are tried next, before the set is searched from a random one on.
 const DRAWS_OF_AVAILABLE: usize = 4;
 
 pub(super) fn choose(available: &AvailableSet, fits: impl Fn(usize) -> bool) -> Option<usize> {

@@ -1,9 +1,9 @@
-//! Keys in turn, by weight. The turn passes to the key after the one that was taken, so that the
-//! share of an unavailable key falls to all others alike and not to its neighbour.
+//! Keys in turn, by weight. The next turn begins after the key that was taken, so that all other keys share the part
+//! of an unavailable one, not its neighbour alone.
 
 use super::AvailableSet;
 
-/// Under contention the turn is given up after so many tries; the choice is a good one all the same.
+/// Maximum number of attempts to move the turn on under contention. The last choice is used in any case.
 const MAX_TRIES: usize = 8;
 
 pub(super) fn choose(available: &AvailableSet, fits: impl Fn(usize) -> bool) -> Option<usize> {

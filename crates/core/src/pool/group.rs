@@ -1,14 +1,14 @@
-//! The quota group of a key: as a name that outlives pools and reloads, and as what a request can be bound to.
+//! The quota group of a key: as an id that outlives pools and reloads, and as what a request can be bound to.
 //!
-//! Must never know what binds a request.
+//! It must never know what binds a request.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Demand, Lease, Member, Pool};
+use super::{Demand, KeySet, Lease, Member, Pool};
 use crate::key::{Group, KeyId};
 
-/// What makes a quota group itself, whatever configuration it stands in.
+/// What identifies a quota group, whatever configuration it is in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum GroupId {
     /// `group = "…"`, of one provider.
@@ -17,8 +17,9 @@ pub enum GroupId {
     OfKey(KeyId),
 }
 
-/// Where an object was made: the key, and the `group` that it had. A reload may give the key another group; its
-/// account, and what was made there, stay the same.
+/// Where an object was made: the key, and the `group` that it had then.
+///
+/// A reload may give the key another group. Its account, and what was made there, stay the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectOrigin {
     /// The key that made it.
@@ -28,12 +29,12 @@ pub struct ObjectOrigin {
 }
 
 impl ObjectOrigin {
-    /// Whether both are of one account, as far as the configuration said so when they were made.
+    /// Whether both belong to one account, according to the configuration when they were made.
     pub fn is_account_of(&self, other: &Self) -> bool {
         self.key == other.key || (self.group.is_some() && self.group_id() == other.group_id())
     }
 
-    /// The group as it was then.
+    /// The group at that time.
     pub fn group_id(&self) -> GroupId {
         match &self.group {
             Some(name) => GroupId::Named(self.key.provider, Arc::clone(name)),
@@ -42,7 +43,7 @@ impl ObjectOrigin {
     }
 }
 
-/// A group of a pool, for a request that only its keys may serve.
+/// A group of a pool, for a request that only its keys may serve. It stays the same group after a reload.
 #[derive(Clone)]
 pub struct OnlyGroup(Arc<Group>);
 
@@ -59,7 +60,7 @@ impl fmt::Debug for OnlyGroup {
 }
 
 impl Demand {
-    /// Whether the demand may be served by this member at all.
+    /// Whether this key may serve the demand at all.
     pub(super) fn admits(&self, member: &Member) -> bool {
         self.only_group
             .as_ref()
@@ -68,28 +69,44 @@ impl Demand {
 }
 
 impl Pool {
-    /// The group of that id, where one of the pool's keys belongs to it.
+    /// The group of that id, if one of the pool's keys belongs to it.
     pub fn group(&self, id: &GroupId) -> Option<OnlyGroup> {
-        let index = (0..self.members.len()).find(|index| self.is_of(*index, id))?;
-        Some(OnlyGroup(Arc::clone(&self.members[index].group)))
+        let keys = self.keys.load();
+        let index = (0..keys.members.len()).find(|index| keys.is_of(*index, id))?;
+        Some(OnlyGroup(Arc::clone(&keys.members[index].group)))
     }
 
-    /// The group that holds now what was made at `origin`: that of its key; where the key is gone, the one of that name.
-    /// `None` where no key of the pool belongs to it.
+    /// The group that now holds what was made at `origin`: the group of its key or, if the key is gone, the group of
+    /// that name. `None` if no key of the pool belongs to it.
     pub fn group_of_origin(&self, origin: &ObjectOrigin) -> Option<GroupId> {
+        let keys = self.keys.load();
         let is_its_key = |member: &Member| *member.key.id() == origin.key;
-        if let Some(index) = self.members.iter().position(is_its_key) {
-            return Some(self.group_of(index));
+        if let Some(index) = keys.members.iter().position(is_its_key) {
+            return Some(keys.group_of(index));
         }
         let group = origin.group_id();
-        (0..self.members.len())
-            .any(|index| self.is_of(index, &group))
+        (0..keys.members.len())
+            .any(|index| keys.is_of(index, &group))
             .then_some(group)
     }
 
-    /// The group to which all keys belong; `None` where there are several, or no key.
+    /// The group to which all keys belong; `None` if there are several, or no key.
     pub fn only_group(&self) -> Option<GroupId> {
-        (!self.members.is_empty() && self.is_one_group()).then(|| self.group_of(0))
+        let keys = self.keys.load();
+        (!keys.members.is_empty() && keys.is_one_group()).then(|| keys.group_of(0))
+    }
+
+    /// Whether all keys belong to one quota group, so that they cool down together.
+    pub fn is_one_group(&self) -> bool {
+        self.keys.load().is_one_group()
+    }
+}
+
+impl KeySet {
+    fn is_one_group(&self) -> bool {
+        self.members
+            .windows(2)
+            .all(|pair| Arc::ptr_eq(&pair[0].group, &pair[1].group))
     }
 
     fn group_of(&self, index: usize) -> GroupId {
@@ -99,7 +116,7 @@ impl Pool {
         }
     }
 
-    /// As `group_of`, without making an id for each of many keys.
+    /// Whether the key at `index` belongs to that group; as `group_of`, without making an id for each of many keys.
     fn is_of(&self, index: usize, id: &GroupId) -> bool {
         match (&self.settings.keys[index].group, id) {
             (Some(name), GroupId::Named(provider, wanted)) => {
@@ -112,9 +129,9 @@ impl Pool {
 }
 
 impl Lease {
-    /// Where an object is that its call makes.
+    /// The origin of an object that its call makes.
     pub fn origin(&self) -> ObjectOrigin {
-        let group = &self.pool().settings.keys[self.index()].group;
+        let group = &self.keys().settings.keys[self.index()].group;
         ObjectOrigin {
             key: self.member().key.id().clone(),
             group: group.clone(),

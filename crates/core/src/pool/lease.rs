@@ -2,53 +2,62 @@
 
 use std::sync::Arc;
 
-use super::{Effect, Member, Pool, Selection};
-use crate::fault::{Class, Fault};
+use super::{Effect, KeySet, Member, MemberRef, Pool, Selection};
+use crate::fault::Fault;
 
-/// Move-only. Dropped without a result (the client left), it gives the slot back and blames nobody.
+/// The right to use one key for one attempt. Dropped without a result (the client left), it gives the slot back and
+/// blames nobody.
 #[must_use = "a lease holds a slot of its key"]
 pub struct Lease {
     pool: Arc<Pool>,
-    index: usize,
+    member: MemberRef,
     model: Arc<str>,
-    probe: bool,
-    decided: bool,
-    choice: Selection,
+    is_probe: bool,
+    has_result: bool,
+}
+
+/// A lease, and why its key was selected.
+#[derive(Debug)]
+#[must_use = "a lease holds a slot of its key"]
+pub struct Leased {
+    /// The lease.
+    pub lease: Lease,
+    /// What the key was selected among.
+    pub selection: Selection,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, index: usize, model: Arc<str>, probe: bool) -> Self {
-        if let Some(ring) = &pool.ring {
-            ring.call_began(index);
+    pub(super) fn new(pool: Arc<Pool>, member: MemberRef, model: Arc<str>, is_probe: bool) -> Self {
+        if let Some(ring) = &member.keys().ring {
+            ring.call_began(member.index());
         }
         Self {
             pool,
-            index,
+            member,
             model,
-            probe,
-            decided: false,
-            choice: Selection::default(),
+            is_probe,
+            has_result: false,
         }
     }
 
-    pub(super) fn chosen(mut self, choice: Selection) -> Self {
-        self.choice = choice;
-        self
-    }
-
-    /// Why it is this key. Given away once.
-    pub fn take_selection(&mut self) -> Selection {
-        std::mem::take(&mut self.choice)
-    }
-
-    /// The key and what the pool's configuration says of it.
+    /// The key, with what the pool's configuration said about it when the lease began.
     pub fn member(&self) -> &Member {
-        &self.pool.members[self.index]
+        &self.member
     }
 
-    /// Its index in the pool, from 0.
+    /// The same, for keeping.
+    pub fn member_ref(&self) -> &MemberRef {
+        &self.member
+    }
+
+    /// The key's index in [`Lease::keys`], from 0.
     pub fn index(&self) -> usize {
-        self.index
+        self.member.index()
+    }
+
+    /// The key set that the key was selected from. The pool may have another one by now.
+    pub fn keys(&self) -> &Arc<KeySet> {
+        self.member.keys()
     }
 
     /// The pool it belongs to.
@@ -61,33 +70,25 @@ impl Lease {
         &self.model
     }
 
-    /// The call went well; the slot is free again.
-    pub fn succeeded(self) {
-        self.end(&Fault::of(Class::Success));
-    }
-
-    /// The call ended with `fault`; what that means for the key takes effect at once, and the slot is free again.
-    pub fn failed(self, fault: &Fault) -> Effect {
-        self.end(fault)
-    }
-
-    fn end(mut self, fault: &Fault) -> Effect {
-        self.decided = true;
-        self.pool.apply(self.index, &self.model, fault, self.probe)
+    /// The call ended with this outcome. What that means for the key takes effect at once, and the slot is free.
+    pub fn finish(mut self, outcome: &Fault) -> Effect {
+        self.has_result = true;
+        self.pool
+            .apply(&self.member, &self.model, outcome, self.is_probe)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let key = &self.pool.members[self.index].key;
-        if self.probe && !self.decided {
+        let key = &self.member.key;
+        if self.is_probe && !self.has_result {
             key.probe_undecided();
         }
-        if let Some(ring) = &self.pool.ring {
-            ring.call_ended(self.index);
+        if let Some(ring) = &self.member.keys().ring {
+            ring.call_ended(self.member.index());
         }
         key.release();
-        if self.pool.availability.anyone_waiting() {
+        if self.pool.waiters.anyone_anywhere() {
             key.serve_waiting();
         }
     }
@@ -95,6 +96,6 @@ impl Drop for Lease {
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lease({}/{})", self.pool.name(), self.member().name)
+        write!(f, "Lease({}/{})", self.pool.name(), self.member.name)
     }
 }

@@ -1,66 +1,61 @@
-//! What an attempt's outcome does to the pool: the one index where classes become rests, marks and breaker moves.
+//! What an attempt's outcome does to the pool: the one place where classes become cooldowns, marks and breaker moves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Pool;
+use super::{KeySet, MemberRef, Pool};
 use crate::breaker::WindowCounts;
 use crate::cooldowns::Cooldown;
 use crate::fault::{Class, Fault};
 use crate::key::{Key, default_cooldown, flag};
 
-/// Flags of a key that its breaker keeps from the usual load.
-const BREAKER_NOT_CLOSED: u32 = flag::EJECTED | flag::HALF_OPEN | flag::PROBING;
-
 /// What an outcome did, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effect {
-    /// How long the key, group or (key, model) rests now.
+    /// The cooldown of the key, the group or (key, model) that began.
     pub cooldown: Option<Duration>,
-    /// The key was set aside by its breaker.
+    /// The breaker ejected the key.
     pub ejected: bool,
 }
 
 impl Pool {
     pub(super) fn apply(
         &self,
-        index: usize,
+        member: &MemberRef,
         model: &Arc<str>,
-        fault: &Fault,
-        probe: bool,
+        outcome: &Fault,
+        is_probe: bool,
     ) -> Effect {
         let now = self.clock.now();
-        let member = &self.members[index];
         let key = &member.key;
-        if fault.class.is_failure() {
+        if outcome.class.is_failure() {
             key.count_failure();
         }
-        if fault.class == Class::UpstreamTrouble {
-            return self.count_trouble(index, probe, now);
+        if outcome.class == Class::UpstreamTrouble {
+            return self.count_trouble(key, is_probe, now);
         }
-        if probe {
+        if is_probe {
             // The provider answered, whatever it said: the trouble is over.
             key.recover();
         }
-        let cooldown = fault.wait.unwrap_or(default_cooldown(fault.class));
-        let until = now + cooldown;
-        let rest = Cooldown {
+        let wait = outcome.wait.unwrap_or(default_cooldown(outcome.class));
+        let until = now + wait;
+        let cooldown = Cooldown {
             until,
-            class: fault.class,
+            class: outcome.class,
         };
-        match fault.class {
+        match outcome.class {
             Class::Success => {
-                key.breaker()
-                    .lock()
-                    .record(false, &self.settings.breaker, now);
-                if !probe {
+                let settings = &member.keys().settings.breaker;
+                key.breaker().lock().record(false, settings, now);
+                if !is_probe {
                     key.raise_slow_start();
                 }
                 return Effect::default();
             }
             Class::CallerFault | Class::UpstreamTrouble => return Effect::default(),
-            Class::RateLimited => member.group.cooldowns.set(model, rest, now),
-            Class::Forbidden => key.forbidden.set(model, rest, now),
+            Class::RateLimited => member.group.cooldowns.set(model, cooldown, now),
+            Class::Forbidden => key.forbidden.set(model, cooldown, now),
             Class::Exhausted => member
                 .group
                 .keys()
@@ -78,21 +73,23 @@ impl Pool {
             .iter()
             .for_each(|key| key.notify_changed());
         Effect {
-            cooldown: Some(cooldown),
+            cooldown: Some(wait),
             ejected: false,
         }
     }
 
-    fn count_trouble(&self, index: usize, probe: bool, now: Instant) -> Effect {
-        let key = &self.members[index].key;
-        let settings = &self.settings.breaker;
+    /// Counts a failure against the key's breaker, and ejects the key if it fails too often and the pool can spare it.
+    fn count_trouble(&self, key: &Arc<Key>, is_probe: bool, now: Instant) -> Effect {
+        // The keys that the pool has now decide, even if the call began under an earlier key set.
+        let keys = self.keys.load();
+        let settings = &keys.settings.breaker;
         let should_open = || key.breaker().lock().should_open(settings, now);
         key.breaker().lock().record(true, settings, now);
-        if !probe && !should_open() {
+        if !is_probe && !should_open() {
             return Effect::default();
         }
         let _one_at_a_time = self.ejecting.lock();
-        let opens = probe || (should_open() && self.may_spare(index, now));
+        let opens = is_probe || (should_open() && keys.can_spare(key, now));
         if !opens {
             return Effect::default();
         }
@@ -103,58 +100,11 @@ impl Pool {
         }
     }
 
-    /// Whether the pool may set `index` aside: within `max_ejected`, or while a healthy key remains.
-    fn may_spare(&self, index: usize, now: Instant) -> bool {
-        let settings = &self.settings.breaker;
-        let ejected = self
-            .others(index)
-            .filter(|key| key.flags() & BREAKER_NOT_CLOSED != 0);
-        let share = (settings.max_ejected * self.members.len() as f64).floor() as usize;
-        ejected.count() < share.max(1) || self.leaves_better_ones(index, now)
-    }
-
-    /// Whether a key that fails less often than the threshold remains, and those that remain are clearly better.
-    ///
-    /// Where all fail alike, one is below the threshold by chance, and would have to carry the load of all. So the
-    /// others together, without those that are over the threshold too, must fail half as often as this one at most,
-    /// with one failure more than they had, since a few calls prove little.
-    fn leaves_better_ones(&self, index: usize, now: Instant) -> bool {
-        let settings = &self.settings.breaker;
-        let (mut others, mut one_is_healthy) = (WindowCounts::default(), false);
-        for key in self.others(index) {
-            if key.flags() & (flag::BLOCKING & !flag::FULL | BREAKER_NOT_CLOSED) != 0 {
-                continue;
-            }
-            let counts = key.breaker().lock().counts(settings, now);
-            if counts.is_over_threshold(settings) {
-                continue;
-            }
-            one_is_healthy |= counts.is_healthy(settings);
-            others.calls += counts.calls;
-            others.failures += counts.failures;
-        }
-        let own = self.members[index]
-            .key
-            .breaker()
-            .lock()
-            .counts(settings, now);
-        let clearly_better = own
-            .failure_rate(settings)
-            .is_some_and(|own| (others.failures + 1) as f64 <= own / 2.0 * others.calls as f64);
-        one_is_healthy && clearly_better
-    }
-
-    fn others(&self, index: usize) -> impl Iterator<Item = &Arc<Key>> {
-        let members = self.members.iter().enumerate();
-        members
-            .filter(move |(other, _)| *other != index)
-            .map(|(_, member)| &member.key)
-    }
-
-    /// Clears whatever keeps a key from serving but the operator's own switch.
+    /// Clears everything that keeps a key from serving, except that an operator switched it off.
     /// `None` if there is no key of that name.
     pub fn reset(&self, name: &str) -> Option<()> {
-        let member = self.members.iter().find(|member| &*member.name == name)?;
+        let keys = self.keys.load();
+        let member = keys.members.iter().find(|member| &*member.name == name)?;
         member.group.cooldowns.clear();
         for key in member.group.keys() {
             key.end_exhaustion();
@@ -165,5 +115,49 @@ impl Pool {
             key.serve_waiting();
         }
         Some(())
+    }
+}
+
+impl KeySet {
+    /// Whether the pool can spare `key`: within `max_ejected`, or while a healthy key remains.
+    fn can_spare(&self, key: &Arc<Key>, now: Instant) -> bool {
+        let settings = &self.settings.breaker;
+        let ejected = self
+            .others(key)
+            .filter(|other| other.flags() & flag::BREAKER_NOT_CLOSED != 0);
+        let share = (settings.max_ejected * self.members.len() as f64).floor() as usize;
+        ejected.count() < share.max(1) || self.has_better_than(key, now)
+    }
+
+    /// Whether a key remains that fails less often than the threshold, and those that remain are clearly better.
+    ///
+    /// If all fail alike, some key is below the threshold by chance, and would have to carry the load of all. So the
+    /// others together, without those that are over the threshold too, must fail at most half as often as this one.
+    /// They are counted with one failure more than they had, since a few calls prove little.
+    fn has_better_than(&self, key: &Arc<Key>, now: Instant) -> bool {
+        let settings = &self.settings.breaker;
+        let (mut others, mut one_is_healthy) = (WindowCounts::default(), false);
+        for other in self.others(key) {
+            if other.flags() & (flag::NOT_SERVING | flag::BREAKER_NOT_CLOSED) != 0 {
+                continue;
+            }
+            let counts = other.breaker().lock().counts(settings, now);
+            if counts.is_over_threshold(settings) {
+                continue;
+            }
+            one_is_healthy |= counts.is_healthy(settings);
+            others.calls += counts.calls;
+            others.failures += counts.failures;
+        }
+        let own = key.breaker().lock().counts(settings, now);
+        let clearly_better = own
+            .failure_rate(settings)
+            .is_some_and(|own| (others.failures + 1) as f64 <= own / 2.0 * others.calls as f64);
+        one_is_healthy && clearly_better
+    }
+
+    fn others(&self, key: &Arc<Key>) -> impl Iterator<Item = &Arc<Key>> {
+        let keys = self.members.iter().map(|member| &member.key);
+        keys.filter(move |other| !Arc::ptr_eq(other, key))
     }
 }

@@ -2,38 +2,39 @@
 //!
 //! A key that becomes free is handed to the waiting request itself: there is nothing to race for, and no polling.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{futures::Notified, oneshot};
 
-use super::{Demand, Lease, Pool};
+use super::{Demand, Leased, Pool};
 
-/// Who waits: requests of one caller stand in one line.
-pub type Caller = Arc<str>;
+/// What fairness is measured by: requests with the same key share one queue.
+pub type FairnessKey = Arc<str>;
 
-/// The id of a ticket that was served before it stood in a line.
-const NOT_IN_LINE: u64 = u64::MAX;
+/// The id of a ticket that was served before it was queued.
+const NOT_QUEUED: u64 = u64::MAX;
 
 /// What a waiting request gets.
 #[derive(Debug)]
 pub enum Handoff {
     /// A key.
-    Lease(Lease),
-    /// Its index was given up: the queue is full, and its caller had the most waiting.
+    Lease(Leased),
+    /// Nothing: the pool's queue is full, and this request was the newest of the caller with the most waiting.
     Refused,
 }
 
-/// The queue is full, and this caller has the most waiting.
+/// The pool's queue is full, and this caller has the most requests waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
 
-/// The lines of all callers.
+/// The queues of all callers.
 #[derive(Default)]
-pub(super) struct Lines {
-    /// Callers in the order of their turns.
-    turns: VecDeque<Caller>,
-    by_caller: HashMap<Caller, VecDeque<Waiter>>,
+pub(super) struct WaitQueues {
+    /// Callers in the order in which they are served.
+    order: VecDeque<FairnessKey>,
+    by_caller: HashMap<FairnessKey, VecDeque<Waiter>>,
     next_id: u64,
 }
 
@@ -43,10 +44,10 @@ struct Waiter {
     handoff: oneshot::Sender<Handoff>,
 }
 
-/// A index in the queue; dropped, it is given up.
+/// A request's place in the queue. Dropping it leaves the queue.
 pub struct Ticket {
     pool: Arc<Pool>,
-    caller: Caller,
+    caller: FairnessKey,
     id: u64,
     /// Yields the key, or the refusal. Await it by `&mut`.
     pub handoff: oneshot::Receiver<Handoff>,
@@ -54,26 +55,34 @@ pub struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut lines = self.pool.lines.lock();
-        if lines.remove(&self.caller, self.id).is_some() {
-            self.pool.availability.remove_waiting(1);
+        let mut queues = self.pool.queues.lock();
+        if queues.remove(&self.caller, self.id).is_some() {
+            self.pool.waiters.remove(1);
         }
     }
 }
 
 impl Pool {
-    /// How many requests wait for a key.
+    /// Number of requests that wait for a key.
     pub fn waiting(&self) -> usize {
-        self.availability.waiting()
+        self.waiters.count()
     }
 
-    /// Ends when a rest of one of the keys is set or cleared. Enable it before looking at the pool.
+    /// Completes when a cooldown of one of the keys starts or is cleared, or when the keys change. Enable it before
+    /// looking at the pool.
     pub fn cooldowns_changed(&self) -> Notified<'_> {
-        self.availability.changed()
+        self.waiters.changed()
     }
 
-    /// Joins the queue. The ticket may hold a key at once, if one is free and nobody before it can use it.
-    pub fn join(self: &Arc<Self>, demand: &Demand, caller: &Caller) -> Result<Ticket, QueueFull> {
+    /// Joins the queue. The ticket may hold a key at once, if one is free that no earlier request can use.
+    ///
+    /// A full queue makes room by refusing the newest request of the caller with the most waiting. Nobody is
+    /// refused because `max_waiting` was lowered: the queue takes no newcomers until it is short enough.
+    pub fn join(
+        self: &Arc<Self>,
+        demand: &Demand,
+        caller: &FairnessKey,
+    ) -> Result<Ticket, QueueFull> {
         let (sender, handoff) = oneshot::channel();
         let ticket = |id| Ticket {
             pool: Arc::clone(self),
@@ -82,28 +91,33 @@ impl Pool {
             handoff,
         };
         let mut returned = Vec::new();
-        let mut lines = self.lines.lock();
+        let mut queues = self.queues.lock();
         let mut refused = None;
-        if self.waiting() >= self.settings.queue.max_waiting {
-            // Those who wait for other models must not keep this one from a key that is free for it.
-            self.serve_lines(&mut lines, &mut returned);
-            if let Some(lease) = self.pick(demand, self.clock.now()) {
-                drop(lines);
-                // The receiver is in the ticket, so this reaches it.
-                let _ = sender.send(Handoff::Lease(lease));
-                return Ok(ticket(NOT_IN_LINE));
+        let max_waiting = self.keys.load().settings.queue.max_waiting;
+        if self.waiting() >= max_waiting {
+            // Requests that wait for other models must not keep this one from a key that is free for it.
+            self.serve(&mut queues, &mut returned);
+            if let Some(leased) = self.pick(&self.keys.load(), demand, self.clock.now()) {
+                drop(queues);
+                // Cannot fail: the receiver is in the ticket.
+                let _ = sender.send(Handoff::Lease(leased));
+                return Ok(ticket(NOT_QUEUED));
             }
-            if self.waiting() >= self.settings.queue.max_waiting {
-                refused = Some(lines.give_up_for(caller).ok_or(QueueFull)?);
-                self.availability.remove_waiting(1);
+            match self.waiting().cmp(&max_waiting) {
+                Ordering::Less => {}
+                Ordering::Equal => {
+                    refused = Some(queues.make_room_for(caller).ok_or(QueueFull)?);
+                    self.waiters.remove(1);
+                }
+                Ordering::Greater => return Err(QueueFull),
             }
         }
-        let id = lines.push(caller, demand.clone(), sender);
-        self.availability.add_waiting();
-        drop(lines);
+        let id = queues.push(caller, demand.clone(), sender);
+        self.waiters.add();
+        drop(queues);
         drop(returned);
         if let Some(waiter) = refused {
-            // Gone already, if it fails.
+            // Fails if that request has just left.
             let _ = waiter.handoff.send(Handoff::Refused);
         }
         let ticket = ticket(id);
@@ -111,32 +125,37 @@ impl Pool {
         Ok(ticket)
     }
 
-    /// Hands every key that is free to the requests that wait, in fair order.
+    /// Hands every free key to the waiting requests, in fair order.
     pub fn serve_waiting(self: &Arc<Self>) {
-        // Keys whose taker left in this very moment; given back outside the lock.
+        // Keys for requests that left in this very moment. They are given back outside the lock.
         let mut returned = Vec::new();
-        let mut lines = self.lines.lock();
-        self.serve_lines(&mut lines, &mut returned);
-        drop(lines);
+        let mut queues = self.queues.lock();
+        self.serve(&mut queues, &mut returned);
+        drop(queues);
         drop(returned);
     }
 
-    fn serve_lines(self: &Arc<Self>, lines: &mut Lines, returned: &mut Vec<Handoff>) {
-        let now = self.clock.now();
-        let served = lines.serve(|demand| self.pick(demand, now), returned);
-        self.availability.remove_waiting(served);
+    fn serve(self: &Arc<Self>, queues: &mut WaitQueues, returned: &mut Vec<Handoff>) {
+        let (keys, now) = (self.keys.load(), self.clock.now());
+        let gone = queues.serve(|demand| self.pick(&keys, demand, now), returned);
+        self.waiters.remove(gone);
     }
 }
 
-impl Lines {
-    fn push(&mut self, caller: &Caller, demand: Demand, handoff: oneshot::Sender<Handoff>) -> u64 {
+impl WaitQueues {
+    fn push(
+        &mut self,
+        caller: &FairnessKey,
+        demand: Demand,
+        handoff: oneshot::Sender<Handoff>,
+    ) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        let line = self.by_caller.entry(Arc::clone(caller)).or_default();
-        if line.is_empty() {
-            self.turns.push_back(Arc::clone(caller));
+        let queue = self.by_caller.entry(Arc::clone(caller)).or_default();
+        if queue.is_empty() {
+            self.order.push_back(Arc::clone(caller));
         }
-        line.push_back(Waiter {
+        queue.push_back(Waiter {
             id,
             demand,
             handoff,
@@ -144,92 +163,92 @@ impl Lines {
         id
     }
 
-    fn remove(&mut self, caller: &Caller, id: u64) -> Option<Waiter> {
-        let line = self.by_caller.get_mut(caller)?;
-        let at = line.iter().position(|waiter| waiter.id == id)?;
-        let waiter = line.remove(at);
+    fn remove(&mut self, caller: &FairnessKey, id: u64) -> Option<Waiter> {
+        let queue = self.by_caller.get_mut(caller)?;
+        let at = queue.iter().position(|waiter| waiter.id == id)?;
+        let waiter = queue.remove(at);
         self.forget_if_empty(caller);
         waiter
     }
 
-    fn forget_if_empty(&mut self, caller: &Caller) {
+    fn forget_if_empty(&mut self, caller: &FairnessKey) {
         if self.by_caller.get(caller).is_some_and(VecDeque::is_empty) {
             self.by_caller.remove(caller);
-            self.turns.retain(|turn| turn != caller);
+            self.order.retain(|other| other != caller);
         }
     }
 
-    /// Makes room for one more of `caller`: the newest of the caller with most waiting goes.
+    /// Makes room for one more request of `caller`: takes out the newest request of the caller with the most waiting.
     /// `None` if that is the newcomer itself.
-    fn give_up_for(&mut self, caller: &Caller) -> Option<Waiter> {
+    fn make_room_for(&mut self, caller: &FairnessKey) -> Option<Waiter> {
         let own = self.by_caller.get(caller).map_or(0, VecDeque::len) + 1;
         let longest = self
             .by_caller
             .iter()
-            .max_by_key(|(_, line)| line.len())
-            .filter(|(_, line)| line.len() > own);
+            .max_by_key(|(_, queue)| queue.len())
+            .filter(|(_, queue)| queue.len() > own);
         let longest = Arc::clone(longest?.0);
         let waiter = self.by_caller.get_mut(&longest)?.pop_back();
         self.forget_if_empty(&longest);
         waiter
     }
 
-    /// Goes round the callers, one key a turn, until nobody can be served; says how many waiters left the queue.
+    /// Serves the callers in turn, one key each, until nobody can be served. Returns how many requests left the queue.
     fn serve(
         &mut self,
-        mut pick: impl FnMut(&Demand) -> Option<Lease>,
+        mut pick: impl FnMut(&Demand) -> Option<Leased>,
         returned: &mut Vec<Handoff>,
     ) -> usize {
         let mut gone = 0;
-        // Demands without tried keys, for any group, differ in the model only: what failed once need not be looked for again.
-        let mut in_vain: HashSet<Arc<str>> = HashSet::new();
-        let mut turn = 0;
-        while turn < self.turns.len() {
-            let caller = Arc::clone(&self.turns[turn]);
-            let Some(line) = self.by_caller.get_mut(&caller) else {
+        // Models that found no key. Plain demands differ by their model alone, so it need not be tried again.
+        let mut unservable: HashSet<Arc<str>> = HashSet::new();
+        let mut next = 0;
+        while next < self.order.len() {
+            let caller = Arc::clone(&self.order[next]);
+            let Some(queue) = self.by_caller.get_mut(&caller) else {
                 break;
             };
-            let before = line.len();
-            line.retain(|waiter| !waiter.handoff.is_closed());
-            gone += before - line.len();
-            let served = line.iter().position(|waiter| {
-                let simple = waiter.demand.is_plain();
-                if simple && in_vain.contains(&waiter.demand.model) {
+            let before = queue.len();
+            queue.retain(|waiter| !waiter.handoff.is_closed());
+            gone += before - queue.len();
+            let served = queue.iter().position(|waiter| {
+                let is_plain = waiter.demand.is_plain();
+                if is_plain && unservable.contains(&waiter.demand.model) {
                     return false;
                 }
                 match pick(&waiter.demand) {
-                    Some(lease) => {
-                        returned.push(Handoff::Lease(lease));
+                    Some(leased) => {
+                        returned.push(Handoff::Lease(leased));
                         true
                     }
                     None => {
-                        if simple {
-                            in_vain.insert(Arc::clone(&waiter.demand.model));
+                        if is_plain {
+                            unservable.insert(Arc::clone(&waiter.demand.model));
                         }
                         false
                     }
                 }
             });
-            match served.and_then(|at| line.remove(at)) {
+            match served.and_then(|at| queue.remove(at)) {
                 Some(waiter) => {
                     gone += 1;
                     hand_over(waiter, returned);
-                    self.turns.remove(turn);
-                    self.turns.push_back(Arc::clone(&caller));
+                    self.order.remove(next);
+                    self.order.push_back(Arc::clone(&caller));
                 }
-                None => turn += 1,
+                None => next += 1,
             }
-            let turns = self.turns.len();
+            let callers = self.order.len();
             self.forget_if_empty(&caller);
-            if served.is_none() && self.turns.len() < turns {
-                turn -= 1;
+            if served.is_none() && self.order.len() < callers {
+                next -= 1;
             }
         }
         gone
     }
 }
 
-/// Sends the last of `returned` to the waiter; it stays there if the waiter left in this moment.
+/// Sends the last of `returned` to the waiting request. It stays there if the request has just left.
 fn hand_over(waiter: Waiter, returned: &mut Vec<Handoff>) {
     if let Some(handoff) = returned.pop()
         && let Err(back) = waiter.handoff.send(handoff)

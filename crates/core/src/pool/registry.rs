@@ -1,102 +1,147 @@
-//! Makes the pools of a configuration, and carries the state of keys over from one configuration to the next.
+//! Makes the pools of a configuration, and carries pools and the state of keys over to the next one.
 
+use std::any::Any;
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::availability_cache::AvailabilityCache;
-use super::queue::Lines;
-use super::{Member, Pool};
-use crate::availability::Availability;
-use crate::balance::AffinityRing;
+use super::queue::WaitQueues;
+use super::{KeySet, Member, Pool};
+use crate::availability::{Availability, Waiters};
+use crate::balance::{AffinityRing, OverflowTable};
 use crate::clock::Clock;
-use crate::key::{Key, KeyId};
-use crate::key_book::KeyBook;
-use crate::secret::Digest256;
+use crate::key::{Group, Key, KeyId};
+use crate::secret::{Digest256, Secret};
 use crate::settings::{KeySettings, PoolSettings, Strategy};
 
-/// Knows every key in use, by what makes it itself.
+/// Makes what a user of the pools wants to have at hand with every call of a key; see [`Member::prepared`].
+pub type Prepare =
+    Box<dyn Fn(&PoolSettings, &KeySettings) -> Arc<dyn Any + Send + Sync> + Send + Sync>;
+
+/// A quota group's provider and name.
+type GroupName = (&'static str, Arc<str>);
+
+/// Knows every key and quota group in use, so that a reload finds them again.
 pub struct Registry {
     clock: Arc<dyn Clock>,
-    book: KeyBook,
-    /// Requests that wait for a key, in whatever pool.
+    prepare: Prepare,
+    keys: Mutex<HashMap<KeyId, Weak<Key>>>,
+    groups: Mutex<HashMap<GroupName, Weak<Group>>>,
+    /// Number of requests that wait for a key, in all pools.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Registry {
-    /// A registry that has seen no key yet.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    /// A registry without keys. `prepare` is called for each key of a pool when its key set is made.
+    pub fn new(clock: Arc<dyn Clock>, prepare: Prepare) -> Self {
         Self {
             clock,
-            book: KeyBook::default(),
+            prepare,
+            keys: Mutex::default(),
+            groups: Mutex::default(),
             waiting: Arc::default(),
         }
     }
 
-    /// The pools for `settings`. A pool whose settings did not change is the one of `before`; a key that
-    /// stays keeps its counters and rests, whatever pool, name or index it has now.
+    /// The pools for `settings`.
+    ///
+    /// A pool of the same name and provider as one of `before` is that pool: its waiting requests stay in their
+    /// queue, and its keys are replaced if its settings changed. A key that stays keeps its counters and cooldowns,
+    /// whatever pool, name or index it has now. A pool of `before` that is left out goes on with the keys it has.
     pub fn pools(&self, settings: &[PoolSettings], before: &[Arc<Pool>]) -> Vec<Arc<Pool>> {
-        let kept =
-            |wanted: &PoolSettings| before.iter().find(|pool| pool.settings == *wanted).cloned();
-        let pools: Vec<Arc<Pool>> = settings
+        let planned: Vec<(Arc<Pool>, Arc<KeySet>)> = settings
             .iter()
-            .map(|wanted| kept(wanted).unwrap_or_else(|| self.pool(wanted)))
+            .map(|wanted| self.plan(wanted, before))
             .collect();
-        apply_groups(&pools);
-        apply_caps(&pools);
-        self.book.prune();
+        // Before the keys can be used: a new key must not take more calls than its cap allows.
+        let key_sets = || planned.iter().map(|(_, keys)| &**keys);
+        apply_groups(key_sets);
+        apply_caps(key_sets());
+        let replace = |(pool, keys): (Arc<Pool>, Arc<KeySet>)| {
+            pool.replace_keys(keys);
+            pool
+        };
+        let pools = planned.into_iter().map(replace).collect();
+        self.prune();
         pools
     }
 
-    fn pool(&self, settings: &PoolSettings) -> Arc<Pool> {
-        let members: Box<[Member]> = settings
-            .keys
-            .iter()
-            .map(|key| self.member(settings.provider, key))
-            .collect();
-        let weights: Vec<u32> = settings.keys.iter().map(|key| key.weight).collect();
-        let now = self.clock.now();
-        let availability = Arc::new(Availability::new(&weights, now, Arc::clone(&self.waiting)));
-        for (index, member) in members.iter().enumerate() {
-            member.key.attach(&availability, index);
+    /// The pool for the settings, and the keys that it is to have.
+    fn plan(&self, wanted: &PoolSettings, before: &[Arc<Pool>]) -> (Arc<Pool>, Arc<KeySet>) {
+        let is_same =
+            |pool: &&Arc<Pool>| pool.name == wanted.name && pool.provider == wanted.provider;
+        let Some(pool) = before.iter().find(is_same) else {
+            let pool = self.pool(wanted);
+            let keys = pool.keys();
+            return (pool, keys);
+        };
+        let mut keys = pool.keys();
+        if keys.settings != *wanted {
+            keys = self.key_set(wanted, &pool.waiters);
         }
-        let identities = || -> Vec<u64> { settings.keys.iter().map(group_identity).collect() };
-        let ring = (settings.strategy == Strategy::Affinity)
-            .then(|| AffinityRing::new(&identities(), &availability.available, now));
+        (Arc::clone(pool), keys)
+    }
+
+    fn pool(&self, settings: &PoolSettings) -> Arc<Pool> {
+        let waiters = Arc::new(Waiters::new(Arc::clone(&self.waiting)));
         let pool = Arc::new(Pool {
-            ring,
-            availability_cache: AvailabilityCache::default(),
-            settings: settings.clone(),
-            members,
-            availability,
-            lines: Mutex::new(Lines::default()),
+            name: Arc::clone(&settings.name),
+            provider: settings.provider,
+            keys: ArcSwap::new(self.key_set(settings, &waiters)),
+            waiters,
+            queues: Mutex::new(WaitQueues::default()),
+            overflow: OverflowTable::new(self.clock.now()),
             clock: Arc::clone(&self.clock),
             ejecting: Mutex::new(()),
-            usable: AtomicU64::new(0),
-            #[cfg(test)]
-            looks: AtomicU64::new(0),
         });
-        let waiting = Arc::downgrade(&pool);
-        pool.availability.on_free(move || {
-            if let Some(pool) = waiting.upgrade() {
+        let weak = Arc::downgrade(&pool);
+        pool.waiters.on_free(move || {
+            if let Some(pool) = weak.upgrade() {
                 pool.serve_waiting();
             }
         });
         pool
     }
 
-    fn member(&self, provider: &'static str, settings: &KeySettings) -> Member {
-        let origin = Arc::clone(settings.base_url.origin());
+    fn key_set(&self, settings: &PoolSettings, waiters: &Arc<Waiters>) -> Arc<KeySet> {
+        let keys = &settings.keys;
+        let members: Box<[Member]> = keys.iter().map(|key| self.member(settings, key)).collect();
+        let weights: Vec<u32> = keys.iter().map(|key| key.weight).collect();
+        let availability = Arc::new(Availability::new(
+            &weights,
+            self.clock.now(),
+            Arc::clone(waiters),
+        ));
+        for (index, member) in members.iter().enumerate() {
+            member.key.attach(&availability, index);
+        }
+        let identities = || -> Vec<u64> { keys.iter().map(group_identity).collect() };
+        let ring = (settings.strategy == Strategy::Affinity)
+            .then(|| AffinityRing::new(&identities(), &availability.available));
+        Arc::new(KeySet {
+            settings: settings.clone(),
+            members,
+            availability,
+            ring,
+            cache: AvailabilityCache::default(),
+            #[cfg(test)]
+            looks: std::sync::atomic::AtomicU64::new(0),
+        })
+    }
+
+    fn member(&self, pool: &PoolSettings, settings: &KeySettings) -> Member {
         let id = KeyId {
-            provider,
-            origin,
+            provider: pool.provider,
+            origin: Arc::clone(settings.base_url.origin()),
             digest: settings.secret.digest(),
         };
-        let key = self.book.key(id, &settings.secret);
+        let key = self.key(id, &settings.secret);
         let group = match &settings.group {
-            Some(name) => self.book.group(provider, name),
+            Some(name) => self.group(pool.provider, name),
             None => Arc::clone(&key.own_group),
         };
         Member {
@@ -106,11 +151,43 @@ impl Registry {
             proxy: settings.proxy.clone(),
             model: settings.model.clone(),
             group,
+            prepared: (self.prepare)(pool, settings),
         }
+    }
+
+    /// The key of that id: a new one if no pool has it.
+    fn key(&self, id: KeyId, secret: &Secret) -> Arc<Key> {
+        let mut keys = self.keys.lock();
+        if let Some(key) = keys.get(&id).and_then(Weak::upgrade) {
+            return key;
+        }
+        let key = Key::new(id.clone(), secret.clone());
+        keys.insert(id, Arc::downgrade(&key));
+        key
+    }
+
+    /// The group of that name: a new one if no pool has it.
+    fn group(&self, provider: &'static str, name: &Arc<str>) -> Arc<Group> {
+        let mut groups = self.groups.lock();
+        let id = (provider, Arc::clone(name));
+        if let Some(group) = groups.get(&id).and_then(Weak::upgrade) {
+            return group;
+        }
+        let group = Arc::new(Group::default());
+        groups.insert(id, Arc::downgrade(&group));
+        group
+    }
+
+    /// Forgets keys and groups that no pool has any more.
+    fn prune(&self) {
+        self.keys.lock().retain(|_, key| key.strong_count() > 0);
+        self.groups
+            .lock()
+            .retain(|_, group| group.strong_count() > 0);
     }
 }
 
-/// What makes a key's quota group itself for the sake of affinity, on every node and after every reload.
+/// What identifies a key's quota group for affinity, on every node and after every reload.
 fn group_identity(key: &KeySettings) -> u64 {
     match &key.group {
         Some(name) => Digest256::of(name.as_bytes()).head(),
@@ -118,21 +195,21 @@ fn group_identity(key: &KeySettings) -> u64 {
     }
 }
 
-/// Groups hold the keys that this configuration puts in them, and no others.
-fn apply_groups(pools: &[Arc<Pool>]) {
-    let members = || pools.iter().flat_map(|pool| &pool.members);
+/// Makes each group hold the keys that this configuration puts in it, and no others.
+fn apply_groups<'a, I: Iterator<Item = &'a KeySet>>(key_sets: impl Fn() -> I) {
+    let members = || key_sets().flat_map(|keys| &keys.members);
     members().for_each(|member| member.group.leave_all());
     members().for_each(|member| member.group.join(&member.key));
 }
 
-/// Of differing caps for one key the lowest holds.
-fn apply_caps(pools: &[Arc<Pool>]) {
-    let mut caps: HashMap<*const Key, (Arc<Key>, Option<u32>)> = HashMap::new();
-    for pool in pools {
-        for (member, settings) in pool.members.iter().zip(&pool.settings.keys) {
+/// Caps each key. Where pools give one key different caps, the lowest holds.
+fn apply_caps<'a>(key_sets: impl Iterator<Item = &'a KeySet>) {
+    let mut caps: HashMap<*const Key, (&Arc<Key>, Option<u32>)> = HashMap::new();
+    for keys in key_sets {
+        for (member, settings) in keys.members.iter().zip(&keys.settings.keys) {
             let (_, cap) = caps
                 .entry(Arc::as_ptr(&member.key))
-                .or_insert_with(|| (Arc::clone(&member.key), None));
+                .or_insert((&member.key, None));
             *cap = [*cap, settings.max_concurrent].into_iter().flatten().min();
         }
     }

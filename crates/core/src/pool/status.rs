@@ -1,9 +1,9 @@
-//! What can be told of a pool: each key's state, when a key will be back, and why none can be had.
+//! The status of a pool: each key's state, and when a key can be available again.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Demand, Member, Pool};
+use super::{Demand, KeySet, Member, Obstacle, Pool};
 use crate::fault::Class;
 use crate::key::flag;
 
@@ -12,13 +12,13 @@ use crate::key::flag;
 pub enum KeyState {
     /// Takes calls.
     Active,
-    /// Cooldowns for a while: rate-limited for the only model in use, or set aside by its breaker.
+    /// Cooling down: rate-limited for the only model in use, or ejected by its breaker.
     Cooling,
-    /// Its group's quota or balance is used up.
+    /// Its group has no quota or balance left.
     Exhausted,
     /// The provider does not accept it.
     Invalid,
-    /// Switched off.
+    /// An operator switched it off.
     Disabled,
 }
 
@@ -35,21 +35,21 @@ impl KeyState {
     }
 }
 
-/// One rest, for one model or (`None`) for all.
+/// One cooldown of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CooldownReport {
-    /// The model that rests.
+    /// The model that it applies to; `None`: all models.
     pub model: Option<Arc<str>>,
-    /// Until when.
+    /// When it ends.
     pub until: Instant,
-    /// Why.
+    /// What caused it.
     pub class: Class,
 }
 
-/// One key as the statistics show it.
+/// The state and counters of one key.
 #[derive(Clone, Debug)]
 pub struct KeyReport {
-    /// Its name.
+    /// The key's name.
     pub name: Arc<str>,
     /// Calls in flight.
     pub active: u32,
@@ -57,183 +57,150 @@ pub struct KeyReport {
     pub total: u64,
     /// Attempts that failed.
     pub failed: u64,
-    /// Milliseconds since the Unix epoch; `None`: never used.
+    /// When it was last used, in milliseconds since the Unix epoch; `None`: never.
     pub last_used_ms: Option<u64>,
-    /// Its state.
+    /// The key's state.
     pub state: KeyState,
     /// Whether it could take a request now.
     pub is_available: bool,
-    /// Its rests.
+    /// The cooldowns of the key and its group, the first to end first.
     pub cooldowns: Vec<CooldownReport>,
 }
 
 /// When a request that finds no key may expect one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextAvailable {
-    /// A key is in use up to its cap; a slot may free at any time.
+    /// A key has all its slots in use; one may become free at any time.
     pub slot_may_free: bool,
-    /// When the first resting key is due back.
+    /// When the first cooldown ends.
     pub cooldown_ends: Option<Instant>,
 }
 
 impl NextAvailable {
-    /// Whether a key may be had before `deadline`.
+    /// Whether a key may become available before `deadline`.
     pub fn comes_before(&self, deadline: Instant) -> bool {
         self.slot_may_free || self.cooldown_ends.is_some_and(|at| at <= deadline)
     }
 }
 
-/// How many keys are in which state, as far as one model is concerned.
+/// How many keys are in which state, for one model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyCounts {
     /// All keys that may serve.
     pub total: usize,
-    /// Free, or in use up to their cap.
+    /// Free, or with all slots in use.
     pub active: usize,
     /// Rate-limited for this model.
     pub rate_limited: usize,
     /// Forbidden for this model.
     pub forbidden: usize,
-    /// Set aside by the breaker.
+    /// Ejected by the breaker.
     pub ejected: usize,
     /// Without quota or balance.
     pub exhausted: usize,
     /// Not accepted by the provider.
     pub invalid: usize,
-    /// Switched off.
+    /// Switched off by an operator.
     pub disabled: usize,
 }
 
 impl Pool {
     /// Every key's state and counters, in the order of the configuration.
     pub fn report(&self) -> Vec<KeyReport> {
-        let now = self.clock.now();
-        self.wake_due(now);
-        self.members
-            .iter()
-            .map(|member| member.report(now))
-            .collect()
+        let (keys, now) = (self.keys.load(), self.clock.now());
+        keys.wake_due(now);
+        let members = keys.members.iter();
+        members.map(|member| member.report(now)).collect()
     }
 
-    /// The keys that do not serve, or fail more often than the breaker allows.
+    /// The names of the keys that do not serve, or fail more often than the breaker allows.
     pub fn failing(&self) -> Vec<Arc<str>> {
-        let now = self.clock.now();
-        self.wake_due(now);
-        let settings = &self.settings.breaker;
+        let (keys, now) = (self.keys.load(), self.clock.now());
+        keys.wake_due(now);
+        let settings = &keys.settings.breaker;
         let fails = |member: &&Member| {
             let report = member.report(now);
             let counts = || member.key.breaker().lock().counts(settings, now);
             report.state != KeyState::Active || counts().is_over_threshold(settings)
         };
-        self.members
-            .iter()
-            .filter(fails)
-            .map(|member| Arc::clone(&member.name))
-            .collect()
+        let failing = keys.members.iter().filter(fails);
+        failing.map(|member| Arc::clone(&member.name)).collect()
     }
 
-    /// Whether all keys belong to one quota group, so that they rest together.
-    pub fn is_one_group(&self) -> bool {
-        self.members
-            .windows(2)
-            .all(|pair| Arc::ptr_eq(&pair[0].group, &pair[1].group))
-    }
-
-    /// When the demand may expect a key. What this very request tried counts as resting until its back-off ends.
+    /// When the demand may expect a key. A key that this request tried counts as cooling until its back-off ends.
     pub fn next_available(&self, demand: &Demand) -> NextAvailable {
-        let now = self.clock.now();
+        self.keys.load().next_available(demand, self.clock.now())
+    }
+
+    /// The states of the keys that may serve the demand, for its model.
+    pub fn key_counts(&self, demand: &Demand) -> KeyCounts {
+        let (keys, now) = (self.keys.load(), self.clock.now());
+        keys.wake_due(now);
+        let mut counts = KeyCounts::default();
+        for index in 0..keys.members.len() {
+            let why_not = keys.why_not(index, demand, now);
+            counts.add(why_not.map(|skipped| skipped.obstacle));
+        }
+        counts
+    }
+}
+
+impl KeySet {
+    fn next_available(&self, demand: &Demand, now: Instant) -> NextAvailable {
         if !demand.is_plain() {
             return self.compute_next_available(demand, now);
         }
         let version = self.availability.version();
-        if let Some(known) = self.availability_cache.of(&demand.model, version, now) {
+        if let Some(known) = self.cache.of(&demand.model, version, now) {
             return known;
         }
         let next_available = self.compute_next_available(demand, now);
-        self.availability_cache
-            .keep(&demand.model, version, next_available);
+        self.cache.keep(&demand.model, version, next_available);
         next_available
     }
 
-    /// The next_available, from a look at every key.
+    /// Looks at every key.
     fn compute_next_available(&self, demand: &Demand, now: Instant) -> NextAvailable {
         #[cfg(test)]
         self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let mut next_available = NextAvailable::default();
-        for (index, member) in self.members.iter().enumerate() {
-            let flags = member.key.flags();
-            if flags & (flag::DISABLED | flag::INVALID) != 0 || !demand.admits(member) {
-                continue;
-            }
-            let exhausted = member
-                .key
-                .exhausted_until()
-                .filter(|_| flags & flag::EXHAUSTED != 0);
-            let rests = member
-                .cooling_until(&demand.model, now)
-                .max(exhausted)
-                .max(demand.tried_until(index, now));
-            // A key that is set aside serves if no other can; when its probe is due, things change all the same.
-            let open = member
-                .key
-                .open_until()
-                .filter(|_| flags & flag::EJECTED != 0);
-            next_available.slot_may_free |= rests.is_none();
-            next_available.cooldown_ends = [next_available.cooldown_ends, rests.or(open)]
-                .into_iter()
-                .flatten()
-                .min();
+        for index in 0..self.members.len() {
+            let why_not = self.why_not(index, demand, now);
+            let (slot_may_free, ends) = match why_not.map(|skipped| skipped.obstacle) {
+                None | Some(Obstacle::Full | Obstacle::Probing) => (true, None),
+                Some(Obstacle::OtherGroup | Obstacle::Disabled | Obstacle::Invalid) => continue,
+                Some(
+                    Obstacle::Exhausted
+                    | Obstacle::Forbidden
+                    | Obstacle::RateLimited
+                    | Obstacle::Tried,
+                ) => (false, self.cooling_until(index, demand, now)),
+                // An ejected key serves if no other can; and when its probe is due, it may serve again.
+                Some(Obstacle::Ejected) => (true, self.members[index].key.open_until()),
+            };
+            next_available.slot_may_free |= slot_may_free;
+            let earlier = next_available.cooldown_ends;
+            next_available.cooldown_ends = earlier.into_iter().chain(ends).min();
         }
         next_available
-    }
-
-    /// How the keys that may serve the demand stand with regard to its model.
-    pub fn key_counts(&self, demand: &Demand) -> KeyCounts {
-        let now = self.clock.now();
-        self.wake_due(now);
-        if !demand.is_plain() {
-            return self.count(demand, now);
-        }
-        let version = self.availability.version();
-        if let Some(known) = self
-            .availability_cache
-            .key_counts_of(&demand.model, version, now)
-        {
-            return known;
-        }
-        let key_counts = self.count(demand, now);
-        self.availability_cache
-            .keep_key_counts(&demand.model, version, key_counts);
-        key_counts
-    }
-
-    fn count(&self, demand: &Demand, now: Instant) -> KeyCounts {
-        #[cfg(test)]
-        self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let mut key_counts = KeyCounts::default();
-        for member in self.members.iter().filter(|member| demand.admits(member)) {
-            key_counts.total += 1;
-            *key_counts.count_of(member, &demand.model, now) += 1;
-        }
-        key_counts
     }
 }
 
 impl KeyCounts {
-    fn count_of(&mut self, member: &Member, model: &Arc<str>, now: Instant) -> &mut usize {
-        let flags = member.key.flags();
-        let upstream_model = member.upstream_model(model);
-        match flags {
-            _ if flags & flag::DISABLED != 0 => &mut self.disabled,
-            _ if flags & flag::INVALID != 0 => &mut self.invalid,
-            _ if flags & flag::EXHAUSTED != 0 => &mut self.exhausted,
-            _ if member.key.forbidden.until(upstream_model, now).is_some() => &mut self.forbidden,
-            _ if member.group.cooldowns.until(upstream_model, now).is_some() => {
-                &mut self.rate_limited
-            }
-            _ if flags & (flag::EJECTED | flag::PROBING) != 0 => &mut self.ejected,
-            _ => &mut self.active,
-        }
+    /// Counts a key by what keeps it from serving.
+    fn add(&mut self, obstacle: Option<Obstacle>) {
+        let count = match obstacle {
+            Some(Obstacle::OtherGroup) => return,
+            None | Some(Obstacle::Full | Obstacle::Tried) => &mut self.active,
+            Some(Obstacle::Disabled) => &mut self.disabled,
+            Some(Obstacle::Invalid) => &mut self.invalid,
+            Some(Obstacle::Exhausted) => &mut self.exhausted,
+            Some(Obstacle::Forbidden) => &mut self.forbidden,
+            Some(Obstacle::RateLimited) => &mut self.rate_limited,
+            Some(Obstacle::Ejected | Obstacle::Probing) => &mut self.ejected,
+        };
+        *count += 1;
+        self.total += 1;
     }
 }
 
@@ -246,13 +213,12 @@ impl Member {
             .iter()
             .filter_map(|cooldown| cooldown.model.as_ref())
             .any(|model| self.model.is_some() || key.only_model_is(model));
-        let state = match flags {
-            _ if flags & flag::DISABLED != 0 => KeyState::Disabled,
-            _ if flags & flag::INVALID != 0 => KeyState::Invalid,
-            _ if flags & flag::EXHAUSTED != 0 => KeyState::Exhausted,
-            _ if flags & (flag::EJECTED | flag::PROBING) != 0 || only_model_cools => {
-                KeyState::Cooling
-            }
+        let state = match Obstacle::of_flags(flags) {
+            Some(Obstacle::Disabled) => KeyState::Disabled,
+            Some(Obstacle::Invalid) => KeyState::Invalid,
+            Some(Obstacle::Exhausted) => KeyState::Exhausted,
+            Some(Obstacle::Ejected | Obstacle::Probing) => KeyState::Cooling,
+            _ if only_model_cools => KeyState::Cooling,
             _ => KeyState::Active,
         };
         KeyReport {
@@ -285,10 +251,10 @@ impl Member {
             whole(self.key.exhausted_until(), Class::Exhausted)
                 .into_iter()
                 .chain(whole(self.key.open_until(), Class::UpstreamTrouble))
-                .chain(models.map(|(model, rest)| CooldownReport {
+                .chain(models.map(|(model, cooldown)| CooldownReport {
                     model: Some(model),
-                    until: rest.until,
-                    class: rest.class,
+                    until: cooldown.until,
+                    class: cooldown.class,
                 }))
                 .collect();
         cooldowns.sort_by_key(|cooldown| cooldown.until);

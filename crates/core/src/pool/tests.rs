@@ -2,10 +2,11 @@
 
 mod affinity;
 mod breaking;
-mod choices;
 mod groups;
 mod queueing;
 mod refusals;
+mod reload;
+mod selection;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,7 +30,7 @@ impl World {
     fn new() -> Self {
         let clock = Arc::new(FakeClock::new());
         Self {
-            registry: Registry::new(Arc::clone(&clock) as Arc<dyn Clock>),
+            registry: Registry::new(Arc::clone(&clock) as Arc<dyn Clock>, Box::new(prepare)),
             clock,
         }
     }
@@ -39,17 +40,25 @@ impl World {
     }
 }
 
-fn key(n: usize) -> KeySettings {
-    KeySettings {
-        name: format!("k{n}").into(),
-        secret: Secret::new(format!("secret-{n}")),
-        base_url: "http://provider.example/v1".parse().unwrap(),
-        proxy: None,
-        model: None,
-        group: None,
-        weight: 1,
-        max_concurrent: None,
+impl Pool {
+    /// A key, without what it was selected among.
+    fn lease(self: &Arc<Self>, demand: &Demand) -> Option<Lease> {
+        self.acquire(demand).map(|leased| leased.lease)
     }
+}
+
+/// Prepares the name of the pool and of the key.
+fn prepare(pool: &PoolSettings, key: &KeySettings) -> Arc<dyn std::any::Any + Send + Sync> {
+    Arc::new(format!("{}/{}", pool.name, key.name))
+}
+
+fn key(n: usize) -> KeySettings {
+    let base_url = "http://provider.example/v1".parse().unwrap();
+    KeySettings::new(
+        format!("k{n}"),
+        Secret::new(format!("secret-{n}")),
+        base_url,
+    )
 }
 
 fn settings(keys: usize) -> PoolSettings {
@@ -81,7 +90,7 @@ fn seconds(n: u64) -> Duration {
 }
 
 fn names(pool: &Arc<Pool>, demand: &Demand, calls: usize) -> Vec<String> {
-    let served = (0..calls).map(|_| pool.acquire(demand));
+    let served = (0..calls).map(|_| pool.lease(demand));
     served
         .map(|lease| lease.map_or("-".to_owned(), |lease| lease.member().name.to_string()))
         .collect()
@@ -89,9 +98,9 @@ fn names(pool: &Arc<Pool>, demand: &Demand, calls: usize) -> Vec<String> {
 
 fn fail(pool: &Arc<Pool>, demand: &Demand, name: &str, fault: &Fault) {
     for _ in 0..pool.members().len() {
-        let lease = pool.acquire(demand).expect("a key is free");
+        let lease = pool.lease(demand).expect("a key is free");
         if &*lease.member().name == name {
-            let _ = lease.failed(fault);
+            let _ = lease.finish(fault);
             return;
         }
     }
@@ -119,7 +128,7 @@ fn keys_take_turns() {
 }
 
 #[test]
-fn attempts_are_bounded_by_retries_and_by_twice_the_keys_that_may_serve() {
+fn attempts_are_bounded_by_retries_and_twice_the_usable_keys() {
     let world = World::new();
     for (keys, attempts) in [(3, 6), (2, 4), (1, 2), (0, 0), (10, 6)] {
         assert_eq!(
@@ -138,7 +147,7 @@ fn attempts_are_bounded_by_retries_and_by_twice_the_keys_that_may_serve() {
 }
 
 #[test]
-fn a_rate_limit_rests_the_group_for_the_model_alone() {
+fn a_rate_limit_cools_the_group_for_the_model_alone() {
     let world = World::new();
     let mut wanted = settings(3);
     wanted.keys[0].group = Some("org".into());
@@ -165,7 +174,7 @@ fn a_rate_limit_rests_the_group_for_the_model_alone() {
     assert_eq!(
         (report.state, report.is_available),
         (KeyState::Active, true),
-        "one model of two rests"
+        "one model of two is cooling"
     );
     assert_eq!(report.cooldowns[0].class, Class::RateLimited);
     world.clock.pass(seconds(7));
@@ -174,7 +183,7 @@ fn a_rate_limit_rests_the_group_for_the_model_alone() {
 }
 
 #[test]
-fn a_key_whose_only_model_rests_is_cooling() {
+fn a_key_whose_only_model_is_rate_limited_is_cooling() {
     let world = World::new();
     let pool = world.pool(settings(1));
     fail(
@@ -196,8 +205,8 @@ fn a_key_whose_only_model_rests_is_cooling() {
 }
 
 #[test]
-fn each_class_rests_what_it_should_for_as_long_as_it_should() {
-    for (class, expect, rest) in [
+fn each_class_starts_the_cooldown_it_should() {
+    for (class, expect, cooldown) in [
         (Class::Exhausted, KeyState::Exhausted, Some(3600)),
         (Class::Rejected, KeyState::Invalid, None),
         (Class::Forbidden, KeyState::Cooling, Some(600)),
@@ -211,28 +220,33 @@ fn each_class_rests_what_it_should_for_as_long_as_it_should() {
         let report = state(&pool, "k1");
         assert_eq!(report.state, expect, "{class:?}");
         assert_eq!(report.failed, u64::from(class.is_failure()), "{class:?}");
-        match rest {
-            Some(0) => assert!(pool.acquire(&demand).is_some(), "{class:?}"),
-            Some(rest) => {
-                world.clock.pass(seconds(rest) - Duration::from_millis(1));
-                assert!(pool.acquire(&demand).is_none(), "{class:?} rests {rest} s");
+        match cooldown {
+            Some(0) => assert!(pool.lease(&demand).is_some(), "{class:?}"),
+            Some(cooldown) => {
+                world
+                    .clock
+                    .pass(seconds(cooldown) - Duration::from_millis(1));
+                assert!(
+                    pool.lease(&demand).is_none(),
+                    "{class:?} lasts {cooldown} s"
+                );
                 world.clock.pass(Duration::from_millis(1));
                 assert!(
-                    pool.acquire(&demand).is_some(),
-                    "{class:?} is back after {rest} s"
+                    pool.lease(&demand).is_some(),
+                    "{class:?} is over after {cooldown} s"
                 );
             }
             None => {
                 world.clock.pass(seconds(1_000_000));
                 assert!(
-                    pool.acquire(&demand).is_none(),
-                    "{class:?} does not come back by itself"
+                    pool.lease(&demand).is_none(),
+                    "{class:?} does not end by itself"
                 );
                 assert_eq!(pool.next_available(&demand), NextAvailable::default());
                 assert!(pool.reset("k1").is_some());
                 assert!(
-                    pool.acquire(&demand).is_some(),
-                    "{class:?} is back after a reset"
+                    pool.lease(&demand).is_some(),
+                    "{class:?} is over after a reset"
                 );
             }
         }
@@ -240,7 +254,7 @@ fn each_class_rests_what_it_should_for_as_long_as_it_should() {
 }
 
 #[test]
-fn exhaustion_rests_every_key_of_the_group_and_a_reset_ends_it() {
+fn exhaustion_stops_every_key_of_the_group_until_a_reset() {
     let world = World::new();
     let mut wanted = settings(3);
     wanted.keys[0].group = Some("org".into());
@@ -259,24 +273,23 @@ fn exhaustion_rests_every_key_of_the_group_and_a_reset_ends_it() {
     assert_eq!(
         state(&pool, "k2").state,
         KeyState::Active,
-        "the group has quota again, so both have"
+        "a reset of one key of the group is a reset of its quota"
     );
     assert!(state(&pool, "k2").cooldowns.is_empty());
     assert!(pool.reset("nobody").is_none());
 }
 
 #[test]
-fn a_failed_key_comes_again_in_the_same_request_after_the_back_off_and_never_before_an_untried_one()
-{
+fn a_failed_key_is_retried_after_its_back_off_and_after_untried_keys() {
     let world = World::new();
     let pool = world.pool(settings(2));
     let mut demand = Demand::of("m");
-    let lease = pool.acquire(&demand).expect("k1");
-    demand.note_failure(lease.index(), world.clock.now() + seconds(1));
+    let lease = pool.lease(&demand).expect("k1");
+    demand.note_failure(lease.member(), world.clock.now() + seconds(1));
     drop(lease);
     assert_eq!(names(&pool, &demand, 2), ["k2", "k2"]);
-    demand.note_failure(1, world.clock.now() + seconds(2));
-    assert!(pool.acquire(&demand).is_none());
+    demand.note_failure(&pool.members()[1], world.clock.now() + seconds(2));
+    assert!(pool.lease(&demand).is_none());
     assert_eq!(
         pool.next_available(&demand),
         NextAvailable {
@@ -297,22 +310,22 @@ fn waits(ticket: &mut Ticket) -> bool {
 
 fn served(ticket: &mut Ticket) -> Option<Lease> {
     match ticket.handoff.try_recv() {
-        Ok(Handoff::Lease(lease)) => Some(lease),
+        Ok(Handoff::Lease(leased)) => Some(leased.lease),
         _ => None,
     }
 }
 
 #[test]
-fn one_secret_at_one_host_is_one_key_in_every_pool_with_the_lowest_cap() {
+fn one_secret_at_one_host_is_one_key_in_all_pools() {
     let world = World::new();
     let (mut a, mut b) = (capped(1, 5), capped(1, 2));
     (a.name, b.name) = ("a".into(), "b".into());
     b.keys[0].name = "another name".into();
     let pools = world.registry.pools(&[a, b], &[]);
     let demand = Demand::of("m");
-    let [of_a, of_b, none] = [0, 1, 0].map(|pool: usize| pools[pool].acquire(&demand));
+    let [of_a, of_b, none] = [0, 1, 0].map(|pool: usize| pools[pool].lease(&demand));
     assert!(of_a.is_some() && of_b.is_some());
-    assert!(none.is_none(), "of differing caps the lowest holds");
+    assert!(none.is_none(), "the lowest of the two caps holds");
     let mut waiting = pools[1].join(&demand, &"c".into()).expect("room");
     drop(of_a);
     assert!(
@@ -323,11 +336,11 @@ fn one_secret_at_one_host_is_one_key_in_every_pool_with_the_lowest_cap() {
 }
 
 #[test]
-fn a_slot_freed_by_a_call_of_an_ended_configuration_serves_who_waits_now() {
+fn a_slot_freed_under_an_old_configuration_serves_waiting_requests() {
     let world = World::new();
     let before = world.registry.pools(&[capped(1, 1)], &[]);
     let demand = Demand::of("m");
-    let held = before[0].acquire(&demand);
+    let held = before[0].lease(&demand);
     assert!(held.is_some());
     let mut changed = capped(1, 1);
     changed.models = vec!["m".into()];
@@ -339,7 +352,7 @@ fn a_slot_freed_by_a_call_of_an_ended_configuration_serves_who_waits_now() {
 }
 
 #[test]
-fn a_reload_keeps_the_state_of_keys_that_stay_and_the_pools_that_did_not_change() {
+fn a_reload_keeps_the_state_of_keys_that_stay() {
     let world = World::new();
     let (mut first, mut second) = (settings(2), settings(2));
     (first.name, second.name) = ("first".into(), "second".into());
@@ -348,14 +361,20 @@ fn a_reload_keeps_the_state_of_keys_that_stay_and_the_pools_that_did_not_change(
         .iter_mut()
         .for_each(|key| key.secret = Secret::new(format!("other-{}", key.name)));
     let before = world.registry.pools(&[first.clone(), second.clone()], &[]);
+    let keys_before = [before[0].keys(), before[1].keys()];
     let demand = Demand::of("m");
     fail(&before[0], &demand, "k2", &Fault::of(Class::Rejected));
-    let in_flight = before[0].acquire(&demand).expect("k1");
+    let in_flight = before[0].lease(&demand).expect("k1");
     first.keys.reverse();
     first.keys[0].name = "renamed".into();
     first.keys.push(key(3));
     let after = world.registry.pools(&[first, second], &before);
-    assert!(Arc::ptr_eq(&before[1], &after[1]) && !Arc::ptr_eq(&before[0], &after[0]));
+    assert!(Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
+    assert!(!Arc::ptr_eq(&keys_before[0], &after[0].keys()));
+    assert!(
+        Arc::ptr_eq(&keys_before[1], &after[1].keys()),
+        "unchanged settings keep their keys"
+    );
     assert_eq!(
         (
             state(&after[0], "renamed").state,
@@ -368,14 +387,14 @@ fn a_reload_keeps_the_state_of_keys_that_stay_and_the_pools_that_did_not_change(
         1,
         "calls of the old configuration still count"
     );
-    drop(before);
-    in_flight.succeeded();
+    drop((before, keys_before));
+    in_flight.finish(&Fault::of(Class::Success));
     assert_eq!(state(&after[0], "k1").active, 0);
     assert_eq!(names(&after[0], &demand, 2), ["k1", "k3"]);
 }
 
 #[test]
-fn a_key_that_leaves_its_group_no_longer_shares_its_fate() {
+fn a_key_that_left_its_group_does_not_share_its_exhaustion() {
     let world = World::new();
     let mut wanted = settings(2);
     wanted
@@ -410,11 +429,11 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
             let (pool, in_use, world) = (&pool, &in_use, &world);
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(thread);
-                let caller: Caller = format!("caller-{thread}").into();
+                let caller: FairnessKey = format!("caller-{thread}").into();
                 for _ in 0..5_000 {
                     let demand = Demand::of(if random.bool() { "m" } else { "n" });
                     let lease = pool
-                        .acquire(&demand)
+                        .lease(&demand)
                         .or_else(|| wait_a_little(pool, &demand, &caller));
                     let Some(lease) = lease else { continue };
                     let index = lease.index();
@@ -434,18 +453,18 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
         }
     });
     assert_eq!(pool.waiting(), 0);
-    assert!(!pool.availability.anyone_waiting());
-    for member in pool.members() {
+    assert!(!pool.waiters.anyone_anywhere());
+    for member in pool.members().iter() {
         assert_eq!(member.key.active(), 0);
         pool.reset(&member.name);
     }
     let all: Vec<Lease> = (0..100)
-        .filter_map(|_| pool.acquire(&Demand::of("m")))
+        .filter_map(|_| pool.lease(&Demand::of("m")))
         .collect();
-    assert_eq!(all.len() as u32, 4 * CAP, "every slot can be had again");
+    assert_eq!(all.len() as u32, 4 * CAP, "every slot is free again");
 }
 
-fn wait_a_little(pool: &Arc<Pool>, demand: &Demand, caller: &Caller) -> Option<Lease> {
+fn wait_a_little(pool: &Arc<Pool>, demand: &Demand, caller: &FairnessKey) -> Option<Lease> {
     let mut ticket = pool.join(demand, caller).ok()?;
     for _ in 0..50 {
         if let Some(lease) = served(&mut ticket) {
@@ -470,8 +489,8 @@ fn end(lease: Lease, random: &mut fastrand::Rng) {
         0..=20 => drop(lease),
         21..=60 => {
             let class = CLASSES[random.usize(..CLASSES.len())];
-            let _ = lease.failed(&Fault::of(class).with_wait(Some(seconds(1))));
+            let _ = lease.finish(&Fault::of(class).with_wait(Some(seconds(1))));
         }
-        _ => lease.succeeded(),
+        _ => drop(lease.finish(&Fault::of(Class::Success))),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{StatusCode, Uri};
-use keypool_core::pool::{Effect, Pool, SelectedBy, Skipped};
+use keypool_core::pool::{Effect, KeySet, Obstacle, SelectedBy, Skipped};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -157,7 +157,7 @@ impl View<'_> {
     }
 
     fn step(&self, step: &Step) -> StepView {
-        let pool = step.pool.upgrade();
+        let keys = step.keys.upgrade();
         let selection = &step.selection;
         let (is_skipped, outcome) = (
             matches!(step.outcome, Outcome::Skipped(_)),
@@ -172,7 +172,7 @@ impl View<'_> {
             keys: (!is_skipped).then_some(selection.keys),
             free: (!is_skipped).then_some(selection.free),
             excluded: excluded
-                .map(|excluded| self.excluded(excluded, pool.as_deref()))
+                .map(|excluded| self.excluded(excluded, keys.as_deref()))
                 .collect(),
             more: selection.more,
             waited_ms: millis(step.waited),
@@ -186,11 +186,11 @@ impl View<'_> {
         }
     }
 
-    fn excluded(&self, excluded: &Skipped, pool: Option<&Pool>) -> SkippedView {
-        let member = pool.and_then(|pool| pool.members().get(excluded.index));
-        let settings = pool.and_then(|pool| pool.settings().keys.get(excluded.index));
-        let is_full = excluded.obstacle == keypool_core::pool::Obstacle::Full;
-        let until = pool.and_then(|pool| pool.ends(excluded)).or(excluded.until);
+    fn excluded(&self, excluded: &Skipped, keys: Option<&KeySet>) -> SkippedView {
+        let member = keys.and_then(|keys| keys.members().get(excluded.index));
+        let settings = keys.and_then(|keys| keys.settings().keys.get(excluded.index));
+        let is_full = excluded.obstacle == Obstacle::Full;
+        let until = keys.and_then(|keys| keys.ends(excluded)).or(excluded.until);
         SkippedView {
             key: member.map(|member| member.name.to_string()),
             reason: excluded.obstacle.as_str(),

@@ -17,6 +17,7 @@ use super::inbound::{Caller, MatchedEndpoint};
 use super::routing::is_callable;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
+use crate::prebuilt_headers::KeyHeaders;
 use crate::settings::RouteSettings;
 use crate::snapshot::{PoolEntry, Snapshot};
 use crate::upstream::{RequestBody, UpstreamRequest};
@@ -189,19 +190,20 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         USER_AGENT,
         HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
     );
+    let keys = entry.pool.keys();
+    let member = keys.members().get(index)?;
     let (method, protocol) = (Method::GET, dialect.protocols()[0]);
     let query = Some(list.query).filter(|query| !query.is_empty());
     let build = || {
-        let key = entry.headers.key(index);
+        let key = KeyHeaders::of(member)?;
         let mut headers: Vec<_> = headers.iter().collect();
         headers.push(key.credential(protocol)?);
-        let target = entry.upstream_target(index, protocol, list.path, query);
+        let target = entry.upstream_target(member, protocol, list.path, query);
         let body = RequestBody::default();
         UpstreamRequest::new(&method, target, key.host.as_ref()?, headers, body)
     };
-    let member = &entry.pool.members()[index];
     let (base_url, proxy) = (&member.base_url, member.proxy.as_ref());
-    let connect = entry.pool.settings().timeouts.connect;
+    let connect = keys.settings().timeouts.connect;
     let sending = gw.upstream.send(base_url, proxy, &build, connect, true);
     let response = sending.await.ok()?;
     if !response.status().is_success() {

@@ -22,16 +22,8 @@ use crate::clock::PollClock;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn settings(mock: &Mock) -> Settings {
-    let key = KeySettings {
-        proxy: None,
-        name: "key".into(),
-        secret: Secret::new("a-made-up-key".to_owned()),
-        base_url: mock.origin().parse().unwrap(),
-        model: None,
-        group: None,
-        weight: 1,
-        max_concurrent: None,
-    };
+    let base_url = mock.origin().parse().unwrap();
+    let key = KeySettings::new("key", Secret::new("a-made-up-key"), base_url);
     let pool = PoolSettings {
         name: "pool".into(),
         provider: "mock",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::Fault;
-use keypool_core::pool::{Effect, Pool};
+use keypool_core::pool::{Effect, MemberRef, Pool};
 use tracing::{error, info, warn};
 
 pub(crate) use health::no_failover;
@@ -150,8 +150,8 @@ impl<T: AsRef<str>> fmt::Debug for List<'_, T> {
 /// A failed attempt, and what it did to its key.
 pub(crate) struct FailedAttempt {
     pub(crate) pool: Arc<Pool>,
-    /// The key's index in the pool.
-    pub(crate) index: usize,
+    /// The key that was used.
+    pub(crate) key: MemberRef,
     pub(crate) model: Arc<str>,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
@@ -214,8 +214,8 @@ impl NextStep {
 impl FailedAttempt {
     fn log(&self, request_id: &str, next: NextStep) {
         let effect = &self.effect;
-        let (number, attempt, of) = (self.index + 1, self.attempt, self.max_attempts);
-        let key_name = &*self.pool.members()[self.index].name;
+        let (number, attempt, of) = (self.key.index() + 1, self.attempt, self.max_attempts);
+        let key_name = &*self.key.name;
         let class = self.fault.class.as_str();
         let cooldown_s = effect
             .cooldown

@@ -41,15 +41,9 @@ pub(crate) struct Running {
 
 /// A pool of `keys` keys (`key-1`, …) at the mock provider.
 pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
-    let key = |n: usize| KeySettings {
-        name: format!("key-{n}").into(),
-        secret: Secret::new(format!("secret-key-{n}")),
-        base_url: mock.origin().parse().unwrap(),
-        proxy: None,
-        model: None,
-        group: None,
-        weight: 1,
-        max_concurrent: None,
+    let key = |n: usize| {
+        let secret = Secret::new(format!("secret-key-{n}"));
+        KeySettings::new(format!("key-{n}"), secret, mock.origin().parse().unwrap())
     };
     PoolSettings {
         name: "pool".into(),

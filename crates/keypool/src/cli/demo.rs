@@ -63,15 +63,12 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
         .origin()
         .parse()
         .map_err(|error| Failure::because("the mock provider has no address", error))?;
-    let key = |n: usize| KeySettings {
-        name: format!("demo-{n}").into(),
-        secret: Secret::new(format!("made-up-demo-key-{n}")),
-        base_url: Clone::clone(&base_url),
-        proxy: None,
-        model: None,
-        group: None,
-        weight: 1,
-        max_concurrent: Some(3),
+    let key = |n: usize| {
+        let secret = Secret::new(format!("made-up-demo-key-{n}"));
+        KeySettings {
+            max_concurrent: Some(3),
+            ..KeySettings::new(format!("demo-{n}"), secret, Clone::clone(&base_url))
+        }
     };
     let pool = PoolSettings {
         name: "demo".into(),

@@ -84,14 +84,13 @@ fn pool(
     };
     let proxy = proxies.resolve(&Choice::Unsaid, &Choice::Unsaid, &base_url);
     let key = |(index, secret)| KeySettings {
-        name: default_name(dialect.name(), index).into(),
-        secret,
-        base_url: base_url.clone(),
         proxy: proxy.clone(),
-        model: None,
-        group: None,
-        weight: 1,
         max_concurrent: dialect.default_max_concurrent(),
+        ..KeySettings::new(
+            default_name(dialect.name(), index),
+            secret,
+            base_url.clone(),
+        )
     };
     warn_incomplete(report, dialect);
     Some(PoolSettings {

@@ -137,18 +137,10 @@ impl Gatherer<'_> {
         let secret = self.secret(text, &name);
         let base = self.base(None);
         if let (Some(secret), Some(base_url)) = (secret, base) {
-            let max_concurrent = self.defaults.max_concurrent;
-            let name = name.into();
-            let proxy = self.proxy(&Choice::Unsaid, &base_url);
             self.out.keys.push(KeySettings {
-                name,
-                secret,
-                base_url,
-                proxy,
-                model: None,
-                group: None,
-                weight: 1,
-                max_concurrent,
+                proxy: self.proxy(&Choice::Unsaid, &base_url),
+                max_concurrent: self.defaults.max_concurrent,
+                ..KeySettings::new(name, secret, base_url)
             });
         }
     }
@@ -177,16 +169,13 @@ impl Gatherer<'_> {
         unforced::key_limits(&mut table);
         table.finish();
         if let (Some(secret), Some(base_url)) = (secret, base) {
-            let proxy = self.proxy(&proxy, &base_url);
             self.out.keys.push(KeySettings {
-                name: name.into(),
-                secret,
-                base_url,
-                proxy,
+                proxy: self.proxy(&proxy, &base_url),
                 model,
                 group,
                 weight,
                 max_concurrent,
+                ..KeySettings::new(name, secret, base_url)
             });
         }
     }

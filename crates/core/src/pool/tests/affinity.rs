@@ -1,4 +1,4 @@
-//! Affinity: conversations keep to a quota group, and no group is overloaded for it.
+//! Affinity: conversations keep to a quota group, and no group is overloaded by it.
 
 use std::collections::HashMap;
 
@@ -30,12 +30,12 @@ fn group(lease: &Lease) -> String {
 }
 
 fn group_for(pool: &Arc<Pool>, conversation: u64) -> String {
-    group(&pool.acquire(&of(conversation)).expect("a key is free"))
+    group(&pool.lease(&of(conversation)).expect("a key is free"))
 }
 
 fn by(pool: &Arc<Pool>, conversation: u64) -> Option<SelectedBy> {
-    let mut lease = pool.acquire(&of(conversation)).expect("a key is free");
-    lease.take_selection().by
+    let leased = pool.acquire(&of(conversation)).expect("a key is free");
+    leased.selection.by
 }
 
 fn homes(pool: &Arc<Pool>) -> Vec<String> {
@@ -43,13 +43,13 @@ fn homes(pool: &Arc<Pool>) -> Vec<String> {
 }
 
 #[test]
-fn a_conversation_keeps_to_its_group_and_the_keys_of_the_group_share_it() {
+fn a_conversation_keeps_to_its_group_and_all_keys_of_it() {
     let pool = World::new().pool(grouped(3, 2));
     let first = homes(&pool);
     assert_eq!(first, homes(&pool));
     let mut keys: HashMap<String, usize> = HashMap::new();
     for _ in 0..100 {
-        let lease = pool.acquire(&of(1)).expect("free");
+        let lease = pool.lease(&of(1)).expect("free");
         *keys.entry(lease.member().name.to_string()).or_default() += 1;
     }
     let mut shares: Vec<usize> = keys.into_values().collect();
@@ -71,7 +71,7 @@ fn groups_get_conversations_by_the_weight_of_their_keys() {
         let share = shares[name];
         assert!(
             share * 4 > expect * 3 && share * 4 < expect * 5,
-            "{name}: {share} of {CONVERSATIONS}, {expect} is to be expected"
+            "{name}: {share} of {CONVERSATIONS}, expected about {expect}"
         );
     }
 }
@@ -97,18 +97,19 @@ fn a_new_key_takes_its_share_of_conversations_and_moves_no_other() {
     );
 }
 
+/// The group that serves conversation 1 is rate-limited for a while.
+fn limit(pool: &Arc<Pool>, wait: u64) {
+    let fault = Fault::of(Class::RateLimited).with_wait(Some(seconds(wait)));
+    let _ = pool.lease(&of(1)).expect("free").finish(&fault);
+}
+
 #[test]
-fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_or_the_other_has_no_room()
- {
+fn a_conversation_overflows_and_comes_home_after_a_pause() {
     let world = World::new();
     let pool = world.pool(grouped(3, 1));
-    let rest = |pool: &Arc<Pool>, wait| {
-        let fault = Fault::of(Class::RateLimited).with_wait(Some(seconds(wait)));
-        let _ = pool.acquire(&of(1)).expect("free").failed(&fault);
-    };
     let home = group_for(&pool, 1);
     assert_eq!(by(&pool, 1), Some(SelectedBy::Home));
-    rest(&pool, 10);
+    limit(&pool, 10);
     assert_eq!(by(&pool, 1), Some(SelectedBy::Overflow));
     let away = group_for(&pool, 1);
     assert_ne!(away, home);
@@ -123,13 +124,20 @@ fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_
     assert_eq!(
         by(&pool, 1),
         Some(SelectedBy::Home),
-        "nobody's cache is warm any more"
+        "no cache is warm any more"
     );
     assert_eq!(group_for(&pool, 1), home);
-    rest(&pool, 10);
-    assert_eq!(group_for(&pool, 1), away);
+}
+
+#[test]
+fn a_conversation_comes_home_when_the_other_group_has_no_room() {
+    let world = World::new();
+    let pool = world.pool(grouped(3, 1));
+    let home = group_for(&pool, 1);
+    limit(&pool, 10);
+    assert_ne!(group_for(&pool, 1), home);
     world.clock.pass(seconds(10));
-    rest(&pool, 20);
+    limit(&pool, 20);
     assert_eq!(
         group_for(&pool, 1),
         home,
@@ -137,20 +145,16 @@ fn a_home_that_rests_overflows_and_the_conversation_comes_back_when_it_was_idle_
     );
     assert_eq!(by(&pool, 1), Some(SelectedBy::Home));
     world.clock.pass(seconds(20));
-    assert_eq!(
-        by(&pool, 1),
-        Some(SelectedBy::Home),
-        "it came home for good"
-    );
+    assert_eq!(by(&pool, 1), Some(SelectedBy::Home), "it stays at home");
 }
 
 #[test]
-fn every_reason_for_a_home_to_have_no_room_overflows() {
+fn a_conversation_overflows_for_every_reason() {
     for class in [Class::Exhausted, Class::Rejected, Class::Forbidden] {
         let pool = World::new().pool(grouped(3, 1));
-        let home = pool.acquire(&of(5)).expect("free");
+        let home = pool.lease(&of(5)).expect("free");
         let name = group(&home);
-        let _ = home.failed(&Fault::of(class));
+        let _ = home.finish(&Fault::of(class));
         assert_ne!(group_for(&pool, 5), name, "{class:?}");
     }
     let mut wanted = grouped(3, 1);
@@ -159,19 +163,19 @@ fn every_reason_for_a_home_to_have_no_room_overflows() {
         .iter_mut()
         .for_each(|key| key.max_concurrent = Some(1));
     let pool = World::new().pool(wanted);
-    let held: Vec<Lease> = (0..3).filter_map(|_| pool.acquire(&of(5))).collect();
+    let held: Vec<Lease> = (0..3).filter_map(|_| pool.lease(&of(5))).collect();
     let mut served: Vec<String> = held.iter().map(group).collect();
     served.sort_unstable();
     assert_eq!(served, ["g0", "g1", "g2"], "full");
-    assert!(pool.acquire(&of(5)).is_none());
+    assert!(pool.lease(&of(5)).is_none());
     let mut again = of(5);
     drop(held);
-    let home = pool.acquire(&again).expect("free");
-    again.note_failure(home.index(), World::new().clock.now() + seconds(3600));
+    let home = pool.lease(&again).expect("free");
+    again.note_failure(home.member(), World::new().clock.now() + seconds(3600));
     let name = group(&home);
     drop(home);
     assert_ne!(
-        group(&pool.acquire(&again).expect("free")),
+        group(&pool.lease(&again).expect("free")),
         name,
         "tried in this request"
     );
@@ -180,7 +184,7 @@ fn every_reason_for_a_home_to_have_no_room_overflows() {
 #[test]
 fn a_conversation_that_never_pauses_does_not_overload_its_home() {
     let pool = World::new().pool(grouped(3, 2));
-    let leases: Vec<Lease> = (0..120).filter_map(|_| pool.acquire(&of(42))).collect();
+    let leases: Vec<Lease> = (0..120).filter_map(|_| pool.lease(&of(42))).collect();
     let on = |name: &str| leases.iter().filter(|lease| group(lease) == name).count();
     let mut loads = [on("g0"), on("g1"), on("g2")];
     loads.sort_unstable();
@@ -189,7 +193,7 @@ fn a_conversation_that_never_pauses_does_not_overload_its_home() {
     assert!(loads[2] <= 52, "{loads:?}");
     drop(leases);
     let pool = World::new().pool(grouped(3, 2));
-    let few: Vec<Lease> = (0..2).filter_map(|_| pool.acquire(&of(42))).collect();
+    let few: Vec<Lease> = (0..2).filter_map(|_| pool.lease(&of(42))).collect();
     assert_eq!(
         group(&few[0]),
         group(&few[1]),
@@ -201,25 +205,25 @@ fn a_conversation_that_never_pauses_does_not_overload_its_home() {
 fn the_load_bound_counts_only_groups_that_can_serve() {
     let world = World::new();
     let pool = world.pool(grouped(10, 1));
-    // Eight of ten rest for this model; their flags do not show it.
+    // Eight of ten are cooling for this model, which their flags do not show.
     for index in 0..10 {
-        let mut lease = pool.acquire(&Demand::of("m"));
+        let mut lease = pool.lease(&Demand::of("m"));
         while let Some(held) = lease.take() {
             if held.index() == index && index < 8 {
-                let _ = held.failed(&Fault::of(Class::RateLimited).with_wait(Some(seconds(3600))));
+                let _ = held.finish(&Fault::of(Class::RateLimited).with_wait(Some(seconds(3600))));
             } else if index < 8 {
-                lease = pool.acquire(&Demand::of("m"));
+                lease = pool.lease(&Demand::of("m"));
             }
         }
     }
-    let same: Vec<Lease> = (0..400).filter_map(|_| pool.acquire(&of(7))).collect();
+    let same: Vec<Lease> = (0..400).filter_map(|_| pool.lease(&of(7))).collect();
     let most = same.iter().filter(|lease| group(lease) == group(&same[0]));
     assert!(
         (200..=252).contains(&most.count()),
-        "no conversation takes it all"
+        "no conversation takes all calls"
     );
     drop(same);
-    let mut leases: Vec<Lease> = (0..400).filter_map(|n| pool.acquire(&of(n))).collect();
+    let mut leases: Vec<Lease> = (0..400).filter_map(|n| pool.lease(&of(n))).collect();
     let on =
         |leases: &[Lease], name: &str| leases.iter().filter(|lease| group(lease) == name).count();
     let loads = [on(&leases, "g8"), on(&leases, "g9")];
@@ -234,10 +238,10 @@ fn the_load_bound_counts_only_groups_that_can_serve() {
 }
 
 #[test]
-fn calls_that_belong_to_no_conversation_go_where_the_load_is_least() {
+fn calls_without_conversation_go_to_the_least_loaded_key() {
     let pool = World::new().pool(grouped(3, 1));
     let leases: Vec<Lease> = (0..30)
-        .filter_map(|_| pool.acquire(&Demand::of("m")))
+        .filter_map(|_| pool.lease(&Demand::of("m")))
         .collect();
     for name in ["g0", "g1", "g2"] {
         assert_eq!(
@@ -258,32 +262,32 @@ fn the_only_key_that_can_serve_is_found_among_many() {
             .iter_mut()
             .for_each(|key| key.max_concurrent = Some(1));
         let pool = world.pool(wanted);
-        let mut leases: Vec<Lease> = (0..1000).filter_map(|n| pool.acquire(&of(n))).collect();
+        let mut leases: Vec<Lease> = (0..1000).filter_map(|n| pool.lease(&of(n))).collect();
         assert_eq!(
             leases.len(),
             1000,
             "{groups} groups of {each}: each key serves once"
         );
         let free = leases.remove(777).index();
-        let last = pool.acquire(&of(123)).expect("one is free");
+        let last = pool.lease(&of(123)).expect("one is free");
         assert_eq!(last.index(), free);
-        assert!(pool.acquire(&of(123)).is_none());
+        assert!(pool.lease(&of(123)).is_none());
     }
 }
 
 #[test]
-fn when_every_call_has_ended_no_load_is_left_behind() {
+fn no_load_is_left_when_every_call_has_ended() {
     let world = World::new();
     let pool = world.pool(grouped(3, 2));
-    let leases: Vec<Lease> = (0..120).filter_map(|_| pool.acquire(&of(42))).collect();
+    let leases: Vec<Lease> = (0..120).filter_map(|_| pool.lease(&of(42))).collect();
     for (n, lease) in leases.into_iter().enumerate() {
         match n % 3 {
             0 => drop(lease),
-            1 => lease.succeeded(),
-            _ => drop(lease.failed(&Fault::of(Class::CallerFault))),
+            1 => drop(lease.finish(&Fault::of(Class::Success))),
+            _ => drop(lease.finish(&Fault::of(Class::CallerFault))),
         }
     }
     world.clock.pass(seconds(300));
-    // With load left behind, its home would seem crowded, and it would overflow.
+    // If load were left, its home would seem crowded, and the conversation would overflow.
     assert_eq!(by(&pool, 42), Some(SelectedBy::Home));
 }

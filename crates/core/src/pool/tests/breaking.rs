@@ -1,9 +1,9 @@
-//! Keys that are set aside, and those that may not be.
+//! Keys that the breaker ejects, and keys that it must keep.
 
 use super::*;
 
 #[test]
-fn a_dead_key_is_set_aside_and_the_others_share_its_load() {
+fn a_dead_key_is_ejected_and_the_others_share_its_load() {
     let world = World::new();
     let pool = world.pool(settings(3));
     break_key(&pool, "k2");
@@ -22,13 +22,13 @@ fn a_dead_key_is_set_aside_and_the_others_share_its_load() {
 }
 
 #[test]
-fn after_the_cooldown_one_trial_decides_and_a_recovered_key_ramps_up() {
+fn one_probe_decides_and_a_recovered_key_starts_slowly() {
     let world = World::new();
     let pool = world.pool(settings(2));
     let demand = Demand::of("m");
     break_key(&pool, "k1");
     world.clock.pass(seconds(300));
-    let leases: Vec<Lease> = (0..6).filter_map(|_| pool.acquire(&demand)).collect();
+    let leases: Vec<Lease> = (0..6).filter_map(|_| pool.lease(&demand)).collect();
     let on_k1 = |leases: &[Lease]| {
         leases
             .iter()
@@ -39,62 +39,58 @@ fn after_the_cooldown_one_trial_decides_and_a_recovered_key_ramps_up() {
     drop(leases);
     // The probe was given up: the next call is the probe, and fails.
     fail(&pool, &demand, "k1", &Fault::of(Class::UpstreamTrouble));
-    assert_eq!(
-        names(&pool, &demand, 4),
-        ["k2"; 4],
-        "set aside again at once"
-    );
+    assert_eq!(names(&pool, &demand, 4), ["k2"; 4], "ejected again at once");
     world.clock.pass(seconds(300));
     fail(&pool, &demand, "k1", &Fault::of(Class::Success));
-    let leases: Vec<Lease> = (0..40).filter_map(|_| pool.acquire(&demand)).collect();
+    let leases: Vec<Lease> = (0..40).filter_map(|_| pool.lease(&demand)).collect();
     assert_eq!(
         (on_k1(&leases), leases.len()),
         (2, 40),
         "a recovered key takes a few calls at first"
     );
     for lease in leases {
-        lease.succeeded();
+        lease.finish(&Fault::of(Class::Success));
     }
-    let leases: Vec<Lease> = (0..40).filter_map(|_| pool.acquire(&demand)).collect();
+    let leases: Vec<Lease> = (0..40).filter_map(|_| pool.lease(&demand)).collect();
     assert_eq!(on_k1(&leases), 4, "and more with each success");
 }
 
 #[test]
 fn max_ejected_keeps_a_share_unless_a_healthy_key_remains() {
     let world = World::new();
-    // All fail alike: of four keys two may be set aside; the third only while a healthy one remains.
+    // All fail alike: of four keys two may be ejected; the third only while a healthy one remains.
     let pool = world.pool(settings(4));
     let demand = Demand::of("m");
     for _ in 0..400 {
-        if let Some(lease) = pool.acquire(&demand) {
-            let _ = lease.failed(&Fault::of(Class::UpstreamTrouble));
+        if let Some(lease) = pool.lease(&demand) {
+            let _ = lease.finish(&Fault::of(Class::UpstreamTrouble));
         }
     }
-    let aside = pool
+    let ejected = pool
         .report()
         .iter()
         .filter(|report| !report.is_available)
         .count();
-    assert_eq!(aside, 2);
-    // Three dead keys beside one that works: all three go.
+    assert_eq!(ejected, 2);
+    // Three dead keys and one that works: all three are ejected.
     let pool = World::new().pool(settings(4));
     for _ in 0..400 {
-        if let Some(lease) = pool.acquire(&demand) {
+        if let Some(lease) = pool.lease(&demand) {
             let class = if &*lease.member().name == "k4" {
                 Class::Success
             } else {
                 Class::UpstreamTrouble
             };
-            let _ = lease.failed(&Fault::of(class));
+            let _ = lease.finish(&Fault::of(class));
         }
     }
     assert_eq!(names(&pool, &demand, 3), ["k4"; 3]);
 }
 
 #[test]
-fn beyond_the_share_a_key_is_set_aside_only_for_clearly_better_ones() {
+fn beyond_max_ejected_only_clearly_better_keys_let_one_be_ejected() {
     let demand = Demand::of("m");
-    // (calls of k2, failed), (calls of k3, failed), whether k2 goes as well when k1 is gone already.
+    // (calls of k2, failed), (calls of k3, failed), whether k2 is ejected when k1 already is.
     for (second, third, goes, what) in [
         (
             (20, 11),
@@ -102,17 +98,12 @@ fn beyond_the_share_a_key_is_set_aside_only_for_clearly_better_ones() {
             false,
             "a provider that fails half of all calls",
         ),
-        ((20, 11), (20, 5), false, "chance may be that kind"),
-        (
-            (20, 11),
-            (20, 4),
-            true,
-            "a key in trouble beside a better one",
-        ),
-        ((20, 20), (20, 9), true, "a dead key beside a weak one"),
+        ((20, 11), (20, 5), false, "that may be chance"),
+        ((20, 11), (20, 4), true, "a failing key and a better one"),
+        ((20, 20), (20, 9), true, "a dead key and a weak one"),
         ((20, 20), (20, 10), false, "half is not below the threshold"),
         ((20, 20), (1, 0), false, "one call proves nothing"),
-        ((20, 20), (2, 0), true, "a dead key beside one that works"),
+        ((20, 20), (2, 0), true, "a dead key and one that works"),
     ] {
         let pool = World::new().pool(settings(3));
         break_key(&pool, "k1");
@@ -135,7 +126,7 @@ fn beyond_the_share_a_key_is_set_aside_only_for_clearly_better_ones() {
 }
 
 #[test]
-fn with_no_other_key_usable_one_that_is_set_aside_serves() {
+fn an_ejected_key_serves_if_no_other_key_is_usable() {
     let world = World::new();
     let pool = world.pool(settings(1));
     let demand = Demand::of("m");
@@ -149,17 +140,21 @@ fn with_no_other_key_usable_one_that_is_set_aside_serves() {
     let pool = World::new().pool(settings(2));
     break_key(&pool, "k1");
     fail(&pool, &demand, "k2", &Fault::of(Class::RateLimited));
-    assert_eq!(names(&pool, &demand, 1), ["k1"], "k2 rests, so k1 serves");
+    assert_eq!(
+        names(&pool, &demand, 1),
+        ["k1"],
+        "k2 is rate-limited, so k1 serves"
+    );
 }
 
 #[test]
-fn a_key_that_awaits_its_trial_is_no_healthy_key_to_spare_another_for() {
+fn a_half_open_key_does_not_count_as_healthy() {
     let world = World::new();
     let pool = world.pool(settings(4));
     let demand = Demand::of("m");
     let fail_all_but = |good: &[&str], calls: usize| {
         for _ in 0..calls {
-            let Some(lease) = pool.acquire(&demand) else {
+            let Some(lease) = pool.lease(&demand) else {
                 continue;
             };
             let good = good.contains(&&*lease.member().name);
@@ -168,7 +163,7 @@ fn a_key_that_awaits_its_trial_is_no_healthy_key_to_spare_another_for() {
             } else {
                 Class::UpstreamTrouble
             };
-            let _ = lease.failed(&Fault::of(class));
+            let _ = lease.finish(&Fault::of(class));
         }
     };
     fail_all_but(&["k4"], 400);
@@ -178,20 +173,20 @@ fn a_key_that_awaits_its_trial_is_no_healthy_key_to_spare_another_for() {
         "a healthy key remained"
     );
     world.clock.pass(seconds(300));
-    let _trials: Vec<Lease> = (0..4).filter_map(|_| pool.acquire(&demand)).collect();
+    let _probes: Vec<Lease> = (0..4).filter_map(|_| pool.lease(&demand)).collect();
     for _ in 0..20 {
         fail(&pool, &demand, "k4", &Fault::of(Class::UpstreamTrouble));
     }
     assert_eq!(
         names(&pool, &demand, 2),
         ["k4"; 2],
-        "the others are on probe, so it stays"
+        "the others are being probed, so it stays"
     );
 }
 
-/// Mission B: the provider answers 503 to half of all calls at random.
+/// The provider answers 503 to half of all calls at random.
 #[test]
-fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_never_empty() {
+fn while_half_of_all_calls_fail_few_requests_do() {
     let world = World::new();
     let pool = world.pool(settings(3));
     let mut random = fastrand::Rng::with_seed(7);
@@ -201,7 +196,7 @@ fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_nev
         let mut attempts = 0;
         let answered = loop {
             let lease = loop {
-                match pool.acquire(&demand) {
+                match pool.lease(&demand) {
                     Some(lease) => break lease,
                     None => {
                         let at = pool
@@ -214,11 +209,11 @@ fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_nev
             };
             attempts += 1;
             if random.bool() {
-                lease.succeeded();
+                lease.finish(&Fault::of(Class::Success));
                 break true;
             }
-            demand.note_failure(lease.index(), world.clock.now() + seconds(1));
-            let _ = lease.failed(&Fault::of(Class::UpstreamTrouble));
+            demand.note_failure(lease.member(), world.clock.now() + seconds(1));
+            let _ = lease.finish(&Fault::of(Class::UpstreamTrouble));
             if attempts == pool.max_attempts(&Demand::default()) {
                 break false;
             }
@@ -228,6 +223,6 @@ fn while_half_of_all_calls_fail_three_keys_fail_few_requests_and_the_pool_is_nev
     }
     assert!(
         lost < 400,
-        "{lost} of 20,000 failed; 1/64 is to be expected"
+        "{lost} of 20,000 failed; 1/64 is expected (seed 7)"
     );
 }

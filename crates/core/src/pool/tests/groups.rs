@@ -12,7 +12,7 @@ fn with_an_account() -> PoolSettings {
 
 fn bound_to(pool: &Arc<Pool>, name: &str) -> Demand {
     let lease = (0..4)
-        .map(|_| pool.acquire(&Demand::of("m")).expect("a key"))
+        .map(|_| pool.lease(&Demand::of("m")).expect("a key"))
         .find(|lease| &*lease.member().name == name)
         .expect("the key exists");
     let group = lease.origin().group_id();
@@ -32,14 +32,17 @@ fn a_request_bound_to_a_group_is_served_by_its_keys_alone() {
     assert_eq!(pool.key_counts(&demand).total, 2);
     let alone = bound_to(&pool, "k3");
     assert_eq!(names(&pool, &alone, 2), ["k3", "k3"]);
-    let _held = pool.acquire(&alone).unwrap();
+    let _held = pool.lease(&alone).unwrap();
     assert!(
-        pool.acquire(&alone).is_none(),
-        "others are free, but not for it"
+        pool.lease(&alone).is_none(),
+        "other keys are free, but not for it"
     );
     assert!(pool.next_available(&alone).slot_may_free);
     fail(&pool, &demand, "k2", &Fault::of(Class::RateLimited));
-    assert!(pool.acquire(&demand).is_none(), "the whole group rests");
+    assert!(
+        pool.lease(&demand).is_none(),
+        "the whole group is rate-limited"
+    );
     assert!(
         !pool.next_available(&demand).slot_may_free
             && pool.next_available(&demand).cooldown_ends.is_some()
@@ -47,7 +50,7 @@ fn a_request_bound_to_a_group_is_served_by_its_keys_alone() {
 }
 
 #[test]
-fn a_request_bound_to_a_group_is_not_served_by_a_key_set_aside_elsewhere() {
+fn a_bound_request_is_not_served_by_an_ejected_key_of_another_group() {
     let world = World::new();
     let mut settings = with_an_account();
     settings.breaker.min_requests = 1;
@@ -60,44 +63,40 @@ fn a_request_bound_to_a_group_is_not_served_by_a_key_set_aside_elsewhere() {
     }
     for _ in 0..4 {
         let lease = pool
-            .acquire(&demand)
-            .expect("the provider may be well again");
+            .lease(&demand)
+            .expect("an ejected key serves as a last resort");
         assert!(["k2", "k4"].contains(&&*lease.member().name), "{lease:?}");
     }
 }
 
 #[tokio::test]
-async fn those_who_wait_for_a_group_keep_no_others_from_their_keys() {
+async fn requests_bound_to_a_group_do_not_hold_up_others() {
     let world = World::new();
     let pool = world.pool(with_an_account());
     let bound = bound_to(&pool, "k1");
     let mut all: Vec<Lease> = (0..4)
-        .map(|_| pool.acquire(&Demand::of("m")).unwrap())
+        .map(|_| pool.lease(&Demand::of("m")).unwrap())
         .collect();
-    let caller: Caller = "c".into();
+    let caller: FairnessKey = "c".into();
     let mut first = pool.join(&bound, &caller).unwrap();
     let mut second = pool.join(&Demand::of("m"), &caller).unwrap();
     let mut free = |name: &str| {
         let at = all.iter().position(|lease| &*lease.member().name == name);
-        all.remove(at.unwrap()).succeeded();
+        drop(all.remove(at.unwrap()));
     };
     free("k3");
     assert!(first.handoff.try_recv().is_err(), "k3 is of another group");
-    assert!(
-        matches!(second.handoff.try_recv(), Ok(Handoff::Lease(lease)) if &*lease.member().name == "k3")
-    );
+    assert!(served(&mut second).is_some_and(|lease| &*lease.member().name == "k3"));
     free("k1");
-    assert!(
-        matches!(first.handoff.try_recv(), Ok(Handoff::Lease(lease)) if &*lease.member().name == "k1")
-    );
+    assert!(served(&mut first).is_some_and(|lease| &*lease.member().name == "k1"));
 }
 
 #[test]
-fn a_group_is_known_again_after_a_reload_and_in_another_pool() {
+fn a_group_is_recognised_in_another_pool() {
     let world = World::new();
     let pool = world.pool(with_an_account());
     let ids: Vec<GroupId> = (0..4)
-        .map(|_| pool.acquire(&Demand::of("m")).unwrap().origin().group_id())
+        .map(|_| pool.lease(&Demand::of("m")).unwrap().origin().group_id())
         .collect();
     assert_eq!(ids[1], ids[3]);
     assert_eq!(
@@ -118,11 +117,11 @@ fn a_group_is_known_again_after_a_reload_and_in_another_pool() {
 }
 
 #[test]
-fn what_a_key_made_is_found_where_the_key_is_now() {
+fn objects_are_found_in_the_group_that_their_key_has_now() {
     let world = World::new();
     let pool = world.pool(with_an_account());
     let made: Vec<ObjectOrigin> = (0..4)
-        .map(|_| pool.acquire(&Demand::of("m")).unwrap().origin())
+        .map(|_| pool.lease(&Demand::of("m")).unwrap().origin())
         .collect();
     assert!(made[1].is_account_of(&made[3]) && !made[1].is_account_of(&made[0]));
     assert!(made[0].is_account_of(&made[0]) && !made[0].is_account_of(&made[2]));
@@ -137,14 +136,14 @@ fn what_a_key_made_is_found_where_the_key_is_now() {
             .collect()
     };
     let alone = |n: usize| Some(GroupId::OfKey(made[n].key.clone()));
-    // The account has another name, another one has its name, and the first key belongs to that.
+    // The account has another name, a different one has its name, and the first key belongs to that.
     let renamed = now(&|other| {
         other.keys[1].group = Some("b".into());
         other.keys[3].group = Some("b".into());
         other.keys[0].group = Some("a".into());
     });
     assert_eq!(renamed, [named("a"), named("b"), alone(2), named("b")]);
-    // The key that made it is gone, and another of the account is there.
+    // The key that made it is gone, and another key of the account is there.
     let fewer = now(&|other| {
         other.keys.remove(1);
         other.keys.remove(0);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::fault::{Class, Fault};
-use keypool_core::pool::{Demand, Effect, Handoff, Lease, NextAvailable, Pool, Selection, Ticket};
+use keypool_core::pool::{
+    Demand, Effect, Handoff, Lease, Leased, MemberRef, NextAvailable, Pool, Ticket,
+};
 use tokio::time::sleep_until;
 
 use super::response::{Failure, UpstreamResponse};
@@ -81,8 +83,7 @@ pub(in crate::proxy) struct LastError {
 pub(in crate::proxy) struct LastResponse {
     pub(in crate::proxy) response: UpstreamResponse,
     pub(in crate::proxy) entry: PoolEntry,
-    /// The key's index in the pool.
-    pub(in crate::proxy) index: usize,
+    pub(in crate::proxy) key: MemberRef,
 }
 
 /// Attempts that came to their end without a response to relay.
@@ -153,17 +154,17 @@ impl<'a> Attempts<'a> {
                     self.log_failure(log, step_without_key(reason));
                     return Err(reason);
                 }
-                Ok((lease, selection)) => {
-                    self.log_failure(log, self.step_with(&lease));
+                Ok(mut leased) => {
+                    self.log_failure(log, self.step_with(&leased.lease));
                     let entry = &self.target().entry;
-                    log.record_attempt(entry, &lease, selection, self.attempts, self.waited);
-                    return Ok(lease);
+                    log.record_attempt(entry, &mut leased, self.attempts, self.waited);
+                    return Ok(leased.lease);
                 }
             }
         }
     }
 
-    async fn next_key_here(&mut self, log: &RequestLog) -> Result<(Lease, Selection), NoKeyReason> {
+    async fn next_key_here(&mut self, log: &RequestLog) -> Result<Leased, NoKeyReason> {
         if self.must_stop {
             return Err(NoKeyReason::NotRepeatable);
         }
@@ -174,8 +175,8 @@ impl<'a> Attempts<'a> {
         if began >= self.deadline {
             return Err(NoKeyReason::DeadlineExceeded);
         }
-        let mut lease = match self.pool().acquire(&self.state.demand) {
-            Some(lease) => lease,
+        let leased = match self.pool().acquire(&self.state.demand) {
+            Some(leased) => leased,
             None => {
                 let give_up = self.waits_until(began);
                 let ticket = self.join_queue(give_up)?;
@@ -193,8 +194,7 @@ impl<'a> Attempts<'a> {
         }
         self.attempts += 1;
         self.state.attempts += 1;
-        let selection = lease.take_selection();
-        Ok((lease, selection))
+        Ok(leased)
     }
 
     /// The end of the remaining queue timeout, or of the request's time if that is earlier.
@@ -217,7 +217,7 @@ impl<'a> Attempts<'a> {
         &self,
         mut ticket: Ticket,
         give_up: Instant,
-    ) -> Result<Lease, NoKeyReason> {
+    ) -> Result<Leased, NoKeyReason> {
         let (pool, demand) = (self.pool(), &self.state.demand);
         loop {
             let changed = pool.cooldowns_changed();
@@ -229,7 +229,7 @@ impl<'a> Attempts<'a> {
             tokio::select! {
                 biased;
                 handoff = &mut ticket.handoff => return match handoff {
-                    Ok(Handoff::Lease(lease)) => Ok(lease),
+                    Ok(Handoff::Lease(leased)) => Ok(leased),
                     Ok(Handoff::Refused) | Err(_) => Err(NoKeyReason::QueueFull),
                 },
                 () = std::future::ready(()), if !self.is_worth_waiting(next, give_up) => return Err(NoKeyReason::NoKeyInTime),
@@ -255,9 +255,9 @@ impl<'a> Attempts<'a> {
         failure: Failure,
         log: &mut RequestLog,
     ) {
-        let (pool, index) = (self.pool(), lease.index());
+        let (pool, key) = (self.pool(), lease.member_ref().clone());
         let not_before = self.gw.clock.now() + pool.settings().retry.backoff;
-        self.state.demand.note_failure(index, not_before);
+        self.state.demand.note_failure(&key, not_before);
         let (fault, status, reason, blames_key) = match failure {
             Failure::Refused {
                 fault,
@@ -267,7 +267,7 @@ impl<'a> Attempts<'a> {
                 // The connection is closed before the slot is freed, so that the provider does not count both calls.
                 let response = response.detached();
                 let status = response.status();
-                self.refused(response, fault.class, index);
+                self.refused(response, fault.class, &key);
                 (fault, Some(status), reason, true)
             }
             Failure::NoResponse { error, blames_key } => {
@@ -279,14 +279,14 @@ impl<'a> Attempts<'a> {
         self.last.class = Some(fault.class);
         let model = Arc::clone(lease.model());
         let effect = if blames_key {
-            lease.failed(&fault)
+            lease.finish(&fault)
         } else {
             Effect::default()
         };
         log.record_failure(fault.class, status, &effect);
         self.pending_failure = Some(Box::new(FailedAttempt {
             pool: Arc::clone(pool),
-            index,
+            key,
             attempt: self.state.attempts,
             max_attempts: self.state.max_attempts,
             status,
@@ -298,14 +298,14 @@ impl<'a> Attempts<'a> {
     }
 
     /// Keeps a response that the client may get if no key serves. Others speak of our keys, not of the caller's.
-    fn refused(&mut self, response: UpstreamResponse, class: Class, index: usize) {
+    fn refused(&mut self, response: UpstreamResponse, class: Class, key: &MemberRef) {
         self.must_stop = false;
         if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {
             self.last.error = None;
             self.last.response = Some(LastResponse {
                 response,
                 entry: self.target().entry.clone(),
-                index,
+                key: key.clone(),
             });
         }
     }
@@ -343,7 +343,7 @@ impl<'a> Attempts<'a> {
         let failed = self.pending_failure.as_ref();
         if self.state.attempts == 1 {
             NextStep::NextTarget
-        } else if failed.is_some_and(|failed| failed.index == lease.index()) {
+        } else if failed.is_some_and(|failed| failed.key.name == lease.member().name) {
             NextStep::SameKey
         } else {
             NextStep::NextKey

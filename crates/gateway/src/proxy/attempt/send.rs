@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 use super::forward_proxy;
 use super::response::{Failure, Sent, UpstreamResponse};
 use crate::context::Gateway;
+use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{forwarded, may_have_body};
 use crate::proxy::inbound::Call;
 use crate::proxy::routing::PoolTarget;
@@ -43,7 +44,7 @@ pub(in crate::proxy) async fn send(
     lease: &Lease,
     deadline: Instant,
 ) -> Sent {
-    let timeouts = lease.pool().settings().timeouts;
+    let timeouts = lease.keys().settings().timeouts;
     let began = gw.clock.now();
     let head_by = if call.stream {
         deadline.min(began + timeouts.first_byte)
@@ -88,24 +89,24 @@ pub(in crate::proxy) async fn send(
 fn build_request<'a>(
     call: &'a Call<'_>,
     target: &'a PoolTarget,
-    lease: &Lease,
+    lease: &'a Lease,
 ) -> Option<UpstreamRequest<'a>> {
-    let (entry, index, protocol) = (&target.entry, lease.index(), call.protocol());
+    let (entry, member, protocol) = (&target.entry, lease.member(), call.protocol());
     let model = if target.model.is_empty() {
         &target.model
     } else {
         lease.model()
     };
-    let key = entry.headers.key(index);
+    let key = KeyHeaders::of(member)?;
     let path = entry.upstream_target(
-        index,
+        member,
         protocol,
         &call.path_for(model),
         call.query.as_deref(),
     );
     let mut headers = forwarded(call.headers, entry.dialect);
     headers.push(key.credential(protocol)?);
-    let body = call.body_for(lease.member(), model);
+    let body = call.body_for(member, model);
     UpstreamRequest::new(call.method, path, key.host.as_ref()?, headers, body)
 }
 

@@ -150,11 +150,8 @@ fn spellings(entry: &PoolEntry, rest: &str) -> Vec<String> {
     spellings.extend(entry.dialect.openai_root().and_then(under));
     if entry.dialect.protocols()[0] == Protocol::OpenAi {
         // So are `/ark/api/v3/chat/completions` and `/ark/chat/completions`.
-        let base = entry
-            .pool
-            .members()
-            .first()
-            .map(|member| &**member.base_url.path());
+        let members = entry.pool.members();
+        let base = members.first().map(|member| &**member.base_url.path());
         spellings.extend(base.filter(|base| !base.is_empty()).and_then(under));
         spellings.push(format!("/v1{rest}"));
     }

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
-use keypool_core::pool::{Demand, Effect, Lease, Pool, Selection};
+use keypool_core::pool::{Demand, Effect, Leased, MemberRef, Pool};
 use tracing::{Span, field};
 
 use super::trace_header;
 use crate::context::Gateway;
+use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use crate::snapshot::PoolEntry;
 use crate::telemetry::FinishedRequest;
@@ -39,8 +40,8 @@ pub(in crate::proxy) struct RequestLog {
     caller: Arc<str>,
     /// The pool whose response the client gets, as far as it is known.
     entry: Option<PoolEntry>,
-    /// The index in the pool of the key that was used last.
-    key: Option<usize>,
+    /// The key that was used last.
+    key: Option<MemberRef>,
     attempts: u32,
     waited: Duration,
     /// 0 until a response begins.
@@ -99,27 +100,27 @@ impl RequestLog {
     pub(in crate::proxy) fn record_attempt(
         &mut self,
         entry: &PoolEntry,
-        lease: &Lease,
-        selection: Selection,
+        leased: &mut Leased,
         attempt: u32,
         waited: Duration,
     ) {
-        self.set_response_of(entry, lease.index());
+        self.set_response_of(entry, leased.lease.member_ref());
         self.attempts = attempt;
         let waited_now = self.add_wait(waited);
-        let step = Step::attempt(lease, selection, self.gw.clock.now());
+        let selection = std::mem::take(&mut leased.selection);
+        let step = Step::attempt(&leased.lease, selection, self.gw.clock.now());
         // Most requests need one step, and an open stream keeps the allocation.
         self.steps.reserve_exact(1);
         self.steps.push(step.after_waiting(waited_now));
     }
 
     /// Records whose response the client gets, as far as it is known now.
-    pub(in crate::proxy) fn set_response_of(&mut self, entry: &PoolEntry, index: usize) {
+    pub(in crate::proxy) fn set_response_of(&mut self, entry: &PoolEntry, key: &MemberRef) {
         let known = self.entry.as_ref();
         if !known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {
             self.entry = Some(entry.clone());
         }
-        self.key = Some(index);
+        self.key = Some(key.clone());
     }
 
     /// Records that the last attempt failed, and what followed for its key.
@@ -188,9 +189,9 @@ impl RequestLog {
         let Some(entry) = &self.entry else {
             return;
         };
-        headers.insert(POOL, entry.headers.pool.clone());
-        if let Some(index) = self.key {
-            headers.insert(KEY, entry.headers.key(index).name.clone());
+        headers.insert(POOL, entry.name_header.clone());
+        if let Some(key) = self.key.as_ref().and_then(|key| KeyHeaders::of(key)) {
+            headers.insert(KEY, key.name.clone());
         }
         headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
@@ -225,16 +226,14 @@ impl RequestLog {
 
     fn write_line(&self, ending: Ending, took: Duration) {
         let pool = self.entry.as_ref().map(|entry| &entry.pool);
-        let key = pool
-            .zip(self.key)
-            .map(|(pool, index)| &pool.members()[index]);
+        let key = self.key.as_ref();
         self.gw.telemetry.request_finished(&FinishedRequest {
             request_id: self.request_id(),
             method: &self.method,
             path: &self.path,
             status: self.status,
             pool: pool.map_or("-", |pool| pool.name()),
-            index: self.key,
+            index: key.map(MemberRef::index),
             key_name: key.map_or("-", |key| &key.name),
             attempts: self.attempts,
             caller: &self.caller,
@@ -266,7 +265,7 @@ impl RequestLog {
             path: std::mem::take(&mut self.path),
             caller: Arc::clone(&self.caller),
             entry: self.entry.take(),
-            key: self.key,
+            key: self.key.take(),
             attempts: self.attempts,
             waited: self.waited,
             status: self.status,

@@ -47,7 +47,7 @@ pub(in crate::proxy) fn final_response(
         }
         Some(class) => match (last.response, last.error) {
             (Some(last), _) => {
-                log.set_response_of(&last.entry, last.index);
+                log.set_response_of(&last.entry, &last.key);
                 let response = with_advice(last.response, class, due);
                 Ok(relay_last(gw, call, response, &last.entry, log).map(OutBody::Relay))
             }

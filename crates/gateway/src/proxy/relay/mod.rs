@@ -94,7 +94,7 @@ impl Serving {
             return;
         };
         let pool = Arc::clone(lease.pool());
-        let _ = lease.failed(&Fault::of(class));
+        let _ = lease.finish(&Fault::of(class));
         gw.telemetry.after_success(&pool, gw.clock.now());
     }
 
@@ -105,7 +105,7 @@ impl Serving {
         };
         let (pool, index) = (Arc::clone(lease.pool()), lease.index());
         let key_name = Arc::clone(&lease.member().name);
-        let effect = lease.failed(&Fault::of(Class::UpstreamTrouble));
+        let effect = lease.finish(&Fault::of(Class::UpstreamTrouble));
         gw.telemetry.response_broke(&BrokenResponse {
             request_id: self.log.request_id(),
             pool: pool.name(),
@@ -128,7 +128,7 @@ pub(super) fn relay(
     mut serving: Serving,
 ) -> Response<Box<Relay>> {
     let idle_limit = serving.lease.as_ref().map_or(Duration::ZERO, |lease| {
-        lease.pool().settings().timeouts.idle
+        lease.keys().settings().timeouts.idle
     });
     let events = is_event_stream(&response).then(EventBuffer::default);
     let mut head = head(response.parts, dialect, &mut serving.log);

@@ -1,0 +1,233 @@
+//! Why this key: what a key was selected among, and what kept other keys from serving. Collected in passing, within
+//! bounds for any number of keys, and turned into text only when somebody asks.
+
+use std::time::Instant;
+
+use super::{Demand, KeySet, Pool};
+use crate::balance::AffinityMatch;
+use crate::key::flag;
+use crate::settings::Strategy;
+
+/// Maximum number of skipped keys that are named.
+const MAX_NAMED: usize = 8;
+/// Pools up to this size are looked at completely.
+const SMALL: usize = 16;
+/// Number of words of the available set that are searched for blocked keys.
+const WORDS: usize = 32;
+
+/// How a key was selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelectedBy {
+    /// By the pool's strategy.
+    Strategy(Strategy),
+    /// By affinity: its group is the conversation's home.
+    Home,
+    /// By affinity: the conversation went there before, when its home had no room.
+    Warm,
+    /// By affinity: the conversation's home has no room.
+    Overflow,
+    /// It is ejected, and no other key is usable.
+    LastResort,
+}
+
+impl SelectedBy {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strategy(strategy) => strategy.as_str(),
+            Self::Home => "affinity_home",
+            Self::Warm => "affinity_warm",
+            Self::Overflow => "affinity_overflow",
+            Self::LastResort => "last_resort",
+        }
+    }
+
+    pub(super) fn of(chosen: AffinityMatch) -> Self {
+        match chosen {
+            AffinityMatch::Home => Self::Home,
+            AffinityMatch::Warm => Self::Warm,
+            AffinityMatch::Overflow => Self::Overflow,
+        }
+    }
+}
+
+/// What keeps a key from serving a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// An operator switched it off.
+    Disabled,
+    /// The provider does not accept it.
+    Invalid,
+    /// Its group has no quota or balance left.
+    Exhausted,
+    /// Its breaker ejected it.
+    Ejected,
+    /// Its breaker's probe call is in flight.
+    Probing,
+    /// It has as many calls in flight as it may have.
+    Full,
+    /// Its group is rate-limited for this model.
+    RateLimited,
+    /// It may not use this model.
+    Forbidden,
+    /// It failed in this request already, and its back-off has not ended.
+    Tried,
+    /// The request names an object that another group's key made.
+    OtherGroup,
+}
+
+impl Obstacle {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Invalid => "invalid",
+            Self::Exhausted => "exhausted",
+            Self::Ejected => "ejected",
+            Self::Probing => "on_trial",
+            Self::Full => "full",
+            Self::OtherGroup => "other_group",
+            Self::RateLimited => "rate_limited",
+            Self::Forbidden => "forbidden",
+            Self::Tried => "tried_before",
+        }
+    }
+
+    /// The first of a key's flags that keeps it from serving.
+    pub(super) fn of_flags(flags: u32) -> Option<Self> {
+        if flags & flag::BLOCKING == 0 {
+            return None;
+        }
+        [
+            (flag::DISABLED, Self::Disabled),
+            (flag::INVALID, Self::Invalid),
+            (flag::EXHAUSTED, Self::Exhausted),
+            (flag::EJECTED, Self::Ejected),
+            (flag::PROBING, Self::Probing),
+            (flag::FULL, Self::Full),
+        ]
+        .into_iter()
+        .find(|(flag, _)| flags & flag != 0)
+        .map(|(_, obstacle)| obstacle)
+    }
+}
+
+/// A key that could not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its index in the key set.
+    pub index: usize,
+    /// Why.
+    pub obstacle: Obstacle,
+    /// Until when, if that was known without a lock. See [`KeySet::ends`].
+    pub until: Option<Instant>,
+}
+
+/// What a key was selected among.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// How the key was selected; `None`: there was none to select.
+    pub by: Option<SelectedBy>,
+    /// Number of keys of the pool.
+    pub keys: usize,
+    /// Number of keys that could have served, including the selected one. In pools of more than 16 keys, a key that
+    /// is cooling for this model alone counts as free.
+    pub free: usize,
+    /// A few of those that could not.
+    pub excluded: Vec<Skipped>,
+    /// How many more are known not to have been free.
+    pub more: usize,
+}
+
+/// Names a key that could not serve, once, while there is room for it.
+pub(super) fn note(excluded: &mut Vec<Skipped>, skipped: Skipped) {
+    let is_known = |known: &Skipped| known.index == skipped.index;
+    if excluded.len() < MAX_NAMED && !excluded.iter().any(is_known) {
+        excluded.push(skipped);
+    }
+}
+
+impl Pool {
+    /// Why the demand finds no key: what keeps a few of them from serving. With the key set that the indexes are
+    /// valid in.
+    pub fn obstacles(&self, demand: &Demand) -> (Selection, std::sync::Arc<KeySet>) {
+        let (keys, now) = (self.keys(), self.clock.now());
+        let mut none = keys.look_around(None, demand, now, Vec::new());
+        if keys.is_known_unavailable(&demand.model, now) {
+            none.free = 0;
+            none.more = none.keys - none.excluded.len();
+        }
+        (none, keys)
+    }
+}
+
+impl KeySet {
+    /// What the key at `index` was selected among. `passed`: the keys that the selection passed by.
+    pub(super) fn selection(
+        &self,
+        by: SelectedBy,
+        index: usize,
+        demand: &Demand,
+        now: Instant,
+        passed: Vec<Skipped>,
+    ) -> Selection {
+        Selection {
+            by: Some(by),
+            ..self.look_around(Some(index), demand, now, passed)
+        }
+    }
+
+    /// Collects what keeps other keys than `selected` from serving: of the keys that were passed by, of those that
+    /// the available set shows to be blocked, and of the first few where all of them are of interest.
+    fn look_around(
+        &self,
+        selected: Option<usize>,
+        demand: &Demand,
+        now: Instant,
+        passed: Vec<Skipped>,
+    ) -> Selection {
+        let (keys, available) = (self.members.len(), &self.availability.available);
+        let is_small = keys <= SMALL;
+        // The selected key counts as free even if this very call filled it.
+        let filled = usize::from(selected.is_some_and(|index| !available.has(index)));
+        let free = (available.free_keys() + filled).min(keys);
+        let mut excluded = if is_small { Vec::new() } else { passed };
+        // Keys of the available set that cannot serve this demand. Only in a small pool all of them are found.
+        let mut unfit = 0;
+        let mut look_at = |index: usize| {
+            if Some(index) != selected
+                && let Some(skipped) = self.why_not(index, demand, now)
+            {
+                unfit += usize::from(is_small && available.has(index));
+                note(&mut excluded, skipped);
+            }
+        };
+        if !is_small && free < keys {
+            let hidden = available.hidden(WORDS);
+            hidden.take(MAX_NAMED).for_each(&mut look_at);
+        }
+        if is_small || selected.is_none() {
+            (0..keys.min(SMALL)).for_each(&mut look_at);
+        }
+        let free = free.saturating_sub(unfit);
+        let counted = |one: &&Skipped| is_small || !available.has(one.index);
+        let named = excluded.iter().filter(counted).count();
+        Selection {
+            by: None,
+            keys,
+            free,
+            more: (keys - free).saturating_sub(named),
+            excluded,
+        }
+    }
+
+    /// When what keeps a key from serving ends, if it still does.
+    pub fn ends(&self, skipped: &Skipped) -> Option<Instant> {
+        let key = &self.members.get(skipped.index)?.key;
+        skipped.until.or_else(|| match skipped.obstacle {
+            Obstacle::Exhausted => key.exhausted_until(),
+            Obstacle::Ejected => key.open_until(),
+            _ => None,
+        })
+    }
+}
