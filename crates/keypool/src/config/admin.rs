@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use keypool_core::secret::Secret;
 use keypool_gateway::settings::AdminSettings;
 
-use super::place::At;
+use super::location::Location;
 use super::problem::Problem;
 use super::report::Report;
-use super::text::{Text, last};
+use super::text::{Text, last_valid};
 use super::values;
 use super::walk::Table;
 
@@ -32,7 +32,7 @@ pub(super) fn read(
         file_token = node.and_then(|node| node.text("a string"));
         admin.finish();
     }
-    let token = last(
+    let token = last_valid(
         file_token,
         [Text::variable(report, "KEYPOOL_ADMIN_TOKEN")],
         client_secret,
@@ -72,9 +72,9 @@ pub(super) fn read(
 pub(super) fn client_secret(text: &Text<'_>) -> Option<Secret> {
     let secret = text.value.trim();
     if secret.chars().count() < SHORTEST {
-        text.wrong(&format!("must have at least {SHORTEST} characters"));
+        text.invalid(&format!("must have at least {SHORTEST} characters"));
     } else if !values::fits_header(secret) {
-        text.wrong(
+        text.invalid(
             "has a character that cannot stand in an HTTP header: use visible ASCII characters, without blanks",
         );
     } else {
@@ -87,7 +87,7 @@ enum Store {
     /// The database's file.
     Sqlite(PathBuf),
     /// Where it was set.
-    Postgres(At),
+    Postgres(Location),
 }
 
 struct StoreSettings {
@@ -122,17 +122,17 @@ fn store(table: Option<Table<'_>>, report: &Report<'_>) -> StoreSettings {
             (text.value != DEFAULT_URL).then(|| text.name.clone()),
         ))
     };
-    let (kind, changed) = last(url, [Text::variable(report, "KEYPOOL_STORE_URL")], read)
+    let (kind, changed) = last_valid(url, [Text::variable(report, "KEYPOOL_STORE_URL")], read)
         .unwrap_or((Store::Sqlite("keypool.db".into()), None));
     if let Some(name) = changed {
-        report.not_in_force(
+        report.not_implemented(
             &name,
             "nothing is stored yet, and only a made-up admin token goes beside that database",
         );
     }
     // The last wins, and it is the one that the user has to hear about.
     if let Some(name) = master_keys.last() {
-        report.not_in_force(name, "nothing is stored yet");
+        report.not_implemented(name, "nothing is stored yet");
     }
     StoreSettings {
         kind,
@@ -149,11 +149,11 @@ fn store_url(text: &Text<'_>) -> Option<Store> {
         if path.file_name().is_some() && !path.as_os_str().to_string_lossy().contains('\0') {
             return Some(Store::Sqlite(path.to_owned()));
         }
-        text.wrong("names no database file: write it as in \"sqlite://keypool.db\"");
+        text.invalid("names no database file: write it as in \"sqlite://keypool.db\"");
     } else if values::is_url(url, &["postgres", "postgresql"]) {
         return Some(Store::Postgres(text.at.clone()));
     } else {
-        text.wrong(
+        text.invalid(
             "must be a URL such as \"sqlite://keypool.db\" or \"postgres://user:password@host/db\"",
         );
     }

@@ -21,7 +21,7 @@ pub(super) enum Base {
     /// Nowhere: neither the user nor the provider says.
     Missing,
     /// What was written is wrong, and was reported.
-    Broken,
+    Invalid,
 }
 
 /// A pool's base URL: its own, else the environment's, else the provider's.
@@ -33,11 +33,11 @@ pub(super) fn of_pool(
 ) -> Base {
     let known = |text: Option<Text<'_>>| {
         text.and_then(|text| read(&text, listen))
-            .map_or(Base::Broken, Base::Known)
+            .map_or(Base::Invalid, Base::Known)
     };
     let Some(dialect) = dialect else {
         own.map(|node| known(node.text("a string")));
-        return Base::Broken;
+        return Base::Invalid;
     };
     let variable = || {
         dialect
@@ -87,7 +87,7 @@ pub(super) fn read(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
         wrong("host or port are not valid");
         return None;
     };
-    if values::answers(listen, host, port.unwrap_or(default_port)) {
+    if values::is_listened_at(listen, host, port.unwrap_or(default_port)) {
         let message = format!(
             "`{}` is keypool's own address, {listen}: calls would go in a circle",
             text.name

@@ -12,14 +12,14 @@ use super::values::{self, is_variable, replace};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct DotEnv {
     /// The variables; of two of the same name the later.
-    pub(super) values: BTreeMap<String, Assigned>,
+    pub(super) values: BTreeMap<String, Assignment>,
     /// Mistakes, each with its line counted from 1.
     pub(super) mistakes: Vec<(usize, &'static str)>,
 }
 
 /// The value of a variable, and where it stands.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Assigned {
+pub(super) struct Assignment {
     /// The value, without its quotes.
     pub(super) value: String,
     /// The line where the value begins, counted from 1.
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
         let known = |name: &str| {
             process
                 .get(name)
-                .or_else(|| out.values.get(name).map(|assigned| &assigned.value))
+                .or_else(|| out.values.get(name).map(|assignment| &assignment.value))
                 .cloned()
                 .unwrap_or_default()
         };
@@ -57,13 +57,13 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
         };
         if let Some((name, value, at)) = entry {
             let column = rest[..at].chars().count() + 1;
-            let assigned = Assigned {
+            let assignment = Assignment {
                 value,
                 line,
                 column,
                 has_stray_reference: has_stray_reference.get(),
             };
-            out.values.insert(name.to_owned(), assigned);
+            out.values.insert(name.to_owned(), assignment);
         }
         line += rest[..used].matches('\n').count();
         rest = &rest[used..];
@@ -175,7 +175,7 @@ mod tests {
         let read: BTreeMap<String, String> = parsed
             .values
             .into_iter()
-            .map(|(name, assigned)| (name, assigned.value))
+            .map(|(name, assignment)| (name, assignment.value))
             .collect();
         assert_eq!(read, expect, "{text:?}");
         let found: Vec<_> = parsed
@@ -227,15 +227,15 @@ mod tests {
     fn every_value_has_its_place() {
         let text =
             "\u{feff}# ключ\nA=1\r\n  export B = 'x\ny' # z\n\tC=\"\u{e9}\"\nA=\t${B} \nD=\n";
-        let places: Vec<_> = parse(text, &BTreeMap::new())
+        let locations: Vec<_> = parse(text, &BTreeMap::new())
             .values
             .into_iter()
-            .filter(|(_, assigned)| !assigned.value.is_empty())
-            .map(|(name, assigned)| (name, assigned.line, assigned.column))
+            .filter(|(_, assignment)| !assignment.value.is_empty())
+            .map(|(name, assignment)| (name, assignment.line, assignment.column))
             .collect();
         let expect = [("A", 6, 4), ("B", 3, 14), ("C", 5, 4)];
         assert_eq!(
-            places,
+            locations,
             expect.map(|(name, line, column)| (name.to_owned(), line, column))
         );
     }

@@ -16,7 +16,7 @@ use super::base::{self, Base};
 use super::keys::{default_name, provider_secret, split};
 use super::pools::{FilePools, default_models, warn_incomplete};
 use super::problem::Problem;
-use super::proxy::{self, Choice};
+use super::proxy::{self, ProxySetting};
 use super::report::Report;
 use super::text::Text;
 
@@ -69,7 +69,7 @@ fn pool(
         .collect();
     let base_url = match base {
         Base::Known(url) => url,
-        Base::Broken => return None,
+        Base::Invalid => return None,
         Base::Missing => {
             let variable = dialect.env_base_url().unwrap_or("a base URL");
             report.add(Problem::absent(
@@ -82,7 +82,7 @@ fn pool(
             return None;
         }
     };
-    let proxy = proxies.resolve(&Choice::Unsaid, &Choice::Unsaid, &base_url);
+    let proxy = proxies.resolve(&ProxySetting::Unset, &ProxySetting::Unset, &base_url);
     let key = |(index, secret)| KeySettings {
         name: default_name(dialect.name(), index).into(),
         secret,

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// Every mistake of a configuration, in the order of their places.
+/// Every mistake of a configuration, in the order of their locations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Errors(pub(crate) Vec<ConfigError>);
 
@@ -12,7 +12,7 @@ pub(crate) struct Errors(pub(crate) Vec<ConfigError>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigError {
     /// `keypool.toml:12:3`, `.env:3:16`, or `environment, OPENAI_BASE_URL`.
-    pub(crate) place: String,
+    pub(crate) location: String,
     /// What is wrong: what was expected, and what was found.
     pub(crate) message: String,
     /// What to do, where that is known.
@@ -33,7 +33,7 @@ impl fmt::Display for Errors {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
+        write!(f, "{}: {}", self.location, self.message)?;
         self.hint
             .as_ref()
             .map_or(Ok(()), |hint| write!(f, "\n    {hint}"))

@@ -13,15 +13,15 @@ use keypool_core::settings::KeySettings;
 use toml::de::DeValue;
 
 use super::base::{self, Base};
-use super::place::At;
+use super::display;
+use super::location::Location;
+use super::not_implemented;
 use super::problem::Problem;
-use super::proxy::{self, Choice};
+use super::proxy::{self, ProxySetting};
 use super::report::Report;
 use super::text::Text;
-use super::unforced;
 use super::values;
 use super::walk::{Node, Table};
-use super::words;
 
 /// What a pool gives to keys that say nothing themselves.
 pub(super) struct Defaults<'p> {
@@ -34,7 +34,7 @@ pub(super) struct Defaults<'p> {
     /// keypool's own address, which no base URL may name.
     pub(super) listen: SocketAddr,
     /// What the pool says about a proxy.
-    pub(super) proxy: &'p Choice,
+    pub(super) proxy: &'p ProxySetting,
     /// What the environment says.
     pub(super) proxies: &'p proxy::Environment,
 }
@@ -139,7 +139,7 @@ impl Gatherer<'_> {
         if let (Some(secret), Some(base_url)) = (secret, base) {
             let max_concurrent = self.defaults.max_concurrent;
             let name = name.into();
-            let proxy = self.proxy(&Choice::Unsaid, &base_url);
+            let proxy = self.proxy(&ProxySetting::Unset, &base_url);
             self.out.keys.push(KeySettings {
                 name,
                 secret,
@@ -167,14 +167,14 @@ impl Gatherer<'_> {
             .and_then(|text| self.secret(&text, &name));
         let base = table.take("base_url");
         let base = self.base(base);
-        let proxy = proxy::choice(&mut table);
+        let proxy = proxy::setting(&mut table);
         let mut label = |field| table.text(field).and_then(Text::label).map(Arc::from);
         let (model, group) = (label("model"), label("group"));
         let weight = table.whole("weight", 1..=100).unwrap_or(1u32);
         let max_concurrent = table
             .whole("max_concurrent", 1..=u32::MAX)
             .or(self.defaults.max_concurrent);
-        unforced::key_limits(&mut table);
+        not_implemented::key_limits(&mut table);
         table.finish();
         if let (Some(secret), Some(base_url)) = (secret, base) {
             let proxy = self.proxy(&proxy, &base_url);
@@ -196,7 +196,7 @@ impl Gatherer<'_> {
         match (own, self.defaults.base) {
             (Some(node), _) => base::read(&node.text("a string")?, self.defaults.listen),
             (None, Base::Known(url)) => Some(url.clone()),
-            (None, Base::Broken) => None,
+            (None, Base::Invalid) => None,
             (None, Base::Missing) => {
                 self.out.base_missing = true;
                 None
@@ -204,15 +204,15 @@ impl Gatherer<'_> {
         }
     }
 
-    fn proxy(&self, own: &Choice, base_url: &BaseUrl) -> Option<ProxyUrl> {
+    fn proxy(&self, own: &ProxySetting, base_url: &BaseUrl) -> Option<ProxyUrl> {
         let Defaults { proxy, proxies, .. } = self.defaults;
         proxies.resolve(own, proxy, base_url)
     }
 
     /// Takes a name, which may be taken once.
-    fn claim(&mut self, name: &str, at: &At, report: &Report<'_>) {
+    fn claim(&mut self, name: &str, at: &Location, report: &Report<'_>) {
         if !self.names.insert(name.to_owned()) {
-            let message = format!("the pool has two keys named {}", words::shown(name));
+            let message = format!("the pool has two keys named {}", display::name(name));
             let hint =
                 "names are unique in a pool; a key without one is called \"<pool>-<position>\"";
             report.add(Problem::new(at, message).hint(hint));
@@ -223,10 +223,10 @@ impl Gatherer<'_> {
     fn secret(&mut self, text: &Text<'_>, name: &str) -> Option<Secret> {
         let secret = provider_secret(text)?;
         if let Some(first) = self.secrets.get(&secret.digest()) {
-            text.wrong(&format!(
+            text.invalid(&format!(
                 "holds the secret of {} a second time, for {}",
-                words::shown(first),
-                words::shown(name)
+                display::name(first),
+                display::name(name)
             ));
             return None;
         }
@@ -239,7 +239,7 @@ impl Gatherer<'_> {
 pub(super) fn provider_secret(text: &Text<'_>) -> Option<Secret> {
     let secret = text.value.trim();
     if secret.is_empty() {
-        text.wrong("must not be empty");
+        text.invalid("must not be empty");
     } else if secret.contains(char::is_whitespace) {
         let message = format!(
             "`{}` holds a key with a blank or line break inside",
@@ -249,7 +249,7 @@ pub(super) fn provider_secret(text: &Text<'_>) -> Option<Secret> {
         text.report()
             .add(Problem::new(&text.at, message).hint(hint));
     } else if !values::fits_header(secret) {
-        text.wrong("holds a key with a character that cannot stand in an HTTP header, such as a letter outside ASCII");
+        text.invalid("holds a key with a character that cannot stand in an HTTP header, such as a letter outside ASCII");
     } else {
         return Some(Secret::new(secret));
     }
@@ -260,7 +260,7 @@ pub(super) fn provider_secret(text: &Text<'_>) -> Option<Secret> {
 pub(super) fn checked_name(text: &Text<'_>) -> Option<String> {
     match values::name_mistake(&text.value) {
         Some(mistake) => {
-            text.wrong(mistake);
+            text.invalid(mistake);
             None
         }
         None => Some(text.value.clone()),

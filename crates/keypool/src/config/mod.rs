@@ -5,26 +5,26 @@
 
 mod admin;
 mod base;
+mod display;
 mod dotenv;
 mod environment;
 mod errors;
 mod keys;
-mod place;
+mod location;
+mod not_implemented;
 mod pools;
 mod problem;
 mod proxy;
-mod reach;
+mod reachability;
 mod report;
 mod routes;
 mod server;
 mod sources;
 mod text;
-mod unforced;
 mod values;
 mod vars;
 mod virtual_keys;
 mod walk;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -34,9 +34,9 @@ use std::path::PathBuf;
 use keypool_gateway::settings::Settings;
 use toml::de::DeTable;
 
-use place::{At, Document};
+use location::{Document, Location};
 use problem::Problem;
-use reach::Reach;
+use reachability::Reachability;
 use report::Report;
 use sources::Input;
 use vars::Vars;
@@ -76,7 +76,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         .for_each(|error| report.add(syntax_problem(&input.document, error)));
     let settings = read(Table::root(&report, root.get_ref()), sources);
     for name in vars.strays() {
-        report.doubt_reference(&vars.at(name), name);
+        report.warn_stray_reference(&vars.at(name), name);
     }
     let (errors, warnings) = report.finish();
     if !errors.is_empty() {
@@ -96,7 +96,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let log = server::log(root.table("log"), report, &sources.overrides);
     let (admin, store) = (root.table("admin"), root.table("store"));
     let admin = admin::read(admin, store, report, &sources.dir);
-    unforced::limiter(root.table("limiter"), report);
+    not_implemented::limiter(root.table("limiter"), report);
     let proxies = proxy::Environment::read(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
     let environment = environment::pools(report, &file, server.listen, &proxies);
@@ -107,15 +107,15 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         .chain(environment.iter().map(|pool| &*pool.name))
         .collect();
     let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
-    server::warn_reach(report, &server, auth_at.as_ref(), &virtual_keys);
-    let reach = Reach {
+    server::warn_exposure(report, &server, auth_at.as_ref(), &virtual_keys);
+    let reachability = Reachability {
         pools: file.pools.iter().chain(&environment).collect(),
         auth: server.auth,
         virtual_keys: &virtual_keys,
     };
-    let routes = routes::read(root.tables("routes"), &names, &reach);
-    unforced::files(root.table("files"));
-    unforced::metrics(root.table("metrics"));
+    let routes = routes::read(root.tables("routes"), &names, &reachability);
+    not_implemented::files(root.table("files"));
+    not_implemented::metrics(root.table("metrics"));
     root.finish();
     let pools = file.pools.into_iter().chain(environment).collect();
     Settings {
@@ -131,12 +131,12 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
 /// A mistake of the TOML parser. Its messages name what it expected, never what stands there.
 fn syntax_problem(document: &Document, error: &toml::de::Error) -> Problem {
     let span = error.span().unwrap_or_default();
-    let at = At::File(span.start);
+    let at = Location::File(span.start);
     if error.message() != "duplicate key" {
         return Problem::syntax(&at, format!("not valid TOML: {}", error.message()));
     }
     let key = document.text().get(span).unwrap_or_default();
-    let problem = Problem::new(&at, format!("{} is set twice", words::unknown(key)));
+    let problem = Problem::new(&at, format!("{} is set twice", display::unknown_name(key)));
     match key {
         "keys" => problem.hint("a pool has either `keys = …` or `[[pools.<name>.keys]]`, not both"),
         _ => problem.hint("keep one of the two"),

@@ -11,13 +11,13 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
 use super::base;
+use super::display;
 use super::keys;
 use super::problem::Problem;
 use super::proxy;
 use super::report::Report;
 use super::values;
 use super::walk::Table;
-use super::words;
 
 /// The pools of the file.
 #[derive(Default)]
@@ -42,7 +42,7 @@ pub(super) fn read(
         if let Some(mistake) = values::pool_name_mistake(&name) {
             table.report().add(Problem::new(
                 &at,
-                format!("the pool name {} {mistake}", words::shown(&name)),
+                format!("the pool name {} {mistake}", display::name(&name)),
             ));
         }
         if let Some(mut table) = node.table() {
@@ -67,7 +67,7 @@ fn pool(
     let base_node = table.take("base_url");
     let base = base::of_pool(base_node, dialect, report, listen);
     let most = table.whole("max_concurrent_per_key", 1..=u32::MAX);
-    let proxy = proxy::choice(&mut table);
+    let proxy = proxy::setting(&mut table);
     let defaults = keys::Defaults {
         pool: name,
         base: &base,
@@ -81,7 +81,7 @@ fn pool(
         let provider = dialect.map_or("", Dialect::name);
         let message = format!(
             "`pools.{}.base_url` is missing: the provider \"{provider}\" has none of its own",
-            words::escaped(name)
+            display::bare_name(name)
         );
         report.add(Problem::absent(table.at(), message).hint("base_url = \"https://host/v1\""));
     }
@@ -117,7 +117,7 @@ fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
     let Some(node) = table.take("provider") else {
         let message = format!(
             "the pool has no `provider`: it must be one of {}",
-            words::listed(&names)
+            display::alternatives(&names)
         );
         table
             .report()
@@ -158,7 +158,7 @@ fn strategy(table: &mut Table<'_>) -> Strategy {
     ];
     let (strategy, later) = table.one_of("strategy", &words).unwrap_or_default();
     if let Some(name) = later {
-        table.report().not_in_force(
+        table.report().not_implemented(
             &format!("strategy = \"{name}\""),
             "round_robin takes its place",
         );

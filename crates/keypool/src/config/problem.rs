@@ -3,12 +3,12 @@
 //! This module must never hold the value of a key or token: only texts that may be shown.
 
 use super::errors::ConfigError;
-use super::place::{At, Document};
+use super::location::{Document, Location};
 
 /// One mistake before it has a place for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Problem {
-    at: At,
+    at: Location,
     message: String,
     hint: Option<String>,
     kind: Kind,
@@ -27,7 +27,7 @@ pub(super) enum Kind {
 
 impl Problem {
     /// Something written at `at` is wrong.
-    pub(super) fn new(at: &At, message: impl Into<String>) -> Self {
+    pub(super) fn new(at: &Location, message: impl Into<String>) -> Self {
         Self {
             at: at.clone(),
             message: message.into(),
@@ -37,7 +37,7 @@ impl Problem {
     }
 
     /// The file is no TOML at `at`.
-    pub(super) fn syntax(at: &At, message: impl Into<String>) -> Self {
+    pub(super) fn syntax(at: &Location, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Syntax,
             ..Self::new(at, message)
@@ -45,7 +45,7 @@ impl Problem {
     }
 
     /// Something that belongs at `at` is not there.
-    pub(super) fn absent(at: &At, message: impl Into<String>) -> Self {
+    pub(super) fn absent(at: &Location, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Absent,
             ..Self::new(at, message)
@@ -67,7 +67,7 @@ impl Problem {
     }
 
     /// Where it stands.
-    pub(super) fn at(&self) -> &At {
+    pub(super) fn at(&self) -> &Location {
         &self.at
     }
 
@@ -77,9 +77,9 @@ impl Problem {
     }
 
     /// The mistake as it is told.
-    pub(super) fn placed(self, document: &Document) -> ConfigError {
+    pub(super) fn into_error(self, document: &Document) -> ConfigError {
         ConfigError {
-            place: document.place(&self.at),
+            location: document.describe(&self.at),
             message: self.message,
             hint: self.hint,
         }

@@ -6,10 +6,10 @@ use keypool_gateway::settings::{
     AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings, VirtualKeySettings,
 };
 
-use super::place::At;
+use super::location::Location;
 use super::report::Report;
 use super::sources::Overrides;
-use super::text::{Text, last};
+use super::text::{Text, last_valid};
 use super::values;
 use super::walk::Table;
 
@@ -20,23 +20,23 @@ pub(super) fn server(
     table: Option<Table<'_>>,
     report: &Report<'_>,
     flags: &Overrides,
-) -> (ServerSettings, Option<At>) {
+) -> (ServerSettings, Option<Location>) {
     let mut out = ServerSettings::default();
     let outside = [
         Text::variable(report, "KEYPOOL_LISTEN"),
         Text::flag(report, "--listen", flags.listen.as_deref()),
     ];
     let Some(mut table) = table else {
-        out.listen = last(None, outside, listen).unwrap_or(out.listen);
+        out.listen = last_valid(None, outside, listen).unwrap_or(out.listen);
         return (out, None);
     };
-    out.listen = last(table.text("listen"), outside, listen).unwrap_or(out.listen);
+    out.listen = last_valid(table.text("listen"), outside, listen).unwrap_or(out.listen);
     let words = [
         ("auto", AuthMode::Auto),
         ("required", AuthMode::Required),
         ("none", AuthMode::None),
     ];
-    let auth_at = table.place_of("auth");
+    let auth_at = table.location_of("auth");
     out.auth = table.one_of("auth", &words).unwrap_or(out.auth);
     out.max_request_body = table
         .size("max_request_body")
@@ -54,7 +54,7 @@ pub(super) fn server(
         values::host,
     );
     out.allowed_origins = origins(&mut table);
-    later(&mut table);
+    not_implemented(&mut table);
     table.finish();
     (out, auth_at)
 }
@@ -86,22 +86,23 @@ pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrid
         Text::flag(report, "--log-format", flags.log_format.as_deref()),
     ];
     LogSettings {
-        level: last(level, outside_level, |text| text.one_of(&levels)).unwrap_or_default(),
-        format: last(format, outside_format, |text| text.one_of(&formats)).unwrap_or_default(),
+        level: last_valid(level, outside_level, |text| text.one_of(&levels)).unwrap_or_default(),
+        format: last_valid(format, outside_format, |text| text.one_of(&formats))
+            .unwrap_or_default(),
     }
 }
 
 /// Warns where others can reach keypool and everyone is served, and where no one is; and of virtual keys that nobody
 /// is asked for. `auth_at`: where `server.auth` stands.
-pub(super) fn warn_reach(
+pub(super) fn warn_exposure(
     report: &Report<'_>,
     server: &ServerSettings,
-    auth_at: Option<&At>,
+    auth_at: Option<&Location>,
     keys: &[VirtualKeySettings],
 ) {
     if let (AuthMode::None, Some(at), false) = (server.auth, auth_at, keys.is_empty()) {
         let warning = "`server.auth` is \"none\", so nobody is asked for a virtual key: what `[[virtual_keys]]` allow and forbid holds for nobody";
-        report.doubt(at, warning);
+        report.warn_at(at, warning);
     }
     let listen = server.listen;
     let is_local = listen.ip().is_loopback();
@@ -145,7 +146,7 @@ fn list<T>(
 fn origins(table: &mut Table<'_>) -> Vec<String> {
     let read = |text: Text<'_>| match &*text.value {
         "*" => {
-            text.wrong("does not take \"*\", which would let any web page spend the keys; list the origins");
+            text.invalid("does not take \"*\", which would let any web page spend the keys; list the origins");
             None
         }
         _ => text.read(
@@ -162,14 +163,14 @@ fn origins(table: &mut Table<'_>) -> Vec<String> {
 }
 
 /// What is understood and comes later.
-fn later(table: &mut Table<'_>) {
+fn not_implemented(table: &mut Table<'_>) {
     let report = table.report();
     if table
         .text("admin_listen")
         .and_then(|text| listen(&text))
         .is_some()
     {
-        report.not_in_force(
+        report.not_implemented(
             "server.admin_listen",
             "admin API and dashboard stay at `server.listen`",
         );
@@ -179,7 +180,7 @@ fn later(table: &mut Table<'_>) {
         values::is_network(text).then_some(())
     });
     if !proxies.is_empty() {
-        report.not_in_force(
+        report.not_implemented(
             "server.trusted_proxies",
             "the peer of a connection is its client",
         );
@@ -189,6 +190,6 @@ fn later(table: &mut Table<'_>) {
             tls.required(name).and_then(Text::label);
         }
         tls.finish();
-        report.not_in_force("server.tls", "connections are not encrypted");
+        report.not_implemented("server.tls", "connections are not encrypted");
     }
 }

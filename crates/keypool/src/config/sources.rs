@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::place::{At, Document};
+use super::location::{Document, Location};
 use super::problem::Problem;
 use super::vars::Vars;
 
@@ -84,7 +84,7 @@ impl Input {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
                 // Offsets are those of the document, which leaves a byte order mark out.
-                let at = At::File(text.trim_start_matches('\u{feff}').len());
+                let at = Location::File(text.trim_start_matches('\u{feff}').len());
                 (
                     text,
                     Some(Problem::syntax(
@@ -98,7 +98,7 @@ impl Input {
             }
             Err(error) => {
                 let problem = Problem::syntax(
-                    &At::Path(name.clone()),
+                    &Location::Path(name.clone()),
                     format!("the configuration file cannot be read: {error}"),
                 );
                 let hint = (error.kind() == ErrorKind::NotFound)

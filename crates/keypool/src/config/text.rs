@@ -2,11 +2,11 @@
 //!
 //! This module must never know where in a schema the string stands.
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::problem::Problem;
 use super::report::Report;
 use super::values;
-use super::words;
 
 /// A string with its variables put in, from whichever source.
 ///
@@ -18,18 +18,19 @@ pub(super) struct Text<'w> {
     /// The string as written, without the variables' values.
     written: String,
     /// Where it stands.
-    pub(super) at: At,
+    pub(super) at: Location,
     /// What it is called: `server.listen`, `KEYPOOL_LISTEN`, `--listen`.
     pub(super) name: String,
 }
 
 impl<'w> Text<'w> {
     /// A string of the file: as written, and with its variables put in.
-    pub(super) fn inside(
+    pub(super) fn from_file(
         report: &'w Report<'w>,
-        at: At,
+        at: Location,
         name: &str,
-        (written, value): (&str, String),
+        written: &str,
+        value: String,
     ) -> Self {
         Self {
             report,
@@ -43,7 +44,12 @@ impl<'w> Text<'w> {
     /// An environment variable; an empty one counts as unset.
     pub(super) fn variable(report: &'w Report<'w>, name: &str) -> Option<Self> {
         let value = report.vars().get(name)?;
-        Some(Self::outside(report, report.vars().at(name), name, value))
+        Some(Self::from_outside(
+            report,
+            report.vars().at(name),
+            name,
+            value,
+        ))
     }
 
     /// A flag of the command line.
@@ -52,10 +58,15 @@ impl<'w> Text<'w> {
         name: &'static str,
         value: Option<&str>,
     ) -> Option<Self> {
-        Some(Self::outside(report, At::Flag(name), name, value?))
+        Some(Self::from_outside(
+            report,
+            Location::Flag(name),
+            name,
+            value?,
+        ))
     }
 
-    fn outside(report: &'w Report<'w>, at: At, name: &str, value: &str) -> Self {
+    fn from_outside(report: &'w Report<'w>, at: Location, name: &str, value: &str) -> Self {
         Self {
             report,
             value: value.to_owned(),
@@ -82,14 +93,14 @@ impl<'w> Text<'w> {
     }
 
     /// Reports a mistake about the value without showing it.
-    pub(super) fn wrong(&self, what: &str) {
+    pub(super) fn invalid(&self, what: &str) {
         self.report
             .add(Problem::new(&self.at, format!("`{}` {what}", self.name)));
     }
 
     /// What was written, for a message: without the variables' values.
     pub(super) fn shown(&self) -> String {
-        words::quoted(&self.written)
+        display::value(&self.written)
     }
 
     /// Reports that something else was expected, and shows what was written.
@@ -119,7 +130,7 @@ impl<'w> Text<'w> {
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let hint =
-            words::nearest(&self.value, &names).map(|near| format!("did you mean \"{near}\"?"));
+            display::nearest(&self.value, &names).map(|near| format!("did you mean \"{near}\"?"));
         self.must_be(&any_of(words), hint);
         None
     }
@@ -128,7 +139,7 @@ impl<'w> Text<'w> {
     pub(super) fn label(self) -> Option<String> {
         match values::label_mistake(&self.value) {
             Some(mistake) => {
-                self.wrong(mistake);
+                self.invalid(mistake);
                 None
             }
             None => Some(self.value),
@@ -139,11 +150,11 @@ impl<'w> Text<'w> {
 /// What is expected where one of several words stands.
 pub(super) fn any_of<T>(words: &[(&'static str, T)]) -> String {
     let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    format!("one of {}", words::listed(&names))
+    format!("one of {}", display::alternatives(&names))
 }
 
 /// The value of the last source that has one. All are read, so that each mistake is told.
-pub(super) fn last<'w, T, const N: usize>(
+pub(super) fn last_valid<'w, T, const N: usize>(
     file: Option<Text<'w>>,
     outside: [Option<Text<'w>>; N],
     read: impl Fn(&Text<'w>) -> Option<T>,

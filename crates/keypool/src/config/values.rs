@@ -167,7 +167,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Whether a server that listens on `listen` answers at `host` and `port`.
-pub(super) fn answers(listen: SocketAddr, host: &str, port: u16) -> bool {
+pub(super) fn is_listened_at(listen: SocketAddr, host: &str, port: u16) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let address = match host.trim_end_matches('.') {
         name if name.eq_ignore_ascii_case("localhost") => Some(IpAddr::from([127, 0, 0, 1])),
@@ -440,7 +440,7 @@ mod tests {
             ("127.0.0.1:8080", "[::ffff:127.0.0.1]", 8080, true),
         ] {
             assert_eq!(
-                answers(listen(at), host, port),
+                is_listened_at(listen(at), host, port),
                 expect,
                 "{at} {host}:{port}"
             );

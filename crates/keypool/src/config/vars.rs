@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::dotenv;
-use super::place::At;
+use super::location::Location;
 use super::problem::Problem;
 use super::values;
 
@@ -15,7 +15,7 @@ use super::values;
 pub(super) struct Vars {
     values: BTreeMap<String, String>,
     /// The place in `.env` of those that the process has not set.
-    places: BTreeMap<String, At>,
+    locations: BTreeMap<String, Location>,
     /// Those of them with a `${` that begins no reference, and whether anybody asked for them.
     strays: Vec<(String, Cell<bool>)>,
 }
@@ -48,7 +48,7 @@ impl Vars {
                 return (
                     Self::of_process(process),
                     vec![Problem::new(
-                        &At::DotEnv(line, 1),
+                        &Location::DotEnv(line, 1),
                         "the file is not UTF-8 text",
                     )],
                 );
@@ -56,7 +56,7 @@ impl Vars {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => {
                 let problem = Problem::new(
-                    &At::Path(".env".to_owned()),
+                    &Location::Path(".env".to_owned()),
                     format!("cannot be read: {error}"),
                 );
                 return (Self::of_process(process), vec![problem]);
@@ -64,20 +64,20 @@ impl Vars {
         };
         let parsed = dotenv::parse(&text, process);
         let mut vars = Self::of_process(process);
-        for (name, assigned) in parsed.values {
+        for (name, assignment) in parsed.values {
             if !process.contains_key(&name) {
-                let at = At::DotEnv(assigned.line, assigned.column);
-                vars.places.insert(name.clone(), at);
-                if assigned.has_stray_reference {
+                let at = Location::DotEnv(assignment.line, assignment.column);
+                vars.locations.insert(name.clone(), at);
+                if assignment.has_stray_reference {
                     vars.strays.push((name.clone(), Cell::new(false)));
                 }
-                vars.values.insert(name, assigned.value);
+                vars.values.insert(name, assignment.value);
             }
         }
         let problems = parsed
             .mistakes
             .into_iter()
-            .map(|(line, message)| Problem::new(&At::DotEnv(line, 1), message))
+            .map(|(line, message)| Problem::new(&Location::DotEnv(line, 1), message))
             .collect();
         (vars, problems)
     }
@@ -85,17 +85,17 @@ impl Vars {
     fn of_process(process: &BTreeMap<String, String>) -> Self {
         Self {
             values: process.clone(),
-            places: BTreeMap::new(),
+            locations: BTreeMap::new(),
             strays: Vec::new(),
         }
     }
 
     /// Where a variable was set: in `.env`, or else in the environment of the process.
-    pub(super) fn at(&self, name: &str) -> At {
-        self.places
+    pub(super) fn at(&self, name: &str) -> Location {
+        self.locations
             .get(name)
             .cloned()
-            .unwrap_or_else(|| At::Variable(name.to_owned()))
+            .unwrap_or_else(|| Location::Variable(name.to_owned()))
     }
 
     /// The variables of `.env` with a `${` that begins no reference, as far as they were asked for: the file may have

@@ -8,22 +8,22 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::problem::Problem;
 use super::report::Report;
 use super::text::{Text, any_of};
 use super::values;
 use super::vars::Missing;
-use super::words;
 
 /// A table being read.
 #[must_use = "`finish` reports the fields that nobody asked for"]
 pub(super) struct Table<'w> {
     report: &'w Report<'w>,
     entries: &'w DeTable<'w>,
-    at: At,
+    at: Location,
     path: String,
-    asked: Vec<&'static str>,
+    known_fields: Vec<&'static str>,
 }
 
 /// A value being read.
@@ -39,9 +39,9 @@ impl<'w> Table<'w> {
         Self {
             report,
             entries,
-            at: At::File(0),
+            at: Location::File(0),
             path: String::new(),
-            asked: Vec::new(),
+            known_fields: Vec::new(),
         }
     }
 
@@ -51,13 +51,13 @@ impl<'w> Table<'w> {
     }
 
     /// Where the table starts.
-    pub(super) fn at(&self) -> &At {
+    pub(super) fn at(&self) -> &Location {
         &self.at
     }
 
     /// The field `name`, if it is there.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Node<'w>> {
-        self.asked.push(name);
+        self.known_fields.push(name);
         let value = self.entries.get(name)?;
         Some(Node {
             report: self.report,
@@ -125,12 +125,12 @@ impl<'w> Table<'w> {
     }
 
     /// Where the field `name` has its value.
-    pub(super) fn place_of(&self, name: &str) -> Option<At> {
-        Some(At::File(self.entries.get(name)?.span().start))
+    pub(super) fn location_of(&self, name: &str) -> Option<Location> {
+        Some(Location::File(self.entries.get(name)?.span().start))
     }
 
     /// Warns where the field `name` is an empty list; `told` says what follows from that.
-    pub(super) fn doubt_if_empty(&self, name: &'static str, told: &str) {
+    pub(super) fn warn_if_empty(&self, name: &'static str, consequence: &str) {
         let Some(list) = self.entries.get(name) else {
             return;
         };
@@ -139,8 +139,9 @@ impl<'w> Table<'w> {
             .as_array()
             .is_some_and(|items| items.is_empty())
         {
-            let warning = format!("`{}` is an empty list: {told}", self.path_of(name));
-            self.report.doubt(&At::File(list.span().start), &warning);
+            let warning = format!("`{}` is an empty list: {consequence}", self.path_of(name));
+            self.report
+                .warn_at(&Location::File(list.span().start), &warning);
         }
     }
 
@@ -239,7 +240,7 @@ impl<'w> Table<'w> {
     }
 
     /// The entries of a table whose names the user chooses, in the order of the file.
-    pub(super) fn entries(&self) -> Vec<(String, At, Node<'w>)> {
+    pub(super) fn entries(&self) -> Vec<(String, Location, Node<'w>)> {
         let mut entries: Vec<_> = self.entries.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let named = entries.into_iter().map(|(key, value)| {
@@ -248,7 +249,11 @@ impl<'w> Table<'w> {
                 value,
                 path: self.path_of(key.get_ref()),
             };
-            (key.get_ref().to_string(), At::File(key.span().start), node)
+            (
+                key.get_ref().to_string(),
+                Location::File(key.span().start),
+                node,
+            )
         });
         named.collect()
     }
@@ -257,7 +262,7 @@ impl<'w> Table<'w> {
     pub(super) fn finish(self) {
         for (key, value) in self.entries {
             let name: &str = key.get_ref();
-            if self.asked.contains(&name) {
+            if self.known_fields.contains(&name) {
                 continue;
             }
             let what = if value.get_ref().is_table() {
@@ -269,29 +274,29 @@ impl<'w> Table<'w> {
                 "" => "at the top level".to_owned(),
                 path => format!("in `{path}`"),
             };
-            let hint = match words::nearest(name, &self.asked) {
+            let hint = match display::nearest(name, &self.known_fields) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known there: {}", self.asked.join(", ")),
+                None => format!("known there: {}", self.known_fields.join(", ")),
             };
-            let message = format!("unknown {what} {} {home}", words::unknown(name));
+            let message = format!("unknown {what} {} {home}", display::unknown_name(name));
             self.report
-                .add(Problem::new(&At::File(key.span().start), message).hint(hint));
+                .add(Problem::new(&Location::File(key.span().start), message).hint(hint));
         }
     }
 
     fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() {
-            words::escaped(name)
+            display::bare_name(name)
         } else {
-            format!("{}.{}", self.path, words::escaped(name))
+            format!("{}.{}", self.path, display::bare_name(name))
         }
     }
 }
 
 impl<'w> Node<'w> {
     /// Where the value starts.
-    pub(super) fn at(&self) -> At {
-        At::File(self.value.span().start)
+    pub(super) fn at(&self) -> Location {
+        Location::File(self.value.span().start)
     }
 
     /// What it is called: `pools.vision.keys`.
@@ -316,7 +321,7 @@ impl<'w> Node<'w> {
             entries,
             at,
             path: self.path,
-            asked: Vec::new(),
+            known_fields: Vec::new(),
         })
     }
 
@@ -345,14 +350,15 @@ impl<'w> Node<'w> {
             return None;
         };
         if values::has_stray_reference(written) {
-            self.report.doubt_reference(&self.at(), &self.path);
+            self.report.warn_stray_reference(&self.at(), &self.path);
         }
         match self.report.vars().interpolate(written) {
-            Ok(value) => Some(Text::inside(
+            Ok(value) => Some(Text::from_file(
                 self.report,
                 self.at(),
                 &self.path,
-                (written, value),
+                written,
+                value,
             )),
             Err(missing) => {
                 missing
@@ -373,9 +379,12 @@ impl<'w> Node<'w> {
         let found = match self.value.get_ref() {
             DeValue::String(_) => "a string".to_owned(),
             DeValue::Integer(number) => {
-                format!("the whole number {}", words::escaped(&number.to_string()))
+                format!(
+                    "the whole number {}",
+                    display::bare_name(&number.to_string())
+                )
             }
-            DeValue::Float(number) => format!("the number {}", words::escaped(number.as_str())),
+            DeValue::Float(number) => format!("the number {}", display::bare_name(number.as_str())),
             DeValue::Boolean(on) => on.to_string(),
             DeValue::Datetime(_) => "a date".to_owned(),
             DeValue::Array(_) => "a list".to_owned(),
@@ -404,7 +413,7 @@ impl<'w> Node<'w> {
             Missing::Unset(name) => (name, "not set"),
             Missing::Empty(name) => (name, "empty"),
         };
-        let name = words::variable(name);
+        let name = display::variable(name);
         let message = format!(
             "`{}` takes the environment variable `{name}`, which is {state}",
             self.path

@@ -39,9 +39,11 @@ async fn the_soft_limit_is_raised_to_the_hard_one_and_what_fits_is_told() {
         let limits = format!("ulimit -Sn 128 && ulimit -Hn {hard}");
         let gw = start("[log]\nformat = \"json\"\n", &limits).await;
         assert_eq!(soft_limit(&gw), hard);
-        gw.logged("there is room for").await;
+        gw.logged("there is capacity for").await;
         let log = gw.log();
-        let line = log.lines().find(|line| line.contains("there is room for"));
+        let line = log
+            .lines()
+            .find(|line| line.contains("there is capacity for"));
         let line: Value = serde_json::from_str(line.unwrap()).unwrap();
         assert_eq!(
             line["level"],

@@ -18,7 +18,7 @@ fn check(text: &str, words: &[&str]) {
         panic!("one mistake in\n{text}\nfound {errors:#?}")
     };
     assert_eq!(
-        error.place,
+        error.location,
         format!("keypool.toml:{line}:{column}"),
         "{text}\n{error}"
     );
@@ -644,12 +644,12 @@ key = "canary"
 pools = ["c"]
 "#;
     let errors = toml(text).errors();
-    let places: Vec<_> = errors
+    let locations: Vec<_> = errors
         .iter()
-        .map(|error| error.place.strip_prefix("keypool.toml:").unwrap())
+        .map(|error| error.location.strip_prefix("keypool.toml:").unwrap())
         .collect();
     assert_eq!(
-        places,
+        locations,
         [
             "2:10", "3:1", "4:8", "5:8", "6:12", "7:1", "10:8", "11:17", "12:17", "15:7", "16:10"
         ]
@@ -667,10 +667,10 @@ pools = ["c"]
 fn syntax_errors_are_told_with_what_is_sure_beside_them() {
     let text = "[server]\nlisten = \nauth = 'canary\nlisen = 1\n[pools.a]\nprovider = openai\nkeys = canary\n[[virtual_keys]]\nname = 'x\"\n";
     let errors = toml(text).errors();
-    let places: Vec<_> = errors.iter().map(|error| error.place.clone()).collect();
+    let locations: Vec<_> = errors.iter().map(|error| error.location.clone()).collect();
     for line in [2, 3, 6, 7, 9] {
         assert_eq!(
-            places
+            locations
                 .iter()
                 .filter(|place| place.starts_with(&format!("keypool.toml:{line}:")))
                 .count(),
@@ -679,7 +679,7 @@ fn syntax_errors_are_told_with_what_is_sure_beside_them() {
         );
     }
     assert_eq!(
-        places
+        locations
             .iter()
             .filter(|place| *place == "keypool.toml:4:1")
             .count(),
@@ -694,9 +694,9 @@ fn syntax_errors_are_told_with_what_is_sure_beside_them() {
 fn what_stands_under_a_broken_header_is_not_judged() {
     let errors =
         toml("log.level = 'inof'\n[server\nlisten = 1\n[pools.a]\nprovider = 'opnai'\n").errors();
-    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
+    let locations: Vec<_> = errors.iter().map(|error| &*error.location).collect();
     assert_eq!(
-        places,
+        locations,
         ["keypool.toml:1:13", "keypool.toml:2:8", "keypool.toml:5:12"]
     );
 }
@@ -707,7 +707,7 @@ fn bytes_that_are_no_text_have_a_place() {
         .write("keypool.toml", b"[server]\n# \xd0\xba \xff\n")
         .errors();
     assert_eq!(errors.len(), 1);
-    assert_eq!(errors[0].place, "keypool.toml:2:5");
+    assert_eq!(errors[0].location, "keypool.toml:2:5");
     assert!(errors[0].message.contains("not UTF-8"));
 }
 

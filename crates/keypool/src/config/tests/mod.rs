@@ -1,10 +1,10 @@
 //! What the configuration promises, told through `load` alone.
 
-mod doubts;
 mod guide;
 mod mistakes;
 mod proxies;
 mod sources;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -299,12 +299,12 @@ fn the_virtual_keys_of_the_example_are_read() {
 }
 
 #[test]
-fn what_is_not_in_force_warns_once_each() {
+fn a_setting_that_is_not_implemented_warns_once() {
     let loaded = example().good();
     let told: Vec<_> = loaded
         .warnings
         .iter()
-        .filter(|warning| warning.contains("not in force yet"))
+        .filter(|warning| warning.contains("not implemented yet"))
         .collect();
     for setting in [
         "server.admin_listen",

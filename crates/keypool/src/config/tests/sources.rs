@@ -269,11 +269,11 @@ fn dotenv_stands_under_the_process() {
 fn a_mistake_in_dotenv_has_its_line_and_keeps_its_secret() {
     let home = toml("server.listen = 1").write(".env", "A=1\ncanary secret\nB=\"canary\n");
     let errors = home.errors();
-    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
-    assert_eq!(places, [".env:2:1", ".env:3:1", "keypool.toml:1:17"]);
+    let locations: Vec<_> = errors.iter().map(|error| &*error.location).collect();
+    assert_eq!(locations, [".env:2:1", ".env:3:1", "keypool.toml:1:17"]);
     assert!(!format!("{errors:?}").contains("canary"));
     let errors = Home::new().write(".env", b"A=1\nB=\xff\n").errors();
-    assert_eq!((&*errors[0].place, errors.len()), (".env:2:1", 1));
+    assert_eq!((&*errors[0].location, errors.len()), (".env:2:1", 1));
     let home = Home::new();
     std::fs::create_dir(home.sources.dir.join(".env")).unwrap();
     home.good();
@@ -287,7 +287,7 @@ fn a_wrong_value_in_dotenv_has_line_and_column() {
     let errors = home.errors();
     let told: Vec<_> = errors
         .iter()
-        .map(|error| (&*error.place, error.message.split('`').nth(1).unwrap()))
+        .map(|error| (&*error.location, error.message.split('`').nth(1).unwrap()))
         .collect();
     assert_eq!(
         told,
@@ -306,9 +306,9 @@ fn a_wrong_value_in_dotenv_has_line_and_column() {
         .env("KEYPOOL_LISTEN", "nowhere")
         .env("KEYPOOL_LOG_LEVEL", "")
         .errors();
-    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
+    let locations: Vec<_> = errors.iter().map(|error| &*error.location).collect();
     assert_eq!(
-        (places.len(), places[0], places[4]),
+        (locations.len(), locations[0], locations[4]),
         (5, ".env:5:17", "environment, KEYPOOL_LISTEN")
     );
 }
@@ -326,11 +326,11 @@ fn a_named_file_must_be_there() {
     assert!(told(&home)[0].starts_with("third.toml:1:8: unknown field `listn`"));
     home.sources.file = Some("none.toml".into());
     let errors = home.errors();
-    assert_eq!((&*errors[0].place, errors.len()), ("none.toml", 1));
+    assert_eq!((&*errors[0].location, errors.len()), ("none.toml", 1));
     assert!(errors[0].message.contains("cannot be read"));
     home.sources.file = None;
     assert_eq!(
-        &*home.env("KEYPOOL_CONFIG", "gone.toml").errors()[0].place,
+        &*home.env("KEYPOOL_CONFIG", "gone.toml").errors()[0].location,
         "gone.toml"
     );
 }
@@ -365,14 +365,14 @@ fn the_token_file_stands_beside_the_database() {
         let warned = loaded
             .warnings
             .iter()
-            .filter(|warning| warning.starts_with("`KEYPOOL_STORE_URL` is not in force"))
+            .filter(|warning| warning.starts_with("`KEYPOOL_STORE_URL` is not implemented"))
             .count();
         assert_eq!(warned, usize::from(url != "sqlite://keypool.db"));
     }
 }
 
 #[test]
-fn variables_that_are_not_in_force_warn_once() {
+fn a_variable_that_is_not_implemented_warns_once() {
     let home = toml("[store]\nurl = 'postgres://h/d'\nmaster_key = 'one'\n[limiter]\nurl = 'memory'\n[admin]\ntoken = '0123456789abcdef'")
         .env("KEYPOOL_STORE_URL", "postgresql://u:canary@h/d")
         .env("KEYPOOL_MASTER_KEY", "canary")

@@ -7,12 +7,12 @@ use keypool_core::settings::PoolSettings;
 use keypool_gateway::settings::{AuthMode, RouteSettings, RouteTarget, VirtualKeySettings};
 use keypool_providers::catalogue;
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::report::Report;
-use super::words;
 
 /// What decides who reaches which target.
-pub(super) struct Reach<'a> {
+pub(super) struct Reachability<'a> {
     /// All pools.
     pub(super) pools: Vec<&'a PoolSettings>,
     /// `server.auth`
@@ -21,23 +21,29 @@ pub(super) struct Reach<'a> {
     pub(super) virtual_keys: &'a [VirtualKeySettings],
 }
 
-impl Reach<'_> {
-    /// Warns of `route`, whose name stands at `at` and whose targets at `places`.
-    pub(super) fn warn(&self, route: &RouteSettings, at: &At, places: &[At], report: &Report<'_>) {
+impl Reachability<'_> {
+    /// Warns of `route`, whose name stands at `at` and whose targets at `locations`.
+    pub(super) fn warn(
+        &self,
+        route: &RouteSettings,
+        at: &Location,
+        locations: &[Location],
+        report: &Report<'_>,
+    ) {
         let targets = || route.targets.iter();
-        for ((n, target), place) in targets().enumerate().zip(places) {
+        for ((n, target), location) in targets().enumerate().zip(locations) {
             let (pool, model) = (&target.pool, model_of(route, target));
             let is_same =
                 |other: &RouteTarget| other.pool == *pool && model_of(route, other) == model;
             if targets().take(n).any(is_same) {
-                let told = "this target stands in the route already: the same pool is tried a second time for the same model";
-                report.doubt(place, told);
+                let message = "this target stands in the route already: the same pool is tried a second time for the same model";
+                report.warn_at(location, message);
             } else if self.names_no_model(target) {
-                let told = format!(
+                let message = format!(
                     "no call reaches this target: calls to the provider of the pool {} name no model",
-                    words::shown(pool)
+                    display::name(pool)
                 );
-                report.doubt(place, &told);
+                report.warn_at(location, &message);
             }
         }
         if !targets().any(|target| !self.names_no_model(target)) {
@@ -45,11 +51,11 @@ impl Reach<'_> {
             return;
         }
         if self.asks_for_keys() && !targets().any(|target| self.some_key_may(route, target)) {
-            let told = format!(
+            let message = format!(
                 "no virtual key may use the route {}: none allows its name, or the model of a target, together with that target's pool",
-                words::shown(&route.model)
+                display::name(&route.model)
             );
-            report.doubt(at, &told);
+            report.warn_at(at, &message);
         }
     }
 

@@ -36,10 +36,10 @@ fn limiter_url(text: &Text<'_>) {
         return;
     }
     if values::is_url(url, &["redis", "rediss", "redis-cluster", "rediss-cluster"]) {
-        text.report().not_in_force(&text.name, LIMITS);
+        text.report().not_implemented(&text.name, LIMITS);
     } else {
         // Not shown: it may hold a password.
-        text.wrong("must be \"memory\" or a URL such as \"redis://host:port\", \"rediss://host:port\" or \"redis-cluster://h1:p1,h2:p2\"");
+        text.invalid("must be \"memory\" or a URL such as \"redis://host:port\", \"rediss://host:port\" or \"redis-cluster://h1:p1,h2:p2\"");
     }
 }
 
@@ -52,7 +52,7 @@ fn word(table: &mut Table<'_>, field: &'static str, setting: &str, words: &[&'st
         .map(|(n, word)| (*word, n))
         .collect();
     if table.one_of(field, &words).is_some_and(|n| n > 0) {
-        report.not_in_force(setting, LIMITS);
+        report.not_implemented(setting, LIMITS);
     }
 }
 
@@ -94,14 +94,14 @@ pub(super) fn virtual_key_limits(table: &mut Table<'_>) {
         .duration("limit_wait")
         .is_some_and(|wait| wait.as_secs_f64() != 10.0)
     {
-        report.not_in_force("virtual_keys.limit_wait", LIMITS);
+        report.not_implemented("virtual_keys.limit_wait", LIMITS);
     }
 }
 
 fn number(table: &mut Table<'_>, name: &'static str, setting: &str) {
     let report = table.report();
     if table.whole(name, ANY).is_some() {
-        report.not_in_force(setting, LIMITS);
+        report.not_implemented(setting, LIMITS);
     }
 }
 
@@ -110,7 +110,7 @@ pub(super) fn files(table: Option<Table<'_>>) {
     let Some(mut table) = table else { return };
     let report = table.report();
     if table.size("max_size").is_some_and(|size| size != 512 << 20) {
-        report.not_in_force("files.max_size", "files come with a later version");
+        report.not_implemented("files.max_size", "files come with a later version");
     }
     table.finish();
 }
@@ -120,7 +120,7 @@ pub(super) fn metrics(table: Option<Table<'_>>) {
     let Some(mut table) = table else { return };
     let report = table.report();
     if table.switch("public") == Some(true) {
-        report.not_in_force("metrics.public", "metrics come with a later version");
+        report.not_implemented("metrics.public", "metrics come with a later version");
     }
     table.finish();
 }

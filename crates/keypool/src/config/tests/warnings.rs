@@ -4,25 +4,25 @@ use super::*;
 
 const POOLS: &str = "pools.a = { provider = 'openai' }\npools.b = { provider = 'anthropic' }\npools.t = { provider = 'tavily' }\n";
 
-/// The warnings of `text`: each begins with one of the places marked by `§`, in their order, and has its words.
+/// The warnings of `text`: each begins with one of the locations marked by `§`, in their order, and has its words.
 fn check(text: &str, expect: &[&str]) {
-    let mut places = Vec::new();
+    let mut locations = Vec::new();
     let mut plain = String::new();
     for part in text.split_inclusive('§') {
         plain.push_str(part.trim_end_matches('§'));
         if part.ends_with('§') {
             let line = plain.matches('\n').count() + 1;
             let column = plain.chars().rev().take_while(|c| *c != '\n').count() + 1;
-            places.push(format!("keypool.toml:{line}:{column}: "));
+            locations.push(format!("keypool.toml:{line}:{column}: "));
         }
     }
     let warnings = toml(&plain).env("SET", "canary-set").good().warnings;
     assert_eq!(
-        (warnings.len(), places.len()),
+        (warnings.len(), locations.len()),
         (expect.len(), expect.len()),
         "{text}\n{warnings:#?}"
     );
-    for ((warning, place), words) in warnings.iter().zip(places).zip(expect) {
+    for ((warning, place), words) in warnings.iter().zip(locations).zip(expect) {
         assert!(
             warning.starts_with(&place) && warning.contains(words) && !warning.contains("canary"),
             "{text}\n{place}{words}\n{warning}"

@@ -22,7 +22,7 @@ pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
 }
 
 /// `"a", "b" or "c"`.
-pub(super) fn listed(words: &[&str]) -> String {
+pub(super) fn alternatives(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
     match quoted.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
@@ -31,22 +31,22 @@ pub(super) fn listed(words: &[&str]) -> String {
 }
 
 /// A name that the user chose, as it stands in a message. A long one is cut: it may be a secret in the wrong place.
-pub(super) fn shown(name: &str) -> String {
-    format!("`{}`", escaped(name))
+pub(super) fn name(name: &str) -> String {
+    format!("`{}`", bare_name(name))
 }
 
 /// The same without marks around it.
-pub(super) fn escaped(name: &str) -> String {
+pub(super) fn bare_name(name: &str) -> String {
     cut(name, is_long(name))
 }
 
 /// A name that should have been one of keypool's own. Nobody chose it, so what looks like a secret is cut as well.
-pub(super) fn unknown(name: &str) -> String {
+pub(super) fn unknown_name(name: &str) -> String {
     format!("`{}`", cut(name, may_be_secret(name)))
 }
 
 /// A value as it stands in a message, cut where it may be a secret in the wrong place.
-pub(super) fn quoted(text: &str) -> String {
+pub(super) fn value(text: &str) -> String {
     format!("\"{}\"", cut(text, may_be_secret(text)))
 }
 
@@ -99,10 +99,10 @@ mod tests {
 
     #[test]
     fn long_names_are_cut() {
-        assert_eq!(shown("a\n\u{1b}"), "`a\\n\\u{1b}`");
-        assert_eq!(shown(&"s".repeat(31)), format!("`{}`", "s".repeat(31)));
-        assert_eq!(shown(&"s".repeat(32)), "`ssssss…`");
-        assert_eq!(shown("production-openai-2"), "`production-openai-2`");
+        assert_eq!(name("a\n\u{1b}"), "`a\\n\\u{1b}`");
+        assert_eq!(name(&"s".repeat(31)), format!("`{}`", "s".repeat(31)));
+        assert_eq!(name(&"s".repeat(32)), "`ssssss…`");
+        assert_eq!(name("production-openai-2"), "`production-openai-2`");
     }
 
     #[test]
@@ -115,8 +115,8 @@ mod tests {
             "team-a-012345678".to_owned(),
         ] {
             let start = &secret[..6];
-            assert_eq!(quoted(&secret), format!("\"{start}…\""));
-            assert_eq!(unknown(&secret), format!("`{start}…`"));
+            assert_eq!(value(&secret), format!("\"{start}…\""));
+            assert_eq!(unknown_name(&secret), format!("`{start}…`"));
             assert_eq!(variable(&secret), format!("{start}…"));
         }
         for plain in [
@@ -126,7 +126,7 @@ mod tests {
             "http://h:99999/v1",
             "2027-01-31 at noon",
         ] {
-            assert_eq!(quoted(plain), format!("\"{plain}\""));
+            assert_eq!(value(plain), format!("\"{plain}\""));
         }
         for name in ["MY_TEAM_OPENAI_API_KEY_PRODUCTION_2", "k", "NO_SUCH_2"] {
             assert_eq!(variable(name), name);

@@ -12,7 +12,7 @@ pub(super) struct Document {
 
 /// The origin of a value or mistake. The order is that in which mistakes are told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum At {
+pub(super) enum Location {
     /// A line and column of `.env`, counted from 1.
     DotEnv(usize, usize),
     /// A whole file, by the name that the user gave it.
@@ -80,18 +80,18 @@ impl Document {
     }
 
     /// A place as it is shown to the user.
-    pub(super) fn place(&self, at: &At) -> String {
+    pub(super) fn describe(&self, at: &Location) -> String {
         match at {
-            At::DotEnv(line, column) => format!(".env:{line}:{column}"),
-            At::Path(path) => path.clone(),
-            At::File(offset) => format!(
+            Location::DotEnv(line, column) => format!(".env:{line}:{column}"),
+            Location::Path(path) => path.clone(),
+            Location::File(offset) => format!(
                 "{}:{}:{}",
                 self.name,
                 self.line(*offset),
                 self.column(*offset)
             ),
-            At::Variable(name) => format!("environment, {name}"),
-            At::Flag(flag) => format!("command line, {flag}"),
+            Location::Variable(name) => format!("environment, {name}"),
+            Location::Flag(flag) => format!("command line, {flag}"),
         }
     }
 }
@@ -109,13 +109,13 @@ mod tests {
             ("= 1", "k.toml:3:6"),
         ] {
             let offset = document.text().find(found).unwrap();
-            assert_eq!(document.place(&At::File(offset)), expect);
+            assert_eq!(document.describe(&Location::File(offset)), expect);
         }
         assert_eq!(
-            document.place(&At::File(document.text().len())),
+            document.describe(&Location::File(document.text().len())),
             "k.toml:4:1"
         );
-        assert_eq!(document.place(&At::File(usize::MAX)), "k.toml:4:1");
-        assert_eq!(Document::new("e", "").place(&At::File(0)), "e:1:1");
+        assert_eq!(document.describe(&Location::File(usize::MAX)), "k.toml:4:1");
+        assert_eq!(Document::new("e", "").describe(&Location::File(0)), "e:1:1");
     }
 }
