@@ -91,7 +91,7 @@ pub(super) async fn serve(
     watch::start(&gw, files);
     signals::reload_on_hangup(&gw);
     let shutdown = signals::shutdown(&gw);
-    // Printed last: whoever reads it may change files or send signals at once.
+    // Printed last: its reader may change files or send signals at once.
     open_files.log();
     print(&welcome::text(
         kind,

@@ -20,7 +20,7 @@ use super::proxy::{self, ProxySetting};
 use super::report::Report;
 use super::text::Text;
 
-/// A pool for each provider with keys in the environment and no pool in the file, in the order of the dialects.
+/// A pool for each provider that has keys in the environment and no pool in the file, in the order of the dialects.
 pub(super) fn pools(
     report: &Report<'_>,
     file: &FilePools,
@@ -40,7 +40,7 @@ pub(super) fn pools(
         if file.names.iter().any(|name| name == dialect.name()) {
             let (variable, file, name) = (&first.name, report.file_name(), dialect.name());
             report.warn(format!(
-                "`{variable}` is not used: {file} has a pool named \"{name}\" of another provider"
+                "`{variable}` is not used: {file} has a pool named \"{name}\" with another provider"
             ));
             continue;
         }
@@ -75,7 +75,7 @@ fn pool(
             report.add(Problem::absent(
                 &texts.first()?.at,
                 format!(
-                    "`{variable}` is missing: the provider \"{}\" has no base URL of its own",
+                    "`{variable}` is missing: the provider \"{}\" has no default base URL",
                     dialect.name()
                 ),
             ));

@@ -1,10 +1,10 @@
-//! Mistakes as they are told: a place, what is wrong, what to do.
+//! Mistakes as shown to the user: the location, what is wrong, what to do.
 //!
 //! This module must never hold the value of a key or token.
 
 use std::fmt;
 
-/// Every mistake of a configuration, in the order of their locations.
+/// All mistakes in a configuration, in the order of their locations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Errors(pub(crate) Vec<ConfigError>);
 
@@ -15,7 +15,7 @@ pub(crate) struct ConfigError {
     pub(crate) location: String,
     /// What is wrong: what was expected, and what was found.
     pub(crate) message: String,
-    /// What to do, where that is known.
+    /// What to do, if that is known.
     pub(crate) hint: Option<String>,
 }
 

@@ -1,7 +1,7 @@
-//! Configuration: defaults, `keypool.toml`, environment and flags become one validated `Settings`, or every mistake at once.
+//! Configuration: merges defaults, `keypool.toml`, environment and flags into validated `Settings`, or reports all mistakes.
 //!
-//! The only place that reads the environment and the file. It must never open a socket, make a secret or know the gateway;
-//! and no value of a key or token may leave it but inside a `Secret`.
+//! Only this module reads the environment and the file. It must never open a socket, generate a secret or know the gateway;
+//! and the value of a key or token may leave it only inside a `Secret`.
 
 mod admin;
 mod base;
@@ -45,14 +45,14 @@ use walk::Table;
 pub(crate) use errors::Errors;
 pub(crate) use sources::{Overrides, Sources};
 
-/// A configuration that can be served.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     /// The settings.
     pub(crate) settings: Settings,
-    /// What the user set and what has no effect, a sentence each.
+    /// Settings that have no effect or are probably not meant, one sentence each.
     pub(crate) warnings: Vec<String>,
-    /// The configuration file and `.env`, existing or not: a change of one of them is a reason to load again.
+    /// The configuration file and `.env`, existing or not. A change to one of them causes a reload.
     pub(crate) files: Vec<PathBuf>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
     })
 }
 
-/// The schema's first floor.
+/// Reads the top level of the schema.
 fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let report = root.report();
     let (server, auth_at) = server::server(root.table("server"), report, &sources.overrides);
@@ -128,7 +128,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     }
 }
 
-/// A mistake of the TOML parser. Its messages name what it expected, never what stands there.
+/// An error of the TOML parser. Its messages say what it expected and never quote the file.
 fn syntax_problem(document: &Document, error: &toml::de::Error) -> Problem {
     let span = error.span().unwrap_or_default();
     let at = Location::File(span.start);

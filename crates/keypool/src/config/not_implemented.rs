@@ -1,6 +1,6 @@
-//! Sections that are understood and checked, and come into force with a later version: each set thing warns once.
+//! Settings that are checked but not implemented yet. Each one that is set gives one warning.
 //!
-//! What leaves here is nothing: a section that comes into force moves to a file of its own.
+//! Nothing here returns a value. A section that gets implemented moves to its own file.
 
 use std::ops::RangeInclusive;
 
@@ -9,13 +9,13 @@ use super::text::Text;
 use super::values;
 use super::walk::Table;
 
-/// Why limits do nothing.
+/// Why limits have no effect.
 pub(super) const LIMITS: &str = "limits come with a later version";
 const ANY: RangeInclusive<u64> = 1..=u64::MAX;
 
 /// `[limiter]` and `KEYPOOL_LIMITER_URL`.
 pub(super) fn limiter(table: Option<Table<'_>>, report: &Report<'_>) {
-    let outside = Text::variable(report, "KEYPOOL_LIMITER_URL");
+    let variable = Text::variable(report, "KEYPOOL_LIMITER_URL");
     if let Some(mut table) = table {
         table.text("url").iter().for_each(limiter_url);
         word(&mut table, "mode", "limiter.mode", &["leased", "strict"]);
@@ -27,7 +27,7 @@ pub(super) fn limiter(table: Option<Table<'_>>, report: &Report<'_>) {
         );
         table.finish();
     }
-    outside.iter().for_each(limiter_url);
+    variable.iter().for_each(limiter_url);
 }
 
 fn limiter_url(text: &Text<'_>) {
@@ -38,12 +38,12 @@ fn limiter_url(text: &Text<'_>) {
     if values::is_url(url, &["redis", "rediss", "redis-cluster", "rediss-cluster"]) {
         text.report().not_implemented(&text.name, LIMITS);
     } else {
-        // Not shown: it may hold a password.
+        // Not shown: it may contain a password.
         text.invalid("must be \"memory\" or a URL such as \"redis://host:port\", \"rediss://host:port\" or \"redis-cluster://h1:p1,h2:p2\"");
     }
 }
 
-/// A word of which the first is the default, and silent.
+/// Reads one of `words`. The first is the default and gives no warning.
 fn word(table: &mut Table<'_>, field: &'static str, setting: &str, words: &[&'static str]) {
     let report = table.report();
     let words: Vec<(&'static str, usize)> = words

@@ -1,4 +1,4 @@
-//! `[pools.*]`: providers, base URLs and the rules of each pool.
+//! `[pools.*]`: the provider, base URL and rules of each pool.
 //!
 //! This module must never know a provider by name: what differs between them comes from their dialects.
 
@@ -22,15 +22,15 @@ use super::walk::Table;
 /// The pools of the file.
 #[derive(Default)]
 pub(super) struct FilePools {
-    /// Those that can be used.
+    /// The pools that could be read.
     pub(super) pools: Vec<PoolSettings>,
-    /// The names of all, also of those with mistakes.
+    /// The names of all pools, also of those with mistakes.
     pub(super) names: Vec<String>,
     /// The providers that have a pool.
     pub(super) providers: Vec<&'static str>,
 }
 
-/// Reads all pools in the order of the file.
+/// Reads all pools, in the order of the file.
 pub(super) fn read(
     table: Option<Table<'_>>,
     listen: SocketAddr,
@@ -66,12 +66,13 @@ fn pool(
     let report = table.report();
     let base_node = table.take("base_url");
     let base = base::of_pool(base_node, dialect, report, listen);
-    let most = table.whole("max_concurrent_per_key", 1..=u32::MAX);
+    let max_concurrent = table.whole("max_concurrent_per_key", 1..=u32::MAX);
     let proxy = proxy::setting(&mut table);
     let defaults = keys::Defaults {
         pool: name,
         base: &base,
-        max_concurrent: most.or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
+        max_concurrent: max_concurrent
+            .or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
         listen,
         proxy: &proxy,
         proxies,
@@ -80,7 +81,7 @@ fn pool(
     if keys.base_missing {
         let provider = dialect.map_or("", Dialect::name);
         let message = format!(
-            "`pools.{}.base_url` is missing: the provider \"{provider}\" has none of its own",
+            "`pools.{}.base_url` is missing: the provider \"{provider}\" has no default",
             display::bare_name(name)
         );
         report.add(Problem::absent(table.at(), message).hint("base_url = \"https://host/v1\""));
@@ -129,7 +130,7 @@ fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
     catalogue::find(node.text("the name of a provider")?.one_of(&words)?)
 }
 
-/// The model patterns of a pool that names none.
+/// The model patterns of a pool that does not list any.
 pub(super) fn default_models(dialect: &dyn Dialect) -> Vec<String> {
     dialect
         .default_models()
@@ -138,11 +139,11 @@ pub(super) fn default_models(dialect: &dyn Dialect) -> Vec<String> {
         .collect()
 }
 
-/// Says once that a provider cannot do all yet.
+/// Warns once if the provider is not fully supported yet.
 pub(super) fn warn_incomplete(report: &Report<'_>, dialect: &dyn Dialect) {
     if let Some(why) = dialect.incomplete() {
         report.warn(format!(
-            "the provider \"{}\" is not complete yet: {why}",
+            "the provider \"{}\" is not fully supported yet: {why}",
             dialect.name()
         ));
     }
@@ -160,7 +161,7 @@ fn strategy(table: &mut Table<'_>) -> Strategy {
     if let Some(name) = later {
         table.report().not_implemented(
             &format!("strategy = \"{name}\""),
-            "round_robin takes its place",
+            "round_robin is used instead",
         );
     }
     strategy
@@ -196,7 +197,7 @@ fn queue(table: Option<Table<'_>>) -> QueueSettings {
     let Some(mut table) = table else { return out };
     let waiting = table
         .whole("max_waiting", 0..=1_000_000u32)
-        .and_then(|most| usize::try_from(most).ok());
+        .and_then(|number| usize::try_from(number).ok());
     out.max_waiting = waiting.unwrap_or(out.max_waiting);
     out.timeout = table.duration("timeout").unwrap_or(out.timeout);
     table.finish();

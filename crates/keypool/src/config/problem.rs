@@ -1,11 +1,11 @@
-//! One mistake on its way from where it is found to where it is told.
+//! One mistake, before its location is turned into text.
 //!
-//! This module must never hold the value of a key or token: only texts that may be shown.
+//! This module must never hold the value of a key or token, only text that may be shown.
 
 use super::errors::ConfigError;
 use super::location::{Document, Location};
 
-/// One mistake before it has a place for people.
+/// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Problem {
     at: Location,
@@ -14,19 +14,19 @@ pub(super) struct Problem {
     kind: Kind,
 }
 
-/// What a mistake is worth beside others.
+/// The kind of a mistake. It decides whether a syntax error hides the mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// The file is no TOML there.
+    /// The file is not TOML there.
     Syntax,
-    /// Something is written that is wrong.
+    /// Something in the file is wrong.
     Wrong,
-    /// Something is not written, which a syntax error above may have swallowed.
+    /// Something is missing. A syntax error may be the cause.
     Absent,
 }
 
 impl Problem {
-    /// Something written at `at` is wrong.
+    /// Something at `at` is wrong.
     pub(super) fn new(at: &Location, message: impl Into<String>) -> Self {
         Self {
             at: at.clone(),
@@ -36,7 +36,7 @@ impl Problem {
         }
     }
 
-    /// The file is no TOML at `at`.
+    /// The file is not TOML at `at`.
     pub(super) fn syntax(at: &Location, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Syntax,
@@ -44,7 +44,7 @@ impl Problem {
         }
     }
 
-    /// Something that belongs at `at` is not there.
+    /// Something that belongs at `at` is missing.
     pub(super) fn absent(at: &Location, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Absent,
@@ -52,31 +52,31 @@ impl Problem {
         }
     }
 
-    /// Says what to do about it.
+    /// Adds what to do about it.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says what to do about it, where that is known.
+    /// Adds what to do about it, if that is known.
     #[must_use]
     pub(super) fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self
     }
 
-    /// Where it stands.
+    /// Its location.
     pub(super) fn at(&self) -> &Location {
         &self.at
     }
 
-    /// What it is worth beside others.
+    /// Its kind.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The mistake as it is told.
+    /// The mistake as shown to the user.
     pub(super) fn into_error(self, document: &Document) -> ConfigError {
         ConfigError {
             location: document.describe(&self.at),

@@ -1,6 +1,6 @@
-//! Outbound proxies: `proxy` of a pool or key, else what the environment says, as curl reads it.
+//! Outbound proxies: the `proxy` of a key or pool, else the environment's, read as curl reads it.
 //!
-//! This module must never show what was written: a password may stand in it.
+//! This module must never show what was written: it may contain a password.
 
 use std::net::IpAddr;
 
@@ -13,15 +13,15 @@ use super::report::Report;
 use super::text::Text;
 use super::walk::Table;
 
-/// What a pool or key says about its proxy.
+/// The `proxy` setting of a pool or key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum ProxySetting {
-    /// Nothing: the pool decides, or else the environment.
+    /// Not set: the pool's setting applies, else the environment's.
     #[default]
     Unset,
-    /// `"none"`: calls go to the provider directly, whatever the environment says.
+    /// `"none"`: calls go to the provider directly, even if the environment names a proxy.
     Direct,
-    /// Through this one.
+    /// Calls go through this proxy.
     Proxy(ProxyUrl),
 }
 
@@ -51,7 +51,7 @@ fn read(text: &Text<'_>, url: &str) -> Option<ProxyUrl> {
 }
 
 impl Environment {
-    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case.
+    /// Reads `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case.
     pub(super) fn read(report: &Report<'_>) -> Self {
         let variable = |upper: &str| {
             Text::variable(report, upper)
@@ -59,7 +59,7 @@ impl Environment {
         };
         let proxy = |name: &str| {
             let text = variable(name)?;
-            // As in curl, a proxy without a scheme speaks HTTP.
+            // As in curl, a proxy without a scheme is an HTTP proxy.
             let value = text.value.trim();
             if value.contains("://") {
                 read(&text, value)
@@ -80,7 +80,7 @@ impl Environment {
         }
     }
 
-    /// The proxy for calls to `base_url` of a key that says `own`, in a pool that says `pool`.
+    /// The proxy for calls to `base_url`, for a key with the setting `own` in a pool with the setting `pool`.
     pub(super) fn resolve(
         &self,
         own: &ProxySetting,
@@ -110,7 +110,7 @@ impl Environment {
         (!bypassed).then(|| proxy.clone())
     }
 
-    /// Whether `NO_PROXY` names the target.
+    /// Whether `NO_PROXY` covers the target.
     fn bypasses(&self, target: &Uri, https: bool) -> bool {
         let port = target.port_u16().unwrap_or(if https { 443 } else { 80 });
         let entries: Vec<&str> = self
@@ -118,7 +118,7 @@ impl Environment {
             .iter()
             .filter_map(|entry| at_port(entry, port))
             .collect();
-        // The matcher knows names, suffixes, addresses and networks, and nothing of ports and of `*` for addresses.
+        // The matcher supports names, suffixes, addresses and networks, but not ports, nor `*` for addresses.
         let matcher = Matcher::builder()
             .all("http://proxy")
             .no(entries.join(","))
@@ -127,11 +127,11 @@ impl Environment {
     }
 }
 
-/// An entry of `NO_PROXY` as it applies to targets at `port`: without its own port, if it has that one.
+/// The host of a `NO_PROXY` entry, if the entry applies to targets at `port`.
 fn at_port(entry: &str, port: u16) -> Option<&str> {
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let host = match entry.rsplit_once(':') {
-        // More colons without brackets are an IPv6 address.
+        // Several colons without brackets are an IPv6 address.
         Some((host, own)) if is_port(own) && (host.ends_with(']') || !host.contains(':')) => {
             if own.parse() != Ok(port) {
                 return None;
@@ -140,7 +140,7 @@ fn at_port(entry: &str, port: u16) -> Option<&str> {
         }
         _ => entry,
     };
-    // `*.example.com` is what many write for `.example.com`.
+    // Many write `*.example.com` for `.example.com`.
     let host = host.strip_prefix("*.").unwrap_or(host);
     Some(host.trim_start_matches('[').trim_end_matches(']'))
 }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_bypasses_names_suffixes_networks_and_ports() {
+    fn no_proxy_takes_names_suffixes_networks_and_ports() {
         for (no_proxy, bypassed, proxied) in [
             ("*", "https://1.2.3.4 https://a.example.com", ""),
             (

@@ -1,6 +1,6 @@
-//! `[[routes]]`: model names of the operator's own, and references to pools.
+//! `[[routes]]`: the operator's own model names, and references to pools.
 //!
-//! It must never know what a route does with a request.
+//! This module must never know what a route does with a request.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::reachability::Reachability;
 use super::text::Text;
 use super::walk::Table;
 
-/// Reads all routes; `pools` are the names that their targets may refer to.
+/// Reads all routes. `pools` are the names that their targets may refer to.
 pub(super) fn read(
     tables: Vec<Table<'_>>,
     pools: &[&str],
@@ -43,13 +43,13 @@ pub(super) fn read(
 fn route_name(text: Text<'_>, names: &mut HashSet<String>) -> Option<Arc<str>> {
     let (at, report) = (text.at.clone(), text.report());
     if pattern::is_pattern(&text.value) {
-        text.invalid("must be a name without `*`: a route answers to this name alone");
+        text.invalid("must be a name without `*`: a route serves exactly this name");
         return None;
     }
     let model = text.label()?;
     if let Some(known) = names.replace(model.clone()) {
         let message = format!(
-            "there is a route for the model {} already",
+            "there is already a route for the model {}",
             display::name(&known)
         );
         report.add(Problem::new(&at, message));
@@ -57,7 +57,7 @@ fn route_name(text: Text<'_>, names: &mut HashSet<String>) -> Option<Arc<str>> {
     Some(model.into())
 }
 
-/// The targets, and where each stands.
+/// The targets and their locations.
 fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, Vec<Location>)> {
     let report = route.report();
     let Some(node) = route.take("targets") else {
@@ -94,7 +94,7 @@ fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, V
     Some((out, locations))
 }
 
-/// Reports a reference to a pool that does not exist.
+/// Reports the pool in `text` if it does not exist.
 pub(super) fn known_pool(text: &Text<'_>, pools: &[&str]) {
     if pools.contains(&&*text.value) {
         return;

@@ -1,4 +1,4 @@
-//! The environment: process variables over those of `.env`, and `${NAME}` in strings.
+//! Environment variables, of the process and of `.env`, and `${NAME}` in strings. The process wins over `.env`.
 //!
 //! This module must never put a variable's value into a message.
 
@@ -11,28 +11,28 @@ use super::location::Location;
 use super::problem::Problem;
 use super::values;
 
-/// All environment variables that count.
+/// All environment variables.
 pub(super) struct Vars {
     values: BTreeMap<String, String>,
-    /// The place in `.env` of those that the process has not set.
+    /// The location of each variable that comes from `.env`.
     locations: BTreeMap<String, Location>,
-    /// Those of them with a `${` that begins no reference, and whether anybody asked for them.
+    /// Variables of `.env` with a stray `${`, and whether each was read.
     strays: Vec<(String, Cell<bool>)>,
 }
 
 /// Why `${NAME}` has no value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// There is no such variable.
+    /// The variable does not exist.
     Unset(String),
-    /// The variable is there, and empty.
+    /// The variable is empty.
     Empty(String),
 }
 
 impl Vars {
-    /// Reads `.env` at `path`, where there is one, under the variables of the process.
+    /// Reads `.env` at `path`, if it exists, and adds the variables of the process, which win.
     pub(super) fn read(path: &Path, process: &BTreeMap<String, String>) -> (Self, Vec<Problem>) {
-        // A directory of that name is a common place for a Python environment.
+        // A directory of that name is usually a Python environment.
         let text = if path.is_dir() {
             Ok(Vec::new())
         } else {
@@ -90,7 +90,7 @@ impl Vars {
         }
     }
 
-    /// Where a variable was set: in `.env`, or else in the environment of the process.
+    /// Where a variable was set: in `.env` or in the environment of the process.
     pub(super) fn at(&self, name: &str) -> Location {
         self.locations
             .get(name)
@@ -98,14 +98,13 @@ impl Vars {
             .unwrap_or_else(|| Location::Variable(name.to_owned()))
     }
 
-    /// The variables of `.env` with a `${` that begins no reference, as far as they were asked for: the file may have
-    /// others, for programs that read it otherwise.
+    /// The variables of `.env` with a stray `${` that were read. Others are for programs with another syntax.
     pub(super) fn strays(&self) -> impl Iterator<Item = &str> {
         let used = self.strays.iter().filter(|(_, used)| used.get());
         used.map(|(name, _)| name.as_str())
     }
 
-    /// A variable's value; a blank one counts as unset.
+    /// A variable's value. A blank one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         if let Some((_, used)) = self.strays.iter().find(|(stray, _)| stray == name) {
             used.set(true);
@@ -116,7 +115,7 @@ impl Vars {
             .filter(|value| !value.trim().is_empty())
     }
 
-    /// Puts variables in the place of each `${NAME}`. Any other `$` stands for itself.
+    /// Replaces each `${NAME}` by the variable's value. Any other `$` is literal.
     pub(super) fn interpolate(&self, raw: &str) -> Result<String, Vec<Missing>> {
         let mut missing = Vec::new();
         let text = values::replace(raw, |name| {

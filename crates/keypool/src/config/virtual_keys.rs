@@ -1,4 +1,4 @@
-//! `[[virtual_keys]]`: what clients present, kept as digests.
+//! `[[virtual_keys]]`: the keys that clients present, stored as digests.
 //!
 //! This module must never show a secret or its digest.
 
@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::routes;
 use super::walk::{Node, Table};
 
-/// Reads all virtual keys; `pools` are the names that they may refer to.
+/// Reads all virtual keys. `pools` are the names that they may refer to.
 pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySettings> {
     let mut names = HashSet::new();
     let mut digests: HashMap<Digest256, String> = HashMap::new();
@@ -74,7 +74,7 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
     out
 }
 
-/// What is left beside name and secret.
+/// What a virtual key may do.
 struct Permissions {
     models: Vec<String>,
     pools: Vec<String>,
@@ -107,7 +107,7 @@ impl Permissions {
     }
 }
 
-/// The digest of `key`, or the one that `key_sha256` gives.
+/// The digest of `key`, or the one in `key_sha256`.
 fn digest(table: &mut Table<'_>) -> Option<(Digest256, Location)> {
     const HINT: &str = "give `key`, or `key_sha256` with the 64 hexadecimal digits of its SHA-256";
     let report = table.report();
