@@ -331,7 +331,8 @@ fn a_setting_that_is_not_implemented_warns_once() {
     ] {
         let start = format!("`{setting}` is");
         assert_eq!(
-            warnings.iter()
+            warnings
+                .iter()
                 .filter(|warning| warning.starts_with(&start))
                 .count(),
             1,

@@ -105,8 +105,14 @@ fn an_invalid_proxy_is_reported_without_its_password() {
         for name in ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"] {
             let errors = toml(POOLS).env(name, value).errors();
             let message = errors[0].to_string();
-            assert!(message.contains(name) && message.contains(words), "{message}");
-            assert!(!message.contains("canary") && !message.contains("ary@"), "{message}");
+            assert!(
+                message.contains(name) && message.contains(words),
+                "{message}"
+            );
+            assert!(
+                !message.contains("canary") && !message.contains("ary@"),
+                "{message}"
+            );
             assert_eq!(errors.len(), 1, "{errors:?}");
         }
     }
