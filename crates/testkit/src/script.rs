@@ -328,7 +328,7 @@ impl Visit {
         self.key.changed.notify_waiters();
     }
 
-    /// Marks the response as sent as far as intended.
+    /// Marks the response as sent, up to where it was meant to end.
     pub(crate) fn finish(&mut self) {
         self.end(false);
     }

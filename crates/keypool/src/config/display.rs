@@ -58,7 +58,7 @@ pub(super) fn variable(name: &str) -> String {
     cut(name, !capitals && may_be_secret(name))
 }
 
-/// Whether a text is so long that it may be a secret. Shorter names are shown in full.
+/// Whether a text has the length of a secret. Shorter names are shown in full.
 fn is_long(text: &str) -> bool {
     text.chars().count() >= 32
 }
