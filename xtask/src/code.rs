@@ -1,34 +1,63 @@
-//! Rust source as code: without comments, literals and tests, so that what is left can be searched for words.
+//! Takes Rust source apart into code, comments, literals and tests, so that each can be searched alone.
 
 use std::ops::Range;
 
 const TEST_MARK: &str = "#[cfg(test)]";
 
-/// `source` with every comment and literal blanked out: same length, same lines.
+/// Part of a source that is not code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Comment,
+    /// `"…"`
+    Text,
+    /// A raw string or a character.
+    OtherLiteral,
+}
+
+/// `source` with every comment and literal replaced by blanks: same length, same lines.
 pub fn blanked(source: &str) -> String {
-    let bytes = source.as_bytes();
-    let mut out = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = match bytes[at] {
-            b'/' if bytes[at..].starts_with(b"//") => line_end(bytes, at),
-            b'/' if bytes[at..].starts_with(b"/*") => comment_end(bytes, at),
-            b'"' => string_end(bytes, at),
-            b'r' | b'b' if starts_word(bytes, at) => raw_end(bytes, at).unwrap_or(at),
-            b'\'' => char_end(bytes, at),
-            _ => at,
-        };
-        for byte in &mut out[at..end] {
+    let mut out = source.as_bytes().to_vec();
+    for (_, span) in spans(source) {
+        for byte in &mut out[span] {
             if *byte != b'\n' {
                 *byte = b' ';
             }
         }
-        at = end.max(at + 1);
     }
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The items under `#[cfg(test)]`, as places in `source`.
+/// The byte ranges of all comments in `source`.
+pub fn comments(source: &str) -> impl Iterator<Item = Range<usize>> {
+    let comments = spans(source).into_iter();
+    comments.filter_map(|(kind, span)| (kind == Kind::Comment).then_some(span))
+}
+
+/// Every comment and literal of `source`, in order.
+fn spans(source: &str) -> Vec<(Kind, Range<usize>)> {
+    let bytes = source.as_bytes();
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let (kind, end) = match bytes[at] {
+            b'/' if bytes[at..].starts_with(b"//") => (Kind::Comment, line_end(bytes, at)),
+            b'/' if bytes[at..].starts_with(b"/*") => (Kind::Comment, comment_end(bytes, at)),
+            b'"' => (Kind::Text, string_end(bytes, at)),
+            b'r' | b'b' if starts_word(bytes, at) => {
+                (Kind::OtherLiteral, raw_end(bytes, at).unwrap_or(at))
+            }
+            b'\'' => (Kind::OtherLiteral, char_end(bytes, at)),
+            _ => (Kind::OtherLiteral, at),
+        };
+        if end > at {
+            spans.push((kind, at..end));
+        }
+        at = end.max(at + 1);
+    }
+    spans
+}
+
+/// The byte ranges of the items under `#[cfg(test)]`.
 pub fn tests(source: &str) -> Vec<Range<usize>> {
     let code = blanked(source);
     let mut found = Vec::new();
@@ -41,7 +70,7 @@ pub fn tests(source: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// `text` (the source, or the same blanked) without the places in `cut`.
+/// `text` (the source, or the source blanked) without the ranges in `cut`.
 pub fn without(text: &str, cut: &[Range<usize>]) -> String {
     let mut out = String::new();
     let mut from = 0;
@@ -53,33 +82,40 @@ pub fn without(text: &str, cut: &[Range<usize>]) -> String {
     out
 }
 
-/// What is left to search: no comment, no literal, no test.
+/// The code of `source`: no comments, literals or tests.
 pub fn searchable(source: &str) -> String {
     without(&blanked(source), &tests(source))
 }
 
-/// Every string literal outside comments and tests, in order, escapes as written.
+/// Every string literal outside comments and tests, in order, with its escapes as written. Raw strings are left out.
 pub fn literals(source: &str) -> Vec<String> {
     let source = without(source, &tests(source));
-    let bytes = source.as_bytes();
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = match bytes[at] {
-            b'/' if bytes[at..].starts_with(b"//") => line_end(bytes, at),
-            b'/' if bytes[at..].starts_with(b"/*") => comment_end(bytes, at),
-            b'"' => {
-                let end = string_end(bytes, at);
-                found.push(source[at + 1..end.saturating_sub(1).max(at + 1)].to_owned());
-                end
-            }
-            b'r' | b'b' if starts_word(bytes, at) => raw_end(bytes, at).unwrap_or(at),
-            b'\'' => char_end(bytes, at),
-            _ => at,
-        };
-        at = end.max(at + 1);
-    }
-    found
+    let texts = spans(&source).into_iter();
+    texts
+        .filter(|(kind, _)| *kind == Kind::Text)
+        .map(|(_, span)| source[span.start + 1..(span.end - 1).max(span.start + 1)].to_owned())
+        .collect()
+}
+
+/// The names of all test functions in `source`, each with its line.
+pub fn test_names(source: &str) -> Vec<(usize, String)> {
+    let code = blanked(source);
+    let marks = code.match_indices("#[");
+    let marks = marks.filter(|(at, _)| {
+        let attribute = code[at + 2..].split([']', '(']).next().unwrap_or_default();
+        attribute == "test" || attribute.ends_with("::test")
+    });
+    let names = marks.filter_map(|(at, _)| {
+        let name_at = at + code[at..].find("fn ")? + 3;
+        let name = code[name_at..].split(['(', '<']).next()?;
+        Some((line(source, name_at), name.to_owned()))
+    });
+    names.collect()
+}
+
+/// The line of a byte offset, counted from 1.
+pub fn line(source: &str, at: usize) -> usize {
+    1 + source[..at].matches('\n').count()
 }
 
 fn line_end(bytes: &[u8], at: usize) -> usize {
@@ -116,7 +152,8 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
     (end + 1).min(bytes.len())
 }
 
-/// The end of `r"…"`, `r#"…"#` and their byte forms; `None` where none begins. A plain `b"…"` is left to its quote.
+/// The end of a raw string such as `r"…"` or `br#"…"#`; `None` if none starts here. The quote of `b"…"` starts a string
+/// of its own.
 fn raw_end(bytes: &[u8], at: usize) -> Option<usize> {
     let r = at + usize::from(bytes[at] == b'b');
     if bytes.get(r) != Some(&b'r') {
@@ -137,20 +174,20 @@ fn raw_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(length.map_or(bytes.len(), |length| begin + length + close.len()))
 }
 
-/// The end of a character literal; a lifetime ends where it begins.
+/// The end of a character literal. For a lifetime, the position where it starts.
 fn char_end(bytes: &[u8], at: usize) -> usize {
-    let rest = &bytes[at + 1..];
-    if rest.first() == Some(&b'\\') {
-        let close = rest.iter().skip(2).position(|byte| *byte == b'\'');
+    let inner = &bytes[at + 1..];
+    if inner.first() == Some(&b'\\') {
+        let close = inner.iter().skip(2).position(|byte| *byte == b'\'');
         return close.map_or(bytes.len(), |length| at + 1 + 2 + length + 1);
     }
-    let width = match rest.first() {
+    let width = match inner.first() {
         Some(0xF0..) => 4,
         Some(0xE0..) => 3,
         Some(0xC0..) => 2,
         _ => 1,
     };
-    if rest.get(width) == Some(&b'\'') {
+    if inner.get(width) == Some(&b'\'') {
         at + 1 + width + 1
     } else {
         at
@@ -161,7 +198,7 @@ fn starts_word(bytes: &[u8], at: usize) -> bool {
     at == 0 || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_')
 }
 
-/// The end of the item that begins at `at`: its closing brace, or the semicolon before any.
+/// The end of the item that starts at `at`: its closing brace, or a semicolon before any brace.
 fn item_end(code: &[u8], at: usize) -> usize {
     let mut depth = 0usize;
     for (offset, byte) in code[at..].iter().enumerate() {
@@ -185,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_and_literals_are_blanked_and_nothing_moves() {
+    fn comments_and_literals_are_blanked_in_place() {
         for (source, left) in [
             ("a // crate::x\nb", "a b"),
             ("a /* /* */ crate::x */ b", "a b"),
@@ -227,8 +264,16 @@ mod tests {
     }
 
     #[test]
-    fn literals_are_those_of_the_code() {
+    fn literals_in_comments_and_tests_are_left_out() {
         let source = "f(\"one\", 't', r\"raw\") // \"no\"\n;g(\"two\\n\")\n#[cfg(test)] mod t { const X: &str = \"three\"; }";
         assert_eq!(literals(source), ["one", "two\\n"]);
+    }
+
+    #[test]
+    fn test_functions_are_found_with_their_lines() {
+        let source = "#[test]\nfn one() {}\n#[tokio::test(start_paused = true)]\nasync fn two() {}\n\
+                      fn other() {}\n// #[test]\n#[cfg(test)]\nfn helper() {}\n";
+        let expect = [(2, "one".to_owned()), (4, "two".to_owned())];
+        assert_eq!(test_names(source), expect);
     }
 }

@@ -1,9 +1,8 @@
-//! The modules of one crate and the arrows between them.
+//! The modules of one crate and the dependencies between them.
 //!
-//! What counts as an arrow: a path that leads from one module into another that is neither above nor below it.
-//! A module and what is inside it are one room, so parent and child may name each other; but the rooms beside each other
-//! in one parent, each with all that is inside it, must stand in an order. A name that a parent takes out of one of
-//! its children (`use child::Name`) leads to the child.
+//! A dependency is a path that leads from one module into another that is neither its ancestor nor its descendant.
+//! Parent and child may name each other. Siblings, each with everything inside it, must not depend on each other in a
+//! cycle. A name that a parent imports from a child (`use child::Name`) leads to the child.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +16,15 @@ pub type Module = Vec<String>;
 pub struct Modules {
     files: BTreeMap<Module, String>,
     paths: BTreeMap<Module, Vec<Vec<String>>>,
-    /// Names that a module takes out of its children, and where they lead.
-    taken: BTreeMap<Module, BTreeMap<String, Module>>,
+    /// Names that a module imports from its children, and the modules that they lead to.
+    imported: BTreeMap<Module, BTreeMap<String, Module>>,
 }
 
-/// Rooms side by side, and for each arrow between two of them the uses that make it: file and path.
-pub type Arrows = BTreeMap<(Module, Module), BTreeSet<(String, String)>>;
+/// For each dependency between two siblings, the uses that cause it: file and path.
+pub type Dependencies = BTreeMap<(Module, Module), BTreeSet<(String, String)>>;
 
 impl Modules {
-    /// The modules in `files`: each with its path below `src/` and its text.
+    /// Reads the modules in `files`, given as path below `src/` and text.
     pub fn read<'t>(files: impl IntoIterator<Item = (&'t str, &'t str)>) -> Self {
         let mut modules = Self::default();
         for (file, source) in files {
@@ -37,18 +36,18 @@ impl Modules {
         }
         let all: Vec<Module> = modules.files.keys().cloned().collect();
         for module in all {
-            let taken = modules.names_taken(&module);
-            modules.taken.insert(module, taken);
+            let imported = modules.imported_names(&module);
+            modules.imported.insert(module, imported);
         }
         modules
     }
 
-    /// Every arrow between rooms side by side.
-    pub fn arrows(&self) -> Arrows {
-        let mut arrows = Arrows::new();
+    /// All dependencies between siblings.
+    pub fn dependencies(&self) -> Dependencies {
+        let mut dependencies = Dependencies::new();
         for (from, paths) in &self.paths {
             for path in paths {
-                let Some(to) = self.lead(from, path) else {
+                let Some(to) = self.resolve(from, path) else {
                     continue;
                 };
                 let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
@@ -57,17 +56,17 @@ impl Modules {
                 }
                 let ends = (from[..=shared].to_vec(), to[..=shared].to_vec());
                 let file = self.files.get(from).cloned().unwrap_or_default();
-                arrows
+                dependencies
                     .entry(ends)
                     .or_default()
                     .insert((file, path.join("::")));
             }
         }
-        arrows
+        dependencies
     }
 
-    /// Where `path`, as it stands in `from`, leads: the innermost module on it.
-    fn lead(&self, from: &Module, path: &[String]) -> Option<Module> {
+    /// The innermost module that `path`, used in the module `from`, leads to.
+    fn resolve(&self, from: &Module, path: &[String]) -> Option<Module> {
         let mut at = from.clone();
         let mut rest = path;
         match rest.first()?.as_str() {
@@ -87,7 +86,7 @@ impl Modules {
                 at = inner;
             } else {
                 return Some(
-                    self.taken
+                    self.imported
                         .get(&at)
                         .and_then(|names| names.get(name))
                         .cloned()
@@ -98,10 +97,10 @@ impl Modules {
         Some(at)
     }
 
-    fn names_taken(&self, module: &Module) -> BTreeMap<String, Module> {
+    fn imported_names(&self, module: &Module) -> BTreeMap<String, Module> {
         let paths = self.paths.get(module).into_iter().flatten();
         let inner = paths.filter_map(|path| {
-            let to = self.lead(module, path)?;
+            let to = self.resolve(module, path)?;
             let name = path.last()?.clone();
             (to.len() > module.len() && to.starts_with(module) && to.last() != Some(&name))
                 .then_some((name, to))
@@ -110,10 +109,10 @@ impl Modules {
     }
 }
 
-/// The groups of rooms that reach each other, each sorted.
-pub fn cycles(arrows: &Arrows) -> Vec<Vec<Module>> {
+/// The groups of modules that depend on each other, each sorted.
+pub fn cycles(dependencies: &Dependencies) -> Vec<Vec<Module>> {
     let mut reach: BTreeMap<&Module, BTreeSet<&Module>> = BTreeMap::new();
-    for (from, to) in arrows.keys() {
+    for (from, to) in dependencies.keys() {
         reach.entry(from).or_default().insert(to);
     }
     loop {
@@ -144,7 +143,7 @@ pub fn cycles(arrows: &Arrows) -> Vec<Vec<Module>> {
     groups.into_iter().collect()
 }
 
-/// `a/mod.rs` and `a.rs` are `a`; the root's files are the empty path; binaries beside it are crates of their own.
+/// `a/mod.rs` and `a.rs` are `a`, `lib.rs` and `main.rs` the root. Binaries in `bin/` are crates of their own.
 fn module_of(file: &str) -> Option<Module> {
     let inner = file.strip_suffix(".rs")?;
     let mut module: Module = inner.split('/').map(str::to_owned).collect();
@@ -157,7 +156,7 @@ fn module_of(file: &str) -> Option<Module> {
     Some(module)
 }
 
-/// Every path in `code` that begins with `crate`, `super` or `self`, and every path that is imported.
+/// Every path in `code` that starts with `crate`, `super` or `self`, and every imported path.
 fn paths(code: &str) -> Vec<Vec<String>> {
     let tokens = tokens(code);
     let mut found = Vec::new();
@@ -178,7 +177,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads one path or import tree at `at`, each of its leaves a path of its own; says where it ends.
+/// Reads one path or import tree at `at` into `found`, one path per leaf. Returns where it ends.
 fn tree(
     tokens: &[String],
     mut at: usize,
@@ -204,7 +203,7 @@ fn tree(
                 at += 1;
             }
             _ => {
-                // Not a path after all, as in `use<'a>`.
+                // Not a path, as in `use<'a>`.
                 return at + 1;
             }
         }
@@ -224,7 +223,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Words, `::`, and every other sign by itself.
+/// Words, `::`, and single characters.
 fn tokens(code: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = code.trim_start();
@@ -247,7 +246,7 @@ mod tests {
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Vec<Vec<String>> {
-        let groups = cycles(&Modules::read(files.iter().copied()).arrows());
+        let groups = cycles(&Modules::read(files.iter().copied()).dependencies());
         groups
             .iter()
             .map(|group| group.iter().map(|module| module.join("::")).collect())
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_side_by_side_that_name_each_other_are_a_cycle() {
+    fn siblings_that_name_each_other_are_a_cycle() {
         for (name, a, b) in [
             ("imports", "use crate::b::B;", "use super::a::A;"),
             (
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_way_round_is_a_cycle_and_one_inside_a_room_is_told_there() {
+    fn cycles_may_be_longer_or_inside_a_module() {
         let files = [
             ("lib.rs", ""),
             ("a.rs", "use crate::b::B;"),
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_taken_out_of_a_child_leads_to_the_child() {
+    fn a_name_imported_from_a_child_leads_to_the_child() {
         let files = [
             ("lib.rs", "mod a; mod b; pub use a::A;"),
             ("a.rs", "use crate::b::B;"),
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_and_children_tests_and_comments_make_no_cycle() {
+    fn parents_children_tests_and_comments_make_no_cycle() {
         let files = [
             (
                 "lib.rs",

@@ -1,20 +1,20 @@
-//! The files of this repository, as git sees them.
+//! The files of this repository, as git lists them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Folders that are nobody's source, where git cannot say so.
+/// Folders without sources, for a copy of the repository without git.
 const NOT_SOURCE: [&str; 5] = [".git", "target", "node_modules", "__pycache__", ".venv"];
 
-/// The top of the repository.
+/// The root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
-/// Every file that is tracked or about to be, relative to the top, sorted. Ignored files are left out.
+/// Every file that is tracked or untracked but not ignored, relative to the root, sorted.
 pub fn files() -> Vec<String> {
     let listed = Command::new("git")
         .args([
@@ -32,7 +32,7 @@ pub fn files() -> Vec<String> {
             .filter(|name| !name.is_empty() && root().join(name).is_file())
             .map(str::to_owned)
             .collect(),
-        // Source without its history, as from an archive.
+        // Not a git repository, for example an unpacked archive.
         _ => walk(&root()),
     };
     files.sort();
@@ -54,19 +54,19 @@ fn walk(folder: &Path) -> Vec<String> {
     found
 }
 
-/// The text of a file; what is not UTF-8 in it is replaced.
+/// The text of a file. Bytes that are not UTF-8 are replaced.
 ///
 /// # Panics
-/// Where the file cannot be read.
+/// If the file cannot be read.
 pub fn read(file: &str) -> String {
     let bytes = fs::read(root().join(file));
     String::from_utf8_lossy(&bytes.unwrap_or_else(|error| panic!("{file}: {error}"))).into_owned()
 }
 
-/// The folders of the workspace's crates, from the workspace's own list.
+/// The folders of the workspace's crates, from the workspace's manifest.
 ///
 /// # Panics
-/// Where the workspace's manifest is none.
+/// If the manifest cannot be read.
 pub fn crates() -> Vec<String> {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("Cargo.toml is TOML");
     let members = manifest["workspace"]["members"]
@@ -78,16 +78,16 @@ pub fn crates() -> Vec<String> {
         .collect()
 }
 
-/// The Rust files of the crate in `folder` that go into what is built, tests left out.
+/// The Rust files in `src` of the crate in `folder`, without tests.
 pub fn sources(folder: &str) -> Vec<String> {
-    let home = format!("{folder}/src/");
+    let src = format!("{folder}/src/");
     files()
         .into_iter()
-        .filter(|file| file.starts_with(&home) && file.ends_with(".rs") && !is_test(file))
+        .filter(|file| file.starts_with(&src) && file.ends_with(".rs") && !is_test(file))
         .collect()
 }
 
-/// Whether a file holds tests and nothing else.
+/// Whether a file contains only tests or benchmarks.
 pub fn is_test(file: &str) -> bool {
     file.split('/')
         .any(|part| matches!(part, "tests" | "tests.rs" | "benches"))

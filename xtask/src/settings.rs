@@ -1,17 +1,17 @@
-//! Names that code and guide must agree on: settings of the configuration, codes of errors.
+//! Names that code and documentation must agree on: settings of the configuration, variables, error codes.
 
 use std::collections::BTreeSet;
 
 use crate::code;
 
-/// Every setting that occurs in a configuration, as `server.listen` or `pools.*.keys.rpm`.
+/// Every setting in a configuration, such as `server.listen` or `pools.*.keys.rpm`.
 ///
 /// # Panics
-/// Where `text` is no TOML.
+/// If `text` is not TOML.
 pub fn of_configuration(text: &str) -> BTreeSet<String> {
     let table: toml::Table = text
         .parse()
-        .unwrap_or_else(|error| panic!("no TOML: {error}"));
+        .unwrap_or_else(|error| panic!("not TOML: {error}"));
     let mut found = BTreeSet::new();
     gather("", &toml::Value::Table(table), &mut found);
     found
@@ -21,7 +21,7 @@ fn gather(path: &str, value: &toml::Value, found: &mut BTreeSet<String>) {
     match value {
         toml::Value::Table(table) => {
             for (name, value) in table {
-                // The names of pools are the user's.
+                // Pool names are chosen by the user.
                 let name = if path == "pools" { "*" } else { name };
                 let inner = if path.is_empty() {
                     name.to_owned()
@@ -40,8 +40,8 @@ fn gather(path: &str, value: &toml::Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Every setting that a guide lists: a heading such as "## `[pools.<name>.retry]`" opens a section, and each table
-/// row that begins with a name in backticks is a setting of it.
+/// Every setting that a guide lists. A heading such as "## `[pools.<name>.retry]`" starts a section, and each table row
+/// that starts with a name in backticks is a setting in it.
 pub fn of_guide(markdown: &str) -> BTreeSet<String> {
     let mut section = String::new();
     let mut found = BTreeSet::new();
@@ -61,7 +61,7 @@ pub fn of_guide(markdown: &str) -> BTreeSet<String> {
     found
 }
 
-/// What stands in the first cell of each table row, where it is a name in backticks.
+/// The first cell of each table row, if it is a name in backticks.
 pub fn rows(markdown: &str) -> BTreeSet<String> {
     markdown.lines().filter_map(row).collect()
 }
@@ -85,18 +85,18 @@ fn is_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-/// Variables of keypool's own that a Rust file reads.
+/// The `KEYPOOL_…` variables that a Rust file reads.
 pub fn own_variables(source: &str) -> BTreeSet<String> {
     let is_own = |text: &String| {
-        text.strip_prefix("KEYPOOL_").is_some_and(|rest| {
-            rest.bytes()
+        text.strip_prefix("KEYPOOL_").is_some_and(|name| {
+            name.bytes()
                 .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
         })
     };
     code::literals(source).into_iter().filter(is_own).collect()
 }
 
-/// Literals that are a code: lower-case words with `_` between them, or one such word.
+/// Literals that look like a code: lower-case words joined by `_`.
 pub fn codes(source: &str) -> BTreeSet<String> {
     let is_code = |text: &String| text.contains('_') && is_name(text);
     code::literals(source).into_iter().filter(is_code).collect()
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_file_and_guide_have_the_same_names() {
+    fn file_and_guide_yield_the_same_names() {
         let file = "[server]\nlisten = 1\ntls = { cert = 2 }\n[pools.a]\nkeys = ['x']\n[[pools.b.keys]]\nrpm = 1\n[[routes]]\nmodel = 1\n";
         let guide = "## `[server]`\n| setting | default |\n|---|---|\n| `listen` | `x` |\n| `tls.cert` | |\n# `[pools.<name>]`\n| `keys` | |\n\
                      ### `[[pools.<name>.keys]]`\n| `rpm` | |\n## `[[routes]]`\n| `model` | |\n## Other `words`\n| `no` | |\n";

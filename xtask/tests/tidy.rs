@@ -1,17 +1,69 @@
-//! Rules of this repository that no compiler keeps. Each says what is wrong and where.
+//! Rules of this repository that no compiler checks. Each failure says what is wrong and where.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use xtask::modules::{Modules, cycles};
-use xtask::{code, repository, settings};
+use xtask::{code, repository, settings, words};
 
-/// The longest a Rust file may be, its tests not counted.
+/// Maximum number of lines of a Rust file, without its tests.
 const MAX_LINES: usize = 500;
-/// Files that may be longer, each with the reason: lists that are one thing.
+/// Files that may be longer, with the reason: a single long list.
 const LONG_LISTS: [(&str, &str); 0] = [];
-/// Groups of modules that may know each other: crate, modules, reason.
+/// Groups of modules that may depend on each other: crate, modules, reason.
 const KNOWN_CYCLES: [(&str, &[&str], &str); 0] = [];
+/// Maximum length of the name of a test function. A longer one usually tests two things.
+const MAX_TEST_NAME: usize = 70;
+
+/// Words that identifiers and comments must not use, and what to write instead. They come from a vocabulary that was
+/// peculiar to this code, or are old-fashioned; the replacements are the standard terms of proxies.
+const RETIRED_WORDS: &[(&str, &str)] = &[
+    ("rests", "cooldown"),
+    ("rested", "cooled down"),
+    ("set aside", "ejected"),
+    ("on trial", "probe"),
+    ("ramp", "slow start"),
+    ("board", "availability"),
+    ("census", "status, or key counts"),
+    ("outlook", "next available"),
+    ("outlooks", "availability cache"),
+    ("homes", "affinity ring"),
+    ("story", "request log"),
+    ("unforced", "not implemented"),
+    ("in force", "current, or implemented"),
+    ("untold", "pending, or not reported"),
+    (
+        "is told",
+        "name who does it: \"the log says\", \"the caller gets\"",
+    ),
+    (
+        "are told",
+        "name who does it: \"the log says\", \"the caller gets\"",
+    ),
+    ("spelt", "written, or canonical"),
+    ("likeliest", "most likely"),
+    ("reckon", "compute"),
+    ("reckons", "computes"),
+    ("reckoned", "computed"),
+    ("well again", "recovered"),
+    ("cannot be had", "is not available"),
+    ("in vain", "without success, or failed"),
+    ("under way", "in flight"),
+    ("time is up", "deadline"),
+    ("so many", "state the number: \"Maximum number of …\""),
+    ("so much", "state the amount: \"Maximum size of …\""),
+    ("so long", "state the duration: \"How long …\""),
+    ("as far as", "if, or up to"),
+    ("that there is not", "that does not exist"),
+    ("gives way", "say what happens: is refused, is dropped"),
+    ("give way", "say what happens: is refused, is dropped"),
+    ("of its own accord", "by itself"),
+    ("but for", "except for"),
+    ("for ever", "forever"),
+    ("seldom", "rarely"),
+    ("anew", "again"),
+    ("whoever", "anyone who, or a noun: the caller, the client"),
+];
 
 fn assert_none(what: &str, found: &[String]) {
     assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
@@ -32,66 +84,120 @@ fn no_file_is_too_long() {
         let lines = code::without(&source, &code::tests(&source))
             .lines()
             .count();
-        let may = LONG_LISTS.iter().any(|(list, _)| *list == file);
-        if lines > MAX_LINES && !may {
+        let is_listed = LONG_LISTS.iter().any(|(list, _)| *list == file);
+        if lines > MAX_LINES && !is_listed {
             found.push(format!(
-                "{file}: {lines} lines without tests; split it by what it is about"
+                "{file}: {lines} lines without tests; split it by subject"
             ));
         }
-        if lines <= MAX_LINES && may {
-            found.push(format!("{file}: short enough now; take it off LONG_LISTS"));
+        if lines <= MAX_LINES && is_listed {
+            found.push(format!(
+                "{file}: short enough now; remove it from LONG_LISTS"
+            ));
         }
     }
     assert_none("files over 500 lines", &found);
 }
 
+/// All Rust files, tests and benchmarks included, with their text.
+fn all_rust() -> Vec<(String, String)> {
+    let files = repository::files().into_iter();
+    let rust = files.filter(|file| file.ends_with(".rs"));
+    let with_text = |file: String| (file.clone(), repository::read(&file));
+    rust.map(with_text).collect()
+}
+
 #[test]
-fn every_module_says_what_it_is_for() {
-    let opens = |file: &String| repository::read(file).trim_start().starts_with("//! ");
+fn no_retired_word_is_used() {
+    let phrases: Vec<&str> = RETIRED_WORDS.iter().map(|(phrase, _)| *phrase).collect();
+    let instead = |phrase| {
+        let entry = RETIRED_WORDS.iter().find(|(retired, _)| *retired == phrase);
+        entry.map_or("", |(_, instead)| *instead)
+    };
+    let mut found = Vec::new();
+    for (file, text) in all_rust() {
+        for (line, phrase) in words::uses(&text, &phrases) {
+            found.push(format!("{file}:{line}: `{phrase}`; {}", instead(phrase)));
+        }
+    }
+    assert_none("retired words, and what to write instead", &found);
+}
+
+#[test]
+fn test_names_are_short() {
+    let mut found = Vec::new();
+    for (file, text) in all_rust() {
+        let names = code::test_names(&text).into_iter();
+        let long = names.filter(|(_, name)| name.len() > MAX_TEST_NAME);
+        found.extend(long.map(|(line, name)| format!("{file}:{line}: {name}")));
+    }
+    assert_none("test names over 70 characters", &found);
+}
+
+#[test]
+fn modules_with_children_are_mod_rs_files() {
     let files = repository::files();
-    let in_src = |file: &&String| file.ends_with(".rs") && file.contains("/src/");
-    let found: Vec<String> = files
-        .iter()
-        .filter(in_src)
-        .filter(|file| !opens(file))
-        .cloned()
-        .collect();
+    let has_folder = |file: &&String| {
+        let Some(module) = file.strip_suffix(".rs") else {
+            return false;
+        };
+        let folder = format!("{module}/");
+        files.iter().any(|file| file.starts_with(&folder))
+    };
+    let found: Vec<String> = files.iter().filter(has_folder).cloned().collect();
     assert_none(
-        "modules that do not open with `//! ` and a sentence",
+        "files beside a folder of the same name; move each into it as mod.rs",
         &found,
     );
 }
 
 #[test]
-fn no_modules_of_a_crate_import_each_other_in_a_circle() {
+fn every_module_starts_with_its_purpose() {
+    let has_header = |file: &String| repository::read(file).trim_start().starts_with("//! ");
+    let files = repository::files();
+    let in_src = |file: &&String| file.ends_with(".rs") && file.contains("/src/");
+    let found: Vec<String> = files
+        .iter()
+        .filter(in_src)
+        .filter(|file| !has_header(file))
+        .cloned()
+        .collect();
+    assert_none(
+        "modules that do not start with `//! ` and a sentence",
+        &found,
+    );
+}
+
+#[test]
+fn no_modules_of_a_crate_depend_on_each_other_in_a_cycle() {
     let mut found = Vec::new();
     for folder in repository::crates() {
-        let home = format!("{folder}/src/");
+        let src = format!("{folder}/src/");
         let texts: Vec<(String, String)> = repository::sources(&folder)
             .into_iter()
-            .map(|file| (file[home.len()..].to_owned(), repository::read(&file)))
+            .map(|file| (file[src.len()..].to_owned(), repository::read(&file)))
             .collect();
-        let arrows = Modules::read(
+        let dependencies = Modules::read(
             texts
                 .iter()
                 .map(|(file, text)| (file.as_str(), text.as_str())),
         )
-        .arrows();
-        let groups = cycles(&arrows);
+        .dependencies();
+        let groups = cycles(&dependencies);
         for group in &groups {
             let names: Vec<String> = group.iter().map(|module| module.join("::")).collect();
             if KNOWN_CYCLES
                 .iter()
-                .any(|(home, modules, _)| *home == folder && *modules == names)
+                .any(|(known, modules, _)| *known == folder && *modules == names)
             {
                 continue;
             }
-            let inside = arrows
+            let inside = dependencies
                 .iter()
                 .filter(|((from, to), _)| group.contains(from) && group.contains(to));
             let uses: Vec<String> = inside
                 .flat_map(|(_, uses)| uses)
-                .map(|(file, path)| format!("    {home}{file}: {path}"))
+                .map(|(file, path)| format!("    {src}{file}: {path}"))
                 .collect();
             found.push(format!(
                 "{folder}: {}\n{}",
@@ -99,27 +205,27 @@ fn no_modules_of_a_crate_import_each_other_in_a_circle() {
                 uses.join("\n")
             ));
         }
-        for (_, modules, _) in KNOWN_CYCLES.iter().filter(|(home, ..)| *home == folder) {
-            let stands = |group: &Vec<Vec<String>>| {
+        for (_, modules, _) in KNOWN_CYCLES.iter().filter(|(known, ..)| *known == folder) {
+            let is_this = |group: &Vec<Vec<String>>| {
                 group
                     .iter()
                     .map(|module| module.join("::"))
                     .eq(modules.iter().copied())
             };
-            if !groups.iter().any(stands) {
+            if !groups.iter().any(is_this) {
                 found.push(format!(
-                    "{folder}: {} is no cycle any more; take it off KNOWN_CYCLES",
+                    "{folder}: {} is no longer a cycle; remove it from KNOWN_CYCLES",
                     modules.join(" <-> ")
                 ));
             }
         }
     }
-    assert_none("modules that import each other in a circle", &found);
+    assert_none("modules that depend on each other in a cycle", &found);
 }
 
 #[test]
-fn every_crate_keeps_the_lints_of_the_workspace() {
-    let keeps = |folder: &String| {
+fn every_crate_inherits_the_lints_of_the_workspace() {
+    let inherits = |folder: &String| {
         let manifest: toml::Table = repository::read(&format!("{folder}/Cargo.toml"))
             .parse()
             .unwrap();
@@ -131,13 +237,16 @@ fn every_crate_keeps_the_lints_of_the_workspace() {
     };
     let crates = repository::crates();
     assert!(crates.len() >= 6, "{crates:?}");
-    let found: Vec<String> = crates.into_iter().filter(|folder| !keeps(folder)).collect();
+    let found: Vec<String> = crates
+        .into_iter()
+        .filter(|folder| !inherits(folder))
+        .collect();
     assert_none("crates without `[lints] workspace = true`", &found);
 }
 
 #[test]
 fn no_file_names_a_machine_or_a_registry() {
-    // Put together here, so that this file does not hold them.
+    // Concatenated here, so that this file does not contain them.
     let words = [
         ["/ro", "ot/"].concat(),
         ["/wo", "rk/"].concat(),
@@ -164,11 +273,11 @@ fn no_file_names_a_machine_or_a_registry() {
 }
 
 #[test]
-fn dependencies_are_locked_and_come_from_wherever_the_environment_says() {
+fn lock_files_exist_and_name_no_hosts() {
     let files = repository::files();
     assert!(
         files.iter().any(|file| file == "Cargo.lock"),
-        "Cargo.lock is not there"
+        "Cargo.lock is missing"
     );
     let resolved = |file: &&String| repository::read(file).contains("\"resolved\"");
     let found: Vec<String> = files
@@ -183,17 +292,20 @@ fn dependencies_are_locked_and_come_from_wherever_the_environment_says() {
     );
 }
 
-/// That the guide lists what the code asks for is told by the tests of the configuration; so this holds the example against both.
+/// The tests of the configuration compare the guide with the code. This one compares the tests' example with the guide.
 #[test]
-fn the_example_of_the_tests_has_every_setting_of_the_guide_and_no_other() {
+fn example_and_guide_have_the_same_settings() {
     let example = repository::read("crates/keypool/src/config/tests/example.toml");
-    let (known, told) = (
+    let (known, documented) = (
         settings::of_configuration(&example),
         settings::of_guide(&repository::read("docs/configuration.md")),
     );
-    let untold: Vec<String> = known.difference(&told).cloned().collect();
-    assert_none("settings that docs/configuration.md does not list", &untold);
-    let unknown: Vec<String> = told.difference(&known).cloned().collect();
+    let undocumented: Vec<String> = known.difference(&documented).cloned().collect();
+    assert_none(
+        "settings that docs/configuration.md does not list",
+        &undocumented,
+    );
+    let unknown: Vec<String> = documented.difference(&known).cloned().collect();
     assert_none(
         "settings in docs/configuration.md that the tests' example.toml does not have",
         &unknown,
@@ -201,7 +313,7 @@ fn the_example_of_the_tests_has_every_setting_of_the_guide_and_no_other() {
 }
 
 #[test]
-fn the_guide_names_every_variable_that_is_read() {
+fn the_guide_lists_every_environment_variable() {
     let guide = repository::read("docs/configuration.md");
     let sources = repository::sources("crates/keypool");
     let read: BTreeSet<String> = sources
@@ -215,17 +327,17 @@ fn the_guide_names_every_variable_that_is_read() {
         .flat_map(|file| code::literals(&repository::read(file)));
     let is_variable = |text: &String| text.ends_with("_API_KEY") || text.ends_with("_BASE_URL");
     let read = read.into_iter().chain(of_providers.filter(is_variable));
-    let untold: Vec<String> = read
+    let undocumented: Vec<String> = read
         .filter(|name| !guide.contains(&format!("`{name}`")))
         .collect();
     assert_none(
         "variables that docs/configuration.md does not name",
-        &untold,
+        &undocumented,
     );
 }
 
 #[test]
-fn the_guide_lists_every_error_code_and_no_other() {
+fn the_guide_lists_exactly_the_error_codes() {
     let mut codes = settings::codes(&repository::read("crates/gateway/src/error.rs"));
     for file in repository::sources("crates/gateway") {
         if file.contains("/admin/") {
@@ -236,26 +348,29 @@ fn the_guide_lists_every_error_code_and_no_other() {
         codes.contains("no_key_available") && codes.contains("invalid_admin_token"),
         "{codes:?}"
     );
-    let told = settings::rows(&repository::read("docs/errors.md"));
-    let untold: Vec<String> = codes.difference(&told).cloned().collect();
-    assert_none("codes that docs/errors.md does not list", &untold);
-    let unknown: Vec<String> = told.difference(&codes).cloned().collect();
-    assert_none("codes in docs/errors.md that no code gives", &unknown);
+    let documented = settings::rows(&repository::read("docs/errors.md"));
+    let undocumented: Vec<String> = codes.difference(&documented).cloned().collect();
+    assert_none("codes that docs/errors.md does not list", &undocumented);
+    let unknown: Vec<String> = documented.difference(&codes).cloned().collect();
+    assert_none(
+        "codes in docs/errors.md that the source does not have",
+        &unknown,
+    );
 }
 
 /// The second argument of every `Problem::new(StatusCode::…, "code", …)`.
 fn problem_codes(source: &str) -> BTreeSet<String> {
     let calls = source.split("StatusCode::").skip(1);
     let code = |call: &str| {
-        let (_, rest) = call.split_once(',')?;
-        let (code, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
+        let (_, arguments) = call.split_once(',')?;
+        let (code, _) = arguments.trim_start().strip_prefix('"')?.split_once('"')?;
         Some(code.to_owned())
     };
     calls.filter_map(code).collect()
 }
 
 #[test]
-fn every_link_between_documents_leads_somewhere() {
+fn every_link_between_documents_has_a_target() {
     let mut found = Vec::new();
     for file in repository::files()
         .iter()
@@ -264,7 +379,7 @@ fn every_link_between_documents_leads_somewhere() {
         for target in repository::read(file)
             .split("](")
             .skip(1)
-            .filter_map(|rest| rest.split(')').next())
+            .filter_map(|link| link.split(')').next())
         {
             let path = target.split('#').next().unwrap_or_default();
             if path.is_empty() || path.contains(':') {
@@ -276,7 +391,7 @@ fn every_link_between_documents_leads_somewhere() {
             }
         }
     }
-    assert_none("links that lead nowhere", &found);
+    assert_none("links without a target", &found);
 }
 
 fn normal(path: &Path) -> PathBuf {

@@ -119,7 +119,7 @@ impl Server {
 struct Acceptor {
     gw: Arc<Gateway>,
     admin: Arc<Admin>,
-    /// Signals when connections should finish, and again when their time is up.
+    /// Signals when connections should finish, and again when `shutdown_timeout` has passed.
     closed: watch::Receiver<()>,
     /// One permit for each connection that is served.
     capacity: Arc<Semaphore>,

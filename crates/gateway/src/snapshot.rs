@@ -15,7 +15,7 @@ use keypool_providers::protocol::Protocol;
 
 use crate::prebuilt_headers::name_value;
 
-/// A configuration in force.
+/// A complete configuration, ready to serve.
 pub struct Snapshot {
     /// The settings it was made from.
     pub settings: Settings,

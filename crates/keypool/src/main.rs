@@ -11,8 +11,8 @@ mod welcome;
 
 use std::process::ExitCode;
 
-/// The request path gives back blocks of a few KiB and takes them again at once. This allocator hands out the one
-/// given back last, which the processor still has in its caches; glibc's does so up to 1 KiB only.
+/// The request path frees blocks of a few KiB and allocates them again at once. This allocator reuses the block freed
+/// last, which is still in the CPU caches; glibc's does so only up to 1 KiB.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

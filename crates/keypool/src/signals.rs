@@ -1,4 +1,4 @@
-//! Signals: hang-up reloads; the first terminate or interrupt begins an orderly end, the second ends at once.
+//! Signals: SIGHUP reloads. The first SIGTERM or SIGINT starts an orderly shutdown, the second ends the process at once.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::logging;
 
 /// The exit code after a second signal.
-const ENDED_AT_ONCE: i32 = 130;
+const EXIT_AFTER_SECOND_SIGNAL: i32 = 130;
 
-/// Resolves when accepting is to end: after a signal and `server.shutdown_delay`. Listens from the call on, not
-/// only when awaited.
+/// Resolves when the server must stop accepting: after a signal and `server.shutdown_delay`. Signals are caught from
+/// this call on, not only while the future is polled.
 pub(crate) fn shutdown(gw: &Arc<Gateway>) -> impl Future<Output = ()> + use<> {
     let gw = Arc::clone(gw);
     let signals = (
@@ -20,22 +20,22 @@ pub(crate) fn shutdown(gw: &Arc<Gateway>) -> impl Future<Output = ()> + use<> {
     );
     async move {
         let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-            tracing::error!("cannot listen for signals; end the process by force");
+            tracing::error!("cannot listen for signals; stop the process with SIGKILL");
             return std::future::pending().await;
         };
-        either(&mut terminate, &mut interrupt).await;
+        either_signal(&mut terminate, &mut interrupt).await;
         gw.begin_shutdown();
         let delay = gw.snapshot().settings.server.shutdown_delay;
         tracing::info!(
             delay_s = delay.as_secs_f64(),
-            "shutting down: requests in flight may end; a second signal ends at once"
+            "shutting down: requests in flight may finish; a second signal stops at once"
         );
-        end_at_second(terminate, interrupt);
+        exit_on_second(terminate, interrupt);
         tokio::time::sleep(delay).await;
     }
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+async fn either_signal(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -44,18 +44,18 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "must not keep the shutdown waiting for itself"
+    reason = "the shutdown must not wait for this task"
 )]
-fn end_at_second(mut terminate: Signal, mut interrupt: Signal) {
+fn exit_on_second(mut terminate: Signal, mut interrupt: Signal) {
     tokio::spawn(async move {
-        either(&mut terminate, &mut interrupt).await;
-        tracing::warn!("second signal: ending at once");
+        either_signal(&mut terminate, &mut interrupt).await;
+        tracing::warn!("second signal: stopping at once");
         logging::flush();
-        std::process::exit(ENDED_AT_ONCE);
+        std::process::exit(EXIT_AFTER_SECOND_SIGNAL);
     });
 }
 
-/// Reloads the configuration at each SIGHUP.
+/// Reloads the configuration on each SIGHUP.
 #[expect(
     clippy::disallowed_methods,
     reason = "lives as long as the process; a shutdown does not wait for it"
@@ -63,7 +63,9 @@ fn end_at_second(mut terminate: Signal, mut interrupt: Signal) {
 pub(crate) fn reload_on_hangup(gw: &Arc<Gateway>) {
     let gw = Arc::clone(gw);
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::error!("cannot listen for SIGHUP; reload by the file or the admin API");
+        tracing::error!(
+            "cannot listen for SIGHUP; to reload, change the file or use the admin API"
+        );
         return;
     };
     tokio::spawn(async move {
@@ -73,7 +75,7 @@ pub(crate) fn reload_on_hangup(gw: &Arc<Gateway>) {
     });
 }
 
-/// Reloads off the tasks that serve requests; what is wrong is logged there.
+/// Reloads on a blocking thread, off the tasks that serve requests. `Gateway::reload` logs what is wrong.
 pub(crate) async fn reload(gw: &Arc<Gateway>) {
     let gw = Arc::clone(gw);
     let _ = tokio::task::spawn_blocking(move || gw.reload().is_ok()).await;

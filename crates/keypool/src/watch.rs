@@ -1,7 +1,7 @@
-//! Hot reload: a change of the configuration file or of `.env` is put in force.
+//! Hot reload: reloads the configuration when its file or `.env` changes.
 //!
-//! The files are looked at twice a second. Editors and orchestrators replace files, move folders and swap links, on
-//! file systems that tell nobody; a look sees all of that, and costs two system calls.
+//! The files are polled twice a second. Editors and orchestrators replace files, move folders and swap links, also on
+//! file systems without change notifications. Polling detects all of that and costs two system calls.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,49 +13,49 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::signals;
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the files are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a look at a file's outside shows: when it was changed, and its length. `None`: there is no file.
-type Outside = Option<(SystemTime, u64)>;
+/// A file's modification time and length; `None` if there is no file.
+type Stamp = Option<(SystemTime, u64)>;
 
-/// Watches `files`, which need not exist yet, for as long as the process lives.
+/// Watches `files` until the process ends. They need not exist yet.
 #[expect(
     clippy::disallowed_methods,
     reason = "lives as long as the process; a shutdown does not wait for it"
 )]
 pub(crate) fn start(gw: &Arc<Gateway>, files: Vec<PathBuf>) {
     let seen = Seen {
-        outside: look(&files),
-        contents: read(&files),
+        stamps: stamps(&files),
+        contents: digests(&files),
     };
     tokio::spawn(follow(Arc::clone(gw), files, seen));
 }
 
-/// What the files were like when they were looked at.
+/// The state of the files at the last check.
 struct Seen {
-    outside: Vec<Outside>,
+    stamps: Vec<Stamp>,
     contents: Vec<Option<Digest256>>,
 }
 
 async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>, seen: Seen) {
-    let mut ticks = interval(LOOK_EVERY);
+    let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let Seen {
-        mut outside,
+        stamps: mut last_stamps,
         mut contents,
     } = seen;
     let mut is_quiet = true;
     loop {
         ticks.tick().await;
-        let now = look(&files);
-        let was_quiet = std::mem::replace(&mut is_quiet, now == outside);
-        outside = now;
-        // Read when a change is followed by quiet: a file may be written in several steps.
+        let now = stamps(&files);
+        let was_quiet = std::mem::replace(&mut is_quiet, now == last_stamps);
+        last_stamps = now;
+        // A file may be written in several steps: read it at the first check without a further change.
         if was_quiet || !is_quiet {
             continue;
         }
-        let now = read(&files);
+        let now = digests(&files);
         if now != contents {
             contents = now;
             signals::reload(&gw).await;
@@ -63,15 +63,15 @@ async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>, seen: Seen) {
     }
 }
 
-fn look(files: &[PathBuf]) -> Vec<Outside> {
-    let outside = |file: &PathBuf| {
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    let stamp = |file: &PathBuf| {
         let metadata = std::fs::metadata(file).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    files.iter().map(outside).collect()
+    files.iter().map(stamp).collect()
 }
 
-fn read(files: &[PathBuf]) -> Vec<Option<Digest256>> {
+fn digests(files: &[PathBuf]) -> Vec<Option<Digest256>> {
     let digest = |file: &PathBuf| Some(Digest256::of(&std::fs::read(file).ok()?));
     files.iter().map(digest).collect()
 }

@@ -1,4 +1,4 @@
-//! What is printed at start: addresses, pools, and one line that works when pasted.
+//! The text printed at start: addresses, pools, and a `curl` line that works when pasted.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -12,18 +12,18 @@ use keypool_providers::dialect::Dialect;
 use crate::admin_token::AdminToken;
 use crate::open_files::OpenFiles;
 
-/// Which verb speaks.
+/// The subcommand that runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Serve,
     Demo,
 }
 
-/// The text for a terminal or a log.
+/// The text printed to standard output.
 pub(crate) fn text(
     kind: Kind,
     addr: SocketAddr,
-    room: OpenFiles,
+    open_files: OpenFiles,
     snapshot: &Snapshot,
     token: &AdminToken,
 ) -> String {
@@ -34,15 +34,15 @@ pub(crate) fn text(
             "  DEMO: a built-in mock provider behind made-up keys. Every answer is made up.\n\n",
         );
     }
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(text, "  Gateway      {base}");
     let _ = writeln!(text, "  Key states   {base}/api/keys/stats");
     let _ = writeln!(text, "  Dashboard    {base}/ui/");
     let _ = writeln!(text, "  Admin token  {}", admin_token(token));
-    let OpenFiles { limit, streams } = room;
+    let OpenFiles { limit, streams } = open_files;
     let _ = writeln!(
         text,
-        "  Room         {streams} streams at once ({limit} open files)"
+        "  Capacity     {streams} streams at once ({limit} open files)"
     );
     let pools = &snapshot.settings.pools;
     for pool in pools {
@@ -58,13 +58,13 @@ pub(crate) fn text(
     }
     if pools.iter().all(|pool| pool.keys.is_empty()) {
         text.push_str("\n  No provider key is configured: set one in the environment (OPENAI_API_KEY=key1,key2), in .env or in\n");
-        text.push_str("  keypool.toml; changes of .env and keypool.toml take effect at once. `keypool demo` needs no key at all.\n");
+        text.push_str("  keypool.toml; changes to .env and keypool.toml take effect at once. `keypool demo` needs no key.\n");
     }
     let _ = write!(text, "\n  Try it:\n\n{}\n", curl(&base, snapshot));
     text
 }
 
-/// An address that can be pasted: the unspecified one stands for this machine.
+/// An address that clients can use: an unspecified address such as 0.0.0.0 becomes 127.0.0.1.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
@@ -77,7 +77,7 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A made-up token is shown to a terminal only, and only once.
+/// A generated token is shown once, and only on a terminal.
 fn admin_token(token: &AdminToken) -> String {
     match &token.file {
         None => "as configured".to_owned(),
@@ -114,11 +114,11 @@ fn curl(base: &str, snapshot: &Snapshot) -> String {
     }
 }
 
-/// A model that the operator named. A provider's own families say nothing of what a model is for.
+/// A model that the operator named. The provider's default models do not tell whether one does chat.
 fn exact_model(pool: &PoolSettings) -> Option<&str> {
-    let usual = catalogue::find(pool.provider).map_or(&[][..], Dialect::default_models);
+    let default_models = catalogue::find(pool.provider).map_or(&[][..], Dialect::default_models);
     pool.models
         .iter()
         .map(String::as_str)
-        .find(|model| !model.contains(['*', '\'', '"']) && !usual.contains(model))
+        .find(|model| !model.contains(['*', '\'', '"']) && !default_models.contains(model))
 }

@@ -1,6 +1,6 @@
-//! Answers before they are sent, the troubles that stand in their place, and what all protocols share: headers, made-up text, JSON text.
+//! Responses and errors before they are sent, and what all protocols share: headers, generated text, JSON helpers.
 //!
-//! It must never know of sockets, scripts or paths.
+//! This module must never know of sockets, scripts or paths.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, SET_COOKIE};
@@ -15,18 +15,18 @@ pub(crate) const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stre
 
 const FIRST_SENTENCE: &str = "This answer is made up by keypool's mock provider. You said: ";
 
-/// Whose wire form is spoken.
+/// The wire format of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     OpenAi,
-    /// OpenAI's form with codes and images of its own.
+    /// OpenAI's format with its own error codes and images.
     Ark,
     Anthropic,
     Gemini,
     Tavily,
 }
 
-/// An answer, not yet shaped.
+/// A response whose body is not yet cut into timed pieces.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -34,7 +34,7 @@ pub(crate) struct Answer {
     pub(crate) content: Content,
 }
 
-/// What is wrong with a call, before it has a protocol's form.
+/// The kind of an error, for all protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Invalid,
@@ -47,18 +47,18 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// An error to be said in a protocol's form.
+/// An error that a protocol then formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct ApiError {
     pub(crate) status: u16,
     pub(crate) kind: Kind,
     pub(crate) message: String,
     pub(crate) retry_after: Option<u64>,
 }
 
-impl Trouble {
+impl ApiError {
     pub(crate) fn new(status: u16, kind: Kind, message: impl Into<String>) -> Self {
-        Trouble {
+        ApiError {
             status,
             kind,
             message: message.into(),
@@ -79,7 +79,7 @@ impl Trouble {
         self
     }
 
-    /// The trouble that a status usually stands for.
+    /// The error that a status usually means.
     pub(crate) fn of_status(status: u16) -> Self {
         let (kind, message) = match status {
             400 => (
@@ -171,7 +171,7 @@ impl Answer {
     }
 }
 
-/// The headers that the provider's answers carry, of which a gateway must relay some and strip others.
+/// The headers of the provider's responses. A gateway must relay some of them and strip others.
 fn provider_headers(protocol: Protocol, state: &State, content_type: HeaderValue) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     let mut fixed = |name, value| {
@@ -215,15 +215,15 @@ fn provider_headers(protocol: Protocol, state: &State, content_type: HeaderValue
     headers
 }
 
-/// A made-up answer in the pieces that a stream brings it in.
+/// A generated answer, in the pieces in which a stream sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) pieces: Vec<String>,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
-    /// Of the input.
+    /// Tokens of the input.
     pub(crate) cached_tokens: u64,
-    /// The call's token limit ended it.
+    /// Whether the call's token limit ended it.
     pub(crate) cut_short: bool,
 }
 
@@ -270,7 +270,7 @@ impl Reply {
     }
 }
 
-/// Input tokens: four bytes each, as a plausible guess.
+/// Input tokens, estimated as four bytes each.
 pub(crate) fn input_tokens(body_len: usize, behaviour: &Behaviour) -> u64 {
     behaviour.input_tokens.unwrap_or(body_len as u64 / 4 + 1)
 }
@@ -289,7 +289,7 @@ pub(crate) fn array(items: impl IntoIterator<Item = String>) -> String {
 /// `seconds` since 1970 as RFC 3339 in UTC.
 pub(crate) fn rfc3339(seconds: u64) -> String {
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days, in years that begin in March so that the leap day comes last.
+    // Civil date from days. Years start in March, so that the leap day comes last.
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_know_leap_years() {
+    fn dates_respect_leap_years() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_827_696, "2000-02-29T12:34:56Z"),
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_come_in_the_chunks_asked_for_and_honour_the_token_limit() {
+    fn replies_have_the_requested_chunks_and_respect_the_token_limit() {
         let reply = |chunks, max| {
             Reply::to(
                 "hi there",
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_are_of_length_one_and_repeat() {
+    fn vectors_have_length_one_and_depend_on_the_seed() {
         let one = vector(5, 64);
         assert!((one.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-4);
         assert_eq!(one, vector(5, 64));

@@ -1,14 +1,14 @@
 //! Anthropic's endpoints: messages, token counts, model lists, errors.
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 
-use crate::answer::{Answer, EVENTS, Kind, Protocol, Reply, Trouble, array, quoted};
+use crate::answer::{Answer, ApiError, EVENTS, Kind, Protocol, Reply, array, quoted};
 use crate::call::{Call, decoded};
-use crate::reading::{Message, last_words};
+use crate::request_text::{Message, last_words};
 use crate::state::State;
 
 const MODELS: [&str; 3] = [
@@ -17,7 +17,7 @@ const MODELS: [&str; 3] = [
     "claude-haiku-4-5-20251001",
 ];
 
-/// What a path calls.
+/// The endpoint of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Messages,
@@ -27,7 +27,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint of a path; model lists are Anthropic's only for requests with its version header.
+    /// The endpoint of a path. Model lists are Anthropic's only if the request has its version header.
     pub(crate) fn of(method: &Method, path: &str, versioned: bool) -> Option<Self> {
         let path = path
             .strip_prefix("/anthropic")
@@ -53,8 +53,8 @@ impl Endpoint {
     }
 }
 
-/// The normal answer.
-pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
+/// The normal response.
+pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, ApiError> {
     match endpoint {
         Endpoint::Messages => messages(call),
         Endpoint::CountTokens => {
@@ -66,7 +66,7 @@ pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Tro
         Endpoint::Model(id) => {
             let known = call.models(&MODELS).iter().any(|model| model == id);
             let found = known.then(|| Answer::json(call.protocol, call.state, model(id)));
-            found.ok_or_else(|| Trouble::not_found(format!("model: {id}")))
+            found.ok_or_else(|| ApiError::not_found(format!("model: {id}")))
         }
     }
 }
@@ -80,23 +80,23 @@ struct Body<'a> {
     stream: Option<bool>,
 }
 
-/// What every call needs.
-struct Asked {
+/// The fields of every call.
+struct Request {
     model: String,
     said: String,
     max_tokens: Option<u64>,
     stream: bool,
 }
 
-fn read(call: &Call<'_>) -> Result<Asked, Trouble> {
+fn read(call: &Call<'_>) -> Result<Request, ApiError> {
     let body: Body<'_> = call.parse()?;
     let model = body
         .model
-        .ok_or_else(|| Trouble::invalid("model: Field required"))?;
+        .ok_or_else(|| ApiError::invalid("model: Field required"))?;
     let messages = body
         .messages
-        .ok_or_else(|| Trouble::invalid("messages: Field required"))?;
-    Ok(Asked {
+        .ok_or_else(|| ApiError::invalid("messages: Field required"))?;
+    Ok(Request {
         model: quoted(&model),
         said: last_words(&messages),
         max_tokens: body.max_tokens,
@@ -104,10 +104,10 @@ fn read(call: &Call<'_>) -> Result<Asked, Trouble> {
     })
 }
 
-fn messages(call: &Call<'_>) -> Result<Answer, Trouble> {
+fn messages(call: &Call<'_>) -> Result<Answer, ApiError> {
     let asked = read(call)?;
     if asked.max_tokens.is_none() {
-        return Err(Trouble::invalid("max_tokens: Field required"));
+        return Err(ApiError::invalid("max_tokens: Field required"));
     }
     let reply = call.reply(&asked.said, asked.max_tokens);
     let id = call.state.id("msg_");
@@ -199,16 +199,16 @@ fn models(call: &Call<'_>) -> Answer {
     Answer::json(call.protocol, call.state, text)
 }
 
-/// An error in Anthropic's form.
-pub(crate) fn error(state: &State, trouble: &Trouble) -> Answer {
-    let kind = match trouble.kind {
+/// An error in Anthropic's format.
+pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
+    let kind = match error.kind {
         Kind::Invalid => "invalid_request_error",
         Kind::UnknownKey => "authentication_error",
         Kind::Requests | Kind::Concurrency => "rate_limit_error",
         Kind::Overloaded => "overloaded_error",
         Kind::NotFound => "not_found_error",
         Kind::TooLarge => "request_too_large",
-        Kind::Other => match trouble.status {
+        Kind::Other => match error.status {
             402 => "billing_error",
             403 => "permission_error",
             504 => "timeout_error",
@@ -217,12 +217,12 @@ pub(crate) fn error(state: &State, trouble: &Trouble) -> Answer {
         },
     };
     let id = state.id("req_");
-    let message = quoted(&trouble.message);
+    let message = quoted(&error.message);
     let body = format!(
         r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}},"request_id":"{id}"}}"#
     );
-    let answer = Answer::error(Protocol::Anthropic, state, trouble.status, body);
+    let answer = Answer::error(Protocol::Anthropic, state, error.status, body);
     answer
         .header("request-id", &id)
-        .retry_after(trouble.retry_after)
+        .retry_after(error.retry_after)
 }

@@ -1,6 +1,6 @@
-//! The body that is sent: paced pieces, an ending, and the guard that keeps the request counted until its last byte.
+//! A response body: timed pieces, an ending, and the guard that counts the request as active until the last byte.
 //!
-//! It must never know what the bytes mean.
+//! This module must never know what the bytes mean.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,20 +16,20 @@ use tokio::time::{Instant, Sleep};
 use crate::script::Visit;
 use crate::shape::{Ending, Piece, Shaped};
 
-/// How a connection is to be broken; the socket's wrapper obeys once everything before is written.
+/// Tells the socket's wrapper to break the connection, once everything before is written.
 #[derive(Debug, Default)]
-pub(crate) struct Line(AtomicU8);
+pub(crate) struct BreakSignal(AtomicU8);
 
-impl Line {
+impl BreakSignal {
     const CLOSE: u8 = 1;
     const RESET: u8 = 2;
 
-    /// Closes the connection after what was handed over.
+    /// Closes the connection after the bytes so far.
     pub(crate) fn close(&self) {
         self.0.store(Self::CLOSE, Ordering::Relaxed);
     }
 
-    /// Resets it.
+    /// Resets the connection.
     pub(crate) fn reset(&self) {
         self.0.store(Self::RESET, Ordering::Relaxed);
     }
@@ -43,32 +43,36 @@ impl Line {
     }
 }
 
-/// A response body whose pieces come at their times.
+/// A response body that sends each piece at its time.
 #[derive(Debug)]
 pub(crate) struct PacedBody {
     pieces: std::vec::IntoIter<Piece>,
     ending: Ending,
     length: Option<u64>,
-    apart: bool,
-    /// What was handed over since has been offered to the socket.
+    flush_each: bool,
+    /// Whether the last piece has been written to the socket.
     written: bool,
     /// Set while waiting for the next piece.
     sleep: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    /// When the last piece was due: pauses add up from there, so that a slow reader does not stretch them.
+    /// When the last piece was due. Pauses count from there, so that a slow reader does not lengthen them.
     due: Option<Instant>,
     visit: Option<Visit>,
-    line: Option<Arc<Line>>,
+    break_signal: Option<Arc<BreakSignal>>,
 }
 
 impl PacedBody {
-    /// A body as shaped, which ends `visit`.
-    pub(crate) fn new(shaped: Shaped, mut visit: Option<Visit>, line: Option<Arc<Line>>) -> Self {
+    /// A body that finishes `visit` at its end.
+    pub(crate) fn new(
+        shaped: Shaped,
+        mut visit: Option<Visit>,
+        break_signal: Option<Arc<BreakSignal>>,
+    ) -> Self {
         let Shaped {
             pieces,
             ending,
             length,
-            apart,
+            flush_each,
         } = shaped;
         if pieces.is_empty() && ending == Ending::Complete {
             visit.iter_mut().for_each(Visit::finish);
@@ -78,13 +82,13 @@ impl PacedBody {
             pieces,
             ending,
             length,
-            apart,
+            flush_each,
             written: true,
             sleep: None,
             waiting: false,
             due: None,
             visit,
-            line,
+            break_signal,
         }
     }
 
@@ -121,10 +125,10 @@ impl PacedBody {
         if self.ending != Ending::Stall {
             self.finish();
         }
-        if let Some(line) = &self.line {
+        if let Some(break_signal) = &self.break_signal {
             match self.ending {
-                Ending::Close => line.close(),
-                Ending::Reset => line.reset(),
+                Ending::Close => break_signal.close(),
+                Ending::Reset => break_signal.reset(),
                 Ending::Complete | Ending::Stall => {}
             }
         }
@@ -146,8 +150,8 @@ impl Body for PacedBody {
         };
         let pause = next.pause;
         std::task::ready!(this.poll_pause(pause, cx));
-        if this.apart && !std::mem::replace(&mut this.written, true) {
-            // hyper writes what it holds when a body has nothing ready; then it comes back.
+        if this.flush_each && !std::mem::replace(&mut this.written, true) {
+            // If a body has nothing ready, hyper flushes its buffer and polls again.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

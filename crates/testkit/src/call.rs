@@ -1,12 +1,12 @@
-//! One request as the protocols see it: where it goes, who sends it, its body.
+//! One request as the protocols see it: its query, key and body.
 //!
-//! It must never know of sockets or of steps.
+//! This module must never know of sockets or steps.
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use crate::answer::{Protocol, Reply, Trouble, input_tokens};
+use crate::answer::{ApiError, Protocol, Reply, input_tokens};
 use crate::script::Behaviour;
 use crate::state::State;
 
@@ -22,16 +22,16 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// The JSON body, as far as `T` looks into it.
-    pub(crate) fn parse<T: Deserialize<'a>>(&self) -> Result<T, Trouble> {
+    /// The fields of the JSON body that `T` names.
+    pub(crate) fn parse<T: Deserialize<'a>>(&self) -> Result<T, ApiError> {
         serde_json::from_slice(self.body).map_err(|error| {
-            Trouble::invalid(format!(
+            ApiError::invalid(format!(
                 "We could not parse the JSON body of your request: {error}"
             ))
         })
     }
 
-    /// A made-up answer to `said`.
+    /// A generated answer to `said`.
     pub(crate) fn reply(&self, said: &str, max_tokens: Option<u64>) -> Reply {
         Reply::to(said, max_tokens, self.body.len(), self.behaviour)
     }
@@ -55,7 +55,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The credential presented: bearer token, `x-api-key`, `x-goog-api-key` or `key` in the query; empty if none.
+/// The credential of a request: bearer token, `x-api-key`, `x-goog-api-key` or `key` in the query; empty if none.
 pub(crate) fn credential(headers: &HeaderMap, query: &str) -> String {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text("authorization").and_then(|value| {
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_found_wherever_clients_put_them() {
+    fn credentials_are_found_in_every_usual_position() {
         for (header, value, query, expect) in [
             ("authorization", "Bearer sk-1", "", "sk-1"),
             ("authorization", "bearer sk-1", "key=other", "sk-1"),

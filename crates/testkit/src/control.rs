@@ -1,6 +1,7 @@
-//! The mock's remote control: `/_mock/…`, so that tests in any language script it over HTTP. None of it is counted or recorded.
+//! The mock's remote control at `/_mock/…`: tests in any language script it over HTTP. These requests are not counted or
+//! recorded.
 //!
-//! It must never touch a connection or a provider's wire form.
+//! This module must never touch a connection or a provider's wire format.
 
 use std::time::Duration;
 
@@ -10,50 +11,50 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::answer::{Answer, JSON, Trouble};
+use crate::answer::{Answer, ApiError, JSON};
 use crate::call::query_param;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Step};
 use crate::shape::Content;
 use crate::state::State;
 
-/// Answers `method /_mock/{action}`.
+/// The response to a request to `/_mock/{action}`.
 pub(crate) fn answer(
     state: &State,
     head: &Parts,
     action: &str,
-    body: Result<Bytes, Trouble>,
+    body: Result<Bytes, ApiError>,
 ) -> Answer {
     let key = query_param(head.uri.query().unwrap_or_default(), "key");
-    let done =
-        body.map_err(|trouble| trouble.message)
-            .and_then(|body| match (&head.method, action) {
-                (&Method::POST, "script") => script(state, &body),
-                (&Method::POST, "behave") => behave(state, &body),
-                (&Method::POST, "allow") => allow(state, &body),
-                (&Method::POST, "seed") => parse::<Seed>(&body)
-                    .map(|seed| state.seed(seed.seed))
-                    .map(|()| json!({})),
-                (&Method::POST, "clear") => {
-                    state.clear();
-                    Ok(json!({}))
-                }
-                (&Method::GET, "seen") => Ok(match key {
-                    Some(key) => json!(state.seen(&key)),
-                    None => json!(state.seen_all()),
-                }),
-                (&Method::GET, "recorded") => {
-                    let wanted =
-                        |recorded: &Recorded| key.as_ref().is_none_or(|key| *key == recorded.key);
-                    Ok(state
-                        .recorded()
-                        .iter()
-                        .filter(|recorded| wanted(recorded))
-                        .map(described)
-                        .collect())
-                }
-                _ => Err(ACTIONS.to_owned()),
-            });
+    let done = body
+        .map_err(|error| error.message)
+        .and_then(|body| match (&head.method, action) {
+            (&Method::POST, "script") => script(state, &body),
+            (&Method::POST, "behave") => behave(state, &body),
+            (&Method::POST, "allow") => allow(state, &body),
+            (&Method::POST, "seed") => parse::<Seed>(&body)
+                .map(|seed| state.seed(seed.seed))
+                .map(|()| json!({})),
+            (&Method::POST, "clear") => {
+                state.clear();
+                Ok(json!({}))
+            }
+            (&Method::GET, "seen") => Ok(match key {
+                Some(key) => json!(state.seen(&key)),
+                None => json!(state.seen_all()),
+            }),
+            (&Method::GET, "recorded") => {
+                let wanted =
+                    |recorded: &Recorded| key.as_ref().is_none_or(|key| *key == recorded.key);
+                Ok(state
+                    .recorded()
+                    .iter()
+                    .filter(|recorded| wanted(recorded))
+                    .map(described)
+                    .collect())
+            }
+            _ => Err(ACTIONS.to_owned()),
+        });
     let (status, body) = match done {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (StatusCode::BAD_REQUEST, json!({ "error": error })),
@@ -109,7 +110,7 @@ fn script(state: &State, body: &[u8]) -> Result<Value, String> {
     Ok(json!({ "scripted": scripted }))
 }
 
-/// A step as JSON: one of these fields names it, `headers`, `body`, `retry_after` and `pause_ms` add to it.
+/// A step as JSON. One field selects the step; `headers`, `body`, `retry_after` and `pause_ms` are its parameters.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenStep {
@@ -187,14 +188,14 @@ impl WrittenStep {
     }
 }
 
-/// A string as it is, anything else as JSON.
+/// A string unchanged, any other value as JSON.
 fn text(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A behaviour as JSON. What is absent has its default, not the value set before.
+/// A behaviour as JSON. An absent field has its default, not the value set before.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenBehaviour {
@@ -240,7 +241,7 @@ fn behave(state: &State, body: &[u8]) -> Result<Value, String> {
     Ok(json!({}))
 }
 
-/// A recorded request as JSON; `body` is null where it was too large to keep.
+/// A recorded request as JSON. `body` is null if it was too large to keep.
 fn described(recorded: &Recorded) -> Value {
     let mut headers: Map<String, Value> = Map::new();
     for (name, value) in &recorded.headers {
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_read_one_at_a_time() {
+    fn each_json_step_selects_exactly_one_step() {
         for (text, step) in [
             (r#"{"answer":true}"#, Step::Answer),
             (

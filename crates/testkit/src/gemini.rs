@@ -1,16 +1,16 @@
 //! Gemini's own endpoints: generateContent and its stream, token counts, embeddings, model lists, errors.
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 use bytes::Bytes;
 use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::answer::{Answer, Kind, Protocol, Reply, Trouble, array, numbers, quoted, vector};
+use crate::answer::{Answer, ApiError, Kind, Protocol, Reply, array, numbers, quoted, vector};
 use crate::call::{Call, decoded};
-use crate::reading::{Message, last_words};
 use crate::recorded::fnv1a;
+use crate::request_text::{Message, last_words};
 use crate::state::State;
 
 const MODELS: [&str; 3] = ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001"];
@@ -19,7 +19,7 @@ const MOST_DIMENSIONS: usize = 3072;
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// What a path calls.
+/// The endpoint of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Models,
@@ -27,7 +27,7 @@ pub(crate) enum Endpoint {
     Method { model: String, method: Method },
 }
 
-/// What follows the colon.
+/// The method after the colon of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
     Generate,
@@ -38,7 +38,7 @@ pub(crate) enum Method {
 }
 
 impl Endpoint {
-    /// The endpoint of a path; model lists are Gemini's only where `lists` says so.
+    /// The endpoint of a path. Model lists are Gemini's only if `lists` is true.
     pub(crate) fn of(method: &http::Method, path: &str, lists: bool) -> Option<Self> {
         let rest = path
             .strip_prefix("/v1beta/models")
@@ -70,8 +70,8 @@ impl Endpoint {
     }
 }
 
-/// The normal answer.
-pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
+/// The normal response.
+pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, ApiError> {
     let json = |text: String| Answer::whole(call.protocol, call.state, JSON, Bytes::from(text));
     match endpoint {
         Endpoint::Models => {
@@ -79,7 +79,7 @@ pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Tro
             Ok(json(format!(r#"{{"models":{models}}}"#)))
         }
         Endpoint::Model(id) if call.models(&MODELS).contains(id) => Ok(json(model_object(id))),
-        Endpoint::Model(id) => Err(Trouble::not_found(format!(
+        Endpoint::Model(id) => Err(ApiError::not_found(format!(
             "models/{id} is not found for API version v1beta."
         ))),
         Endpoint::Method {
@@ -112,7 +112,7 @@ pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Tro
             ..
         } => {
             let body: BatchBody<'_> = call.parse()?;
-            let all: Result<Vec<String>, Trouble> = body.requests.iter().map(embedding).collect();
+            let all: Result<Vec<String>, ApiError> = body.requests.iter().map(embedding).collect();
             Ok(json(format!(r#"{{"embeddings":{}}}"#, array(all?))))
         }
     }
@@ -146,10 +146,10 @@ struct BatchBody<'a> {
     requests: Vec<EmbedBody<'a>>,
 }
 
-fn embedding(body: &EmbedBody<'_>) -> Result<String, Trouble> {
+fn embedding(body: &EmbedBody<'_>) -> Result<String, ApiError> {
     let content = body
         .content
-        .ok_or_else(|| Trouble::invalid("content is not specified"))?;
+        .ok_or_else(|| ApiError::invalid("content is not specified"))?;
     let dimensions = body
         .output_dimensionality
         .unwrap_or(DIMENSIONS)
@@ -158,11 +158,11 @@ fn embedding(body: &EmbedBody<'_>) -> Result<String, Trouble> {
     Ok(format!(r#"{{"values":{values}}}"#))
 }
 
-fn read(call: &Call<'_>) -> Result<Reply, Trouble> {
+fn read(call: &Call<'_>) -> Result<Reply, ApiError> {
     let body: GenerateBody<'_> = call.parse()?;
     let contents = body.contents.filter(|contents| !contents.is_empty());
     let contents = contents.ok_or_else(|| {
-        Trouble::invalid("* GenerateContentRequest.contents: contents is not specified")
+        ApiError::invalid("* GenerateContentRequest.contents: contents is not specified")
     })?;
     let max_tokens = body
         .generation_config
@@ -174,7 +174,7 @@ fn details(tokens: u64) -> String {
     format!(r#"[{{"modality":"TEXT","tokenCount":{tokens}}}]"#)
 }
 
-/// One response object: `text`, the finish where it is the last, and the output tokens so far.
+/// One response object: `text`, the finish reason if it is the last, and the output tokens so far.
 fn chunk(shared: &Shared<'_>, text: &str, finish: Option<&str>, output: u64) -> String {
     let Shared { id, model, input } = shared;
     let finish = finish
@@ -186,7 +186,7 @@ fn chunk(shared: &Shared<'_>, text: &str, finish: Option<&str>, output: u64) -> 
     )
 }
 
-/// What all chunks of one answer share.
+/// The parts that all chunks of one response share.
 struct Shared<'a> {
     id: &'a str,
     model: &'a str,
@@ -201,7 +201,7 @@ fn finish_reason(reply: &Reply) -> &'static str {
     }
 }
 
-fn generate(call: &Call<'_>, model: &str) -> Result<String, Trouble> {
+fn generate(call: &Call<'_>, model: &str) -> Result<String, ApiError> {
     let reply = read(call)?;
     let (id, model) = (call.state.id(""), quoted(model));
     let shared = Shared {
@@ -217,8 +217,8 @@ fn generate(call: &Call<'_>, model: &str) -> Result<String, Trouble> {
     ))
 }
 
-/// Events with `alt=sse`, else one JSON array that comes in parts.
-fn stream(call: &Call<'_>, model: &str) -> Result<Answer, Trouble> {
+/// Events with `alt=sse`, else one JSON array that is sent in parts.
+fn stream(call: &Call<'_>, model: &str) -> Result<Answer, ApiError> {
     let reply = read(call)?;
     let (id, model) = (call.state.id(""), quoted(model));
     let shared = Shared {
@@ -229,7 +229,7 @@ fn stream(call: &Call<'_>, model: &str) -> Result<Answer, Trouble> {
     let n = reply.pieces.len();
     let chunks = reply.pieces.iter().enumerate().map(|(index, piece)| {
         let finish = (index + 1 == n).then(|| finish_reason(&reply));
-        // Running values: the last one is the whole.
+        // Running totals: the last one is complete.
         chunk(
             &shared,
             piece,
@@ -264,9 +264,9 @@ fn model_object(id: &str) -> String {
     )
 }
 
-/// An error in Gemini's form, where waits stand in the body alone.
-pub(crate) fn error(state: &State, trouble: &Trouble) -> Answer {
-    let (code, status) = match (trouble.kind, trouble.status) {
+/// An error in Gemini's format. The time to wait is only in the body.
+pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
+    let (code, status) = match (error.kind, error.status) {
         (Kind::UnknownKey | Kind::Invalid, _) => (400, "INVALID_ARGUMENT"),
         (Kind::Requests | Kind::Concurrency, code) | (_, code @ 402) => {
             (code, "RESOURCE_EXHAUSTED")
@@ -278,15 +278,15 @@ pub(crate) fn error(state: &State, trouble: &Trouble) -> Answer {
         (_, code @ 500..) => (code, "INTERNAL"),
         (_, code) => (code, "INVALID_ARGUMENT"),
     };
-    let message = match trouble.kind {
+    let message = match error.kind {
         Kind::UnknownKey => quoted("API key not valid. Please pass a valid API key."),
-        _ => quoted(&trouble.message),
+        _ => quoted(&error.message),
     };
-    let details = match trouble.kind {
+    let details = match error.kind {
         Kind::UnknownKey => {
             r#","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com","metadata":{"service":"generativelanguage.googleapis.com"}}]"#.to_owned()
         }
-        Kind::Requests | Kind::Concurrency => exhausted(trouble.retry_after),
+        Kind::Requests | Kind::Concurrency => exhausted(error.retry_after),
         _ => String::new(),
     };
     let body = format!(

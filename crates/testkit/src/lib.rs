@@ -1,6 +1,6 @@
-//! The mock provider: answers like OpenAI, Anthropic, Gemini, Ark and Tavily, fails as it is told to, and counts what it saw.
+//! The mock provider: responds like OpenAI, Anthropic, Gemini, Ark and Tavily, fails on demand, and counts its requests.
 //!
-//! It must never know the gateway, its settings or its words: a test that shares code with what it tests proves nothing.
+//! This crate must never know the gateway or its settings: a test that shares code with what it tests proves nothing.
 
 mod answer;
 mod anthropic;
@@ -8,11 +8,11 @@ mod body;
 mod call;
 mod control;
 mod gemini;
-mod kept;
+mod objects;
 mod openai;
 mod prompt_cache;
-mod reading;
 mod recorded;
+mod request_text;
 mod route;
 mod script;
 mod server;
@@ -30,12 +30,12 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use recorded::{KEPT_BODY, Recorded, fnv1a};
+pub use recorded::{MAX_RECORDED_BODY, Recorded, fnv1a};
 pub use script::{Behaviour, Seen, Step};
-pub use state::KEPT_REQUESTS;
+pub use state::MAX_RECORDED_REQUESTS;
 use state::State;
 
-/// A handle on a running mock provider; clones share it. The server ends with `shutdown`, or when the last handle is dropped.
+/// A handle on a running mock provider. Clones share it. The server stops at `shutdown`, or when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Mock {
     inner: Arc<Running>,
@@ -45,9 +45,9 @@ pub struct Mock {
 struct Running {
     addr: SocketAddr,
     state: Arc<State>,
-    /// The server ends when this says `true`, and when it is dropped.
+    /// The server stops when this is `true` or dropped.
     stop: watch::Sender<bool>,
-    /// Closes when the server has ended.
+    /// Closes when the server has stopped.
     alive: watch::Receiver<()>,
 }
 
@@ -61,7 +61,7 @@ impl Mock {
         .await
     }
 
-    /// Starts on `addr`; `defaults` is how keys behave that were told nothing else.
+    /// Starts on `addr`. `defaults` is the behaviour of keys that have none of their own.
     pub async fn start_on(addr: SocketAddr, defaults: Behaviour) -> io::Result<Mock> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
@@ -78,50 +78,52 @@ impl Mock {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.inner.addr
     }
 
-    /// `http://127.0.0.1:1234`, without a slash at the end.
+    /// Its origin, such as `http://127.0.0.1:1234`, without a trailing slash.
     pub fn origin(&self) -> String {
         format!("http://{}", self.inner.addr)
     }
 
-    /// What the next requests with `key` meet, in order; afterwards the key's behaviour holds again.
-    /// A scripted step is not subject to the behaviour's limits and faults. `"*"`: the next requests of any key without steps of its own.
+    /// Sets what happens to the next requests with `key`, in order. Afterwards, the key's behaviour applies again.
+    ///
+    /// A scripted step ignores the behaviour's limits and faults. The key `"*"` scripts the next requests of any keys
+    /// without steps of their own.
     pub fn script(&self, key: &str, steps: impl IntoIterator<Item = Step>) {
         self.inner.state.script(key, steps);
     }
 
-    /// The standing behaviour of `key`; `"*"` sets that of all keys without one.
+    /// Sets the behaviour of `key`. The key `"*"` sets that of all keys without one of their own.
     pub fn behave(&self, key: &str, behaviour: Behaviour) {
         self.inner.state.behave(key, behaviour);
     }
 
-    /// Adds keys that `Behaviour::require_key` lets in.
+    /// Adds keys that `Behaviour::require_key` accepts.
     pub fn allow_keys<I: IntoIterator<Item = S>, S: Into<String>>(&self, keys: I) {
         self.inner
             .state
             .allow_keys(keys.into_iter().map(Into::into));
     }
 
-    /// Starts the random numbers (`fail_share`) anew from `seed`; they start from a fixed one.
+    /// Restarts the random numbers (for `fail_share`) from `seed`. Without this call, the seed is fixed.
     pub fn seed(&self, seed: u64) {
         self.inner.state.seed(seed);
     }
 
-    /// What `key` has met so far; all zero for a key never seen.
+    /// The counts of `key` so far. All zero for a key without requests.
     pub fn seen(&self, key: &str) -> Seen {
         self.inner.state.seen(key)
     }
 
-    /// The same for every key seen.
+    /// The counts of every key with requests.
     pub fn seen_all(&self) -> BTreeMap<String, Seen> {
         self.inner.state.seen_all()
     }
 
-    /// Waits until what `key` has met satisfies `reached`. Has no limit of its own: tests put a timeout around it.
+    /// Waits until the counts of `key` satisfy `reached`. It has no timeout: tests put one around it.
     pub async fn wait_for(&self, key: &str, reached: impl Fn(&Seen) -> bool) {
         self.inner.state.wait_for(key, reached).await;
     }
@@ -131,29 +133,29 @@ impl Mock {
         self.inner.state.last_request(key)
     }
 
-    /// The newest requests of all keys, oldest first, at most [`KEPT_REQUESTS`].
+    /// The newest requests of all keys, oldest first, at most [`MAX_RECORDED_REQUESTS`].
     pub fn recorded(&self) -> Vec<Recorded> {
         self.inner.state.recorded()
     }
 
-    /// Forgets counts, recordings, scripts, behaviours and allowed keys: as freshly started.
+    /// Resets counts, recordings, scripts, behaviours and allowed keys to the state after start.
     pub fn clear(&self) {
         self.inner.state.clear();
     }
 
-    /// Ends the server: the port closes and connections break.
+    /// Stops the server: closes the port and breaks connections.
     pub fn shutdown(&self) {
         self.inner.stop.send_replace(true);
     }
 
-    /// Waits until the server has ended and its port is free.
+    /// Waits until the server has stopped and its port is free.
     pub async fn stopped(&self) {
         let mut alive = self.inner.alive.clone();
         while alive.changed().await.is_ok() {}
     }
 }
 
-/// Steps that tests need often.
+/// Common steps.
 impl Step {
     /// `status` with a JSON or text body and no further headers.
     pub fn status(status: u16, body: impl Into<String>) -> Step {
@@ -164,7 +166,7 @@ impl Step {
         }
     }
 
-    /// 429 in the form of the protocol called, to be tried again after `seconds`.
+    /// 429 in the format of the request's protocol, with a Retry-After of `seconds`.
     pub fn rate_limited(seconds: u64) -> Step {
         Step::Refuse {
             status: 429,
@@ -172,7 +174,7 @@ impl Step {
         }
     }
 
-    /// `status` with an error body in the form of the protocol called.
+    /// `status` with an error body in the format of the request's protocol.
     pub fn refuse(status: u16) -> Step {
         Step::Refuse {
             status,
@@ -180,7 +182,7 @@ impl Step {
         }
     }
 
-    /// A normal answer after `millis` milliseconds.
+    /// The normal response after `millis` milliseconds.
     pub fn slow_ms(millis: u64) -> Step {
         Step::Slow(Duration::from_millis(millis))
     }

@@ -1,6 +1,6 @@
-//! A provider's prompt cache: the beginnings of conversations that an account was sent, remembered for a while.
+//! A provider's prompt cache: remembers for a while the prefixes of conversations that each account has sent.
 //!
-//! It must never know of keys' scripts or of answers.
+//! This module must never know of scripts or responses.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use crate::recorded::fnv1a;
 
-/// So many beginnings are remembered of one account; when there are more, it starts anew.
-const KEPT_PREFIXES: usize = 100_000;
+/// Maximum number of prefixes per account. Beyond it, the account's cache is cleared.
+const MAX_PREFIXES: usize = 100_000;
 
-/// What was cached of one call's prompt.
+/// The cached part of one call's prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cached {
-    /// Four bytes each.
+    /// Cached tokens, estimated as four bytes each.
     pub(crate) tokens: u64,
-    /// All but the last two messages: the last answer, and what is said to it now.
+    /// Whether everything was cached except at most the last two messages: the last answer and the new message.
     pub(crate) is_hit: bool,
 }
 
-/// When each beginning of a conversation, as a hash, is forgotten.
+/// The expiry time of each prefix of a conversation, by the prefix's hash.
 type Prefixes = HashMap<u64, Instant>;
 
 /// The caches of all accounts.
@@ -39,7 +39,7 @@ struct Body<'a> {
 }
 
 impl PromptCaches {
-    /// What `account` has cached of the chat call `body`; from now on all of it, for `ttl`.
+    /// Returns how much of the chat call `body` was cached for `account`, and caches all of it for `ttl`.
     pub(crate) fn read(&self, account: &str, body: &[u8], now: Instant, ttl: Duration) -> Cached {
         let Ok(body) = serde_json::from_slice::<Body<'_>>(body) else {
             return Cached::default();
@@ -47,7 +47,7 @@ impl PromptCaches {
         let messages = body.messages.unwrap_or_default();
         let mut accounts = self.0.lock();
         let known = accounts.entry(account.to_owned()).or_default();
-        if known.len() >= KEPT_PREFIXES {
+        if known.len() >= MAX_PREFIXES {
             known.clear();
         }
         let mut prefix = fnv1a(body.model.unwrap_or_default().as_bytes());
@@ -56,8 +56,8 @@ impl PromptCaches {
             let text = message.get().as_bytes();
             bytes += text.len();
             prefix = fnv1a(&[&prefix.to_le_bytes(), text].concat());
-            let forgotten = known.insert(prefix, now + ttl);
-            if cached == nth && forgotten.is_some_and(|at| at > now) {
+            let expires = known.insert(prefix, now + ttl);
+            if cached == nth && expires.is_some_and(|at| at > now) {
                 (cached, cached_bytes) = (nth + 1, bytes);
             }
         }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_account_was_sent_is_cached_for_it_alone_and_for_a_while() {
+    fn a_prompt_is_cached_for_its_account_until_it_expires() {
         let caches = PromptCaches::default();
         let start = Instant::now();
         let body = |model: &str, texts: &[&str]| {

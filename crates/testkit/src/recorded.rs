@@ -1,14 +1,14 @@
-//! A request as the mock saw it. It knows neither keys nor scripts.
+//! A request as the mock received it.
 
 use bytes::Bytes;
 
-/// The largest body kept with a recorded request; of a larger one its length and hash are known.
-pub const KEPT_BODY: usize = 64 * 1024;
+/// Maximum size of a body that is recorded. Of a larger one, only the length and hash are recorded.
+pub const MAX_RECORDED_BODY: usize = 64 * 1024;
 
-/// A request as it came.
+/// A request as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// The credential presented; empty if none.
+    /// The credential; empty if there was none.
     pub key: String,
     /// HTTP method.
     pub method: String,
@@ -16,7 +16,7 @@ pub struct Recorded {
     pub path: String,
     /// Header names in lower case with their values, in order.
     pub headers: Vec<(String, String)>,
-    /// The body; empty if it was larger than [`KEPT_BODY`].
+    /// The body; empty if it was larger than [`MAX_RECORDED_BODY`].
     pub body: Bytes,
     /// The body's length.
     pub body_len: u64,
@@ -37,7 +37,7 @@ impl Recorded {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// [`fnv1a`] of the body in 16 hexadecimal digits, whatever its size.
+    /// The [`fnv1a`] hash of the body in 16 hexadecimal digits, for a body of any size.
     pub fn body_hash(&self) -> String {
         format!(
             "{:016x}",
@@ -46,7 +46,7 @@ impl Recorded {
     }
 }
 
-/// 64-bit FNV-1a: a hash that a test in any language writes in three lines.
+/// 64-bit FNV-1a, a hash that a test in any language can compute in three lines.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,14 +1,14 @@
-//! Which protocol and endpoint a method and path call.
+//! Finds the protocol and endpoint of a method and path.
 //!
-//! It must never look at a body.
+//! This module must never read a body.
 
 use http::request::Parts;
 
-use crate::answer::{Answer, Protocol, Trouble};
+use crate::answer::{Answer, ApiError, Protocol};
 use crate::call::{Call, query_param};
-use crate::{anthropic, gemini, kept, openai, tavily, upload};
+use crate::{anthropic, gemini, objects, openai, tavily, upload};
 
-/// Where OpenAI-like endpoints begin; the longest that fits is taken off.
+/// Prefixes of OpenAI-like endpoints. The longest match is removed.
 const OPENAI_PREFIXES: [&str; 6] = [
     "/v1beta/openai",
     "/openai/v1",
@@ -22,18 +22,18 @@ const OPENAI_PREFIXES: [&str; 6] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     OpenAi(openai::Endpoint),
-    /// The same endpoints with Ark's errors and images.
+    /// The same endpoints, with Ark's errors and images.
     Ark(openai::Endpoint),
     Anthropic(anthropic::Endpoint),
     Gemini(gemini::Endpoint),
     Tavily(tavily::Endpoint),
-    Kept(Protocol, kept::Endpoint),
+    Objects(Protocol, objects::Endpoint),
     Upload(upload::Endpoint),
     Unknown(Protocol),
 }
 
 impl Route {
-    /// Where a request goes.
+    /// The route of a request.
     pub(crate) fn of(head: &Parts) -> Route {
         let path = head.uri.path();
         let query = head.uri.query().unwrap_or_default();
@@ -48,7 +48,7 @@ impl Route {
         if let Some(endpoint) = gemini::Endpoint::of(&head.method, path, wants_gemini) {
             return Route::Gemini(endpoint);
         }
-        if let Some(found) = kept_object(head, google) {
+        if let Some(found) = object_route(head, google) {
             return found;
         }
         if path.starts_with("/v1beta/") && !openai_in_gemini {
@@ -72,7 +72,7 @@ impl Route {
         }
     }
 
-    /// Whose form its answers have.
+    /// The protocol of its responses.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Route::OpenAi(_) => Protocol::OpenAi,
@@ -80,38 +80,38 @@ impl Route {
             Route::Anthropic(_) => Protocol::Anthropic,
             Route::Gemini(_) | Route::Upload(_) => Protocol::Gemini,
             Route::Tavily(_) => Protocol::Tavily,
-            Route::Kept(protocol, _) | Route::Unknown(protocol) => *protocol,
+            Route::Objects(protocol, _) | Route::Unknown(protocol) => *protocol,
         }
     }
 
-    /// The normal answer to a call, or the provider's error for a bad one.
+    /// The normal response to a call, or the provider's error for an invalid one.
     pub(crate) fn answer(&self, call: &Call<'_>) -> Answer {
         let answer = match self {
             Route::OpenAi(endpoint) | Route::Ark(endpoint) => openai::answer(endpoint, call),
             Route::Anthropic(endpoint) => anthropic::answer(endpoint, call),
             Route::Gemini(endpoint) => gemini::answer(endpoint, call),
             Route::Tavily(endpoint) => tavily::answer(endpoint, call),
-            Route::Kept(_, endpoint) => kept::answer(endpoint, call),
+            Route::Objects(_, endpoint) => objects::answer(endpoint, call),
             Route::Upload(endpoint) => upload::answer(endpoint, call),
-            Route::Unknown(_) => Err(Trouble::not_found(
+            Route::Unknown(_) => Err(ApiError::not_found(
                 "The mock provider knows no such endpoint.",
             )),
         };
-        answer.unwrap_or_else(|trouble| Self::error(call, &trouble))
+        answer.unwrap_or_else(|error| Self::error(call, &error))
     }
 
-    /// `trouble` in the form of the call's protocol.
-    pub(crate) fn error(call: &Call<'_>, trouble: &Trouble) -> Answer {
+    /// `error` in the format of the call's protocol.
+    pub(crate) fn error(call: &Call<'_>, error: &ApiError) -> Answer {
         match call.protocol {
-            Protocol::OpenAi => openai::error(call.state, trouble),
-            Protocol::Ark => openai::ark_error(call.state, trouble),
-            Protocol::Anthropic => anthropic::error(call.state, trouble),
-            Protocol::Gemini => gemini::error(call.state, trouble),
-            Protocol::Tavily => tavily::error(call.state, trouble),
+            Protocol::OpenAi => openai::error(call.state, error),
+            Protocol::Ark => openai::ark_error(call.state, error),
+            Protocol::Anthropic => anthropic::error(call.state, error),
+            Protocol::Gemini => gemini::error(call.state, error),
+            Protocol::Tavily => tavily::error(call.state, error),
         }
     }
 
-    /// An error as an event of this endpoint's streams.
+    /// An error as an event in this endpoint's streams.
     pub(crate) fn error_event(&self, body: &str) -> String {
         if body.starts_with("data:") || body.starts_with("event:") {
             return body.to_owned();
@@ -128,8 +128,8 @@ impl Route {
     }
 }
 
-/// An object that a key made, by whichever protocol.
-fn kept_object(head: &Parts, google: bool) -> Option<Route> {
+/// The route to an object that a key created, in any protocol.
+fn object_route(head: &Parts, google: bool) -> Option<Route> {
     let path = head.uri.path();
     let bare = path.strip_prefix("/upload").unwrap_or(path);
     let (protocol, rest) = if let Some(rest) = bare.strip_prefix("/v1beta") {
@@ -143,15 +143,15 @@ fn kept_object(head: &Parts, google: bool) -> Option<Route> {
     } else {
         (Protocol::OpenAi, path.strip_prefix("/v1").unwrap_or(path))
     };
-    let endpoint = kept::Endpoint::of(protocol, &head.method, rest)?;
-    Some(Route::Kept(protocol, endpoint))
+    let endpoint = objects::Endpoint::of(protocol, &head.method, rest)?;
+    Some(Route::Objects(protocol, endpoint))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What `method uri` with a header of that name calls, as `Debug` shows it.
+    /// The route of `method uri` with a header of that name, as `Debug` output.
     fn route(request: &str, header: &str) -> String {
         let (method, uri) = request.split_once(' ').unwrap();
         let request = http::Request::builder()

@@ -1,6 +1,6 @@
-//! What the mock is told to do: scripted steps, standing behaviour, and what each key has met.
+//! What the mock does for each key: scripted steps and standing behaviour; and the counts of each key.
 //!
-//! It must never know of sockets, paths or any provider's wire form.
+//! This module must never know of sockets, paths or any provider's wire format.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::recorded::Recorded;
 /// The interval that `Behaviour::rpm` counts in.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What one request meets.
+/// What happens to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The normal answer.
+    /// The normal response.
     Answer,
-    /// Exactly this answer. Without a `content-type` of its own it gets JSON's or plain text's, by its first character.
+    /// Exactly this response. Without a `content-type`, it gets JSON's or plain text's, by its first character.
     Status {
         /// HTTP status.
         status: u16,
@@ -31,36 +31,36 @@ pub enum Step {
         /// The body, sent as it is.
         body: String,
     },
-    /// An error in the form of the protocol called (Gemini says an unknown key with 400).
+    /// An error in the format of the request's protocol (Gemini refuses an unknown key with 400).
     Refuse {
         /// HTTP status.
         status: u16,
-        /// Seconds to wait, said where the provider says it.
+        /// Seconds to wait, sent where the provider sends them.
         retry_after: Option<u64>,
     },
-    /// The connection is reset without a byte of answer.
+    /// The connection is reset before any byte of the response.
     Reset,
-    /// Half of the answer, then a reset.
+    /// Half of the response, then a reset.
     ResetMidBody,
-    /// Never answered.
+    /// No response, ever.
     Hang,
-    /// A stream ends after n whole events, without its last chunk; any other answer ends after half of its body.
+    /// A stream is cut after n whole events, without its last chunk. Any other response is cut after half of its body.
     CutAfter(usize),
-    /// The same in the midst of the event after the first n.
+    /// As `CutAfter`, but in the middle of the event after the first n.
     CutMidEvent(usize),
-    /// As `CutAfter`, but the connection stays open in silence.
+    /// As `CutAfter`, but the connection stays open and silent.
     StallAfter(usize),
-    /// The normal answer after so long, on top of the behaviour's latency.
+    /// The normal response after this time, in addition to the behaviour's latency.
     Slow(Duration),
-    /// `text` right after the head, then the normal answer after `pause`: keep-alive comments, blank lines.
+    /// `text` right after the head, then the normal response after `pause`. For keep-alive comments and blank lines.
     Prelude {
-        /// Sent first, as it is.
+        /// Sent first, unchanged.
         text: String,
-        /// From there to the answer's first byte.
+        /// Time from there to the first byte of the response.
         pause: Duration,
     },
-    /// An error inside an answer of (usually) 200: the whole body, or a stream's first and only event.
-    /// A body that starts with `data:` or `event:` goes into a stream as it is, any other is framed.
+    /// An error in a response with (usually) status 200: the whole body, or a stream's only event.
+    /// A body that starts with `data:` or `event:` is put into a stream unchanged, any other is framed as an event.
     InBandError {
         /// HTTP status; 200 if `None`.
         status: Option<u16>,
@@ -69,38 +69,38 @@ pub enum Step {
     },
 }
 
-/// How a key behaves where no step is scripted.
+/// The behaviour of a key for requests without a scripted step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Behaviour {
-    /// From the request's end to the answer's head. Refusals come at once.
+    /// Time from the end of the request to the head of the response. Refusals are sent at once.
     pub latency: Duration,
-    /// Between two events of a stream.
+    /// Time between two events of a stream.
     pub chunk_interval: Duration,
-    /// Events with text in a stream; fewer if the call's token limit allows fewer words.
+    /// Number of text events in a stream; fewer if the call's token limit allows fewer words.
     pub chunks: usize,
-    /// The share of calls answered 503, at random.
+    /// The share of calls that get 503, at random.
     pub fail_share: f64,
-    /// What every call meets.
+    /// What happens to every call.
     pub fault: Option<Step>,
-    /// Calls in flight at once; one more is refused with 429.
+    /// Maximum number of calls in flight; one more is refused with 429.
     pub max_concurrent: Option<u32>,
-    /// Calls admitted in any 60 s; one more is refused with 429.
+    /// Maximum number of calls in any 60 s; one more is refused with 429.
     pub rpm: Option<u32>,
-    /// Streams are written in pieces of so many bytes, wherever events end.
+    /// Writes streams in pieces of this many bytes, regardless of event ends.
     pub split: Option<usize>,
-    /// Keys that were not allowed are refused with 401.
+    /// Refuses keys that were not allowed with 401.
     pub require_key: bool,
-    /// Input tokens reported, in place of an estimate from the body's length.
+    /// Input tokens to report, instead of an estimate from the body's length.
     pub input_tokens: Option<u64>,
-    /// Output tokens reported, in place of the number of words.
+    /// Output tokens to report, instead of the number of words.
     pub output_tokens: Option<u64>,
-    /// Chat prompts are cached for so long after their last use, as providers do.
+    /// How long chat prompts stay cached after their last use, as at providers.
     pub prompt_cache: Option<Duration>,
-    /// Keys of one account share their prompt cache; `None`: the key alone.
+    /// Keys of one account share their prompt cache. `None`: the key has its own.
     pub account: Option<String>,
-    /// Model names listed, in place of a few of the provider's.
+    /// Model names to list, instead of a few of the provider's.
     pub models: Vec<String>,
-    /// Requests are kept for `recorded`. Off for benchmarks.
+    /// Whether requests are kept for `recorded`. Off in benchmarks.
     pub record: bool,
 }
 
@@ -126,26 +126,26 @@ impl Default for Behaviour {
     }
 }
 
-/// What a key has met.
+/// The counts of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
     /// Request heads received.
     pub requests: u64,
-    /// Requests whose answer has not been handed over to its last byte.
+    /// Requests whose response has not been sent to its last byte.
     pub active: u64,
-    /// The most of those at once.
+    /// The highest value of `active`.
     pub max_active: u64,
-    /// The client went away before the answer's end.
+    /// Requests whose client left before the end of the response.
     pub cancelled: u64,
-    /// Answers begun, by status.
+    /// Responses started, by status.
     pub by_status: BTreeMap<u16, u64>,
-    /// Chat calls of which all but the last answer and what was said to it was cached (`Behaviour::prompt_cache`).
+    /// Chat calls whose prompt was cached except for the last answer and the new message (`Behaviour::prompt_cache`).
     pub cache_hits: u64,
-    /// Input tokens that were cached.
+    /// Cached input tokens.
     pub cached_tokens: u64,
 }
 
-/// Why the mock refuses a call by itself.
+/// Why the mock refuses a call without a scripted step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     UnknownKey,
@@ -154,21 +154,21 @@ pub(crate) enum Refusal {
     Overloaded,
 }
 
-/// What was decided for a request when its head came.
+/// What was decided for a request when its head arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Refuse(Refusal),
     Do(Step),
 }
 
-/// What the decision needs from outside the key.
-pub(crate) struct Circumstances<'a> {
+/// What the decision needs besides the key.
+pub(crate) struct VisitContext<'a> {
     pub(crate) defaults: &'a Arc<Behaviour>,
     pub(crate) known: bool,
     pub(crate) now: Instant,
-    /// A step scripted for any key.
+    /// Takes the next step scripted for any key.
     pub(crate) any_step: &'a dyn Fn() -> Option<Step>,
-    /// A random number of [0, 1).
+    /// A random number in [0, 1).
     pub(crate) chance: &'a dyn Fn() -> f64,
 }
 
@@ -186,7 +186,7 @@ struct KeyState {
     admitted: u32,
     script: VecDeque<Step>,
     behaviour: Option<Arc<Behaviour>>,
-    /// When the calls of the last minute were admitted; kept only under `rpm`.
+    /// When the calls of the last minute were admitted. Only used with `rpm`.
     window: VecDeque<Instant>,
     last: Option<Arc<Recorded>>,
 }
@@ -211,7 +211,7 @@ impl Key {
         self.inner.lock().seen.clone()
     }
 
-    pub(crate) fn note_cached(&self, cached: Cached) {
+    pub(crate) fn count_cached(&self, cached: Cached) {
         let mut state = self.inner.lock();
         state.seen.cache_hits += u64::from(cached.is_hit);
         state.seen.cached_tokens += cached.tokens;
@@ -225,19 +225,19 @@ impl Key {
         self.inner.lock().last = Some(recorded);
     }
 
-    /// Counts a request whose head has come, and decides what it meets.
+    /// Counts a request whose head has arrived, and decides what happens to it.
     pub(crate) fn visit(
         self: &Arc<Self>,
-        around: &Circumstances<'_>,
+        context: &VisitContext<'_>,
     ) -> (Visit, Arc<Behaviour>, Verdict) {
         let mut state = self.inner.lock();
         state.seen.requests += 1;
         state.seen.active += 1;
         state.seen.max_active = state.seen.max_active.max(state.seen.active);
-        let behaviour = Arc::clone(state.behaviour.as_ref().unwrap_or(around.defaults));
-        let verdict = match state.script.pop_front().or_else(around.any_step) {
+        let behaviour = Arc::clone(state.behaviour.as_ref().unwrap_or(context.defaults));
+        let verdict = match state.script.pop_front().or_else(context.any_step) {
             Some(step) => Verdict::Do(step),
-            None => state.judge(&behaviour, around),
+            None => state.decide(&behaviour, context),
         };
         let admitted = matches!(verdict, Verdict::Do(_));
         if admitted {
@@ -249,7 +249,7 @@ impl Key {
             Visit {
                 key: Arc::clone(self),
                 admitted,
-                over: false,
+                is_finished: false,
             },
             behaviour,
             verdict,
@@ -258,33 +258,33 @@ impl Key {
 }
 
 impl KeyState {
-    fn judge(&mut self, behaviour: &Behaviour, around: &Circumstances<'_>) -> Verdict {
-        if behaviour.require_key && !around.known {
+    fn decide(&mut self, behaviour: &Behaviour, context: &VisitContext<'_>) -> Verdict {
+        if behaviour.require_key && !context.known {
             return Verdict::Refuse(Refusal::UnknownKey);
         }
         if let Some(fault) = &behaviour.fault {
             return Verdict::Do(fault.clone());
         }
-        if behaviour.fail_share > 0.0 && (around.chance)() < behaviour.fail_share {
+        if behaviour.fail_share > 0.0 && (context.chance)() < behaviour.fail_share {
             return Verdict::Refuse(Refusal::Overloaded);
         }
         if behaviour
             .max_concurrent
-            .is_some_and(|most| self.admitted >= most)
+            .is_some_and(|limit| self.admitted >= limit)
         {
             return Verdict::Refuse(Refusal::Concurrency);
         }
         match behaviour
             .rpm
-            .and_then(|rpm| self.wait_for_room(rpm, around.now))
+            .and_then(|rpm| self.admit_or_wait(rpm, context.now))
         {
             Some(wait_seconds) => Verdict::Refuse(Refusal::Requests { wait_seconds }),
             None => Verdict::Do(Step::Answer),
         }
     }
 
-    /// Takes a place in the last minute's window, or says in how many seconds one frees.
-    fn wait_for_room(&mut self, rpm: u32, now: Instant) -> Option<u64> {
+    /// Adds the call to the window of the last minute, or returns the seconds until it has capacity.
+    fn admit_or_wait(&mut self, rpm: u32, now: Instant) -> Option<u64> {
         while self
             .window
             .front()
@@ -296,7 +296,7 @@ impl KeyState {
             self.window.push_back(now);
             return None;
         }
-        // The newest `rpm` count: a limit that was lowered meanwhile frees later than the oldest entry.
+        // Only the newest `rpm` entries count: after the limit was lowered, more than the oldest must expire.
         let leaving = self.window.len().saturating_sub(rpm.max(1) as usize);
         let frees = self
             .window
@@ -311,11 +311,11 @@ impl KeyState {
 pub(crate) struct Visit {
     key: Arc<Key>,
     admitted: bool,
-    over: bool,
+    is_finished: bool,
 }
 
 impl Visit {
-    /// Counts the status of the answer that begins.
+    /// Counts the status of a response that starts.
     pub(crate) fn answered(&self, status: u16) {
         *self
             .key
@@ -328,13 +328,13 @@ impl Visit {
         self.key.changed.notify_waiters();
     }
 
-    /// The answer was handed over as far as it was meant to be.
+    /// Marks the response as sent, up to where it was meant to end.
     pub(crate) fn finish(&mut self) {
-        self.leave(false);
+        self.end(false);
     }
 
-    fn leave(&mut self, cancelled: bool) {
-        if std::mem::replace(&mut self.over, true) {
+    fn end(&mut self, cancelled: bool) {
+        if std::mem::replace(&mut self.is_finished, true) {
             return;
         }
         let mut state = self.key.inner.lock();
@@ -350,7 +350,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.leave(true);
+        self.end(true);
     }
 }
 
@@ -359,19 +359,19 @@ mod tests {
     use super::*;
 
     fn visit(key: &Arc<Key>, now: Instant, known: bool) -> (Visit, Verdict) {
-        let around = Circumstances {
+        let context = VisitContext {
             defaults: &Arc::new(Behaviour::default()),
             known,
             now,
             any_step: &|| None,
             chance: &|| 0.5,
         };
-        let (visit, _, verdict) = key.visit(&around);
+        let (visit, _, verdict) = key.visit(&context);
         (visit, verdict)
     }
 
     #[test]
-    fn rpm_holds_over_any_minute_and_says_the_true_wait() {
+    fn rpm_holds_over_any_minute_and_gives_the_exact_wait() {
         let key = Arc::new(Key::new(Arc::default()));
         key.behave(Behaviour {
             rpm: Some(2),
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_come_in_a_fixed_order_and_scripts_stand_above_them() {
+    fn scripts_come_before_refusals_and_those_have_a_fixed_order() {
         let key = Arc::new(Key::new(Arc::default()));
         let now = Instant::now();
         key.behave(Behaviour {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_calls_take_no_place_and_only_unfinished_visits_are_cancelled() {
+    fn refused_calls_take_no_slot_and_unfinished_visits_are_cancelled() {
         let key = Arc::new(Key::new(Arc::default()));
         let now = Instant::now();
         key.behave(Behaviour {
@@ -454,7 +454,7 @@ mod tests {
         assert_eq!(
             verdict,
             Verdict::Do(Step::Answer),
-            "the refused call in flight takes no place"
+            "the refused call in flight takes no slot"
         );
         drop(refused);
         drop(third);

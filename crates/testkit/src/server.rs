@@ -1,6 +1,6 @@
-//! The server: accepts connections, reads requests, plays what was decided for each.
+//! The server: accepts connections, reads requests, and performs the step that was decided for each.
 //!
-//! It must never know any provider's wire form.
+//! This module must never know any provider's wire format.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,27 +21,27 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::answer::{Answer, JSON, Kind, Trouble};
-use crate::body::{Line, PacedBody};
+use crate::answer::{Answer, ApiError, JSON, Kind};
+use crate::body::{BreakSignal, PacedBody};
 use crate::call::{Call, credential};
 use crate::control;
-use crate::recorded::{KEPT_BODY, Recorded, fnv1a};
+use crate::recorded::{MAX_RECORDED_BODY, Recorded, fnv1a};
 use crate::route::Route;
 use crate::script::{Behaviour, Refusal, Step, Verdict, Visit};
 use crate::shape::{Content, Ending, shape};
 use crate::state::State;
 
-/// The largest request body that is read.
+/// Maximum size of a request body.
 const BODY_LIMIT: usize = 256 << 20;
-/// After an `accept` that failed (no file handles left), so that the loop does not spin.
+/// Pause after a failed `accept` (no file handles left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Retry-After where too many calls run at once: nobody knows when one ends.
+/// Retry-After in seconds if too many calls are in flight: nobody knows when one ends.
 const CONCURRENCY_WAIT: u64 = 1;
 
-/// Starts the server; the channel returned closes when it has ended.
+/// Starts the server. The returned channel closes when it has stopped.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one task that owns all others; it ends with its handle"
+    reason = "this task owns all others, and ends with its handle"
 )]
 pub(crate) fn start(
     listener: TcpListener,
@@ -75,26 +75,26 @@ async fn serve(listener: TcpListener, state: Arc<State>, mut stop: watch::Receiv
 }
 
 async fn connection(stream: TcpStream, state: Arc<State>) {
-    // Fails only on a connection that is gone already; reading it tells the same.
+    // Fails only if the connection is already closed, which the next read reports too.
     let _ = stream.set_nodelay(true);
-    let line = Arc::new(Line::default());
-    let wire = Wire {
+    let break_signal = Arc::new(BreakSignal::default());
+    let wire = BreakableSocket {
         io: TokioIo::new(stream),
-        line: Arc::clone(&line),
+        break_signal: Arc::clone(&break_signal),
     };
     let service = hyper::service::service_fn(move |request| {
-        handle(Arc::clone(&state), Arc::clone(&line), request)
+        handle(Arc::clone(&state), Arc::clone(&break_signal), request)
     });
-    // An error here is a client that went away or a connection broken on purpose.
+    // An error here means that the client left or that the connection was broken on purpose.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(wire, service)
         .await;
 }
 
-/// One request from its head to the answer's head; the body keeps its visit until the last byte.
+/// Handles one request from its head to the head of the response. The response body holds the visit to the last byte.
 async fn handle(
     state: Arc<State>,
-    line: Arc<Line>,
+    break_signal: Arc<BreakSignal>,
     request: Request<Incoming>,
 ) -> Result<Response<PacedBody>, Infallible> {
     let (head, incoming) = request.into_parts();
@@ -115,13 +115,13 @@ async fn handle(
         behaviour: &behaviour,
         protocol: route.protocol(),
     };
-    if let Err(trouble) = &body
-        && trouble.kind != Kind::TooLarge
+    if let Err(error) = &body
+        && error.kind != Kind::TooLarge
     {
-        // The client went away in the midst of its upload: the visit, dropped here, counts as cancelled.
+        // The client left during its upload: the visit, dropped here, counts as cancelled.
         return Ok(respond(
             &head,
-            Route::error(&call, trouble),
+            Route::error(&call, error),
             &Step::Answer,
             None,
         ));
@@ -134,38 +134,48 @@ async fn handle(
         Verdict::Refuse(_) => &Step::Answer,
     };
     let answer = match (&body, &verdict) {
-        (Err(trouble), _) => Route::error(&call, trouble),
-        (Ok(_), Verdict::Refuse(refusal)) => Route::error(&call, &trouble_of(*refusal)),
+        (Err(error), _) => Route::error(&call, error),
+        (Ok(_), Verdict::Refuse(refusal)) => Route::error(&call, &api_error(*refusal)),
         (Ok(_), Verdict::Do(step)) => {
-            wait_or_break(step, behaviour.latency, &line, &mut visit).await;
+            wait_or_break(step, behaviour.latency, &break_signal, &mut visit).await;
             play(step, &route, &call)
         }
     };
-    Ok(respond(&head, answer, step, Some((visit, behaviour, line))))
+    Ok(respond(
+        &head,
+        answer,
+        step,
+        Some((visit, behaviour, break_signal)),
+    ))
 }
 
-/// Waits as long as the answer takes. Does not return where there is none.
-async fn wait_or_break(step: &Step, latency: Duration, line: &Line, visit: &mut Visit) {
+/// Waits for the latency of the response. Never returns if there is none.
+async fn wait_or_break(
+    step: &Step,
+    latency: Duration,
+    break_signal: &BreakSignal,
+    visit: &mut Visit,
+) {
     match step {
         Step::Reset => {
             visit.finish();
-            line.reset();
+            break_signal.reset();
             std::future::pending().await
         }
         Step::Hang => std::future::pending().await,
         _ => {}
     }
-    let more = if let Step::Slow(more) = step {
-        *more
+    let extra = if let Step::Slow(extra) = step {
+        *extra
     } else {
         Duration::ZERO
     };
-    if !(latency + more).is_zero() {
-        tokio::time::sleep(latency + more).await;
+    if !(latency + extra).is_zero() {
+        tokio::time::sleep(latency + extra).await;
     }
 }
 
-/// The answer that a step makes of a call, not yet shaped.
+/// The response of a step to a call, not yet cut into pieces.
 fn play(step: &Step, route: &Route, call: &Call<'_>) -> Answer {
     match step {
         Step::Status {
@@ -176,7 +186,7 @@ fn play(step: &Step, route: &Route, call: &Call<'_>) -> Answer {
         Step::Refuse {
             status,
             retry_after,
-        } => Route::error(call, &Trouble::of_status(*status).after(*retry_after)),
+        } => Route::error(call, &ApiError::of_status(*status).after(*retry_after)),
         Step::InBandError { status, body } => {
             let mut answer = route.answer(call);
             answer.status = status_of(status.unwrap_or(200));
@@ -204,7 +214,7 @@ fn verbatim(status: u16, extra: &[(String, String)], body: &str) -> Answer {
         else {
             continue;
         };
-        // The mock frames its answers itself.
+        // The mock frames its responses itself.
         if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
             headers.append(name, value);
         }
@@ -227,7 +237,7 @@ fn verbatim(status: u16, extra: &[(String, String)], body: &str) -> Answer {
     }
 }
 
-/// Interim and impossible statuses cannot end a request.
+/// `status`, or 500 if it is invalid or informational: those cannot end a request.
 fn status_of(status: u16) -> StatusCode {
     StatusCode::from_u16(status)
         .ok()
@@ -239,10 +249,10 @@ fn respond(
     head: &Parts,
     answer: Answer,
     step: &Step,
-    from: Option<(Visit, Arc<Behaviour>, Arc<Line>)>,
+    from: Option<(Visit, Arc<Behaviour>, Arc<BreakSignal>)>,
 ) -> Response<PacedBody> {
-    let (visit, behaviour, line) = match from {
-        Some((visit, behaviour, line)) => (Some(visit), behaviour, Some(line)),
+    let (visit, behaviour, break_signal) = match from {
+        Some((visit, behaviour, break_signal)) => (Some(visit), behaviour, Some(break_signal)),
         None => (None, Arc::default(), None),
     };
     if let Some(visit) = &visit {
@@ -257,45 +267,45 @@ fn respond(
         shaped.pieces.clear();
         shaped.ending = Ending::Complete;
     }
-    let mut response = Response::new(PacedBody::new(shaped, visit, line));
+    let mut response = Response::new(PacedBody::new(shaped, visit, break_signal));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     response
 }
 
-fn trouble_of(refusal: Refusal) -> Trouble {
+fn api_error(refusal: Refusal) -> ApiError {
     match refusal {
-        Refusal::UnknownKey => Trouble::new(401, Kind::UnknownKey, "Incorrect API key provided."),
+        Refusal::UnknownKey => ApiError::new(401, Kind::UnknownKey, "Incorrect API key provided."),
         Refusal::Requests { wait_seconds } => {
             let message =
                 format!("Rate limit reached for requests. Please try again in {wait_seconds}s.");
-            Trouble::new(429, Kind::Requests, message).after(Some(wait_seconds))
+            ApiError::new(429, Kind::Requests, message).after(Some(wait_seconds))
         }
         Refusal::Concurrency => {
             let message = "Number of concurrent requests has exceeded your rate limit.";
-            Trouble::new(429, Kind::Concurrency, message).after(Some(CONCURRENCY_WAIT))
+            ApiError::new(429, Kind::Concurrency, message).after(Some(CONCURRENCY_WAIT))
         }
-        Refusal::Overloaded => Trouble::of_status(503),
+        Refusal::Overloaded => ApiError::of_status(503),
     }
 }
 
 /// Reads a body to its end.
-async fn read(body: Incoming) -> Result<Bytes, Trouble> {
+async fn read(body: Incoming) -> Result<Bytes, ApiError> {
     match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Trouble::new(
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
             413,
             Kind::TooLarge,
             "The request is larger than 256 MiB.",
         )),
-        Err(_) => Err(Trouble::invalid("The request's body broke off.")),
+        Err(_) => Err(ApiError::invalid("The request's body broke off.")),
     }
 }
 
-/// A request to keep. Copied: a slice would hold on to the connection's whole read buffer.
+/// The recording of a request. Its body is copied: a slice would keep the connection's whole read buffer alive.
 fn recorded(key: &str, head: &Parts, body: &[u8]) -> Recorded {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let large = body.len() > KEPT_BODY;
+    let large = body.len() > MAX_RECORDED_BODY;
     Recorded {
         key: key.to_owned(),
         method: head.method.as_str().to_owned(),
@@ -318,22 +328,22 @@ fn recorded(key: &str, head: &Parts, body: &[u8]) -> Recorded {
     }
 }
 
-/// A socket that breaks on demand, once what was written before is out.
-struct Wire {
+/// A socket that breaks on demand, once everything before is written.
+struct BreakableSocket {
     io: TokioIo<TcpStream>,
-    line: Arc<Line>,
+    break_signal: Arc<BreakSignal>,
 }
 
-impl Drop for Wire {
+impl Drop for BreakableSocket {
     fn drop(&mut self) {
-        if self.line.is_reset() {
-            // Closing with no time to linger is what sends RST. A socket that is gone already needs none.
+        if self.break_signal.is_reset() {
+            // Closing with a linger time of zero sends RST. Fails only if the socket is already closed.
             let _ = self.io.inner().set_zero_linger();
         }
     }
 }
 
-impl hyper::rt::Read for Wire {
+impl hyper::rt::Read for BreakableSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -343,7 +353,7 @@ impl hyper::rt::Read for Wire {
     }
 }
 
-impl hyper::rt::Write for Wire {
+impl hyper::rt::Write for BreakableSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -352,9 +362,9 @@ impl hyper::rt::Write for Wire {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
-    /// hyper calls this whenever its own buffer is empty: the moment to break the line.
+    /// hyper calls this when its own buffer is empty: the moment to break the connection.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.line.is_broken() {
+        if self.break_signal.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Pin::new(&mut self.io).poll_flush(cx)

@@ -1,6 +1,6 @@
-//! How an answer is cut into timed pieces, and where a scripted step breaks it. Pure.
+//! Cuts a response into timed pieces, and breaks it where a scripted step says. Pure.
 //!
-//! It must never know of sockets or of any provider's wire form.
+//! This module must never know of sockets or of any provider's wire format.
 
 use std::time::Duration;
 
@@ -8,47 +8,47 @@ use bytes::{Bytes, BytesMut};
 
 use crate::script::{Behaviour, Step};
 
-/// An answer's body before it is paced.
+/// A response body before it is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// All at once, with a `content-length`.
+    /// Sent at once, with a `content-length`.
     Whole(Bytes),
-    /// Events, sent as chunks.
+    /// Sent as chunks, one per event.
     Stream(Vec<Bytes>),
 }
 
-/// Bytes to send, and how long to wait before.
+/// Bytes to send, and the pause before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) pause: Duration,
     pub(crate) bytes: Bytes,
 }
 
-/// What follows the last piece.
+/// What happens after the last piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The proper end.
+    /// The response ends properly.
     Complete,
-    /// The connection is closed without it.
+    /// The connection is closed without an end.
     Close,
     /// The connection is reset.
     Reset,
-    /// Nothing, for ever.
+    /// Nothing more is sent, and the connection stays open.
     Stall,
 }
 
-/// A body ready to be sent.
+/// A body that is ready to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shaped {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) ending: Ending,
     /// The `content-length`; `None` for chunked.
     pub(crate) length: Option<u64>,
-    /// Each piece is written before the next is looked at, so that the reader may see it alone.
-    pub(crate) apart: bool,
+    /// Whether each piece is written before the next is taken, so that a reader can receive it alone.
+    pub(crate) flush_each: bool,
 }
 
-/// Shapes `content` as `step` and `behaviour` ask for.
+/// Cuts `content` as `step` and `behaviour` require.
 pub(crate) fn shape(content: Content, step: &Step, behaviour: &Behaviour) -> Shaped {
     match content {
         Content::Whole(body) => shape_whole(body, step),
@@ -75,7 +75,7 @@ fn shape_whole(body: Bytes, step: &Step) -> Shaped {
                 pieces,
                 ending: Ending::Complete,
                 length: None,
-                apart: false,
+                flush_each: false,
             };
         }
         _ => (body, Ending::Complete),
@@ -89,7 +89,7 @@ fn shape_whole(body: Bytes, step: &Step) -> Shaped {
         pieces,
         ending,
         length,
-        apart: false,
+        flush_each: false,
     }
 }
 
@@ -120,7 +120,7 @@ fn shape_stream(mut events: Vec<Bytes>, step: &Step, behaviour: &Behaviour) -> S
         pieces,
         ending,
         length: None,
-        apart: behaviour.split.is_some(),
+        flush_each: behaviour.split.is_some(),
     }
 }
 
@@ -136,7 +136,7 @@ fn at_once(bytes: Bytes) -> Piece {
     }
 }
 
-/// Events at their interval. Under `split` each is cut in pieces; without an interval the cuts ignore where events end.
+/// Spaces events by their interval. With `split`, each is cut into pieces; without an interval, the cuts ignore event ends.
 fn paced(events: Vec<Bytes>, behaviour: &Behaviour) -> Vec<Piece> {
     let size = behaviour.split.map(|size| size.max(1));
     if let Some(size) = size.filter(|_| behaviour.chunk_interval.is_zero()) {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_break_streams_where_they_say() {
+    fn steps_break_streams_at_their_event() {
         let (a, b, c) = ("data: aa\n\n", "data: bb\n\n", "data: cc\n\n");
         for (step, expect, ending) in [
             (Step::Answer, vec![a, b, c], Ending::Complete),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_break_whole_answers_in_half_under_their_full_length() {
+    fn steps_cut_whole_responses_in_half_but_keep_their_length() {
         for (step, expect, ending) in [
             (Step::Answer, "12345678", Ending::Complete),
             (Step::CutAfter(3), "1234", Ending::Close),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn split_cuts_at_any_byte_and_loses_none() {
+    fn split_cuts_at_any_byte_and_keeps_all_bytes() {
         for size in 1..40 {
             for interval in [Duration::ZERO, Duration::from_millis(5)] {
                 let behaviour = Behaviour {
@@ -243,7 +243,7 @@ mod tests {
                     texts(&shaped).concat(),
                     "data: aa\n\ndata: bb\n\ndata: cc\n\n"
                 );
-                assert!(texts(&shaped).iter().all(|text| text.len() <= size) && shaped.apart);
+                assert!(texts(&shaped).iter().all(|text| text.len() <= size) && shaped.flush_each);
                 let pauses: Duration = shaped.pieces.iter().map(|piece| piece.pause).sum();
                 assert_eq!(pauses, interval * 2);
             }
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prelude_comes_first_and_the_answer_after_its_pause() {
+    fn a_prelude_is_sent_first_and_the_response_after_its_pause() {
         let pause = Duration::from_secs(1);
         let step = Step::Prelude {
             text: "\n\n".to_owned(),

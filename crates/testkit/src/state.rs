@@ -1,6 +1,6 @@
-//! What the server's connections share: keys, recordings, random numbers, ids and the time.
+//! The state that all connections share: keys, recordings, random numbers, ids and the time.
 //!
-//! It must never know of sockets or of any provider's wire form.
+//! This module must never know of sockets or of any provider's wire format.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use tokio::time::Instant;
 
 use crate::prompt_cache::PromptCaches;
 use crate::recorded::Recorded;
-use crate::script::{Behaviour, Circumstances, Key, Seen, Step, Verdict, Visit};
+use crate::script::{Behaviour, Key, Seen, Step, Verdict, Visit, VisitContext};
 
-/// How many requests `Mock::recorded` keeps.
-pub const KEPT_REQUESTS: usize = 1000;
-/// How many objects (responses, research tasks) are remembered with the key that made them.
-const KEPT_OBJECTS: usize = 10_000;
+/// Maximum number of requests that `Mock::recorded` returns.
+pub const MAX_RECORDED_REQUESTS: usize = 1000;
+/// Maximum number of objects (responses, research tasks, …) whose owner is remembered.
+const MAX_OBJECTS: usize = 10_000;
 const FIRST_SEED: u64 = 0x6b65_7970_6f6f_6c21;
 
-/// Ids of made-up objects and the key that made each; the oldest are forgotten.
+/// The ids of objects and the owner of each. The oldest are forgotten.
 #[derive(Debug, Default)]
 struct Objects {
     owners: HashMap<String, String>,
-    /// Of the objects that are uploads, how far they are.
+    /// The progress of each object that is an upload.
     uploads: HashMap<String, Progress>,
     order: VecDeque<String>,
 }
 
-/// How far an upload is.
+/// The progress of an upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) mime_type: String,
@@ -46,7 +46,7 @@ pub(crate) enum Status {
     Cancelled,
 }
 
-/// Everything that the connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(crate) struct State {
     keys: RwLock<HashMap<String, Arc<Key>>>,
@@ -54,10 +54,10 @@ pub(crate) struct State {
     defaults: RwLock<Arc<Behaviour>>,
     first_defaults: Arc<Behaviour>,
     allowed: RwLock<HashSet<String>>,
-    ring: Mutex<VecDeque<Arc<Recorded>>>,
+    recordings: Mutex<VecDeque<Arc<Recorded>>>,
     objects: Mutex<Objects>,
     prompt_caches: PromptCaches,
-    dice: Mutex<fastrand::Rng>,
+    random: Mutex<fastrand::Rng>,
     changed: Arc<Notify>,
     next_id: AtomicU64,
     id_salt: u64,
@@ -66,7 +66,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// `salt` sets this mock's ids apart from those of others in the same test.
+    /// `salt` makes this mock's ids differ from those of other mocks in the same test.
     pub(crate) fn new(defaults: Behaviour, salt: u16) -> Self {
         let defaults = Arc::new(defaults);
         State {
@@ -75,10 +75,10 @@ impl State {
             defaults: RwLock::new(Arc::clone(&defaults)),
             first_defaults: defaults,
             allowed: RwLock::default(),
-            ring: Mutex::default(),
+            recordings: Mutex::default(),
             objects: Mutex::default(),
             prompt_caches: PromptCaches::default(),
-            dice: Mutex::new(fastrand::Rng::with_seed(FIRST_SEED)),
+            random: Mutex::new(fastrand::Rng::with_seed(FIRST_SEED)),
             changed: Arc::default(),
             next_id: AtomicU64::new(1),
             id_salt: u64::from(salt) << 40,
@@ -121,7 +121,7 @@ impl State {
     }
 
     pub(crate) fn seed(&self, seed: u64) {
-        self.dice.lock().seed(seed);
+        self.random.lock().seed(seed);
     }
 
     pub(crate) fn seen(&self, key: &str) -> Seen {
@@ -130,7 +130,7 @@ impl State {
             .unwrap_or_default()
     }
 
-    /// Keys that were only scripted or told how to behave are left out.
+    /// Leaves out keys that have sent no request.
     pub(crate) fn seen_all(&self) -> BTreeMap<String, Seen> {
         let keys = self.keys.read();
         let seen = keys.iter().map(|(name, key)| (name.clone(), key.seen()));
@@ -140,7 +140,7 @@ impl State {
     pub(crate) async fn wait_for(&self, key: &str, reached: impl Fn(&Seen) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // Registered before the look, so that no change falls between look and wait.
+            // Registered before the check, so that no change between check and wait is missed.
             changed.as_mut().enable();
             if reached(&self.seen(key)) {
                 return;
@@ -156,7 +156,7 @@ impl State {
     }
 
     pub(crate) fn recorded(&self) -> Vec<Recorded> {
-        self.ring
+        self.recordings
             .lock()
             .iter()
             .map(|recorded| (**recorded).clone())
@@ -167,11 +167,11 @@ impl State {
         let key = self.key(&recorded.key);
         let recorded = Arc::new(recorded);
         key.set_last(Arc::clone(&recorded));
-        let mut ring = self.ring.lock();
-        if ring.len() == KEPT_REQUESTS {
-            ring.pop_front();
+        let mut recordings = self.recordings.lock();
+        if recordings.len() == MAX_RECORDED_REQUESTS {
+            recordings.pop_front();
         }
-        ring.push_back(recorded);
+        recordings.push_back(recorded);
     }
 
     pub(crate) fn clear(&self) {
@@ -179,33 +179,33 @@ impl State {
         self.any_script.lock().clear();
         *self.defaults.write() = Arc::clone(&self.first_defaults);
         self.allowed.write().clear();
-        self.ring.lock().clear();
+        self.recordings.lock().clear();
         *self.objects.lock() = Objects::default();
         self.prompt_caches.clear();
         self.changed.notify_waiters();
     }
 
-    /// Counts a request whose head has come, and decides what it meets.
+    /// Counts a request whose head has arrived, and decides what happens to it.
     pub(crate) fn visit(&self, key: &str) -> (Visit, Arc<Behaviour>, Verdict) {
         let defaults = Arc::clone(&self.defaults.read());
-        let around = Circumstances {
+        let context = VisitContext {
             defaults: &defaults,
             known: self.allowed.read().contains(key),
             now: Instant::now(),
             any_step: &|| self.any_script.lock().pop_front(),
-            chance: &|| self.dice.lock().f64(),
+            chance: &|| self.random.lock().f64(),
         };
-        self.key(key).visit(&around)
+        self.key(key).visit(&context)
     }
 
-    /// How many tokens of a chat call's prompt are cached; from now on all of it is.
+    /// Returns how many tokens of a chat call's prompt were cached, and caches all of it.
     pub(crate) fn cached_tokens(&self, key: &str, body: &[u8], behaviour: &Behaviour) -> u64 {
         let Some(ttl) = behaviour.prompt_cache else {
             return 0;
         };
         let account = behaviour.account.as_deref().unwrap_or(key);
         let cached = self.prompt_caches.read(account, body, Instant::now(), ttl);
-        self.key(key).note_cached(cached);
+        self.key(key).count_cached(cached);
         cached.tokens
     }
 
@@ -216,10 +216,10 @@ impl State {
         format!("{prefix}{high:016x}{:08x}", low as u32)
     }
 
-    /// Remembers which key made an object. Keys that end in `@name` belong to one organisation, and share theirs.
+    /// Remembers which key created an object. Keys that end in the same `@name` belong to one organisation, and share it.
     pub(crate) fn own(&self, id: &str, key: &str) {
         let mut objects = self.objects.lock();
-        if objects.order.len() == KEPT_OBJECTS
+        if objects.order.len() == MAX_OBJECTS
             && let Some(oldest) = objects.order.pop_front()
         {
             objects.owners.remove(&oldest);
@@ -231,7 +231,7 @@ impl State {
             .insert(id.to_owned(), organisation(key).to_owned());
     }
 
-    /// Whether `key` made the object: to every other key it does not exist.
+    /// Whether the object exists for `key`, which means that the key's organisation created it.
     pub(crate) fn owns(&self, id: &str, key: &str) -> bool {
         self.objects
             .lock()
@@ -240,7 +240,7 @@ impl State {
             .is_some_and(|owner| owner == organisation(key))
     }
 
-    /// Looks at, or changes, how far an upload is.
+    /// Reads or changes the progress of an upload.
     pub(crate) fn upload<T>(&self, id: &str, change: impl FnOnce(&mut Progress) -> T) -> T {
         change(
             self.objects
@@ -251,8 +251,8 @@ impl State {
         )
     }
 
-    /// The object is gone.
-    pub(crate) fn disown(&self, id: &str) {
+    /// Deletes an object.
+    pub(crate) fn delete(&self, id: &str) {
         self.objects.lock().owners.remove(id);
     }
 
@@ -262,12 +262,12 @@ impl State {
     }
 }
 
-/// Whose the key's objects are.
+/// The owner of the key's objects.
 fn organisation(key: &str) -> &str {
     key.rsplit_once('@').map_or(key, |(_, name)| name)
 }
 
-/// SplitMix64's finalizer: different numbers stay different and look random.
+/// SplitMix64's finalizer. Different numbers stay different, and look random.
 fn scatter(n: u64) -> u64 {
     let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_its_chances() {
+    fn a_seed_repeats_its_random_numbers() {
         let state = state(1);
         state.behave(
             "*",
@@ -338,12 +338,12 @@ mod tests {
         state.own("first", "k");
         assert!(state.owns("first", "k"));
         assert!(!state.owns("first", "other"));
-        for n in 0..KEPT_OBJECTS {
+        for n in 0..MAX_OBJECTS {
             state.own(&format!("o{n}"), "k");
         }
         assert!(!state.owns("first", "k"));
         assert!(state.owns("o0", "k"));
-        state.disown("o0");
+        state.delete("o0");
         assert!(!state.owns("o0", "k"));
         state.own("shared", "k1@org");
         assert!(state.owns("shared", "k2@org") && !state.owns("shared", "k1"));
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn recordings_keep_the_newest() {
         let state = state(1);
-        for n in 0..KEPT_REQUESTS + 5 {
+        for n in 0..MAX_RECORDED_REQUESTS + 5 {
             state.record(Recorded {
                 key: "k".to_owned(),
                 method: "GET".to_owned(),
@@ -364,11 +364,11 @@ mod tests {
             });
         }
         let recorded = state.recorded();
-        assert_eq!(recorded.len(), KEPT_REQUESTS);
+        assert_eq!(recorded.len(), MAX_RECORDED_REQUESTS);
         assert_eq!(
             (
                 recorded[0].path.as_str(),
-                recorded[KEPT_REQUESTS - 1].path.as_str()
+                recorded[MAX_RECORDED_REQUESTS - 1].path.as_str()
             ),
             ("/5", "/1004")
         );

@@ -1,18 +1,18 @@
 //! Tavily's endpoints: search, extract, crawl, map, research, usage, errors.
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 use http::Method;
 use serde::Deserialize;
 
-use crate::answer::{Answer, Protocol, Trouble, array, quoted, rfc3339};
+use crate::answer::{Answer, ApiError, Protocol, array, quoted, rfc3339};
 use crate::call::{Call, decoded};
 use crate::state::State;
 
 const KEY_LIMIT: u64 = 1000;
 const PLAN_LIMIT: u64 = 15_000;
 
-/// What a path calls.
+/// The endpoint of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Search,
@@ -67,8 +67,8 @@ enum Urls {
     Many(Vec<String>),
 }
 
-/// The normal answer.
-pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
+/// The normal response.
+pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, ApiError> {
     let text = match endpoint {
         Endpoint::Search => search(call)?,
         Endpoint::Extract => extract(call)?,
@@ -86,11 +86,11 @@ pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Tro
     Ok(Answer::json(call.protocol, call.state, text))
 }
 
-fn missing<T>(field: Option<T>, name: &str) -> Result<T, Trouble> {
-    field.ok_or_else(|| Trouble::invalid(format!("{name} is missing.")))
+fn missing<T>(field: Option<T>, name: &str) -> Result<T, ApiError> {
+    field.ok_or_else(|| ApiError::invalid(format!("{name} is missing.")))
 }
 
-/// The fields that end every answer.
+/// The last fields of every response.
 fn tail(call: &Call<'_>, include_usage: Option<bool>) -> String {
     let id = call.state.id("");
     let usage = if include_usage == Some(true) {
@@ -101,7 +101,7 @@ fn tail(call: &Call<'_>, include_usage: Option<bool>) -> String {
     format!(r#""response_time":0.01,"request_id":"{id}"{usage}"#)
 }
 
-fn search(call: &Call<'_>) -> Result<String, Trouble> {
+fn search(call: &Call<'_>) -> Result<String, ApiError> {
     let body: Body = call.parse()?;
     let query = missing(body.query, "Query")?;
     let reply = call.reply(&query.chars().take(80).collect::<String>(), None);
@@ -127,7 +127,7 @@ fn search(call: &Call<'_>) -> Result<String, Trouble> {
     ))
 }
 
-fn extract(call: &Call<'_>) -> Result<String, Trouble> {
+fn extract(call: &Call<'_>) -> Result<String, ApiError> {
     let body: Body = call.parse()?;
     let urls = match missing(body.urls, "urls")? {
         Urls::One(url) => vec![url],
@@ -146,7 +146,7 @@ fn extract(call: &Call<'_>) -> Result<String, Trouble> {
 }
 
 /// Crawl and map: the start page and one below it.
-fn visit_site(call: &Call<'_>, result: impl Fn(&str) -> String) -> Result<String, Trouble> {
+fn visit_site(call: &Call<'_>, result: impl Fn(&str) -> String) -> Result<String, ApiError> {
     let body: Body = call.parse()?;
     let url = missing(body.url, "url")?;
     let below = format!("{}/made-up", url.trim_end_matches('/'));
@@ -160,7 +160,7 @@ fn visit_site(call: &Call<'_>, result: impl Fn(&str) -> String) -> Result<String
     ))
 }
 
-fn research(call: &Call<'_>) -> Result<String, Trouble> {
+fn research(call: &Call<'_>) -> Result<String, ApiError> {
     let body: Body = call.parse()?;
     let input = quoted(&missing(body.input, "input")?);
     let model = quoted(body.model.as_deref().unwrap_or("auto"));
@@ -171,9 +171,9 @@ fn research(call: &Call<'_>) -> Result<String, Trouble> {
     ))
 }
 
-fn research_result(call: &Call<'_>, id: &str) -> Result<String, Trouble> {
+fn research_result(call: &Call<'_>, id: &str) -> Result<String, ApiError> {
     if !call.state.owns(id, call.key) {
-        return Err(Trouble::not_found("Research task not found."));
+        return Err(ApiError::not_found("Research task not found."));
     }
     let (id, created) = (quoted(id), rfc3339(call.state.unix()));
     let content = quoted(call.reply("", None).text().trim());
@@ -182,7 +182,7 @@ fn research_result(call: &Call<'_>, id: &str) -> Result<String, Trouble> {
     ))
 }
 
-/// One credit for each 200 that this key was given, this call's own not counted.
+/// One credit for each 200 that this key has received, without this call.
 fn usage(call: &Call<'_>) -> String {
     let used = call
         .state
@@ -199,8 +199,8 @@ fn usage(call: &Call<'_>) -> String {
     )
 }
 
-/// An error in Tavily's form.
-pub(crate) fn error(state: &State, trouble: &Trouble) -> Answer {
-    let body = format!(r#"{{"detail":{{"error":{}}}}}"#, quoted(&trouble.message));
-    Answer::error(Protocol::Tavily, state, trouble.status, body).retry_after(trouble.retry_after)
+/// An error in Tavily's format.
+pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
+    let body = format!(r#"{{"detail":{{"error":{}}}}}"#, quoted(&error.message));
+    Answer::error(Protocol::Tavily, state, error.status, body).retry_after(error.retry_after)
 }

@@ -1,27 +1,27 @@
-//! Gemini's uploads in several steps (`X-Goog-Upload-Protocol: resumable`): begun, then sent in pieces to the address that
-//! the first answer gives, then finished; what was received can be asked for, and the upload cancelled.
+//! Gemini's resumable uploads (`X-Goog-Upload-Protocol: resumable`): started, sent in pieces to the address in the first
+//! response, then finalized. A client can query how much was received, and cancel.
 //!
-//! It must never know of sockets or steps.
+//! This module must never know of sockets or steps.
 
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Method};
 
-use crate::answer::{Answer, Kind, Trouble};
+use crate::answer::{Answer, ApiError, Kind};
 use crate::call::{Call, query_param};
-use crate::kept;
+use crate::objects;
 use crate::state::Status;
 
-/// What pieces but the last must be a multiple of.
+/// The size of every piece except the last must be a multiple of this.
 const GRANULARITY: &str = "262144";
 
-/// What a request does to an upload.
+/// A step of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// Begins one. `host` is where the next steps go, `mime_type` what the file is.
+    /// Starts an upload. The next steps go to `host`; `mime_type` is the file's type.
     Start { host: String, mime_type: String },
-    /// Goes on with one.
+    /// Continues an upload.
     Step {
         id: String,
         /// `upload`, `finalize`, both, `query` or `cancel`.
@@ -31,7 +31,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// The step of a request below `/upload/`; `None` where its headers ask for none.
+    /// The step of a request below `/upload/`; `None` if its headers name none.
     pub(crate) fn of(head: &Parts) -> Option<Self> {
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let commands: Vec<String> = text("x-goog-upload-command")
@@ -52,8 +52,8 @@ impl Endpoint {
                 offset,
             });
         }
-        let begins = text("x-goog-upload-protocol") == Some("resumable") && commands == ["start"];
-        begins.then(|| Self::Start {
+        let starts = text("x-goog-upload-protocol") == Some("resumable") && commands == ["start"];
+        starts.then(|| Self::Start {
             host: text(HOST.as_str()).unwrap_or("localhost").to_owned(),
             mime_type: text("x-goog-upload-header-content-type")
                 .unwrap_or("application/octet-stream")
@@ -62,8 +62,8 @@ impl Endpoint {
     }
 }
 
-/// The normal answer.
-pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
+/// The normal response.
+pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, ApiError> {
     match endpoint {
         Endpoint::Start { host, mime_type } => Ok(start(call, host, mime_type)),
         Endpoint::Step {
@@ -75,7 +75,7 @@ pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Tro
 }
 
 fn start(call: &Call<'_>, host: &str, mime_type: &str) -> Answer {
-    // As long as a real one.
+    // As long as a real id.
     let id = [call.state.id("up-"), call.state.id(""), call.state.id("")].concat();
     call.state.own(&id, call.key);
     call.state.upload(&id, |progress| {
@@ -95,26 +95,26 @@ fn step(
     id: &str,
     commands: &[String],
     offset: Option<u64>,
-) -> Result<Answer, Trouble> {
+) -> Result<Answer, ApiError> {
     if !call.state.owns(id, call.key) {
-        return Err(Trouble::new(404, Kind::NotFound, "No such upload."));
+        return Err(ApiError::new(404, Kind::NotFound, "No such upload."));
     }
-    let asks_for = |command: &str| commands.iter().any(|asked| asked == command);
+    let has_command = |name: &str| commands.iter().any(|command| command == name);
     let progress = call.state.upload(id, |progress| {
         if progress.status != Status::Active {
             return Ok(progress.clone());
         }
-        if asks_for("upload") {
+        if has_command("upload") {
             if offset != Some(progress.received) {
-                return Err(Trouble::invalid(
+                return Err(ApiError::invalid(
                     "X-Goog-Upload-Offset is not what was received.",
                 ));
             }
             progress.received += call.body.len() as u64;
         }
-        if asks_for("finalize") {
+        if has_command("finalize") {
             progress.status = Status::Final;
-        } else if asks_for("cancel") {
+        } else if has_command("cancel") {
             progress.status = Status::Cancelled;
         }
         Ok(progress.clone())
@@ -122,7 +122,7 @@ fn step(
     let (status, answer) = match progress.status {
         Status::Active => ("active", empty(call)),
         Status::Cancelled => ("cancelled", empty(call)),
-        Status::Final if asks_for("finalize") => ("final", kept::uploaded(call, &progress)),
+        Status::Final if has_command("finalize") => ("final", objects::uploaded(call, &progress)),
         Status::Final => ("final", empty(call)),
     };
     Ok(answer.header("x-goog-upload-status", status).header(
@@ -140,7 +140,7 @@ fn empty(call: &Call<'_>) -> Answer {
 mod tests {
     use super::*;
 
-    /// What a request with these upload headers does.
+    /// The step of a request with these upload headers.
     fn endpoint(request: &str, headers: &[(&str, &str)]) -> Option<Endpoint> {
         let (method, uri) = request.split_once(' ').unwrap();
         let mut request = http::Request::builder().method(method).uri(uri);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_told_by_their_headers() {
+    fn headers_select_the_step() {
         let start = [("protocol", "resumable"), ("command", "start")];
         assert!(matches!(
             endpoint("POST /upload/v1beta/files", &start),

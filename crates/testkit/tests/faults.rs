@@ -1,13 +1,13 @@
 //! Scripted steps, standing behaviour, counters, pacing and the remote control, over real sockets.
 //!
-//! It must never wait for luck: it waits for events, and for the end of what the mock itself times.
+//! These tests never depend on timing: they wait for events, and for the end of what the mock itself times.
 
 mod client;
 
 use std::time::Duration;
 
 use client::{CHAT, Client, End, STREAM, call, get, post, within};
-use keypool_testkit::{Behaviour, KEPT_BODY, Mock, Step, fnv1a};
+use keypool_testkit::{Behaviour, MAX_RECORDED_BODY, Mock, Step, fnv1a};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ async fn try_post(mock: &Mock, body: &str) -> Result<client::Reply, End> {
 }
 
 #[tokio::test]
-async fn scripted_steps_come_in_order_then_the_behaviour() {
+async fn scripted_steps_run_in_order_and_then_the_behaviour() {
     let mock = Mock::start().await.unwrap();
     let limited = Step::Status {
         status: 429,
@@ -60,7 +60,7 @@ async fn scripted_steps_come_in_order_then_the_behaviour() {
         try_post(&mock, CHAT).await.unwrap().json()["error"]["code"],
         "server_is_overloaded"
     );
-    // A 204 has no body to read: its head is the whole answer.
+    // A 204 has no body: its head is the whole response.
     let mut client = Client::connect(mock.addr()).await;
     client
         .send("POST", PATH, &["authorization: Bearer k"], CHAT)
@@ -80,7 +80,7 @@ async fn scripted_steps_come_in_order_then_the_behaviour() {
 }
 
 #[tokio::test]
-async fn resets_and_cuts_look_like_it_to_the_client() {
+async fn clients_see_resets_and_cuts() {
     let mock = Mock::start().await.unwrap();
     mock.script("k", [Step::Reset]);
     assert_eq!(try_post(&mock, CHAT).await.unwrap_err(), End::Reset);
@@ -137,7 +137,7 @@ async fn a_long_stream_is_written_out_before_it_is_cut() {
 }
 
 #[tokio::test]
-async fn hanging_and_stalling_end_with_the_client_and_count_as_cancelled() {
+async fn hanging_and_stalled_requests_count_as_cancelled() {
     let mock = Mock::start().await.unwrap();
     for (n, step) in [
         Step::Hang,
@@ -170,7 +170,7 @@ async fn hanging_and_stalling_end_with_the_client_and_count_as_cancelled() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_stream_is_noticed() {
+async fn a_client_that_leaves_a_stream_counts_as_cancelled() {
     let mock = Mock::start().await.unwrap();
     mock.behave(
         "k",
@@ -192,7 +192,7 @@ async fn a_client_that_leaves_a_stream_is_noticed() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_is_counted_as_cancelled() {
+async fn an_aborted_upload_counts_as_cancelled() {
     let mock = Mock::start().await.unwrap();
     let mut client = Client::connect(mock.addr()).await;
     client
@@ -261,27 +261,28 @@ async fn a_slot_is_free_when_the_last_byte_arrives() {
     assert_eq!((mock.seen("k").max_active, mock.seen("k").active), (1, 0));
 }
 
-/// Key, path, status, whether there is a Retry-After, and where the error says what.
-const REFUSALS: &str = "
-rpm | /v1/chat/completions | 429 | true | /error/code | rate_limit_exceeded
-busy | /v1/chat/completions | 429 | true | /error/code | rate_limit_exceeded
-fail | /v1/chat/completions | 503 | false | /error/code | server_is_overloaded
-stranger | /v1/chat/completions | 401 | false | /error/code | invalid_api_key
-rpm | /api/v3/chat/completions | 429 | true | /error/code | RateLimitExceeded.EndpointRPMExceeded
-stranger | /api/v3/chat/completions | 401 | false | /error/code | AuthenticationError
-rpm | /v1/messages | 429 | true | /error/type | rate_limit_error
-fail | /v1/messages | 503 | false | /error/type | overloaded_error
-stranger | /v1/messages | 401 | false | /error/type | authentication_error
-busy | /v1beta/models/g:generateContent | 429 | false | /error/status | RESOURCE_EXHAUSTED
-busy | /v1beta/models/g:generateContent | 429 | false | /error/details/1/retryDelay | 1s
-fail | /v1beta/models/g:generateContent | 503 | false | /error/status | UNAVAILABLE
-stranger | /v1beta/models/g:generateContent | 400 | false | /error/details/0/reason | API_KEY_INVALID
-busy | /search | 429 | true | /detail/error | Number of concurrent requests has exceeded your rate limit.
-stranger | /search | 401 | false | /detail/error | Incorrect API key provided.
-";
+/// Key, path, status, whether there is a Retry-After, and the JSON pointer and value of the error.
+#[rustfmt::skip]
+const REFUSALS: &[(&str, &str, u16, bool, &str, &str)] = &[
+    ("rpm", "/v1/chat/completions", 429, true, "/error/code", "rate_limit_exceeded"),
+    ("busy", "/v1/chat/completions", 429, true, "/error/code", "rate_limit_exceeded"),
+    ("fail", "/v1/chat/completions", 503, false, "/error/code", "server_is_overloaded"),
+    ("stranger", "/v1/chat/completions", 401, false, "/error/code", "invalid_api_key"),
+    ("rpm", "/api/v3/chat/completions", 429, true, "/error/code", "RateLimitExceeded.EndpointRPMExceeded"),
+    ("stranger", "/api/v3/chat/completions", 401, false, "/error/code", "AuthenticationError"),
+    ("rpm", "/v1/messages", 429, true, "/error/type", "rate_limit_error"),
+    ("fail", "/v1/messages", 503, false, "/error/type", "overloaded_error"),
+    ("stranger", "/v1/messages", 401, false, "/error/type", "authentication_error"),
+    ("busy", "/v1beta/models/g:generateContent", 429, false, "/error/status", "RESOURCE_EXHAUSTED"),
+    ("busy", "/v1beta/models/g:generateContent", 429, false, "/error/details/1/retryDelay", "1s"),
+    ("fail", "/v1beta/models/g:generateContent", 503, false, "/error/status", "UNAVAILABLE"),
+    ("stranger", "/v1beta/models/g:generateContent", 400, false, "/error/details/0/reason", "API_KEY_INVALID"),
+    ("busy", "/search", 429, true, "/detail/error", "Number of concurrent requests has exceeded your rate limit."),
+    ("stranger", "/search", 401, false, "/detail/error", "Incorrect API key provided."),
+];
 
 #[tokio::test]
-async fn limits_are_refused_in_the_form_of_each_protocol() {
+async fn limits_are_refused_in_the_format_of_each_protocol() {
     let mock = Mock::start().await.unwrap();
     let usual = Behaviour::default;
     mock.behave(
@@ -312,29 +313,22 @@ async fn limits_are_refused_in_the_form_of_each_protocol() {
             ..usual()
         },
     );
-    let mut rows = 0;
-    for row in REFUSALS.lines().filter(|row| !row.is_empty()) {
-        let fields: Vec<&str> = row.split(" | ").collect();
-        let [key, path, status, retry, pointer, expect] = fields[..] else {
-            panic!("six fields: {row}")
-        };
+    for &(key, path, status, has_retry_after, pointer, expect) in REFUSALS {
         let reply = post(&mock, key, path, CHAT).await;
-        assert_eq!(reply.status.to_string(), status, "{row}");
-        assert_eq!(reply.json().pointer(pointer), Some(&json!(expect)), "{row}");
-        assert_eq!(
-            reply.header("retry-after").is_some().to_string(),
-            retry,
-            "{row}"
+        let found = (
+            reply.status,
+            reply.header("retry-after").is_some(),
+            reply.json().pointer(pointer).cloned(),
         );
-        rows += 1;
+        let expect = (status, has_retry_after, Some(json!(expect)));
+        assert_eq!(found, expect, "{key} {path} {pointer}");
     }
-    assert_eq!(rows, 15);
     mock.allow_keys(["stranger"]);
     assert_eq!(post(&mock, "stranger", PATH, CHAT).await.status, 200);
 }
 
 #[tokio::test]
-async fn concurrency_above_the_cap_is_refused_while_it_lasts() {
+async fn calls_above_the_concurrency_cap_are_refused() {
     let mock = Mock::start().await.unwrap();
     mock.behave(
         "k",
@@ -360,7 +354,7 @@ async fn concurrency_above_the_cap_is_refused_while_it_lasts() {
 }
 
 #[tokio::test]
-async fn in_band_errors_come_inside_a_200() {
+async fn in_band_errors_are_inside_a_200() {
     let mock = Mock::start().await.unwrap();
     let error = || Step::InBandError {
         status: None,
@@ -395,7 +389,7 @@ async fn in_band_errors_come_inside_a_200() {
 }
 
 #[tokio::test]
-async fn a_prelude_comes_before_the_answer() {
+async fn a_prelude_precedes_the_response() {
     let mock = Mock::start().await.unwrap();
     let step = || Step::Prelude {
         text: ": keep-alive\n\n".to_owned(),
@@ -412,7 +406,7 @@ async fn a_prelude_comes_before_the_answer() {
 }
 
 #[tokio::test]
-async fn latency_and_intervals_are_kept() {
+async fn latency_and_intervals_are_respected() {
     let mock = Mock::start().await.unwrap();
     let ms = Duration::from_millis;
     mock.behave(
@@ -435,7 +429,7 @@ async fn latency_and_intervals_are_kept() {
         arrivals.push(started.elapsed());
     }
     assert_eq!(arrivals.len(), 11);
-    // Ten intervals lie between eleven events; the first comes at once after the latency.
+    // Eleven events have ten intervals. The first event is sent right after the latency.
     assert!(arrivals[10] >= ms(60 + 10 * 10), "{arrivals:?}");
     mock.script("k", [Step::slow_ms(40)]);
     let started = Instant::now();
@@ -444,7 +438,7 @@ async fn latency_and_intervals_are_kept() {
 }
 
 #[tokio::test]
-async fn split_streams_arrive_whole() {
+async fn split_streams_arrive_complete() {
     let mock = Mock::start().await.unwrap();
     for size in [1, 7, 1000] {
         mock.behave(
@@ -461,7 +455,7 @@ async fn split_streams_arrive_whole() {
 }
 
 #[tokio::test]
-async fn requests_are_recorded_as_they_came() {
+async fn requests_are_recorded_unchanged() {
     let mock = Mock::start().await.unwrap();
     let headers = ["x-api-key: secret", "x-twice: a", "x-twice: b"];
     call(&mock, "POST", "/v1/nowhere?a=b", &headers, "body")
@@ -488,7 +482,7 @@ async fn requests_are_recorded_as_they_came() {
         2
     );
     assert_eq!(last.body_hash(), format!("{:016x}", fnv1a(b"body")));
-    let large = "x".repeat(KEPT_BODY + 1);
+    let large = "x".repeat(MAX_RECORDED_BODY + 1);
     post(&mock, "secret", "/v1/nowhere", &large).await;
     let last = mock.last_request("secret").unwrap();
     assert_eq!((last.body.len(), last.body_len), (0, large.len() as u64));
@@ -515,7 +509,7 @@ async fn requests_are_recorded_as_they_came() {
 }
 
 #[tokio::test]
-async fn the_remote_control_does_what_the_library_does() {
+async fn the_remote_control_can_do_what_the_library_can() {
     let mock = Mock::start().await.unwrap();
     let control = async |action: &str, body: Value| {
         let path = format!("/_mock/{action}");
@@ -586,7 +580,7 @@ async fn the_remote_control_does_what_the_library_does() {
 }
 
 #[tokio::test]
-async fn the_server_ends_with_shutdown_or_its_last_handle() {
+async fn the_server_stops_at_shutdown_or_with_its_last_handle() {
     let mock = Mock::start().await.unwrap();
     let other = mock.clone();
     let mut client = Client::connect(mock.addr()).await;
@@ -611,7 +605,7 @@ async fn the_server_ends_with_shutdown_or_its_last_handle() {
 }
 
 #[tokio::test]
-async fn heads_and_large_bodies_are_served_as_http_wants() {
+async fn head_requests_and_large_bodies_follow_http() {
     let mock = Mock::start().await.unwrap();
     let mut client = Client::connect(mock.addr()).await;
     client
@@ -629,7 +623,7 @@ async fn heads_and_large_bodies_are_served_as_http_wants() {
 }
 
 #[test]
-fn the_program_says_where_it_listens_first() {
+fn the_program_first_prints_its_address() {
     use std::io::{BufRead, BufReader, Read, Write};
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_keypool-mock"))
         .args(["--listen", "127.0.0.1:0", "--no-record"])

@@ -1,6 +1,6 @@
-//! What each endpoint's answers look like, over real sockets.
+//! The format of each endpoint's responses, over real sockets.
 //!
-//! It must never look inside the mock: a client sees only these bytes.
+//! These tests never look inside the mock: a client sees only these bytes.
 
 mod client;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const MADE_UP: &str = "This answer is made up by keypool's mock provider. You said: hello";
 
 #[tokio::test]
-async fn chat_answers_in_every_place_it_is_looked_for() {
+async fn chat_is_served_at_every_usual_path() {
     let mock = Mock::start().await.unwrap();
     for prefix in [
         "/v1",
@@ -51,7 +51,7 @@ async fn chat_answers_in_every_place_it_is_looked_for() {
 }
 
 #[tokio::test]
-async fn provider_headers_are_there_to_be_relayed_or_stripped() {
+async fn responses_have_the_provider_s_headers() {
     let mock = Mock::start().await.unwrap();
     let openai = post(&mock, "k", "/v1/chat/completions", CHAT).await;
     for name in [
@@ -81,7 +81,7 @@ fn deltas(events: &[(String, Value)]) -> String {
 }
 
 #[tokio::test]
-async fn chat_streams_with_usage_only_when_asked() {
+async fn chat_streams_have_usage_only_on_request() {
     let mock = Mock::start().await.unwrap();
     let reply = post(&mock, "k", "/v1/chat/completions", STREAM).await;
     assert_eq!(
@@ -125,7 +125,7 @@ async fn chat_streams_with_usage_only_when_asked() {
 }
 
 #[tokio::test]
-async fn token_limits_usage_and_chunks_follow_what_was_set() {
+async fn token_limits_usage_and_chunks_follow_the_settings() {
     let mock = Mock::start().await.unwrap();
     let body = CHAT.replace(r#""messages""#, r#""max_tokens":3,"messages""#);
     let short = post(&mock, "k", "/v1/chat/completions", &body).await.json();
@@ -156,7 +156,7 @@ async fn token_limits_usage_and_chunks_follow_what_was_set() {
 }
 
 #[tokio::test]
-async fn completions_answer_plain_and_streamed() {
+async fn completions_are_whole_or_streamed() {
     let mock = Mock::start().await.unwrap();
     let plain = post(
         &mock,
@@ -208,7 +208,7 @@ fn floats(base64: &str) -> Vec<f32> {
 }
 
 #[tokio::test]
-async fn embeddings_come_as_numbers_or_base64_for_every_input() {
+async fn every_input_gets_an_embedding_as_numbers_or_base64() {
     let mock = Mock::start().await.unwrap();
     let embed = async |fields: &str| {
         let body = format!(r#"{{"model":"text-embedding-3-small",{fields}}}"#);
@@ -244,7 +244,7 @@ async fn embeddings_come_as_numbers_or_base64_for_every_input() {
 }
 
 #[tokio::test]
-async fn responses_answer_plain_streamed_and_by_id_for_their_own_key() {
+async fn responses_are_whole_streamed_or_retrieved_by_their_key() {
     let mock = Mock::start().await.unwrap();
     let plain = post(
         &mock,
@@ -309,7 +309,7 @@ async fn responses_answer_plain_streamed_and_by_id_for_their_own_key() {
 }
 
 #[tokio::test]
-async fn media_endpoints_answer() {
+async fn media_endpoints_respond() {
     let mock = Mock::start().await.unwrap();
     let speech = post(
         &mock,
@@ -363,7 +363,7 @@ async fn media_endpoints_answer() {
 }
 
 #[tokio::test]
-async fn transcriptions_and_rankings_answer() {
+async fn transcriptions_and_rankings_respond() {
     let mock = Mock::start().await.unwrap();
     let heard = post(
         &mock,
@@ -390,7 +390,7 @@ async fn transcriptions_and_rankings_answer() {
 }
 
 #[tokio::test]
-async fn model_lists_take_the_form_that_the_headers_ask_for() {
+async fn headers_select_the_format_of_model_lists() {
     let mock = Mock::start().await.unwrap();
     let list = async |path: &str, header: &str| {
         call(&mock, "GET", path, &[header], "")
@@ -442,7 +442,7 @@ async fn model_lists_take_the_form_that_the_headers_ask_for() {
 }
 
 #[tokio::test]
-async fn anthropic_answers_plain_streamed_and_counted() {
+async fn anthropic_messages_are_whole_streamed_or_counted() {
     let mock = Mock::start().await.unwrap();
     let body =
         r#"{"model":"claude-x","max_tokens":50,"messages":[{"role":"user","content":"hello"}]}"#;
@@ -483,7 +483,7 @@ async fn anthropic_answers_plain_streamed_and_counted() {
 }
 
 #[tokio::test]
-async fn gemini_answers_plain_as_events_and_as_one_array() {
+async fn gemini_responses_are_whole_events_or_one_array() {
     let mock = Mock::start().await.unwrap();
     let body = r#"{"contents":[{"role":"user","parts":[{"text":"hello"}]}]}"#;
     for version in ["v1", "v1beta"] {
@@ -544,7 +544,7 @@ async fn gemini_answers_plain_as_events_and_as_one_array() {
 }
 
 #[tokio::test]
-async fn tavily_answers() {
+async fn tavily_endpoints_respond() {
     let mock = Mock::start().await.unwrap();
     let body = r#"{"query":"hello","include_answer":true,"include_usage":true,"max_results":2}"#;
     let found = post(&mock, "k", "/search", body).await.json();
@@ -598,38 +598,32 @@ async fn tavily_answers() {
     assert_eq!(usage["account"]["plan_limit"], 15000);
 }
 
-/// Path, body, status, and where the error says what.
-const BAD_REQUESTS: &str = r#"
-/v1/chat/completions | { | 400 | /error/type | invalid_request_error
-/v1/chat/completions | {} | 400 | /error/type | invalid_request_error
-/v1/chat/completions | {"model":1} | 400 | /error/type | invalid_request_error
-/v1/chat/completions | {"model":"a","model":"b","messages":[]} | 400 | /error/type | invalid_request_error
-/api/v3/chat/completions | { | 400 | /error/code | InvalidParameter
-/v1/embeddings | {"model":"m"} | 400 | /error/type | invalid_request_error
-/v1/messages | { | 400 | /error/type | invalid_request_error
-/v1/messages | {"model":"m","messages":[]} | 400 | /error/message | max_tokens: Field required
-/v1beta/models/g:generateContent | { | 400 | /error/status | INVALID_ARGUMENT
-/v1beta/models/g:generateContent | {} | 400 | /error/status | INVALID_ARGUMENT
-/search | {} | 400 | /detail/error | Query is missing.
-/nowhere | {} | 404 | /error/code | not_found
-/v1beta/nowhere | {} | 404 | /error/status | NOT_FOUND
-"#;
+/// Path, body, status, and the JSON pointer and value of the error.
+#[rustfmt::skip]
+const BAD_REQUESTS: &[(&str, &str, u16, &str, &str)] = &[
+    ("/v1/chat/completions", "{", 400, "/error/type", "invalid_request_error"),
+    ("/v1/chat/completions", "{}", 400, "/error/type", "invalid_request_error"),
+    ("/v1/chat/completions", r#"{"model":1}"#, 400, "/error/type", "invalid_request_error"),
+    ("/v1/chat/completions", r#"{"model":"a","model":"b","messages":[]}"#, 400, "/error/type", "invalid_request_error"),
+    ("/api/v3/chat/completions", "{", 400, "/error/code", "InvalidParameter"),
+    ("/v1/embeddings", r#"{"model":"m"}"#, 400, "/error/type", "invalid_request_error"),
+    ("/v1/messages", "{", 400, "/error/type", "invalid_request_error"),
+    ("/v1/messages", r#"{"model":"m","messages":[]}"#, 400, "/error/message", "max_tokens: Field required"),
+    ("/v1beta/models/g:generateContent", "{", 400, "/error/status", "INVALID_ARGUMENT"),
+    ("/v1beta/models/g:generateContent", "{}", 400, "/error/status", "INVALID_ARGUMENT"),
+    ("/search", "{}", 400, "/detail/error", "Query is missing."),
+    ("/nowhere", "{}", 404, "/error/code", "not_found"),
+    ("/v1beta/nowhere", "{}", 404, "/error/status", "NOT_FOUND"),
+];
 
 #[tokio::test]
-async fn bad_requests_are_refused_in_the_form_of_their_protocol() {
+async fn invalid_requests_are_refused_in_the_format_of_their_protocol() {
     let mock = Mock::start().await.unwrap();
-    let mut rows = 0;
-    for row in BAD_REQUESTS.lines().filter(|row| !row.is_empty()) {
-        let fields: Vec<&str> = row.split(" | ").collect();
-        let [path, body, status, pointer, expect] = fields[..] else {
-            panic!("five fields: {row}")
-        };
+    for &(path, body, status, pointer, expect) in BAD_REQUESTS {
         let reply = post(&mock, "k", path, body).await;
-        assert_eq!(reply.status.to_string(), status, "{row}");
-        assert_eq!(reply.json().pointer(pointer), Some(&json!(expect)), "{row}");
-        rows += 1;
+        let found = (reply.status, reply.json().pointer(pointer).cloned());
+        assert_eq!(found, (status, Some(json!(expect))), "{path} {body}");
     }
-    assert_eq!(rows, 13);
     let anthropic = post(&mock, "k", "/v1/messages", "{").await;
     assert_eq!(
         anthropic.header("request-id"),
@@ -639,7 +633,7 @@ async fn bad_requests_are_refused_in_the_form_of_their_protocol() {
 }
 
 #[tokio::test]
-async fn answers_stay_valid_whatever_the_client_says() {
+async fn responses_are_valid_json_for_any_prompt() {
     let mock = Mock::start().await.unwrap();
     let said = "quote \" slash \\ line\nbreak \u{1F600} \u{2028} tab\t{}";
     let body =
@@ -653,7 +647,7 @@ async fn answers_stay_valid_whatever_the_client_says() {
 }
 
 #[tokio::test]
-async fn objects_exist_for_the_keys_of_their_maker_alone() {
+async fn objects_exist_only_for_the_keys_that_created_them() {
     let mock = Mock::start().await.unwrap();
     let file = post(&mock, "a@org", "/v1/files", "a form").await.json();
     let id = file["id"].as_str().unwrap().to_owned();

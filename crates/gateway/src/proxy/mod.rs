@@ -83,7 +83,7 @@ async fn answer_request(
     let answering = async {
         let caller = Caller::authenticate(gw, &snapshot, &endpoint, parts, peer)?;
         log.set_caller(&caller.name, caller.may_see_traces());
-        endpoint.check_access(&caller)?;
+        caller.check_access(&endpoint)?;
         if let Some(models) = endpoint.models_call() {
             // Boxed, like everything rarely needed: it would make every request larger.
             let listed = Box::pin(models::list(gw, &snapshot, &endpoint, models, &caller)).await?;

@@ -1,18 +1,18 @@
-//! `keypool check`: every mistake of the configuration in one go.
+//! `keypool check`: reports all mistakes of the configuration in one run.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, Failure, complain, say};
+use super::{Common, Failure, print, print_error};
 use crate::config::{self, Errors, Loaded};
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     common: Common,
-    /// Answer as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -24,7 +24,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::because("cannot read the working directory", error))?;
     let loaded = config::load(&sources);
     if args.json {
-        say(&as_json(&loaded));
+        print(&as_json(&loaded));
         return Ok(if loaded.is_ok() {
             ExitCode::SUCCESS
         } else {
@@ -35,10 +35,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         settings, warnings, ..
     } = loaded?;
     for warning in &warnings {
-        complain(&format!("warning: {warning}"));
+        print_error(&format!("warning: {warning}"));
     }
     let keys: usize = settings.pools.iter().map(|pool| pool.keys.len()).sum();
-    say(&format!(
+    print(&format!(
         "The configuration is good: {}, {}, {}.",
         count(settings.pools.len(), "pool"),
         count(keys, "key"),
@@ -60,7 +60,7 @@ fn as_json(loaded: &Result<Loaded, Errors>) -> String {
         }),
         Err(errors) => json!({
             "ok": false,
-            "errors": errors.0.iter().map(|error| json!({ "place": error.place, "message": error.message, "hint": error.hint })).collect::<Vec<_>>(),
+            "errors": errors.0.iter().map(|error| json!({ "place": error.location, "message": error.message, "hint": error.hint })).collect::<Vec<_>>(),
         }),
     };
     format!("{document:#}")

@@ -1,4 +1,4 @@
-//! `keypool demo`: everything can be tried, without an account anywhere.
+//! `keypool demo`: serves a mock provider, so that everything can be tried without an account.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use super::{Common, Failure};
 use crate::config::{self, Sources};
 use crate::welcome;
 
-/// The model that the printed `curl` line asks for; the mock provider answers to any name.
+/// The model in the printed `curl` line. The mock provider accepts any name.
 pub(crate) const MODEL: &str = "demo-model";
 const KEYS: usize = 3;
 
@@ -29,14 +29,14 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
     let mut sources = args
         .sources()
         .map_err(|error| Failure::because("cannot read the working directory", error))?;
-    // Server and log settings hold for the demo too; pools and keys do not.
+    // The demo uses the configured server and log settings, but not the pools and keys.
     let mut loaded = config::load(&sources)?;
     sources.file = None;
     args.threading.runtime()?.block_on(async {
         let behaviour = Behaviour {
             latency: Duration::from_millis(150),
             chunk_interval: Duration::from_millis(40),
-            // What people type into a demo is theirs.
+            // What people type into a demo is private.
             record: false,
             ..Behaviour::default()
         };
@@ -45,12 +45,12 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::because("cannot start the mock provider", error))?;
         loaded.settings = settings(loaded.settings, &mock, &sources)?;
         loaded.files.clear();
-        // They speak of what the demo leaves out.
+        // The warnings are about pools and keys, which the demo does not use.
         loaded.warnings.clear();
-        let again = loaded.settings.clone();
+        let unchanged = loaded.settings.clone();
         let load = move || {
             Ok(Reloaded {
-                settings: again.clone(),
+                settings: unchanged.clone(),
                 warnings: Vec::new(),
             })
         };
@@ -87,7 +87,7 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
         token: configured.admin.token,
         token_file,
     };
-    // The keys are made up, so nobody needs one of ours; the Host check stays.
+    // The keys are made up, so no virtual key is required. The Host check stays.
     let server = ServerSettings {
         auth: AuthMode::None,
         ..configured.server

@@ -1,4 +1,4 @@
-//! The command line: one file per verb. Exit 0 done, 1 failed, 2 wrong usage.
+//! The command line: one file per subcommand. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod check;
 mod demo;
@@ -25,28 +25,28 @@ struct Cli {
 enum Verb {
     /// Serve the configured pools.
     Serve(serve::ServeArgs),
-    /// Serve a built-in mock provider behind three made-up keys: try everything without an account.
+    /// Try keypool without any account: serve a built-in mock provider behind three made-up keys.
     Demo(Common),
-    /// Check the configuration and report every mistake in it.
+    /// Check the configuration and report all mistakes in it.
     Check(check::CheckArgs),
 }
 
-/// Flags that every verb takes which reads the configuration.
+/// Flags of every subcommand that reads the configuration.
 #[derive(Args, Clone)]
 struct Common {
-    /// Configuration file [default: keypool.toml in the working directory, where there is one].
+    /// Configuration file [default: keypool.toml in the working directory, if it exists].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to listen on, in place of `server.listen`.
+    /// Address to listen on; overrides `server.listen`.
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// error, warn, info, debug or trace, in place of `log.level`.
+    /// Log level: error, warn, info, debug or trace; overrides `log.level`.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// text or json, in place of `log.format`.
+    /// Log format: text or json; overrides `log.format`.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// How the work is spread over the processor's cores.
+    /// How work is spread over the CPU cores.
     #[arg(long, value_enum, default_value_t)]
     threading: running::Threading,
 }
@@ -62,7 +62,7 @@ impl Common {
     }
 }
 
-/// Reads the command line and does what it says.
+/// Runs the subcommand of the command line.
 pub(crate) fn run() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(&args),
@@ -72,18 +72,18 @@ pub(crate) fn run() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            complain(&failure.to_string());
+            print_error(&failure.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-/// Why a verb failed, for a person.
+/// Why a subcommand failed, as shown to the user.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the configuration has {count}:\n\n{errors}", count = mistakes(errors))]
     Config {
-        /// Every mistake.
+        /// All mistakes.
         errors: Errors,
     },
     #[error("{0}")]
@@ -104,18 +104,18 @@ impl From<Errors> for Failure {
 }
 
 impl Failure {
-    /// A sentence of our own, then what the system said.
+    /// Our own sentence, followed by the cause.
     fn because(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
         Self::Other(format!("{what}: {error}"))
     }
 }
 
-/// To standard error. A reader that is gone is no reason to fail.
-fn complain(text: &str) {
+/// Prints to standard error. A closed pipe is not an error.
+fn print_error(text: &str) {
     let _ = writeln!(std::io::stderr(), "keypool: {text}");
 }
 
-/// To standard output, likewise.
-fn say(text: &str) {
+/// Prints to standard output. A closed pipe is not an error.
+fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

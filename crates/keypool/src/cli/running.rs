@@ -1,4 +1,4 @@
-//! What `serve` and `demo` have in common: a gateway that runs until it is told to stop.
+//! Runs a gateway until a signal stops it. Used by `serve` and `demo`.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -12,20 +12,20 @@ use keypool_gateway::server::Server;
 use keypool_gateway::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Failure, say};
+use super::{Failure, print};
 use crate::admin_token::{self, AdminToken};
 use crate::config::Loaded;
 use crate::logging::{self, Logging};
 use crate::open_files::OpenFiles;
 use crate::{signals, watch, welcome};
 
-/// How the work is spread over the processor's cores.
+/// How work is spread over the CPU cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Threading {
-    /// A single-threaded runtime for each core: a connection stays on its core. The cheapest.
+    /// One single-threaded runtime per core. A connection stays on its core. The cheapest.
     #[default]
     PerCore,
-    /// One runtime whose threads take work from each other: evens out a few very busy connections.
+    /// One runtime whose threads take work from each other. Balances a few very busy connections.
     WorkStealing,
 }
 
@@ -40,7 +40,7 @@ impl Threading {
         runtime.map_err(|error| Failure::because("cannot start", error))
     }
 
-    /// How many threads accept connections, each with a runtime of its own.
+    /// Number of threads that accept connections, each with its own runtime.
     fn acceptors(self) -> usize {
         match self {
             Self::PerCore => std::thread::available_parallelism().map_or(1, usize::from),
@@ -49,7 +49,7 @@ impl Threading {
     }
 }
 
-/// Serves until a signal says stop.
+/// Serves until a signal stops it.
 pub(super) async fn serve(
     loaded: Loaded,
     load: LoadSettings,
@@ -65,11 +65,11 @@ pub(super) async fn serve(
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let room = OpenFiles::raise(threading.acceptors());
-    let token = admin_token::find_or_make(&settings.admin).map_err(|error| {
+    let open_files = OpenFiles::raise(threading.acceptors());
+    let token = admin_token::load_or_generate(&settings.admin).map_err(|error| {
         Failure::because(
             format!(
-                "cannot keep the admin token in {}",
+                "cannot store the admin token in {}",
                 settings.admin.token_file.display()
             ),
             error,
@@ -87,22 +87,26 @@ pub(super) async fn serve(
     })?;
     let addr = server
         .addr()
-        .map_err(|error| Failure::because("cannot tell the address", error))?;
+        .map_err(|error| Failure::because("cannot find out the address it listens on", error))?;
     watch::start(&gw, files);
     signals::reload_on_hangup(&gw);
     let shutdown = signals::shutdown(&gw);
-    // Last: who reads this may change files and send signals at once.
-    room.tell();
-    say(&welcome::text(kind, addr, room, &gw.snapshot(), &token));
+    // Printed last: its reader may change files or send signals at once.
+    open_files.log();
+    print(&welcome::text(
+        kind,
+        addr,
+        open_files,
+        &gw.snapshot(),
+        &token,
+    ));
     let all_ended = server
-        .with_max_connections(usize::try_from(room.streams).unwrap_or(usize::MAX))
+        .with_max_connections(usize::try_from(open_files.streams).unwrap_or(usize::MAX))
         .serve(threading.acceptors(), shutdown)
         .await
         .map_err(|error| Failure::because("cannot serve", error))?;
     if !all_ended {
-        tracing::warn!(
-            "some requests did not end within server.shutdown_timeout and were broken off"
-        );
+        tracing::warn!("some requests did not end within server.shutdown_timeout and were aborted");
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
@@ -116,19 +120,19 @@ fn gateway(
 ) -> Arc<Gateway> {
     let digest = Digest256::of(token.secret.expose().as_bytes());
     let logging = Arc::clone(logging);
-    let fixed = Fixed::of(&settings);
+    let fixed = Fixed::new(&settings);
     let load = move || {
         let mut reloaded = load()?;
         logging.set_level(reloaded.settings.log.level);
-        let waiting = fixed.keep(&mut reloaded.settings);
-        let waits = |setting| format!("{setting} takes effect at the next start");
-        reloaded.warnings.extend(waiting.into_iter().map(waits));
+        let postponed = fixed.restore(&mut reloaded.settings);
+        let warning = |setting| format!("{setting} takes effect at the next start");
+        reloaded.warnings.extend(postponed.into_iter().map(warning));
         Ok(reloaded)
     };
     Gateway::new(settings, digest, Arc::new(PollClock), Box::new(load))
 }
 
-/// What stays as it was at the start, whatever is read later.
+/// The settings that only change at a restart, as they were at the start.
 struct Fixed {
     listen: SocketAddr,
     format: LogFormat,
@@ -136,13 +140,13 @@ struct Fixed {
 }
 
 impl Fixed {
-    /// Of all settings, each of which is named here: one that is new is to be judged.
-    fn of(settings: &Settings) -> Self {
+    /// Takes them from `settings`. Every setting is named here, so that the compiler asks about a new one.
+    fn new(settings: &Settings) -> Self {
         let Settings {
             server,
             log,
             admin,
-            // The gateway looks them up in the configuration in force.
+            // The gateway reads these from the current snapshot.
             pools: _,
             virtual_keys: _,
             routes: _,
@@ -156,7 +160,7 @@ impl Fixed {
             allowed_hosts: _,
             allowed_origins: _,
         } = server;
-        // The level is followed at once.
+        // A new level applies at once.
         let LogSettings { level: _, format } = log;
         Self {
             listen: *listen,
@@ -165,14 +169,14 @@ impl Fixed {
         }
     }
 
-    /// Puts back into `settings` what they cannot change, and names it.
-    fn keep(&self, settings: &mut Settings) -> Vec<&'static str> {
+    /// Restores these settings in `settings`, and returns the names of those that differed.
+    fn restore(&self, settings: &mut Settings) -> Vec<&'static str> {
         let changed = [
             ("`server.listen`", settings.server.listen != self.listen),
             ("`log.format`", settings.log.format != self.format),
             ("`[admin]`", settings.admin != self.admin),
         ];
-        // What is in force is what was bound: whether a virtual key is required hangs on the address.
+        // The address that was bound still counts: it decides whether a virtual key is required.
         settings.server.listen = self.listen;
         settings.log.format = self.format;
         settings.admin = self.admin.clone();

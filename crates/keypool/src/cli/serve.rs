@@ -1,4 +1,4 @@
-//! `keypool serve`: the gateway with its configuration, until it is told to stop.
+//! `keypool serve`: runs the gateway with its configuration until a signal stops it.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::{config, welcome};
 pub(super) struct ServeArgs {
     #[command(flatten)]
     common: Common,
-    /// With no provider key configured, run the demo instead (what `make run` does).
+    /// Run the demo instead if no provider key is configured (used by `make run`).
     #[arg(long, hide = true)]
     or_demo: bool,
 }

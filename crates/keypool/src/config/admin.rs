@@ -1,21 +1,21 @@
-//! `[admin]` and `[store]`: the operator's token, and where one that is made up is kept.
+//! `[admin]` and `[store]`: the admin token, and the file in which a generated one is stored.
 //!
-//! This module must never make the token or open the database.
+//! This module must never generate the token or open the database.
 
 use std::path::{Path, PathBuf};
 
 use keypool_core::secret::Secret;
 use keypool_gateway::settings::AdminSettings;
 
-use super::place::At;
+use super::location::Location;
 use super::problem::Problem;
 use super::report::Report;
-use super::text::{Text, last};
+use super::text::{Text, last_valid};
 use super::values;
 use super::walk::Table;
 
 const DEFAULT_URL: &str = "sqlite://keypool.db";
-const SHORTEST: usize = 16;
+const MIN_SECRET_LENGTH: usize = 16;
 
 /// Reads both sections; `dir` is the working directory.
 pub(super) fn read(
@@ -32,7 +32,7 @@ pub(super) fn read(
         file_token = node.and_then(|node| node.text("a string"));
         admin.finish();
     }
-    let token = last(
+    let token = last_valid(
         file_token,
         [Text::variable(report, "KEYPOOL_ADMIN_TOKEN")],
         client_secret,
@@ -42,7 +42,7 @@ pub(super) fn read(
         let problem = |what: &str| {
             Problem::absent(
                 at,
-                format!("`{what}` must be set where the store is PostgreSQL"),
+                format!("`{what}` must be set if the store is PostgreSQL"),
             )
         };
         if !token_set {
@@ -68,14 +68,16 @@ pub(super) fn read(
     }
 }
 
-/// A secret that clients present to keypool: long enough not to be guessed, and fit for a header.
+/// A secret that clients present to keypool: long enough not to be guessed, and valid in a header.
 pub(super) fn client_secret(text: &Text<'_>) -> Option<Secret> {
     let secret = text.value.trim();
-    if secret.chars().count() < SHORTEST {
-        text.wrong(&format!("must have at least {SHORTEST} characters"));
+    if secret.chars().count() < MIN_SECRET_LENGTH {
+        text.invalid(&format!(
+            "must have at least {MIN_SECRET_LENGTH} characters"
+        ));
     } else if !values::fits_header(secret) {
-        text.wrong(
-            "has a character that cannot stand in an HTTP header: use visible ASCII characters, without blanks",
+        text.invalid(
+            "has a character that is not allowed in an HTTP header: use visible ASCII characters, without spaces",
         );
     } else {
         return Some(Secret::new(secret));
@@ -84,10 +86,10 @@ pub(super) fn client_secret(text: &Text<'_>) -> Option<Secret> {
 }
 
 enum Store {
-    /// The database's file.
+    /// The database file.
     Sqlite(PathBuf),
     /// Where it was set.
-    Postgres(At),
+    Postgres(Location),
 }
 
 struct StoreSettings {
@@ -122,17 +124,17 @@ fn store(table: Option<Table<'_>>, report: &Report<'_>) -> StoreSettings {
             (text.value != DEFAULT_URL).then(|| text.name.clone()),
         ))
     };
-    let (kind, changed) = last(url, [Text::variable(report, "KEYPOOL_STORE_URL")], read)
+    let (kind, changed) = last_valid(url, [Text::variable(report, "KEYPOOL_STORE_URL")], read)
         .unwrap_or((Store::Sqlite("keypool.db".into()), None));
     if let Some(name) = changed {
-        report.not_in_force(
+        report.not_implemented(
             &name,
-            "nothing is stored yet, and only a made-up admin token goes beside that database",
+            "nothing is stored yet except a generated admin token, beside that database",
         );
     }
-    // The last wins, and it is the one that the user has to hear about.
+    // The last one is used, so the warning is about that one.
     if let Some(name) = master_keys.last() {
-        report.not_in_force(name, "nothing is stored yet");
+        report.not_implemented(name, "nothing is stored yet");
     }
     StoreSettings {
         kind,
@@ -140,7 +142,7 @@ fn store(table: Option<Table<'_>>, report: &Report<'_>) -> StoreSettings {
     }
 }
 
-/// A database's URL is never shown: it may hold a password.
+/// The URL is never shown in a message: it may contain a password.
 fn store_url(text: &Text<'_>) -> Option<Store> {
     let url = text.value.trim();
     if let Some(path) = url.strip_prefix("sqlite:") {
@@ -149,11 +151,11 @@ fn store_url(text: &Text<'_>) -> Option<Store> {
         if path.file_name().is_some() && !path.as_os_str().to_string_lossy().contains('\0') {
             return Some(Store::Sqlite(path.to_owned()));
         }
-        text.wrong("names no database file: write it as in \"sqlite://keypool.db\"");
+        text.invalid("does not name a database file: write it like \"sqlite://keypool.db\"");
     } else if values::is_url(url, &["postgres", "postgresql"]) {
         return Some(Store::Postgres(text.at.clone()));
     } else {
-        text.wrong(
+        text.invalid(
             "must be a URL such as \"sqlite://keypool.db\" or \"postgres://user:password@host/db\"",
         );
     }

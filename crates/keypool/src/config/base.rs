@@ -1,6 +1,6 @@
-//! Base URLs: where a pool's or key's calls go, and that they do not go to keypool itself.
+//! Base URLs: where the calls of a pool or key go. A base URL must not lead to keypool itself.
 //!
-//! This module must never connect, and never show what was written: a password may stand in it.
+//! This module must never connect, and never show what was written: it may contain a password.
 
 use std::net::SocketAddr;
 
@@ -13,18 +13,18 @@ use super::text::Text;
 use super::values;
 use super::walk::Node;
 
-/// Where the calls of keys without a base URL of their own go.
+/// The base URL of keys that have none of their own.
 #[derive(Clone)]
 pub(super) enum Base {
-    /// There.
+    /// A valid base URL.
     Known(BaseUrl),
-    /// Nowhere: neither the user nor the provider says.
+    /// Neither the user nor the provider gives one.
     Missing,
-    /// What was written is wrong, and was reported.
-    Broken,
+    /// What was written is invalid, and was reported.
+    Invalid,
 }
 
-/// A pool's base URL: its own, else the environment's, else the provider's.
+/// A pool's base URL: its own, else the one in the environment, else the provider's.
 pub(super) fn of_pool(
     own: Option<Node<'_>>,
     dialect: Option<&dyn Dialect>,
@@ -33,11 +33,11 @@ pub(super) fn of_pool(
 ) -> Base {
     let known = |text: Option<Text<'_>>| {
         text.and_then(|text| read(&text, listen))
-            .map_or(Base::Broken, Base::Known)
+            .map_or(Base::Invalid, Base::Known)
     };
     let Some(dialect) = dialect else {
         own.map(|node| known(node.text("a string")));
-        return Base::Broken;
+        return Base::Invalid;
     };
     let variable = || {
         dialect
@@ -56,12 +56,16 @@ pub(super) fn of_pool(
     }
 }
 
-/// Reads a base URL, which is not shown: what stands in it by mistake may be a password.
+/// Reads a base URL. Messages do not show it: it may contain a password by mistake.
 pub(super) fn read(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
     let hint = "a base URL looks like \"https://api.example.com/v1\"";
     let wrong = |why: &str| {
         text.report().add(
-            Problem::new(&text.at, format!("`{}` is no base URL: {why}", text.name)).hint(hint),
+            Problem::new(
+                &text.at,
+                format!("`{}` is not a base URL: {why}", text.name),
+            )
+            .hint(hint),
         )
     };
     let written = text
@@ -74,7 +78,7 @@ pub(super) fn read(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
     let url: BaseUrl = match (text.value.parse(), written) {
         (Ok(url), _) => url,
         (Err(BaseUrlError::Syntax), None) if text.value.contains("://") => {
-            wrong("host or port are not valid");
+            wrong("the host or port is not valid");
             return None;
         }
         (Err(error), _) => {
@@ -84,17 +88,17 @@ pub(super) fn read(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
     };
     let default_port = if url.is_https() { 443 } else { 80 };
     let Some((host, port)) = written else {
-        wrong("host or port are not valid");
+        wrong("the host or port is not valid");
         return None;
     };
-    if values::answers(listen, host, port.unwrap_or(default_port)) {
+    if values::is_listened_at(listen, host, port.unwrap_or(default_port)) {
         let message = format!(
-            "`{}` is keypool's own address, {listen}: calls would go in a circle",
+            "`{}` is keypool's own address, {listen}: calls would loop",
             text.name
         );
         text.report().add(
             Problem::new(&text.at, message)
-                .hint("give the provider's address, or another `server.listen`"),
+                .hint("set the provider's address, or change `server.listen`"),
         );
         return None;
     }

@@ -1,36 +1,36 @@
-//! The syntax of `.env`: `NAME=value` lines, as shells and other programs write them.
+//! Parser for `.env`: `NAME=value` lines, as shells and other programs write them.
 //!
-//! Read here rather than by a crate because several keys stand in one line, `NAME=key1, key2`, with blanks and no quotes,
-//! and because a mistake must name its line and never quote it. This module must never read the environment itself.
+//! Not a crate, because several keys may be on one line with spaces and without quotes (`NAME=key1, key2`), and because
+//! an error must give the line number and never quote the line. This module must never read the environment itself.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::values::{self, is_variable, replace};
 
-/// What a `.env` file holds.
+/// The contents of a `.env` file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct DotEnv {
-    /// The variables; of two of the same name the later.
-    pub(super) values: BTreeMap<String, Assigned>,
-    /// Mistakes, each with its line counted from 1.
+    /// The variables. Of two with the same name, the later.
+    pub(super) values: BTreeMap<String, Assignment>,
+    /// Mistakes, each with its line, counted from 1.
     pub(super) mistakes: Vec<(usize, &'static str)>,
 }
 
-/// The value of a variable, and where it stands.
+/// The value of a variable, and its position.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Assigned {
+pub(super) struct Assignment {
     /// The value, without its quotes.
     pub(super) value: String,
-    /// The line where the value begins, counted from 1.
+    /// The line where the value starts, counted from 1.
     pub(super) line: usize,
-    /// The column in characters, counted from 1: that of the quote, where there is one.
+    /// The column where the value or its quote starts, in characters, counted from 1.
     pub(super) column: usize,
-    /// It has a `${` that begins no reference.
+    /// Whether it contains a `${` that does not start a reference.
     pub(super) has_stray_reference: bool,
 }
 
-/// Reads `text`. `${NAME}` in it takes variables of the process, then of the lines above; an unknown one is empty.
+/// Parses `text`. `${NAME}` is replaced by a variable of the process, or of a line above; an unknown one is empty.
 pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
     let mut out = DotEnv::default();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
         let known = |name: &str| {
             process
                 .get(name)
-                .or_else(|| out.values.get(name).map(|assigned| &assigned.value))
+                .or_else(|| out.values.get(name).map(|assignment| &assignment.value))
                 .cloned()
                 .unwrap_or_default()
         };
@@ -57,13 +57,13 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
         };
         if let Some((name, value, at)) = entry {
             let column = rest[..at].chars().count() + 1;
-            let assigned = Assigned {
+            let assignment = Assignment {
                 value,
                 line,
                 column,
                 has_stray_reference: has_stray_reference.get(),
             };
-            out.values.insert(name.to_owned(), assigned);
+            out.values.insert(name.to_owned(), assignment);
         }
         line += rest[..used].matches('\n').count();
         rest = &rest[used..];
@@ -71,11 +71,10 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
     out
 }
 
-/// A name, its value and at which byte that begins, if it is an entry; and how many bytes are read.
+/// For an entry its name, its value and the byte offset of the value; and the number of bytes read.
 type Entry<'t> = (Option<(&'t str, String, usize)>, usize);
 
-/// Reads one entry, blank line or comment at the start of `rest`, with its references expanded, and how many bytes it
-/// takes with its line's end.
+/// Parses one entry, blank line or comment at the start of `rest`, including the line break, and expands references.
 fn entry(rest: &str, expand: impl Fn(&str) -> String) -> Result<Entry<'_>, &'static str> {
     let end = line_length(rest);
     let line = rest[..end].trim();
@@ -92,7 +91,7 @@ fn entry(rest: &str, expand: impl Fn(&str) -> String) -> Result<Entry<'_>, &'sta
     let name = name.trim();
     if !is_variable(name) {
         return Err(
-            "expected `NAME=value`, found a name with other characters than letters, digits and `_`",
+            "expected `NAME=value`, found a name with characters other than letters, digits and `_`",
         );
     }
     let value_at = rest.find('=').map_or(end, |at| at + 1);
@@ -105,12 +104,12 @@ fn entry(rest: &str, expand: impl Fn(&str) -> String) -> Result<Entry<'_>, &'sta
     Ok((Some((name, value, value_at)), value_at + used))
 }
 
-/// The length of the first line with its end.
+/// The length of the first line, including the line break.
 fn line_length(text: &str) -> usize {
     text.find('\n').map_or(text.len(), |at| at + 1)
 }
 
-/// A value without quotes: up to a blank and `#`, without the blanks around it.
+/// A value without quotes: everything before a space and `#`, trimmed.
 fn bare(line: &str) -> &str {
     let comment = line
         .match_indices('#')
@@ -118,14 +117,14 @@ fn bare(line: &str) -> &str {
     line[..comment.map_or(line.len(), |(at, _)| at)].trim()
 }
 
-/// A value in quotes, over several lines if need be, and how many bytes it takes with the rest of its last line.
+/// A value in quotes, possibly over several lines; and its length in bytes, including the rest of its last line.
 fn quoted(
     text: &str,
     quote: char,
     expand: impl Fn(&str) -> String,
 ) -> Result<(String, usize), &'static str> {
     let mut value = String::new();
-    // Text between escapes, in which variables are replaced.
+    // The text since the last escape, in which variables are still to be replaced.
     let mut plain = String::new();
     let mut chars = text.char_indices().skip(1);
     while let Some((at, c)) = chars.next() {
@@ -175,7 +174,7 @@ mod tests {
         let read: BTreeMap<String, String> = parsed
             .values
             .into_iter()
-            .map(|(name, assigned)| (name, assigned.value))
+            .map(|(name, assignment)| (name, assignment.value))
             .collect();
         assert_eq!(read, expect, "{text:?}");
         let found: Vec<_> = parsed
@@ -224,18 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn every_value_has_its_place() {
+    fn every_value_has_its_position() {
         let text =
             "\u{feff}# ключ\nA=1\r\n  export B = 'x\ny' # z\n\tC=\"\u{e9}\"\nA=\t${B} \nD=\n";
-        let places: Vec<_> = parse(text, &BTreeMap::new())
+        let locations: Vec<_> = parse(text, &BTreeMap::new())
             .values
             .into_iter()
-            .filter(|(_, assigned)| !assigned.value.is_empty())
-            .map(|(name, assigned)| (name, assigned.line, assigned.column))
+            .filter(|(_, assignment)| !assignment.value.is_empty())
+            .map(|(name, assignment)| (name, assignment.line, assignment.column))
             .collect();
         let expect = [("A", 6, 4), ("B", 3, 14), ("C", 5, 4)];
         assert_eq!(
-            places,
+            locations,
             expect.map(|(name, line, column)| (name.to_owned(), line, column))
         );
     }
@@ -247,7 +246,7 @@ mod tests {
             &[("A", "1"), ("B", "x\ny"), ("G", "1")],
             &[
                 (2, "NAME=value"),
-                (5, "other characters"),
+                (5, "characters other than"),
                 (6, "after the closing quote"),
                 (7, "after the closing quote"),
                 (8, "after `\\`"),

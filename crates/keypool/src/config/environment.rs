@@ -16,11 +16,11 @@ use super::base::{self, Base};
 use super::keys::{default_name, provider_secret, split};
 use super::pools::{FilePools, default_models, warn_incomplete};
 use super::problem::Problem;
-use super::proxy::{self, Choice};
+use super::proxy::{self, ProxySetting};
 use super::report::Report;
 use super::text::Text;
 
-/// A pool for each provider with keys in the environment and no pool in the file, in the order of the dialects.
+/// A pool for each provider that has keys in the environment and no pool in the file, in the order of the dialects.
 pub(super) fn pools(
     report: &Report<'_>,
     file: &FilePools,
@@ -40,7 +40,7 @@ pub(super) fn pools(
         if file.names.iter().any(|name| name == dialect.name()) {
             let (variable, file, name) = (&first.name, report.file_name(), dialect.name());
             report.warn(format!(
-                "`{variable}` is not used: {file} has a pool named \"{name}\" of another provider"
+                "`{variable}` is not used: {file} has a pool named \"{name}\" with another provider"
             ));
             continue;
         }
@@ -69,20 +69,20 @@ fn pool(
         .collect();
     let base_url = match base {
         Base::Known(url) => url,
-        Base::Broken => return None,
+        Base::Invalid => return None,
         Base::Missing => {
             let variable = dialect.env_base_url().unwrap_or("a base URL");
             report.add(Problem::absent(
                 &texts.first()?.at,
                 format!(
-                    "`{variable}` is missing: the provider \"{}\" has no base URL of its own",
+                    "`{variable}` is missing: the provider \"{}\" has no default base URL",
                     dialect.name()
                 ),
             ));
             return None;
         }
     };
-    let proxy = proxies.resolve(&Choice::Unsaid, &Choice::Unsaid, &base_url);
+    let proxy = proxies.resolve(&ProxySetting::Unset, &ProxySetting::Unset, &base_url);
     let key = |(index, secret)| KeySettings {
         proxy: proxy.clone(),
         max_concurrent: dialect.default_max_concurrent(),

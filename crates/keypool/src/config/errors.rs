@@ -1,10 +1,10 @@
-//! Mistakes as they are told: a place, what is wrong, what to do.
+//! Mistakes as shown to the user: the location, what is wrong, what to do.
 //!
 //! This module must never hold the value of a key or token.
 
 use std::fmt;
 
-/// Every mistake of a configuration, in the order of their places.
+/// All mistakes in a configuration, in the order of their locations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Errors(pub(crate) Vec<ConfigError>);
 
@@ -12,10 +12,10 @@ pub(crate) struct Errors(pub(crate) Vec<ConfigError>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigError {
     /// `keypool.toml:12:3`, `.env:3:16`, or `environment, OPENAI_BASE_URL`.
-    pub(crate) place: String,
+    pub(crate) location: String,
     /// What is wrong: what was expected, and what was found.
     pub(crate) message: String,
-    /// What to do, where that is known.
+    /// What to do, if that is known.
     pub(crate) hint: Option<String>,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Errors {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
+        write!(f, "{}: {}", self.location, self.message)?;
         self.hint
             .as_ref()
             .map_or(Ok(()), |hint| write!(f, "\n    {hint}"))

@@ -1,6 +1,6 @@
-//! The keys of one pool, in the short form and in the long one.
+//! The keys of one pool, in the short and in the long form.
 //!
-//! This module must never show a secret, not even in part: messages name keys by name and place.
+//! This module must never show a secret, not even in part: messages identify keys by name and location.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,43 +13,43 @@ use keypool_core::settings::KeySettings;
 use toml::de::DeValue;
 
 use super::base::{self, Base};
-use super::place::At;
+use super::display;
+use super::location::Location;
+use super::not_implemented;
 use super::problem::Problem;
-use super::proxy::{self, Choice};
+use super::proxy::{self, ProxySetting};
 use super::report::Report;
 use super::text::Text;
-use super::unforced;
 use super::values;
 use super::walk::{Node, Table};
-use super::words;
 
-/// What a pool gives to keys that say nothing themselves.
+/// What a key takes from its pool if it does not set it.
 pub(super) struct Defaults<'p> {
     /// The pool's name.
     pub(super) pool: &'p str,
-    /// Where calls go.
+    /// The base URL.
     pub(super) base: &'p Base,
-    /// Most concurrent calls of a key.
+    /// Maximum number of concurrent calls per key.
     pub(super) max_concurrent: Option<u32>,
-    /// keypool's own address, which no base URL may name.
+    /// keypool's own address, which no base URL may lead to.
     pub(super) listen: SocketAddr,
-    /// What the pool says about a proxy.
-    pub(super) proxy: &'p Choice,
-    /// What the environment says.
+    /// The pool's proxy setting.
+    pub(super) proxy: &'p ProxySetting,
+    /// The proxies of the environment.
     pub(super) proxies: &'p proxy::Environment,
 }
 
-/// The keys read.
+/// The keys that were read.
 #[derive(Default)]
 pub(super) struct Keys {
-    /// In order.
+    /// The keys, in order.
     pub(super) keys: Vec<KeySettings>,
-    /// A key, or the pool as such, does not know where its calls go.
+    /// Whether a key, or a pool without keys, has no base URL.
     pub(super) base_missing: bool,
 }
 
-/// Gathers keys and finds those that stand twice.
-struct Gatherer<'p> {
+/// Collects keys and finds duplicates.
+struct Collector<'p> {
     defaults: &'p Defaults<'p>,
     out: Keys,
     names: HashSet<String>,
@@ -59,33 +59,33 @@ struct Gatherer<'p> {
 /// Reads the field `keys` of a pool.
 pub(super) fn read(table: &mut Table<'_>, defaults: &Defaults<'_>) -> Keys {
     let report = table.report();
-    let mut gather = Gatherer {
+    let mut collector = Collector {
         defaults,
         out: Keys::default(),
         names: HashSet::new(),
         secrets: HashMap::new(),
     };
     match table.take("keys") {
-        Some(node) => gather.forms(&node, report),
-        // A pool without keys waits for some, which will go to the pool's base URL.
-        None => gather.out.base_missing = matches!(defaults.base, Base::Missing),
+        Some(node) => collector.forms(&node, report),
+        // Keys may be added later, and will use the pool's base URL.
+        None => collector.out.base_missing = matches!(defaults.base, Base::Missing),
     }
-    gather.out
+    collector.out
 }
 
-/// The keys of one string: commas between them, blanks around them do not count.
+/// The keys in one string, separated by commas and trimmed.
 pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
 }
 
-/// The name of the key at `index` that has none.
+/// The name of the key at `index`, if it is not given one.
 pub(super) fn default_name(pool: &str, index: usize) -> String {
     format!("{pool}-{}", index + 1)
 }
 
-impl Gatherer<'_> {
+impl Collector<'_> {
     fn forms(&mut self, node: &Node<'_>, report: &Report<'_>) {
         const FORMS: &str = "a string with commas between keys, a list of strings, or `[[pools.<name>.keys]]` tables";
         match node.value() {
@@ -103,7 +103,7 @@ impl Gatherer<'_> {
                     .count();
                 if tables > 0 && tables < items.len() {
                     let message = format!(
-                        "`{}` holds both strings and tables: a pool takes its keys in one form",
+                        "`{}` has both strings and tables: write all keys of a pool in one form",
                         node.path()
                     );
                     report.add(Problem::new(&node.at(), message));
@@ -130,7 +130,7 @@ impl Gatherer<'_> {
             && matches!(self.defaults.base, Base::Missing);
     }
 
-    /// A key of which only the secret is given.
+    /// Adds a key that is given by its secret alone.
     fn short(&mut self, index: usize, text: &Text<'_>) {
         let name = default_name(self.defaults.pool, index);
         self.claim(&name, &text.at, text.report());
@@ -138,14 +138,14 @@ impl Gatherer<'_> {
         let base = self.base(None);
         if let (Some(secret), Some(base_url)) = (secret, base) {
             self.out.keys.push(KeySettings {
-                proxy: self.proxy(&Choice::Unsaid, &base_url),
+                proxy: self.proxy(&ProxySetting::Unset, &base_url),
                 max_concurrent: self.defaults.max_concurrent,
                 ..KeySettings::new(name, secret, base_url)
             });
         }
     }
 
-    /// A `[[pools.<name>.keys]]` table.
+    /// Adds a key that is given by a `[[pools.<name>.keys]]` table.
     fn long(&mut self, index: usize, mut table: Table<'_>) {
         let report = table.report();
         let (name, at) = match table.text("name") {
@@ -159,14 +159,14 @@ impl Gatherer<'_> {
             .and_then(|text| self.secret(&text, &name));
         let base = table.take("base_url");
         let base = self.base(base);
-        let proxy = proxy::choice(&mut table);
+        let proxy = proxy::setting(&mut table);
         let mut label = |field| table.text(field).and_then(Text::label).map(Arc::from);
         let (model, group) = (label("model"), label("group"));
         let weight = table.whole("weight", 1..=100).unwrap_or(1u32);
         let max_concurrent = table
             .whole("max_concurrent", 1..=u32::MAX)
             .or(self.defaults.max_concurrent);
-        unforced::key_limits(&mut table);
+        not_implemented::key_limits(&mut table);
         table.finish();
         if let (Some(secret), Some(base_url)) = (secret, base) {
             self.out.keys.push(KeySettings {
@@ -185,7 +185,7 @@ impl Gatherer<'_> {
         match (own, self.defaults.base) {
             (Some(node), _) => base::read(&node.text("a string")?, self.defaults.listen),
             (None, Base::Known(url)) => Some(url.clone()),
-            (None, Base::Broken) => None,
+            (None, Base::Invalid) => None,
             (None, Base::Missing) => {
                 self.out.base_missing = true;
                 None
@@ -193,29 +193,29 @@ impl Gatherer<'_> {
         }
     }
 
-    fn proxy(&self, own: &Choice, base_url: &BaseUrl) -> Option<ProxyUrl> {
+    fn proxy(&self, own: &ProxySetting, base_url: &BaseUrl) -> Option<ProxyUrl> {
         let Defaults { proxy, proxies, .. } = self.defaults;
         proxies.resolve(own, proxy, base_url)
     }
 
-    /// Takes a name, which may be taken once.
-    fn claim(&mut self, name: &str, at: &At, report: &Report<'_>) {
+    /// Reports a name that another key of the pool has.
+    fn claim(&mut self, name: &str, at: &Location, report: &Report<'_>) {
         if !self.names.insert(name.to_owned()) {
-            let message = format!("the pool has two keys named {}", words::shown(name));
+            let message = format!("the pool has two keys named {}", display::name(name));
             let hint =
-                "names are unique in a pool; a key without one is called \"<pool>-<position>\"";
+                "names are unique in a pool; a key without a name is called \"<pool>-<position>\"";
             report.add(Problem::new(at, message).hint(hint));
         }
     }
 
-    /// A secret that can be sent and was not seen before in this pool.
+    /// Reads a secret and reports one that another key of the pool has.
     fn secret(&mut self, text: &Text<'_>, name: &str) -> Option<Secret> {
         let secret = provider_secret(text)?;
         if let Some(first) = self.secrets.get(&secret.digest()) {
-            text.wrong(&format!(
-                "holds the secret of {} a second time, for {}",
-                words::shown(first),
-                words::shown(name)
+            text.invalid(&format!(
+                "repeats the secret of {} for {}",
+                display::name(first),
+                display::name(name)
             ));
             return None;
         }
@@ -224,32 +224,33 @@ impl Gatherer<'_> {
     }
 }
 
-/// A provider's key as it can be sent.
+/// Reads a provider's key, which must be valid in a header.
 pub(super) fn provider_secret(text: &Text<'_>) -> Option<Secret> {
     let secret = text.value.trim();
     if secret.is_empty() {
-        text.wrong("must not be empty");
+        text.invalid("must not be empty");
     } else if secret.contains(char::is_whitespace) {
         let message = format!(
-            "`{}` holds a key with a blank or line break inside",
+            "`{}` contains a key with a space or line break inside",
             text.name
         );
-        let hint = "put commas between keys: \"key1, key2\"; where each key has a string of its own, one key in each";
+        let hint =
+            "separate keys by commas: \"key1, key2\"; in a list of strings, write one key in each";
         text.report()
             .add(Problem::new(&text.at, message).hint(hint));
     } else if !values::fits_header(secret) {
-        text.wrong("holds a key with a character that cannot stand in an HTTP header, such as a letter outside ASCII");
+        text.invalid("contains a key with a character that is not allowed in an HTTP header, such as a non-ASCII letter");
     } else {
         return Some(Secret::new(secret));
     }
     None
 }
 
-/// A key's name: any script.
+/// Reads a key's name, in any script.
 pub(super) fn checked_name(text: &Text<'_>) -> Option<String> {
     match values::name_mistake(&text.value) {
         Some(mistake) => {
-            text.wrong(mistake);
+            text.invalid(mistake);
             None
         }
         None => Some(text.value.clone()),

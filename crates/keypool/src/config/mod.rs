@@ -1,30 +1,30 @@
-//! Configuration: defaults, `keypool.toml`, environment and flags become one validated `Settings`, or every mistake at once.
+//! Configuration: merges defaults, `keypool.toml`, environment and flags into validated `Settings`, or reports all mistakes.
 //!
-//! The only place that reads the environment and the file. It must never open a socket, make a secret or know the gateway;
-//! and no value of a key or token may leave it but inside a `Secret`.
+//! Only this module reads the environment and the file. It must never open a socket, generate a secret or know the gateway;
+//! and the value of a key or token may leave it only inside a `Secret`.
 
 mod admin;
 mod base;
+mod display;
 mod dotenv;
 mod environment;
 mod errors;
 mod keys;
-mod place;
+mod location;
+mod not_implemented;
 mod pools;
 mod problem;
 mod proxy;
-mod reach;
+mod reachability;
 mod report;
 mod routes;
 mod server;
 mod sources;
 mod text;
-mod unforced;
 mod values;
 mod vars;
 mod virtual_keys;
 mod walk;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -34,9 +34,9 @@ use std::path::PathBuf;
 use keypool_gateway::settings::Settings;
 use toml::de::DeTable;
 
-use place::{At, Document};
+use location::{Document, Location};
 use problem::Problem;
-use reach::Reach;
+use reachability::Reachability;
 use report::Report;
 use sources::Input;
 use vars::Vars;
@@ -45,14 +45,14 @@ use walk::Table;
 pub(crate) use errors::Errors;
 pub(crate) use sources::{Overrides, Sources};
 
-/// A configuration that can be served.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     /// The settings.
     pub(crate) settings: Settings,
-    /// What the user set and what has no effect, a sentence each.
+    /// Settings that have no effect or are probably not meant, one sentence each.
     pub(crate) warnings: Vec<String>,
-    /// The configuration file and `.env`, existing or not: a change of one of them is a reason to load again.
+    /// The configuration file and `.env`, existing or not. A change to one of them causes a reload.
     pub(crate) files: Vec<PathBuf>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         .for_each(|error| report.add(syntax_problem(&input.document, error)));
     let settings = read(Table::root(&report, root.get_ref()), sources);
     for name in vars.strays() {
-        report.doubt_reference(&vars.at(name), name);
+        report.warn_stray_reference(&vars.at(name), name);
     }
     let (errors, warnings) = report.finish();
     if !errors.is_empty() {
@@ -89,14 +89,14 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
     })
 }
 
-/// The schema's first floor.
+/// Reads the top level of the schema.
 fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let report = root.report();
     let (server, auth_at) = server::server(root.table("server"), report, &sources.overrides);
     let log = server::log(root.table("log"), report, &sources.overrides);
     let (admin, store) = (root.table("admin"), root.table("store"));
     let admin = admin::read(admin, store, report, &sources.dir);
-    unforced::limiter(root.table("limiter"), report);
+    not_implemented::limiter(root.table("limiter"), report);
     let proxies = proxy::Environment::read(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
     let environment = environment::pools(report, &file, server.listen, &proxies);
@@ -107,15 +107,15 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         .chain(environment.iter().map(|pool| &*pool.name))
         .collect();
     let virtual_keys = virtual_keys::read(root.tables("virtual_keys"), &names);
-    server::warn_reach(report, &server, auth_at.as_ref(), &virtual_keys);
-    let reach = Reach {
+    server::warn_exposure(report, &server, auth_at.as_ref(), &virtual_keys);
+    let reachability = Reachability {
         pools: file.pools.iter().chain(&environment).collect(),
         auth: server.auth,
         virtual_keys: &virtual_keys,
     };
-    let routes = routes::read(root.tables("routes"), &names, &reach);
-    unforced::files(root.table("files"));
-    unforced::metrics(root.table("metrics"));
+    let routes = routes::read(root.tables("routes"), &names, &reachability);
+    not_implemented::files(root.table("files"));
+    not_implemented::metrics(root.table("metrics"));
     root.finish();
     let pools = file.pools.into_iter().chain(environment).collect();
     Settings {
@@ -128,15 +128,15 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     }
 }
 
-/// A mistake of the TOML parser. Its messages name what it expected, never what stands there.
+/// An error of the TOML parser. Its messages say what it expected and never quote the file.
 fn syntax_problem(document: &Document, error: &toml::de::Error) -> Problem {
     let span = error.span().unwrap_or_default();
-    let at = At::File(span.start);
+    let at = Location::File(span.start);
     if error.message() != "duplicate key" {
         return Problem::syntax(&at, format!("not valid TOML: {}", error.message()));
     }
     let key = document.text().get(span).unwrap_or_default();
-    let problem = Problem::new(&at, format!("{} is set twice", words::unknown(key)));
+    let problem = Problem::new(&at, format!("{} is set twice", display::unknown_name(key)));
     match key {
         "keys" => problem.hint("a pool has either `keys = …` or `[[pools.<name>.keys]]`, not both"),
         _ => problem.hint("keep one of the two"),

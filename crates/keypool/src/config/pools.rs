@@ -1,4 +1,4 @@
-//! `[pools.*]`: providers, base URLs and the rules of each pool.
+//! `[pools.*]`: the provider, base URL and rules of each pool.
 //!
 //! This module must never know a provider by name: what differs between them comes from their dialects.
 
@@ -11,26 +11,26 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
 use super::base;
+use super::display;
 use super::keys;
 use super::problem::Problem;
 use super::proxy;
 use super::report::Report;
 use super::values;
 use super::walk::Table;
-use super::words;
 
 /// The pools of the file.
 #[derive(Default)]
 pub(super) struct FilePools {
-    /// Those that can be used.
+    /// The pools that could be read.
     pub(super) pools: Vec<PoolSettings>,
-    /// The names of all, also of those with mistakes.
+    /// The names of all pools, also of those with mistakes.
     pub(super) names: Vec<String>,
     /// The providers that have a pool.
     pub(super) providers: Vec<&'static str>,
 }
 
-/// Reads all pools in the order of the file.
+/// Reads all pools, in the order of the file.
 pub(super) fn read(
     table: Option<Table<'_>>,
     listen: SocketAddr,
@@ -42,7 +42,7 @@ pub(super) fn read(
         if let Some(mistake) = values::pool_name_mistake(&name) {
             table.report().add(Problem::new(
                 &at,
-                format!("the pool name {} {mistake}", words::shown(&name)),
+                format!("the pool name {} {mistake}", display::name(&name)),
             ));
         }
         if let Some(mut table) = node.table() {
@@ -66,12 +66,13 @@ fn pool(
     let report = table.report();
     let base_node = table.take("base_url");
     let base = base::of_pool(base_node, dialect, report, listen);
-    let most = table.whole("max_concurrent_per_key", 1..=u32::MAX);
-    let proxy = proxy::choice(&mut table);
+    let max_concurrent = table.whole("max_concurrent_per_key", 1..=u32::MAX);
+    let proxy = proxy::setting(&mut table);
     let defaults = keys::Defaults {
         pool: name,
         base: &base,
-        max_concurrent: most.or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
+        max_concurrent: max_concurrent
+            .or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
         listen,
         proxy: &proxy,
         proxies,
@@ -80,8 +81,8 @@ fn pool(
     if keys.base_missing {
         let provider = dialect.map_or("", Dialect::name);
         let message = format!(
-            "`pools.{}.base_url` is missing: the provider \"{provider}\" has none of its own",
-            words::escaped(name)
+            "`pools.{}.base_url` is missing: the provider \"{provider}\" has no default",
+            display::bare_name(name)
         );
         report.add(Problem::absent(table.at(), message).hint("base_url = \"https://host/v1\""));
     }
@@ -117,7 +118,7 @@ fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
     let Some(node) = table.take("provider") else {
         let message = format!(
             "the pool has no `provider`: it must be one of {}",
-            words::listed(&names)
+            display::alternatives(&names)
         );
         table
             .report()
@@ -129,7 +130,7 @@ fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
     catalogue::find(node.text("the name of a provider")?.one_of(&words)?)
 }
 
-/// The model patterns of a pool that names none.
+/// The model patterns of a pool that does not list any.
 pub(super) fn default_models(dialect: &dyn Dialect) -> Vec<String> {
     dialect
         .default_models()
@@ -138,11 +139,11 @@ pub(super) fn default_models(dialect: &dyn Dialect) -> Vec<String> {
         .collect()
 }
 
-/// Says once that a provider cannot do all yet.
+/// Warns once if the provider is not fully supported yet.
 pub(super) fn warn_incomplete(report: &Report<'_>, dialect: &dyn Dialect) {
     if let Some(why) = dialect.incomplete() {
         report.warn(format!(
-            "the provider \"{}\" is not complete yet: {why}",
+            "the provider \"{}\" is not fully supported yet: {why}",
             dialect.name()
         ));
     }
@@ -158,9 +159,9 @@ fn strategy(table: &mut Table<'_>) -> Strategy {
     ];
     let (strategy, later) = table.one_of("strategy", &words).unwrap_or_default();
     if let Some(name) = later {
-        table.report().not_in_force(
+        table.report().not_implemented(
             &format!("strategy = \"{name}\""),
-            "round_robin takes its place",
+            "round_robin is used instead",
         );
     }
     strategy
@@ -196,7 +197,7 @@ fn queue(table: Option<Table<'_>>) -> QueueSettings {
     let Some(mut table) = table else { return out };
     let waiting = table
         .whole("max_waiting", 0..=1_000_000u32)
-        .and_then(|most| usize::try_from(most).ok());
+        .and_then(|number| usize::try_from(number).ok());
     out.max_waiting = waiting.unwrap_or(out.max_waiting);
     out.timeout = table.duration("timeout").unwrap_or(out.timeout);
     table.finish();

@@ -1,33 +1,33 @@
-//! One mistake on its way from where it is found to where it is told.
+//! One mistake, before its location is turned into text.
 //!
-//! This module must never hold the value of a key or token: only texts that may be shown.
+//! This module must never hold the value of a key or token, only text that may be shown.
 
 use super::errors::ConfigError;
-use super::place::{At, Document};
+use super::location::{Document, Location};
 
-/// One mistake before it has a place for people.
+/// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Problem {
-    at: At,
+    at: Location,
     message: String,
     hint: Option<String>,
     kind: Kind,
 }
 
-/// What a mistake is worth beside others.
+/// The kind of a mistake. It decides whether a syntax error hides the mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// The file is no TOML there.
+    /// The file is not TOML there.
     Syntax,
-    /// Something is written that is wrong.
+    /// Something in the file is wrong.
     Wrong,
-    /// Something is not written, which a syntax error above may have swallowed.
+    /// Something is missing. A syntax error may be the cause.
     Absent,
 }
 
 impl Problem {
-    /// Something written at `at` is wrong.
-    pub(super) fn new(at: &At, message: impl Into<String>) -> Self {
+    /// Something at `at` is wrong.
+    pub(super) fn new(at: &Location, message: impl Into<String>) -> Self {
         Self {
             at: at.clone(),
             message: message.into(),
@@ -36,50 +36,50 @@ impl Problem {
         }
     }
 
-    /// The file is no TOML at `at`.
-    pub(super) fn syntax(at: &At, message: impl Into<String>) -> Self {
+    /// The file is not TOML at `at`.
+    pub(super) fn syntax(at: &Location, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Syntax,
             ..Self::new(at, message)
         }
     }
 
-    /// Something that belongs at `at` is not there.
-    pub(super) fn absent(at: &At, message: impl Into<String>) -> Self {
+    /// Something that belongs at `at` is missing.
+    pub(super) fn absent(at: &Location, message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Absent,
             ..Self::new(at, message)
         }
     }
 
-    /// Says what to do about it.
+    /// Adds what to do about it.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says what to do about it, where that is known.
+    /// Adds what to do about it, if that is known.
     #[must_use]
     pub(super) fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self
     }
 
-    /// Where it stands.
-    pub(super) fn at(&self) -> &At {
+    /// Its location.
+    pub(super) fn at(&self) -> &Location {
         &self.at
     }
 
-    /// What it is worth beside others.
+    /// Its kind.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The mistake as it is told.
-    pub(super) fn placed(self, document: &Document) -> ConfigError {
+    /// The mistake as shown to the user.
+    pub(super) fn into_error(self, document: &Document) -> ConfigError {
         ConfigError {
-            place: document.place(&self.at),
+            location: document.describe(&self.at),
             message: self.message,
             hint: self.hint,
         }

@@ -1,6 +1,6 @@
-//! Outbound proxies: `proxy` of a pool or key, else what the environment says, as curl reads it.
+//! Outbound proxies: the `proxy` of a key or pool, else the environment's, read as curl reads it.
 //!
-//! This module must never show what was written: a password may stand in it.
+//! This module must never show what was written: it may contain a password.
 
 use std::net::IpAddr;
 
@@ -13,16 +13,16 @@ use super::report::Report;
 use super::text::Text;
 use super::walk::Table;
 
-/// What a pool or key says about its proxy.
+/// The `proxy` setting of a pool or key.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Choice {
-    /// Nothing: the pool decides, or else the environment.
+pub(super) enum ProxySetting {
+    /// Not set: the pool's setting applies, else the environment's.
     #[default]
-    Unsaid,
-    /// `"none"`: calls go to the provider directly, whatever the environment says.
+    Unset,
+    /// `"none"`: calls go to the provider directly, even if the environment names a proxy.
     Direct,
-    /// Through this one.
-    Through(ProxyUrl),
+    /// Calls go through this proxy.
+    Proxy(ProxyUrl),
 }
 
 /// The proxies that the environment names.
@@ -30,28 +30,28 @@ pub(super) enum Choice {
 pub(super) struct Environment {
     for_http: Option<ProxyUrl>,
     for_https: Option<ProxyUrl>,
-    not_for: Vec<String>,
+    no_proxy: Vec<String>,
 }
 
 /// Reads the field `proxy` of a pool or key.
-pub(super) fn choice(table: &mut Table<'_>) -> Choice {
+pub(super) fn setting(table: &mut Table<'_>) -> ProxySetting {
     let Some(text) = table.text("proxy") else {
-        return Choice::Unsaid;
+        return ProxySetting::Unset;
     };
     if text.value.trim() == "none" {
-        return Choice::Direct;
+        return ProxySetting::Direct;
     }
-    read(&text, text.value.trim()).map_or(Choice::Unsaid, Choice::Through)
+    read(&text, text.value.trim()).map_or(ProxySetting::Unset, ProxySetting::Proxy)
 }
 
 fn read(text: &Text<'_>, url: &str) -> Option<ProxyUrl> {
     let read = url.parse();
-    read.inspect_err(|error: &ProxyUrlError| text.wrong(&error.to_string()))
+    read.inspect_err(|error: &ProxyUrlError| text.invalid(&error.to_string()))
         .ok()
 }
 
 impl Environment {
-    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case.
+    /// Reads `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in lower case.
     pub(super) fn read(report: &Report<'_>) -> Self {
         let variable = |upper: &str| {
             Text::variable(report, upper)
@@ -59,7 +59,7 @@ impl Environment {
         };
         let proxy = |name: &str| {
             let text = variable(name)?;
-            // As in curl, a proxy without a scheme speaks HTTP.
+            // As in curl, a proxy without a scheme is an HTTP proxy.
             let value = text.value.trim();
             if value.contains("://") {
                 read(&text, value)
@@ -68,11 +68,11 @@ impl Environment {
             }
         };
         let all = proxy("ALL_PROXY");
-        let not_for = variable("NO_PROXY").map_or_else(String::new, |text| text.value);
+        let no_proxy = variable("NO_PROXY").map_or_else(String::new, |text| text.value);
         Self {
             for_http: proxy("HTTP_PROXY").or_else(|| all.clone()),
             for_https: proxy("HTTPS_PROXY").or(all),
-            not_for: not_for
+            no_proxy: no_proxy
                 .split([',', ' ', '\t'])
                 .filter(|entry| !entry.is_empty())
                 .map(str::to_owned)
@@ -80,18 +80,22 @@ impl Environment {
         }
     }
 
-    /// The proxy for calls to `base_url` of a key that says `own`, in a pool that says `pool`.
+    /// The proxy for calls to `base_url`, for a key with the setting `own` in a pool with the setting `pool`.
     pub(super) fn resolve(
         &self,
-        own: &Choice,
-        pool: &Choice,
+        own: &ProxySetting,
+        pool: &ProxySetting,
         base_url: &BaseUrl,
     ) -> Option<ProxyUrl> {
-        let said = if *own == Choice::Unsaid { pool } else { own };
-        match said {
-            Choice::Unsaid => self.of(base_url),
-            Choice::Direct => None,
-            Choice::Through(proxy) => Some(proxy.clone()),
+        let setting = if *own == ProxySetting::Unset {
+            pool
+        } else {
+            own
+        };
+        match setting {
+            ProxySetting::Unset => self.of(base_url),
+            ProxySetting::Direct => None,
+            ProxySetting::Proxy(proxy) => Some(proxy.clone()),
         }
     }
 
@@ -102,19 +106,19 @@ impl Environment {
             self.for_http.as_ref()
         }?;
         let target: Uri = base_url.origin().parse().ok()?;
-        let spared = is_loopback(target.host()?) || self.spares(&target, base_url.is_https());
-        (!spared).then(|| proxy.clone())
+        let bypassed = is_loopback(target.host()?) || self.bypasses(&target, base_url.is_https());
+        (!bypassed).then(|| proxy.clone())
     }
 
-    /// Whether `NO_PROXY` names the target.
-    fn spares(&self, target: &Uri, https: bool) -> bool {
+    /// Whether `NO_PROXY` covers the target.
+    fn bypasses(&self, target: &Uri, https: bool) -> bool {
         let port = target.port_u16().unwrap_or(if https { 443 } else { 80 });
         let entries: Vec<&str> = self
-            .not_for
+            .no_proxy
             .iter()
             .filter_map(|entry| at_port(entry, port))
             .collect();
-        // The matcher knows names, suffixes, addresses and networks, and nothing of ports and of `*` for addresses.
+        // The matcher supports names, suffixes, addresses and networks, but not ports, nor `*` for addresses.
         let matcher = Matcher::builder()
             .all("http://proxy")
             .no(entries.join(","))
@@ -123,11 +127,11 @@ impl Environment {
     }
 }
 
-/// An entry of `NO_PROXY` as it applies to targets at `port`: without its own port, if it has that one.
+/// The host of a `NO_PROXY` entry, if the entry applies to targets at `port`.
 fn at_port(entry: &str, port: u16) -> Option<&str> {
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let host = match entry.rsplit_once(':') {
-        // More colons without brackets are an IPv6 address.
+        // Several colons without brackets are an IPv6 address.
         Some((host, own)) if is_port(own) && (host.ends_with(']') || !host.contains(':')) => {
             if own.parse() != Ok(port) {
                 return None;
@@ -136,7 +140,7 @@ fn at_port(entry: &str, port: u16) -> Option<&str> {
         }
         _ => entry,
     };
-    // `*.example.com` is what many write for `.example.com`.
+    // Many write `*.example.com` for `.example.com`.
     let host = host.strip_prefix("*.").unwrap_or(host);
     Some(host.trim_start_matches('[').trim_end_matches(']'))
 }
@@ -152,25 +156,25 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn environment(not_for: &str) -> Environment {
+    fn environment(no_proxy: &str) -> Environment {
         Environment {
             for_http: Some("http://for-http:1".parse().unwrap()),
             for_https: Some("http://for-https:1".parse().unwrap()),
-            not_for: not_for
+            no_proxy: no_proxy
                 .split(',')
                 .map(|text| text.trim().to_owned())
                 .collect(),
         }
     }
 
-    fn goes_through(not_for: &str, target: &str) -> bool {
+    fn goes_through(no_proxy: &str, target: &str) -> bool {
         let target = target.parse().unwrap();
-        environment(not_for).of(&target).is_some()
+        environment(no_proxy).of(&target).is_some()
     }
 
     #[test]
-    fn no_proxy_spares_names_suffixes_networks_and_ports() {
-        for (not_for, spared, proxied) in [
+    fn no_proxy_takes_names_suffixes_networks_and_ports() {
+        for (no_proxy, bypassed, proxied) in [
             ("*", "https://1.2.3.4 https://a.example.com", ""),
             (
                 "example.com",
@@ -220,38 +224,48 @@ mod tests {
                 "",
             ),
         ] {
-            for target in spared.split_whitespace() {
-                assert!(!goes_through(not_for, target), "{not_for}: {target}");
+            for target in bypassed.split_whitespace() {
+                assert!(!goes_through(no_proxy, target), "{no_proxy}: {target}");
             }
             for target in proxied.split_whitespace() {
-                assert!(goes_through(not_for, target), "{not_for}: {target}");
+                assert!(goes_through(no_proxy, target), "{no_proxy}: {target}");
             }
         }
     }
 
     #[test]
     fn the_key_decides_before_the_pool_and_the_pool_before_the_environment() {
-        let through = |url: &str| Choice::Through(url.parse().unwrap());
+        let through = |url: &str| ProxySetting::Proxy(url.parse().unwrap());
         let (key, pool) = (through("http://key:1"), through("http://pool:1"));
         for (own, of_pool, target, expect) in [
             (
-                &Choice::Unsaid,
-                &Choice::Unsaid,
+                &ProxySetting::Unset,
+                &ProxySetting::Unset,
                 "https://h",
                 Some("http://for-https:1"),
             ),
             (
-                &Choice::Unsaid,
-                &Choice::Unsaid,
+                &ProxySetting::Unset,
+                &ProxySetting::Unset,
                 "http://h",
                 Some("http://for-http:1"),
             ),
-            (&Choice::Unsaid, &pool, "https://h", Some("http://pool:1")),
-            (&key, &pool, "https://h", Some("http://key:1")),
-            (&Choice::Direct, &pool, "https://h", None),
-            (&Choice::Unsaid, &Choice::Direct, "https://h", None),
             (
-                &Choice::Unsaid,
+                &ProxySetting::Unset,
+                &pool,
+                "https://h",
+                Some("http://pool:1"),
+            ),
+            (&key, &pool, "https://h", Some("http://key:1")),
+            (&ProxySetting::Direct, &pool, "https://h", None),
+            (
+                &ProxySetting::Unset,
+                &ProxySetting::Direct,
+                "https://h",
+                None,
+            ),
+            (
+                &ProxySetting::Unset,
                 &pool,
                 "http://127.0.0.1:1",
                 Some("http://pool:1"),

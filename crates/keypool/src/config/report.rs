@@ -1,16 +1,16 @@
-//! What the walk found: mistakes and warnings, gathered so that all are told at once.
+//! Collects mistakes and warnings, so that all are reported at once.
 //!
-//! This module must never hold the value of a key or token: only texts that may be shown.
+//! This module must never hold the value of a key or token, only text that may be shown.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::errors::ConfigError;
-use super::place::{At, Document};
+use super::location::{Document, Location};
 use super::problem::{Kind, Problem};
 use super::vars::Vars;
 
-/// Gathers mistakes and warnings while the sources are read.
+/// Collects mistakes and warnings while the sources are read.
 pub(super) struct Report<'w> {
     document: &'w Document,
     vars: &'w Vars,
@@ -39,12 +39,12 @@ impl<'w> Report<'w> {
         self.document.name()
     }
 
-    /// Takes in a mistake.
+    /// Adds a mistake.
     pub(super) fn add(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Takes in a warning; one that was given before is not repeated.
+    /// Adds a warning, unless it was added before.
     pub(super) fn warn(&self, warning: String) {
         let mut warnings = self.warnings.borrow_mut();
         if !warnings.contains(&warning) {
@@ -52,42 +52,42 @@ impl<'w> Report<'w> {
         }
     }
 
-    /// Warns of what stands at `at` and can hardly be meant.
-    pub(super) fn doubt(&self, at: &At, warning: &str) {
-        self.warn(format!("{}: {warning}", self.document.place(at)));
+    /// Adds a warning about what is written at `at`.
+    pub(super) fn warn_at(&self, at: &Location, warning: &str) {
+        self.warn(format!("{}: {warning}", self.document.describe(at)));
     }
 
-    /// Warns of a `${` in the value at `at`, which is not shown: it may be a key.
-    pub(super) fn doubt_reference(&self, at: &At, name: &str) {
+    /// Warns about a stray `${` in the value at `at`. The value is not shown: it may be a key.
+    pub(super) fn warn_stray_reference(&self, at: &Location, name: &str) {
         let warning = format!(
-            "`{name}` has a `${{` that begins no `${{NAME}}`, so it is taken as it stands: close it with `}}` after the name of a variable"
+            "`{name}` has a `${{` that does not start a `${{NAME}}`, so it is used literally: write `}}` after the name of a variable"
         );
-        self.doubt(at, &warning);
+        self.warn_at(at, &warning);
     }
 
-    /// Warns that a setting is understood and has no effect yet.
-    pub(super) fn not_in_force(&self, setting: &str, why: &str) {
-        self.warn(format!("`{setting}` is not in force yet: {why}"));
+    /// Warns that a setting is checked but has no effect yet.
+    pub(super) fn not_implemented(&self, setting: &str, why: &str) {
+        self.warn(format!("`{setting}` is not implemented yet: {why}"));
     }
 
-    /// The mistakes in the order of their places, and the warnings.
+    /// Returns the mistakes in the order of their locations, and the warnings.
     ///
-    /// What a syntax error may have caused is left out: the mistakes of its line, those under a header that is broken,
-    /// and everything that is missing.
+    /// Mistakes that a syntax error may have caused are left out: those in its line, those under a broken header, and
+    /// everything that is missing.
     pub(super) fn finish(self) -> (Vec<ConfigError>, Vec<String>) {
         let problems: BTreeSet<Problem> = self.problems.into_inner().into_iter().collect();
         let broken: BTreeSet<usize> = problems
             .iter()
             .filter(|problem| problem.kind() == Kind::Syntax)
             .map(|problem| match problem.at() {
-                At::File(offset) => self.document.line(*offset),
+                Location::File(offset) => self.document.line(*offset),
                 _ => 0,
             })
             .collect();
-        let told = |problem: &Problem| match (problem.kind(), problem.at()) {
+        let is_reported = |problem: &Problem| match (problem.kind(), problem.at()) {
             (Kind::Syntax, _) => true,
             (Kind::Absent, _) => broken.is_empty(),
-            (Kind::Wrong, At::File(offset)) => {
+            (Kind::Wrong, Location::File(offset)) => {
                 let line = self.document.line(*offset);
                 let header = self.document.header(line).unwrap_or(line);
                 !broken.contains(&line) && !broken.contains(&header)
@@ -96,8 +96,8 @@ impl<'w> Report<'w> {
         };
         let errors = problems
             .into_iter()
-            .filter(told)
-            .map(|problem| problem.placed(self.document));
+            .filter(is_reported)
+            .map(|problem| problem.into_error(self.document));
         (errors.collect(), self.warnings.into_inner())
     }
 }

@@ -1,6 +1,6 @@
-//! `[[routes]]`: model names of the operator's own, and references to pools.
+//! `[[routes]]`: the operator's own model names, and references to pools.
 //!
-//! It must never know what a route does with a request.
+//! This module must never know what a route does with a request.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,32 +8,32 @@ use std::sync::Arc;
 use keypool_core::pattern;
 use keypool_gateway::settings::{RouteSettings, RouteTarget};
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::problem::Problem;
-use super::reach::Reach;
+use super::reachability::Reachability;
 use super::text::Text;
 use super::walk::Table;
-use super::words;
 
-/// Reads all routes; `pools` are the names that their targets may refer to.
+/// Reads all routes. `pools` are the names that their targets may refer to.
 pub(super) fn read(
     tables: Vec<Table<'_>>,
     pools: &[&str],
-    reach: &Reach<'_>,
+    reachability: &Reachability<'_>,
 ) -> Vec<RouteSettings> {
     let mut names = HashSet::new();
     let mut out = Vec::new();
     for mut table in tables {
         let report = table.report();
-        let at = table.place_of("model");
+        let at = table.location_of("model");
         let name = table
             .required("model")
             .and_then(|text| route_name(text, &mut names));
         let targets = targets(&mut table, pools);
         table.finish();
-        if let (Some(model), Some(at), Some((targets, places))) = (name, at, targets) {
+        if let (Some(model), Some(at), Some((targets, locations))) = (name, at, targets) {
             let route = RouteSettings { model, targets };
-            reach.warn(&route, &at, &places, report);
+            reachability.warn(&route, &at, &locations, report);
             out.push(route);
         }
     }
@@ -43,22 +43,22 @@ pub(super) fn read(
 fn route_name(text: Text<'_>, names: &mut HashSet<String>) -> Option<Arc<str>> {
     let (at, report) = (text.at.clone(), text.report());
     if pattern::is_pattern(&text.value) {
-        text.wrong("must be a name without `*`: a route answers to this name alone");
+        text.invalid("must be a name without `*`: a route serves exactly this name");
         return None;
     }
     let model = text.label()?;
     if let Some(known) = names.replace(model.clone()) {
         let message = format!(
-            "there is a route for the model {} already",
-            words::shown(&known)
+            "there is already a route for the model {}",
+            display::name(&known)
         );
         report.add(Problem::new(&at, message));
     }
     Some(model.into())
 }
 
-/// The targets, and where each stands.
-fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, Vec<At>)> {
+/// The targets and their locations.
+fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, Vec<Location>)> {
     let report = route.report();
     let Some(node) = route.take("targets") else {
         report.add(
@@ -74,7 +74,7 @@ fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, V
             "`routes.targets` must name at least one target, found an empty list",
         ));
     }
-    let (mut out, mut places) = (Vec::new(), Vec::new());
+    let (mut out, mut locations) = (Vec::new(), Vec::new());
     for mut target in items.into_iter().filter_map(|item| item.table()) {
         let pool = target.required("pool");
         if let Some(text) = &pool {
@@ -88,25 +88,25 @@ fn targets(route: &mut Table<'_>, pools: &[&str]) -> Option<(Vec<RouteTarget>, V
                 pool: pool.value.into(),
                 model: model.map(Arc::from),
             });
-            places.push(target_at);
+            locations.push(target_at);
         }
     }
-    Some((out, places))
+    Some((out, locations))
 }
 
-/// Reports a reference to a pool that does not exist.
+/// Reports the pool in `text` if it does not exist.
 pub(super) fn known_pool(text: &Text<'_>, pools: &[&str]) {
     if pools.contains(&&*text.value) {
         return;
     }
-    let hint = match words::nearest(&text.value, pools) {
-        Some(near) => format!("did you mean {}?", words::shown(near)),
+    let hint = match display::nearest(&text.value, pools) {
+        Some(near) => format!("did you mean {}?", display::name(near)),
         None if pools.is_empty() => "no pool is configured".to_owned(),
         None => format!(
             "pools: {}",
             pools
                 .iter()
-                .map(|pool| words::escaped(pool))
+                .map(|pool| display::bare_name(pool))
                 .collect::<Vec<_>>()
                 .join(", ")
         ),

@@ -1,42 +1,42 @@
 //! `[server]` and `[log]`.
 //!
-//! This module must never bind an address: whether a port is free is found when serving.
+//! This module must never bind an address: only `serve` finds out whether a port is free.
 
 use keypool_gateway::settings::{
     AuthMode, LogFormat, LogLevel, LogSettings, ServerSettings, VirtualKeySettings,
 };
 
-use super::place::At;
+use super::location::Location;
 use super::report::Report;
 use super::sources::Overrides;
-use super::text::{Text, last};
+use super::text::{Text, last_valid};
 use super::values;
 use super::walk::Table;
 
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:8080\"";
 
-/// `[server]`, `KEYPOOL_LISTEN` and `--listen`; and where `auth` stands.
+/// Reads `[server]`, `KEYPOOL_LISTEN` and `--listen`. Also returns the location of `auth`.
 pub(super) fn server(
     table: Option<Table<'_>>,
     report: &Report<'_>,
     flags: &Overrides,
-) -> (ServerSettings, Option<At>) {
+) -> (ServerSettings, Option<Location>) {
     let mut out = ServerSettings::default();
-    let outside = [
+    let overrides = [
         Text::variable(report, "KEYPOOL_LISTEN"),
         Text::flag(report, "--listen", flags.listen.as_deref()),
     ];
     let Some(mut table) = table else {
-        out.listen = last(None, outside, listen).unwrap_or(out.listen);
+        out.listen = last_valid(None, overrides, listen).unwrap_or(out.listen);
         return (out, None);
     };
-    out.listen = last(table.text("listen"), outside, listen).unwrap_or(out.listen);
+    out.listen = last_valid(table.text("listen"), overrides, listen).unwrap_or(out.listen);
     let words = [
         ("auto", AuthMode::Auto),
         ("required", AuthMode::Required),
         ("none", AuthMode::None),
     ];
-    let auth_at = table.place_of("auth");
+    let auth_at = table.location_of("auth");
     out.auth = table.one_of("auth", &words).unwrap_or(out.auth);
     out.max_request_body = table
         .size("max_request_body")
@@ -54,12 +54,12 @@ pub(super) fn server(
         values::host,
     );
     out.allowed_origins = origins(&mut table);
-    later(&mut table);
+    not_implemented(&mut table);
     table.finish();
     (out, auth_at)
 }
 
-/// `[log]`, `KEYPOOL_LOG_LEVEL`, `KEYPOOL_LOG_FORMAT` and their flags.
+/// Reads `[log]`, `KEYPOOL_LOG_LEVEL`, `KEYPOOL_LOG_FORMAT` and their flags.
 pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrides) -> LogSettings {
     let (level, format) = match table {
         Some(mut table) => {
@@ -77,31 +77,32 @@ pub(super) fn log(table: Option<Table<'_>>, report: &Report<'_>, flags: &Overrid
         ("trace", LogLevel::Trace),
     ];
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let outside_level = [
+    let level_overrides = [
         Text::variable(report, "KEYPOOL_LOG_LEVEL"),
         Text::flag(report, "--log-level", flags.log_level.as_deref()),
     ];
-    let outside_format = [
+    let format_overrides = [
         Text::variable(report, "KEYPOOL_LOG_FORMAT"),
         Text::flag(report, "--log-format", flags.log_format.as_deref()),
     ];
     LogSettings {
-        level: last(level, outside_level, |text| text.one_of(&levels)).unwrap_or_default(),
-        format: last(format, outside_format, |text| text.one_of(&formats)).unwrap_or_default(),
+        level: last_valid(level, level_overrides, |text| text.one_of(&levels)).unwrap_or_default(),
+        format: last_valid(format, format_overrides, |text| text.one_of(&formats))
+            .unwrap_or_default(),
     }
 }
 
-/// Warns where others can reach keypool and everyone is served, and where no one is; and of virtual keys that nobody
-/// is asked for. `auth_at`: where `server.auth` stands.
-pub(super) fn warn_reach(
+/// Warns if anyone on the network may spend the keys, if no caller can be served, and if virtual keys have no effect.
+/// `auth_at` is the location of `server.auth`.
+pub(super) fn warn_exposure(
     report: &Report<'_>,
     server: &ServerSettings,
-    auth_at: Option<&At>,
+    auth_at: Option<&Location>,
     keys: &[VirtualKeySettings],
 ) {
     if let (AuthMode::None, Some(at), false) = (server.auth, auth_at, keys.is_empty()) {
-        let warning = "`server.auth` is \"none\", so nobody is asked for a virtual key: what `[[virtual_keys]]` allow and forbid holds for nobody";
-        report.doubt(at, warning);
+        let warning = "`server.auth` is \"none\", so no caller needs a virtual key: the permissions of `[[virtual_keys]]` have no effect";
+        report.warn_at(at, warning);
     }
     let listen = server.listen;
     let is_local = listen.ip().is_loopback();
@@ -110,16 +111,16 @@ pub(super) fn warn_reach(
         AuthMode::None => report.warn(format!(
             "`server.auth` is \"none\": anyone who reaches {listen} may spend the keys"
         )),
-        // On loopback a virtual key is required where one is configured, even one that is switched off.
+        // On loopback, a virtual key is required once one is configured, even a disabled one.
         AuthMode::Auto if is_local && keys.is_empty() => {}
         AuthMode::Auto | AuthMode::Required if keys.iter().any(|key| !key.disabled) => {}
         AuthMode::Auto | AuthMode::Required if is_local => report.warn(
-            "a virtual key is required and there is none that is not switched off: every call is answered 401 until one is configured"
+            "a virtual key is required, but all are disabled or missing: every call gets 401 until one is configured"
                 .to_owned(),
         ),
         AuthMode::Auto | AuthMode::Required => {
             report.warn(format!(
-                "{listen} can be reached from outside and there is no virtual key: every call is answered 401 until a virtual key is configured"
+                "{listen} can be reached from outside, but there is no enabled virtual key: every call gets 401 until one is configured"
             ));
         }
     }
@@ -145,7 +146,7 @@ fn list<T>(
 fn origins(table: &mut Table<'_>) -> Vec<String> {
     let read = |text: Text<'_>| match &*text.value {
         "*" => {
-            text.wrong("does not take \"*\", which would let any web page spend the keys; list the origins");
+            text.invalid("must not contain \"*\", which would let any web page spend the keys; list the origins");
             None
         }
         _ => text.read(
@@ -161,17 +162,17 @@ fn origins(table: &mut Table<'_>) -> Vec<String> {
         .collect()
 }
 
-/// What is understood and comes later.
-fn later(table: &mut Table<'_>) {
+/// Reads the settings that are checked but not implemented yet.
+fn not_implemented(table: &mut Table<'_>) {
     let report = table.report();
     if table
         .text("admin_listen")
         .and_then(|text| listen(&text))
         .is_some()
     {
-        report.not_in_force(
+        report.not_implemented(
             "server.admin_listen",
-            "admin API and dashboard stay at `server.listen`",
+            "the admin API and dashboard stay at `server.listen`",
         );
     }
     let network = "an address or network such as \"10.0.0.0/8\"";
@@ -179,9 +180,9 @@ fn later(table: &mut Table<'_>) {
         values::is_network(text).then_some(())
     });
     if !proxies.is_empty() {
-        report.not_in_force(
+        report.not_implemented(
             "server.trusted_proxies",
-            "the peer of a connection is its client",
+            "the peer of a connection counts as the client",
         );
     }
     if let Some(mut tls) = table.table("tls") {
@@ -189,6 +190,6 @@ fn later(table: &mut Table<'_>) {
             tls.required(name).and_then(Text::label);
         }
         tls.finish();
-        report.not_in_force("server.tls", "connections are not encrypted");
+        report.not_implemented("server.tls", "connections are not encrypted");
     }
 }

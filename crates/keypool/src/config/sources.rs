@@ -1,4 +1,4 @@
-//! The process and its files as sources: the only place that reads environment, working directory and configuration file.
+//! The sources of the configuration. Only this module reads the environment, working directory and configuration file.
 //!
 //! This module must never know what a setting means.
 
@@ -6,23 +6,23 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::place::{At, Document};
+use super::location::{Document, Location};
 use super::problem::Problem;
 use super::vars::Vars;
 
-/// Where a configuration is read from. Made once at start; environment and working directory are only read here.
+/// The sources of a configuration. Created once at start.
 ///
-/// Later sources win: defaults, file, environment, flags. One thing is more specific than the environment: a `base_url`
-/// that the file gives to a pool or key stands before `<PROVIDER>_BASE_URL`, which replaces the provider's own.
+/// Later sources win: defaults, file, environment, flags. One exception: a `base_url` of a pool or key in the file wins
+/// over `<PROVIDER>_BASE_URL`, which only replaces the provider's default.
 #[derive(Clone)]
 pub(crate) struct Sources {
     /// The file named on the command line.
     pub(crate) file: Option<PathBuf>,
-    /// The variables of the process, without those of `.env`.
+    /// The environment of the process, without `.env`.
     pub(crate) env: BTreeMap<String, String>,
     /// The working directory.
     pub(crate) dir: PathBuf,
-    /// What flags set.
+    /// Settings given by flags.
     pub(crate) overrides: Overrides,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Overrides {
 }
 
 impl Sources {
-    /// The sources of this process. Variables that are not UTF-8 are left out: nothing here could use them.
+    /// The sources of this process. Variables that are not UTF-8 are ignored: no setting could use them.
     pub(crate) fn from_process(
         file: Option<PathBuf>,
         overrides: Overrides,
@@ -56,20 +56,20 @@ impl Sources {
     }
 }
 
-/// The configuration file as it was found.
+/// The configuration file that was read.
 pub(super) struct Input {
-    /// Where it is, or would be.
+    /// Its path, even if it does not exist.
     pub(super) path: PathBuf,
     /// Its text.
     pub(super) document: Document,
     /// Why it cannot be used.
     pub(super) problem: Option<Problem>,
-    /// Whether its text is worth reading.
+    /// Whether the text can be parsed.
     pub(super) usable: bool,
 }
 
 impl Input {
-    /// Reads the file that is named, or the default one if it is there.
+    /// Reads the named file, or the default one if it exists.
     pub(super) fn read(sources: &Sources, vars: &Vars) -> Self {
         let named = sources
             .file
@@ -83,8 +83,8 @@ impl Input {
             Ok(Err(error)) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-                // Offsets are those of the document, which leaves a byte order mark out.
-                let at = At::File(text.trim_start_matches('\u{feff}').len());
+                // Offsets in a document do not count a byte order mark.
+                let at = Location::File(text.trim_start_matches('\u{feff}').len());
                 (
                     text,
                     Some(Problem::syntax(
@@ -98,7 +98,7 @@ impl Input {
             }
             Err(error) => {
                 let problem = Problem::syntax(
-                    &At::Path(name.clone()),
+                    &Location::Path(name.clone()),
                     format!("the configuration file cannot be read: {error}"),
                 );
                 let hint = (error.kind() == ErrorKind::NotFound)

@@ -1,35 +1,36 @@
-//! A string from any source, and what may be said about it: one that may be secret is never shown.
+//! A string from any source. Messages about it never show what may be secret.
 //!
-//! This module must never know where in a schema the string stands.
+//! This module must never know which setting the string belongs to.
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::problem::Problem;
 use super::report::Report;
 use super::values;
-use super::words;
 
-/// A string with its variables put in, from whichever source.
+/// A string from any source, with its variables replaced.
 ///
-/// It has no `Debug`, since it may hold a secret.
+/// It has no `Debug`, because it may contain a secret.
 pub(super) struct Text<'w> {
     report: &'w Report<'w>,
-    /// The string itself.
+    /// The value.
     pub(super) value: String,
-    /// The string as written, without the variables' values.
+    /// The string as written, with `${NAME}` in place of the variables' values.
     written: String,
-    /// Where it stands.
-    pub(super) at: At,
-    /// What it is called: `server.listen`, `KEYPOOL_LISTEN`, `--listen`.
+    /// Its location.
+    pub(super) at: Location,
+    /// Its name in messages: `server.listen`, `KEYPOOL_LISTEN`, `--listen`.
     pub(super) name: String,
 }
 
 impl<'w> Text<'w> {
-    /// A string of the file: as written, and with its variables put in.
-    pub(super) fn inside(
+    /// A string of the file, as written and with its variables replaced.
+    pub(super) fn from_file(
         report: &'w Report<'w>,
-        at: At,
+        at: Location,
         name: &str,
-        (written, value): (&str, String),
+        written: &str,
+        value: String,
     ) -> Self {
         Self {
             report,
@@ -43,19 +44,29 @@ impl<'w> Text<'w> {
     /// An environment variable; an empty one counts as unset.
     pub(super) fn variable(report: &'w Report<'w>, name: &str) -> Option<Self> {
         let value = report.vars().get(name)?;
-        Some(Self::outside(report, report.vars().at(name), name, value))
+        Some(Self::from_outside(
+            report,
+            report.vars().at(name),
+            name,
+            value,
+        ))
     }
 
-    /// A flag of the command line.
+    /// A command-line flag.
     pub(super) fn flag(
         report: &'w Report<'w>,
         name: &'static str,
         value: Option<&str>,
     ) -> Option<Self> {
-        Some(Self::outside(report, At::Flag(name), name, value?))
+        Some(Self::from_outside(
+            report,
+            Location::Flag(name),
+            name,
+            value?,
+        ))
     }
 
-    fn outside(report: &'w Report<'w>, at: At, name: &str, value: &str) -> Self {
+    fn from_outside(report: &'w Report<'w>, at: Location, name: &str, value: &str) -> Self {
         Self {
             report,
             value: value.to_owned(),
@@ -65,12 +76,12 @@ impl<'w> Text<'w> {
         }
     }
 
-    /// Where mistakes go.
+    /// Collects the mistakes.
     pub(super) fn report(&self) -> &'w Report<'w> {
         self.report
     }
 
-    /// The same place and name with another value.
+    /// Another value with the same location and name.
     pub(super) fn with(&self, value: &str) -> Self {
         Self {
             value: value.to_owned(),
@@ -81,25 +92,25 @@ impl<'w> Text<'w> {
         }
     }
 
-    /// Reports a mistake about the value without showing it.
-    pub(super) fn wrong(&self, what: &str) {
+    /// Reports a mistake in the value without showing it. `problem` continues the sentence after the name.
+    pub(super) fn invalid(&self, problem: &str) {
         self.report
-            .add(Problem::new(&self.at, format!("`{}` {what}", self.name)));
+            .add(Problem::new(&self.at, format!("`{}` {problem}", self.name)));
     }
 
-    /// What was written, for a message: without the variables' values.
+    /// The string as written, for a message.
     pub(super) fn shown(&self) -> String {
-        words::quoted(&self.written)
+        display::value(&self.written)
     }
 
-    /// Reports that something else was expected, and shows what was written.
+    /// Reports what was expected, and shows what was written.
     pub(super) fn must_be(&self, expected: &str, hint: Option<String>) {
         let message = format!("`{}` must be {expected}, found {}", self.name, self.shown());
         self.report
             .add(Problem::new(&self.at, message).maybe_hint(hint));
     }
 
-    /// What `read` makes of the value; `expected` says what that takes.
+    /// Parses the value with `read`, or reports that it must be `expected`.
     pub(super) fn read<T>(
         &self,
         expected: &str,
@@ -112,23 +123,23 @@ impl<'w> Text<'w> {
         value
     }
 
-    /// One of several words.
+    /// Returns the value of the matching word, or reports the words that are allowed.
     pub(super) fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == self.value) {
             return Some(*value);
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let hint =
-            words::nearest(&self.value, &names).map(|near| format!("did you mean \"{near}\"?"));
+            display::nearest(&self.value, &names).map(|near| format!("did you mean \"{near}\"?"));
         self.must_be(&any_of(words), hint);
         None
     }
 
-    /// A text that is not empty and has no control characters: a name of a model, a group, a file.
+    /// Returns the value if it is not empty and has no control characters: the name of a model, a group or a file.
     pub(super) fn label(self) -> Option<String> {
         match values::label_mistake(&self.value) {
             Some(mistake) => {
-                self.wrong(mistake);
+                self.invalid(mistake);
                 None
             }
             None => Some(self.value),
@@ -136,20 +147,20 @@ impl<'w> Text<'w> {
     }
 }
 
-/// What is expected where one of several words stands.
+/// The description of a setting that takes one of several words.
 pub(super) fn any_of<T>(words: &[(&'static str, T)]) -> String {
     let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    format!("one of {}", words::listed(&names))
+    format!("one of {}", display::alternatives(&names))
 }
 
-/// The value of the last source that has one. All are read, so that each mistake is told.
-pub(super) fn last<'w, T, const N: usize>(
+/// Returns the value of the last source that has a valid one. All are read, so that every mistake is reported.
+pub(super) fn last_valid<'w, T, const N: usize>(
     file: Option<Text<'w>>,
-    outside: [Option<Text<'w>>; N],
+    overrides: [Option<Text<'w>>; N],
     read: impl Fn(&Text<'w>) -> Option<T>,
 ) -> Option<T> {
     file.into_iter()
-        .chain(outside.into_iter().flatten())
+        .chain(overrides.into_iter().flatten())
         .filter_map(|text| read(&text))
         .last()
 }

@@ -1,4 +1,4 @@
-//! What single values look like: durations, sizes, addresses, names, `${NAME}`.
+//! Parsers for single values: durations, sizes, addresses, names, `${NAME}`.
 //!
 //! Everything here is pure: this module must never know a file, the environment or a section.
 
@@ -16,14 +16,14 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         "d" => 86_400.0,
         _ => return None,
     };
-    // Milliseconds are divided, so that 500 of them are half a second to the nanosecond.
+    // Milliseconds are divided, so that 500 ms are exactly half a second.
     let seconds = if unit == "ms" {
         number / 1_000.0
     } else {
         number * seconds
     };
-    let within = seconds <= 365.0 * 86_400.0;
-    within
+    let in_range = seconds <= 365.0 * 86_400.0;
+    in_range
         .then(|| Duration::try_from_secs_f64(seconds).ok())
         .flatten()
 }
@@ -49,14 +49,14 @@ pub(super) fn size(text: &str) -> Option<u64> {
         .flatten()
 }
 
-/// A number of bytes, if it is one that can be set.
+/// A number of bytes, if it is in the range of a size.
 pub(super) fn size_in_range(bytes: i128) -> Option<u64> {
     u64::try_from(bytes)
         .ok()
         .filter(|bytes| (1..=1 << 40).contains(bytes))
 }
 
-/// Digits with at most one point in between, and the rest.
+/// Splits into a number (digits, at most one point between them) and a unit.
 fn split_unit(text: &str) -> Option<(f64, &str)> {
     let (number, unit) = text.split_at(
         text.find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -95,13 +95,13 @@ pub(super) fn is_network(text: &str) -> bool {
     prefix.is_none_or(|text| decimal(text) && text.parse().is_ok_and(|length: u32| length <= bits))
 }
 
-/// A `Host` without port, in lower case.
+/// A host without a port, in lower case.
 pub(super) fn host(text: &str) -> Option<String> {
     let (host, port) = host_port(text)?;
     port.is_none().then(|| host.to_ascii_lowercase())
 }
 
-/// `https://app.example.com:8443` in the form in which browsers send it.
+/// An origin such as `https://app.example.com:8443`, in the form that browsers send.
 pub(super) fn origin(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once("://")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
@@ -121,7 +121,7 @@ pub(super) fn origin(text: &str) -> Option<String> {
     Some(format!("{scheme}://{}{port}", host.to_ascii_lowercase()))
 }
 
-/// Whether `text` is a URL of one of `schemes` with one host, or several with commas between; user and password may stand before.
+/// Whether `text` is a URL with one of `schemes`, an optional user and password, and one or more hosts separated by commas.
 pub(super) fn is_url(text: &str, schemes: &[&str]) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
@@ -135,7 +135,7 @@ pub(super) fn is_url(text: &str, schemes: &[&str]) -> bool {
         && hosts.split(',').all(|host| host_port(host).is_some())
 }
 
-/// A host name or address and its port.
+/// Splits a host name or address from its port.
 pub(super) fn host_port(text: &str) -> Option<(&str, Option<u16>)> {
     let end = match text.strip_prefix('[') {
         Some(rest) => rest.find(']')? + 2,
@@ -167,7 +167,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Whether a server that listens on `listen` answers at `host` and `port`.
-pub(super) fn answers(listen: SocketAddr, host: &str, port: u16) -> bool {
+pub(super) fn is_listened_at(listen: SocketAddr, host: &str, port: u16) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let address = match host.trim_end_matches('.') {
         name if name.eq_ignore_ascii_case("localhost") => Some(IpAddr::from([127, 0, 0, 1])),
@@ -194,20 +194,20 @@ pub(super) fn label_mistake(text: &str) -> Option<&'static str> {
     }
 }
 
-/// What is wrong with the name of a key; `None` if nothing is.
+/// What is wrong with the name of a key; `None` if it is valid.
 pub(super) fn name_mistake(text: &str) -> Option<&'static str> {
     label_mistake(text)
         .or_else(|| (text.chars().count() > 128).then_some("must have at most 128 characters"))
 }
 
-/// What is wrong with the name of a pool; `None` if nothing is.
+/// What is wrong with the name of a pool; `None` if it is valid.
 pub(super) fn pool_name_mistake(name: &str) -> Option<&'static str> {
     const RESERVED: &[&str] = &[
         "v1", "v1beta", "api", "ui", "metrics", "healthz", "readyz", "search", "extract", "crawl",
         "map", "research", "usage", "upload",
     ];
     if RESERVED.contains(&name) {
-        Some("is a path of keypool's own; choose another name")
+        Some("is one of keypool's own paths; choose another name")
     } else if name.is_empty()
         || name.starts_with('.')
         || !name
@@ -215,19 +215,19 @@ pub(super) fn pool_name_mistake(name: &str) -> Option<&'static str> {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     {
         Some(
-            "cannot stand in a path: a pool's name takes letters a to z, digits, `-`, `_` and `.`, and does not start with `.`",
+            "cannot be part of a path: a pool's name takes ASCII letters, digits, `-`, `_` and `.`, and does not start with `.`",
         )
     } else {
         None
     }
 }
 
-/// Whether a secret can stand in an HTTP header as it is: visible ASCII, no blank.
+/// Whether a secret is valid in an HTTP header: visible ASCII, no spaces.
 pub(super) fn fits_header(secret: &str) -> bool {
     secret.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether `name` can name a variable.
+/// Whether `name` is valid as the name of a variable.
 pub(super) fn is_variable(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty()
@@ -236,7 +236,7 @@ pub(super) fn is_variable(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Replaces each `${NAME}` of `raw` by what `value` gives for it.
+/// Replaces each `${NAME}` in `raw` by the `value` of the name.
 pub(super) fn replace(raw: &str, mut value: impl FnMut(&str) -> String) -> String {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
@@ -258,7 +258,7 @@ pub(super) fn replace(raw: &str, mut value: impl FnMut(&str) -> String) -> Strin
     out
 }
 
-/// Whether a `${` of `raw` stands for itself, since no `${NAME}` begins there.
+/// Whether `raw` has a `${` that does not start a `${NAME}`.
 pub(super) fn has_stray_reference(raw: &str) -> bool {
     raw.match_indices("${").any(|(at, _)| {
         let name = raw[at + 2..].split_once('}').map(|(name, _)| name);
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         for (text, millis) in [
             ("500ms", 500),
             ("30s", 30_000),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed() {
         for (text, bytes) in [
             ("64MiB", 64 << 20),
             ("512KiB", 512 << 10),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses() {
+    fn addresses_are_parsed() {
         assert_eq!(
             listen("localhost:80"),
             Some(SocketAddr::from(([127, 0, 0, 1], 80)))
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_and_urls() {
+    fn origins_and_urls_are_parsed() {
         for (text, expect) in [
             (
                 "https://App.example.com:443",
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_headers() {
+    fn only_visible_ascii_fits_a_header() {
         for (text, expect) in [
             ("!az-AZ_09.,~", true),
             ("a b", false),
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn own_listener() {
+    fn base_urls_of_the_own_listener_are_found() {
         let listen = |text: &str| text.parse::<SocketAddr>().unwrap();
         for (at, host, port, expect) in [
             ("127.0.0.1:8080", "localhost", 8080, true),
@@ -440,7 +440,7 @@ mod tests {
             ("127.0.0.1:8080", "[::ffff:127.0.0.1]", 8080, true),
         ] {
             assert_eq!(
-                answers(listen(at), host, port),
+                is_listened_at(listen(at), host, port),
                 expect,
                 "{at} {host}:{port}"
             );

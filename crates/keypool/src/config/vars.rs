@@ -1,4 +1,4 @@
-//! The environment: process variables over those of `.env`, and `${NAME}` in strings.
+//! Environment variables, of the process and of `.env`, and `${NAME}` in strings. The process wins over `.env`.
 //!
 //! This module must never put a variable's value into a message.
 
@@ -7,32 +7,32 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::dotenv;
-use super::place::At;
+use super::location::Location;
 use super::problem::Problem;
 use super::values;
 
-/// All environment variables that count.
+/// All environment variables.
 pub(super) struct Vars {
     values: BTreeMap<String, String>,
-    /// The place in `.env` of those that the process has not set.
-    places: BTreeMap<String, At>,
-    /// Those of them with a `${` that begins no reference, and whether anybody asked for them.
+    /// The location of each variable that comes from `.env`.
+    locations: BTreeMap<String, Location>,
+    /// Variables of `.env` with a stray `${`, and whether each was read.
     strays: Vec<(String, Cell<bool>)>,
 }
 
 /// Why `${NAME}` has no value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// There is no such variable.
+    /// The variable does not exist.
     Unset(String),
-    /// The variable is there, and empty.
+    /// The variable is empty.
     Empty(String),
 }
 
 impl Vars {
-    /// Reads `.env` at `path`, where there is one, under the variables of the process.
+    /// Reads `.env` at `path`, if it exists, and adds the variables of the process, which win.
     pub(super) fn read(path: &Path, process: &BTreeMap<String, String>) -> (Self, Vec<Problem>) {
-        // A directory of that name is a common place for a Python environment.
+        // A directory of that name is usually a Python environment.
         let text = if path.is_dir() {
             Ok(Vec::new())
         } else {
@@ -48,7 +48,7 @@ impl Vars {
                 return (
                     Self::of_process(process),
                     vec![Problem::new(
-                        &At::DotEnv(line, 1),
+                        &Location::DotEnv(line, 1),
                         "the file is not UTF-8 text",
                     )],
                 );
@@ -56,7 +56,7 @@ impl Vars {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => {
                 let problem = Problem::new(
-                    &At::Path(".env".to_owned()),
+                    &Location::Path(".env".to_owned()),
                     format!("cannot be read: {error}"),
                 );
                 return (Self::of_process(process), vec![problem]);
@@ -64,20 +64,20 @@ impl Vars {
         };
         let parsed = dotenv::parse(&text, process);
         let mut vars = Self::of_process(process);
-        for (name, assigned) in parsed.values {
+        for (name, assignment) in parsed.values {
             if !process.contains_key(&name) {
-                let at = At::DotEnv(assigned.line, assigned.column);
-                vars.places.insert(name.clone(), at);
-                if assigned.has_stray_reference {
+                let at = Location::DotEnv(assignment.line, assignment.column);
+                vars.locations.insert(name.clone(), at);
+                if assignment.has_stray_reference {
                     vars.strays.push((name.clone(), Cell::new(false)));
                 }
-                vars.values.insert(name, assigned.value);
+                vars.values.insert(name, assignment.value);
             }
         }
         let problems = parsed
             .mistakes
             .into_iter()
-            .map(|(line, message)| Problem::new(&At::DotEnv(line, 1), message))
+            .map(|(line, message)| Problem::new(&Location::DotEnv(line, 1), message))
             .collect();
         (vars, problems)
     }
@@ -85,27 +85,26 @@ impl Vars {
     fn of_process(process: &BTreeMap<String, String>) -> Self {
         Self {
             values: process.clone(),
-            places: BTreeMap::new(),
+            locations: BTreeMap::new(),
             strays: Vec::new(),
         }
     }
 
-    /// Where a variable was set: in `.env`, or else in the environment of the process.
-    pub(super) fn at(&self, name: &str) -> At {
-        self.places
+    /// Where a variable was set: in `.env` or in the environment of the process.
+    pub(super) fn at(&self, name: &str) -> Location {
+        self.locations
             .get(name)
             .cloned()
-            .unwrap_or_else(|| At::Variable(name.to_owned()))
+            .unwrap_or_else(|| Location::Variable(name.to_owned()))
     }
 
-    /// The variables of `.env` with a `${` that begins no reference, as far as they were asked for: the file may have
-    /// others, for programs that read it otherwise.
+    /// The variables of `.env` with a stray `${` that were read. Others are for programs with another syntax.
     pub(super) fn strays(&self) -> impl Iterator<Item = &str> {
         let used = self.strays.iter().filter(|(_, used)| used.get());
         used.map(|(name, _)| name.as_str())
     }
 
-    /// A variable's value; a blank one counts as unset.
+    /// A variable's value. A blank one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         if let Some((_, used)) = self.strays.iter().find(|(stray, _)| stray == name) {
             used.set(true);
@@ -116,7 +115,7 @@ impl Vars {
             .filter(|value| !value.trim().is_empty())
     }
 
-    /// Puts variables in the place of each `${NAME}`. Any other `$` stands for itself.
+    /// Replaces each `${NAME}` by the variable's value. Any other `$` is literal.
     pub(super) fn interpolate(&self, raw: &str) -> Result<String, Vec<Missing>> {
         let mut missing = Vec::new();
         let text = values::replace(raw, |name| {

@@ -1,4 +1,4 @@
-//! `[[virtual_keys]]`: what clients present, kept as digests.
+//! `[[virtual_keys]]`: the keys that clients present, stored as digests.
 //!
 //! This module must never show a secret or its digest.
 
@@ -10,15 +10,15 @@ use keypool_core::secret::Digest256;
 use keypool_gateway::settings::VirtualKeySettings;
 
 use super::admin::client_secret;
+use super::display;
 use super::keys::checked_name;
-use super::place::At;
+use super::location::Location;
+use super::not_implemented;
 use super::problem::Problem;
 use super::routes;
-use super::unforced;
 use super::walk::{Node, Table};
-use super::words;
 
-/// Reads all virtual keys; `pools` are the names that they may refer to.
+/// Reads all virtual keys. `pools` are the names that they may refer to.
 pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySettings> {
     let mut names = HashSet::new();
     let mut digests: HashMap<Digest256, String> = HashMap::new();
@@ -33,7 +33,7 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
         {
             report.add(Problem::new(
                 at,
-                format!("there are two virtual keys named {}", words::shown(name)),
+                format!("there are two virtual keys named {}", display::name(name)),
             ));
         }
         let name = name.map(|(name, _)| name);
@@ -45,21 +45,21 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
                     at,
                     format!(
                         "this virtual key has the secret of {}",
-                        words::shown(&first)
+                        display::name(&first)
                     ),
                 ));
             }
         }
-        let rest = Rest::read(&mut table, pools);
+        let permissions = Permissions::read(&mut table, pools);
         table.finish();
         if let (Some(name), Some((digest, _))) = (name, digest) {
-            let Rest {
+            let Permissions {
                 models,
                 pools,
                 native,
                 expires,
                 disabled,
-            } = rest;
+            } = permissions;
             out.push(VirtualKeySettings {
                 name: name.into(),
                 digest,
@@ -74,8 +74,8 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
     out
 }
 
-/// What is left beside name and secret.
-struct Rest {
+/// What a virtual key may do.
+struct Permissions {
     models: Vec<String>,
     pools: Vec<String>,
     native: bool,
@@ -83,11 +83,11 @@ struct Rest {
     disabled: bool,
 }
 
-impl Rest {
+impl Permissions {
     fn read(table: &mut Table<'_>, known: &[&str]) -> Self {
         let all = || vec!["*".to_owned()];
-        table.doubt_if_empty("models", "this virtual key may use no model");
-        table.doubt_if_empty("pools", "this virtual key may use no pool");
+        table.warn_if_empty("models", "this virtual key may use no model");
+        table.warn_if_empty("pools", "this virtual key may use no pool");
         let models = table.labels("models").unwrap_or_else(all);
         let pools = table.texts("pools").map(|texts| {
             texts
@@ -96,7 +96,7 @@ impl Rest {
                 .for_each(|text| routes::known_pool(text, known));
             texts.into_iter().map(|text| text.value).collect()
         });
-        unforced::virtual_key_limits(table);
+        not_implemented::virtual_key_limits(table);
         Self {
             models,
             pools: pools.unwrap_or_else(all),
@@ -107,8 +107,8 @@ impl Rest {
     }
 }
 
-/// The digest of `key`, or the one that `key_sha256` gives.
-fn digest(table: &mut Table<'_>) -> Option<(Digest256, At)> {
+/// The digest of `key`, or the one in `key_sha256`.
+fn digest(table: &mut Table<'_>) -> Option<(Digest256, Location)> {
     const HINT: &str = "give `key`, or `key_sha256` with the 64 hexadecimal digits of its SHA-256";
     let report = table.report();
     match (table.take("key"), table.take("key_sha256")) {
@@ -137,7 +137,7 @@ fn digest(table: &mut Table<'_>) -> Option<(Digest256, At)> {
             let text = node.text("a string")?;
             let digest = Digest256::from_hex(text.value.trim());
             if digest.is_none() {
-                text.wrong("must be a SHA-256 in 64 hexadecimal digits");
+                text.invalid("must be a SHA-256 in 64 hexadecimal digits");
             }
             Some((digest?, node.at()))
         }

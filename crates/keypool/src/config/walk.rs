@@ -1,6 +1,6 @@
-//! A cursor over the parsed file that keeps every place: a schema asks for its fields, and what it did not ask for is a mistake.
+//! Reads the parsed file field by field and keeps every location. A field that no schema reads is a mistake.
 //!
-//! This module must never know a particular section; and it must never show a value that may be secret.
+//! This module must never know a particular section, and must never show a value that may be secret.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::problem::Problem;
 use super::report::Report;
 use super::text::{Text, any_of};
 use super::values;
 use super::vars::Missing;
-use super::words;
 
-/// A table being read.
-#[must_use = "`finish` reports the fields that nobody asked for"]
+/// A table that is being read.
+#[must_use = "`finish` reports the unknown fields"]
 pub(super) struct Table<'w> {
     report: &'w Report<'w>,
     entries: &'w DeTable<'w>,
-    at: At,
+    at: Location,
     path: String,
-    asked: Vec<&'static str>,
+    known_fields: Vec<&'static str>,
 }
 
-/// A value being read.
+/// A value that is being read.
 pub(super) struct Node<'w> {
     report: &'w Report<'w>,
     value: &'w Spanned<DeValue<'w>>,
@@ -39,25 +39,25 @@ impl<'w> Table<'w> {
         Self {
             report,
             entries,
-            at: At::File(0),
+            at: Location::File(0),
             path: String::new(),
-            asked: Vec::new(),
+            known_fields: Vec::new(),
         }
     }
 
-    /// Where mistakes go.
+    /// Collects the mistakes.
     pub(super) fn report(&self) -> &'w Report<'w> {
         self.report
     }
 
-    /// Where the table starts.
-    pub(super) fn at(&self) -> &At {
+    /// The location of the table.
+    pub(super) fn at(&self) -> &Location {
         &self.at
     }
 
-    /// The field `name`, if it is there.
+    /// The field `name`, if it is set.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Node<'w>> {
-        self.asked.push(name);
+        self.known_fields.push(name);
         let value = self.entries.get(name)?;
         Some(Node {
             report: self.report,
@@ -89,7 +89,7 @@ impl<'w> Table<'w> {
         self.take(name)?.text("a string")
     }
 
-    /// A string that must be there.
+    /// A string that must be set.
     pub(super) fn required(&mut self, name: &'static str) -> Option<Text<'w>> {
         match self.take(name) {
             Some(node) => node.text("a string"),
@@ -114,7 +114,7 @@ impl<'w> Table<'w> {
         )
     }
 
-    /// A list of strings of which none is empty or has control characters.
+    /// A list of strings that are not empty and have no control characters.
     pub(super) fn labels(&mut self, name: &'static str) -> Option<Vec<String>> {
         Some(
             self.texts(name)?
@@ -124,13 +124,13 @@ impl<'w> Table<'w> {
         )
     }
 
-    /// Where the field `name` has its value.
-    pub(super) fn place_of(&self, name: &str) -> Option<At> {
-        Some(At::File(self.entries.get(name)?.span().start))
+    /// The location of the value of the field `name`.
+    pub(super) fn location_of(&self, name: &str) -> Option<Location> {
+        Some(Location::File(self.entries.get(name)?.span().start))
     }
 
-    /// Warns where the field `name` is an empty list; `told` says what follows from that.
-    pub(super) fn doubt_if_empty(&self, name: &'static str, told: &str) {
+    /// Warns if the field `name` is an empty list. `consequence` says what that means.
+    pub(super) fn warn_if_empty(&self, name: &'static str, consequence: &str) {
         let Some(list) = self.entries.get(name) else {
             return;
         };
@@ -139,12 +139,13 @@ impl<'w> Table<'w> {
             .as_array()
             .is_some_and(|items| items.is_empty())
         {
-            let warning = format!("`{}` is an empty list: {told}", self.path_of(name));
-            self.report.doubt(&At::File(list.span().start), &warning);
+            let warning = format!("`{}` is an empty list: {consequence}", self.path_of(name));
+            self.report
+                .warn_at(&Location::File(list.span().start), &warning);
         }
     }
 
-    /// One of several words, each with what it means.
+    /// One of several words, each with its value.
     pub(super) fn one_of<T: Copy>(
         &mut self,
         name: &'static str,
@@ -184,7 +185,7 @@ impl<'w> Table<'w> {
         T::try_from(number?).ok()
     }
 
-    /// A share from 0 to 1; 0 itself only where `zero` says so.
+    /// A share from 0 to 1. `zero` says whether 0 itself is allowed.
     pub(super) fn share(&mut self, name: &'static str, zero: bool) -> Option<f64> {
         let node = self.take(name)?;
         let number = match node.value.get_ref() {
@@ -238,8 +239,8 @@ impl<'w> Table<'w> {
         size
     }
 
-    /// The entries of a table whose names the user chooses, in the order of the file.
-    pub(super) fn entries(&self) -> Vec<(String, At, Node<'w>)> {
+    /// The entries of a table whose field names the user chooses, in the order of the file.
+    pub(super) fn entries(&self) -> Vec<(String, Location, Node<'w>)> {
         let mut entries: Vec<_> = self.entries.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let named = entries.into_iter().map(|(key, value)| {
@@ -248,16 +249,20 @@ impl<'w> Table<'w> {
                 value,
                 path: self.path_of(key.get_ref()),
             };
-            (key.get_ref().to_string(), At::File(key.span().start), node)
+            (
+                key.get_ref().to_string(),
+                Location::File(key.span().start),
+                node,
+            )
         });
         named.collect()
     }
 
-    /// Reports the fields that nobody asked for.
+    /// Reports the unknown fields.
     pub(super) fn finish(self) {
         for (key, value) in self.entries {
             let name: &str = key.get_ref();
-            if self.asked.contains(&name) {
+            if self.known_fields.contains(&name) {
                 continue;
             }
             let what = if value.get_ref().is_table() {
@@ -265,41 +270,41 @@ impl<'w> Table<'w> {
             } else {
                 "field"
             };
-            let home = match &*self.path {
+            let parent = match &*self.path {
                 "" => "at the top level".to_owned(),
                 path => format!("in `{path}`"),
             };
-            let hint = match words::nearest(name, &self.asked) {
+            let hint = match display::nearest(name, &self.known_fields) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known there: {}", self.asked.join(", ")),
+                None => format!("known there: {}", self.known_fields.join(", ")),
             };
-            let message = format!("unknown {what} {} {home}", words::unknown(name));
+            let message = format!("unknown {what} {} {parent}", display::unknown_name(name));
             self.report
-                .add(Problem::new(&At::File(key.span().start), message).hint(hint));
+                .add(Problem::new(&Location::File(key.span().start), message).hint(hint));
         }
     }
 
     fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() {
-            words::escaped(name)
+            display::bare_name(name)
         } else {
-            format!("{}.{}", self.path, words::escaped(name))
+            format!("{}.{}", self.path, display::bare_name(name))
         }
     }
 }
 
 impl<'w> Node<'w> {
-    /// Where the value starts.
-    pub(super) fn at(&self) -> At {
-        At::File(self.value.span().start)
+    /// The location of the value.
+    pub(super) fn at(&self) -> Location {
+        Location::File(self.value.span().start)
     }
 
-    /// What it is called: `pools.vision.keys`.
+    /// Its name in messages: `pools.vision.keys`.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// The value itself, for what has several forms.
+    /// The value itself, for settings with several forms.
     pub(super) fn value(&self) -> &'w DeValue<'w> {
         self.value.get_ref()
     }
@@ -316,11 +321,11 @@ impl<'w> Node<'w> {
             entries,
             at,
             path: self.path,
-            asked: Vec::new(),
+            known_fields: Vec::new(),
         })
     }
 
-    /// The items of a list; `expected` says which list.
+    /// The items of a list. `expected` describes the list in the message if it is something else.
     pub(super) fn items(&self, expected: &str) -> Option<Vec<Node<'w>>> {
         let Some(array) = self.value.get_ref().as_array() else {
             self.must_be(expected);
@@ -338,26 +343,27 @@ impl<'w> Node<'w> {
         )
     }
 
-    /// The value as a string with its variables put in; `expected` says what the string stands for.
+    /// The value as a string with its variables replaced. `expected` describes it in the message if it is something else.
     pub(super) fn text(&self, expected: &str) -> Option<Text<'w>> {
         let Some(written) = self.value.get_ref().as_str() else {
             self.must_be(expected);
             return None;
         };
         if values::has_stray_reference(written) {
-            self.report.doubt_reference(&self.at(), &self.path);
+            self.report.warn_stray_reference(&self.at(), &self.path);
         }
         match self.report.vars().interpolate(written) {
-            Ok(value) => Some(Text::inside(
+            Ok(value) => Some(Text::from_file(
                 self.report,
                 self.at(),
                 &self.path,
-                (written, value),
+                written,
+                value,
             )),
             Err(missing) => {
                 missing
                     .into_iter()
-                    .for_each(|missing| self.report.add(self.lacks(missing)));
+                    .for_each(|missing| self.report.add(self.missing_variable(missing)));
                 None
             }
         }
@@ -373,15 +379,18 @@ impl<'w> Node<'w> {
         let found = match self.value.get_ref() {
             DeValue::String(_) => "a string".to_owned(),
             DeValue::Integer(number) => {
-                format!("the whole number {}", words::escaped(&number.to_string()))
+                format!(
+                    "the whole number {}",
+                    display::bare_name(&number.to_string())
+                )
             }
-            DeValue::Float(number) => format!("the number {}", words::escaped(number.as_str())),
+            DeValue::Float(number) => format!("the number {}", display::bare_name(number.as_str())),
             DeValue::Boolean(on) => on.to_string(),
             DeValue::Datetime(_) => "a date".to_owned(),
             DeValue::Array(_) => "a list".to_owned(),
             DeValue::Table(_) => "a table".to_owned(),
         };
-        // A number where a string belongs may be a key that lacks its quotes.
+        // A number in place of a string may be a key without its quotes: do not show it.
         let found = match self.value.get_ref() {
             DeValue::Integer(_) | DeValue::Float(_) if !expected.contains("number") => {
                 "a number".to_owned()
@@ -399,14 +408,14 @@ impl<'w> Node<'w> {
         i128::from_str_radix(number.as_str(), number.radix()).ok()
     }
 
-    fn lacks(&self, missing: Missing) -> Problem {
+    fn missing_variable(&self, missing: Missing) -> Problem {
         let (name, state) = match &missing {
             Missing::Unset(name) => (name, "not set"),
             Missing::Empty(name) => (name, "empty"),
         };
-        let name = words::variable(name);
+        let name = display::variable(name);
         let message = format!(
-            "`{}` takes the environment variable `{name}`, which is {state}",
+            "`{}` uses the environment variable `{name}`, which is {state}",
             self.path
         );
         Problem::new(&self.at(), message)

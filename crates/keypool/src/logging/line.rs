@@ -1,4 +1,4 @@
-//! One event as one line. Fields keep the order of the code; the message comes first.
+//! Formats one event as one line: the message first, then the fields in the order in which the code lists them.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-/// How lines look.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// `time LEVEL message field=value …`
@@ -17,33 +17,33 @@ pub(super) enum Form {
         /// With colours, for a terminal.
         coloured: bool,
     },
-    /// An object a line: `timestamp`, `level`, `message`, and the fields.
+    /// A JSON object with `timestamp`, `level`, `message` and the fields.
     Json,
 }
 
-/// Hands the event's line, with its end, to `take`. The buffer behind it is used again.
-pub(super) fn with(form: Form, event: &Event<'_>, take: impl FnOnce(&[u8])) {
+/// Formats the event and passes its line, with the line break, to `write`. Each thread reuses one buffer.
+pub(super) fn with(form: Form, event: &Event<'_>, write: impl FnOnce(&[u8])) {
     thread_local! {
         static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     LINE.with(|line| {
-        // A field whose formatting logs by itself finds the buffer in use, and uses one of its own.
+        // If formatting a field logs an event itself, the buffer is in use: take a new one.
         match line.try_borrow_mut() {
             Ok(mut line) => {
                 line.clear();
-                write(form, event, &mut line);
-                take(&line);
+                format(form, event, &mut line);
+                write(&line);
             }
             Err(_) => {
                 let mut line = Vec::new();
-                write(form, event, &mut line);
-                take(&line);
+                format(form, event, &mut line);
+                write(&line);
             }
         }
     });
 }
 
-fn write(form: Form, event: &Event<'_>, line: &mut Vec<u8>) {
+fn format(form: Form, event: &Event<'_>, line: &mut Vec<u8>) {
     let level = *event.metadata().level();
     match form {
         Form::Text { coloured } => {
@@ -79,14 +79,14 @@ fn colour_of(level: Level) -> &'static str {
     }
 }
 
-/// RFC 3339 in UTC with microseconds. Date and time of day are worked out once a second.
+/// RFC 3339 in UTC with microseconds. Date and time of day are formatted once per second.
 fn write_time(line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: Cell<(u64, [u8; 20])> = const { Cell::new((u64::MAX, [0; 20])) };
     }
     #[expect(
         clippy::disallowed_methods,
-        reason = "a log says when it was written, whatever time a test simulates"
+        reason = "a log line has the real time, even where a test simulates another"
     )]
     let now = std::time::SystemTime::now();
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -113,7 +113,7 @@ fn time_of_day(second: u64) -> [u8; 20] {
         .unwrap_or(*b"0000-00-00T00:00:00.")
 }
 
-/// The message, then ` field=value`; texts in quotes, escaped.
+/// Writes the message, then ` field=value` for each field. Strings are quoted and escaped.
 struct Text<'a>(&'a mut Vec<u8>);
 
 impl Text<'_> {
@@ -160,7 +160,7 @@ impl Visit for Text<'_> {
     }
 }
 
-/// Escapes what could end the line or steer a terminal.
+/// Escapes control characters, which could end the line or control a terminal.
 struct OneLine<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for OneLine<'_> {
@@ -181,7 +181,7 @@ impl fmt::Write for OneLine<'_> {
     }
 }
 
-/// `,"field":value` for each field.
+/// Writes `,"field":value` for each field.
 struct Json<'a>(&'a mut Vec<u8>);
 
 impl Json<'_> {
@@ -189,7 +189,7 @@ impl Json<'_> {
         self.0.extend_from_slice(b",\"");
         self.0.extend_from_slice(field.name().as_bytes());
         self.0.extend_from_slice(b"\":");
-        // Fails for no text and no number.
+        // Cannot fail: the values are strings, numbers and lists of strings.
         let _ = serde_json::to_writer(&mut *self.0, &value);
     }
 }
@@ -228,8 +228,8 @@ impl Visit for Json<'_> {
     }
 }
 
-/// Events have no lists: the gateway writes one as JSON, which is taken for one here. Of what comes from outside only
-/// a request's method comes this way, which has no brackets.
+/// `tracing` has no list values: the gateway formats a list as JSON, which is recognised here. The only outside value
+/// formatted this way is a request's method, which cannot contain brackets.
 fn list(field: &Field, text: &str) -> Option<Vec<String>> {
     if field.name() == "message" || !text.starts_with('[') {
         return None;
@@ -241,41 +241,25 @@ fn list(field: &Field, text: &str) -> Option<Vec<String>> {
 mod tests {
     use std::sync::Arc;
 
+    use keypool_gateway::settings::LogLevel;
     use parking_lot::Mutex;
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Metadata, Subscriber};
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::registry::Registry;
 
+    use super::super::{MaxLevel, layer};
     use super::*;
 
-    /// Keeps the lines of the events of one thread.
-    struct Kept(Form, Arc<Mutex<Vec<String>>>);
-
-    impl Subscriber for Kept {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn event(&self, event: &Event<'_>) {
-            with(self.0, event, |line| {
-                let line = String::from_utf8(line.to_vec()).unwrap();
-                self.1.lock().push(line);
-            });
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-
     fn lines(form: Form, log: impl FnOnce()) -> Vec<String> {
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        tracing::subscriber::with_default(Kept(form, Arc::clone(&kept)), log);
-        kept.lock().clone()
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&lines);
+        let write = move |line: &[u8], _| {
+            let line = String::from_utf8(line.to_vec()).unwrap();
+            written.lock().push(line);
+        };
+        let max_level = Arc::new(MaxLevel::new(LogLevel::Trace));
+        let subscriber = Registry::default().with(layer(form, max_level, write));
+        tracing::subscriber::with_default(subscriber, log);
+        lines.lock().clone()
     }
 
     fn log_one() {
@@ -297,19 +281,19 @@ mod tests {
     }
 
     #[test]
-    fn text_is_one_line_whatever_stands_in_it() {
+    fn a_text_line_has_no_control_characters() {
         let lines = lines(Form::Text { coloured: false }, log_one);
-        let (time, rest) = lines[0].split_at(27);
+        let (time, line) = lines[0].split_at(27);
         assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
         assert_eq!(
-            rest,
+            line,
             "  WARN two\\r\\nlines of 主 status=200 ms=1.5 path=\"/a\\\"b\\n\" ok=true less=-1 \
              method=GET\\u{1b}[0m names=[\"a\",\"küche \\\"2\\\"\"] address=[::1]:80 error=no\\nway\n"
         );
     }
 
     #[test]
-    fn json_is_an_object_a_line() {
+    fn a_json_line_is_one_object() {
         let lines = lines(Form::Json, log_one);
         assert_eq!(lines[0].matches('\n').count(), 1, "{}", lines[0]);
         let mut object: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();

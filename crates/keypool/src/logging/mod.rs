@@ -1,10 +1,15 @@
-//! Where log lines go and how they look: text for people, JSON lines for machines; always to standard error.
+//! The log: one line per event, on standard error, as text for people or JSON for machines.
 //!
 //! A line for each request is a cost of each request. Lines are therefore formatted straight into a buffer and
-//! written together a few times a tenth of a second, warnings and errors at once.
+//! written in batches every 20 ms, warnings and errors at once.
+//!
+//! The log is one layer of a `tracing_subscriber::Registry`. Others, such as an OpenTelemetry exporter, are added to it in
+//! `start`; only they make spans cost anything.
 
 mod line;
 mod output;
+#[cfg(test)]
+mod tests;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -12,21 +17,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keypool_gateway::settings::{LogFormat, LogLevel, LogSettings};
 use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::{Interest, Subscriber};
-use tracing::{Event, Level, Metadata};
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use line::Form;
 pub(crate) use output::flush;
 
 /// A handle on the running log.
 pub(crate) struct Logging {
-    least: Arc<Least>,
+    max_level: Arc<MaxLevel>,
 }
 
-/// Starts logging; from then on only the level can change.
+/// Starts logging. Afterwards only the level can change.
 pub(crate) fn start(settings: &LogSettings) -> Logging {
-    let least = Arc::new(Least::of(settings.level));
+    let max_level = Arc::new(MaxLevel::new(settings.level));
     let form = match settings.format {
         LogFormat::Text => Form::Text {
             coloured: std::io::stderr().is_terminal(),
@@ -34,25 +41,34 @@ pub(crate) fn start(settings: &LogSettings) -> Logging {
         LogFormat::Json => Form::Json,
     };
     output::start();
-    let lines = Lines {
-        form,
-        least: Arc::clone(&least),
-    };
-    // Fails where a log is running already, as in tests that start twice: that one stays.
-    let _ = tracing::subscriber::set_global_default(lines);
-    Logging { least }
+    let log = layer(form, Arc::clone(&max_level), output::append);
+    // Fails if a log is already running, as in tests that start twice: that one stays.
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(log));
+    Logging { max_level }
 }
 
 impl Logging {
     /// Changes the least severe level that is written.
     pub(crate) fn set_level(&self, level: LogLevel) {
-        self.least.set(level);
+        self.max_level.set(level);
         tracing::callsite::rebuild_interest_cache();
     }
 }
 
-/// The least severe level that is written, as its place in `LEVELS`.
-struct Least(AtomicUsize);
+/// The layer that writes the log. `write` takes a line with its end, and whether the line is urgent.
+fn layer<S>(
+    form: Form,
+    max_level: Arc<MaxLevel>,
+    write: impl Fn(&[u8], bool) + 'static,
+) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    LineLayer { form, write }.with_filter(EventFilter(max_level))
+}
+
+/// The least severe level that is written, as its index in `LEVELS`.
+struct MaxLevel(AtomicUsize);
 
 const LEVELS: [Level; 5] = [
     Level::ERROR,
@@ -62,68 +78,63 @@ const LEVELS: [Level; 5] = [
     Level::TRACE,
 ];
 
-impl Least {
-    fn of(level: LogLevel) -> Self {
-        let least = Self(AtomicUsize::new(0));
-        least.set(level);
-        least
+impl MaxLevel {
+    fn new(level: LogLevel) -> Self {
+        let max_level = Self(AtomicUsize::new(0));
+        max_level.set(level);
+        max_level
     }
 
     fn set(&self, level: LogLevel) {
-        let place = match level {
+        let index = match level {
             LogLevel::Error => 0,
             LogLevel::Warn => 1,
             LogLevel::Info => 2,
             LogLevel::Debug => 3,
             LogLevel::Trace => 4,
         };
-        self.0.store(place, Ordering::Relaxed);
+        self.0.store(index, Ordering::Relaxed);
     }
 
-    fn level(&self) -> Level {
+    fn get(&self) -> Level {
         LEVELS[self.0.load(Ordering::Relaxed)]
     }
 }
 
-/// Writes a line for each event. Spans are not kept: every event carries what belongs to it.
-struct Lines {
+/// Writes one line per event.
+struct LineLayer<W> {
     form: Form,
-    least: Arc<Least>,
+    write: W,
 }
 
-impl Subscriber for Lines {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // Asked once for each place in the code and again after the level has changed, so that a line that is not
-        // wanted costs nothing.
-        if self.enabled(metadata) {
+impl<S: Subscriber, W: Fn(&[u8], bool) + 'static> Layer<S> for LineLayer<W> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let is_urgent = *event.metadata().level() <= Level::WARN;
+        line::with(self.form, event, |line| (self.write)(line, is_urgent));
+    }
+}
+
+/// Lets the log see events of the configured level and no spans: every event carries the fields that belong to it.
+///
+/// A filter of this layer alone. A `register_callsite` of the layer itself would hide spans from the other layers too.
+struct EventFilter(Arc<MaxLevel>);
+
+impl<S> Filter<S> for EventFilter {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        metadata.is_event() && *metadata.level() <= self.0.get()
+    }
+
+    /// Called once per place in the code, and again after the level has changed. If no other layer wants the event or
+    /// span, it is disabled there and costs nothing.
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if metadata.is_event() && *metadata.level() <= self.0.get() {
             Interest::always()
         } else {
             Interest::never()
         }
     }
 
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.least.level()
-    }
-
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::from_level(self.least.level()))
+        Some(LevelFilter::from_level(self.0.get()))
     }
-
-    fn event(&self, event: &Event<'_>) {
-        let is_urgent = *event.metadata().level() <= Level::WARN;
-        line::with(self.form, event, |line| output::append(line, is_urgent));
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }

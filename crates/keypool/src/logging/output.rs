@@ -1,6 +1,6 @@
-//! Standard error, written in batches: each thread collects its lines, and one thread writes those of all.
+//! Writes the log to standard error in batches: each thread collects its lines, and one thread writes them all.
 //!
-//! A process that is killed loses what was logged in the last moment, at most; one that ends or panics loses nothing.
+//! A process that is killed loses at most the lines of the last 20 ms. One that exits or panics loses nothing.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +11,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 
-/// A line waits for others for so long.
+/// How long lines are collected before they are written.
 const BATCH_FOR: Duration = Duration::from_millis(20);
-/// A thread that has collected so many bytes writes them itself.
+/// A thread that has collected this many bytes writes them itself.
 const MAX_BATCH: usize = 256 * 1024;
 
 static BATCHES: LazyLock<ThreadLocal<Mutex<Vec<u8>>>> = LazyLock::new(ThreadLocal::new);
-/// Whether the writer knows that there is something to write.
+/// Whether the writer has been woken and has not started writing yet.
 static IS_FILLED: AtomicBool = AtomicBool::new(false);
 static WRITER: OnceLock<Thread> = OnceLock::new();
-/// One at a time writes, so that lines stay whole and a thread's own in order.
+/// Held while writing, so that lines stay whole and each thread's lines stay in order.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// Starts the thread that writes. Without it, lines are written one by one.
+/// Starts the writer thread. Without it, every line is written at once.
 pub(super) fn start() {
     let started = std::thread::Builder::new()
         .name("keypool-log".to_owned())
@@ -36,7 +36,7 @@ pub(super) fn start() {
             }
         });
     if let Ok(writer) = started {
-        // Set already where a log was started before, as in tests.
+        // Already set if a log was started before, as in tests.
         let _ = WRITER.set(writer.thread().clone());
     }
     let report = std::panic::take_hook();
@@ -46,7 +46,7 @@ pub(super) fn start() {
     }));
 }
 
-/// Puts a line (with its end) where it will be written; at once, if it is urgent.
+/// Queues a line (with its line break) for writing. An urgent line is written at once.
 pub(super) fn append(line: &[u8], is_urgent: bool) {
     let length = {
         let mut batch = BATCHES.get_or_default().lock();
@@ -63,19 +63,19 @@ pub(super) fn append(line: &[u8], is_urgent: bool) {
     }
 }
 
-/// Writes what all threads have collected.
+/// Writes the lines of all threads.
 pub(crate) fn flush() {
-    let _one_at_a_time = WRITING.lock();
+    let _writing = WRITING.lock();
     for batch in BATCHES.iter() {
         let collected = std::mem::take(&mut *batch.lock());
         if collected.is_empty() {
             continue;
         }
-        // Nobody is left to tell that standard error cannot be written.
+        // If standard error cannot be written, there is nowhere to report it.
         let _ = std::io::stderr().write_all(&collected);
         let mut emptied = collected;
         emptied.clear();
-        // Given back for the next lines, unless some came meanwhile or it grew out of proportion.
+        // Reuse the buffer, unless new lines have arrived meanwhile or it has grown too large.
         let mut batch = batch.lock();
         if batch.is_empty() && emptied.capacity() <= MAX_BATCH {
             *batch = emptied;

@@ -1,8 +1,8 @@
-//! A load generator that keeps to its timetable, for benchmarks: latency at a fixed rate, and fixed numbers of requests.
+//! An open-loop load generator for benchmarks: latency at a fixed rate, and fixed numbers of requests.
 //!
-//! At a fixed rate every request has its time. When no connection is free then, the wait counts as latency: a slow
-//! answer must not hide the requests that it held up ("coordinated omission").
-//! Threads and blocking sockets, since a runtime's timer rounds to whole milliseconds.
+//! At a fixed rate, every request has its time. If no connection is free then, the wait counts as latency: a slow
+//! response must not hide the requests that it delays ("coordinated omission").
+//! It uses threads and blocking sockets, because a runtime's timer rounds to whole milliseconds.
 //! It must never know what it measures.
 
 use std::fs;
@@ -16,33 +16,33 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::json;
 
-/// The longest silence of the other side.
+/// Maximum time without a byte from the server.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The longest head of an answer.
+/// Maximum size of a response head.
 const MAX_HEAD: usize = 64 << 10;
-/// From the start of the threads to the first request, so that all have their connection by then.
+/// Time from the start of the threads to the first request, so that all have connected by then.
 const HEAD_START: Duration = Duration::from_millis(50);
 
 /// Sends one request many times over keep-alive connections, and prints the latencies as JSON.
 #[derive(Parser)]
 #[command(name = "keypool-load", version)]
 struct Args {
-    /// Where to.
+    /// Address of the server.
     #[arg(long)]
     target: SocketAddr,
-    /// The path of the request.
+    /// Path of the request.
     #[arg(long, default_value = "/v1/chat/completions")]
     path: String,
-    /// The file with the request's body: JSON.
+    /// File with the JSON body of the request.
     #[arg(long)]
     body: PathBuf,
-    /// Connections.
+    /// Number of connections.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
-    /// Requests in all.
+    /// Total number of requests.
     #[arg(long)]
     requests: usize,
-    /// Requests a second, evenly spaced; without it, a connection's next request follows its answer.
+    /// Requests per second, evenly spaced. Without it, each connection sends its next request after a response.
     #[arg(long)]
     rate: Option<u32>,
 }
@@ -53,22 +53,22 @@ fn main() -> io::Result<()> {
         target: args.target,
         request: request(&args.path, args.target, &fs::read(&args.body)?),
         requests: args.requests,
-        timetable: args.rate.map(|rate| Timetable {
+        schedule: args.rate.map(|rate| Schedule {
             begin: now() + HEAD_START,
             interval: Duration::from_secs(1) / rate.max(1),
         }),
         next: AtomicUsize::new(0),
     };
-    let mut result = Tally::default();
+    let mut result = Totals::default();
     thread::scope(|scope| -> io::Result<()> {
         let workers: Vec<_> = (0..args.connections)
             .map(|_| scope.spawn(|| plan.work()))
             .collect();
         for worker in workers {
-            let tally = worker
+            let totals = worker
                 .join()
                 .map_err(|_| io::Error::other("a thread of the load generator panicked"))?;
-            result.add(tally?);
+            result.add(totals?);
         }
         Ok(())
     })?;
@@ -91,81 +91,81 @@ fn request(path: &str, target: SocketAddr, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// What all connections share.
+/// The plan that all connections share.
 struct Plan {
     target: SocketAddr,
     request: Vec<u8>,
     requests: usize,
-    timetable: Option<Timetable>,
+    schedule: Option<Schedule>,
     /// The number of the next request.
     next: AtomicUsize,
 }
 
-struct Timetable {
+struct Schedule {
     begin: Instant,
     interval: Duration,
 }
 
 impl Plan {
-    /// Sends requests over one connection while there are any left.
+    /// Sends requests over one connection until none is left.
     ///
     /// # Errors
-    /// Where no connection can be made. A request that fails is counted, and another connection made.
-    fn work(&self) -> io::Result<Tally> {
-        let mut tally = Tally::default();
+    /// If it cannot connect. A failed request is counted, and a new connection opened.
+    fn work(&self) -> io::Result<Totals> {
+        let mut totals = Totals::default();
         let mut connection = Connection::open(self.target)?;
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.requests {
-                return Ok(tally);
+                return Ok(totals);
             }
-            let start = self.wait(number, &mut tally);
+            let start = self.wait(number, &mut totals);
             match connection.call(&self.request) {
-                Ok(200..=299) => tally.latencies.push(now() - start),
-                Ok(_) => tally.failed += 1,
+                Ok(200..=299) => totals.latencies.push(now() - start),
+                Ok(_) => totals.failed += 1,
                 Err(_) => {
-                    tally.failed += 1;
+                    totals.failed += 1;
                     connection = Connection::open(self.target)?;
                 }
             }
         }
     }
 
-    /// Waits for the request's time, and returns the moment from which its latency counts.
-    fn wait(&self, number: usize, tally: &mut Tally) -> Instant {
-        let Some(timetable) = &self.timetable else {
+    /// Waits for the request's time, and returns the instant from which its latency counts.
+    fn wait(&self, number: usize, totals: &mut Totals) -> Instant {
+        let Some(schedule) = &self.schedule else {
             return now();
         };
-        // A u32 holds the requests of a month at 1,000 a second.
-        let due = timetable.begin + timetable.interval * u32::try_from(number).unwrap_or(u32::MAX);
+        // A u32 is enough for a month at 1,000 requests per second.
+        let due = schedule.begin + schedule.interval * u32::try_from(number).unwrap_or(u32::MAX);
         let early = due.saturating_duration_since(now());
         if early.is_zero() {
-            tally.late += 1;
+            totals.late += 1;
             return due;
         }
         thread::sleep(early);
-        // The sleep ends some 50 us late: that is this program's doing, not the server's.
+        // The sleep ends about 50 µs late, which is not the server's fault.
         now()
     }
 }
 
-/// What became of the requests of one connection, or of all.
+/// The results of one connection, or of all.
 #[derive(Default)]
-struct Tally {
+struct Totals {
     latencies: Vec<Duration>,
     failed: usize,
-    /// Requests whose time had passed before a connection was free.
+    /// Requests that were sent late because no connection was free.
     late: usize,
 }
 
-impl Tally {
-    fn add(&mut self, other: Tally) {
+impl Totals {
+    fn add(&mut self, other: Totals) {
         self.latencies.extend(other.latencies);
         self.failed += other.failed;
         self.late += other.late;
     }
 
-    /// One line of JSON; latencies in microseconds, null where there is none.
+    /// One line of JSON. Latencies are in microseconds, or null if there are none.
     fn report(mut self) -> String {
         self.latencies.sort_unstable();
         let us =
@@ -189,7 +189,7 @@ fn percentile(sorted: &[Duration], share: f64) -> Option<Duration> {
     sorted.get(rank.max(1) - 1).copied()
 }
 
-/// A keep-alive connection with what was read from it.
+/// A keep-alive connection and its read buffer.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -207,7 +207,7 @@ impl Connection {
         })
     }
 
-    /// Sends `request`, reads the answer to its end, and returns its status.
+    /// Sends `request`, reads the whole response, and returns its status.
     fn call(&mut self, request: &[u8]) -> io::Result<u16> {
         self.stream.write_all(request)?;
         self.buffer.clear();
@@ -242,16 +242,16 @@ fn odd(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The place after the blank line.
+/// The offset after the blank line.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     let found = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     found.map(|at| at + 4)
 }
 
-/// The status and the length of the body.
+/// The status and the body length.
 ///
 /// # Errors
-/// For an answer whose body has no length: streams are none of this program's business.
+/// If the body has no length: this program does not support streams.
 fn status_and_length(head: &[u8]) -> io::Result<(u16, usize)> {
     let head = std::str::from_utf8(head).map_err(|_| odd("a head that is not text"))?;
     let mut lines = head.split("\r\n");
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_values_that_were_measured() {
+    fn percentiles_are_measured_values() {
         let hundred: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
         for (sorted, share, millis) in [
             (&hundred[..], 0.5, Some(50)),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_read_and_answers_without_a_length_refused() {
+    fn a_response_needs_a_content_length() {
         let read = |text: &str| status_and_length(text.as_bytes()).ok();
         for (head, expected) in [
             (
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(end_of_head(b"a\r\n\r"), None);
     }
 
-    /// Answers `answers` requests on one connection, the first only after `pause`.
+    /// Responds to `answers` requests on one connection, to the first only after `pause`.
     fn server(answers: usize, pause: Duration) -> (SocketAddr, thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -345,29 +345,29 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_holds_up_others_counts_against_them() {
+    fn the_delay_of_a_slow_response_counts_for_later_requests() {
         let pause = Duration::from_millis(200);
         let (target, running) = server(10, pause);
         let plan = Plan {
             target,
             request: request("/", target, b"body"),
             requests: 10,
-            timetable: Some(Timetable {
+            schedule: Some(Schedule {
                 begin: now() + HEAD_START,
                 interval: Duration::from_millis(1),
             }),
             next: AtomicUsize::new(0),
         };
-        let tally = plan.work().unwrap();
+        let totals = plan.work().unwrap();
         running.join().unwrap();
-        assert_eq!((tally.latencies.len(), tally.failed), (10, 0));
-        // All were due within the first 10 ms, and none could be sent before the pause was over.
-        assert!(tally.late >= 9, "{}", tally.late);
+        assert_eq!((totals.latencies.len(), totals.failed), (10, 0));
+        // All were due within the first 10 ms, and none could be sent during the pause.
+        assert!(totals.late >= 9, "{}", totals.late);
         let least = pause - Duration::from_millis(10);
         assert!(
-            tally.latencies.iter().all(|latency| *latency >= least),
+            totals.latencies.iter().all(|latency| *latency >= least),
             "{:?}",
-            tally.latencies
+            totals.latencies
         );
     }
 }

@@ -1,6 +1,6 @@
 //! The mock provider as a program, for benchmarks and for tests in other languages.
 //!
-//! It must never know more than command line and library.
+//! It must only connect the command line with the library.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -9,35 +9,35 @@ use std::time::Duration;
 use clap::Parser;
 use keypool_testkit::{Behaviour, Mock};
 
-/// A made-up LLM provider that answers as OpenAI, Anthropic, Gemini, Ark and Tavily do.
+/// A mock LLM provider that responds like OpenAI, Anthropic, Gemini, Ark and Tavily.
 #[derive(Parser)]
 #[command(name = "keypool-mock", version)]
 struct Args {
-    /// Where to listen; port 0 takes a free one, printed on the first line.
+    /// Address to listen on. With port 0, a free port is chosen and printed on the first line.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Milliseconds from a request's end to the answer's head.
+    /// Milliseconds from the end of a request to the head of its response.
     #[arg(long, default_value_t = 0)]
     latency_ms: u64,
     /// Milliseconds between two events of a stream.
     #[arg(long, default_value_t = 0)]
     chunk_interval_ms: u64,
-    /// Events with text in a stream.
+    /// Number of text events in a stream.
     #[arg(long, default_value_t = 8)]
     chunks: usize,
-    /// Share of calls answered 503, from 0 to 1.
+    /// Share of calls that get 503, from 0 to 1.
     #[arg(long, default_value_t = 0.0)]
     fail_share: f64,
-    /// Calls that a key may have in flight.
+    /// Maximum number of calls in flight per key.
     #[arg(long)]
     max_concurrent: Option<u32>,
-    /// Calls that a key may make in any 60 s.
+    /// Maximum number of calls per key in any 60 s.
     #[arg(long)]
     rpm: Option<u32>,
-    /// Keep no requests: faster.
+    /// Do not record requests, which is faster.
     #[arg(long)]
     no_record: bool,
-    /// Worker threads.
+    /// Number of worker threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
 }

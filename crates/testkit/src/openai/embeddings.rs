@@ -1,14 +1,14 @@
-//! OpenAI's embeddings, as numbers or base64, and the rerank endpoint of providers like it.
+//! OpenAI's embeddings, as numbers or base64, and the rerank endpoint of OpenAI-like providers.
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::answer::{Answer, Trouble, array, base64, numbers, quoted, vector};
+use crate::answer::{Answer, ApiError, array, base64, numbers, quoted, vector};
 use crate::call::Call;
-use crate::reading::elements;
 use crate::recorded::fnv1a;
+use crate::request_text::elements;
 
 const DIMENSIONS: usize = 64;
 const MOST_DIMENSIONS: usize = 4096;
@@ -43,12 +43,12 @@ fn inputs(raw: &RawValue) -> Vec<&str> {
     }
 }
 
-pub(super) fn embeddings(call: &Call<'_>) -> Result<Answer, Trouble> {
+pub(super) fn embeddings(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: EmbeddingsBody<'_> = call.parse()?;
     let model = quoted(&super::required(body.model)?);
     let input = body
         .input
-        .ok_or_else(|| Trouble::invalid("Missing required parameter: 'input'."))?;
+        .ok_or_else(|| ApiError::invalid("Missing required parameter: 'input'."))?;
     let dimensions = body
         .dimensions
         .unwrap_or(DIMENSIONS)
@@ -71,12 +71,12 @@ pub(super) fn embeddings(call: &Call<'_>) -> Result<Answer, Trouble> {
     Ok(Answer::json(call.protocol, call.state, text))
 }
 
-pub(super) fn rerank(call: &Call<'_>) -> Result<Answer, Trouble> {
+pub(super) fn rerank(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: RerankBody<'_> = call.parse()?;
     let model = quoted(&super::required(body.model)?);
     let documents = body
         .documents
-        .ok_or_else(|| Trouble::invalid("Missing required parameter: 'documents'."))?;
+        .ok_or_else(|| ApiError::invalid("Missing required parameter: 'documents'."))?;
     let most = body.top_n.unwrap_or(documents.len()).min(documents.len());
     let results = array((0..most).map(|index| {
         let score = 1.0 / (index + 1) as f64;

@@ -1,12 +1,12 @@
-//! OpenAI's endpoints without text to generate: speech, transcriptions, images, moderations.
+//! OpenAI's endpoints that generate no text: speech, transcriptions, images, moderations.
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 use bytes::Bytes;
 use http::HeaderValue;
 use serde::Deserialize;
 
-use crate::answer::{Answer, Protocol, Trouble, array, base64, quoted};
+use crate::answer::{Answer, ApiError, Protocol, array, base64, quoted};
 use crate::call::Call;
 
 /// A PNG of one transparent pixel.
@@ -17,7 +17,7 @@ const PIXEL: [u8; 67] = [
     0x05, 0x00, 0x01, 0x0d, 0x0a, 0x2d, 0xb4, 0x00, 0x00, 0x00, 0x00, 0x49, 0x45, 0x4e, 0x44, 0xae,
     0x42, 0x60, 0x82,
 ];
-/// One silent MPEG frame at 128 kbit/s and 44.1 kHz is so long.
+/// Length of one silent MPEG frame at 128 kbit/s and 44.1 kHz.
 const MPEG_FRAME: usize = 417;
 const MOST_IMAGES: usize = 10;
 const MODERATION_CATEGORIES: [&str; 13] = [
@@ -56,11 +56,11 @@ struct ModerationsBody {
     input: Option<serde_json::Value>,
 }
 
-pub(super) fn speech(call: &Call<'_>) -> Result<Answer, Trouble> {
+pub(super) fn speech(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: SpeechBody = call.parse()?;
     super::required(body.model)?;
     body.input
-        .ok_or_else(|| Trouble::invalid("Missing required parameter: 'input'."))?;
+        .ok_or_else(|| ApiError::invalid("Missing required parameter: 'input'."))?;
     let mut frame = vec![0; MPEG_FRAME];
     frame[..4].copy_from_slice(&[0xff, 0xfb, 0x90, 0x64]);
     Ok(Answer::whole(
@@ -77,11 +77,11 @@ pub(super) fn transcription(call: &Call<'_>) -> Answer {
     Answer::json(call.protocol, call.state, body)
 }
 
-pub(super) fn images(call: &Call<'_>) -> Result<Answer, Trouble> {
+pub(super) fn images(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: ImagesBody = call.parse()?;
     let n = body.n.unwrap_or(1).clamp(1, MOST_IMAGES);
     body.prompt
-        .ok_or_else(|| Trouble::invalid("Missing required parameter: 'prompt'."))?;
+        .ok_or_else(|| ApiError::invalid("Missing required parameter: 'prompt'."))?;
     if call.protocol != Protocol::Ark {
         return Ok(image_answer(call, n));
     }
@@ -113,13 +113,13 @@ fn image_answer(call: &Call<'_>, n: usize) -> Answer {
     Answer::json(call.protocol, call.state, text)
 }
 
-pub(super) fn moderations(call: &Call<'_>) -> Result<Answer, Trouble> {
+pub(super) fn moderations(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: ModerationsBody = call.parse()?;
     let input = body
         .input
-        .ok_or_else(|| Trouble::invalid("Missing required parameter: 'input'."))?;
+        .ok_or_else(|| ApiError::invalid("Missing required parameter: 'input'."))?;
     let model = quoted(body.model.as_deref().unwrap_or("omni-moderation-latest"));
-    // A list of texts has a result for each, a list of parts one for all.
+    // A list of texts gets one result each, a list of parts one for all.
     let n = input
         .as_array()
         .filter(|list| list.iter().all(serde_json::Value::is_string))

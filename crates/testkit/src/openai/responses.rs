@@ -1,14 +1,14 @@
-//! OpenAI's Responses endpoint: plain, as typed events, and looked up again by its id.
+//! OpenAI's Responses endpoint: whole, as typed events, and retrieved by id.
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::answer::{Answer, EVENTS, Reply, Trouble, quoted};
+use crate::answer::{Answer, ApiError, EVENTS, Reply, quoted};
 use crate::call::Call;
-use crate::reading::words_of;
+use crate::request_text::words_of;
 
 #[derive(Deserialize)]
 struct ResponsesBody<'a> {
@@ -21,8 +21,8 @@ struct ResponsesBody<'a> {
     previous_response_id: Option<String>,
 }
 
-/// What all forms of one response share.
-struct Subject {
+/// The fields that all formats of one response share.
+struct ResponseFields {
     id: String,
     message_id: String,
     model: String,
@@ -31,7 +31,7 @@ struct Subject {
     previous: String,
 }
 
-pub(super) fn create(call: &Call<'_>) -> Result<Answer, Trouble> {
+pub(super) fn create(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: ResponsesBody<'_> = call.parse()?;
     let model = quoted(&super::required(body.model)?);
     let input = body
@@ -41,12 +41,12 @@ pub(super) fn create(call: &Call<'_>) -> Result<Answer, Trouble> {
     if let Some(previous) = &body.previous_response_id
         && !call.state.owns(previous, call.key)
     {
-        return Err(Trouble::invalid(format!(
+        return Err(ApiError::invalid(format!(
             "Previous response with id '{previous}' not found."
         )));
     }
     let reply = call.reply(&input, body.max_output_tokens);
-    let subject = Subject {
+    let subject = ResponseFields {
         id: call.state.id("resp_"),
         message_id: call.state.id("msg_"),
         model,
@@ -74,9 +74,9 @@ pub(super) fn create(call: &Call<'_>) -> Result<Answer, Trouble> {
     ))
 }
 
-pub(super) fn get(call: &Call<'_>, id: &str) -> Result<Answer, Trouble> {
+pub(super) fn get(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
     known(call, id)?;
-    let subject = Subject {
+    let subject = ResponseFields {
         id: id.to_owned(),
         message_id: call.state.id("msg_"),
         model: quoted("mock-large"),
@@ -91,7 +91,7 @@ pub(super) fn get(call: &Call<'_>, id: &str) -> Result<Answer, Trouble> {
     ))
 }
 
-pub(super) fn delete(call: &Call<'_>, id: &str) -> Result<Answer, Trouble> {
+pub(super) fn delete(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
     known(call, id)?;
     let text = format!(
         r#"{{"id":{},"object":"response","deleted":true}}"#,
@@ -100,12 +100,12 @@ pub(super) fn delete(call: &Call<'_>, id: &str) -> Result<Answer, Trouble> {
     Ok(Answer::json(call.protocol, call.state, text))
 }
 
-fn known(call: &Call<'_>, id: &str) -> Result<(), Trouble> {
+fn known(call: &Call<'_>, id: &str) -> Result<(), ApiError> {
     let found = call.state.owns(id, call.key);
     if found {
         Ok(())
     } else {
-        Err(Trouble::not_found(format!(
+        Err(ApiError::not_found(format!(
             "Response with id '{id}' not found."
         )))
     }
@@ -115,16 +115,16 @@ fn part(text: &str) -> String {
     format!(r#"{{"type":"output_text","annotations":[],"logprobs":[],"text":{text}}}"#)
 }
 
-fn item(subject: &Subject, status: &str, content: &str) -> String {
+fn item(subject: &ResponseFields, status: &str, content: &str) -> String {
     let id = &subject.message_id;
     format!(
         r#"{{"id":"{id}","type":"message","status":"{status}","content":[{content}],"role":"assistant"}}"#
     )
 }
 
-/// The response object around an `output` and a `usage`.
-fn object(subject: &Subject, status: &str, output: &str, usage: &str) -> String {
-    let Subject {
+/// The response object with an `output` and a `usage`.
+fn object(subject: &ResponseFields, status: &str, output: &str, usage: &str) -> String {
+    let ResponseFields {
         id,
         model,
         created,
@@ -150,7 +150,7 @@ fn last_status(reply: &Reply) -> &'static str {
     }
 }
 
-fn finished(subject: &Subject, reply: &Reply) -> String {
+fn finished(subject: &ResponseFields, reply: &Reply) -> String {
     let usage = format!(
         r#"{{"input_tokens":{},"input_tokens_details":{{"cached_tokens":0}},"output_tokens":{},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{}}}"#,
         reply.input_tokens,
@@ -166,7 +166,7 @@ fn finished(subject: &Subject, reply: &Reply) -> String {
     )
 }
 
-/// Numbers and frames the typed events.
+/// Numbers and formats the typed events.
 struct Events(Vec<Bytes>);
 
 impl Events {
@@ -178,7 +178,7 @@ impl Events {
     }
 }
 
-fn events(subject: &Subject, reply: &Reply) -> Vec<Bytes> {
+fn events(subject: &ResponseFields, reply: &Reply) -> Vec<Bytes> {
     let mut events = Events(Vec::with_capacity(reply.pieces.len() + 8));
     let id = &subject.message_id;
     let begun = format!(

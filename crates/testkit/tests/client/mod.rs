@@ -1,4 +1,4 @@
-//! A client that shows what a library would hide: broken ends, resets, chunk borders.
+//! A client that shows what a library would hide: truncated responses, resets, chunk boundaries.
 //!
 //! It must never repair what it reads.
 
@@ -11,18 +11,18 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How an answer ended.
+/// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// SelectedBy its length or its last chunk.
+    /// Complete, by its length or its last chunk.
     Proper,
-    /// The connection was closed before.
+    /// The connection was closed before the end.
     Closed,
-    /// The connection was reset before.
+    /// The connection was reset before the end.
     Reset,
 }
 
-/// An answer as it came.
+/// A response as it was received.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -48,7 +48,7 @@ impl Reply {
             .unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
-    /// Each event's name and JSON data; `[DONE]` is a string.
+    /// The name and JSON data of each event. `[DONE]` is a string.
     pub(crate) fn events(&self) -> Vec<(String, Value)> {
         let text = self.text().replace("\r\n", "\n");
         let blocks = text.split("\n\n").filter(|block| !block.is_empty());
@@ -87,13 +87,13 @@ impl Client {
         }
     }
 
-    /// Sends a request; `headers` are whole lines, such as `x-api-key: k`.
+    /// Sends a request. `headers` are whole lines, such as `x-api-key: k`.
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[&str], body: &str) {
         self.promise(method, path, headers, body.len()).await;
         self.stream.write_all(body.as_bytes()).await.expect("write");
     }
 
-    /// Sends the head of a request whose body is to have `length` bytes.
+    /// Sends the head of a request with a body of `length` bytes.
     pub(crate) async fn promise(
         &mut self,
         method: &str,
@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// Reads to the end of a line and returns it.
+    /// Reads one line.
     async fn line(&mut self) -> Result<String, End> {
         loop {
             if let Some(at) = self.buffer.windows(2).position(|two| two == b"\r\n") {
@@ -130,7 +130,7 @@ impl Client {
         }
     }
 
-    /// Reads the answer's head.
+    /// Reads the head of a response.
     pub(crate) async fn head(&mut self) -> Result<Reply, End> {
         let first = self.line().await?;
         let status = first
@@ -154,7 +154,7 @@ impl Client {
         })
     }
 
-    /// Reads one chunk of a chunked body; an empty one is the end.
+    /// Reads one chunk of a chunked body. An empty chunk is the end.
     pub(crate) async fn chunk(&mut self) -> Result<Vec<u8>, End> {
         let size = usize::from_str_radix(&self.line().await?, 16).expect("chunk size");
         while self.buffer.len() < size + 2 {
@@ -187,7 +187,7 @@ impl Client {
         }
     }
 
-    /// Reads an answer; `Err` if not even its head came.
+    /// Reads a response. `Err` if its head did not arrive.
     pub(crate) async fn reply(&mut self) -> Result<Reply, End> {
         let mut reply = self.head().await?;
         if let Err(end) = self.body(&mut reply).await {
@@ -197,7 +197,7 @@ impl Client {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on its own connection.
 pub(crate) async fn call(
     mock: &Mock,
     method: &str,
@@ -213,7 +213,7 @@ pub(crate) async fn call(
     .await
 }
 
-/// A POST with `Authorization: Bearer {key}` that gets an answer.
+/// Sends a POST with `Authorization: Bearer {key}`, which must get a response.
 pub(crate) async fn post(mock: &Mock, key: &str, path: &str, body: &str) -> Reply {
     call(
         mock,
@@ -226,7 +226,7 @@ pub(crate) async fn post(mock: &Mock, key: &str, path: &str, body: &str) -> Repl
     .expect("an answer")
 }
 
-/// A GET likewise.
+/// Sends a GET with `Authorization: Bearer {key}`, which must get a response.
 pub(crate) async fn get(mock: &Mock, key: &str, path: &str) -> Reply {
     call(
         mock,
@@ -239,7 +239,7 @@ pub(crate) async fn get(mock: &Mock, key: &str, path: &str) -> Reply {
     .expect("an answer")
 }
 
-/// No test waits longer for what should come at once.
+/// Maximum time that a test waits for something that should happen at once.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future)
         .await
@@ -249,6 +249,6 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 /// A chat request.
 pub(crate) const CHAT: &str =
     r#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hello"}]}"#;
-/// The same as a stream.
+/// A streaming chat request.
 pub(crate) const STREAM: &str =
     r#"{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;

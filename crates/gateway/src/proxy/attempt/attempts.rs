@@ -63,7 +63,7 @@ impl TargetState {
     }
 }
 
-/// The last failure, as far as it matters to the client.
+/// What matters to the client of the last failure.
 #[derive(Default)]
 pub(in crate::proxy) struct LastFailure {
     pub(in crate::proxy) class: Option<Class>,

@@ -64,6 +64,35 @@ impl Caller {
         })
     }
 
+    /// Rejects unknown paths, and native paths that the caller may not use.
+    pub(in crate::proxy) fn check_access(
+        &self,
+        endpoint: &MatchedEndpoint<'_>,
+    ) -> Result<(), GatewayError> {
+        if !endpoint.is_native() {
+            return Ok(());
+        }
+        if endpoint.endpoint.is_none() && endpoint.pool.is_none() {
+            let message = format!(
+                "there is no {}: call an endpoint such as /v1/chat/completions, or /{{pool}}/… for a provider's own paths",
+                printable(&endpoint.path)
+            );
+            return Err(GatewayError::new(Kind::NotFound, message));
+        }
+        if self.may_use_native_paths() {
+            return Ok(());
+        }
+        let of_pool = endpoint
+            .pool
+            .map(|entry| format!(" of pool {}", entry.pool.name()));
+        let message = format!(
+            "{}{} is a native path: ask for a virtual key with `native = true`",
+            printable(&endpoint.path),
+            of_pool.unwrap_or_default()
+        );
+        Err(GatewayError::new(Kind::NativeNotAllowed, message))
+    }
+
     /// Whose requests share a turn in a pool's queue: those of one virtual key, else of one address.
     pub(in crate::proxy) fn fairness_key(&self) -> Arc<str> {
         match &self.key {
@@ -138,4 +167,9 @@ fn upload_owner<'a>(
     let grant = endpoint.upload.as_ref()?.grant.as_ref()?;
     let owner = gw.objects.owner(grant)??;
     snapshot.virtual_key_named(&owner)
+}
+
+/// A path for a message, cut to a readable length.
+fn printable(path: &str) -> String {
+    path.chars().filter(|c| !c.is_control()).take(100).collect()
 }

@@ -311,7 +311,7 @@ fn check_readable(headers: &HeaderMap) -> Result<(), GatewayError> {
     Ok(())
 }
 
-/// The objects that a native call names must be readable, whoever made them.
+/// The objects that a native call names must be readable.
 fn check_native(headers: &HeaderMap, body: &[u8]) -> Result<(), GatewayError> {
     if body.is_empty() {
         return Ok(());

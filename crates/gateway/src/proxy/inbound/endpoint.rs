@@ -5,7 +5,6 @@ use keypool_providers::protocol::upload::UploadStep;
 use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
 use percent_encoding::percent_decode_str;
 
-use super::auth::Caller;
 use crate::error::{GatewayError, Kind, ProtocolError};
 use crate::snapshot::{PoolEntry, Snapshot};
 
@@ -52,7 +51,7 @@ impl<'a> MatchedEndpoint<'a> {
                 let error = GatewayError::new(Kind::MethodNotAllowed(allow), message);
                 Err(error.in_protocol(protocol))
             }
-            // Rejected by `check_access`, once the caller is known.
+            // Rejected by `Caller::check_access`, so that only known callers learn of it.
             Lookup::Unknown(protocol) => {
                 Ok(Self::new(protocol, None, None, path.to_owned(), parts))
             }
@@ -90,32 +89,6 @@ impl<'a> MatchedEndpoint<'a> {
             pool,
             path,
         }
-    }
-
-    /// Rejects unknown paths, and native paths that the caller may not use.
-    pub(in crate::proxy) fn check_access(&self, caller: &Caller) -> Result<(), GatewayError> {
-        if !self.is_native() {
-            return Ok(());
-        }
-        if self.endpoint.is_none() && self.pool.is_none() {
-            let message = format!(
-                "there is no {}: call an endpoint such as /v1/chat/completions, or /{{pool}}/… for a provider's own paths",
-                printable(&self.path)
-            );
-            return Err(GatewayError::new(Kind::NotFound, message));
-        }
-        if caller.may_use_native_paths() {
-            return Ok(());
-        }
-        let of_pool = self
-            .pool
-            .map(|entry| format!(" of pool {}", entry.pool.name()));
-        let message = format!(
-            "{}{} is a native path: ask for a virtual key with `native = true`",
-            printable(&self.path),
-            of_pool.unwrap_or_default()
-        );
-        Err(GatewayError::new(Kind::NativeNotAllowed, message))
     }
 
     /// Whether this is one of the provider's own paths.
@@ -179,9 +152,4 @@ fn named_pool<'a, 'p>(snapshot: &'a Snapshot, path: &'p str) -> Option<(&'a Pool
         &after[end..]
     };
     Some((snapshot.pool(&name)?, rest))
-}
-
-/// A path for a message, cut to a readable length.
-fn printable(path: &str) -> String {
-    path.chars().filter(|c| !c.is_control()).take(100).collect()
 }

@@ -38,7 +38,7 @@ pub(in crate::proxy) struct RequestLog {
     method: Method,
     path: Box<str>,
     caller: Arc<str>,
-    /// The pool whose response the client gets, as far as it is known.
+    /// The pool whose response the client gets; until that is known, the first target's.
     entry: Option<PoolEntry>,
     /// The key that was used last.
     key: Option<MemberRef>,
@@ -114,7 +114,7 @@ impl RequestLog {
         self.steps.push(step.after_waiting(waited_now));
     }
 
-    /// Records whose response the client gets, as far as it is known now.
+    /// Records whose response the client gets, unless a later attempt changes that.
     pub(in crate::proxy) fn set_response_of(&mut self, entry: &PoolEntry, key: &MemberRef) {
         let known = self.entry.as_ref();
         if !known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {

@@ -19,7 +19,7 @@ use crate::telemetry::no_failover;
 use crate::traces::NoKeyReason;
 use crate::upstream::UpstreamError;
 
-/// If no key is due within this time, the SDK is told not to retry.
+/// If no key is due within this time, the response tells the SDK not to retry.
 const WORTH_WAITING: Duration = Duration::from_secs(60);
 
 pub(in crate::proxy) fn final_response(

@@ -17,9 +17,9 @@ use serde_json::value::RawValue;
 use super::PoolTarget;
 use crate::proxy::inbound::{Call, Caller};
 
-/// So much of each message counts, beside its length: enough to finish conversations apart.
+/// Number of bytes of each message that are hashed, together with its length. Enough to tell conversations apart.
 const PART: usize = 4096;
-/// No more messages than this are looked at for the user's first.
+/// Maximum number of messages that are searched for the user's first one.
 const MAX_MESSAGES: usize = 8;
 
 /// The conversation of a call, the same on every node. `None` if the pool does not balance by affinity, or the call

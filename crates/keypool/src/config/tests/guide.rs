@@ -1,14 +1,14 @@
-//! That docs/configuration.md lists what the schema asks for: each table is asked which fields it knows.
+//! Checks that docs/configuration.md lists exactly the fields of the schema. Each table is asked which fields it knows.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
 
-/// No field is called so, nor nearly so.
+/// No field has this name or one like it.
 const UNKNOWN: &str = "zzzzzzzzzz";
 
-/// One step into the schema: what a mistake calls it, and how its table is written around another.
+/// One step into the schema: its name in messages, and the text of its table before and after an inner one.
 #[derive(Clone)]
 struct Step {
     name: String,
@@ -16,7 +16,7 @@ struct Step {
     after: &'static str,
 }
 
-/// The fields that the table at the end of `path` knows, taken from the mistake about one that it does not know.
+/// The fields that the table at the end of `path` knows, taken from the message about an unknown field.
 fn known(path: &[Step]) -> Option<Vec<String>> {
     let before: String = path.iter().map(|step| &*step.before).collect();
     let after: String = path.iter().rev().map(|step| step.after).collect();
@@ -29,9 +29,9 @@ fn known(path: &[Step]) -> Option<Vec<String>> {
     Some(fields.split(", ").map(str::to_owned).collect())
 }
 
-/// Every field of the schema below `path` that is no table itself.
+/// Every field of the schema below `path` that is not a table.
 fn settings(path: &[Step], found: &mut BTreeSet<String>) {
-    let fields = known(path).unwrap_or_else(|| panic!("`{}` is no table", names(path)));
+    let fields = known(path).unwrap_or_else(|| panic!("`{}` is not a table", names(path)));
     for field in fields {
         let step = |name: &str, open: &str, after| Step {
             name: name.to_owned(),
@@ -39,7 +39,7 @@ fn settings(path: &[Step], found: &mut BTreeSet<String>) {
             after,
         };
         let forms = match &*field {
-            // Its fields are the user's names.
+            // Its fields are names that the user chooses.
             "pools" if path.is_empty() => vec![step("pools.*", "{ a = { ", " } }")],
             field => vec![step(field, "{ ", " }"), step(field, "[{ ", " }]")],
         };
@@ -53,7 +53,7 @@ fn settings(path: &[Step], found: &mut BTreeSet<String>) {
             [] => drop(found.insert(format!("{}{field}", names(path)))),
             inner => inner.iter().for_each(|path| settings(path, found)),
         }
-        // The short form of a pool's keys is no table.
+        // The short form of a pool's keys is not a table.
         if names(path) == "pools.*." && field == "keys" {
             found.insert("pools.*.keys".to_owned());
         }
@@ -64,7 +64,7 @@ fn names(path: &[Step]) -> String {
     path.iter().map(|step| format!("{}.", step.name)).collect()
 }
 
-/// Every setting that the guide lists: the first cell of each row, under the table that the heading names.
+/// Every setting that the guide lists: the first cell of each row, in the table that the heading names.
 fn listed(markdown: &str) -> BTreeSet<String> {
     let code = |text: &str| Some(text.split_once('`')?.1.split_once('`')?.0.to_owned());
     let mut section = None;
@@ -82,10 +82,10 @@ fn listed(markdown: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_guide_lists_every_field_that_is_asked_for_and_no_other() {
-    let mut asked = BTreeSet::new();
-    settings(&[], &mut asked);
-    // Guards the guard: one of each kind of table, and those that a search through the source missed.
+fn the_guide_lists_exactly_the_fields_of_the_schema() {
+    let mut known_fields = BTreeSet::new();
+    settings(&[], &mut known_fields);
+    // Checks the test itself: one field of each kind of table, and some that are easy to miss.
     for setting in [
         "server.allowed_hosts",
         "server.tls.cert",
@@ -97,18 +97,21 @@ fn the_guide_lists_every_field_that_is_asked_for_and_no_other() {
         "routes.targets.pool",
         "metrics.public",
     ] {
-        assert!(asked.contains(setting), "{setting}: {asked:#?}");
+        assert!(
+            known_fields.contains(setting),
+            "{setting}: {known_fields:#?}"
+        );
     }
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
-    let told = listed(&std::fs::read_to_string(guide).unwrap());
-    let untold: Vec<_> = asked.difference(&told).collect();
+    let documented = listed(&std::fs::read_to_string(guide).unwrap());
+    let undocumented: Vec<_> = known_fields.difference(&documented).collect();
     assert!(
-        untold.is_empty(),
-        "fields that docs/configuration.md does not list: {untold:#?}"
+        undocumented.is_empty(),
+        "fields that docs/configuration.md does not list: {undocumented:#?}"
     );
-    let unknown: Vec<_> = told.difference(&asked).collect();
+    let unknown: Vec<_> = documented.difference(&known_fields).collect();
     assert!(
         unknown.is_empty(),
-        "settings in docs/configuration.md that no table asks for: {unknown:#?}"
+        "settings in docs/configuration.md that the schema does not have: {unknown:#?}"
     );
 }

@@ -1,4 +1,4 @@
-//! Every mistake that a file can have: its place, its words, and that no secret is in them.
+//! The mistakes that a file can have: each has its location and message, and the message contains no secret.
 
 use proptest::prelude::{Strategy, any, prop, prop_assert, proptest};
 
@@ -6,9 +6,9 @@ use super::*;
 
 const CANARY: &str = "canary";
 
-/// Loads `text`, which has exactly one mistake, at the place marked by `§`, told with all of `words`.
+/// Loads `text`, which has exactly one mistake, at the location marked by `§`. Its message must contain all `words`.
 fn check(text: &str, words: &[&str]) {
-    let at = text.find('§').expect("a marked place");
+    let at = text.find('§').expect("a marked location");
     let (line, column) = (
         text[..at].matches('\n').count() + 1,
         text[..at].chars().rev().take_while(|c| *c != '\n').count() + 1,
@@ -18,20 +18,20 @@ fn check(text: &str, words: &[&str]) {
         panic!("one mistake in\n{text}\nfound {errors:#?}")
     };
     assert_eq!(
-        error.place,
+        error.location,
         format!("keypool.toml:{line}:{column}"),
         "{text}\n{error}"
     );
-    let told = error.to_string();
+    let message = error.to_string();
     for word in words {
         assert!(
-            told.contains(word),
-            "`{word}` is missing for\n{text}\nin {told}"
+            message.contains(word),
+            "`{word}` is missing for\n{text}\nin {message}"
         );
     }
     assert!(
-        !told.contains(CANARY) && !format!("{errors:?}").contains(CANARY),
-        "{told}"
+        !message.contains(CANARY) && !format!("{errors:?}").contains(CANARY),
+        "{message}"
     );
 }
 
@@ -137,7 +137,7 @@ const SERVER: &[(&str, &[&str])] = &[
     ("admin.token = §'canary-0123456789-ключ'", &["HTTP header"]),
     (
         "admin.token = §'canary 0123456789'",
-        &["HTTP header", "without blanks"],
+        &["HTTP header", "without spaces"],
     ),
     ("admin.token = §0123456789", &["not valid TOML"]),
     (
@@ -146,7 +146,7 @@ const SERVER: &[(&str, &[&str])] = &[
     ),
     (
         "admin.token = §'${NO_SUCH_TOKEN}'",
-        &["takes the environment variable `NO_SUCH_TOKEN`, which is not set"],
+        &["uses the environment variable `NO_SUCH_TOKEN`, which is not set"],
     ),
     (
         "log.level = §'${NO_A}'",
@@ -155,7 +155,7 @@ const SERVER: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn in_server_log_and_admin() {
+fn server_log_and_admin_have_exact_mistakes() {
     for &(text, words) in SERVER {
         check(text, words);
     }
@@ -166,15 +166,18 @@ const REST: &[(&str, &[&str])] = &[
         "store.url = §'mysql://u:canary@h/d'",
         &["`store.url` must be a URL such as"],
     ),
-    ("store.url = §'sqlite://'", &["names no database file"]),
+    (
+        "store.url = §'sqlite://'",
+        &["does not name a database file"],
+    ),
     ("store.master_key = §''", &["must not be empty"]),
     (
         "admin.token = '0123456789abcdef'\nstore.url = §'postgres://u:canary@h/d'",
-        &["`store.master_key` must be set where the store is PostgreSQL"],
+        &["`store.master_key` must be set if the store is PostgreSQL"],
     ),
     (
         "store.master_key = 'canary-m'\nstore.url = §'postgres://u:canary@h/d'",
-        &["`admin.token` must be set where the store is PostgreSQL"],
+        &["`admin.token` must be set if the store is PostgreSQL"],
     ),
     (
         "limiter.url = §'redis//:canary@h'",
@@ -216,7 +219,7 @@ const REST: &[(&str, &[&str])] = &[
     ),
     (
         "[pools.p]\nprovider = 'ark'\n[[routes]]\nmodel = 'b'\ntargets = [{ pool = 'p' }]\n[[routes]]\nmodel = §'b'\ntargets = [{ pool = 'p' }]",
-        &["a route for the model `b` already"],
+        &["already a route for the model `b`"],
     ),
     (
         "[pools.p]\nprovider = 'ark'\n[[routes]]\nmodel = §'gpt-*'\ntargets = [{ pool = 'p' }]",
@@ -229,7 +232,7 @@ const REST: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn in_store_limiter_and_the_rest() {
+fn other_sections_have_exact_mistakes() {
     for &(text, words) in REST {
         let text = if text.contains("pool = '*'") {
             &*format!("pools.p.provider = 'ark'\n{}", text.replace("'*'", "'p'"))
@@ -243,15 +246,15 @@ fn in_store_limiter_and_the_rest() {
 const POOLS: &[(&str, &[&str])] = &[
     (
         "[pools.§v1]\nprovider = 'openai'",
-        &["`v1`", "a path of keypool's own"],
+        &["`v1`", "one of keypool's own paths"],
     ),
     (
         "[pools.§'a b']\nprovider = 'openai'",
-        &["`a b`", "cannot stand in a path"],
+        &["`a b`", "cannot be part of a path"],
     ),
     (
         "[pools.§'']\nprovider = 'openai'",
-        &["cannot stand in a path"],
+        &["cannot be part of a path"],
     ),
     (
         "[pools.§'.a']\nprovider = 'openai'",
@@ -259,7 +262,7 @@ const POOLS: &[(&str, &[&str])] = &[
     ),
     (
         "[pools.§'пул']\nprovider = 'openai'",
-        &["cannot stand in a path"],
+        &["cannot be part of a path"],
     ),
     ("pools.§a = 1", &["`pools.a` must be a table"]),
     (
@@ -284,7 +287,10 @@ const POOLS: &[(&str, &[&str])] = &[
     ),
     (
         "[pools.a]\nprovider = 'openai'\nbase_url = §'api.openai.com'",
-        &["`pools.a.base_url` is no base URL", "http:// or https://"],
+        &[
+            "`pools.a.base_url` is not a base URL",
+            "http:// or https://",
+        ],
     ),
     (
         "[pools.a]\nprovider = 'openai'\nbase_url = §'https://u:canary@h'",
@@ -389,7 +395,7 @@ const POOLS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn in_pools() {
+fn pools_have_exact_mistakes() {
     for &(text, words) in POOLS {
         let text = &*text.replace("pools.§a = 1", "pools.a = §1");
         check(text, words);
@@ -411,31 +417,31 @@ const KEYS: &[(&str, &[&str])] = &[
     ("keys = ['canary', §'']", &["must not be empty"]),
     (
         "keys = §'canary1, canary2,canary1'",
-        &["the secret of `a-1` a second time, for `a-3`"],
+        &["repeats the secret of `a-1` for `a-3`"],
     ),
     ("keys = §'canary\u{e9}'", &["HTTP header"]),
     (
         "keys = §'canary1 canary2'",
         &[
-            "`pools.a.keys` holds a key with a blank or line break inside",
-            "commas between keys",
+            "`pools.a.keys` contains a key with a space or line break inside",
+            "separate keys by commas",
         ],
     ),
     (
         "keys = §'canary1, canary2\tcanary3'",
-        &["blank or line break inside"],
+        &["space or line break inside"],
     ),
     (
         "keys = §\"\"\"canary1\ncanary2\"\"\"",
-        &["blank or line break inside", "commas between keys"],
+        &["space or line break inside", "separate keys by commas"],
     ),
     (
         "keys = ['canary', §'canary2 canary3']",
-        &["blank or line break inside", "one key in each"],
+        &["space or line break inside", "one key in each"],
     ),
     (
         "[[pools.a.keys]]\nkey = §'canary1 canary2'",
-        &["`pools.a.keys.key` holds a key with a blank"],
+        &["`pools.a.keys.key` contains a key with a space"],
     ),
     ("keys = §\"canary\\u007f\"", &["HTTP header"]),
     (
@@ -467,7 +473,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     (
         "[[pools.a.keys]]\nkey = 'canary1'\n[[pools.a.keys]]\nkey = §'canary1'",
-        &["the secret of `a-1` a second time"],
+        &["repeats the secret of `a-1`"],
     ),
     (
         "[[pools.a.keys]]\nkey = 'canary1'\nname = 'n'\n[[pools.a.keys]]\nkey = 'canary2'\nname = §'n'",
@@ -511,7 +517,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     (
         "[[pools.a.keys]]\nkey = 'canary'\nbase_url = §'ftp://canary'",
-        &["is no base URL"],
+        &["is not a base URL"],
     ),
     (
         "[[pools.a.keys]]\nkey = 'canary'\nproxy = §'ftp://canary'",
@@ -520,7 +526,7 @@ const KEYS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn in_keys() {
+fn keys_have_exact_mistakes() {
     let pool = "[pools.a]\nprovider = 'openai'\n";
     for &(text, words) in KEYS {
         check(&format!("{pool}{text}"), words);
@@ -549,7 +555,7 @@ const VIRTUAL_KEYS: &[(&str, &[&str])] = &[
     ),
     (
         "name = 'a'\nkey = §'canary 0123456789'",
-        &["HTTP header", "without blanks"],
+        &["HTTP header", "without spaces"],
     ),
     (
         "name = 'a'\nkey_sha256 = §'canary'",
@@ -610,7 +616,7 @@ const VIRTUAL_KEYS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn in_virtual_keys() {
+fn virtual_keys_have_exact_mistakes() {
     for &(text, words) in VIRTUAL_KEYS {
         let text = text
             .replace("§key = 'c", "key = 'c")
@@ -625,7 +631,7 @@ fn in_virtual_keys() {
 }
 
 #[test]
-fn ten_at_once_are_all_told_in_order() {
+fn all_mistakes_are_reported_in_order() {
     let text = r#"[server]
 listen = "nowhere"
 lisen = 1
@@ -644,33 +650,33 @@ key = "canary"
 pools = ["c"]
 "#;
     let errors = toml(text).errors();
-    let places: Vec<_> = errors
+    let locations: Vec<_> = errors
         .iter()
-        .map(|error| error.place.strip_prefix("keypool.toml:").unwrap())
+        .map(|error| error.location.strip_prefix("keypool.toml:").unwrap())
         .collect();
     assert_eq!(
-        places,
+        locations,
         [
             "2:10", "3:1", "4:8", "5:8", "6:12", "7:1", "10:8", "11:17", "12:17", "15:7", "16:10"
         ]
     );
-    let told = Errors(errors).to_string();
-    assert_eq!(told.matches("\n\n").count(), 10);
+    let message = Errors(errors).to_string();
+    assert_eq!(message.matches("\n\n").count(), 10);
     assert!(
-        told.starts_with("keypool.toml:2:10: `server.listen` must be an address"),
-        "{told}"
+        message.starts_with("keypool.toml:2:10: `server.listen` must be an address"),
+        "{message}"
     );
-    assert!(!told.contains(CANARY), "{told}");
+    assert!(!message.contains(CANARY), "{message}");
 }
 
 #[test]
-fn syntax_errors_are_told_with_what_is_sure_beside_them() {
+fn syntax_errors_hide_only_the_mistakes_they_may_cause() {
     let text = "[server]\nlisten = \nauth = 'canary\nlisen = 1\n[pools.a]\nprovider = openai\nkeys = canary\n[[virtual_keys]]\nname = 'x\"\n";
     let errors = toml(text).errors();
-    let places: Vec<_> = errors.iter().map(|error| error.place.clone()).collect();
+    let locations: Vec<_> = errors.iter().map(|error| error.location.clone()).collect();
     for line in [2, 3, 6, 7, 9] {
         assert_eq!(
-            places
+            locations
                 .iter()
                 .filter(|place| place.starts_with(&format!("keypool.toml:{line}:")))
                 .count(),
@@ -679,7 +685,7 @@ fn syntax_errors_are_told_with_what_is_sure_beside_them() {
         );
     }
     assert_eq!(
-        places
+        locations
             .iter()
             .filter(|place| *place == "keypool.toml:4:1")
             .count(),
@@ -691,29 +697,29 @@ fn syntax_errors_are_told_with_what_is_sure_beside_them() {
 }
 
 #[test]
-fn what_stands_under_a_broken_header_is_not_judged() {
+fn fields_under_a_broken_header_are_not_checked() {
     let errors =
         toml("log.level = 'inof'\n[server\nlisten = 1\n[pools.a]\nprovider = 'opnai'\n").errors();
-    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
+    let locations: Vec<_> = errors.iter().map(|error| &*error.location).collect();
     assert_eq!(
-        places,
+        locations,
         ["keypool.toml:1:13", "keypool.toml:2:8", "keypool.toml:5:12"]
     );
 }
 
 #[test]
-fn bytes_that_are_no_text_have_a_place() {
+fn bytes_that_are_not_utf_8_have_a_location() {
     let errors = Home::new()
         .write("keypool.toml", b"[server]\n# \xd0\xba \xff\n")
         .errors();
     assert_eq!(errors.len(), 1);
-    assert_eq!(errors[0].place, "keypool.toml:2:5");
+    assert_eq!(errors[0].location, "keypool.toml:2:5");
     assert!(errors[0].message.contains("not UTF-8"));
 }
 
-/// A key may be pasted anywhere; six characters of it are shown, so that it can be found.
+/// A key may be pasted anywhere. At most six of its characters are shown, so that the user can find it.
 #[test]
-fn a_key_in_a_wrong_field_is_not_told() {
+fn a_key_in_a_wrong_field_is_not_shown() {
     let keys = [
         format!("AIzaSyCanary{}", "x".repeat(27)),
         format!("tvly-d{}", "0a".repeat(16)),
@@ -741,20 +747,20 @@ fn a_key_in_a_wrong_field_is_not_told() {
             "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\nexpires = '§'",
         ] {
             let text = text.replace('§', key);
-            let told = Errors(toml(&text).errors()).to_string();
-            assert!(!told.contains(&key[..7]), "{text}\n{told}");
+            let message = Errors(toml(&text).errors()).to_string();
+            assert!(!message.contains(&key[..7]), "{text}\n{message}");
         }
         for name in ["KEYPOOL_LISTEN", "KEYPOOL_LOG_LEVEL"] {
-            let told = Errors(Home::new().env(name, key).errors()).to_string();
+            let message = Errors(Home::new().env(name, key).errors()).to_string();
             assert!(
-                !told.contains(&key[..7]) && told.contains(&key[..6]),
-                "{told}"
+                !message.contains(&key[..7]) && message.contains(&key[..6]),
+                "{message}"
             );
         }
     }
 }
 
-/// One part of the example put in the place of another: mistakes that nobody thought of.
+/// The example with one part replaced by another: mistakes that nobody thought of.
 fn mutated() -> impl Strategy<Value = String> {
     let length = EXAMPLE.len();
     let edit = (0..length, 0..60usize, 0..length, 0..60usize);
@@ -795,8 +801,8 @@ proptest! {
     }
 
     #[test]
-    fn no_secret_is_told_when_fields_change_their_values(at in 0..EXAMPLE.lines().count(), other in 0..EXAMPLE.lines().count()) {
-        // A secret that stands in a field of another kind is no secret to keypool; only keys and tokens keep theirs here.
+    fn no_secret_is_shown_when_fields_swap_values(at in 0..EXAMPLE.lines().count(), other in 0..EXAMPLE.lines().count()) {
+        // keypool cannot know that a value of another field is a secret. Only keys and tokens are checked here.
         let lines: Vec<&str> = EXAMPLE.lines().collect();
         let secret = |line: &str| line.contains(CANARY) || line.contains("${");
         let value = lines[other].split_once('=').map(|(_, value)| value).filter(|_| !secret(lines[other]) || secret(lines[at]));
@@ -804,8 +810,8 @@ proptest! {
             let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
             lines[at] = format!("{name}={value}");
             let result = example().write("keypool.toml", lines.join("\n")).load();
-            let told = format!("{result:?}") + &result.map_or_else(|errors| errors.to_string(), |loaded| loaded.warnings.concat());
-            prop_assert!(!told.contains(CANARY), "{}", told);
+            let message = format!("{result:?}") + &result.map_or_else(|errors| errors.to_string(), |loaded| loaded.warnings.concat());
+            prop_assert!(!message.contains(CANARY), "{}", message);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What the configuration promises, told through `load` alone.
+//! What the configuration promises, tested through `load` alone.
 
-mod doubts;
 mod guide;
 mod mistakes;
 mod proxies;
 mod sources;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use keypool_gateway::settings::{AuthMode, LogFormat, LogLevel, RouteSettings, Ro
 use super::errors::ConfigError;
 use super::*;
 
-/// A working directory that goes away with the test.
+/// A working directory that is removed after the test.
 struct Home {
     sources: Sources,
 }
@@ -73,12 +73,12 @@ impl Drop for Home {
     }
 }
 
-/// A file with the text of `keypool.toml`.
+/// A directory with `text` as `keypool.toml`.
 fn toml(text: &str) -> Home {
     Home::new().write("keypool.toml", text)
 }
 
-/// Every field that a configuration can have.
+/// A configuration with every field.
 const EXAMPLE: &str = include_str!("example.toml");
 
 fn example() -> Home {
@@ -299,12 +299,12 @@ fn the_virtual_keys_of_the_example_are_read() {
 }
 
 #[test]
-fn what_is_not_in_force_warns_once_each() {
+fn a_setting_that_is_not_implemented_warns_once() {
     let loaded = example().good();
-    let told: Vec<_> = loaded
+    let warnings: Vec<_> = loaded
         .warnings
         .iter()
-        .filter(|warning| warning.contains("not in force yet"))
+        .filter(|warning| warning.contains("not implemented yet"))
         .collect();
     for setting in [
         "server.admin_listen",
@@ -331,14 +331,15 @@ fn what_is_not_in_force_warns_once_each() {
     ] {
         let start = format!("`{setting}` is");
         assert_eq!(
-            told.iter()
+            warnings
+                .iter()
                 .filter(|warning| warning.starts_with(&start))
                 .count(),
             1,
-            "{setting}: {told:#?}"
+            "{setting}: {warnings:#?}"
         );
     }
-    assert_eq!(told.len(), 21, "{told:#?}");
+    assert_eq!(warnings.len(), 21, "{warnings:#?}");
     assert!(loaded.settings.pools[1..].iter().all(|pool| {
         let is_affine = &*pool.name == "anthropic";
         pool.strategy
@@ -351,7 +352,7 @@ fn what_is_not_in_force_warns_once_each() {
 }
 
 #[test]
-fn defaults_are_silent_whether_written_or_not() {
+fn defaults_give_no_warning_whether_written_or_not() {
     let defaults = r#"
         [server]
         trusted_proxies = []
@@ -394,12 +395,12 @@ fn defaults_are_silent_whether_written_or_not() {
 }
 
 #[test]
-fn a_server_warns_when_it_serves_nobody_and_where_others_can_reach_it_when_it_serves_all() {
+fn a_server_warns_if_it_serves_nobody_or_everyone_on_the_network() {
     let key = "\n[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\n";
     let disabled = format!("{key}disabled = true");
     let spend = "`server.auth` is \"none\": anyone who reaches ADDRESS may spend the keys";
-    let shut = "ADDRESS can be reached from outside and there is no virtual key: every call is answered 401 until a virtual key is configured";
-    let local = "a virtual key is required and there is none that is not switched off: every call is answered 401 until one is configured";
+    let shut = "ADDRESS can be reached from outside, but there is no enabled virtual key: every call gets 401 until one is configured";
+    let local = "a virtual key is required, but all are disabled or missing: every call gets 401 until one is configured";
     for (auth, keys, expect, on_loopback) in [
         ("none", "", Some(spend), None),
         ("auto", "", Some(shut), None),
@@ -411,7 +412,7 @@ fn a_server_warns_when_it_serves_nobody_and_where_others_can_reach_it_when_it_se
     ] {
         for address in ["0.0.0.0:8080", "[::]:8080", "192.0.2.7:80"] {
             let text = format!("server.listen = '{address}'\nserver.auth = '{auth}'{keys}");
-            let expect = expect.map(|told| told.replace("ADDRESS", address));
+            let expect = expect.map(|warnings| warnings.replace("ADDRESS", address));
             assert_eq!(
                 toml(&text).good().warnings,
                 Vec::from_iter(expect),
@@ -429,13 +430,13 @@ fn a_server_warns_when_it_serves_nobody_and_where_others_can_reach_it_when_it_se
 }
 
 #[test]
-fn a_provider_that_is_not_complete_is_named_once() {
+fn a_provider_that_is_not_fully_supported_warns_once() {
     let text = "pools.a = { provider = 'P', base_url = 'http://h/v1' }\npools.b = { provider = 'P', base_url = 'http://h/v1' }\n";
     for dialect in keypool_providers::catalogue::all() {
         let warnings = toml(&text.replace('P', dialect.name())).good().warnings;
         let expect = dialect.incomplete().map(|why| {
             format!(
-                "the provider \"{}\" is not complete yet: {why}",
+                "the provider \"{}\" is not fully supported yet: {why}",
                 dialect.name()
             )
         });
@@ -444,7 +445,7 @@ fn a_provider_that_is_not_complete_is_named_once() {
 }
 
 #[test]
-fn pools_stand_in_the_order_of_the_file() {
+fn pools_keep_the_order_of_the_file() {
     let text = "[pools.z]\nprovider = 'openai'\n[pools.m.retry]\nretries = 1\n[pools.m]\nprovider = 'groq'\n[pools.a]\nprovider = 'ark'\n";
     let loaded = toml(text).good();
     let names: Vec<_> = loaded

@@ -41,7 +41,7 @@ const POOLS: &str = r#"
 "#;
 
 #[test]
-fn come_from_key_pool_and_environment() {
+fn a_proxy_comes_from_key_pool_or_environment() {
     let plain = [
         "-",
         "socks5://pool:1080",
@@ -95,7 +95,7 @@ fn come_from_key_pool_and_environment() {
 }
 
 #[test]
-fn that_cannot_be_used_are_mistakes_without_their_password() {
+fn an_invalid_proxy_is_reported_without_its_password() {
     for (value, words) in [
         ("socks4://u:canary@h", "socks5:// or socks5h://"),
         ("http://u:canary@h/path", "end after"),
@@ -104,9 +104,15 @@ fn that_cannot_be_used_are_mistakes_without_their_password() {
     ] {
         for name in ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"] {
             let errors = toml(POOLS).env(name, value).errors();
-            let told = errors[0].to_string();
-            assert!(told.contains(name) && told.contains(words), "{told}");
-            assert!(!told.contains("canary") && !told.contains("ary@"), "{told}");
+            let message = errors[0].to_string();
+            assert!(
+                message.contains(name) && message.contains(words),
+                "{message}"
+            );
+            assert!(
+                !message.contains("canary") && !message.contains("ary@"),
+                "{message}"
+            );
             assert_eq!(errors.len(), 1, "{errors:?}");
         }
     }

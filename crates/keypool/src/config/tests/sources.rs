@@ -1,4 +1,4 @@
-//! Where values come from: file, environment, `.env` and flags, and which wins.
+//! The sources of values (file, environment, `.env`, flags), and which wins.
 
 use super::*;
 
@@ -9,12 +9,12 @@ fn keys(pool: &keypool_core::settings::PoolSettings) -> Vec<(&str, &str)> {
         .collect()
 }
 
-fn told(home: &Home) -> Vec<String> {
+fn messages(home: &Home) -> Vec<String> {
     home.errors().iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn flags_win_over_environment_over_file() {
+fn flags_win_over_the_environment_and_that_over_the_file() {
     let mut home = toml(
         "server.listen = '127.0.0.1:1'\nlog = { level = 'error', format = 'json' }\nadmin.token = 'file-0123456789abcdef'",
     );
@@ -91,22 +91,22 @@ fn mistakes_outside_the_file_name_their_source() {
         .env("OPENAI_API_KEY", "k1")
         .env("GROQ_API_KEY", "canary\u{e9}");
     home.sources.overrides.log_format = Some("yaml".to_owned());
-    let told = told(&home);
+    let messages = messages(&home);
     let starts = [
-        "environment, GROQ_API_KEY: `GROQ_API_KEY` holds a key with a character",
+        "environment, GROQ_API_KEY: `GROQ_API_KEY` contains a key with a character",
         "environment, KEYPOOL_ADMIN_TOKEN: `KEYPOOL_ADMIN_TOKEN` must have at least 16",
         "environment, KEYPOOL_LIMITER_URL: `KEYPOOL_LIMITER_URL` must be \"memory\"",
         "environment, KEYPOOL_LISTEN: `KEYPOOL_LISTEN` must be an address and port such as \"127.0.0.1:8080\", found \"nowhere\"",
         "environment, KEYPOOL_LOG_LEVEL: `KEYPOOL_LOG_LEVEL` must be one of",
         "environment, KEYPOOL_STORE_URL: `KEYPOOL_STORE_URL` must be a URL",
-        "environment, OPENAI_BASE_URL: `OPENAI_BASE_URL` is no base URL",
+        "environment, OPENAI_BASE_URL: `OPENAI_BASE_URL` is not a base URL",
         "command line, --log-format: `--log-format` must be one of \"text\" or \"json\", found \"yaml\"",
     ];
-    assert_eq!(told.len(), starts.len(), "{told:#?}");
-    for (told, start) in told.iter().zip(starts) {
+    assert_eq!(messages.len(), starts.len(), "{messages:#?}");
+    for (message, start) in messages.iter().zip(starts) {
         assert!(
-            told.starts_with(start) && !told.contains("canary"),
-            "{told}"
+            message.starts_with(start) && !message.contains("canary"),
+            "{message}"
         );
     }
 }
@@ -174,7 +174,7 @@ fn every_dialect_with_variables_makes_a_pool() {
 }
 
 #[test]
-fn the_file_s_pool_of_a_provider_stands_for_its_variables() {
+fn a_pool_in_the_file_replaces_the_provider_s_variables() {
     let file = "[pools.mine]\nprovider = 'openai'\nkeys = '${OPENAI_API_KEY}'\n[pools.groq]\nprovider = 'ark'\n";
     let home = toml(file)
         .env("OPENAI_API_KEY", "o1,o2")
@@ -199,12 +199,14 @@ fn the_file_s_pool_of_a_provider_stands_for_its_variables() {
         .collect();
     assert_eq!(
         skipped,
-        ["`GROQ_API_KEY` is not used: keypool.toml has a pool named \"groq\" of another provider"]
+        [
+            "`GROQ_API_KEY` is not used: keypool.toml has a pool named \"groq\" with another provider"
+        ]
     );
 }
 
 #[test]
-fn a_base_url_comes_from_key_pool_environment_provider() {
+fn a_base_url_comes_from_key_pool_environment_or_provider() {
     let base = |home: Home| home.good().settings.pools[0].keys[0].base_url.to_string();
     let key = "[[pools.p.keys]]\nkey = 'k'\n";
     let home =
@@ -231,7 +233,7 @@ fn an_environment_base_url_that_is_keypool_itself_is_a_mistake() {
         .env("OPENAI_API_KEY", "k")
         .env("OPENAI_BASE_URL", "http://localhost:8080/v1");
     assert!(
-        told(&home)[0].starts_with(
+        messages(&home)[0].starts_with(
             "environment, OPENAI_BASE_URL: `OPENAI_BASE_URL` is keypool's own address"
         )
     );
@@ -239,7 +241,7 @@ fn an_environment_base_url_that_is_keypool_itself_is_a_mistake() {
 }
 
 #[test]
-fn dotenv_stands_under_the_process() {
+fn the_process_wins_over_dotenv() {
     let dotenv = "GEMINI_API_KEY=key1, key2,key3\nOPENAI_API_KEY=from-file\nEMPTY=filled\nTOKEN='0123456789abcdef'\n";
     let home = toml("admin.token = '${TOKEN}'\n")
         .write(".env", dotenv)
@@ -266,14 +268,14 @@ fn dotenv_stands_under_the_process() {
 }
 
 #[test]
-fn a_mistake_in_dotenv_has_its_line_and_keeps_its_secret() {
+fn a_mistake_in_dotenv_has_its_line_and_shows_no_secret() {
     let home = toml("server.listen = 1").write(".env", "A=1\ncanary secret\nB=\"canary\n");
     let errors = home.errors();
-    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
-    assert_eq!(places, [".env:2:1", ".env:3:1", "keypool.toml:1:17"]);
+    let locations: Vec<_> = errors.iter().map(|error| &*error.location).collect();
+    assert_eq!(locations, [".env:2:1", ".env:3:1", "keypool.toml:1:17"]);
     assert!(!format!("{errors:?}").contains("canary"));
     let errors = Home::new().write(".env", b"A=1\nB=\xff\n").errors();
-    assert_eq!((&*errors[0].place, errors.len()), (".env:2:1", 1));
+    assert_eq!((&*errors[0].location, errors.len()), (".env:2:1", 1));
     let home = Home::new();
     std::fs::create_dir(home.sources.dir.join(".env")).unwrap();
     home.good();
@@ -285,12 +287,12 @@ fn a_wrong_value_in_dotenv_has_line_and_column() {
                   KEYPOOL_ADMIN_TOKEN=\"canary\"\nGROQ_API_KEY=canary\nGROQ_API_KEY=k1, canary k2\nKEYPOOL_STORE_URL=canary://x\n";
     let home = Home::new().write(".env", dotenv);
     let errors = home.errors();
-    let told: Vec<_> = errors
+    let messages: Vec<_> = errors
         .iter()
-        .map(|error| (&*error.place, error.message.split('`').nth(1).unwrap()))
+        .map(|error| (&*error.location, error.message.split('`').nth(1).unwrap()))
         .collect();
     assert_eq!(
-        told,
+        messages,
         [
             (".env:2:16", "KEYPOOL_LISTEN"),
             (".env:4:30", "KEYPOOL_LOG_LEVEL"),
@@ -301,20 +303,20 @@ fn a_wrong_value_in_dotenv_has_line_and_column() {
         ]
     );
     assert!(!format!("{errors:?}").contains("canary"), "{errors:#?}");
-    // What the process sets is not the file's, even where both are wrong.
+    // A variable of the process is not located in the file, even if both are wrong.
     let errors = home
         .env("KEYPOOL_LISTEN", "nowhere")
         .env("KEYPOOL_LOG_LEVEL", "")
         .errors();
-    let places: Vec<_> = errors.iter().map(|error| &*error.place).collect();
+    let locations: Vec<_> = errors.iter().map(|error| &*error.location).collect();
     assert_eq!(
-        (places.len(), places[0], places[4]),
+        (locations.len(), locations[0], locations[4]),
         (5, ".env:5:17", "environment, KEYPOOL_LISTEN")
     );
 }
 
 #[test]
-fn a_named_file_must_be_there() {
+fn a_named_file_must_exist() {
     let mut home = Home::new()
         .write("other.toml", "server.listen = '127.0.0.1:5'\n")
         .write("third.toml", "server.listn = 1");
@@ -323,20 +325,20 @@ fn a_named_file_must_be_there() {
     assert_eq!(loaded.settings.server.listen.port(), 5);
     assert_eq!(loaded.files[0], home.sources.dir.join("other.toml"));
     home.sources.file = Some("third.toml".into());
-    assert!(told(&home)[0].starts_with("third.toml:1:8: unknown field `listn`"));
+    assert!(messages(&home)[0].starts_with("third.toml:1:8: unknown field `listn`"));
     home.sources.file = Some("none.toml".into());
     let errors = home.errors();
-    assert_eq!((&*errors[0].place, errors.len()), ("none.toml", 1));
+    assert_eq!((&*errors[0].location, errors.len()), ("none.toml", 1));
     assert!(errors[0].message.contains("cannot be read"));
     home.sources.file = None;
     assert_eq!(
-        &*home.env("KEYPOOL_CONFIG", "gone.toml").errors()[0].place,
+        &*home.env("KEYPOOL_CONFIG", "gone.toml").errors()[0].location,
         "gone.toml"
     );
 }
 
 #[test]
-fn the_token_file_stands_beside_the_database() {
+fn the_token_file_is_beside_the_database() {
     for (url, expect) in [
         ("sqlite://keypool.db", "keypool.admin-token"),
         (
@@ -365,14 +367,14 @@ fn the_token_file_stands_beside_the_database() {
         let warned = loaded
             .warnings
             .iter()
-            .filter(|warning| warning.starts_with("`KEYPOOL_STORE_URL` is not in force"))
+            .filter(|warning| warning.starts_with("`KEYPOOL_STORE_URL` is not implemented"))
             .count();
         assert_eq!(warned, usize::from(url != "sqlite://keypool.db"));
     }
 }
 
 #[test]
-fn variables_that_are_not_in_force_warn_once() {
+fn a_variable_that_is_not_implemented_warns_once() {
     let home = toml("[store]\nurl = 'postgres://h/d'\nmaster_key = 'one'\n[limiter]\nurl = 'memory'\n[admin]\ntoken = '0123456789abcdef'")
         .env("KEYPOOL_STORE_URL", "postgresql://u:canary@h/d")
         .env("KEYPOOL_MASTER_KEY", "canary")
@@ -394,10 +396,10 @@ fn variables_that_are_not_in_force_warn_once() {
 }
 
 #[test]
-fn a_pool_from_the_environment_can_be_referred_to() {
+fn a_route_may_refer_to_a_pool_from_the_environment() {
     let file = "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\npools = ['groq']\n";
     toml(file).env("GROQ_API_KEY", "k").good();
-    assert!(told(&toml(file))[0].contains("no pool is configured"));
+    assert!(messages(&toml(file))[0].contains("no pool is configured"));
 }
 
 #[test]

@@ -1,67 +1,69 @@
-//! How names and values stand in messages, and which known name was meant.
+//! Formats names and values for messages, and suggests the known name that was meant.
 //!
-//! This module must never know a file or a section; whoever calls it knows that a text may be shown.
+//! This module must never know a file or a section. The caller decides whether a text may be shown at all.
 
-/// The one of `known` that is close enough to `name` to be meant.
+/// The closest of the `known` names, if it is close enough to be what the user meant.
 pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    // Who writes this much did not mistype a name; and the distance takes quadratic time.
+    // A long text is not a mistyped name, and the distance takes quadratic time.
     if name.len() > 64 {
         return None;
     }
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     let name = plain(name);
     let length = name.chars().count();
-    let far = (length / 3).clamp(1, 3).min(length / 2);
+    let max_distance = (length / 3).clamp(1, 3).min(length / 2);
     let distances = known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(&name, &plain(known)), *known));
     distances
-        .filter(|(distance, _)| *distance <= far)
+        .filter(|(distance, _)| *distance <= max_distance)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }
 
 /// `"a", "b" or "c"`.
-pub(super) fn listed(words: &[&str]) -> String {
+pub(super) fn alternatives(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
     match quoted.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        Some((last, others)) if !others.is_empty() => {
+            format!("{} or {last}", others.join(", "))
+        }
         _ => quoted.concat(),
     }
 }
 
-/// A name that the user chose, as it stands in a message. A long one is cut: it may be a secret in the wrong place.
-pub(super) fn shown(name: &str) -> String {
-    format!("`{}`", escaped(name))
+/// A name that the user chose, in backticks. A long one is cut: it may be a misplaced secret.
+pub(super) fn name(name: &str) -> String {
+    format!("`{}`", bare_name(name))
 }
 
-/// The same without marks around it.
-pub(super) fn escaped(name: &str) -> String {
+/// A name that the user chose, without backticks.
+pub(super) fn bare_name(name: &str) -> String {
     cut(name, is_long(name))
 }
 
-/// A name that should have been one of keypool's own. Nobody chose it, so what looks like a secret is cut as well.
-pub(super) fn unknown(name: &str) -> String {
+/// A name that should be one of keypool's, in backticks. Cut if it looks like a secret.
+pub(super) fn unknown_name(name: &str) -> String {
     format!("`{}`", cut(name, may_be_secret(name)))
 }
 
-/// A value as it stands in a message, cut where it may be a secret in the wrong place.
-pub(super) fn quoted(text: &str) -> String {
+/// A value in quotes. Cut if it looks like a secret.
+pub(super) fn value(text: &str) -> String {
     format!("\"{}\"", cut(text, may_be_secret(text)))
 }
 
-/// A variable's name. Those in capitals are long now and then; a secret has other letters.
+/// A variable's name. Names in capitals may be long; secrets also have lower-case letters.
 pub(super) fn variable(name: &str) -> String {
     let capitals = !name.contains(|c: char| c.is_ascii_lowercase()) && name.contains('_');
     cut(name, !capitals && may_be_secret(name))
 }
 
-/// No shorter secret is worth more than a name in full.
+/// Whether a text has the length of a secret. Shorter names are shown in full.
 fn is_long(text: &str) -> bool {
     text.chars().count() >= 32
 }
 
-/// Whether a text may be a key or token. Addresses, times and sentences are not: they have dots, colons or blanks.
+/// Whether a text may be a key or token. Addresses, times and sentences contain dots, colons or spaces.
 fn may_be_secret(text: &str) -> bool {
     is_long(text)
         || (text.chars().count() >= 16
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suggests_only_what_is_close() {
+    fn only_a_close_name_is_suggested() {
         for (name, expect) in [
             ("base_ulr", Some("base_url")),
             ("Base-URL", Some("base_url")),
@@ -99,15 +101,15 @@ mod tests {
 
     #[test]
     fn long_names_are_cut() {
-        assert_eq!(shown("a\n\u{1b}"), "`a\\n\\u{1b}`");
-        assert_eq!(shown(&"s".repeat(31)), format!("`{}`", "s".repeat(31)));
-        assert_eq!(shown(&"s".repeat(32)), "`ssssss…`");
-        assert_eq!(shown("production-openai-2"), "`production-openai-2`");
+        assert_eq!(name("a\n\u{1b}"), "`a\\n\\u{1b}`");
+        assert_eq!(name(&"s".repeat(31)), format!("`{}`", "s".repeat(31)));
+        assert_eq!(name(&"s".repeat(32)), "`ssssss…`");
+        assert_eq!(name("production-openai-2"), "`production-openai-2`");
     }
 
     #[test]
-    fn what_may_be_a_secret_is_cut() {
-        // As long as the keys of Gemini, Mistral and DeepSeek, and the shortest virtual key.
+    fn a_text_that_may_be_a_secret_is_cut() {
+        // As long as keys of Gemini, Mistral and DeepSeek, and as the shortest virtual key.
         for secret in [
             format!("AIzaSy{}", "x".repeat(33)),
             format!("a1b2c3{}", "x".repeat(26)),
@@ -115,8 +117,8 @@ mod tests {
             "team-a-012345678".to_owned(),
         ] {
             let start = &secret[..6];
-            assert_eq!(quoted(&secret), format!("\"{start}…\""));
-            assert_eq!(unknown(&secret), format!("`{start}…`"));
+            assert_eq!(value(&secret), format!("\"{start}…\""));
+            assert_eq!(unknown_name(&secret), format!("`{start}…`"));
             assert_eq!(variable(&secret), format!("{start}…"));
         }
         for plain in [
@@ -126,7 +128,7 @@ mod tests {
             "http://h:99999/v1",
             "2027-01-31 at noon",
         ] {
-            assert_eq!(quoted(plain), format!("\"{plain}\""));
+            assert_eq!(value(plain), format!("\"{plain}\""));
         }
         for name in ["MY_TEAM_OPENAI_API_KEY_PRODUCTION_2", "k", "NO_SUCH_2"] {
             assert_eq!(variable(name), name);

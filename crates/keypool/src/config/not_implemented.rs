@@ -1,6 +1,6 @@
-//! Sections that are understood and checked, and come into force with a later version: each set thing warns once.
+//! Settings that are checked but not implemented yet. Each one that is set gives one warning.
 //!
-//! What leaves here is nothing: a section that comes into force moves to a file of its own.
+//! Nothing here returns a value. A section that gets implemented moves to its own file.
 
 use std::ops::RangeInclusive;
 
@@ -9,13 +9,13 @@ use super::text::Text;
 use super::values;
 use super::walk::Table;
 
-/// Why limits do nothing.
+/// Why limits have no effect.
 pub(super) const LIMITS: &str = "limits come with a later version";
 const ANY: RangeInclusive<u64> = 1..=u64::MAX;
 
 /// `[limiter]` and `KEYPOOL_LIMITER_URL`.
 pub(super) fn limiter(table: Option<Table<'_>>, report: &Report<'_>) {
-    let outside = Text::variable(report, "KEYPOOL_LIMITER_URL");
+    let variable = Text::variable(report, "KEYPOOL_LIMITER_URL");
     if let Some(mut table) = table {
         table.text("url").iter().for_each(limiter_url);
         word(&mut table, "mode", "limiter.mode", &["leased", "strict"]);
@@ -27,7 +27,7 @@ pub(super) fn limiter(table: Option<Table<'_>>, report: &Report<'_>) {
         );
         table.finish();
     }
-    outside.iter().for_each(limiter_url);
+    variable.iter().for_each(limiter_url);
 }
 
 fn limiter_url(text: &Text<'_>) {
@@ -36,14 +36,14 @@ fn limiter_url(text: &Text<'_>) {
         return;
     }
     if values::is_url(url, &["redis", "rediss", "redis-cluster", "rediss-cluster"]) {
-        text.report().not_in_force(&text.name, LIMITS);
+        text.report().not_implemented(&text.name, LIMITS);
     } else {
-        // Not shown: it may hold a password.
-        text.wrong("must be \"memory\" or a URL such as \"redis://host:port\", \"rediss://host:port\" or \"redis-cluster://h1:p1,h2:p2\"");
+        // Not shown: it may contain a password.
+        text.invalid("must be \"memory\" or a URL such as \"redis://host:port\", \"rediss://host:port\" or \"redis-cluster://h1:p1,h2:p2\"");
     }
 }
 
-/// A word of which the first is the default, and silent.
+/// Reads one of `words`. The first is the default and gives no warning.
 fn word(table: &mut Table<'_>, field: &'static str, setting: &str, words: &[&'static str]) {
     let report = table.report();
     let words: Vec<(&'static str, usize)> = words
@@ -52,7 +52,7 @@ fn word(table: &mut Table<'_>, field: &'static str, setting: &str, words: &[&'st
         .map(|(n, word)| (*word, n))
         .collect();
     if table.one_of(field, &words).is_some_and(|n| n > 0) {
-        report.not_in_force(setting, LIMITS);
+        report.not_implemented(setting, LIMITS);
     }
 }
 
@@ -94,14 +94,14 @@ pub(super) fn virtual_key_limits(table: &mut Table<'_>) {
         .duration("limit_wait")
         .is_some_and(|wait| wait.as_secs_f64() != 10.0)
     {
-        report.not_in_force("virtual_keys.limit_wait", LIMITS);
+        report.not_implemented("virtual_keys.limit_wait", LIMITS);
     }
 }
 
 fn number(table: &mut Table<'_>, name: &'static str, setting: &str) {
     let report = table.report();
     if table.whole(name, ANY).is_some() {
-        report.not_in_force(setting, LIMITS);
+        report.not_implemented(setting, LIMITS);
     }
 }
 
@@ -110,7 +110,7 @@ pub(super) fn files(table: Option<Table<'_>>) {
     let Some(mut table) = table else { return };
     let report = table.report();
     if table.size("max_size").is_some_and(|size| size != 512 << 20) {
-        report.not_in_force("files.max_size", "files come with a later version");
+        report.not_implemented("files.max_size", "files come with a later version");
     }
     table.finish();
 }
@@ -120,7 +120,7 @@ pub(super) fn metrics(table: Option<Table<'_>>) {
     let Some(mut table) = table else { return };
     let report = table.report();
     if table.switch("public") == Some(true) {
-        report.not_in_force("metrics.public", "metrics come with a later version");
+        report.not_implemented("metrics.public", "metrics come with a later version");
     }
     table.finish();
 }

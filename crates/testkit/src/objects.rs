@@ -1,12 +1,13 @@
-//! Objects that the mock keeps for whoever made them: files, batches, conversations, tasks, cached contents.
+//! Objects that keys create: files, batches, conversations, tasks, cached contents.
 //!
-//! To every key but those of its maker's organisation an object does not exist. It must never know of sockets or steps.
+//! An object exists only for the keys of the organisation that created it. This module must never know of sockets or
+//! steps.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use serde::Deserialize;
 
-use crate::answer::{Answer, Kind as Wrong, Protocol, Trouble, quoted, rfc3339};
+use crate::answer::{Answer, ApiError, Kind as ErrorKind, Protocol, quoted, rfc3339};
 use crate::call::{Call, decoded};
 use crate::state::Progress;
 
@@ -15,9 +16,9 @@ use crate::state::Progress;
 pub(crate) struct Kind {
     /// The path below the version.
     collection: &'static str,
-    /// How its ids begin.
+    /// The prefix of its ids.
     prefix: &'static str,
-    /// What `object` or `type` says.
+    /// The value of `object` or `type`.
     object: &'static str,
 }
 
@@ -36,7 +37,7 @@ const OPENAI: [Kind; 7] = [
     kind("/vector_stores", "vs_", "vector_store"),
     kind("/videos", "video_", "video"),
     kind("/contents/generations/tasks", "cgt-", "task"),
-    // Made elsewhere: only what is below one is answered here.
+    // Created elsewhere: only the paths below one are served here.
     kind("/responses", "resp_", "response"),
 ];
 const ANTHROPIC: [Kind; 2] = [
@@ -48,10 +49,10 @@ const GEMINI: [Kind; 2] = [
     kind("/files", "files/", "file"),
 ];
 
-/// What a path calls.
+/// The endpoint of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    Make(Kind),
+    Create(Kind),
     Get(Kind, String),
     Delete(Kind, String),
     /// `cancel`, `content`, `results`, …
@@ -69,14 +70,14 @@ impl Endpoint {
         };
         let path = path.strip_prefix("/upload").unwrap_or(path);
         let of_kind = |kind: &&Kind| {
-            let rest = path.strip_prefix(kind.collection);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            let below = path.strip_prefix(kind.collection);
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
         };
         let kind = *kinds.iter().find(of_kind)?;
         let rest = path[kind.collection.len()..].trim_start_matches('/');
         if rest.is_empty() {
-            let made_here = kind.object != "response";
-            return (*method == Method::POST && made_here).then_some(Endpoint::Make(kind));
+            let created_here = kind.object != "response";
+            return (*method == Method::POST && created_here).then_some(Endpoint::Create(kind));
         }
         let (id, below) = rest.split_once('/').unwrap_or((rest, ""));
         let id = match protocol {
@@ -93,18 +94,18 @@ impl Endpoint {
     }
 }
 
-/// The normal answer.
-pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
+/// The normal response.
+pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, ApiError> {
     let json = |text| Answer::json(call.protocol, call.state, text);
     match endpoint {
-        Endpoint::Make(kind) => make(*kind, call).map(json),
+        Endpoint::Create(kind) => create(*kind, call).map(json),
         Endpoint::Get(kind, id) => {
             known(call, id)?;
-            Ok(json(shown(*kind, call, id)))
+            Ok(json(object_json(*kind, call, id)))
         }
         Endpoint::Delete(kind, id) => {
             known(call, id)?;
-            call.state.disown(id);
+            call.state.delete(id);
             let (id, object) = (quoted(id), kind.object);
             Ok(json(format!(
                 r#"{{"id":{id},"object":"{object}","deleted":true}}"#
@@ -131,23 +132,27 @@ struct Body {
     input_file_id: Option<String>,
 }
 
-/// The answer to the last step of an upload: the new file.
+/// The response to the last step of an upload: the new file.
 pub(crate) fn uploaded(call: &Call<'_>, progress: &Progress) -> Answer {
     let [_, file] = GEMINI;
     let id = call.state.id(file.prefix);
     call.state.own(&id, call.key);
     let (size, mime_type) = (progress.received, quoted(&progress.mime_type));
     let more = format!(r#"{{"sizeBytes":"{size}","mimeType":{mime_type},"#);
-    let shown = shown(file, call, &id).replacen('{', &more, 1);
-    Answer::json(call.protocol, call.state, format!(r#"{{"file":{shown}}}"#))
+    let object_json = object_json(file, call, &id).replacen('{', &more, 1);
+    Answer::json(
+        call.protocol,
+        call.state,
+        format!(r#"{{"file":{object_json}}}"#),
+    )
 }
 
-fn make(kind: Kind, call: &Call<'_>) -> Result<String, Trouble> {
+fn create(kind: Kind, call: &Call<'_>) -> Result<String, ApiError> {
     if kind.object == "batch" {
         let body: Body = call.parse()?;
         let file = body
             .input_file_id
-            .ok_or_else(|| Trouble::invalid("Missing required parameter: 'input_file_id'."))?;
+            .ok_or_else(|| ApiError::invalid("Missing required parameter: 'input_file_id'."))?;
         known(call, &file)?;
     }
     let id = call.state.id(kind.prefix);
@@ -155,21 +160,21 @@ fn make(kind: Kind, call: &Call<'_>) -> Result<String, Trouble> {
     if kind.object == "batch" {
         call.state.own(&output_of(&id), call.key);
     }
-    let shown = shown(kind, call, &id);
+    let object_json = object_json(kind, call, &id);
     let in_file = call.protocol == Protocol::Gemini && kind.object == "file";
     Ok(if in_file {
-        format!(r#"{{"file":{shown}}}"#)
+        format!(r#"{{"file":{object_json}}}"#)
     } else {
-        shown
+        object_json
     })
 }
 
-/// The file that a batch's results are in.
+/// The id of the file with a batch's results.
 fn output_of(batch: &str) -> String {
     batch.replacen("batch_", "file-out", 1)
 }
 
-fn shown(kind: Kind, call: &Call<'_>, id: &str) -> String {
+fn object_json(kind: Kind, call: &Call<'_>, id: &str) -> String {
     let (object, created) = (kind.object, call.state.unix());
     let quoted_id = quoted(id);
     match (call.protocol, object) {
@@ -196,15 +201,15 @@ fn shown(kind: Kind, call: &Call<'_>, id: &str) -> String {
     }
 }
 
-fn known(call: &Call<'_>, id: &str) -> Result<(), Trouble> {
+fn known(call: &Call<'_>, id: &str) -> Result<(), ApiError> {
     if call.state.owns(id, call.key) {
         Ok(())
     } else {
-        // Ark's `NotFound` of a model is another.
-        let wrong = match call.protocol {
-            Protocol::Ark => Wrong::Other,
-            _ => Wrong::NotFound,
+        // Ark's `NotFound` for a model is another error.
+        let kind = match call.protocol {
+            Protocol::Ark => ErrorKind::Other,
+            _ => ErrorKind::NotFound,
         };
-        Err(Trouble::new(404, wrong, format!("No such object: {id}")))
+        Err(ApiError::new(404, kind, format!("No such object: {id}")))
     }
 }

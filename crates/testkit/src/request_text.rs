@@ -1,13 +1,13 @@
-//! The few fields of request bodies that the mock looks at, read without building the rest in memory.
+//! Reads the few fields of request bodies that the mock needs, without parsing the rest into memory.
 //!
-//! It must never judge: which fields are required is the protocol's business.
+//! This module must never reject a body: each protocol decides which fields are required.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// How much of the client's last words an answer quotes.
+/// Maximum number of characters of the user's message that a response quotes.
 const QUOTED_CHARS: usize = 80;
 
 /// A message of any chat protocol.
@@ -15,7 +15,7 @@ const QUOTED_CHARS: usize = 80;
 pub(crate) struct Message<'a> {
     #[serde(default, borrow)]
     role: Option<Cow<'a, str>>,
-    /// OpenAI, Anthropic: a text or a list of parts.
+    /// OpenAI and Anthropic: a text or a list of parts.
     #[serde(default, borrow)]
     content: Option<&'a RawValue>,
     /// Gemini: a list of parts.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_words_are_the_users_in_every_form() {
+    fn last_words_are_the_user_s_in_every_protocol() {
         let long = "é".repeat(100);
         for (messages, expect) in [
             (r#"[{"role":"system","content":"s"},{"role":"user","content":"hello"}]"#.to_owned(), "hello"),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_input_is_a_text_or_items() {
+    fn the_input_of_responses_is_a_text_or_items() {
         assert_eq!(words_of(r#""plain""#), "plain");
         assert_eq!(
             words_of(r#"[{"role":"user","content":[{"type":"input_text","text":"item"}]}]"#),

@@ -1,4 +1,4 @@
-//! Routes that no call can reach, and targets that none comes to: allowed, hardly meant, and so warned of.
+//! Warns about routes and targets that no call can reach. They are allowed, but probably not meant.
 //!
 //! This module must never know a provider by name: what differs between them comes from their dialects.
 
@@ -7,12 +7,12 @@ use keypool_core::settings::PoolSettings;
 use keypool_gateway::settings::{AuthMode, RouteSettings, RouteTarget, VirtualKeySettings};
 use keypool_providers::catalogue;
 
-use super::place::At;
+use super::display;
+use super::location::Location;
 use super::report::Report;
-use super::words;
 
-/// What decides who reaches which target.
-pub(super) struct Reach<'a> {
+/// What decides which targets callers can reach.
+pub(super) struct Reachability<'a> {
     /// All pools.
     pub(super) pools: Vec<&'a PoolSettings>,
     /// `server.auth`
@@ -21,46 +21,52 @@ pub(super) struct Reach<'a> {
     pub(super) virtual_keys: &'a [VirtualKeySettings],
 }
 
-impl Reach<'_> {
-    /// Warns of `route`, whose name stands at `at` and whose targets at `places`.
-    pub(super) fn warn(&self, route: &RouteSettings, at: &At, places: &[At], report: &Report<'_>) {
+impl Reachability<'_> {
+    /// Warns about `route`, whose name is at `at` and whose targets are at `locations`.
+    pub(super) fn warn(
+        &self,
+        route: &RouteSettings,
+        at: &Location,
+        locations: &[Location],
+        report: &Report<'_>,
+    ) {
         let targets = || route.targets.iter();
-        for ((n, target), place) in targets().enumerate().zip(places) {
+        for ((n, target), location) in targets().enumerate().zip(locations) {
             let (pool, model) = (&target.pool, model_of(route, target));
             let is_same =
                 |other: &RouteTarget| other.pool == *pool && model_of(route, other) == model;
             if targets().take(n).any(is_same) {
-                let told = "this target stands in the route already: the same pool is tried a second time for the same model";
-                report.doubt(place, told);
+                let message = "this target is in the route twice: the same pool is tried again for the same model";
+                report.warn_at(location, message);
             } else if self.names_no_model(target) {
-                let told = format!(
-                    "no call reaches this target: calls to the provider of the pool {} name no model",
-                    words::shown(pool)
+                let message = format!(
+                    "no call reaches this target: calls to the provider of the pool {} do not name a model",
+                    display::name(pool)
                 );
-                report.doubt(place, &told);
+                report.warn_at(location, &message);
             }
         }
         if !targets().any(|target| !self.names_no_model(target)) {
-            // Each target was told.
+            // Each target has its own warning.
             return;
         }
         if self.asks_for_keys() && !targets().any(|target| self.some_key_may(route, target)) {
-            let told = format!(
+            let message = format!(
                 "no virtual key may use the route {}: none allows its name, or the model of a target, together with that target's pool",
-                words::shown(&route.model)
+                display::name(&route.model)
             );
-            report.doubt(at, &told);
+            report.warn_at(at, &message);
         }
     }
 
-    /// A pool that does not exist, or is wrong itself, is told elsewhere.
+    /// False for a pool that does not exist or has mistakes, which are reported elsewhere.
     fn names_no_model(&self, target: &RouteTarget) -> bool {
         let pool = self.pools.iter().find(|pool| pool.name == target.pool);
         let dialect = pool.and_then(|pool| catalogue::find(pool.provider));
         dialect.is_some_and(|dialect| dialect.default_models().is_empty())
     }
 
-    /// With no key that is switched on, nobody reaches anything, which is told elsewhere.
+    /// False if no key is enabled: then no call gets through, which is reported elsewhere.
     fn asks_for_keys(&self) -> bool {
         self.auth != AuthMode::None && self.virtual_keys.iter().any(|key| !key.disabled)
     }
@@ -75,7 +81,7 @@ impl Reach<'_> {
     }
 }
 
-/// The model asked for at a target.
+/// The model requested from a target.
 fn model_of<'a>(route: &'a RouteSettings, target: &'a RouteTarget) -> &'a str {
     target.model.as_ref().unwrap_or(&route.model)
 }

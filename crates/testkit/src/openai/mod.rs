@@ -1,6 +1,6 @@
-//! OpenAI's endpoints, also for providers like it: chat, completions, model lists, errors (and Ark's codes).
+//! The endpoints of OpenAI and OpenAI-like providers: chat, completions, model lists, errors (and Ark's codes).
 //!
-//! It must never know of sockets, scripts or steps.
+//! This module must never know of sockets, scripts or steps.
 
 mod embeddings;
 mod media;
@@ -11,9 +11,9 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::answer::{Answer, EVENTS, Kind, Protocol, Reply, Trouble, array, quoted};
+use crate::answer::{Answer, ApiError, EVENTS, Kind, Protocol, Reply, array, quoted};
 use crate::call::{Call, decoded};
-use crate::reading::{Message, last_words, words_of};
+use crate::request_text::{Message, last_words, words_of};
 use crate::state::State;
 
 const MODELS: [&str; 5] = [
@@ -28,7 +28,7 @@ const ARK_MODELS: [&str; 3] = [
     "doubao-seed-1-6-250615",
     "doubao-embedding-text-240715",
 ];
-/// 2025-01-01: when made-up models were made.
+/// 2025-01-01, as the creation time of all models.
 const MODELS_CREATED: u64 = 1_735_689_600;
 
 /// What an OpenAI-like path calls.
@@ -89,8 +89,8 @@ impl Endpoint {
     }
 }
 
-/// The normal answer.
-pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, Trouble> {
+/// The normal response.
+pub(crate) fn answer(endpoint: &Endpoint, call: &Call<'_>) -> Result<Answer, ApiError> {
     match endpoint {
         Endpoint::Chat => chat(call),
         Endpoint::Completions => completions(call),
@@ -135,12 +135,12 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// The model asked for, or OpenAI's complaint that there is none.
-fn required(model: Option<String>) -> Result<String, Trouble> {
-    model.ok_or_else(|| Trouble::invalid("you must provide a model parameter"))
+/// The requested model, or OpenAI's error if there is none.
+fn required(model: Option<String>) -> Result<String, ApiError> {
+    model.ok_or_else(|| ApiError::invalid("you must provide a model parameter"))
 }
 
-/// A chat-like answer's fixed parts; `open` ends where the choice's own text begins.
+/// The fixed parts of a chat-like response. `open` ends where the choice's text starts.
 struct Frames {
     open: String,
     close: &'static str,
@@ -158,7 +158,7 @@ impl Frames {
         Bytes::from([&self.open, text, self.close, usage, "}\n\n"].concat())
     }
 
-    /// `first`, one event for each piece, the finish, the usage if asked for, and the end marker.
+    /// `first`, one event per piece, the finish reason, the usage if requested, and the end marker.
     fn stream(
         &self,
         first: Option<Bytes>,
@@ -186,12 +186,12 @@ impl Frames {
     }
 }
 
-fn chat(call: &Call<'_>) -> Result<Answer, Trouble> {
+fn chat(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: ChatBody<'_> = call.parse()?;
     let model = quoted(&required(body.model)?);
     let messages = body
         .messages
-        .ok_or_else(|| Trouble::invalid("Missing required parameter: 'messages'."))?;
+        .ok_or_else(|| ApiError::invalid("Missing required parameter: 'messages'."))?;
     let mut reply = call.reply(
         &last_words(&messages),
         body.max_completion_tokens.or(body.max_tokens),
@@ -227,7 +227,7 @@ fn chat(call: &Call<'_>) -> Result<Answer, Trouble> {
     Ok(Answer::stream(call.protocol, call.state, EVENTS, events))
 }
 
-fn completions(call: &Call<'_>) -> Result<Answer, Trouble> {
+fn completions(call: &Call<'_>) -> Result<Answer, ApiError> {
     let body: CompletionBody<'_> = call.parse()?;
     let model = quoted(&required(body.model)?);
     let prompt = body
@@ -307,51 +307,51 @@ fn models(call: &Call<'_>) -> Answer {
     )
 }
 
-fn model(call: &Call<'_>, id: &str) -> Result<Answer, Trouble> {
+fn model(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
     if !listed(call).iter().any(|model| model == id) {
-        return Err(Trouble::not_found(format!(
+        return Err(ApiError::not_found(format!(
             "The model '{id}' does not exist or you do not have access to it."
         )));
     }
     Ok(Answer::json(call.protocol, call.state, model_object(id)))
 }
 
-/// An error in OpenAI's form.
-pub(crate) fn error(state: &State, trouble: &Trouble) -> Answer {
-    let (kind, code) = match trouble.kind {
+/// An error in OpenAI's format.
+pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
+    let (kind, code) = match error.kind {
         Kind::Invalid => ("invalid_request_error", None),
         Kind::UnknownKey => ("invalid_request_error", Some("invalid_api_key")),
         Kind::Requests | Kind::Concurrency => ("requests", Some("rate_limit_exceeded")),
         Kind::Overloaded => ("service_unavailable_error", Some("server_is_overloaded")),
         Kind::NotFound => ("invalid_request_error", Some("not_found")),
         Kind::TooLarge => ("invalid_request_error", Some("request_too_large")),
-        Kind::Other if trouble.status >= 500 => ("server_error", None),
+        Kind::Other if error.status >= 500 => ("server_error", None),
         Kind::Other => ("invalid_request_error", None),
     };
     let code = code.map_or("null".to_owned(), quoted);
-    let message = quoted(&trouble.message);
+    let message = quoted(&error.message);
     let body = format!(
         r#"{{"error":{{"message":{message},"type":"{kind}","param":null,"code":{code}}}}}"#
     );
-    Answer::error(Protocol::OpenAi, state, trouble.status, body).retry_after(trouble.retry_after)
+    Answer::error(Protocol::OpenAi, state, error.status, body).retry_after(error.retry_after)
 }
 
-/// An error in Ark's form: OpenAI's fields, Ark's codes.
-pub(crate) fn ark_error(state: &State, trouble: &Trouble) -> Answer {
-    let (kind, code) = match trouble.kind {
+/// An error in Ark's format: OpenAI's fields with Ark's codes.
+pub(crate) fn ark_error(state: &State, error: &ApiError) -> Answer {
+    let (kind, code) = match error.kind {
         Kind::Invalid | Kind::TooLarge => ("BadRequest", "InvalidParameter"),
         Kind::UnknownKey => ("Unauthorized", "AuthenticationError"),
         Kind::Requests => ("TooManyRequests", "RateLimitExceeded.EndpointRPMExceeded"),
         Kind::Concurrency => ("TooManyRequests", "AccountRateLimitExceeded"),
         Kind::NotFound => ("NotFound", "InvalidEndpointOrModel.NotFound"),
         Kind::Overloaded => ("InternalServerError", "InternalServiceError"),
-        Kind::Other if trouble.status >= 500 => ("InternalServerError", "InternalServiceError"),
-        Kind::Other if trouble.status == 404 => ("NotFound", "NotFound"),
+        Kind::Other if error.status >= 500 => ("InternalServerError", "InternalServiceError"),
+        Kind::Other if error.status == 404 => ("NotFound", "NotFound"),
         Kind::Other => ("BadRequest", "InvalidParameter"),
     };
-    let message = quoted(&trouble.message);
+    let message = quoted(&error.message);
     let body = format!(
         r#"{{"error":{{"code":"{code}","message":{message},"param":"","type":"{kind}"}}}}"#
     );
-    Answer::error(Protocol::Ark, state, trouble.status, body).retry_after(trouble.retry_after)
+    Answer::error(Protocol::Ark, state, error.status, body).retry_after(error.retry_after)
 }

@@ -1,41 +1,43 @@
-//! What is allowed and can hardly be meant: warned of, with its place.
+//! Warnings about settings that are allowed but probably not meant, each with its location.
 
 use super::*;
 
 const POOLS: &str = "pools.a = { provider = 'openai' }\npools.b = { provider = 'anthropic' }\npools.t = { provider = 'tavily' }\n";
 
-/// The warnings of `text`: each begins with one of the places marked by `§`, in their order, and has its words.
+/// Checks the warnings about `text`: each starts with the next location marked by `§`, and contains the next expected text.
 fn check(text: &str, expect: &[&str]) {
-    let mut places = Vec::new();
+    let mut locations = Vec::new();
     let mut plain = String::new();
     for part in text.split_inclusive('§') {
         plain.push_str(part.trim_end_matches('§'));
         if part.ends_with('§') {
             let line = plain.matches('\n').count() + 1;
             let column = plain.chars().rev().take_while(|c| *c != '\n').count() + 1;
-            places.push(format!("keypool.toml:{line}:{column}: "));
+            locations.push(format!("keypool.toml:{line}:{column}: "));
         }
     }
     let warnings = toml(&plain).env("SET", "canary-set").good().warnings;
     assert_eq!(
-        (warnings.len(), places.len()),
+        (warnings.len(), locations.len()),
         (expect.len(), expect.len()),
         "{text}\n{warnings:#?}"
     );
-    for ((warning, place), words) in warnings.iter().zip(places).zip(expect) {
+    for ((warning, location), words) in warnings.iter().zip(locations).zip(expect) {
         assert!(
-            warning.starts_with(&place) && warning.contains(words) && !warning.contains("canary"),
-            "{text}\n{place}{words}\n{warning}"
+            warning.starts_with(&location)
+                && warning.contains(words)
+                && !warning.contains("canary"),
+            "{text}\n{location}{words}\n{warning}"
         );
     }
 }
 
 #[test]
-fn a_dollar_brace_that_begins_no_reference_is_told() {
+fn a_stray_dollar_brace_warns() {
     for value in ["${SET", "canary${", "${SET:-x}", "${}", "${SET}${SET"] {
         let text = format!("[pools.a]\nprovider = 'openai'\nkeys = §'{value}'");
-        let told = "`pools.a.keys` has a `${` that begins no `${NAME}`";
-        check(&text, &[told]);
+        let expected = "`pools.a.keys` has a `${` that does not start a `${NAME}`";
+        check(&text, &[expected]);
     }
     for value in ["${SET}", "$SET", "a$", "$${SET}", "}${SET}{"] {
         check(
@@ -46,24 +48,24 @@ fn a_dollar_brace_that_begins_no_reference_is_told() {
 }
 
 #[test]
-fn so_it_is_in_the_dotenv_file() {
+fn a_stray_dollar_brace_in_dotenv_warns() {
     let text = "OPENAI_API_KEY=${SET\nANTHROPIC_API_KEY=\"x\\${y${SET}\"\nGEMINI_API_KEY='${'\n  MISTRAL_API_KEY = \"x${}\" # ${\nSET=${\nOTHER=${OTHER:-x}\n";
     let home = Home::new().write(".env", text).env("SET", "canary-set");
     let begins = |warning: &String| warning.split(" that").next().unwrap().to_owned();
-    let told: Vec<String> = home.good().warnings.iter().map(begins).collect();
+    let expected: Vec<String> = home.good().warnings.iter().map(begins).collect();
     assert_eq!(
-        told,
+        expected,
         [
             ".env:4:21: `MISTRAL_API_KEY` has a `${`",
             ".env:1:16: `OPENAI_API_KEY` has a `${`"
         ],
-        "and not of what the process sets, nor of what is not read"
+        "no warning about variables of the process or about variables that are not read"
     );
 }
 
 #[test]
-fn an_empty_list_that_shuts_everything_out_is_told() {
-    // A pool for routes, or for calls by its path.
+fn an_empty_list_of_a_virtual_key_warns() {
+    // In a pool it makes sense: the pool is for routes, or for calls by its path.
     check("pools.a = { provider = 'openai', models = [] }", &[]);
     check(
         "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\nmodels = §[]\npools = §[]\n",
@@ -72,10 +74,10 @@ fn an_empty_list_that_shuts_everything_out_is_told() {
 }
 
 #[test]
-fn virtual_keys_that_nobody_is_asked_for_are_told() {
+fn virtual_keys_without_effect_warn() {
     let key = "[[virtual_keys]]\nname = 'a'\nkey = '0123456789abcdef'\n";
-    let told = "`server.auth` is \"none\", so nobody is asked for a virtual key";
-    check(&format!("[server]\nauth = §'none'\n{key}"), &[told]);
+    let expected = "`server.auth` is \"none\", so no caller needs a virtual key";
+    check(&format!("[server]\nauth = §'none'\n{key}"), &[expected]);
     for auth in ["auto", "required"] {
         check(&format!("server.auth = '{auth}'\n{key}"), &[]);
     }
@@ -83,8 +85,8 @@ fn virtual_keys_that_nobody_is_asked_for_are_told() {
 }
 
 #[test]
-fn a_target_that_stands_twice_in_a_route_is_told() {
-    let again = "stands in the route already";
+fn a_target_that_is_in_a_route_twice_warns() {
+    let again = "is in the route twice";
     for (targets, expect) in [
         (
             "{ pool = 'a', model = 'x' }, §{ pool = 'a', model = 'x' }",
@@ -108,8 +110,8 @@ fn a_target_that_stands_twice_in_a_route_is_told() {
 }
 
 #[test]
-fn a_target_that_no_call_with_a_model_reaches_is_told() {
-    let none = "calls to the provider of the pool `t` name no model";
+fn a_target_that_no_call_with_a_model_reaches_warns() {
+    let none = "calls to the provider of the pool `t` do not name a model";
     for (targets, expect) in [
         ("§{ pool = 't' }", &[none][..]),
         ("{ pool = 'a' }, §{ pool = 't' }", &[none]),
@@ -123,7 +125,7 @@ fn a_target_that_no_call_with_a_model_reaches_is_told() {
 }
 
 #[test]
-fn a_route_that_no_virtual_key_may_use_is_told() {
+fn a_route_that_no_virtual_key_may_use_warns() {
     let none = "no virtual key may use the route `best`";
     for (key, route, expect) in [
         ("models = ['gpt-*']", "§'best'", &[none][..]),
@@ -138,7 +140,7 @@ fn a_route_that_no_virtual_key_may_use_is_told() {
              [[routes]]\nmodel = {route}\ntargets = [{{ pool = 'a', model = 'x' }}]\n"
         );
         check(&text, expect);
-        // One that may do all makes it good, unless it is switched off.
+        // An enabled key that may use everything removes the warning.
         let other = "[[virtual_keys]]\nname = 'w'\nkey = '0123456789abcdefg'\n";
         check(&format!("{}{other}", text.replace('§', "")), &[]);
         check(&format!("{text}{other}disabled = true\n"), expect);

@@ -1,8 +1,8 @@
-//! Where a mistake stands: byte offsets of the configuration file as lines and columns.
+//! Locations of values and mistakes: turns byte offsets of the configuration file into lines and columns.
 //!
 //! This module must never know what the file means.
 
-/// The text of the configuration file, with what is needed to name a place in it.
+/// The text of the configuration file, with an index of its lines.
 pub(super) struct Document {
     name: String,
     text: String,
@@ -10,23 +10,23 @@ pub(super) struct Document {
     lines: Vec<usize>,
 }
 
-/// The origin of a value or mistake. The order is that in which mistakes are told.
+/// The origin of a value or mistake. Mistakes are reported in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum At {
+pub(super) enum Location {
     /// A line and column of `.env`, counted from 1.
     DotEnv(usize, usize),
-    /// A whole file, by the name that the user gave it.
+    /// A whole file, named as the user named it.
     Path(String),
     /// A byte offset of the configuration file.
     File(usize),
     /// An environment variable.
     Variable(String),
-    /// A flag of the command line.
+    /// A command-line flag.
     Flag(&'static str),
 }
 
 impl Document {
-    /// Takes the text of a file known to the user as `name`.
+    /// A document with this text, from a file that the user knows as `name`.
     pub(super) fn new(name: impl Into<String>, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
         let starts = text
@@ -42,7 +42,7 @@ impl Document {
         }
     }
 
-    /// The text, without a byte order mark.
+    /// The text without a byte order mark.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
@@ -57,7 +57,7 @@ impl Document {
         self.lines.partition_point(|start| *start <= offset)
     }
 
-    /// The line of the `[table]` header over a line, or that line itself if it is one.
+    /// The line of the nearest `[table]` header at or above `line`.
     pub(super) fn header(&self, line: usize) -> Option<usize> {
         let mut lines = self.lines[..line.min(self.lines.len())]
             .iter()
@@ -79,19 +79,19 @@ impl Document {
         self.text[start..offset].chars().count() + 1
     }
 
-    /// A place as it is shown to the user.
-    pub(super) fn place(&self, at: &At) -> String {
+    /// A location as shown to the user.
+    pub(super) fn describe(&self, at: &Location) -> String {
         match at {
-            At::DotEnv(line, column) => format!(".env:{line}:{column}"),
-            At::Path(path) => path.clone(),
-            At::File(offset) => format!(
+            Location::DotEnv(line, column) => format!(".env:{line}:{column}"),
+            Location::Path(path) => path.clone(),
+            Location::File(offset) => format!(
                 "{}:{}:{}",
                 self.name,
                 self.line(*offset),
                 self.column(*offset)
             ),
-            At::Variable(name) => format!("environment, {name}"),
-            At::Flag(flag) => format!("command line, {flag}"),
+            Location::Variable(name) => format!("environment, {name}"),
+            Location::Flag(flag) => format!("command line, {flag}"),
         }
     }
 }
@@ -109,13 +109,13 @@ mod tests {
             ("= 1", "k.toml:3:6"),
         ] {
             let offset = document.text().find(found).unwrap();
-            assert_eq!(document.place(&At::File(offset)), expect);
+            assert_eq!(document.describe(&Location::File(offset)), expect);
         }
         assert_eq!(
-            document.place(&At::File(document.text().len())),
+            document.describe(&Location::File(document.text().len())),
             "k.toml:4:1"
         );
-        assert_eq!(document.place(&At::File(usize::MAX)), "k.toml:4:1");
-        assert_eq!(Document::new("e", "").place(&At::File(0)), "e:1:1");
+        assert_eq!(document.describe(&Location::File(usize::MAX)), "k.toml:4:1");
+        assert_eq!(Document::new("e", "").describe(&Location::File(0)), "e:1:1");
     }
 }
