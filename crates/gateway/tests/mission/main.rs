@@ -9,4 +9,5 @@ mod connections;
 mod harness;
 mod queueing;
 mod resilience;
+mod spans;
 mod traces;
