@@ -402,7 +402,7 @@ fn without_forwarding() -> Vec<(Mode, &'static str)> {
             Mode::Says("HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n"),
             "status=502",
         ),
-        (Mode::Says(""), "broke before an answer"),
+        (Mode::Says(""), "broke before a response"),
     ]
 }
 

@@ -69,7 +69,7 @@ async fn skipped_targets_appear_in_the_trace_with_their_reason() {
     assert_eq!(
         timeless(trace(&reply)),
         "web: skipped: other protocol \
-         | cooling: 0/1 free; 1 rate-limited; no key: no key in time \
+         | cooling: 0/1 free; 1 rate-limited; no key in time \
          | serving: 1/1 free; \"serving-1\" by round_robin; 200 in N ms"
     );
     let id = reply.header("x-request-id").unwrap();
@@ -125,7 +125,7 @@ async fn a_target_with_a_queue_timeout_appears_in_the_trace_with_its_wait() {
     let (slow, quick) = trace(&reply).split_once(" | ").unwrap();
     assert_eq!(
         timeless(slow),
-        "slow: 0/1 free; 1 full; waited N ms; no key: queue timeout"
+        "slow: 0/1 free; 1 full; waited N ms; queue timeout"
     );
     assert!(
         quick.starts_with("quick: 1/1 free; \"quick-1\" by") && !quick.contains("waited"),
