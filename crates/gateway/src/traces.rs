@@ -132,6 +132,18 @@ impl NoKeyReason {
             Self::DeadlineExceeded => "deadline_exceeded",
         }
     }
+
+    /// The same in words, for a log line.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::NoAttemptsLeft => "no attempts are left",
+            Self::NotRepeatable => "the provider may have run the call, so it is not repeated",
+            Self::NoKeyInTime => "no other key is due in time",
+            Self::QueueFull => "no other key is free, and the queue is full",
+            Self::QueueTimeout => "no other key became free in time",
+            Self::DeadlineExceeded => "the time for the request is up",
+        }
+    }
 }
 
 /// Why a target was skipped.

@@ -14,8 +14,8 @@ pub enum PoolHealth {
     Healthy,
     /// Keys fail, and there is no other key to fail over to.
     NoFailover(NoFailover),
-    /// All keys fail.
-    AllFail(CommonCause),
+    /// All keys fail, for one cause (`UpstreamTrouble`: the provider or the way to it) or (`None`) for several.
+    AllFail(Option<Class>),
     /// The named keys fail; the others serve.
     SomeFail(Vec<Arc<str>>),
 }
@@ -31,23 +31,6 @@ pub enum NoFailover {
     OneGroup,
 }
 
-/// What all failing keys have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommonCause {
-    /// The provider rejects every key.
-    Rejected,
-    /// No key has quota or balance left.
-    Exhausted,
-    /// Every key is rate-limited.
-    RateLimited,
-    /// No key may use the model.
-    Forbidden,
-    /// The provider, or the way to it, is in trouble.
-    Provider,
-    /// The keys fail for different reasons.
-    Mixed,
-}
-
 impl Pool {
     /// The pool's condition now. Looks at every key.
     pub fn health(&self) -> PoolHealth {
@@ -58,7 +41,7 @@ impl Pool {
         match self.no_failover() {
             Some(reason) => PoolHealth::NoFailover(reason),
             None if failing.len() == self.members().len() => {
-                PoolHealth::AllFail(CommonCause::of(&self.report()))
+                PoolHealth::AllFail(common_cause(&self.report()))
             }
             None => PoolHealth::SomeFail(failing),
         }
@@ -78,24 +61,23 @@ impl Pool {
     }
 }
 
-impl CommonCause {
-    fn of(reports: &[KeyReport]) -> Self {
-        let all = |test: &dyn Fn(&KeyReport) -> bool| reports.iter().all(test);
-        let cools_by = |class: Class| {
-            move |key: &KeyReport| key.cooldowns.iter().any(|cooldown| cooldown.class == class)
-        };
-        if all(&|key| key.state == KeyState::Invalid) {
-            Self::Rejected
-        } else if all(&|key| key.state == KeyState::Exhausted) {
-            Self::Exhausted
-        } else if all(&cools_by(Class::RateLimited)) {
-            Self::RateLimited
-        } else if all(&cools_by(Class::Forbidden)) {
-            Self::Forbidden
-        } else if all(&|key| matches!(key.state, KeyState::Active | KeyState::Cooling)) {
-            Self::Provider
-        } else {
-            Self::Mixed
-        }
+/// What the reports of all failing keys have in common.
+fn common_cause(reports: &[KeyReport]) -> Option<Class> {
+    let all = |test: &dyn Fn(&KeyReport) -> bool| reports.iter().all(test);
+    let cools_by = |class: Class| {
+        move |key: &KeyReport| key.cooldowns.iter().any(|cooldown| cooldown.class == class)
+    };
+    if all(&|key| key.state == KeyState::Invalid) {
+        Some(Class::Rejected)
+    } else if all(&|key| key.state == KeyState::Exhausted) {
+        Some(Class::Exhausted)
+    } else if all(&cools_by(Class::RateLimited)) {
+        Some(Class::RateLimited)
+    } else if all(&cools_by(Class::Forbidden)) {
+        Some(Class::Forbidden)
+    } else if all(&|key| matches!(key.state, KeyState::Active | KeyState::Cooling)) {
+        Some(Class::UpstreamTrouble)
+    } else {
+        None
     }
 }

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use group::{GroupId, ObjectOrigin, OnlyGroup};
-pub use health::{CommonCause, NoFailover, PoolHealth};
+pub use health::{NoFailover, PoolHealth};
 pub use key_set::{KeySet, Member, MemberRef, View};
 pub use lease::{Lease, Leased};
 pub use outcome::Effect;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use keypool_core::pool::{CommonCause, NoFailover, Pool, PoolHealth};
+use keypool_core::fault::Class;
+use keypool_core::pool::{NoFailover, Pool, PoolHealth};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
@@ -105,25 +106,23 @@ fn log(pool: &Pool, health: &PoolHealth) {
     }
 }
 
-/// What an operator can do when all keys fail for this reason.
-fn advice(cause: CommonCause) -> &'static str {
+/// What an operator can do when all keys fail for this cause.
+fn advice(cause: Option<Class>) -> &'static str {
     match cause {
-        CommonCause::Rejected => {
+        Some(Class::Rejected) => {
             "the provider rejects every one; look at the account, then replace or reset the keys"
         }
-        CommonCause::Exhausted => {
+        Some(Class::Exhausted) => {
             "none has quota or balance left; top up, or add keys of another account"
         }
-        CommonCause::RateLimited => {
+        Some(Class::RateLimited) => {
             "all are rate-limited; slow down, or add keys of another account"
         }
-        CommonCause::Forbidden => {
+        Some(Class::Forbidden) => {
             "none may use this model; allow it at the provider, or add keys of an account that may"
         }
-        CommonCause::Provider => {
-            "it is the provider or the way to it, not a key; requests still go out"
-        }
-        CommonCause::Mixed => "for different reasons; see the warnings above and /api/keys/stats",
+        Some(_) => "it is the provider or the way to it, not a key; requests still go out",
+        None => "for different reasons; see the warnings above and /api/keys/stats",
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) use redact::redact;
 
 use crate::reload::Changes;
 use crate::snapshot::Snapshot;
-use crate::traces::Ending;
+use crate::traces::{Ending, NoKeyReason};
 use health::HealthMonitor;
 use throttle::LogThrottle;
 
@@ -108,7 +108,7 @@ impl Telemetry {
             reason,
             ..
         } = *broken;
-        let (number, next) = (broken.index + 1, NextStep::ClientInformed);
+        let (number, (next, _)) = (broken.index + 1, NextStep::ClientInformed.describe());
         warn!(
             request_id,
             pool,
@@ -116,7 +116,7 @@ impl Telemetry {
             key_name,
             class = "upstream_trouble",
             reason,
-            next = next.as_str(),
+            next,
             "the response of key {number} \"{key_name}\" broke off after it had begun"
         );
     }
@@ -169,44 +169,22 @@ pub(crate) enum NextStep {
     SameKey,
     NextTarget,
     WaitForKey,
-    NoAttemptsLeft,
-    NotRepeatable,
-    NoKeyInTime,
-    QueueFull,
-    DeadlineExceeded,
+    /// Nothing: no key can be tried.
+    End(NoKeyReason),
     /// The response had begun: the client gets an error in it.
     ClientInformed,
 }
 
 impl NextStep {
-    /// The stable code.
-    pub(crate) fn as_str(self) -> &'static str {
+    /// The stable code, and the same in words.
+    fn describe(self) -> (&'static str, &'static str) {
         match self {
-            Self::NextKey => "next_key",
-            Self::SameKey => "same_key",
-            Self::NextTarget => "next_target",
-            Self::WaitForKey => "wait_for_key",
-            Self::NoAttemptsLeft => "no_attempts_left",
-            Self::NotRepeatable => "not_repeatable",
-            Self::NoKeyInTime => "no_key_in_time",
-            Self::QueueFull => "queue_full",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::ClientInformed => "client_informed",
-        }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::NextKey => "the next key is tried",
-            Self::SameKey => "the same key is tried again",
-            Self::NextTarget => "the route's next target is tried",
-            Self::WaitForKey => "the request waits for a key",
-            Self::NoAttemptsLeft => "no attempts are left",
-            Self::NotRepeatable => "the provider may have run the call, so it is not repeated",
-            Self::NoKeyInTime => "no other key is due in time",
-            Self::QueueFull => "no other key is free, and the queue is full",
-            Self::DeadlineExceeded => "the time for the request is up",
-            Self::ClientInformed => "the client gets an error",
+            Self::NextKey => ("next_key", "the next key is tried"),
+            Self::SameKey => ("same_key", "the same key is tried again"),
+            Self::NextTarget => ("next_target", "the route's next target is tried"),
+            Self::WaitForKey => ("wait_for_key", "the request waits for a key"),
+            Self::End(reason) => (reason.as_str(), reason.text()),
+            Self::ClientInformed => ("client_informed", "the client gets an error"),
         }
     }
 }
@@ -216,6 +194,7 @@ impl FailedAttempt {
         let effect = &self.effect;
         let (number, attempt, of) = (self.key.index() + 1, self.attempt, self.max_attempts);
         let key_name = &*self.key.name;
+        let (next, words) = next.describe();
         let class = self.fault.class.as_str();
         let cooldown_s = effect
             .cooldown
@@ -234,9 +213,8 @@ impl FailedAttempt {
             cooldown_s,
             ejected = effect.ejected,
             reason = self.reason,
-            next = next.as_str(),
-            "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {}",
-            next.text()
+            next,
+            "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {words}",
         );
     }
 }

@@ -20,7 +20,7 @@ use crate::traces::NoKeyReason;
 use crate::upstream::UpstreamError;
 
 /// Tries the targets in order, and the keys of each.
-pub(in crate::proxy) struct Attempts<'a> {
+pub(crate) struct Attempts<'a> {
     gw: &'a Arc<Gateway>,
     caller: &'a Caller,
     call: &'a Call<'a>,
@@ -65,41 +65,41 @@ impl TargetState {
 
 /// What matters to the client of the last failure.
 #[derive(Default)]
-pub(in crate::proxy) struct LastFailure {
-    pub(in crate::proxy) class: Option<Class>,
+pub(crate) struct LastFailure {
+    pub(crate) class: Option<Class>,
     /// The last response that a client may see, and whose it is.
-    pub(in crate::proxy) response: Option<LastResponse>,
+    pub(crate) response: Option<LastResponse>,
     /// Why the last attempt got no response.
-    pub(in crate::proxy) error: Option<LastError>,
+    pub(crate) error: Option<LastError>,
 }
 
 /// An error in place of a response.
-pub(in crate::proxy) struct LastError {
-    pub(in crate::proxy) error: UpstreamError,
-    pub(in crate::proxy) pool: Arc<Pool>,
+pub(crate) struct LastError {
+    pub(crate) error: UpstreamError,
+    pub(crate) pool: Arc<Pool>,
 }
 
 /// A response that is kept for the client.
-pub(in crate::proxy) struct LastResponse {
-    pub(in crate::proxy) response: UpstreamResponse,
-    pub(in crate::proxy) entry: PoolEntry,
-    pub(in crate::proxy) key: MemberRef,
+pub(crate) struct LastResponse {
+    pub(crate) response: UpstreamResponse,
+    pub(crate) entry: PoolEntry,
+    pub(crate) key: MemberRef,
 }
 
 /// Attempts that came to their end without a response to relay.
-pub(in crate::proxy) struct Concluded<'a> {
+pub(crate) struct Concluded<'a> {
     /// The targets that were tried, at least one.
-    pub(in crate::proxy) tried: &'a [PoolTarget],
-    pub(in crate::proxy) attempts: u32,
-    pub(in crate::proxy) waited: Duration,
+    pub(crate) tried: &'a [PoolTarget],
+    pub(crate) attempts: u32,
+    pub(crate) waited: Duration,
     /// What ended the attempts on the last target.
-    pub(in crate::proxy) reason: NoKeyReason,
-    pub(in crate::proxy) last: LastFailure,
+    pub(crate) reason: NoKeyReason,
+    pub(crate) last: LastFailure,
 }
 
 impl<'a> Attempts<'a> {
     /// `targets`: at least one.
-    pub(in crate::proxy) fn new(
+    pub(crate) fn new(
         gw: &'a Arc<Gateway>,
         call: &'a Call<'a>,
         targets: &'a [PoolTarget],
@@ -121,12 +121,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    pub(in crate::proxy) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// The target that is tried now.
-    pub(in crate::proxy) fn target(&self) -> &'a PoolTarget {
+    pub(crate) fn target(&self) -> &'a PoolTarget {
         &self.targets[self.target]
     }
 
@@ -139,10 +139,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The key for the next attempt: free now, or after a wait; of the next target if this one has none left.
-    pub(in crate::proxy) async fn next_key(
-        &mut self,
-        log: &mut RequestLog,
-    ) -> Result<Lease, NoKeyReason> {
+    pub(crate) async fn next_key(&mut self, log: &mut RequestLog) -> Result<Lease, NoKeyReason> {
         loop {
             match self.next_key_here(log).await {
                 Err(reason) if may_try_next_target(reason) && !self.is_last_target() => {
@@ -151,7 +148,7 @@ impl<'a> Attempts<'a> {
                     self.state = TargetState::new(self.target(), self.call, self.caller);
                 }
                 Err(reason) => {
-                    self.log_failure(log, step_without_key(reason));
+                    self.log_failure(log, NextStep::End(reason));
                     return Err(reason);
                 }
                 Ok(mut leased) => {
@@ -249,12 +246,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Counts a failed attempt: what it means for the key, and what the client may see of it.
-    pub(in crate::proxy) fn failed(
-        &mut self,
-        lease: Lease,
-        failure: Failure,
-        log: &mut RequestLog,
-    ) {
+    pub(crate) fn failed(&mut self, lease: Lease, failure: Failure, log: &mut RequestLog) {
         let (pool, key) = (self.pool(), lease.member_ref().clone());
         let not_before = self.gw.clock.now() + pool.settings().retry.backoff;
         self.state.demand.note_failure(&key, not_before);
@@ -323,11 +315,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Ends the attempts.
-    pub(in crate::proxy) fn conclude(
-        self,
-        reason: NoKeyReason,
-        log: &mut RequestLog,
-    ) -> Concluded<'a> {
+    pub(crate) fn conclude(self, reason: NoKeyReason, log: &mut RequestLog) -> Concluded<'a> {
         log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
         Concluded {
             tried: &self.targets[..=self.target],
@@ -371,16 +359,5 @@ fn may_try_next_target(reason: NoKeyReason) -> bool {
         | NoKeyReason::QueueFull
         | NoKeyReason::QueueTimeout => true,
         NoKeyReason::NotRepeatable | NoKeyReason::DeadlineExceeded => false,
-    }
-}
-
-/// What follows the last failure if there is no further key.
-fn step_without_key(reason: NoKeyReason) -> NextStep {
-    match reason {
-        NoKeyReason::NoAttemptsLeft => NextStep::NoAttemptsLeft,
-        NoKeyReason::NotRepeatable => NextStep::NotRepeatable,
-        NoKeyReason::NoKeyInTime => NextStep::NoKeyInTime,
-        NoKeyReason::QueueFull => NextStep::QueueFull,
-        NoKeyReason::QueueTimeout | NoKeyReason::DeadlineExceeded => NextStep::DeadlineExceeded,
     }
 }

@@ -11,7 +11,7 @@ use keypool_core::fault::{Class, Fault};
 use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// What became of one attempt.
-pub(in crate::proxy) enum Sent {
+pub(crate) enum Sent {
     /// A response to be relayed: a success, or the caller's own fault.
     Response(UpstreamResponse),
     /// The next key may do better.
@@ -19,7 +19,7 @@ pub(in crate::proxy) enum Sent {
 }
 
 /// A failed attempt.
-pub(in crate::proxy) enum Failure {
+pub(crate) enum Failure {
     /// The provider responded with an error that speaks of the key, its account or the provider.
     Refused {
         fault: Fault,
@@ -37,15 +37,15 @@ pub(in crate::proxy) enum Failure {
 }
 
 /// A response: its head, what was read of its body, and what is still to come.
-pub(in crate::proxy) struct UpstreamResponse {
+pub(crate) struct UpstreamResponse {
     /// What it means for the key: a success, unless it was found to be the caller's fault.
-    pub(in crate::proxy) class: Class,
-    pub(in crate::proxy) parts: Parts,
-    pub(in crate::proxy) read: VecDeque<Bytes>,
+    pub(crate) class: Class,
+    pub(crate) parts: Parts,
+    pub(crate) read: VecDeque<Bytes>,
     /// Length of what was read, in bytes.
     length: usize,
     /// `None` once all was read.
-    pub(in crate::proxy) rest: Option<UpstreamBody>,
+    pub(crate) rest: Option<UpstreamBody>,
 }
 
 /// Pieces below this size, in bytes, are joined to the one before.
@@ -66,7 +66,7 @@ impl UpstreamResponse {
     }
 
     /// All that was read so far, in one piece.
-    pub(in crate::proxy) fn read_bytes(&self) -> Bytes {
+    pub(crate) fn read_bytes(&self) -> Bytes {
         match self.read.len() {
             0 => Bytes::new(),
             1 => self.read[0].clone(),

@@ -37,7 +37,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REASON: usize = 2000;
 
 /// Sends the call with the key of `lease`, and reads its response so far that it is known what it means.
-pub(in crate::proxy) async fn send(
+pub(crate) async fn send(
     gw: &Gateway,
     call: &Call<'_>,
     target: &PoolTarget,
@@ -389,7 +389,7 @@ fn content_type(response: &UpstreamResponse) -> &[u8] {
         .trim_ascii()
 }
 
-pub(in crate::proxy) fn is_event_stream(response: &UpstreamResponse) -> bool {
+pub(crate) fn is_event_stream(response: &UpstreamResponse) -> bool {
     response.parts.status == StatusCode::OK
         && content_type(response).eq_ignore_ascii_case(b"text/event-stream")
 }

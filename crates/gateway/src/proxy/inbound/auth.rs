@@ -17,9 +17,9 @@ use crate::settings::VirtualKeySettings;
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// Who calls.
-pub(in crate::proxy) struct Caller {
+pub(crate) struct Caller {
     /// The virtual key's name, or `-`.
-    pub(in crate::proxy) name: Arc<str>,
+    pub(crate) name: Arc<str>,
     address: IpAddr,
     key: Option<Arc<VirtualKeySettings>>,
     /// The caller presented no key: it knows the address of an upload, which counts as a credential for that upload.
@@ -27,7 +27,7 @@ pub(in crate::proxy) struct Caller {
 }
 
 impl Caller {
-    pub(in crate::proxy) fn authenticate(
+    pub(crate) fn authenticate(
         gw: &Gateway,
         snapshot: &Snapshot,
         endpoint: &MatchedEndpoint<'_>,
@@ -65,10 +65,7 @@ impl Caller {
     }
 
     /// Rejects unknown paths, and native paths that the caller may not use.
-    pub(in crate::proxy) fn check_access(
-        &self,
-        endpoint: &MatchedEndpoint<'_>,
-    ) -> Result<(), GatewayError> {
+    pub(crate) fn check_access(&self, endpoint: &MatchedEndpoint<'_>) -> Result<(), GatewayError> {
         if !endpoint.is_native() {
             return Ok(());
         }
@@ -94,7 +91,7 @@ impl Caller {
     }
 
     /// Whose requests share a turn in a pool's queue: those of one virtual key, else of one address.
-    pub(in crate::proxy) fn fairness_key(&self) -> Arc<str> {
+    pub(crate) fn fairness_key(&self) -> Arc<str> {
         match &self.key {
             Some(key) => Arc::clone(&key.name),
             None => self.address.to_string().into(),
@@ -102,33 +99,33 @@ impl Caller {
     }
 
     /// Who owns the objects that the caller creates.
-    pub(in crate::proxy) fn owner(&self) -> Owner {
+    pub(crate) fn owner(&self) -> Owner {
         self.key.as_ref().map(|key| Arc::clone(&key.name))
     }
 
-    pub(in crate::proxy) fn may_use_native_paths(&self) -> bool {
+    pub(crate) fn may_use_native_paths(&self) -> bool {
         self.key.as_ref().is_none_or(|key| key.native)
     }
 
     /// Whether the caller may see why a key was selected: names and states of keys that it does not use. Callers with
     /// native paths may, since they deal with the keys' objects anyway, and everyone may if no key is required. A caller
     /// that only knows an upload's address may not.
-    pub(in crate::proxy) fn may_see_traces(&self) -> bool {
+    pub(crate) fn may_see_traces(&self) -> bool {
         !self.by_upload && self.may_use_native_paths()
     }
 
-    pub(in crate::proxy) fn may_use_pool(&self, entry: &PoolEntry) -> bool {
+    pub(crate) fn may_use_pool(&self, entry: &PoolEntry) -> bool {
         let key = self.key.as_ref();
         key.is_none_or(|key| pattern::any_matches(&key.pools, entry.pool.name()))
     }
 
-    pub(in crate::proxy) fn may_use_model(&self, model: &str) -> bool {
+    pub(crate) fn may_use_model(&self, model: &str) -> bool {
         let key = self.key.as_ref();
         key.is_none_or(|key| pattern::any_matches(&key.models, model))
     }
 
     /// The part of a model name or pattern that the caller may use. `None`: all of it.
-    pub(in crate::proxy) fn allowed_of(&self, models: &str) -> Option<Vec<String>> {
+    pub(crate) fn allowed_of(&self, models: &str) -> Option<Vec<String>> {
         // A pattern that matches another as text matches everything that the other one matches.
         let key = self.key.as_ref().filter(|_| !self.may_use_model(models))?;
         let narrower = key

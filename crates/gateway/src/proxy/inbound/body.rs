@@ -27,8 +27,8 @@ const BUDGET_STEP: u64 = 1 << 20;
 
 /// A whole request body, with the part of the shared memory that it occupies.
 #[derive(Default)]
-pub(in crate::proxy) struct ReceivedBody {
-    pub(in crate::proxy) bytes: Bytes,
+pub(crate) struct ReceivedBody {
+    pub(crate) bytes: Bytes,
     /// Given back when this is dropped.
     _memory: Option<OwnedSemaphorePermit>,
 }

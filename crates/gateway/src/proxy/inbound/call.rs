@@ -31,25 +31,25 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@');
 
 /// A request that was read.
-pub(in crate::proxy) struct Call<'a> {
-    pub(in crate::proxy) endpoint: MatchedEndpoint<'a>,
-    pub(in crate::proxy) method: &'a Method,
-    pub(in crate::proxy) headers: &'a HeaderMap,
+pub(crate) struct Call<'a> {
+    pub(crate) endpoint: MatchedEndpoint<'a>,
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
     /// As the client sent it, with the pool's name.
-    pub(in crate::proxy) uri: &'a Uri,
+    pub(crate) uri: &'a Uri,
     /// Without a credential; `None` if empty.
-    pub(in crate::proxy) query: Option<String>,
+    pub(crate) query: Option<String>,
     body: ReceivedBody,
     /// The client wants a stream.
-    pub(in crate::proxy) stream: bool,
+    pub(crate) stream: bool,
     /// It may be sent again when it is unknown whether the provider has run it.
-    pub(in crate::proxy) repeatable: bool,
+    pub(crate) repeatable: bool,
     /// An error inside a 200 is classified by its content.
-    pub(in crate::proxy) generates: bool,
+    pub(crate) generates: bool,
     /// What the call does to objects that the provider keeps; `None` if nothing.
-    pub(in crate::proxy) object_effect: Option<Tells>,
+    pub(crate) object_effect: Option<Tells>,
     /// What else the body says.
-    pub(in crate::proxy) peeked: peek::Peek,
+    pub(crate) peeked: peek::Peek,
     model: Option<NamedModel>,
 }
 
@@ -78,7 +78,7 @@ struct Peeked {
 
 impl<'a> Call<'a> {
     /// Reads the fields that matter from path and body. Fails if the request cannot be understood.
-    pub(in crate::proxy) fn new(
+    pub(crate) fn new(
         endpoint: MatchedEndpoint<'a>,
         parts: &'a Parts,
         body: ReceivedBody,
@@ -104,21 +104,21 @@ impl<'a> Call<'a> {
         })
     }
 
-    pub(in crate::proxy) fn protocol(&self) -> Protocol {
+    pub(crate) fn protocol(&self) -> Protocol {
         self.endpoint.protocol
     }
 
     /// The path as a client of the endpoint sends it.
-    pub(in crate::proxy) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.endpoint.path
     }
 
-    pub(in crate::proxy) fn body(&self) -> &Bytes {
+    pub(crate) fn body(&self) -> &Bytes {
         &self.body.bytes
     }
 
     /// The path for a key's provider. If the model is in it, the key's or the target's model takes its place.
-    pub(in crate::proxy) fn path_for(&self, model: &str) -> Cow<'_, str> {
+    pub(crate) fn path_for(&self, model: &str) -> Cow<'_, str> {
         let path = self.path();
         match &self.model {
             Some(NamedModel {
@@ -134,7 +134,7 @@ impl<'a> Call<'a> {
     }
 
     /// The body for a key, with its model in place of the client's. All other bytes stay as they came.
-    pub(in crate::proxy) fn body_for(&self, member: &Member, model: &str) -> RequestBody {
+    pub(crate) fn body_for(&self, member: &Member, model: &str) -> RequestBody {
         let body = self.body();
         match &self.model {
             Some(NamedModel {
@@ -158,7 +158,7 @@ impl<'a> Call<'a> {
     }
 
     /// The model as the client named it; `None` if the call names none.
-    pub(in crate::proxy) fn model_name(&self) -> Option<&str> {
+    pub(crate) fn model_name(&self) -> Option<&str> {
         self.model.as_ref().map(|model| model.name.as_str())
     }
 }

@@ -9,23 +9,20 @@ use crate::error::{GatewayError, Kind, ProtocolError};
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// The endpoint that a request's method, path and headers match.
-pub(in crate::proxy) struct MatchedEndpoint<'a> {
-    pub(in crate::proxy) protocol: Protocol,
+pub(crate) struct MatchedEndpoint<'a> {
+    pub(crate) protocol: Protocol,
     /// The known endpoint; `None` for a native path of the pool's provider, or an unknown path.
-    pub(in crate::proxy) endpoint: Option<Endpoint>,
+    pub(crate) endpoint: Option<Endpoint>,
     /// The pool that the path names.
-    pub(in crate::proxy) pool: Option<&'a PoolEntry>,
+    pub(crate) pool: Option<&'a PoolEntry>,
     /// The path without the pool, as a client of the endpoint sends it.
-    pub(in crate::proxy) path: String,
+    pub(crate) path: String,
     /// The step of an upload that the request takes. Boxed: hardly any request is one.
-    pub(in crate::proxy) upload: Option<Box<UploadStep>>,
+    pub(crate) upload: Option<Box<UploadStep>>,
 }
 
 impl<'a> MatchedEndpoint<'a> {
-    pub(in crate::proxy) fn find(
-        snapshot: &'a Snapshot,
-        parts: &Parts,
-    ) -> Result<Self, ProtocolError> {
+    pub(crate) fn find(snapshot: &'a Snapshot, parts: &Parts) -> Result<Self, ProtocolError> {
         let (path, query) = (parts.uri.path(), parts.uri.query());
         if !path.starts_with('/') || !protocol::is_safe_path(path) {
             let guessed = protocol::protocol_of_headers(&parts.headers, query);
@@ -92,20 +89,20 @@ impl<'a> MatchedEndpoint<'a> {
     }
 
     /// Whether this is one of the provider's own paths.
-    pub(in crate::proxy) fn is_native(&self) -> bool {
+    pub(crate) fn is_native(&self) -> bool {
         self.endpoint
             .as_ref()
             .is_none_or(|endpoint| endpoint.native)
     }
 
     /// Whether the path names an object, which decides where the call goes.
-    pub(in crate::proxy) fn is_by_object(&self) -> bool {
+    pub(crate) fn is_by_object(&self) -> bool {
         self.endpoint
             .as_ref()
             .is_some_and(|endpoint| endpoint.by_object)
     }
 
-    pub(in crate::proxy) fn models_call(&self) -> Option<&ModelsCall> {
+    pub(crate) fn models_call(&self) -> Option<&ModelsCall> {
         self.endpoint.as_ref()?.models.as_ref()
     }
 }

@@ -18,7 +18,7 @@ use crate::error::GatewayError;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The body of a request, until it is read.
-pub(in crate::proxy) struct UnreadBody {
+pub(crate) struct UnreadBody {
     gw: Arc<Gateway>,
     body: Option<Incoming>,
     /// The client sends its body only when asked for it, so there is nothing to drain.
@@ -26,7 +26,7 @@ pub(in crate::proxy) struct UnreadBody {
 }
 
 impl UnreadBody {
-    pub(in crate::proxy) fn new(gw: &Arc<Gateway>, parts: &Parts, body: Incoming) -> Self {
+    pub(crate) fn new(gw: &Arc<Gateway>, parts: &Parts, body: Incoming) -> Self {
         Self {
             gw: Arc::clone(gw),
             body: Some(body),
@@ -35,7 +35,7 @@ impl UnreadBody {
     }
 
     /// Reads the whole body, within `limit` bytes, the time for a body and the gateway's memory for bodies.
-    pub(in crate::proxy) async fn read(
+    pub(crate) async fn read(
         &mut self,
         headers: &HeaderMap,
         limit: u64,
@@ -55,7 +55,7 @@ impl UnreadBody {
     }
 
     /// Reads and discards what is left, in a task of its own: for 5 s at most, and up to 2 × `max_request_body`.
-    pub(in crate::proxy) fn drain(self) {
+    pub(crate) fn drain(self) {
         let Some(mut body) = self
             .body
             .filter(|body| !body.is_end_stream() && !self.expects_continue)

@@ -30,7 +30,7 @@ const MAX_SKIPPED: usize = 32;
 
 /// Logged once: when the request ends, or when this is dropped before that, because the client left or the time of a
 /// shutdown was up.
-pub(in crate::proxy) struct RequestLog {
+pub(crate) struct RequestLog {
     gw: Arc<Gateway>,
     span: Span,
     began: Instant,
@@ -54,7 +54,7 @@ pub(in crate::proxy) struct RequestLog {
 }
 
 impl RequestLog {
-    pub(in crate::proxy) fn new(gw: &Arc<Gateway>, parts: &Parts) -> Self {
+    pub(crate) fn new(gw: &Arc<Gateway>, parts: &Parts) -> Self {
         let request_id = request_id(gw, parts);
         Self {
             span: span(&request_id, parts),
@@ -77,27 +77,27 @@ impl RequestLog {
 
     /// The request's span, to be entered whenever the request is worked on. Disabled, and nearly free, unless a layer
     /// of the subscriber wants spans.
-    pub(in crate::proxy) fn span(&self) -> &Span {
+    pub(crate) fn span(&self) -> &Span {
         &self.span
     }
 
-    pub(in crate::proxy) fn request_id(&self) -> &str {
+    pub(crate) fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
 
     /// Records who calls, and whether the caller may see why it got its key.
-    pub(in crate::proxy) fn set_caller(&mut self, name: &Arc<str>, may_see_traces: bool) {
+    pub(crate) fn set_caller(&mut self, name: &Arc<str>, may_see_traces: bool) {
         self.caller = Arc::clone(name);
         self.shows_trace &= may_see_traces;
     }
 
     /// Records the pool that the request goes to first.
-    pub(in crate::proxy) fn set_pool(&mut self, entry: &PoolEntry) {
+    pub(crate) fn set_pool(&mut self, entry: &PoolEntry) {
         self.entry = Some(entry.clone());
     }
 
     /// Records the attempt that begins now, the `attempt`th. `waited`: over all attempts so far.
-    pub(in crate::proxy) fn record_attempt(
+    pub(crate) fn record_attempt(
         &mut self,
         entry: &PoolEntry,
         leased: &mut Leased,
@@ -115,7 +115,7 @@ impl RequestLog {
     }
 
     /// Records whose response the client gets, unless a later attempt changes that.
-    pub(in crate::proxy) fn set_response_of(&mut self, entry: &PoolEntry, key: &MemberRef) {
+    pub(crate) fn set_response_of(&mut self, entry: &PoolEntry, key: &MemberRef) {
         let known = self.entry.as_ref();
         if !known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {
             self.entry = Some(entry.clone());
@@ -124,12 +124,7 @@ impl RequestLog {
     }
 
     /// Records that the last attempt failed, and what followed for its key.
-    pub(in crate::proxy) fn record_failure(
-        &mut self,
-        class: Class,
-        status: Option<u16>,
-        effect: &Effect,
-    ) {
+    pub(crate) fn record_failure(&mut self, class: Class, status: Option<u16>, effect: &Effect) {
         let now = self.gw.clock.now();
         if let Some(step) = self.steps.last_mut() {
             let failed = Outcome::Failed {
@@ -142,7 +137,7 @@ impl RequestLog {
     }
 
     /// Records that there was no (further) key. `waited`: over all attempts.
-    pub(in crate::proxy) fn record_no_key(
+    pub(crate) fn record_no_key(
         &mut self,
         pool: &Arc<Pool>,
         demand: &Demand,
@@ -155,7 +150,7 @@ impl RequestLog {
     }
 
     /// Records that a pool was skipped without a look at its keys.
-    pub(in crate::proxy) fn record_skipped(
+    pub(crate) fn record_skipped(
         &mut self,
         entry: &PoolEntry,
         model: &Arc<str>,
@@ -173,7 +168,7 @@ impl RequestLog {
     }
 
     /// Records the response's status, and adds the gateway's own headers.
-    pub(in crate::proxy) fn begin_response<B>(&mut self, response: &mut Response<B>) {
+    pub(crate) fn begin_response<B>(&mut self, response: &mut Response<B>) {
         self.status = response.status().as_u16();
         if let Some(step) = self.steps.last_mut() {
             step.end(Outcome::Answered(self.status), self.gw.clock.now());
@@ -199,7 +194,7 @@ impl RequestLog {
     }
 
     /// Records a whole response of the gateway's own, which ends the request.
-    pub(in crate::proxy) fn finish_with(
+    pub(crate) fn finish_with(
         &mut self,
         mut response: Response<Bytes>,
         ending: Ending,
@@ -210,7 +205,7 @@ impl RequestLog {
     }
 
     /// Writes the log line and the trace. Only the first call counts.
-    pub(in crate::proxy) fn finish(&mut self, ending: Ending) {
+    pub(crate) fn finish(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.is_finished, true) {
             return;
         }
@@ -255,7 +250,7 @@ impl RequestLog {
     }
 
     /// Moves the record out, to travel with the response. What is left behind counts as finished.
-    pub(in crate::proxy) fn take(&mut self) -> Self {
+    pub(crate) fn take(&mut self) -> Self {
         let taken = Self {
             gw: Arc::clone(&self.gw),
             span: self.span.clone(),
@@ -332,7 +327,7 @@ fn new_request_id(gw: &Gateway) -> HeaderValue {
 }
 
 /// The name of an unknown caller.
-pub(in crate::proxy) fn nobody() -> Arc<str> {
+pub(crate) fn nobody() -> Arc<str> {
     static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "-".into());
     Arc::clone(&NAME)
 }

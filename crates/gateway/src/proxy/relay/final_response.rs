@@ -22,7 +22,7 @@ use crate::upstream::UpstreamError;
 /// If no key is due within this time, the response tells the SDK not to retry.
 const WORTH_WAITING: Duration = Duration::from_secs(60);
 
-pub(in crate::proxy) fn final_response(
+pub(crate) fn final_response(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
     concluded: Concluded<'_>,

@@ -30,7 +30,7 @@ pub(super) fn denial(entry: &PoolEntry, protocol: Protocol, caller: &Caller) -> 
 }
 
 /// Whether the caller can call any target of the route by the protocol.
-pub(in crate::proxy) fn is_callable(
+pub(crate) fn is_callable(
     snapshot: &Snapshot,
     protocol: Protocol,
     route: &RouteSettings,
