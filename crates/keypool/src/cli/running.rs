@@ -22,10 +22,10 @@ use crate::{signals, watch, welcome};
 /// How work is spread over the CPU cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Threading {
-    /// One single-threaded runtime per core. A connection stays on its core. The cheapest.
+    /// One single-threaded runtime per core, the cheapest: a connection stays on its core.
     #[default]
     PerCore,
-    /// One runtime whose threads take work from each other. Balances a few very busy connections.
+    /// One runtime whose threads take work from each other: balances a few very busy connections.
     WorkStealing,
 }
 
