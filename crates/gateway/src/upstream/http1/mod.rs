@@ -7,7 +7,7 @@
 
 mod framing;
 mod head;
-mod out;
+mod write_queue;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,7 +25,7 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::{ConnectionError, MAX_HEAD, Socket, UpstreamRequest};
 use framing::Framing;
-use out::Out;
+use write_queue::WriteQueue as Out;
 
 /// Reads take up to so much at once, …
 const ROOM: usize = 64 * 1024;

@@ -7,9 +7,9 @@ use bytes::{Buf, Bytes};
 
 /// RequestBody in order, none of them empty.
 #[derive(Default)]
-pub(super) struct Out(VecDeque<Bytes>);
+pub(super) struct WriteQueue(VecDeque<Bytes>);
 
-impl Out {
+impl WriteQueue {
     pub(super) fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.0.push_back(piece);
@@ -21,7 +21,7 @@ impl Out {
     }
 }
 
-impl Buf for Out {
+impl Buf for WriteQueue {
     fn remaining(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
     }
