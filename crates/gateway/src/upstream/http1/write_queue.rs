@@ -1,11 +1,11 @@
-//! What is to be written of a request: pieces, handed to the system many at a time.
+//! The unwritten part of a request: pieces that are written with vectored writes.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// RequestBody in order, none of them empty.
+/// Pieces in order, none of them empty.
 #[derive(Default)]
 pub(super) struct WriteQueue(VecDeque<Bytes>);
 
