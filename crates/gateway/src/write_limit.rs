@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// While data is pending, the client must accept [`MIN_BYTES`] per `PERIOD`. Time with nothing to send does not count.
+/// While data is pending, the client must accept `MIN_BYTES` per `PERIOD`. Time with nothing to send does not count.
 const PERIOD: Duration = Duration::from_secs(120);
 /// 256 bytes per second: slower than any mobile network.
 const MIN_BYTES: usize = 256 * 120;

@@ -1,6 +1,6 @@
 //! HTTP/1.1 to a provider: one call at a time on a connection.
 //!
-//! Why an own client: measured against hyper's, it saves a tenth of the instructions of a small call and 8 KiB per idle
+//! Why our own client: measured against hyper's, it saves a tenth of the instructions of a small call and 8 KiB per idle
 //! stream, and the differential fuzz test against hyper (`tests/mod.rs`) is what makes it safe to keep.
 //!
 //! The task that makes the call reads and writes the connection itself: no other task and no scheduler hop stands between
