@@ -143,7 +143,7 @@ struct Client {
 
 impl Client {
     fn connect(mock: &Mock) -> Self {
-        let load = || Err(vec!["this test never reloads".to_owned()]);
+        let load = || Err(vec!["nothing is loaded again".to_owned()]);
         let clock: Arc<dyn Clock> = Arc::new(TokioClock);
         let token = Digest256::of(b"unused");
         let gw = Gateway::new(settings(mock), token, clock, Box::new(load));
