@@ -1,6 +1,6 @@
 //! The gateway: data plane, admin API, upstream connections, telemetry.
 //!
-//! It knows no configuration file, no SQL and no Redis; provider specifics are asked of a dialect.
+//! It knows no configuration file, no SQL and no Redis. What is specific to a provider is decided by its dialect.
 
 mod admin;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! The model lists that providers gave, kept by pool. How they are asked for is not known here.
+//! Cached model lists of providers, by pool. How they are requested is not known here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,26 +7,26 @@ use std::time::Instant;
 use keypool_providers::protocol::ListedModel;
 use parking_lot::Mutex;
 
-/// Providers' lists, by pool.
+/// Model lists by pool.
 #[derive(Default)]
 pub(crate) struct ModelLists {
     by_pool: Mutex<HashMap<Arc<str>, Arc<PoolList>>>,
 }
 
-/// One pool's list; the lock lets one request ask while the others wait for its result.
+/// One pool's list. The lock lets one request ask the provider while others wait for the result.
 #[derive(Default)]
 pub(crate) struct PoolList {
-    /// The list, and until when it is good.
+    /// When the list expires, and the list.
     pub(crate) kept: tokio::sync::Mutex<Option<(Instant, Vec<ListedModel>)>>,
 }
 
 impl ModelLists {
-    /// The list of one pool, empty at first.
+    /// The list of one pool, initially empty.
     pub(crate) fn of(&self, pool: &Arc<str>) -> Arc<PoolList> {
         Arc::clone(self.by_pool.lock().entry(Arc::clone(pool)).or_default())
     }
 
-    /// Forgets all lists: the pools changed.
+    /// Drops all lists, after the pools have changed.
     pub(crate) fn forget(&self) {
         self.by_pool.lock().clear();
     }

@@ -1,35 +1,35 @@
-//! A configuration read anew, and what it changes. It knows settings, not what is made of them.
+//! Reloaded configurations and what they change. This module knows settings, not what is built from them.
 
 use crate::settings::Settings;
 
-/// Reads the configuration anew: the settings, or every mistake in them as a line of text.
+/// Reads the configuration again. Returns the settings, or every mistake in them as a line of text.
 pub type LoadSettings = Box<dyn Fn() -> Result<Reloaded, Vec<String>> + Send + Sync>;
 
-/// A configuration that was read anew.
+/// A reloaded configuration.
 pub struct Reloaded {
     /// The settings.
     pub settings: Settings,
-    /// What is set but not in force, a sentence each.
+    /// Settings that have no effect yet, one sentence each.
     pub warnings: Vec<String>,
 }
 
 /// What a reload changed, by pool.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Changes {
-    /// Pools that are new.
+    /// Pools that were added.
     pub pools_added: Vec<String>,
-    /// Pools that are gone.
+    /// Pools that were removed.
     pub pools_removed: Vec<String>,
     /// Pools whose settings or keys changed.
     pub pools_changed: Vec<String>,
     /// Other sections that changed: `server`, `log`, `admin`, `virtual_keys`, `routes`.
     pub sections_changed: Vec<&'static str>,
-    /// What is set but not in force.
+    /// Settings that have no effect yet, one sentence each.
     pub warnings: Vec<String>,
 }
 
 impl Changes {
-    /// What `loaded` changes of `before`.
+    /// What `loaded` changes compared with `before`.
     pub(crate) fn between(before: &Settings, loaded: &Reloaded) -> Self {
         let after = &loaded.settings;
         let names = |settings: &Settings| {

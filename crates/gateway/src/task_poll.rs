@@ -1,7 +1,7 @@
-//! CountPolls of a connection's task: what happens in one is one moment.
+//! Counts polls of a connection task. Within one poll the clock is read once and cached.
 //!
-//! hyper may ask a body twice in one turn; only in a new one did other tasks have theirs. And the time need not be
-//! asked for a dozen times in it.
+//! hyper may poll a body twice within one poll of the task. The number shows the relay whether other tasks may have run
+//! since it last yielded.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,52 +10,52 @@ use std::time::{Instant, SystemTime};
 
 thread_local! {
     static NUMBER: Cell<u64> = const { Cell::new(0) };
-    static MOMENT: Cell<Option<Moment>> = const { Cell::new(None) };
+    static TIME: Cell<Option<PollTime>> = const { Cell::new(None) };
 }
 
-/// The time of a turn, as far as somebody asked for it.
+/// The time of the current poll, cached when first read.
 #[derive(Clone, Copy, Default)]
-struct Moment {
+struct PollTime {
     monotonic: Option<Instant>,
     wall: Option<SystemTime>,
 }
 
-/// The turn that runs now on this thread. Two calls in one turn give the same number.
+/// The number of the poll that runs on this thread.
 pub(crate) fn current() -> u64 {
     NUMBER.get()
 }
 
-/// The time of this turn: what `ask` gives the first time. Outside of turns, what it gives each time.
-pub(crate) fn instant(ask: impl FnOnce() -> Instant) -> Instant {
-    let Some(moment) = MOMENT.get() else {
-        return ask();
+/// The time of the current poll: what `read` returned first. Outside a poll, `read` is called each time.
+pub(crate) fn instant(read: impl FnOnce() -> Instant) -> Instant {
+    let Some(time) = TIME.get() else {
+        return read();
     };
-    moment.monotonic.unwrap_or_else(|| {
-        let monotonic = ask();
-        MOMENT.set(Some(Moment {
+    time.monotonic.unwrap_or_else(|| {
+        let monotonic = read();
+        TIME.set(Some(PollTime {
             monotonic: Some(monotonic),
-            ..moment
+            ..time
         }));
         monotonic
     })
 }
 
-/// The wall-clock time of this turn, likewise.
-pub(crate) fn wall(ask: impl FnOnce() -> SystemTime) -> SystemTime {
-    let Some(moment) = MOMENT.get() else {
-        return ask();
+/// The wall-clock time of the current poll, likewise.
+pub(crate) fn wall(read: impl FnOnce() -> SystemTime) -> SystemTime {
+    let Some(time) = TIME.get() else {
+        return read();
     };
-    moment.wall.unwrap_or_else(|| {
-        let wall = ask();
-        MOMENT.set(Some(Moment {
+    time.wall.unwrap_or_else(|| {
+        let wall = read();
+        TIME.set(Some(PollTime {
             wall: Some(wall),
-            ..moment
+            ..time
         }));
         wall
     })
 }
 
-/// A future each poll of which is a turn.
+/// A future whose polls are counted.
 pub(crate) struct CountPolls<F>(Pin<Box<F>>);
 
 impl<F> CountPolls<F> {
@@ -69,18 +69,18 @@ impl<F: Future> Future for CountPolls<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         NUMBER.set(NUMBER.get().wrapping_add(1));
-        MOMENT.set(Some(Moment::default()));
+        TIME.set(Some(PollTime::default()));
         let _end = EndOfPoll;
         self.0.as_mut().poll(cx)
     }
 }
 
-/// Ends the moment also where the turn panics.
+/// Clears the cached time, even if the poll panics.
 struct EndOfPoll;
 
 impl Drop for EndOfPoll {
     fn drop(&mut self) {
-        MOMENT.set(None);
+        TIME.set(None);
     }
 }
 
@@ -92,17 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_stands_still_in_a_turn_and_nowhere_else() {
+    fn the_clock_is_read_once_per_poll_and_each_time_outside() {
         let clock = Cell::new(0);
         let epoch = SystemTime::UNIX_EPOCH;
-        let ask = || {
+        let read = || {
             clock.set(clock.get() + 1);
             epoch + Duration::from_secs(clock.get())
         };
         let seen = |wall: SystemTime| wall.duration_since(epoch).unwrap_or_default().as_secs();
-        assert_eq!((seen(wall(ask)), seen(wall(ask))), (1, 2));
-        let mut turns = CountPolls::of(std::future::poll_fn(|_| {
-            let times = (current(), seen(wall(ask)), seen(wall(ask)));
+        assert_eq!((seen(wall(read)), seen(wall(read))), (1, 2));
+        let mut polls = CountPolls::of(std::future::poll_fn(|_| {
+            let times = (current(), seen(wall(read)), seen(wall(read)));
             if times.1 == 3 {
                 Poll::Pending
             } else {
@@ -110,12 +110,12 @@ mod tests {
             }
         }));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut turns).poll(&mut cx).is_pending());
+        assert!(Pin::new(&mut polls).poll(&mut cx).is_pending());
         let first = current();
         assert_eq!(
-            Pin::new(&mut turns).poll(&mut cx),
+            Pin::new(&mut polls).poll(&mut cx),
             Poll::Ready((first + 1, 4, 4))
         );
-        assert_eq!(seen(wall(ask)), 5);
+        assert_eq!(seen(wall(read)), 5);
     }
 }

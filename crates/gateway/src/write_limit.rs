@@ -1,4 +1,4 @@
-//! A client connection on which answers must get on: a client that reads next to nothing would hold a key's slot for ever.
+//! Closes client connections that drain too slowly: a client that hardly reads would hold a key's slot forever.
 
 use std::error::Error;
 use std::io;
@@ -9,28 +9,28 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// While something is ready for it, a client may let us wait for so long …
-const PATIENCE: Duration = Duration::from_secs(120);
-/// … for each so many bytes that it takes: 256 a second. Slower than any mobile network, and the time in which nothing
-/// is ready for it does not count.
-const LEAST: usize = 256 * 120;
+/// While data is pending, the client must accept `MIN_BYTES` per `PERIOD`. Time with nothing to send does not count.
+const PERIOD: Duration = Duration::from_secs(120);
+/// 256 bytes per second: slower than any mobile network.
+const MIN_BYTES: usize = 256 * 120;
 
-/// A stream whose writes fail when too little of them is taken.
+/// A stream whose writes fail if the client accepts too few bytes.
 pub(crate) struct WriteLimit<S> {
     stream: S,
-    waits: Option<Box<Waits>>,
+    /// Set while the client is behind; most never have one.
+    progress: Option<Box<Progress>>,
 }
 
-/// How a client that does not keep up gets on. Most never have one.
-struct Waits {
-    /// Ends our patience, while a write waits.
-    ends: Option<Pin<Box<Sleep>>>,
-    /// Since when a write waits.
+/// The progress of a client that is behind.
+struct Progress {
+    /// Runs while a write waits, and ends the period.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// When the current wait began.
     since: Instant,
-    /// How long others had waited before.
-    before: Duration,
-    /// Bytes taken meanwhile.
-    taken: usize,
+    /// Total time of earlier waits.
+    waited: Duration,
+    /// Number of bytes accepted since the first wait.
+    accepted: usize,
 }
 
 /// Why a write failed.
@@ -38,7 +38,7 @@ struct Waits {
 #[error("the client reads too slowly")]
 struct TooSlow;
 
-/// Whether a connection ended because its client did not keep up.
+/// Whether a connection ended because its client drained it too slowly.
 pub(crate) fn is_too_slow(error: &hyper::Error) -> bool {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes
@@ -50,7 +50,7 @@ impl<S> WriteLimit<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
-            waits: None,
+            progress: None,
         }
     }
 
@@ -61,53 +61,53 @@ impl<S> WriteLimit<S> {
         length: impl Fn(&T) -> usize,
     ) -> Poll<io::Result<T>> {
         match &written {
-            Poll::Ready(Ok(taken)) => {
-                let length = length(taken);
+            Poll::Ready(Ok(accepted)) => {
+                let length = length(accepted);
                 if self
-                    .waits
+                    .progress
                     .as_mut()
-                    .is_some_and(|waits| waits.made_up(length))
+                    .is_some_and(|progress| progress.accept(length))
                 {
-                    self.waits = None;
+                    self.progress = None;
                 }
                 written
             }
             Poll::Ready(Err(_)) => written,
             Poll::Pending => {
-                let waits = self.waits.get_or_insert_with(Waits::begin);
-                waits.poll(cx).map(|()| Err(io::Error::other(TooSlow)))
+                let progress = self.progress.get_or_insert_with(Progress::begin);
+                progress.poll(cx).map(|()| Err(io::Error::other(TooSlow)))
             }
         }
     }
 }
 
-impl Waits {
+impl Progress {
     fn begin() -> Box<Self> {
         Box::new(Self {
-            ends: None,
+            timer: None,
             since: Instant::now(),
-            before: Duration::ZERO,
-            taken: 0,
+            waited: Duration::ZERO,
+            accepted: 0,
         })
     }
 
-    /// One more write waits.
+    /// A write waits. Ready once the period is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (before, since) = (self.before, &mut self.since);
-        let ends = self.ends.get_or_insert_with(|| {
+        let (waited, since) = (self.waited, &mut self.since);
+        let timer = self.timer.get_or_insert_with(|| {
             *since = Instant::now();
-            Box::pin(sleep(PATIENCE.saturating_sub(before)))
+            Box::pin(sleep(PERIOD.saturating_sub(waited)))
         });
-        ends.as_mut().poll(cx)
+        timer.as_mut().poll(cx)
     }
 
-    /// So much was taken. Whether that makes up for all the waiting.
-    fn made_up(&mut self, length: usize) -> bool {
-        if self.ends.take().is_some() {
-            self.before += self.since.elapsed();
+    /// Counts `length` accepted bytes. Returns whether the client has caught up, so that a new period may begin.
+    fn accept(&mut self, length: usize) -> bool {
+        if self.timer.take().is_some() {
+            self.waited += self.since.elapsed();
         }
-        self.taken = self.taken.saturating_add(length);
-        self.taken >= LEAST
+        self.accepted = self.accepted.saturating_add(length);
+        self.accepted >= MIN_BYTES
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// Reads so many bytes at once, with so long a pause before each.
+    /// Reads up to `piece` bytes at once, with a pause before each read.
     async fn read_in_pieces(mut stream: DuplexStream, piece: usize, pause: Duration) -> usize {
         let (mut all, mut buffer) = (0, vec![0; piece]);
         loop {
@@ -182,21 +182,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_is_cut_off_where_it_takes_less_than_it_should_while_something_waits() {
+    async fn a_client_that_reads_too_slowly_is_cut_off() {
         let second = Duration::from_secs(1);
         for (what, piece, pause, whole) in [
             ("a byte a second", 1, second, false),
-            ("nothing", 1, PATIENCE * 2, false),
-            ("just too little", 200, second, false),
-            ("in bursts that are too small", 4_096, PATIENCE / 3, false),
+            ("nothing", 1, PERIOD * 2, false),
+            ("slightly too little", 200, second, false),
+            ("in bursts that are too small", 4_096, PERIOD / 3, false),
             ("just enough", 300, second, true),
             (
                 "in bursts that are large enough",
                 64 * 1024,
-                PATIENCE - second,
+                PERIOD - second,
                 true,
             ),
-            ("all", 64 * 1024, Duration::ZERO, true),
+            ("everything at once", 64 * 1024, Duration::ZERO, true),
         ] {
             let (ours, theirs) = tokio::io::duplex(piece);
             let mut limited = WriteLimit::new(ours);
@@ -211,18 +211,18 @@ mod tests {
             assert_eq!(written.is_ok(), whole, "{what}: {written:?}");
             if !whole {
                 let took = began.elapsed();
-                assert!(took < PATIENCE * 5, "{what}: only after {took:?}");
+                assert!(took < PERIOD * 5, "{what}: only after {took:?}");
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nothing_is_ready_does_not_count() {
+    async fn time_with_nothing_to_send_does_not_count() {
         let (ours, theirs) = tokio::io::duplex(64);
         let mut limited = WriteLimit::new(ours);
         let write = async {
             for _ in 0..200 {
-                // Each waits for half a second, and then for the provider.
+                // Each write waits half a second for the client, then a minute for the provider.
                 limited.write_all(&[b'x'; 65]).await?;
                 tokio::time::sleep(Duration::from_secs(60)).await;
             }
@@ -237,14 +237,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_connection_tells_why_it_was_closed() {
-        for (pause, too_slow) in [(PATIENCE * 2, true), (Duration::ZERO, false)] {
+    async fn the_error_says_whether_the_client_was_too_slow() {
+        for (pause, too_slow) in [(PERIOD * 2, true), (Duration::ZERO, false)] {
             let (ours, mut theirs) = tokio::io::duplex(1024);
             theirs.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-            let answer = Full::new(Bytes::from(vec![b'x'; MIB]));
+            let body = Full::new(Bytes::from(vec![b'x'; MIB]));
             let service = service_fn(move |_| {
-                let answer = Response::new(answer.clone());
-                async move { Ok::<_, Infallible>(answer) }
+                let response = Response::new(body.clone());
+                async move { Ok::<_, Infallible>(response) }
             });
             let serving = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(WriteLimit::new(ours)), service);
@@ -255,7 +255,7 @@ mod tests {
                 drop(theirs);
             };
             let (ended, ()) = tokio::join!(serving, client);
-            let error = ended.expect_err("the client took a part only");
+            let error = ended.expect_err("the client read only a part");
             assert_eq!(is_too_slow(&error), too_slow, "{error:?}");
         }
     }

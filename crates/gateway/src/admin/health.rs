@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: for load balancers and supervisors, without a token.
+//! `/healthz` and `/readyz`, for load balancers and supervisors: they need no token.
 
 use std::sync::Arc;
 
@@ -11,21 +11,22 @@ use serde_json::json;
 
 use crate::context::Gateway;
 
-/// Whether whoever asks has shown the admin token, and may see details.
+/// What the client may see.
 #[derive(Clone, Copy)]
-pub(super) struct Detail {
-    pub(super) known: bool,
+pub(super) struct Access {
+    /// The request has the admin token.
+    pub(super) is_admin: bool,
 }
 
 pub(super) async fn alive() -> Json<serde_json::Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// 200 from start-up until shutdown begins. Trouble with keys stands in the body and does not change the status:
-/// taking a node out of the balancer would not mend a key.
+/// 200 from start-up until shutdown begins. Problems with keys are reported in the body and do not change the status:
+/// taking a node out of rotation would not repair a key.
 pub(super) async fn ready(
     State(gw): State<Arc<Gateway>>,
-    Extension(detail): Extension<Detail>,
+    Extension(access): Extension<Access>,
 ) -> Response {
     if gw.is_shutting_down() {
         return (
@@ -44,7 +45,7 @@ pub(super) async fn ready(
     }
     let degraded = !without_keys.is_empty() || snapshot.pools.is_empty();
     let mut body = json!({ "status": "ready", "degraded": degraded });
-    if detail.known {
+    if access.is_admin {
         body["pools_without_a_usable_key"] = json!(without_keys);
     }
     Json(body).into_response()

@@ -1,4 +1,4 @@
-//! Keys in their pools: clearing a rest.
+//! Keys in their pools: clearing cooldowns and other marks.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use crate::context::Gateway;
 
-/// `POST /api/v1/admin/pools/{pool}/keys/{name}/reset`: clears whatever keeps the key from serving.
+/// `POST /api/v1/admin/pools/{pool}/keys/{name}/reset`: clears everything that prevents the key from serving.
 pub(super) async fn reset(
     State(gw): State<Arc<Gateway>>,
     Path((pool, name)): Path<(String, String)>,

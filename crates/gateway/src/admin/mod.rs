@@ -1,4 +1,4 @@
-//! The admin API and the health checks. Everything under `/api` and `/metrics` asks for the admin token first.
+//! The admin API and the health checks. Everything under `/api` and `/metrics` requires the admin token.
 
 mod config;
 mod health;
@@ -67,7 +67,7 @@ impl Admin {
         matches!(first, "api" | "metrics" | "healthz" | "readyz" | "ui")
     }
 
-    /// Answers one request.
+    /// Responds to one request.
     pub(crate) async fn answer(
         &self,
         peer: SocketAddr,
@@ -77,15 +77,15 @@ impl Admin {
             request.uri().path(),
             "/healthz" | "/readyz" | "/ui" | "/ui/" | "/api/v1/openapi.json"
         );
-        let known = self
+        let is_admin = self
             .guard
             .check(&*self.gw.clock, peer.ip(), request.headers())
             .await;
-        if needs_token && !known {
+        if needs_token && !is_admin {
             return Problem::unauthorized().into_response().map(OutBody::Admin);
         }
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(health::Detail { known });
+        request.extensions_mut().insert(health::Access { is_admin });
         match self.router.clone().oneshot(request).await {
             Ok(response) => response.map(OutBody::Admin),
             Err(never) => match never {},

@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
-/// A problem on its way to an operator.
+/// An error response of the admin API.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -25,7 +25,7 @@ impl Problem {
         }
     }
 
-    /// The same problem with a list of what is wrong.
+    /// Adds a list of everything that is wrong.
     pub(super) fn with_errors(mut self, errors: Vec<String>) -> Self {
         self.errors = errors;
         self
@@ -35,7 +35,7 @@ impl Problem {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "invalid_admin_token",
-            "send the admin token as `Authorization: Bearer …`; where it was made up at first start, it stands in the file named at start",
+            "send the admin token as `Authorization: Bearer …`; a generated token is in the file that was named at start-up",
         )
     }
 
@@ -43,7 +43,7 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             "not_found",
-            "there is nothing at this path of the admin API",
+            "the admin API has nothing at this path",
         )
     }
 
@@ -51,7 +51,7 @@ impl Problem {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "this path does not take this method; `Allow` names those it takes",
+            "this path does not accept this method; see the `Allow` header",
         )
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /api/keys/stats`: what each key is doing.
+//! `GET /api/keys/stats`: the state and the counters of each key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::context::Gateway;
 
-/// One key, as the statistics show it. The first six fields are a promise.
+/// The statistics of one key. The first six fields are stable.
 #[derive(Serialize)]
 pub(super) struct KeyStats {
     active_requests: u32,
@@ -21,7 +21,7 @@ pub(super) struct KeyStats {
     /// Per cent, one decimal.
     success_rate: f64,
     is_available: bool,
-    /// RFC 3339, or null where it was never used.
+    /// RFC 3339; null if the key was never used.
     last_used: Option<String>,
     state: &'static str,
     cooldowns: Vec<CooldownView>,
@@ -29,7 +29,7 @@ pub(super) struct KeyStats {
 
 #[derive(Serialize)]
 struct CooldownView {
-    /// Null where the key rests for all models.
+    /// Null if the cooldown applies to all models.
     model: Option<String>,
     until: String,
     class: &'static str,

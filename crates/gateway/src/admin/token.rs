@@ -1,4 +1,4 @@
-//! The admin token: compared in constant time, and guessing slowed down by source.
+//! The admin token: compared in constant time, with guessing slowed down per source address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,13 +11,13 @@ use keypool_core::secret::Digest256;
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 
-/// So many wrong tokens of one source are answered at once.
+/// Number of wrong tokens of one source that are answered without delay.
 const FREE_TRIES: u32 = 5;
-/// The longest a wrong token is made to wait.
+/// Maximum delay of the response to a wrong token.
 const MAX_DELAY: Duration = Duration::from_secs(5);
-/// A source is forgotten after so long without a wrong token.
+/// How long a source is remembered after its last wrong token.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
-/// So many sources are remembered.
+/// Maximum number of sources remembered.
 const MAX_SOURCES: usize = 10_000;
 
 pub(super) struct Guard {
@@ -38,7 +38,7 @@ impl Guard {
         }
     }
 
-    /// Whether the right token was sent. A wrong one slows its source down, and nobody else.
+    /// Whether the request has the right token. A wrong one slows down its source only.
     pub(super) async fn check(
         &self,
         clock: &dyn Clock,
@@ -51,12 +51,12 @@ impl Guard {
         if bool::from(Digest256::of(sent).0.ct_eq(&self.token.0)) {
             return true;
         }
-        let delay = self.note_wrong(source, clock.now());
+        let delay = self.record_wrong(source, clock.now());
         tokio::time::sleep(delay).await;
         false
     }
 
-    fn note_wrong(&self, source: IpAddr, now: Instant) -> Duration {
+    fn record_wrong(&self, source: IpAddr, now: Instant) -> Duration {
         let mut wrong = self.wrong.lock();
         if wrong.len() >= MAX_SOURCES {
             wrong.retain(|_, entry| now.saturating_duration_since(entry.last) < FORGET_AFTER);
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guessing_slows_down_its_source_alone_and_is_forgotten() {
+    fn guessing_slows_down_its_source_only_and_is_forgotten() {
         let guard = Guard::new(Digest256::of(b"right"));
         let (now, guesser, other) = (
             Instant::now(),
@@ -107,16 +107,16 @@ mod tests {
             IpAddr::from([10, 0, 0, 2]),
         );
         for _ in 0..FREE_TRIES {
-            assert_eq!(guard.note_wrong(guesser, now), Duration::ZERO);
+            assert_eq!(guard.record_wrong(guesser, now), Duration::ZERO);
         }
-        let delays: Vec<_> = (0..8).map(|_| guard.note_wrong(guesser, now)).collect();
+        let delays: Vec<_> = (0..8).map(|_| guard.record_wrong(guesser, now)).collect();
         assert!(
             delays.is_sorted() && delays[0] > Duration::ZERO && delays[7] == MAX_DELAY,
             "{delays:?}"
         );
-        assert_eq!(guard.note_wrong(other, now), Duration::ZERO);
+        assert_eq!(guard.record_wrong(other, now), Duration::ZERO);
         assert_eq!(
-            guard.note_wrong(guesser, now + FORGET_AFTER),
+            guard.record_wrong(guesser, now + FORGET_AFTER),
             Duration::ZERO
         );
     }

@@ -1,4 +1,4 @@
-//! `GET /api/v1/admin/traces`: why the newest requests got the keys that they got.
+//! `GET /api/v1/admin/traces`: why the latest requests got their keys.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,10 +26,10 @@ pub(super) struct Listing {
 #[derive(Serialize)]
 struct TraceView {
     request_id: String,
-    /// When the request came, RFC 3339.
+    /// When the request arrived, RFC 3339.
     time: String,
     caller: String,
-    /// Null if the client left, or the time of a shutdown was up, before a response began.
+    /// Null if the client disconnected or the gateway shut down before a response began.
     status: Option<u16>,
     /// Until the last byte of the response.
     ms: f64,
@@ -45,7 +45,7 @@ struct StepView {
     /// Null if there was no (further) key (`no_key` says why) or the target was skipped (`skipped` says why).
     key: Option<String>,
     by: Option<&'static str>,
-    /// Null, like `free`, if the target was skipped without a look at its keys.
+    /// Null, like `free`, if the target was skipped before its keys were considered.
     keys: Option<usize>,
     free: Option<usize>,
     excluded: Vec<SkippedView>,
@@ -64,7 +64,7 @@ struct StepView {
 
 #[derive(Serialize)]
 struct SkippedView {
-    /// Null if the key's configuration has ended.
+    /// Null if the key is no longer configured.
     key: Option<String>,
     reason: &'static str,
     until: Option<String>,
@@ -78,14 +78,16 @@ pub(super) async fn newest(
 ) -> Result<Json<Listing>, Problem> {
     let filter = Filter::of(uri.query().unwrap_or_default())?;
     let now = gw.clock.now();
-    let found = gw.traces.newest(filter.limit, |trace| filter.wants(trace));
+    let found = gw
+        .traces
+        .newest(filter.limit, |trace| filter.matches(trace));
     let view = View { gw: &gw, now };
     Ok(Json(Listing {
         traces: found.iter().map(|trace| view.trace(trace)).collect(),
     }))
 }
 
-/// What the query selects.
+/// The query's parameters.
 struct Filter {
     limit: usize,
     request_id: Option<String>,
@@ -116,7 +118,7 @@ impl Filter {
                 "request_id" => filter.request_id = Some(value),
                 "pool" => filter.pool = Some(value),
                 _ => {
-                    let message = "this path takes `limit`, `request_id` and `pool`";
+                    let message = "this path accepts `limit`, `request_id` and `pool`";
                     return Err(wrong(message.to_owned()));
                 }
             }
@@ -124,14 +126,14 @@ impl Filter {
         Ok(filter)
     }
 
-    fn wants(&self, trace: &Trace) -> bool {
+    fn matches(&self, trace: &Trace) -> bool {
         let is_request = |id: &String| trace.request_id == **id;
         let is_pool = |pool: &String| trace.steps.iter().any(|step| *step.pool_name == **pool);
         self.request_id.as_ref().is_none_or(is_request) && self.pool.as_ref().is_none_or(is_pool)
     }
 }
 
-/// CountPolls instants into dates.
+/// Converts traces for display, instants to dates included.
 struct View<'a> {
     gw: &'a Gateway,
     now: Instant,

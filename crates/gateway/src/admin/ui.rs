@@ -1,8 +1,8 @@
-//! The dashboard's place, in a build without one.
+//! The page shown instead of the dashboard, in a build without one.
 
 use axum::response::Html;
 
-/// Says what there is instead.
+/// Says where to look instead.
 pub(super) async fn page() -> Html<&'static str> {
     Html(PAGE)
 }
@@ -12,7 +12,7 @@ const PAGE: &str = "<!doctype html>
 <meta charset=utf-8>
 <title>keypool</title>
 <h1>keypool is running</h1>
-<p>This build has no dashboard yet. The program said at its start where the state of every key can be read, and
-where the admin token is that this asks for.</p>
+<p>This build has no dashboard yet. The messages at start-up say where to read the state of every key, and where to
+find the admin token that this requires.</p>
 </html>
 ";

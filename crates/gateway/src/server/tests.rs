@@ -1,4 +1,4 @@
-//! What goes over a client's connection, seen from the gateway's side of it.
+//! What is written to a client's connection, observed on the gateway's side.
 
 use std::io;
 use std::pin::Pin;
@@ -61,7 +61,7 @@ struct Counted {
 #[derive(Default)]
 struct Writes {
     number: AtomicUsize,
-    /// The most bytes that were ready for one.
+    /// Size of the largest write, in bytes.
     largest: AtomicUsize,
 }
 
@@ -129,7 +129,7 @@ fn contains(bytes: &[u8], what: &str) -> bool {
 struct Client {
     stream: DuplexStream,
     writes: Arc<Writes>,
-    /// The connection is told to finish when this is dropped.
+    /// Dropping it tells the connection to finish.
     _closing: watch::Sender<()>,
 }
 
@@ -166,7 +166,7 @@ impl Client {
         self.stream.write_all(request.as_bytes()).await.unwrap();
     }
 
-    /// Reads on until `what` has come, or to the end of the answer.
+    /// Reads until `what` has arrived, or to the end of the response.
     async fn read_until(&mut self, what: &str) -> String {
         let mut read = Vec::new();
         let reading = async {
@@ -178,11 +178,11 @@ impl Client {
                 }
             }
         };
-        let came = timeout(DEADLINE, reading).await;
+        let arrived = timeout(DEADLINE, reading).await;
         let text = String::from_utf8_lossy(&read).into_owned();
         assert!(
-            came.is_ok(),
-            "{what:?} did not come within {DEADLINE:?}: {text}"
+            arrived.is_ok(),
+            "{what:?} did not arrive within {DEADLINE:?}: {text}"
         );
         text
     }
@@ -206,13 +206,13 @@ async fn events_that_arrive_together_are_written_together() {
     );
     let mut client = Client::connect(&mock);
     client.post("/v1/chat/completions", STREAM).await;
-    let answer = client.read_until("data: [DONE]").await;
-    let events = answer.matches("data: {").count();
+    let response = client.read_until("data: [DONE]").await;
+    let events = response.matches("data: {").count();
     assert!(events >= EVENTS, "{events} events");
     let writes = client.writes.number();
     assert!(
         writes <= events / 8,
-        "{writes} writes for {events} events that came at once"
+        "{writes} writes for {events} events that arrived at once"
     );
 }
 
@@ -236,7 +236,7 @@ async fn events_that_arrive_one_by_one_are_written_one_by_one() {
 }
 
 #[tokio::test]
-async fn large_events_are_not_gathered() {
+async fn large_events_are_written_without_batching() {
     let mock = Mock::start().await.unwrap();
     let event = format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(100 * 1024));
     let stream = Step::Status {
@@ -255,7 +255,7 @@ async fn large_events_are_not_gathered() {
 #[tokio::test]
 async fn white_space_before_a_json_stream_is_held_up_to_64_kib() {
     let mock = Mock::start().await.unwrap();
-    // The stream itself does not come in this test: what comes is what was let go.
+    // The stream itself does not arrive in this test: what arrives is what was no longer held.
     let prelude = Step::Prelude {
         text: " \n".repeat(34 * 1024),
         pause: DEADLINE * 100,
@@ -265,7 +265,7 @@ async fn white_space_before_a_json_stream_is_held_up_to_64_kib() {
     client.post(JSON_STREAM, GEMINI).await;
     let head = client.read_until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    // Less is held until it is known what follows: here an error, so that another attempt is made.
+    // Less is held until its meaning is known: here it precedes an error, so another attempt is made.
     let error = r#"[{"error":{"code":503,"message":"overloaded","status":"UNAVAILABLE"}}]"#;
     let refused = Step::InBandError {
         status: None,
@@ -274,7 +274,7 @@ async fn white_space_before_a_json_stream_is_held_up_to_64_kib() {
     mock.script("*", [refused]);
     let mut client = Client::connect(&mock);
     client.post(JSON_STREAM, GEMINI).await;
-    let answer = client.read_until("\"candidates\"").await;
-    assert!(answer.contains("x-keypool-attempts: 2"), "{answer}");
-    assert!(!answer.contains("UNAVAILABLE"), "{answer}");
+    let response = client.read_until("\"candidates\"").await;
+    assert!(response.contains("x-keypool-attempts: 2"), "{response}");
+    assert!(!response.contains("UNAVAILABLE"), "{response}");
 }

@@ -1,4 +1,4 @@
-//! An answer's body as it comes, whichever protocol brings it.
+//! The body of a provider's response, over HTTP/1.1 or HTTP/2.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::http1::Http1;
 use super::http2::Stream;
 use super::idle::{Destination, IdleConnections};
 
-/// An answer's body. When it has been read to its end, its connection is free for the next request.
+/// The body of a response. Once it is read to its end, the connection is free for the next request.
 pub(crate) struct UpstreamBody(Source);
 
-/// What an answer comes on.
+/// Where the body comes from.
 enum Source {
     Http1 {
         http1: Box<Http1>,
@@ -25,10 +25,10 @@ enum Source {
     },
     Http2 {
         body: Incoming,
-        /// Dropped, it makes room for another call; where the answer has not ended, hyper resets the stream.
+        /// Dropping it frees the slot for another call; if the response has not ended, hyper resets the stream.
         _stream: Stream,
     },
-    /// None any more: all was read, or it broke.
+    /// The body was read to its end, or it broke.
     Ended,
 }
 
@@ -54,9 +54,9 @@ impl UpstreamBody {
         Self(source).ended_if_done()
     }
 
-    /// Whether all is handed over that has come, as soon as it says that nothing is there: with HTTP/2, another task
-    /// may have more in hand.
-    pub(crate) fn hides_nothing(&self) -> bool {
+    /// Whether `Pending` means that nothing more has arrived. With HTTP/2, another task reads the connection and may
+    /// already have more.
+    pub(crate) fn has_delivered_all(&self) -> bool {
         !matches!(self.0, Source::Http2 { .. })
     }
 
@@ -112,7 +112,7 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Http1 { http1, .. } => http1.is_done(),
+            Source::Http1 { http1, .. } => http1.is_body_done(),
             Source::Http2 { body, .. } => body.is_end_stream(),
             Source::Ended => true,
         }
@@ -121,7 +121,7 @@ impl Body for UpstreamBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Http1 { http1, .. } => http1
-                .left()
+                .remaining()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
             Source::Http2 { body, .. } => body.size_hint(),
             Source::Ended => SizeHint::with_exact(0),

@@ -1,6 +1,6 @@
-//! What can go wrong on the way to a provider and back, with what follows for another try.
+//! What can go wrong on the way to a provider and back, and whether the call may be tried again.
 //!
-//! One type for the whole path: the connection that fails, the response that does not come, the body that breaks.
+//! One type covers the whole path: a failed connection, a missing response, a broken body.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::proxy;
 
-/// Why a call to a provider brought no response, or none that could be read.
+/// Why a call to a provider got no response, or one that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub(crate) struct UpstreamError {
@@ -24,7 +24,7 @@ pub(crate) struct UpstreamError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ErrorKind {
     /// The configuration allowed a value that no request can carry.
-    #[error("the request could not be built: a name, a secret or a path does not fit into HTTP")]
+    #[error("the request could not be built: a name, a secret or a path is not valid in HTTP")]
     Unsendable,
     /// No connection: name, TCP, proxy or TLS.
     #[error("cannot connect: {source}")]
@@ -36,48 +36,48 @@ pub(crate) enum ErrorKind {
     /// No connection in time.
     #[error("no connection within {0:?}")]
     ConnectTimeout(Duration),
-    /// An outbound proxy answered in the provider's place; the text names it.
+    /// An outbound proxy responded in the provider's place; the text names it.
     #[error("{0}")]
     ForwardProxy(String),
-    /// The connection broke before the head of a response came.
-    #[error("the connection broke before a response came: {0}")]
+    /// The connection broke before a response head arrived.
+    #[error("the connection broke before a response arrived: {0}")]
     NoResponse(#[source] ConnectionError),
-    /// No response, or no further part of it, in time.
+    /// No response, or no further part of one, in time.
     #[error("no response within {0:?}")]
     ResponseTimeout(Duration),
-    /// The response broke off before it was decided what to do with it.
+    /// The response broke off while its beginning was still being inspected.
     #[error("the response broke off: {0}")]
     ResponseBroke(#[source] ConnectionError),
 }
 
-/// What is wrong with a connection or with what came over it.
+/// What is wrong with a connection or with the bytes received over it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
-    /// The provider or something on the way closed it.
+    /// The provider, or something on the way, closed it.
     #[error("the connection was closed before the response was complete")]
     Closed,
-    /// What came is not a response of HTTP/1.
+    /// The bytes received are not an HTTP/1 response.
     #[error("not a valid HTTP/1 response: {0}")]
     Malformed(&'static str),
     /// Reading or writing failed.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// HTTP/2 cannot carry the request's path.
-    #[error("the request's path cannot be sent by HTTP/2")]
+    #[error("the request's path cannot be sent over HTTP/2")]
     Address,
     /// HTTP/2 failed.
-    #[error("{}", proxy::chain(.0))]
+    #[error("{}", proxy::error_chain(.0))]
     Http2(#[source] hyper::Error),
 }
 
-/// When a call may be sent once more over a new connection, with the same key.
+/// When a call may be resent over a new connection, with the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resend {
     /// The connection was new, or the provider had begun to respond.
     Never,
-    /// A reused connection closed without a byte of a response: the provider may have closed it before the request came.
+    /// A reused connection closed without a byte of response: the provider may have closed it before the request arrived.
     IfRepeatable,
-    /// The provider has certainly not begun to process it.
+    /// The provider has certainly not begun to process the call.
     Always,
 }
 
@@ -104,7 +104,7 @@ impl UpstreamError {
     pub(crate) fn timeout(&self) -> Option<Duration> {
         match &self.kind {
             ErrorKind::ConnectTimeout(limit) | ErrorKind::ResponseTimeout(limit) => Some(*limit),
-            // A proxy on the way took too long; the error names it.
+            // A proxy took too long; the error names it.
             ErrorKind::Connect { source, limit } if source.kind() == io::ErrorKind::TimedOut => {
                 Some(*limit)
             }
@@ -112,8 +112,8 @@ impl UpstreamError {
         }
     }
 
-    /// Whether the gateway itself is the reason, so that nothing follows for the key: the configuration, or a shortage
-    /// of files in this process or on this machine.
+    /// Whether the gateway itself is the reason, so that the key is not blamed: the configuration, or this process or
+    /// machine is out of file descriptors.
     pub(crate) fn is_our_own(&self) -> bool {
         matches!(self.kind, ErrorKind::Unsendable) || self.is_out_of_files()
     }

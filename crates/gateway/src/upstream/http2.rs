@@ -1,7 +1,7 @@
-//! HTTP/2 to a provider: one connection carries many calls, each a stream of it.
+//! HTTP/2 to a provider: one connection carries many calls, each on a stream of its own.
 //!
-//! hyper queues without a bound what is more than the provider takes at once, behind calls that may last minutes.
-//! So streams are counted here, and none is begun beyond what the provider allows.
+//! Beyond the provider's limit on concurrent streams, hyper queues requests without a bound, behind calls that may last
+//! minutes. So streams are counted here, and none is opened beyond that limit.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,20 +24,20 @@ use tokio::time::Instant;
 use super::error::Resend;
 use super::{ConnectionError, ErrorKind, MAX_HEAD, RequestBody, UpstreamError, UpstreamRequest};
 
-/// So many calls share a connection at most, whatever the provider allows: when it breaks, all of them do.
+/// Maximum number of calls on one connection, even if the provider allows more: when it breaks, all of them fail.
 const MAX_STREAMS: usize = 100;
-/// What the provider may send of one answer before it is read: enough for 10 MB/s over 100 ms.
+/// How much of one response the provider may send before it is read, in bytes: enough for 10 MB/s at 100 ms latency.
 const STREAM_WINDOW: u32 = 1 << 20;
-/// And of all answers on a connection: slow readers must not hold up the others.
+/// The same for all responses on a connection together, in bytes: slow readers must not hold up the others.
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// A connection with open streams that was silent for so long is asked whether it is there …
+/// A connection with open streams that was silent for this long is pinged.
 const PING_AFTER: Duration = Duration::from_secs(20);
-/// … and given up without an answer in this time.
+/// A connection that does not answer a ping within this time is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Stands for the number of streams before the provider has told it. No provider tells this.
+/// Sentinel: SETTINGS_MAX_CONCURRENT_STREAMS not received yet. No peer sends this value.
 const SETTINGS_NOT_RECEIVED: usize = 0x6b65_7970;
 
-/// The right to open a connection where one may be enough for many: others wait for what comes of it.
+/// The right to open a connection that other calls may share. They wait until it is dropped.
 pub(super) type ConnectPermit = tokio::sync::OwnedMutexGuard<()>;
 
 /// An open connection.
@@ -47,73 +47,73 @@ pub(super) struct Http2 {
     state: Arc<State>,
 }
 
-/// Room for one call on a connection. Dropped, it gives the room back.
+/// Capacity for one call on a connection. Dropping it gives the capacity back.
 pub(super) struct Stream {
     sender: SendRequest<RequestBody>,
     authority: Authority,
     state: Arc<State>,
-    /// The connection was kept, and carried no other call when this one began.
-    found_idle: bool,
+    /// The connection was reused, and carried no other call when this one began.
+    was_idle: bool,
 }
 
 struct State {
-    /// Streams begun and not ended.
+    /// Number of streams in flight.
     open: AtomicUsize,
-    /// How many there may be. One, until the provider's settings came.
-    most: AtomicUsize,
-    told: AtomicBool,
-    /// No further stream is begun on it.
+    /// Maximum number of streams in flight. One until the provider's settings arrive.
+    max_streams: AtomicUsize,
+    settings_received: AtomicBool,
+    /// No more streams may be opened.
     retired: AtomicBool,
-    /// hyper's own task has done something: the settings may have come.
+    /// A task of hyper was polled, so the settings may have arrived.
     progress: Notify,
     last_used: Mutex<Instant>,
-    /// Held while it is not known how many calls the connection takes: others wait for that.
+    /// Held until the provider's settings say how many calls the connection takes; other calls wait for it.
     permit: Mutex<Option<ConnectPermit>>,
 }
 
 impl Http2 {
-    /// Room for a call, if there is any. `kept`: the connection carried calls before.
-    pub(super) fn stream(&self, kept: bool) -> Option<Stream> {
-        if self.is_over() {
+    /// Reserves capacity for a call, if there is any. `reused`: the connection carried calls before.
+    pub(super) fn stream(&self, reused: bool) -> Option<Stream> {
+        if self.is_retired() {
             return None;
         }
-        let most = self.state.most.load(Ordering::SeqCst);
+        let max = self.state.max_streams.load(Ordering::SeqCst);
         let open = self
             .state
             .open
             .try_update(Ordering::SeqCst, Ordering::SeqCst, |open| {
-                (open < most).then_some(open + 1)
+                (open < max).then_some(open + 1)
             })
             .ok()?;
         Some(Stream {
             sender: self.sender.clone(),
             authority: self.authority.clone(),
             state: Arc::clone(&self.state),
-            found_idle: kept && open == 0,
+            was_idle: reused && open == 0,
         })
     }
 
-    /// Keeps `permit` until the provider has said how many calls it takes.
-    pub(super) fn keep_permit(&self, permit: Option<ConnectPermit>) {
-        let mut kept = self.state.permit.lock();
-        if !self.state.is_told() && !self.is_over() {
-            *kept = permit;
+    /// Holds `permit` until the provider has said how many calls it takes.
+    pub(super) fn hold_permit(&self, permit: Option<ConnectPermit>) {
+        let mut held = self.state.permit.lock();
+        if !self.state.has_settings() && !self.is_retired() {
+            *held = permit;
         }
     }
 
-    /// Whether no call will begin on it any more.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether no more calls may begin on this connection.
+    pub(super) fn is_retired(&self) -> bool {
         self.sender.is_closed() || self.state.retired.load(Ordering::SeqCst)
     }
 
-    /// Whether it carried nothing for longer than `limit`.
+    /// Whether the connection was idle for longer than `limit`.
     pub(super) fn idle_for(&self, limit: Duration) -> bool {
         self.state.open.load(Ordering::SeqCst) == 0 && self.state.last_used.lock().elapsed() > limit
     }
 }
 
 impl Stream {
-    /// Sends a request and returns its answer's head. Dropped before, it resets the stream.
+    /// Sends a request and returns the head of its response. Cancelling the future resets the stream.
     pub(super) async fn send(
         &mut self,
         request: UpstreamRequest<'_>,
@@ -123,22 +123,22 @@ impl Stream {
             return Err(UpstreamError::unsent(kind));
         };
         let mut error = match self.sender.try_send_request(request).await {
-            Ok(answer) => return Ok(answer),
+            Ok(response) => return Ok(response),
             Err(error) => error,
         };
-        let never_left = error.take_message().is_some();
+        let was_not_sent = error.take_message().is_some();
         let source = error.into_error();
-        let reason = cause::<h2::Error>(&source);
-        let unsent = never_left || reason.is_some_and(surely_unprocessed);
+        let reason = source_as::<h2::Error>(&source);
+        let unsent = was_not_sent || reason.is_some_and(is_unprocessed);
         if unsent || !reason.is_some_and(h2::Error::is_reset) {
             self.state.retire();
         }
-        let gone =
-            source.is_canceled() || source.is_closed() || cause::<io::Error>(&source).is_some();
+        let is_closed =
+            source.is_canceled() || source.is_closed() || source_as::<io::Error>(&source).is_some();
         Err(UpstreamError {
             resend: match unsent {
                 true => Resend::Always,
-                false if self.found_idle && gone => Resend::IfRepeatable,
+                false if self.was_idle && is_closed => Resend::IfRepeatable,
                 false => Resend::Never,
             },
             may_have_run: !unsent,
@@ -158,8 +158,8 @@ impl State {
     fn new() -> Self {
         Self {
             open: AtomicUsize::new(0),
-            most: AtomicUsize::new(1),
-            told: AtomicBool::new(false),
+            max_streams: AtomicUsize::new(1),
+            settings_received: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             progress: Notify::new(),
             last_used: Mutex::new(Instant::now()),
@@ -167,25 +167,26 @@ impl State {
         }
     }
 
-    fn is_told(&self) -> bool {
-        self.told.load(Ordering::SeqCst)
+    fn has_settings(&self) -> bool {
+        self.settings_received.load(Ordering::SeqCst)
     }
 
-    /// Takes over what the provider allows, once it has said so. A provider that allows none has no use.
-    fn learn(&self, most: usize) {
-        if most == SETTINGS_NOT_RECEIVED {
+    /// Applies the provider's stream limit once it has arrived. A connection that allows no streams is useless.
+    fn apply_settings(&self, max_streams: usize) {
+        if max_streams == SETTINGS_NOT_RECEIVED {
             return;
         }
-        if most == 0 {
+        if max_streams == 0 {
             self.retire();
         }
-        self.most.store(most.min(MAX_STREAMS), Ordering::SeqCst);
-        if !self.told.swap(true, Ordering::SeqCst) {
-            self.end_turn();
+        self.max_streams
+            .store(max_streams.min(MAX_STREAMS), Ordering::SeqCst);
+        if !self.settings_received.swap(true, Ordering::SeqCst) {
+            self.release_permit();
         }
     }
 
-    fn end_turn(&self) {
+    fn release_permit(&self) {
         *self.permit.lock() = None;
     }
 
@@ -194,7 +195,7 @@ impl State {
     }
 }
 
-/// Begins HTTP/2 on `stream`.
+/// Starts HTTP/2 on `stream`.
 pub(super) async fn handshake<S>(stream: S, authority: Authority) -> io::Result<Http2>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -221,7 +222,7 @@ where
     })
 }
 
-/// Hands requests over to hyper's tasks until the connection ends.
+/// Drives the connection until it ends, and applies the provider's settings.
 async fn drive<S>(connection: Connection<TokioIo<S>, RequestBody, Tasks>, state: Arc<State>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -230,7 +231,7 @@ where
     loop {
         let serving = poll_fn(|cx| {
             let ended = connection.as_mut().poll(cx);
-            state.learn(connection.current_max_send_streams());
+            state.apply_settings(connection.current_max_send_streams());
             ended
         });
         tokio::select! {
@@ -240,10 +241,10 @@ where
         }
     }
     state.retire();
-    state.end_turn();
+    state.release_permit();
 }
 
-/// Runs hyper's tasks, and tells when they did something as long as that may bring the provider's settings.
+/// Runs hyper's tasks. Until the provider's settings have arrived, each poll is reported, because it may have read them.
 #[derive(Clone)]
 struct Tasks(Arc<State>);
 
@@ -257,7 +258,7 @@ where
             let mut task = pin!(task);
             poll_fn(|cx| {
                 let ended = task.as_mut().poll(cx);
-                if !state.is_told() {
+                if !state.has_settings() {
                     state.progress.notify_one();
                 }
                 ended
@@ -269,20 +270,20 @@ where
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a kept connection is no work in flight: a shutdown waits for the calls on it, not for its idle end"
+    reason = "a shutdown waits for the calls on a connection, not for the connection"
 )]
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
 
-fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
+fn source_as<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// RFC 9113 §8.7: the provider says that it has done nothing for this stream.
-fn surely_unprocessed(error: &h2::Error) -> bool {
+/// Whether the provider guarantees that it has not processed the request (RFC 9113 §8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    // Ended by GOAWAY are the streams above its last stream id, and no others.
+    // GOAWAY ends only the streams above its last stream id.
     error.is_remote() && (refused || error.is_go_away())
 }
 
@@ -317,53 +318,57 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_call_goes_before_the_provider_said_how_many_it_takes_and_then_as_many() {
+    async fn one_call_is_allowed_until_the_settings_arrive() {
         for (allowed, expect) in [(3, 3), (100, 100), (5000, 100)] {
             let (connection, io) = opened().await;
-            let opening = Arc::new(tokio::sync::Mutex::new(()));
-            let permit = Arc::clone(&opening).lock_owned().await;
-            connection.keep_permit(Some(permit));
+            let connect_lock = Arc::new(tokio::sync::Mutex::new(()));
+            let permit = Arc::clone(&connect_lock).lock_owned().await;
+            connection.hold_permit(Some(permit));
             let first = streams(&connection);
             assert_eq!(first.len(), 1);
-            assert!(opening.try_lock().is_err(), "others wait");
+            assert!(connect_lock.try_lock().is_err(), "others wait");
             let mut provider = provider(io, allowed).await;
-            let told = async {
+            let released = async {
                 tokio::select! {
                     _ = provider.accept() => unreachable!("nothing is sent"),
-                    _ = opening.lock() => {}
+                    _ = connect_lock.lock() => {}
                 }
             };
-            timeout(Duration::from_secs(60), told).await.unwrap();
+            timeout(Duration::from_secs(60), released).await.unwrap();
             let others = streams(&connection);
             assert_eq!(first.len() + others.len(), expect, "of {allowed}");
             drop(others);
-            assert_eq!(streams(&connection).len(), expect - 1, "room is given back");
+            assert_eq!(
+                streams(&connection).len(),
+                expect - 1,
+                "capacity is given back"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_provider_that_takes_no_calls_is_left_alone() {
+    async fn a_connection_that_allows_no_streams_is_retired() {
         let (connection, io) = opened().await;
         let mut provider = provider(io, 0).await;
-        let left = async {
+        let retired = async {
             tokio::select! {
                 _ = provider.accept() => unreachable!("nothing is sent"),
-                () = async { while !connection.is_over() { tokio::task::yield_now().await } } => {}
+                () = async { while !connection.is_retired() { tokio::task::yield_now().await } } => {}
             }
         };
-        timeout(Duration::from_secs(60), left).await.unwrap();
+        timeout(Duration::from_secs(60), retired).await.unwrap();
         assert!(connection.stream(true).is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_kept_connection_that_nobody_uses_is_closed_after_a_while() {
+    async fn an_unused_connection_is_closed_after_a_while() {
         let (connection, io) = opened().await;
-        let kept = Arc::new(IdleConnections::default());
+        let idle = Arc::new(IdleConnections::default());
         let destination = Destination {
             origin: "https://provider".into(),
             proxy: None,
         };
-        kept.share(destination.clone(), connection, None);
+        idle.share(destination.clone(), connection, None);
         let began = Instant::now();
         let mut provider = provider(io, 100).await;
         let closed = timeout(Duration::from_secs(600), provider.accept()).await;
@@ -371,7 +376,7 @@ mod tests {
         let waited = began.elapsed();
         let expect = Duration::from_secs(50)..=Duration::from_secs(60);
         assert!(expect.contains(&waited), "{waited:?}");
-        assert!(kept.stream(&destination).is_none());
+        assert!(idle.stream(&destination).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -379,20 +384,20 @@ mod tests {
         let (connection, io) = opened().await;
         let mut provider = provider(io, 100).await;
         provider.graceful_shutdown();
-        // Says goodbye, and waits for the other end to close.
+        // Sends GOAWAY, and waits for the other end to close.
         let closed = timeout(Duration::from_secs(60), provider.accept()).await;
         assert!(!matches!(closed.unwrap(), Some(Ok(_))), "nothing is sent");
-        let over = async {
-            while !connection.is_over() {
+        let retired = async {
+            while !connection.is_retired() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(60), over).await.unwrap();
+        timeout(Duration::from_secs(60), retired).await.unwrap();
         assert!(connection.stream(true).is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_answers_no_ping_is_given_up_with_its_calls() {
+    async fn a_connection_that_answers_no_ping_is_closed_with_its_calls() {
         let (connection, io) = opened().await;
         let mut stream = connection.stream(false).unwrap();
         let began = Instant::now();
@@ -408,18 +413,18 @@ mod tests {
         let silent = async {
             let mut provider = provider(io, 100).await;
             let request = provider.accept().await.unwrap();
-            // From now on it reads nothing.
+            // From now on the provider reads nothing.
             let _kept = (request, provider);
             std::future::pending::<()>().await;
         };
         let broken = tokio::select! {
             sent = sending => sent.err().unwrap(),
-            () = silent => unreachable!("it is silent for good"),
+            () = silent => unreachable!("the provider stays silent"),
         };
         let waited = began.elapsed();
         assert!(waited >= PING_TIMEOUT, "{waited:?}");
         assert!(waited <= PING_AFTER + PING_TIMEOUT * 2, "{waited:?}");
         assert!(broken.may_have_run && broken.resend == Resend::Never);
-        assert!(connection.is_over());
+        assert!(connection.is_retired());
     }
 }

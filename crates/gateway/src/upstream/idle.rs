@@ -1,5 +1,5 @@
-//! Connections that wait for their next request, by where they lead: those of HTTP/1.1, of which the one used last
-//! comes first, and those of HTTP/2, which are shared.
+//! Connections kept for later requests, by destination: idle HTTP/1.1 connections, the most recently used first, and
+//! shared HTTP/2 connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,38 +14,39 @@ use tokio::time::{Instant, sleep};
 use super::http1::Http1;
 use super::http2::{ConnectPermit, Http2, Stream};
 
-/// A connection idle for longer is not used again: the provider is likely to close it at any moment.
+/// A connection that was idle for longer is not reused: the provider is likely to close it at any moment.
 const MAX_IDLE: Duration = Duration::from_secs(50);
-/// How often those that wait are looked at: a provider closes what it no longer wants.
+/// How often idle connections are checked: providers close those that they no longer want.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// So many are kept for one destination.
+/// Maximum number of connections of each kind kept per thread and destination.
 const MAX_PER_DESTINATION: usize = 512;
 
-/// Where a connection leads, and by which way.
+/// Where a connection leads, and through which proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Destination {
     pub(super) origin: Arc<str>,
     pub(super) proxy: Option<ProxyUrl>,
 }
 
-/// Each thread keeps those that its calls used last, and takes another's where it has none. The runtime of the thread
-/// that opened a connection goes on to see what happens on it.
+/// Kept connections per thread, with stealing. A stolen connection stays registered with the runtime of the thread that
+/// opened it.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     by_thread: ThreadLocal<Mutex<ByDestination>>,
-    /// A task looks at those that wait.
-    is_swept: AtomicBool,
+    /// A sweep task is running.
+    sweep_runs: AtomicBool,
 }
 
-type ByDestination = HashMap<Destination, Kept>;
+type ByDestination = HashMap<Destination, PerDestination>;
 
 #[derive(Default)]
-struct Kept {
+struct PerDestination {
     idle: Vec<Idle>,
     shared: Vec<Http2>,
-    /// The provider chose HTTP/1.1 last time: nobody waits for another's connection.
-    chose_http1: bool,
-    opening: Arc<tokio::sync::Mutex<()>>,
+    /// The provider chose HTTP/1.1 last time, so calls do not wait for a shared connection.
+    is_http1: bool,
+    /// Held by the call that opens a connection which others may share.
+    connect_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Idle {
@@ -53,26 +54,26 @@ struct Idle {
     since: Instant,
 }
 
-/// What can carry a request.
+/// What carries a request.
 pub(super) enum Carrier {
-    /// A connection of its own.
+    /// An exclusive connection.
     Http1(Box<Http1>),
-    /// A stream of a shared one.
+    /// A stream of a shared connection.
     Http2(Stream),
 }
 
 impl IdleConnections {
-    /// A connection that is still open, as far as one can see.
+    /// Takes a connection that appears to be open.
     pub(super) fn take(&self, destination: &Destination) -> Option<Carrier> {
         let own = self.by_thread.get_or_default();
         let others = self.by_thread.iter();
-        // This thread's own, or else another's: a connection that is open saves the way to the provider and back.
+        // This thread's own first, then another's: reusing an open connection saves round trips.
         std::iter::once(own)
             .chain(others)
-            .find_map(|by_destination| by_destination.lock().get_mut(destination)?.newest())
+            .find_map(|by_destination| by_destination.lock().get_mut(destination)?.take())
     }
 
-    /// A stream of a shared connection.
+    /// Opens a stream on a shared connection that has capacity.
     pub(super) fn stream(&self, destination: &Destination) -> Option<Stream> {
         let others = self.by_thread.iter();
         std::iter::once(self.by_thread.get_or_default())
@@ -80,28 +81,32 @@ impl IdleConnections {
             .find_map(|by_destination| by_destination.lock().get_mut(destination)?.stream())
     }
 
-    /// What to wait for before a connection is opened; `None` where each request needs one of its own.
-    pub(super) fn opening(&self, destination: &Destination) -> Option<Arc<tokio::sync::Mutex<()>>> {
+    /// The lock to take before opening a connection; `None` if the provider speaks HTTP/1.1, so that connections cannot be
+    /// shared.
+    pub(super) fn connect_lock(
+        &self,
+        destination: &Destination,
+    ) -> Option<Arc<tokio::sync::Mutex<()>>> {
         let mut by_destination = self.by_thread.get_or_default().lock();
-        let kept = entry(&mut by_destination, destination.clone());
-        (!kept.chose_http1).then(|| Arc::clone(&kept.opening))
+        let connections = entry(&mut by_destination, destination.clone());
+        (!connections.is_http1).then(|| Arc::clone(&connections.connect_lock))
     }
 
-    /// The provider chose HTTP/1.1.
-    pub(super) fn note_http1(&self, destination: &Destination) {
+    /// Records that the provider chose HTTP/1.1.
+    pub(super) fn record_http1(&self, destination: &Destination) {
         let mut by_destination = self.by_thread.get_or_default().lock();
-        entry(&mut by_destination, destination.clone()).chose_http1 = true;
+        entry(&mut by_destination, destination.clone()).is_http1 = true;
     }
 
-    /// Keeps a connection for the next request, if it takes one.
+    /// Keeps a connection for later requests if it can carry more.
     pub(super) fn put(self: &Arc<Self>, destination: Destination, mut connection: Box<Http1>) {
-        if !connection.is_free() || connection.is_over() {
+        if !connection.is_free() || connection.is_closed() {
             return;
         }
         let mut by_destination = self.by_thread.get_or_default().lock();
         let idle = &mut entry(&mut by_destination, destination).idle;
         if idle.len() >= MAX_PER_DESTINATION {
-            idle.retain_mut(Idle::is_useful);
+            idle.retain_mut(Idle::is_usable);
         }
         if idle.len() < MAX_PER_DESTINATION {
             idle.push(Idle {
@@ -113,41 +118,41 @@ impl IdleConnections {
         self.sweep();
     }
 
-    /// Starts a task that closes what is of no more use, until nothing is left; unless there is one.
+    /// Starts the task that closes unusable connections until none is left, unless it already runs.
     #[expect(
         clippy::disallowed_methods,
-        reason = "tidies up behind the calls; a shutdown does not wait for it"
+        reason = "cleans up after calls; a shutdown does not wait for it"
     )]
     fn sweep(self: &Arc<Self>) {
-        if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::SeqCst) {
+        if self.sweep_runs.load(Ordering::Relaxed) || self.sweep_runs.swap(true, Ordering::SeqCst) {
             return;
         }
         let this = Arc::clone(self);
         tokio::spawn(async move {
             loop {
                 sleep(SWEEP_EVERY).await;
-                this.is_swept.store(false, Ordering::SeqCst);
-                if !this.forget_useless() || this.is_swept.swap(true, Ordering::SeqCst) {
+                this.sweep_runs.store(false, Ordering::SeqCst);
+                if !this.evict_unusable() || this.sweep_runs.swap(true, Ordering::SeqCst) {
                     break;
                 }
             }
         });
     }
 
-    /// Closes what waits in vain; says whether anything still waits.
-    fn forget_useless(&self) -> bool {
+    /// Closes connections that cannot be reused. Returns whether any are left.
+    fn evict_unusable(&self) -> bool {
         let mut is_any_left = false;
         for by_destination in self.by_thread.iter() {
-            for kept in by_destination.lock().values_mut() {
-                kept.idle.retain_mut(Idle::is_useful);
-                kept.forget_useless();
-                is_any_left |= !kept.idle.is_empty() || !kept.shared.is_empty();
+            for connections in by_destination.lock().values_mut() {
+                connections.idle.retain_mut(Idle::is_usable);
+                connections.evict_shared();
+                is_any_left |= !connections.idle.is_empty() || !connections.shared.is_empty();
             }
         }
         is_any_left
     }
 
-    /// Keeps a connection that other requests may share from now on; those that wait for `permit` first of all.
+    /// Keeps a connection that other requests may share from now on. Those waiting for `permit` come first.
     pub(super) fn share(
         self: &Arc<Self>,
         destination: Destination,
@@ -155,12 +160,12 @@ impl IdleConnections {
         permit: Option<ConnectPermit>,
     ) {
         let mut by_destination = self.by_thread.get_or_default().lock();
-        let kept = entry(&mut by_destination, destination);
-        kept.chose_http1 = false;
-        kept.forget_useless();
-        connection.keep_permit(permit);
-        if kept.shared.len() < MAX_PER_DESTINATION {
-            kept.shared.push(connection);
+        let connections = entry(&mut by_destination, destination);
+        connections.is_http1 = false;
+        connections.evict_shared();
+        connection.hold_permit(permit);
+        if connections.shared.len() < MAX_PER_DESTINATION {
+            connections.shared.push(connection);
         }
         drop(by_destination);
         self.sweep();
@@ -168,51 +173,53 @@ impl IdleConnections {
 }
 
 impl Idle {
-    fn is_useful(&mut self) -> bool {
-        self.since.elapsed() <= MAX_IDLE && !self.connection.is_over()
+    fn is_usable(&mut self) -> bool {
+        self.since.elapsed() <= MAX_IDLE && !self.connection.is_closed()
     }
 }
 
-fn entry(by_destination: &mut ByDestination, destination: Destination) -> &mut Kept {
+fn entry(by_destination: &mut ByDestination, destination: Destination) -> &mut PerDestination {
     if !by_destination.contains_key(&destination) {
-        // A new destination: those of an earlier configuration may have ended.
-        by_destination.retain(|_, kept| kept.is_in_use());
+        // A new destination: destinations of an earlier configuration may no longer be used.
+        by_destination.retain(|_, connections| connections.is_in_use());
     }
     by_destination.entry(destination).or_default()
 }
 
-impl Kept {
+impl PerDestination {
     fn is_in_use(&mut self) -> bool {
-        self.forget_useless();
+        self.evict_shared();
         let last = self.idle.last();
         last.is_some_and(|last| last.since.elapsed() <= MAX_IDLE)
             || !self.shared.is_empty()
-            || Arc::strong_count(&self.opening) > 1
+            || Arc::strong_count(&self.connect_lock) > 1
     }
 
-    fn newest(&mut self) -> Option<Carrier> {
+    fn take(&mut self) -> Option<Carrier> {
         if let Some(stream) = self.stream() {
             return Some(Carrier::Http2(stream));
         }
         while let Some(mut newest) = self.idle.pop() {
-            if newest.is_useful() {
+            if newest.is_usable() {
                 return Some(Carrier::Http1(newest.connection));
             }
         }
         None
     }
 
-    /// A stream of the first connection with room, so that few carry all and the others grow idle.
+    /// Opens a stream on the first connection with capacity, so that few connections carry all calls and the others become
+    /// idle.
     fn stream(&mut self) -> Option<Stream> {
-        self.forget_useless();
+        self.evict_shared();
         self.shared
             .iter()
             .find_map(|connection| connection.stream(true))
     }
 
-    fn forget_useless(&mut self) {
+    /// Closes shared connections that are retired or were idle for too long.
+    fn evict_shared(&mut self) {
         self.shared
-            .retain(|connection| !connection.is_over() && !connection.idle_for(MAX_IDLE));
+            .retain(|connection| !connection.is_retired() && !connection.idle_for(MAX_IDLE));
     }
 }
 
@@ -224,11 +231,14 @@ mod tests {
 
     use super::*;
 
-    /// More than a task may do before others have their permit.
+    /// More operations than a task may do before it has to yield.
     const MANY: usize = 300;
 
     /// Kept connections, and the provider's side of each.
-    async fn kept(idle: &Arc<IdleConnections>, destination: &Destination) -> Vec<TcpStream> {
+    async fn kept_connections(
+        idle: &Arc<IdleConnections>,
+        destination: &Destination,
+    ) -> Vec<TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut theirs = Vec::new();
         for _ in 0..MANY {
@@ -241,7 +251,7 @@ mod tests {
         theirs
     }
 
-    /// Loopback delivers within the call that sends: what was sent before has come when this has.
+    /// Loopback delivers within the call that sends: once this has arrived, everything sent before has.
     async fn all_delivered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap());
@@ -251,7 +261,7 @@ mod tests {
         ours.read_exact(&mut [0]).await.unwrap();
     }
 
-    /// In a task, which has a budget of what it may do at once.
+    /// Runs `act` in a task, which has a coop budget.
     async fn in_a_task<T: Send + 'static>(
         idle: &Arc<IdleConnections>,
         act: impl FnOnce(&IdleConnections) -> T + Send + 'static,
@@ -263,8 +273,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_many_connections_none_is_taken_that_is_closed_or_says_something_unasked() {
-        for says in [
+    async fn closed_connections_and_those_with_unasked_bytes_are_never_taken() {
+        for sent in [
             None,
             Some(&b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..]),
         ] {
@@ -273,26 +283,26 @@ mod tests {
                 origin: "http://provider".into(),
                 proxy: None,
             };
-            let mut theirs = kept(&idle, &destination).await;
-            let here = destination.clone();
-            let taken = in_a_task(&idle, move |idle| idle.take(&here)).await;
-            assert!(taken.is_some(), "an open one");
-            match says {
+            let mut theirs = kept_connections(&idle, &destination).await;
+            let same = destination.clone();
+            let taken = in_a_task(&idle, move |idle| idle.take(&same)).await;
+            assert!(taken.is_some(), "an open connection is taken");
+            match sent {
                 None => theirs.clear(),
-                Some(says) => {
+                Some(bytes) => {
                     for stream in &mut theirs {
-                        stream.write_all(says).await.unwrap();
+                        stream.write_all(bytes).await.unwrap();
                     }
                 }
             }
             all_delivered().await;
-            let swept = in_a_task(&idle, |idle| !idle.forget_useless()).await;
-            assert!(swept, "one is left: {says:?}");
+            let none_left = in_a_task(&idle, |idle| !idle.evict_unusable()).await;
+            assert!(none_left, "none is left: {sent:?}");
 
-            drop(kept(&idle, &destination).await);
+            drop(kept_connections(&idle, &destination).await);
             all_delivered().await;
             let taken = in_a_task(&idle, move |idle| idle.take(&destination)).await;
-            assert!(taken.is_none(), "{says:?}");
+            assert!(taken.is_none(), "{sent:?}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Calls to providers: directly or through a proxy, over HTTP/1.1 with one request on one connection at a time, or
-//! over HTTP/2 with many; connections are kept for the next.
+//! Calls to providers: directly or through a proxy, over HTTP/1.1 with one request at a time on a connection, or over
+//! HTTP/2 with many. Connections are kept for later requests.
 //!
-//! Nothing here knows keys or classes; retrying is the caller's decision. A connection of HTTP/1.1 is kept only
-//! after the whole answer was read from it.
+//! Nothing here knows keys or fault classes; retrying is the caller's decision. An HTTP/1.1 connection is kept only after
+//! its whole response was read.
 
 mod body;
 mod connect;
@@ -31,24 +31,24 @@ use tokio_util::either::Either;
 use crate::telemetry::Telemetry;
 
 pub(crate) use body::UpstreamBody;
-use connect::{Connector, Opened};
+use connect::{Connector, NewConnection};
 use error::Resend;
 pub(crate) use error::{ConnectionError, ErrorKind, UpstreamError};
 use idle::{Carrier, Destination, IdleConnections};
 pub(crate) use request::UpstreamRequest;
 pub(crate) use request_body::RequestBody;
 
-/// The longest answer head taken from a provider, in bytes.
+/// Maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 256 * 1024;
 
-/// A connection to the provider or to a proxy, the latter with or without TLS.
+/// A connection to a provider or to a proxy, the latter with or without TLS.
 type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// A connection that another call opens may serve this one too; it is waited for so long, and no longer.
-const WAIT_FOR_OTHERS: Duration = Duration::from_secs(1);
+/// How long a call waits for a connection that another call is opening and that may serve both.
+const MAX_WAIT_FOR_SHARED: Duration = Duration::from_secs(1);
 
-/// A kept connection that breaks so soon after a request was sent was closed before it came. One that breaks later
-/// broke in the call.
+/// A reused connection that breaks within this time after a request was sent was closed before the request arrived. One
+/// that breaks later broke during the call.
 const STALE_WITHIN: Duration = Duration::from_secs(2);
 
 /// All connections to providers.
@@ -57,13 +57,13 @@ pub(crate) struct Upstream {
     idle: Arc<IdleConnections>,
 }
 
-/// Where a call goes, and by which way.
+/// Where a call goes, and through which proxy.
 struct Peer<'a> {
     base_url: &'a BaseUrl,
     proxy: Option<&'a ProxyUrl>,
 }
 
-/// Puts a request together. `None`: the configuration let something pass that cannot be sent.
+/// Builds a request. `None`: the configuration allowed a value that no request can carry.
 pub(crate) type BuildRequest<'a> = &'a (dyn Fn() -> Option<UpstreamRequest<'a>> + Sync);
 
 impl Peer<'_> {
@@ -74,12 +74,12 @@ impl Peer<'_> {
         }
     }
 
-    /// Whether the proxy gets the request itself, and not a way to the provider.
+    /// Whether the proxy receives the request itself and forwards it, instead of opening a tunnel.
     fn is_forwarded(&self) -> bool {
         !self.base_url.is_https() && self.proxy.is_some_and(|proxy| proxy.scheme().is_http())
     }
 
-    /// The provider's host, an IPv6 address without brackets, and port.
+    /// The provider's host (an IPv6 address without brackets) and port.
     fn host_and_port(&self) -> (&str, u16) {
         let authority = self.base_url.authority();
         let default = if self.base_url.is_https() { 443 } else { 80 };
@@ -99,8 +99,9 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and returns its answer as soon as the head is there. `request` puts it together, a second
-    /// time where a kept connection turns out to be closed; `repeatable`: also if it was written to that.
+    /// Sends one request and returns its response as soon as the head has arrived. `request` builds it, a second time if a
+    /// reused connection turns out to be closed. `repeatable`: the request may be resent even if it was written to that
+    /// connection.
     pub(crate) async fn send(
         &self,
         base_url: &BaseUrl,
@@ -110,25 +111,25 @@ impl Upstream {
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let peer = Peer { base_url, proxy };
-        let forwarder = proxy.filter(|_| peer.is_forwarded());
+        let forward_proxy = proxy.filter(|_| peer.is_forwarded());
         let build = || {
             let request = request()?;
-            Some(match forwarder {
+            Some(match forward_proxy {
                 Some(proxy) => request.for_proxy(base_url.authority(), proxy::credentials(proxy)),
                 None => request,
             })
         };
-        let answer = self
+        let response = self
             .exchange(&peer, &build, connect_timeout, repeatable)
             .await?;
-        match forwarder {
-            Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+        match forward_proxy {
+            Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 Err(UpstreamError::unsent(ErrorKind::Connect {
-                    source: proxy::asks_for_credentials(proxy),
+                    source: proxy::credentials_rejected(proxy),
                     limit: connect_timeout,
                 }))
             }
-            _ => Ok(answer),
+            _ => Ok(response),
         }
     }
 
@@ -142,12 +143,12 @@ impl Upstream {
         let destination = peer.destination();
         let unsendable = || UpstreamError::unsent(ErrorKind::Unsendable);
         let request = build().ok_or_else(unsendable)?;
-        let (carrier, kept) = match self.idle.take(&destination) {
+        let (carrier, reused) = match self.idle.take(&destination) {
             Some(carrier) => (carrier, true),
             None => (self.open(peer, &destination, connect_timeout).await?, false),
         };
-        let error = match self.send_on(carrier, &destination, request, kept).await {
-            Ok(answer) => return Ok(answer),
+        let error = match self.send_on(carrier, &destination, request, reused).await {
+            Ok(response) => return Ok(response),
             Err(error) => error,
         };
         match error.resend {
@@ -160,9 +161,9 @@ impl Upstream {
         self.send_on(carrier, &destination, request, false).await
     }
 
-    /// A new connection; or, with HTTP/2, a stream of one that another request opened meanwhile.
+    /// Opens a connection, or, with HTTP/2, a stream of one that another request opened meanwhile.
     ///
-    /// Boxed: it is large and seldom needed, and would make every call larger.
+    /// Boxed: the future is large and rarely needed, and would make every call larger.
     fn open<'a>(
         &'a self,
         peer: &'a Peer<'_>,
@@ -180,27 +181,27 @@ impl Upstream {
     ) -> Result<Carrier, UpstreamError> {
         let is_https = peer.base_url.is_https();
         let mut permit = None;
-        if is_https && let Some(opening) = self.idle.opening(destination) {
-            let patience = (limit / 4).min(WAIT_FOR_OTHERS);
-            // A handshake that hangs must not hold up those that could have one of their own.
-            if let Ok(mine) = timeout(patience, opening.lock_owned()).await {
+        if is_https && let Some(lock) = self.idle.connect_lock(destination) {
+            // A handshake that hangs must not hold up calls that could open a connection of their own.
+            let max_wait = (limit / 4).min(MAX_WAIT_FOR_SHARED);
+            if let Ok(guard) = timeout(max_wait, lock.lock_owned()).await {
                 if let Some(stream) = self.idle.stream(destination) {
                     return Ok(Carrier::Http2(stream));
                 }
-                // Whoever had the permit before may have found that each request needs a connection of its own.
-                permit = self.idle.opening(destination).map(|_| mine);
+                // The previous holder may have found that the provider speaks HTTP/1.1 only.
+                permit = self.idle.connect_lock(destination).map(|_| guard);
             }
         }
-        // Begun only now: what was waited for others is not the provider's time.
+        // The limit starts only now: waiting for other calls does not count against the provider.
         let by = Instant::now() + limit;
         match self.connector.connect(peer, by, limit).await? {
-            Opened::Http1(connection) => {
+            NewConnection::Http1(connection) => {
                 if is_https {
-                    self.idle.note_http1(destination);
+                    self.idle.record_http1(destination);
                 }
                 Ok(Carrier::Http1(connection))
             }
-            Opened::Http2(connection) => {
+            NewConnection::Http2(connection) => {
                 let stream = connection.stream(false);
                 self.idle.share(destination.clone(), connection, permit);
                 let closed = || {
@@ -219,44 +220,44 @@ impl Upstream {
         carrier: Carrier,
         destination: &Destination,
         request: UpstreamRequest<'_>,
-        kept: bool,
+        reused: bool,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let answer = match carrier {
+        let response = match carrier {
             Carrier::Http1(mut http1) => {
                 let began = Instant::now();
                 http1.begin(request);
-                let answer = http1.answer().await.map_err(|error| {
-                    let is_stale = !http1.is_answered() && began.elapsed() < STALE_WITHIN;
+                let response = http1.response().await.map_err(|error| {
+                    let is_stale = !http1.response_begun() && began.elapsed() < STALE_WITHIN;
                     UpstreamError {
                         kind: ErrorKind::NoResponse(error),
-                        may_have_run: http1.has_begun(),
-                        resend: match kept {
-                            true if !http1.has_begun() => Resend::Always,
+                        may_have_run: http1.request_begun(),
+                        resend: match reused {
+                            true if !http1.request_begun() => Resend::Always,
                             true if is_stale => Resend::IfRepeatable,
                             _ => Resend::Never,
                         },
                     }
                 })?;
                 let idle = Arc::clone(&self.idle);
-                answer.map(|()| UpstreamBody::of_http1(http1, destination.clone(), idle))
+                response.map(|()| UpstreamBody::of_http1(http1, destination.clone(), idle))
             }
             Carrier::Http2(mut stream) => {
-                let answer = stream.send(request).await?;
-                answer.map(|body| UpstreamBody::of_http2(body, stream))
+                let response = stream.send(request).await?;
+                response.map(|body| UpstreamBody::of_http2(body, stream))
             }
         };
-        Ok(as_http1(answer))
+        Ok(as_http1(response))
     }
 }
 
-/// An answer as a client of HTTP/1.1 may see it.
-fn as_http1<B>(mut answer: Response<B>) -> Response<B> {
-    *answer.version_mut() = Version::HTTP_11;
-    // Of the two the length does not count (RFC 9112 §6.3), and would cut the body short further on.
-    if answer.headers().contains_key(TRANSFER_ENCODING) {
-        answer.headers_mut().remove(CONTENT_LENGTH);
+/// The response in the form for an HTTP/1.1 client.
+fn as_http1<B>(mut response: Response<B>) -> Response<B> {
+    *response.version_mut() = Version::HTTP_11;
+    // With both headers, the length does not count (RFC 9112 §6.3), and would cut the body short downstream.
+    if response.headers().contains_key(TRANSFER_ENCODING) {
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
-    answer
+    response
 }
 
 #[cfg(test)]

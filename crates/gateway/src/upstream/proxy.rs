@@ -1,6 +1,7 @@
-//! The way through an outbound proxy: a tunnel by `CONNECT` or SOCKS 5, or, for http, requests with absolute URLs.
+//! Reaching a provider through an outbound proxy: a `CONNECT` or SOCKS 5 tunnel, or, for http providers, requests with
+//! absolute URLs.
 //!
-//! Nothing here may show the proxy's user and password: errors name it by scheme, host and port.
+//! Nothing here may reveal the proxy's user and password: errors name it by scheme, host and port.
 
 use std::error::Error;
 use std::io;
@@ -16,35 +17,35 @@ use tower::{ServiceExt, service_fn};
 
 use super::Socket;
 
-/// The longest head of an answer to `CONNECT`, in bytes.
-const MAX_ANSWER: usize = 16 * 1024;
+/// Maximum size of the head of a response to `CONNECT`, in bytes.
+const MAX_CONNECT_HEAD: usize = 16 * 1024;
 
-/// The proxy's address and credentials, as the library reads them.
+/// The proxy's address and credentials, as hyper-util parses them.
 fn intercept(proxy: &ProxyUrl) -> Option<Intercept> {
     let matcher = Matcher::builder().all(proxy.expose()).build();
     matcher.intercept(&Uri::from_static("http://any"))
 }
 
-/// The `Proxy-Authorization` that an http proxy wants to see.
+/// The `Proxy-Authorization` header for an http proxy.
 pub(super) fn credentials(proxy: &ProxyUrl) -> Option<HeaderValue> {
     intercept(proxy)?.basic_auth().cloned()
 }
 
-/// Where to connect: the proxy's scheme, host and port, without credentials.
+/// The proxy's scheme, host and port, without credentials.
 pub(super) fn address(proxy: &ProxyUrl) -> Result<Uri, io::Error> {
     proxy.to_string().parse().map_err(io::Error::other)
 }
 
-/// Asks the proxy at the other end of `stream` for a connection to `host`: a name, or an address without brackets.
-pub(super) async fn tunnel(
+/// Asks the proxy at the other end of `stream` for a connection to `host`, which is a name or an address without brackets.
+pub(super) async fn open_tunnel(
     stream: Socket,
     proxy: &ProxyUrl,
     host: &str,
     port: u16,
 ) -> io::Result<Socket> {
     let opened = match proxy.scheme() {
-        ProxyScheme::Http | ProxyScheme::Https => by_connect(stream, proxy, host, port).await,
-        ProxyScheme::Socks5 | ProxyScheme::Socks5h => by_socks(stream, proxy, host, port).await,
+        ProxyScheme::Http | ProxyScheme::Https => http_tunnel(stream, proxy, host, port).await,
+        ProxyScheme::Socks5 | ProxyScheme::Socks5h => socks_tunnel(stream, proxy, host, port).await,
     };
     opened.map_err(|error| {
         let to = authority(host, port);
@@ -53,37 +54,39 @@ pub(super) async fn tunnel(
     })
 }
 
-type Opened = Result<Socket, Cause>;
+type Tunnel = Result<Socket, Cause>;
 
-async fn by_connect(mut stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
+async fn http_tunnel(mut stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Tunnel {
     let to = authority(host, port);
-    let mut asked = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
+    let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
     if let Some(credentials) = credentials(proxy) {
-        asked.extend_from_slice(b"Proxy-Authorization: ");
-        asked.extend_from_slice(credentials.as_bytes());
-        asked.extend_from_slice(b"\r\n");
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(credentials.as_bytes());
+        request.extend_from_slice(b"\r\n");
     }
-    asked.extend_from_slice(b"\r\n");
-    stream.write_all(&asked).await?;
+    request.extend_from_slice(b"\r\n");
+    stream.write_all(&request).await?;
     stream.flush().await?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let end = loop {
-        let known = answer.len().saturating_sub(3);
-        if answer.len() > MAX_ANSWER {
-            return Err(format!("the head of its answer is longer than {MAX_ANSWER} bytes").into());
+        let searched = response.len().saturating_sub(3);
+        if response.len() > MAX_CONNECT_HEAD {
+            return Err(
+                format!("the head of its answer is longer than {MAX_CONNECT_HEAD} bytes").into(),
+            );
         }
-        if stream.read_buf(&mut answer).await? == 0 {
+        if stream.read_buf(&mut response).await? == 0 {
             return Err("it closed the connection".into());
         }
-        let new = answer[known..].windows(4);
+        let new = response[searched..].windows(4);
         if let Some(at) = { new }.position(|four| four == b"\r\n\r\n") {
-            break known + at + 4;
+            break searched + at + 4;
         }
     };
-    match status(&answer) {
+    match status(&response) {
         Some(status) if !status.is_success() => Err(format!("it answered {status}").into()),
-        // The provider says nothing before it is spoken to.
-        Some(_) if end == answer.len() => Ok(stream),
+        // The provider sends nothing before it gets a request.
+        Some(_) if end == response.len() => Ok(stream),
         _ => Err("its answer is not HTTP/1".into()),
     }
 }
@@ -96,13 +99,13 @@ fn status(head: &[u8]) -> Option<StatusCode> {
     StatusCode::from_bytes(rest.get(..3)?).ok()
 }
 
-async fn by_socks(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Opened {
+async fn socks_tunnel(stream: Socket, proxy: &ProxyUrl, host: &str, port: u16) -> Tunnel {
     let to = Uri::builder()
         .scheme("http")
         .authority(authority(host, port))
         .path_and_query("/")
         .build()?;
-    let mut socks = SocksV5::new(Uri::from_static("http://any"), once(stream));
+    let mut socks = SocksV5::new(Uri::from_static("http://any"), connected(stream));
     let found = intercept(proxy);
     if let Some((user, password)) = found.as_ref().and_then(Intercept::raw_auth) {
         socks = socks.with_auth(user.to_owned(), password.to_owned());
@@ -119,8 +122,8 @@ pub(super) fn authority(host: &str, port: u16) -> String {
     }
 }
 
-/// A connector that has connected already.
-fn once(
+/// A connector that returns an open connection.
+fn connected(
     stream: Socket,
 ) -> impl tower::Service<Uri, Response = TokioIo<Socket>, Error = io::Error, Future: Send + 'static>
 {
@@ -131,44 +134,44 @@ fn once(
     })
 }
 
-/// The proxy answered 407 to a request with an absolute URL.
-pub(super) fn asks_for_credentials(proxy: &ProxyUrl) -> io::Error {
+/// The error of a proxy that responded 407 to a request with an absolute URL.
+pub(super) fn credentials_rejected(proxy: &ProxyUrl) -> io::Error {
     io::Error::other(format!(
         "the proxy {proxy} asks for other credentials (407): set user and password in its URL"
     ))
 }
 
-/// The proxy failed at `what`.
+/// The error of a proxy that failed at `what`.
 pub(super) fn failed(proxy: &ProxyUrl, what: &str, error: impl Into<Cause>) -> io::Error {
     let error = error.into();
-    explained(
-        format!("the proxy {proxy} {what}: {}", chain(&*error)),
+    with_message(
+        format!("the proxy {proxy} {what}: {}", error_chain(&*error)),
         error,
     )
 }
 
-/// The proxy did not do `what` in time, which was `limit`.
-pub(super) fn too_slow(proxy: &ProxyUrl, what: &str, limit: Duration) -> io::Error {
+/// The error of a proxy that did not do `what` within `limit`.
+pub(super) fn timed_out(proxy: &ProxyUrl, what: &str, limit: Duration) -> io::Error {
     let text = format!("the proxy {proxy} {what} within {limit:?}");
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// An error that says all in one transport; what caused it can still be looked at.
-pub(super) fn explained(text: String, source: impl Into<Cause>) -> io::Error {
+/// An error with a complete message of its own; `source` stays accessible as its cause.
+pub(super) fn with_message(text: String, source: impl Into<Cause>) -> io::Error {
     #[derive(Debug, thiserror::Error)]
     #[error("{text}")]
-    struct Explained {
+    struct WithMessage {
         text: String,
         source: Cause,
     }
     let source = source.into();
-    io::Error::other(Explained { text, source })
+    io::Error::other(WithMessage { text, source })
 }
 
-/// An error with what caused it, in one transport.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+/// An error and its causes, in one line of text.
+pub(super) fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -1,4 +1,4 @@
-//! A request to a provider as it goes out, before a protocol gives it its form.
+//! A request to a provider, independent of the HTTP version that carries it.
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -8,20 +8,20 @@ use http_body::Body;
 
 use super::RequestBody;
 
-/// One request. Its headers stay where they are: most were read from a client or made with the configuration.
+/// One request. It borrows its headers: most were read from the client's request or built with the configuration.
 pub(crate) struct UpstreamRequest<'a> {
     method: &'a Method,
     /// Path and query.
     target: String,
     host: &'a HeaderValue,
-    /// Without `Host` and what tells the body's length. A name may stand there more than once.
+    /// Without `Host` and the headers that delimit the body. A name may occur more than once.
     headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
     body: RequestBody,
-    /// Set where a proxy gets the request itself.
+    /// Set if a proxy receives the request itself instead of tunnelling it.
     for_proxy: Option<ForProxy<'a>>,
 }
 
-/// What a proxy is told that passes a request on.
+/// What a forwarding proxy needs in addition.
 struct ForProxy<'a> {
     /// The provider's host and port.
     authority: &'a str,
@@ -30,7 +30,7 @@ struct ForProxy<'a> {
 }
 
 impl<'a> UpstreamRequest<'a> {
-    /// `None`: the target cannot stand in a request.
+    /// `None`: the target is not valid in a request.
     pub(crate) fn new(
         method: &'a Method,
         target: String,
@@ -38,7 +38,7 @@ impl<'a> UpstreamRequest<'a> {
         headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
         body: RequestBody,
     ) -> Option<Self> {
-        // Anything else would end the target, or the transport.
+        // Spaces and control characters would end the target or the request line.
         let is_one_word = target.bytes().all(|byte| byte > b' ' && byte != 0x7f);
         (is_one_word && target.starts_with('/')).then_some(Self {
             method,
@@ -50,7 +50,7 @@ impl<'a> UpstreamRequest<'a> {
         })
     }
 
-    /// The request as a proxy takes it that passes it on to an http provider at `authority`.
+    /// The request in the form for a proxy that forwards it to an http provider at `authority`.
     pub(super) fn for_proxy(self, authority: &'a str, credentials: Option<HeaderValue>) -> Self {
         let for_proxy = ForProxy {
             authority,
@@ -66,23 +66,23 @@ impl<'a> UpstreamRequest<'a> {
         self.method
     }
 
-    /// The body's length in bytes; `None` where a request tells none.
+    /// The body's length in bytes; `None` if the request does not state one.
     pub(super) fn length(&self) -> Option<u64> {
         let length = self.body.size_hint().exact().unwrap_or_default();
-        // RFC 9110 §8.6: the length of no content is told where content is usual.
+        // RFC 9110 §8.6: methods that usually have content state a length of 0 too.
         let is_usual = [Method::POST, Method::PUT, Method::PATCH].contains(self.method);
         (length > 0 || is_usual).then_some(length)
     }
 
-    /// What HTTP/1.1 puts between method and version, in pieces: proxies are told the whole address.
-    pub(super) fn address(&self) -> [&str; 3] {
+    /// The request-target of HTTP/1.1, in pieces: a forwarding proxy gets the absolute URL.
+    pub(super) fn target(&self) -> [&str; 3] {
         match &self.for_proxy {
             Some(proxy) => ["http://", proxy.authority, &self.target],
             None => ["", "", &self.target],
         }
     }
 
-    /// All headers but `Content-Length`, `Host` first as RFC 9110 §7.2 wants it.
+    /// All headers except `Content-Length`; `Host` comes first, as RFC 9110 §7.2 recommends.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
         let for_proxy = self.for_proxy.as_ref();
         let credentials = for_proxy.and_then(|proxy| proxy.credentials.as_ref());
@@ -97,8 +97,7 @@ impl<'a> UpstreamRequest<'a> {
         self.body.in_order()
     }
 
-    /// The request by HTTP/2, where `:scheme` and `:authority` take the destination of `Host`. `None`: the target cannot be
-    /// sent so.
+    /// The request for HTTP/2, where `:scheme` and `:authority` replace `Host`. `None`: the target is not valid in HTTP/2.
     pub(super) fn into_http2(self, authority: &Authority) -> Option<Request<RequestBody>> {
         let length = self.length();
         let mut uri = http::uri::Parts::default();

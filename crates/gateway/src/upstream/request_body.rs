@@ -1,4 +1,4 @@
-//! The body of a request to a provider: shared pieces.
+//! The body of a request to a provider, made of shared pieces.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 pub(crate) struct RequestBody(Vec<Bytes>);
 
 impl RequestBody {
-    /// The pieces in order; empty ones are left out.
+    /// Keeps the pieces in order, without empty ones.
     pub(crate) fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
         let mut pieces: Vec<Bytes> = pieces
             .into_iter()
@@ -21,7 +21,7 @@ impl RequestBody {
         Self(pieces)
     }
 
-    /// The pieces, the first first.
+    /// The pieces in order.
     pub(super) fn in_order(self) -> impl Iterator<Item = Bytes> {
         self.0.into_iter().rev()
     }

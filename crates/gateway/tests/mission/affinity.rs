@@ -1,4 +1,4 @@
-//! Affinity against a provider with a prompt cache: how many calls find it warm, and how even the load stays.
+//! Affinity with a provider that has a prompt cache: the cache hit rate, and how evenly the load is spread.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ const CONVERSATIONS: usize = 200;
 const TURNS: usize = 8;
 const AT_ONCE: usize = 20;
 
-/// What came of all conversations.
+/// The result of all conversations.
 struct Outcome {
-    /// Of the calls that continue a conversation, the share that found it cached.
+    /// Share of the follow-up calls that found their conversation cached.
     hit_rate: f64,
-    /// Of the input tokens, the share that was cached.
+    /// Share of the input tokens that were cached.
     cached_share: f64,
-    /// Calls of the busiest key over the mean.
+    /// Calls of the busiest key, divided by the mean.
     imbalance: f64,
 }
 
@@ -45,7 +45,7 @@ async fn provider() -> Mock {
     mock
 }
 
-fn balanced_by(strategy: Strategy, mock: &Mock) -> PoolSettings {
+fn pool_with(strategy: Strategy, mock: &Mock) -> PoolSettings {
     let mut pool = pool(mock, KEYS);
     pool.strategy = strategy;
     for (key, settings) in pool.keys.iter_mut().enumerate() {
@@ -54,7 +54,7 @@ fn balanced_by(strategy: Strategy, mock: &Mock) -> PoolSettings {
     pool
 }
 
-/// One conversation, turn by turn; each answer is taken up in the next call. Says how many tokens went in.
+/// Holds one conversation, whose calls each repeat all earlier messages. Returns the number of input tokens.
 async fn converse(client: &mut Client, n: usize) -> u64 {
     let system = r#"{"role":"system","content":"You are a helpful assistant."}"#;
     let mut messages = format!(r#"{system},{{"role":"user","content":"question {n}"}}"#);
@@ -64,8 +64,8 @@ async fn converse(client: &mut Client, n: usize) -> u64 {
         let request = Request::post("/v1/chat/completions").body(body).unwrap();
         let response = client.request(request).await.unwrap();
         assert_eq!(response.status(), 200);
-        let answer: Bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        let body: Bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
         tokens += answer["usage"]["prompt_tokens"].as_u64().unwrap();
         messages += &format!(
             r#",{},{{"role":"user","content":"and question {n}.{turn}"}}"#,
@@ -77,7 +77,7 @@ async fn converse(client: &mut Client, n: usize) -> u64 {
 
 async fn outcome_of(strategy: Strategy) -> Outcome {
     let mock = provider().await;
-    let running = Running::start(balanced_by(strategy, &mock)).await;
+    let running = Running::start(pool_with(strategy, &mock)).await;
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..AT_ONCE {
         let mut client = Client::new(running.addr);
@@ -111,17 +111,17 @@ async fn outcome_of(strategy: Strategy) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conversations_find_the_prompt_cache_warm_and_the_load_stays_even() {
+async fn conversations_hit_the_prompt_cache_and_the_load_stays_even() {
     let affinity = outcome_of(Strategy::Affinity).await;
-    let in_turn = outcome_of(Strategy::RoundRobin).await;
+    let round_robin = outcome_of(Strategy::RoundRobin).await;
     assert!(affinity.hit_rate > 0.9, "{}", affinity.hit_rate);
-    assert!(in_turn.hit_rate < 0.45, "{}", in_turn.hit_rate);
-    assert!(affinity.cached_share > in_turn.cached_share);
+    assert!(round_robin.hit_rate < 0.45, "{}", round_robin.hit_rate);
+    assert!(affinity.cached_share > round_robin.cached_share);
     assert!(affinity.imbalance < 1.4, "{}", affinity.imbalance);
 }
 
-/// The most calls that one key got of six alike, one after the other.
-async fn most_of_six(path: &str, body: &str) -> u64 {
+/// Sends six identical calls and returns the number that the busiest key got.
+async fn busiest_of_six(path: &str, body: &str) -> u64 {
     let mock = Mock::start().await.unwrap();
     let mut settings = pool(&mock, 3);
     settings.strategy = Strategy::Affinity;
@@ -141,7 +141,7 @@ async fn most_of_six(path: &str, body: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn calls_without_a_conversation_are_spread_whoever_makes_them() {
+async fn calls_without_a_conversation_are_spread_even_for_one_user() {
     for (path, body) in [
         (
             "/v1/embeddings",
@@ -164,7 +164,7 @@ async fn calls_without_a_conversation_are_spread_whoever_makes_them() {
             r#"{"model":"m","query":"hello","documents":["a"],"user":"ann"}"#,
         ),
     ] {
-        assert_eq!(most_of_six(path, body).await, 2, "{path}");
+        assert_eq!(busiest_of_six(path, body).await, 2, "{path}");
     }
     for (path, body) in [
         (
@@ -176,6 +176,6 @@ async fn calls_without_a_conversation_are_spread_whoever_makes_them() {
             r#"{"model":"m","user":"ann","input":"hello","store":false}"#,
         ),
     ] {
-        assert_eq!(most_of_six(path, body).await, 6, "{path}");
+        assert_eq!(busiest_of_six(path, body).await, 6, "{path}");
     }
 }

@@ -1,4 +1,5 @@
-//! A storm: faults of every class, clients that hang up, reloads in between. Nothing may be lost or left behind.
+//! Faults of every class, clients that disconnect, and reloads, all at once. No request may be lost and no count may stay
+//! wrong.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ const KEYS: usize = 6;
 const CAP: u32 = 8;
 const SEED: u64 = 20_261_122;
 
-/// What the provider does to one call: mostly it answers.
+/// What the provider does to one call: in most cases it answers.
 fn step(random: &mut fastrand::Rng) -> Step {
     let openai = |status, code: &str| {
         Step::status(
@@ -49,7 +50,7 @@ fn step(random: &mut fastrand::Rng) -> Step {
     }
 }
 
-/// What the provider does to one call with the last key: it answers, or the caller is at fault.
+/// What the provider does to one call with the last key: it answers, or reports the caller's fault.
 fn mild_step(random: &mut fastrand::Rng) -> Step {
     match random.u8(..100) {
         0..80 => Step::Answer,
@@ -61,7 +62,7 @@ fn mild_step(random: &mut fastrand::Rng) -> Step {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_faults_leaves_nothing_behind() {
+async fn random_faults_and_reloads_leave_no_call_in_flight() {
     let mock = Mock::start_on(
         "127.0.0.1:0".parse().unwrap(),
         Behaviour {
@@ -78,14 +79,14 @@ async fn a_storm_of_faults_leaves_nothing_behind() {
         mock.script(&format!("secret-key-{key}"), steps);
     }
     let mut settings = pool(&mock, KEYS);
-    // A little less than what waits at most, so that some are refused.
+    // Slightly fewer than can be waiting, so that some are refused.
     settings.queue.max_waiting = 192;
     settings
         .keys
         .iter_mut()
         .for_each(|key| key.max_concurrent = Some(CAP));
     let running = Arc::new(Running::start(settings).await);
-    let (left, over) = (
+    let (left, done) = (
         Arc::new(AtomicUsize::new(REQUESTS)),
         Arc::new(AtomicBool::new(false)),
     );
@@ -97,15 +98,15 @@ async fn a_storm_of_faults_leaves_nothing_behind() {
             SEED + worker as u64,
         ));
     }
-    let mut helpers = tokio::task::JoinSet::new();
-    helpers.spawn(revive_and_reload(Arc::clone(&running), Arc::clone(&over)));
+    let mut disturbance = tokio::task::JoinSet::new();
+    disturbance.spawn(reset_and_reload(Arc::clone(&running), Arc::clone(&done)));
     let answered: usize = timeout(Duration::from_secs(50), workers.join_all())
         .await
-        .expect("the storm ends")
+        .expect("all requests end in time")
         .into_iter()
         .sum();
-    over.store(true, Ordering::SeqCst);
-    helpers.join_all().await;
+    done.store(true, Ordering::SeqCst);
+    disturbance.join_all().await;
     assert!(
         answered > REQUESTS / 2,
         "only {answered} of {REQUESTS} were answered"
@@ -115,15 +116,15 @@ async fn a_storm_of_faults_leaves_nothing_behind() {
     for (key, seen) in mock.seen_all() {
         assert!(
             seen.max_active <= u64::from(CAP),
-            "{key}: {} at once, as the provider counts",
+            "{key}: the provider saw {} at once",
             seen.max_active
         );
     }
-    let running = Arc::into_inner(running).expect("nobody else holds it");
+    let running = Arc::into_inner(running).expect("no other task holds it");
     assert!(running.stop().await, "every task ended by itself");
 }
 
-/// The key at which only callers were at fault has no failure to its name.
+/// The key whose only errors were the callers' fault has no failures.
 fn check_the_mild_key(running: &Running, mock: &Mock) {
     let refused = mock
         .seen(&format!("secret-key-{KEYS}"))
@@ -132,16 +133,16 @@ fn check_the_mild_key(running: &Running, mock: &Mock) {
         .copied();
     assert!(
         refused.unwrap_or(0) > 50,
-        "callers were at fault {refused:?} times"
+        "only {refused:?} calls were the caller's fault"
     );
     assert_eq!(
         running.failed(&format!("key-{KEYS}")),
         0,
-        "a caller's fault blamed a key"
+        "a caller's fault counted against a key"
     );
 }
 
-/// Sends requests until none are left, hanging up on some; says how many were answered.
+/// Sends requests until none are left and disconnects during some. Returns the number of answers.
 async fn send_requests(addr: std::net::SocketAddr, left: Arc<AtomicUsize>, seed: u64) -> usize {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut client = Client::new(addr);
@@ -171,15 +172,15 @@ async fn send_requests(addr: std::net::SocketAddr, left: Arc<AtomicUsize>, seed:
     answered
 }
 
-/// Resets keys as they fall, and reloads with another strategy or order of the keys.
-async fn revive_and_reload(running: Arc<Running>, over: Arc<AtomicBool>) {
+/// Keeps resetting all keys, and reloads with a different strategy and order of the keys.
+async fn reset_and_reload(running: Arc<Running>, done: Arc<AtomicBool>) {
     let strategies = [
         Strategy::RoundRobin,
         Strategy::LeastLoaded,
         Strategy::Random,
     ];
     let mut round = 0;
-    while !over.load(Ordering::SeqCst) {
+    while !done.load(Ordering::SeqCst) {
         let snapshot = running.gw.snapshot();
         let pool = &snapshot.pools[0].pool;
         for report in pool.report() {

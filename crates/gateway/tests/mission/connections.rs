@@ -1,6 +1,6 @@
-//! What becomes of connections to a provider: kept, closed after a while, and never in the way of other calls.
+//! Connections to a provider: reused, closed after a while, and never blocking other calls.
 //!
-//! One thread, so that the gateway, the provider and the test see the same time and the same kept connections.
+//! On one thread, so that the gateway, the provider and the test share the same time and the same idle connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,27 +16,27 @@ use tokio::time::timeout;
 
 use crate::harness::{Client, Running, pool};
 
-/// What should come at once has come by then.
+/// A generous limit for what should happen immediately.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A provider that answers on as many connections as come, and counts them. It ends with this.
+/// A provider that answers on every connection and counts them. Dropping it stops it.
 struct Provider {
     url: String,
     accepted: Arc<AtomicUsize>,
-    /// Connections that the gateway has closed.
+    /// Number of connections that the gateway has closed.
     closed: watch::Receiver<usize>,
     orders: watch::Sender<Orders>,
-    /// Requests that came and were left without an answer.
+    /// Number of requests that were left unanswered.
     unanswered: watch::Receiver<usize>,
     _serving: JoinSet<()>,
 }
 
-/// What the provider is to do.
+/// What the provider should do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Orders {
-    /// It leaves requests unanswered.
+    /// Leave requests unanswered.
     is_silent: bool,
-    /// It sends nothing more on the connections that there are, each time that this changes.
+    /// Whenever this changes, finish all open connections.
     finished: usize,
 }
 
@@ -47,17 +47,17 @@ impl Provider {
         let accepted = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&accepted);
         let (closing, closed) = watch::channel(0);
-        let (leaving, unanswered) = watch::channel(0);
-        let (orders, given) = watch::channel(Orders::default());
+        let (ignoring, unanswered) = watch::channel(0);
+        let (orders, received) = watch::channel(Orders::default());
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                let (closing, given) = (closing.clone(), given.clone());
-                let leaving = leaving.clone();
+                let (closing, received) = (closing.clone(), received.clone());
+                let ignoring = ignoring.clone();
                 connections.spawn(async move {
-                    serve(stream, given, leaving).await;
+                    serve(stream, received, ignoring).await;
                     closing.send_modify(|closed| *closed += 1);
                 });
             }
@@ -85,12 +85,12 @@ impl Provider {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until the gateway has closed so many connections.
+    /// Waits until the gateway has closed this many connections.
     async fn closed(&mut self, connections: usize) {
         until(&mut self.closed, connections).await;
     }
 
-    /// Waits until so many requests were left without an answer.
+    /// Waits until this many requests were left unanswered.
     async fn unanswered(&mut self, requests: usize) {
         until(&mut self.unanswered, requests).await;
     }
@@ -101,11 +101,11 @@ async fn until(count: &mut watch::Receiver<usize>, enough: usize) {
     timeout(DEADLINE, reached).await.unwrap().unwrap();
 }
 
-/// Answers each request until the other side closes.
+/// Answers each request until the gateway closes the connection.
 async fn serve(
     mut stream: TcpStream,
     mut orders: watch::Receiver<Orders>,
-    leaving: watch::Sender<usize>,
+    ignoring: watch::Sender<usize>,
 ) {
     const ANSWER: &[u8] =
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\n\r\n{\"id\":1}";
@@ -124,11 +124,11 @@ async fn serve(
             while let Ok(1..) = stream.read_buf(&mut request).await {}
             return;
         }
-        // The end of every body that the client here sends.
+        // Every body of the test's client ends like this.
         if request.ends_with(b"}]}") {
             request.clear();
             if orders.borrow().is_silent {
-                leaving.send_modify(|unanswered| *unanswered += 1);
+                ignoring.send_modify(|unanswered| *unanswered += 1);
                 continue;
             }
             stream.write_all(ANSWER).await.unwrap();
@@ -150,7 +150,7 @@ async fn served(client: &mut Client) {
     assert_eq!((answer.status, answer.attempts), (200, 1));
 }
 
-/// Lets so much time pass in a moment.
+/// Lets `time` pass instantly.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -158,7 +158,7 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_for_a_while_and_closed_when_nobody_used_it() {
+async fn a_connection_is_reused_and_closed_when_idle_for_too_long() {
     let mut provider = Provider::start().await;
     let settings = pool_at(&provider.url, Duration::from_secs(5)).await;
     let running = Running::start_on(settings, 1).await;
@@ -168,7 +168,11 @@ async fn a_connection_is_kept_for_a_while_and_closed_when_nobody_used_it() {
     served(&mut client).await;
     pass(Duration::from_secs(40)).await;
     served(&mut client).await;
-    assert_eq!(provider.accepted(), 1, "it is used again, and stays fresh");
+    assert_eq!(
+        provider.accepted(),
+        1,
+        "it is reused, and each use keeps it open"
+    );
     pass(Duration::from_secs(60)).await;
     provider.closed(1).await;
     served(&mut client).await;
@@ -178,7 +182,7 @@ async fn a_connection_is_kept_for_a_while_and_closed_when_nobody_used_it() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_provider_closed_is_closed_here_too_with_no_call_to_find_it() {
+async fn a_connection_closed_by_the_provider_is_closed_without_a_call() {
     let mut provider = Provider::start().await;
     let settings = pool_at(&provider.url, Duration::from_secs(5)).await;
     let running = Running::start_on(settings, 1).await;
@@ -192,8 +196,8 @@ async fn a_connection_that_the_provider_closed_is_closed_here_too_with_no_call_t
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_breaks_long_after_a_call_was_sent_is_a_failure_of_that_call() {
-    for (waits, attempts) in [(1, 1), (3, 2)] {
+async fn a_reused_connection_that_breaks_late_is_a_failed_attempt() {
+    for (delay, attempts) in [(1, 1), (3, 2)] {
         let mut provider = Provider::start().await;
         let mut settings = pool_at(&provider.url, Duration::from_secs(5)).await;
         settings.retry.backoff = Duration::from_millis(5);
@@ -204,7 +208,7 @@ async fn a_kept_connection_that_breaks_long_after_a_call_was_sent_is_a_failure_o
         let mut calling = JoinSet::new();
         calling.spawn(async move { (client.chat("m", false).await, client) });
         provider.unanswered(1).await;
-        pass(Duration::from_secs(waits)).await;
+        pass(Duration::from_secs(delay)).await;
         provider.be_silent(false);
         provider.finish();
         let called = timeout(DEADLINE, calling.join_next()).await.unwrap();
@@ -213,7 +217,7 @@ async fn a_kept_connection_that_breaks_long_after_a_call_was_sent_is_a_failure_o
         assert_eq!(
             (answer.status, answer.attempts),
             (200, attempts),
-            "after {waits} s"
+            "after {delay} s"
         );
         assert_eq!(provider.accepted(), 2);
         client.hang_up();
@@ -222,8 +226,8 @@ async fn a_kept_connection_that_breaks_long_after_a_call_was_sent_is_a_failure_o
 }
 
 #[tokio::test]
-async fn a_handshake_that_hangs_holds_up_no_other_call_for_long() {
-    // It takes connections and says nothing: TLS never begins.
+async fn a_hanging_handshake_does_not_block_other_calls_for_long() {
+    // It accepts connections and sends nothing: TLS never starts.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let connect = Duration::from_secs(120);
@@ -239,7 +243,7 @@ async fn a_handshake_that_hangs_holds_up_no_other_call_for_long() {
             .unwrap();
         hanging.push(stream);
     }
-    // None of them has ended meanwhile: the handshakes were side by side.
+    // None of them has ended: the handshakes ran side by side.
     assert!(calls.try_join_next().is_none());
     calls.shutdown().await;
     assert!(running.stop().await);

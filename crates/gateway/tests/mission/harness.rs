@@ -33,7 +33,7 @@ pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-test";
 pub(crate) struct Running {
     pub(crate) gw: Arc<Gateway>,
     pub(crate) addr: SocketAddr,
-    /// What the next reload reads.
+    /// The settings that the next reload reads.
     pub(crate) next: Arc<Mutex<Settings>>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<std::io::Result<bool>>,
@@ -84,7 +84,7 @@ impl Running {
         Self::start_on(pool, 2).await
     }
 
-    /// With so many threads; the first is the test's own, so that one alone sees the test's time.
+    /// Starts with this many threads. The first is the test's own: a gateway with only that one shares the test's time.
     pub(crate) async fn start_on(pool: PoolSettings, threads: usize) -> Self {
         let settings = settings(pool);
         let next = Arc::new(Mutex::new(settings.clone()));
@@ -105,7 +105,7 @@ impl Running {
         let server = Server::bind(Arc::clone(&gw)).await.unwrap();
         let addr = server.addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        #[expect(clippy::disallowed_methods, reason = "the test ends it")]
+        #[expect(clippy::disallowed_methods, reason = "the test stops it")]
         let serving = tokio::spawn(server.serve(threads, async move {
             let _ = stopped.await;
         }));
@@ -118,7 +118,7 @@ impl Running {
         }
     }
 
-    /// Ends the gateway; `true` if every task it had started ended by itself.
+    /// Stops the gateway; `true` if every task that it had started ended by itself.
     pub(crate) async fn stop(self) -> bool {
         self.stop.send(()).unwrap();
         self.serving.await.unwrap().unwrap()
@@ -134,7 +134,7 @@ impl Running {
             .collect()
     }
 
-    /// Failed attempts of the key of that name.
+    /// Failed attempts of the key with this name.
     pub(crate) fn failed(&self, name: &str) -> u64 {
         let reports = self.gw.snapshot().pools[0].pool.report();
         reports
@@ -163,7 +163,7 @@ impl Client {
         Self { addr, sender: None }
     }
 
-    /// A chat call; `None` where the connection broke.
+    /// Makes a chat call; `None` if the connection broke.
     pub(crate) async fn chat(&mut self, model: &str, stream: bool) -> Option<Answer> {
         let response = self.send(model, stream).await?;
         let number = |response: &Response<Incoming>, name: &str| {
@@ -202,7 +202,7 @@ impl Client {
         self.request(request.unwrap()).await
     }
 
-    /// Any request; `None` where the connection broke.
+    /// Sends any request; `None` if the connection broke.
     pub(crate) async fn request(&mut self, request: Request<String>) -> Option<Response<Incoming>> {
         let mut request = request.map(|body| Full::new(Bytes::from(body)));
         let host = HeaderValue::try_from(self.addr.to_string()).unwrap();
@@ -234,7 +234,7 @@ impl Client {
         sender
     }
 
-    /// Breaks the connection off.
+    /// Closes the connection.
     pub(crate) fn hang_up(&mut self) {
         self.sender = None;
     }

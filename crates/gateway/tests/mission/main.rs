@@ -1,5 +1,5 @@
-//! The gateway in one process with the mock provider: the mission's headlines in scaled time, a storm of faults, and
-//! what becomes of connections over minutes.
+//! The gateway and the mock provider in one process: queueing and failover in scaled time, random faults, and connections
+//! over minutes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

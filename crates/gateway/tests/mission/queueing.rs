@@ -1,4 +1,4 @@
-//! Mission A in scaled time: 10 callers, calls of 150 ms, at most 3 at once per key.
+//! Queueing in scaled time: 10 callers, calls of 150 ms, at most 3 at once per key.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ const CALL: Duration = Duration::from_millis(150);
 const CALLERS: usize = 10;
 const CAP: u32 = 3;
 
-/// The time in which all callers were served.
+/// Serves all callers and returns how long it took.
 async fn serve_all(keys: usize) -> Duration {
     let behaviour = Behaviour {
         latency: CALL,
@@ -44,7 +44,7 @@ async fn serve_all(keys: usize) -> Duration {
     for (key, seen) in mock.seen_all() {
         assert!(
             seen.max_active <= u64::from(CAP),
-            "{key}: {} at once, as the provider counts",
+            "{key}: the provider saw {} at once",
             seen.max_active
         );
     }
@@ -53,16 +53,13 @@ async fn serve_all(keys: usize) -> Duration {
     took
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "real time is what is measured here"
-)]
+#[expect(clippy::disallowed_methods, reason = "measures real time")]
 fn now() -> Instant {
     Instant::now()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_callers_take_four_two_and_one_waves_with_one_three_and_five_keys() {
+async fn one_three_and_five_keys_serve_ten_callers_in_4_2_and_1_waves() {
     for (keys, waves) in [(1, 4), (3, 2), (5, 1)] {
         let took = serve_all(keys).await;
         assert!(

@@ -1,4 +1,4 @@
-//! "Why this key", as an operator and as a caller reads it.
+//! Request traces, as the admin API and the response header show them.
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -12,8 +12,8 @@ use crate::harness::{ADMIN_TOKEN, Client, Running, pool};
 
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"a secret question"}]}"#;
 
-/// Three keys of which the first is rate-limited and the second rejected when they are tried.
-async fn troubled() -> (Mock, PoolSettings) {
+/// A pool of three keys: the first is rate-limited and the second rejected.
+async fn failing_pool() -> (Mock, PoolSettings) {
     let mock = Mock::start().await.unwrap();
     mock.script("secret-key-1", [Step::rate_limited(600)]);
     mock.script("secret-key-2", [Step::refuse(401)]);
@@ -50,42 +50,42 @@ async fn listing(running: &Running, query: &str) -> (u16, Value) {
 }
 
 /// `text` with every number of milliseconds replaced.
-fn timeless(text: &str) -> String {
+fn without_millis(text: &str) -> String {
     let words: Vec<&str> = text.split(' ').collect();
     let is_time = |at: usize| {
         words
             .get(at + 1)
             .is_some_and(|next| next.trim_end_matches(';') == "ms")
     };
-    let told = |(at, word): (usize, &&str)| if is_time(at) { "N" } else { *word }.to_owned();
+    let replaced = |(at, word): (usize, &&str)| if is_time(at) { "N" } else { *word }.to_owned();
     words
         .iter()
         .enumerate()
-        .map(told)
+        .map(replaced)
         .collect::<Vec<_>>()
         .join(" ")
 }
 
 #[tokio::test]
-async fn the_header_tells_a_caller_who_asks_why_it_got_its_key() {
-    let (_mock, pool) = troubled().await;
+async fn the_trace_header_explains_the_choice_of_key_if_requested() {
+    let (_mock, pool) = failing_pool().await;
     let running = Running::start(pool).await;
     let asks = [("x-keypool-trace", "1")];
     let (status, header) = call(&running, &asks).await;
     assert_eq!(status, 200);
     assert_eq!(
-        timeless(&header.unwrap()),
+        without_millis(&header.unwrap()),
         "pool: 3/3 free; \"key-1\" by round_robin; 429 rate_limited in N ms \
          | 2/3 free; 1 rate-limited; \"key-2\" by round_robin; 401 rejected in N ms \
          | 1/3 free; 1 rate-limited, 1 invalid; \"k%C3%BCche%203\" by round_robin; 200 in N ms"
     );
-    assert_eq!(call(&running, &[]).await.1, None, "nobody asked");
+    assert_eq!(call(&running, &[]).await.1, None, "it was not requested");
     assert_eq!(call(&running, &[("x-keypool-trace", "0")]).await.1, None);
     assert!(running.stop().await);
 }
 
 #[tokio::test]
-async fn an_error_says_why_there_was_no_key_and_the_line_is_bounded() {
+async fn an_error_has_a_trace_header_of_bounded_length() {
     let mock = Mock::start().await.unwrap();
     let mut wanted = pool(&mock, 40);
     wanted.retry.retries = 100;
@@ -109,8 +109,8 @@ async fn an_error_says_why_there_was_no_key_and_the_line_is_bounded() {
 }
 
 #[tokio::test]
-async fn with_virtual_keys_only_those_that_may_use_native_paths_see_traces() {
-    let (_mock, pool) = troubled().await;
+async fn only_virtual_keys_with_native_access_see_traces() {
+    let (_mock, pool) = failing_pool().await;
     let running = Running::start(pool).await;
     let keys = [("plain", false), ("native", true)].map(|(name, native)| VirtualKeySettings {
         name: name.into(),
@@ -132,8 +132,8 @@ async fn with_virtual_keys_only_those_that_may_use_native_paths_see_traces() {
     assert!(running.stop().await);
 }
 
-/// The listing once `count` traces are there: one is kept when the last byte of the answer has gone, which may be
-/// after the client has it.
+/// Waits until `count` traces are listed: a trace is recorded after the last byte of the response was sent, which may be
+/// after the client has read it.
 async fn listing_of(running: &Running, count: usize) -> Value {
     let complete = async {
         loop {
@@ -148,7 +148,7 @@ async fn listing_of(running: &Running, count: usize) -> Value {
     tokio::time::timeout(limit, complete).await.unwrap()
 }
 
-/// Takes times out, which differ from run to run, and notes whether they were there.
+/// Replaces times, which differ from run to run, by whether they are present.
 fn without_times(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -166,8 +166,8 @@ fn without_times(value: &mut Value) {
 }
 
 #[tokio::test]
-async fn the_admin_reads_every_step_without_secrets() {
-    let (_mock, pool) = troubled().await;
+async fn the_listing_shows_every_step_without_secrets() {
+    let (_mock, pool) = failing_pool().await;
     let running = Running::start(pool).await;
     assert_eq!(call(&running, &[("x-request-id", "first")]).await.0, 200);
     let mut all = listing_of(&running, 1).await;
@@ -206,8 +206,8 @@ async fn the_admin_reads_every_step_without_secrets() {
 }
 
 #[tokio::test]
-async fn traces_are_listed_newest_first_and_narrowed_by_the_query() {
-    let (_mock, pool) = troubled().await;
+async fn traces_are_listed_newest_first_and_filtered_by_the_query() {
+    let (_mock, pool) = failing_pool().await;
     let running = Running::start(pool).await;
     for id in ["first", "second"] {
         assert_eq!(call(&running, &[("x-request-id", id)]).await.0, 200);
@@ -238,7 +238,7 @@ async fn traces_are_listed_newest_first_and_narrowed_by_the_query() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_traced_too() {
+async fn a_request_whose_client_disconnects_is_traced() {
     let mock = Mock::start().await.unwrap();
     mock.script("secret-key-1", [Step::Hang]);
     let running = Running::start(pool(&mock, 1)).await;

@@ -271,7 +271,7 @@ impl Relay {
     /// connection (HTTP/2), it may hold the next event already, so it gets one turn of the scheduler to pass it on.
     fn has_all_that_came(&mut self) -> bool {
         let upstream = self.upstream.as_ref();
-        upstream.is_none_or(UpstreamBody::hides_nothing)
+        upstream.is_none_or(UpstreamBody::has_delivered_all)
             || *self.yielded_in.get_or_insert(task_poll::current()) != task_poll::current()
     }
 

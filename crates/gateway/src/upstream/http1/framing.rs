@@ -1,94 +1,96 @@
-//! Where the body of an answer ends (RFC 9112 §6 and §7.1).
+//! Where the body of a response ends (RFC 9112 §6 and §7.1).
 
 use bytes::{Buf, Bytes};
 
 use super::ConnectionError;
 
-/// The most headers an answer may have, and the most behind its last chunk.
+/// Maximum number of headers of a response, and of trailers after its last chunk.
 pub(super) const MAX_HEADERS: usize = 256;
-/// Chunk extensions and trailers of an answer are read past, up to so many bytes in all.
-const MAX_ASIDE: usize = 64 * 1024;
+/// Maximum number of bytes of chunk extensions and trailers in one response. They are read and dropped.
+const MAX_SKIPPED: usize = 64 * 1024;
 
-/// How a body is delimited, and how much of it is still to come.
+/// How a body is delimited, and how much of it is left.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes.
+    /// This many bytes are left.
     Length(u64),
-    /// In chunks, of which the last is empty.
+    /// In chunks, the last of which is empty.
     Chunked(Chunks),
-    /// All that comes until the connection is closed.
+    /// Everything until the connection is closed.
     UntilClose,
 }
 
-/// The destination in a chunked body. Lines end in CR LF and nothing else: whoever reads a lone LF as an end of transport and
-/// whoever does not would see two different bodies.
+/// The position in a chunked body. Only CR LF ends a line: a parser that accepts a lone LF and one that does not would
+/// see two different bodies.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
-    at: At,
-    /// Of extensions so many bytes were read.
-    aside: usize,
-    /// The headers behind the last chunk. They are not passed on; that they are headers is a sign that chunks were
-    /// read as they were meant.
+    state: State,
+    /// Number of bytes of chunk extensions read.
+    extensions: usize,
+    /// The headers after the last chunk. They are not passed on; they are checked because valid headers confirm that the
+    /// chunks were read as intended.
     trailers: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
-    /// A size, of which this was read; `None`: no digit yet.
+enum State {
+    /// In a chunk size: the value so far; `None` before the first digit.
     Size(Option<u64>),
-    /// Blanks behind a size, before extensions or the end of the transport.
+    /// In blanks after a size, before extensions or the end of the line.
     Blank(u64),
-    /// Extensions, to be read past.
+    /// In extensions, which are dropped.
     Extension(u64),
-    /// The LF behind a size.
+    /// At the LF after a size.
     SizeEnd(u64),
-    /// A chunk's bytes, of which so many are to come.
+    /// In a chunk's data, of which this many bytes are left.
     Data(u64),
-    /// The CR and the LF behind them.
+    /// At the CR after the data.
     DataCr,
+    /// At the LF after the data.
     DataLf,
-    /// The beginning of a transport behind the last chunk.
+    /// At the beginning of a line after the last chunk.
     Trailer,
-    /// Within such a transport, and at its LF.
+    /// Within such a line.
     InTrailer,
+    /// At the LF of such a line.
     TrailerLf,
-    /// The LF of the empty transport at the end.
+    /// At the LF of the final empty line.
     EndLf,
     End,
 }
 
 impl Framing {
-    /// In chunks, of which none was read.
+    /// A chunked body, before its first byte.
     pub(super) fn chunked() -> Self {
         Self::Chunked(Chunks {
-            at: At::Size(None),
-            aside: 0,
+            state: State::Size(None),
+            extensions: 0,
             trailers: Vec::new(),
         })
     }
 
-    /// Whether the whole body was taken.
+    /// Whether the whole body has been taken.
     pub(super) fn is_done(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
-            Self::Chunked(chunks) => chunks.at == At::End,
+            Self::Chunked(chunks) => chunks.state == State::End,
             Self::UntilClose => false,
         }
     }
 
-    /// Takes the next bytes of the body from what was read. `None`: more must be read, unless it is done. What
-    /// delimits them is taken too, so that the end is seen with the last bytes.
+    /// Takes the next bytes of the body from `input`. `None`: more must be read, unless the body is done. Delimiters
+    /// after the bytes are consumed too, so that the end is recognized together with the last bytes.
     pub(super) fn take(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, ConnectionError> {
         match self {
             Self::Length(left) => Ok(split(input, left)),
             Self::UntilClose => Ok(Some(std::mem::take(input)).filter(|all| !all.is_empty())),
             Self::Chunked(chunks) => {
                 chunks.skip(input)?;
-                let At::Data(left) = &mut chunks.at else {
+                let State::Data(left) = &mut chunks.state else {
                     return Ok(None);
                 };
                 let taken = split(input, left);
-                // What is wrong behind these bytes is found again by whoever takes the next.
+                // An error after these bytes is found again at the next call.
                 let _ = chunks.skip(input);
                 Ok(taken)
             }
@@ -97,19 +99,19 @@ impl Framing {
 }
 
 impl Chunks {
-    /// Reads past what is no data.
+    /// Consumes everything up to the next data.
     fn skip(&mut self, input: &mut Bytes) -> Result<(), ConnectionError> {
-        if self.at == At::Data(0) {
-            self.at = At::DataCr;
+        if self.state == State::Data(0) {
+            self.state = State::DataCr;
         }
         let mut read = 0;
         let mut outcome = Ok(());
         for byte in input.iter() {
-            if matches!(self.at, At::Data(_) | At::End) {
+            if matches!(self.state, State::Data(_) | State::End) {
                 break;
             }
             match self.step(*byte) {
-                Ok(next) => self.at = next,
+                Ok(next) => self.state = next,
                 Err(error) => {
                     outcome = Err(error);
                     break;
@@ -121,63 +123,65 @@ impl Chunks {
         outcome
     }
 
-    fn step(&mut self, byte: u8) -> Result<At, ConnectionError> {
-        let at = match (self.at, byte) {
-            (At::Size(size), _) if byte.is_ascii_hexdigit() => At::Size(Some(longer(size, byte)?)),
-            (At::Size(Some(size)) | At::Blank(size) | At::Extension(size), b'\r') => {
-                At::SizeEnd(size)
+    fn step(&mut self, byte: u8) -> Result<State, ConnectionError> {
+        let next = match (self.state, byte) {
+            (State::Size(size), _) if byte.is_ascii_hexdigit() => {
+                State::Size(Some(push_digit(size, byte)?))
             }
-            (At::Size(Some(size)) | At::Blank(size), b';') => At::Extension(size),
-            (At::Size(Some(size)) | At::Blank(size), b' ' | b'\t') => {
-                self.aside += 1;
-                At::Blank(size)
+            (State::Size(Some(size)) | State::Blank(size) | State::Extension(size), b'\r') => {
+                State::SizeEnd(size)
             }
-            (At::Extension(size), byte) if byte != b'\n' => {
-                self.aside += 1;
-                At::Extension(size)
+            (State::Size(Some(size)) | State::Blank(size), b';') => State::Extension(size),
+            (State::Size(Some(size)) | State::Blank(size), b' ' | b'\t') => {
+                self.extensions += 1;
+                State::Blank(size)
             }
-            (At::SizeEnd(0), b'\n') => At::Trailer,
-            (At::SizeEnd(size), b'\n') => At::Data(size),
-            (At::DataCr, b'\r') => At::DataLf,
-            (At::DataLf, b'\n') => At::Size(None),
-            (At::Trailer, b'\r') => At::EndLf,
-            (At::InTrailer, b'\r') => self.trailer(byte, At::TrailerLf),
-            (At::TrailerLf, b'\n') => self.trailer(byte, At::Trailer),
-            (At::Trailer | At::InTrailer, byte) if byte != b'\n' => {
-                self.trailer(byte, At::InTrailer)
+            (State::Extension(size), byte) if byte != b'\n' => {
+                self.extensions += 1;
+                State::Extension(size)
             }
-            (At::EndLf, b'\n') if self.are_trailers_headers() => At::End,
+            (State::SizeEnd(0), b'\n') => State::Trailer,
+            (State::SizeEnd(size), b'\n') => State::Data(size),
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::Size(None),
+            (State::Trailer, b'\r') => State::EndLf,
+            (State::InTrailer, b'\r') => self.trailer(byte, State::TrailerLf),
+            (State::TrailerLf, b'\n') => self.trailer(byte, State::Trailer),
+            (State::Trailer | State::InTrailer, byte) if byte != b'\n' => {
+                self.trailer(byte, State::InTrailer)
+            }
+            (State::EndLf, b'\n') if self.has_valid_trailers() => State::End,
             _ => {
                 return Err(ConnectionError::Malformed(
-                    "a chunk that does not begin or end well",
+                    "a chunk with a bad beginning or end",
                 ));
             }
         };
-        if self.aside + self.trailers.len() > MAX_ASIDE {
+        if self.extensions + self.trailers.len() > MAX_SKIPPED {
             return Err(ConnectionError::Malformed(
                 "more than 64 KiB between chunks",
             ));
         }
-        Ok(at)
+        Ok(next)
     }
 
-    fn trailer(&mut self, byte: u8, next: At) -> At {
+    fn trailer(&mut self, byte: u8, next: State) -> State {
         self.trailers.push(byte);
         next
     }
 
-    fn are_trailers_headers(&self) -> bool {
+    fn has_valid_trailers(&self) -> bool {
         if self.trailers.is_empty() {
             return true;
         }
         let whole = [&self.trailers, &b"\r\n"[..]].concat();
-        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        httparse::parse_headers(&whole, &mut room).is_ok_and(|found| found.is_complete())
+        let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        httparse::parse_headers(&whole, &mut slots).is_ok_and(|found| found.is_complete())
     }
 }
 
-/// The size with one hexadecimal digit more.
-fn longer(size: Option<u64>, digit: u8) -> Result<u64, ConnectionError> {
+/// Appends one hexadecimal digit to a size.
+fn push_digit(size: Option<u64>, digit: u8) -> Result<u64, ConnectionError> {
     let digit = char::from(digit).to_digit(16).unwrap_or_default();
     let shifted = size.unwrap_or_default().checked_mul(16);
     shifted
@@ -187,7 +191,7 @@ fn longer(size: Option<u64>, digit: u8) -> Result<u64, ConnectionError> {
         ))
 }
 
-/// Up to `left` bytes of what was read.
+/// Splits off up to `left` bytes; `None` if `input` is empty.
 fn split(input: &mut Bytes, left: &mut u64) -> Option<Bytes> {
     let length = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
     *left -= length as u64;

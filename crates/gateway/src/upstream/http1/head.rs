@@ -1,6 +1,5 @@
-//! The heads of requests and answers (RFC 9112 §2 to §6).
+//! The heads of requests and responses (RFC 9112 §2 to §6).
 
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,33 +9,25 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use super::framing::{Framing, MAX_HEADERS};
 use super::{ConnectionError, UpstreamRequest};
 
-/// A head without long values is no longer.
-const USUAL_HEAD: usize = 1024;
-/// What every answer begins with.
-const BEGINNING: &[u8] = b"HTTP/1.";
+/// Initial capacity for a request head, in bytes: enough unless a value is long.
+const HEAD_CAPACITY: usize = 1024;
+/// How every response begins.
+const PREFIX: &[u8] = b"HTTP/1.";
 
-thread_local! {
-    static NAMES: RefCell<Names> = const { RefCell::new(Names([const { None }; Names::MOST])) };
-}
-
-/// Names that headers had lately: the same ones come with every answer, and to make one anew costs more than all
-/// else of its header.
-struct Names([Option<HeaderName>; Names::MOST]);
-
-/// The head of a final answer, and what follows from it.
+/// The head of a final response, and what follows from it.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) response: Response<()>,
     pub(super) framing: Framing,
-    /// Another request may follow when the body has ended.
+    /// Another request may follow once the body has ended.
     pub(super) keeps_alive: bool,
 }
 
-/// The head of a request. Room for `room` bytes more is left behind it.
-pub(super) fn written(request: &UpstreamRequest<'_>, room: usize) -> BytesMut {
-    let mut out = BytesMut::with_capacity(USUAL_HEAD + room);
+/// Encodes the head of a request, with capacity for `extra` more bytes after it.
+pub(super) fn encode(request: &UpstreamRequest<'_>, extra: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(HEAD_CAPACITY + extra);
     put(&mut out, [request.method().as_str(), " "]);
-    put(&mut out, request.address());
+    put(&mut out, request.target());
     put(&mut out, [" HTTP/1.1\r\n"]);
     for (name, value) in request.headers() {
         put(&mut out, [name, ": "]);
@@ -58,9 +49,9 @@ fn put<const N: usize>(out: &mut BytesMut, words: [&str; N]) {
     words.iter().for_each(|word| out.put_slice(word.as_bytes()));
 }
 
-/// Where the head in `read` ends, if it does, of which the first `searched` bytes have no end in them.
-pub(super) fn end(read: &[u8], searched: usize) -> Option<usize> {
-    // The end of a transport may have come already.
+/// Finds where the head in `read` ends. The first `searched` bytes are known not to contain the end.
+pub(super) fn find_end(read: &[u8], searched: usize) -> Option<usize> {
+    // The line break before the empty line may have arrived earlier.
     let from = searched.saturating_sub(2);
     let lines = memchr::memchr_iter(b'\n', &read[from..]).map(|at| from + at + 1);
     for next in lines {
@@ -73,38 +64,39 @@ pub(super) fn end(read: &[u8], searched: usize) -> Option<usize> {
     None
 }
 
-/// Whether there is anything of an answer in `read`; fails where it is none, as far as one can see.
-pub(super) fn may_begin(read: &[u8]) -> Result<bool, ConnectionError> {
-    let length = read.len().min(BEGINNING.len());
-    if read[..length] != BEGINNING[..length] {
-        return Err(ConnectionError::Malformed("no HTTP/1 at all"));
+/// Whether `read` contains any bytes of a response. Fails as soon as they cannot be the beginning of one.
+pub(super) fn check_beginning(read: &[u8]) -> Result<bool, ConnectionError> {
+    let length = read.len().min(PREFIX.len());
+    if read[..length] != PREFIX[..length] {
+        return Err(ConnectionError::Malformed("it does not begin with HTTP/1"));
     }
     Ok(length > 0)
 }
 
-/// Reads a whole head. `None`: the final one is still to come. `is_to_head`: the request was a HEAD.
+/// Parses a complete head. `None`: it is an interim response, and the final one follows. `is_to_head`: the request was
+/// a HEAD.
 pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, ConnectionError> {
-    let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, head, &mut room)
+        .parse_response_with_uninit_headers(&mut parsed, head, &mut slots)
         .map_err(malformed)?;
     let (true, Some(code), Some(minor)) = (status.is_complete(), parsed.code, parsed.version)
     else {
-        return Err(ConnectionError::Malformed("a head that ends too early"));
+        return Err(ConnectionError::Malformed("an incomplete head"));
     };
     let code = StatusCode::from_u16(code)
         .map_err(|_| ConnectionError::Malformed("a status out of range"))?;
     if code.is_informational() {
         return match code {
-            StatusCode::SWITCHING_PROTOCOLS => {
-                Err(ConnectionError::Malformed("it changes to another protocol"))
-            }
+            StatusCode::SWITCHING_PROTOCOLS => Err(ConnectionError::Malformed(
+                "it switches to another protocol",
+            )),
             _ => Ok(None),
         };
     }
-    let headers = NAMES.with_borrow_mut(|names| headers(head, parsed.headers, names));
-    let headers = headers.ok_or(ConnectionError::Malformed("a header that is none"))?;
+    let headers =
+        headers(head, parsed.headers).ok_or(ConnectionError::Malformed("an invalid header"))?;
     let mut response = Response::new(());
     *response.status_mut() = code;
     *response.version_mut() = if minor == 0 {
@@ -120,50 +112,26 @@ pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, Conn
     }))
 }
 
-fn headers(head: &Bytes, parsed: &[httparse::Header<'_>], names: &mut Names) -> Option<HeaderMap> {
+fn headers(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
     for header in parsed {
-        let name = names.get(header.name.as_bytes())?;
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(header.value));
         headers.append(name, value.ok()?);
     }
     Some(headers)
 }
 
-impl Names {
-    const MOST: usize = 128;
-    /// Longer names are not kept.
-    const LONGEST: usize = 64;
-
-    /// `None`: it is no name.
-    fn get(&mut self, name: &[u8]) -> Option<HeaderName> {
-        let (middle, last) = (*name.get(name.len() / 2)?, *name.last()?);
-        let destination =
-            usize::from(middle | 0x20) * 31 + usize::from(last | 0x20) * 7 + name.len();
-        let known = &mut self.0[destination % Self::MOST];
-        if let Some(known) = known
-            && known.as_str().as_bytes().eq_ignore_ascii_case(name)
-        {
-            return Some(known.clone());
-        }
-        let new = HeaderName::from_bytes(name).ok()?;
-        if name.len() <= Self::LONGEST {
-            *known = Some(new.clone());
-        }
-        Some(new)
-    }
-}
-
 fn malformed(error: httparse::Error) -> ConnectionError {
     ConnectionError::Malformed(match error {
         httparse::Error::TooManyHeaders => "more than 256 headers",
-        httparse::Error::Version => "another version of HTTP",
-        httparse::Error::Status => "a bad status",
-        _ => "a bad header",
+        httparse::Error::Version => "a different version of HTTP",
+        httparse::Error::Status => "an invalid status",
+        _ => "an invalid header",
     })
 }
 
-/// RFC 9112 §6.3.
+/// How the body is delimited (RFC 9112 §6.3).
 fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, ConnectionError> {
     let headers = response.headers();
     let is_empty = matches!(
@@ -175,8 +143,8 @@ fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, Connect
     }
     if let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
         if response.version() == Version::HTTP_10 {
-            // RFC 9112 §6.1: nobody knows where such a body ends.
-            return Err(ConnectionError::Malformed("chunks in HTTP/1.0"));
+            // RFC 9112 §6.1: the end of such a body is ambiguous.
+            return Err(ConnectionError::Malformed("chunks in an HTTP/1.0 response"));
         }
         let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
         let is_chunked =
@@ -192,7 +160,7 @@ fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, Connect
         for part in value.as_bytes().split(|byte| *byte == b',') {
             let part = number(part.trim_ascii());
             if part.is_none() || length.is_some_and(|known| Some(known) != part) {
-                return Err(ConnectionError::Malformed("a bad Content-Length"));
+                return Err(ConnectionError::Malformed("an invalid Content-Length"));
             }
             length = part;
         }
@@ -200,7 +168,7 @@ fn framing(response: &Response<()>, is_to_head: bool) -> Result<Framing, Connect
     Ok(length.map_or(Framing::UntilClose, Framing::Length))
 }
 
-/// A number in decimal digits, and nothing else.
+/// Parses decimal digits and nothing else: no sign, no spaces.
 fn number(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
     text.bytes()
@@ -208,20 +176,21 @@ fn number(text: &[u8]) -> Option<u64> {
         .then(|| text.parse().ok())?
 }
 
-/// RFC 9112 §9.3; and after an answer with chunks and a length nobody knows who believes which (§6.1).
+/// Whether the connection persists (RFC 9112 §9.3). It does not after a response with both chunks and a length, because
+/// intermediaries may disagree on which counts (§6.1).
 fn keeps_alive(response: &Response<()>) -> bool {
     let headers = response.headers();
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return false;
     }
-    let says = |word: &[u8]| {
+    let has_option = |option: &[u8]| {
         let values = headers.get_all(CONNECTION).iter();
         let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word))
+        words.any(|found| found.trim_ascii().eq_ignore_ascii_case(option))
     };
     if response.version() == Version::HTTP_11 {
-        !says(b"close")
+        !has_option(b"close")
     } else {
-        says(b"keep-alive") && !says(b"close")
+        has_option(b"keep-alive") && !has_option(b"close")
     }
 }

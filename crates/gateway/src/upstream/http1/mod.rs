@@ -1,13 +1,15 @@
 //! HTTP/1.1 to a provider: one call at a time on a connection.
 //!
-//! Whoever has the call reads and writes, there and then: there is no task and no permit of the scheduler between the
-//! provider's bytes and the client's. What is there of a stream is read in one go. A connection that waits for its
-//! next call is read by nobody, and has no buffer; whether it is still open is seen when it is taken, or by the sweep
-//! that looks at those that wait.
+//! Why our own client: measured against hyper's, it saves a tenth of the instructions of a small call and 8 KiB per idle
+//! stream, and the differential fuzz test against hyper (`tests/mod.rs`) is what makes it safe to keep.
+//!
+//! The task that makes the call reads and writes the connection itself: no other task and no scheduler hop stands between
+//! the provider's bytes and the client's, and everything that has arrived of a stream is read at once. An idle connection
+//! is not polled and has no buffer; whether it is still open is checked when it is taken and by the periodic sweep.
 
 mod framing;
 mod head;
-mod out;
+mod write_queue;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,55 +27,55 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::{ConnectionError, MAX_HEAD, Socket, UpstreamRequest};
 use framing::Framing;
-use out::Out;
+use write_queue::WriteQueue;
 
-/// Reads take up to so much at once, …
-const ROOM: usize = 64 * 1024;
-/// … and at least so much, if it has come.
-const LEAST_ROOM: usize = 16 * 1024;
-/// What is shorter is copied, so that few bytes never hold a whole buffer.
-const SHORT: usize = 4 * 1024;
-/// A request body up to this size goes out in one piece with its head.
-const JOINED: u64 = 16 * 1024;
+/// Size of a newly allocated read buffer, in bytes.
+const READ_BUFFER: usize = 64 * 1024;
+/// Minimum free space in the buffer before each read, in bytes.
+const MIN_FREE: usize = 16 * 1024;
+/// Shorter reads are copied, so that a few bytes never keep a whole buffer alive.
+const MIN_SHARED: usize = 4 * 1024;
+/// A request body of up to this size, in bytes, is written in one piece with its head.
+const MAX_JOINED: u64 = 16 * 1024;
 
 thread_local! {
-    /// Where a thread's connections read to: none of them needs a buffer while it waits.
-    static READ: RefCell<BytesMut> = RefCell::default();
+    /// The read buffer shared by a thread's connections: none of them needs one while it waits.
+    static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
 
-/// The bytes to and from a provider.
+/// The byte stream to and from a provider.
 pub(super) type Transport = Either<Socket, Box<TlsStream<Socket>>>;
 
 /// An open connection.
-pub(super) struct Http1<L = Transport> {
-    transport: L,
-    /// Of the request, what is not written yet.
-    out: Out,
+pub(super) struct Http1<T = Transport> {
+    transport: T,
+    /// The part of the request that is not written yet.
+    unwritten: WriteQueue,
     is_flushed: bool,
-    /// The request is a HEAD: its answer has no body.
+    /// The request is a HEAD: its response has no body.
     is_to_head: bool,
-    /// Something of the request was written.
-    has_begun: bool,
-    /// Something of the answer was read.
-    is_answered: bool,
+    /// At least one byte of the request was written.
+    request_begun: bool,
+    /// At least one byte of the response was read.
+    response_begun: bool,
     write_error: Option<io::Error>,
-    /// What was read and not given out yet.
+    /// Bytes that were read and not returned yet.
     input: Bytes,
-    /// Of the answer's body, what is still to come.
+    /// What is left of the response's body.
     framing: Framing,
-    /// Nothing was seen yet that keeps another request from following this one on the connection.
+    /// Nothing seen so far prevents another request on this connection.
     keeps_alive: bool,
 }
 
-impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
-    pub(super) fn new(transport: L) -> Self {
+impl<T: AsyncRead + AsyncWrite + Unpin> Http1<T> {
+    pub(super) fn new(transport: T) -> Self {
         Self {
             transport,
-            out: Out::default(),
+            unwritten: WriteQueue::default(),
             is_flushed: true,
             is_to_head: false,
-            has_begun: false,
-            is_answered: false,
+            request_begun: false,
+            response_begun: false,
             write_error: None,
             input: Bytes::new(),
             framing: Framing::Length(0),
@@ -81,48 +83,50 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         }
     }
 
-    /// Whether it takes another request, now that an answer was read.
+    /// Whether the connection can carry another request after this response.
     pub(super) fn is_free(&self) -> bool {
         self.keeps_alive
             && self.framing.is_done()
             && self.input.is_empty()
-            && self.out.is_empty()
+            && self.unwritten.is_empty()
             && self.is_flushed
     }
 
-    /// Whether it is closed, or has something to say unasked, as far as one can see without waiting. From now on it
-    /// wakes nobody.
-    pub(super) fn is_over(&mut self) -> bool {
+    /// Whether the idle connection is unusable: closed, or with bytes that nobody asked for. Checks without waiting, and
+    /// leaves no task to be woken.
+    pub(super) fn is_closed(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        // Without a budget: a task that has spent its own would be told that nothing came.
-        let look = pin!(unconstrained(poll_fn(|cx| self.poll_read(cx))));
-        look.poll(&mut cx).is_ready()
+        // Unconstrained: when a task's coop budget is used up, tokio reports that nothing has arrived.
+        let reading = pin!(unconstrained(poll_fn(|cx| self.poll_read(cx))));
+        reading.poll(&mut cx).is_ready()
     }
 
-    /// Takes a request on, which [`Self::answer`] sends.
+    /// Queues a request, which [`Self::response`] sends.
     pub(super) fn begin(&mut self, request: UpstreamRequest<'_>) {
         let length = request.length().unwrap_or_default();
         self.is_to_head = *request.method() == Method::HEAD;
         self.keeps_alive = true;
         self.is_flushed = false;
-        self.has_begun = false;
-        self.is_answered = false;
-        if length > JOINED {
-            self.out.push(head::written(&request, 0).freeze());
-            request.into_pieces().for_each(|piece| self.out.push(piece));
+        self.request_begun = false;
+        self.response_begun = false;
+        if length > MAX_JOINED {
+            self.unwritten.push(head::encode(&request, 0).freeze());
+            request
+                .into_pieces()
+                .for_each(|piece| self.unwritten.push(piece));
             return;
         }
-        let room = usize::try_from(length).unwrap_or_default();
-        let mut joined = head::written(&request, room);
+        let extra = usize::try_from(length).unwrap_or_default();
+        let mut joined = head::encode(&request, extra);
         request
             .into_pieces()
             .for_each(|piece| joined.extend_from_slice(&piece));
-        self.out.push(joined.freeze());
+        self.unwritten.push(joined.freeze());
     }
 
-    /// Sends the request and returns the head of its response. After an error or a cancellation, the connection cannot
-    /// be used again.
-    pub(super) async fn answer(&mut self) -> Result<Response<()>, ConnectionError> {
+    /// Sends the request and returns the head of its response. After an error or a cancellation, the connection cannot be
+    /// used again.
+    pub(super) async fn response(&mut self) -> Result<Response<()>, ConnectionError> {
         let head = self.read_head().await?;
         self.framing = head.framing;
         self.keeps_alive &= head.keeps_alive;
@@ -130,34 +134,34 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
     }
 
     /// Whether any byte of the request was written.
-    pub(super) fn has_begun(&self) -> bool {
-        self.has_begun
+    pub(super) fn request_begun(&self) -> bool {
+        self.request_begun
     }
 
     /// Whether any byte of the response was read.
-    pub(super) fn is_answered(&self) -> bool {
-        self.is_answered
+    pub(super) fn response_begun(&self) -> bool {
+        self.response_begun
     }
 
-    /// Whether the answer's body was given out to its end.
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether the whole body of the response was returned.
+    pub(super) fn is_body_done(&self) -> bool {
         self.framing.is_done()
     }
 
-    /// How much of the body is still to come, in bytes, if that is known.
-    pub(super) fn left(&self) -> Option<u64> {
+    /// Number of bytes left of the body, if known.
+    pub(super) fn remaining(&self) -> Option<u64> {
         match self.framing {
             Framing::Length(left) => Some(left),
             _ => None,
         }
     }
 
-    /// The next bytes of the answer's body; `None` at its end.
+    /// The next bytes of the response's body; `None` at its end.
     pub(super) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, ConnectionError>>> {
-        // A provider may answer before it has read the whole request. If it reads no more, the answer still counts.
+        // A provider may respond before it has read the whole request. If it stops reading, the response still counts.
         let _ = self.poll_write(cx);
         loop {
             match self.framing.take(&mut self.input) {
@@ -180,42 +184,42 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
 
     async fn read_head(&mut self) -> Result<head::Head, ConnectionError> {
         let mut read = Bytes::new();
-        let mut passed = 0;
+        let mut interim = 0;
         loop {
             let searched = read.len();
             let more = poll_fn(|cx| self.poll_exchange(cx)).await?;
-            read = joined(read, more);
+            read = append(read, more);
             let mut from = searched;
-            while head::may_begin(&read)?
-                && let Some(end) = head::end(&read, from)
+            while head::check_beginning(&read)?
+                && let Some(end) = head::find_end(&read, from)
             {
                 let this = read.split_to(end);
                 if let Some(head) = head::parse(&this, self.is_to_head)? {
                     self.input = read;
                     return Ok(head);
                 }
-                passed += end;
+                interim += end;
                 from = 0;
             }
-            if passed + read.len() > MAX_HEAD {
+            if interim + read.len() > MAX_HEAD {
                 return Err(ConnectionError::Malformed("a head of more than 256 KiB"));
             }
         }
     }
 
-    /// Writes what can be, and reads the next bytes of the answer's head.
+    /// Writes as much as possible, and reads the next bytes of the response's head.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ConnectionError>> {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-            if !self.has_begun {
+            if !self.request_begun {
                 return Poll::Ready(Err(error.into()));
             }
-            // A provider that takes no more of a request may have said why.
+            // A provider that stops reading the request may have responded with the reason.
             self.write_error = Some(error);
         }
         let read = ready!(self.poll_read(cx));
         Poll::Ready(match (read, self.write_error.take()) {
             (Ok(Some(read)), error) => {
-                self.is_answered = true;
+                self.response_begun = true;
                 self.write_error = error;
                 Ok(read)
             }
@@ -230,20 +234,20 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         }
         let written = ready!(self.poll_write_all(cx));
         if written.is_err() {
-            // The provider still waits for the rest.
+            // The provider still expects the rest.
             self.keeps_alive = false;
-            self.out = Out::default();
+            self.unwritten = WriteQueue::default();
         }
         Poll::Ready(written)
     }
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
+        while !self.unwritten.is_empty() {
             let transport = Pin::new(&mut self.transport);
-            if ready!(poll_write_buf(transport, cx, &mut self.out))? == 0 {
+            if ready!(poll_write_buf(transport, cx, &mut self.unwritten))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.has_begun = true;
+            self.request_begun = true;
         }
         if !self.is_flushed {
             ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
@@ -252,34 +256,34 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Http1<L> {
         Poll::Ready(Ok(()))
     }
 
-    /// What came; `None`: the provider closed the connection.
+    /// The bytes that have arrived; `None`: the provider closed the connection.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        READ.with_borrow_mut(|room| {
-            if room.capacity() == 0 {
-                room.reserve(ROOM);
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.capacity() == 0 {
+                buffer.reserve(READ_BUFFER);
             }
-            room.reserve(LEAST_ROOM);
-            let length = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, room))?;
+            buffer.reserve(MIN_FREE);
+            let length = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, buffer))?;
             Poll::Ready(Ok(match length {
                 0 => None,
-                1..SHORT => {
-                    let short = Bytes::copy_from_slice(room);
-                    room.clear();
-                    Some(short)
+                1..MIN_SHARED => {
+                    let copied = Bytes::copy_from_slice(buffer);
+                    buffer.clear();
+                    Some(copied)
                 }
-                _ => Some(room.split().freeze()),
+                _ => Some(buffer.split().freeze()),
             }))
         })
     }
 }
 
-/// What was read, with what came behind it.
-fn joined(read: Bytes, more: Bytes) -> Bytes {
+/// Appends `more` to `read`.
+fn append(read: Bytes, more: Bytes) -> Bytes {
     if read.is_empty() {
         return more;
     }
     let mut all = read.try_into_mut().unwrap_or_else(|shared| {
-        let mut own = BytesMut::with_capacity(shared.len() + SHORT);
+        let mut own = BytesMut::with_capacity(shared.len() + MIN_SHARED);
         own.extend_from_slice(&shared);
         own
     });

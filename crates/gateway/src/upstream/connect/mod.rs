@@ -1,4 +1,4 @@
-//! Opening a connection: name, TCP, proxy, TLS, and HTTP/1.1 or HTTP/2 as the provider chooses.
+//! Opens connections: name lookup, TCP, proxy, TLS, and HTTP/1.1 or HTTP/2 as the provider chooses.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,25 +17,25 @@ use tower::ServiceExt;
 
 use super::http1::Http1;
 use super::http2::{self, Http2};
-use super::proxy::{self, chain};
+use super::proxy;
 use super::{ErrorKind, Peer, Socket, UpstreamError, tls};
 use crate::telemetry::Telemetry;
 
-/// Of a name with more addresses, a proxy is asked for no more than these.
+/// Maximum number of addresses of one name that a SOCKS proxy is asked for.
 const MAX_ADDRESSES: usize = 8;
 
 pub(super) struct Connector {
-    /// Names, and both address families side by side (RFC 8305).
+    /// Looks up names and races both address families (RFC 8305).
     tcp: HttpConnector,
     tls: TlsConnector,
     proxy_tls: TlsConnector,
 }
 
 /// A new connection.
-pub(super) enum Opened {
-    /// It takes one request at a time.
+pub(super) enum NewConnection {
+    /// One request at a time.
     Http1(Box<Http1>),
-    /// It takes many.
+    /// Many requests at a time.
     Http2(Http2),
 }
 
@@ -52,23 +52,26 @@ impl Connector {
         }
     }
 
-    /// A connection that is ready for a request.
+    /// Opens a connection that is ready for a request.
     pub(super) async fn connect(
         &self,
         peer: &Peer<'_>,
         by: Instant,
         limit: Duration,
-    ) -> Result<Opened, UpstreamError> {
+    ) -> Result<NewConnection, UpstreamError> {
         let timeout = || UpstreamError::unsent(ErrorKind::ConnectTimeout(limit));
         let failed = |source| UpstreamError::unsent(ErrorKind::Connect { source, limit });
-        let way = match peer.proxy {
+        let connected = match peer.proxy {
             None => timeout_at(by, self.direct(peer))
                 .await
                 .map_err(|_| timeout())?,
-            Some(proxy) => self.through(proxy, peer, Time { by, limit }).await,
+            Some(proxy) => {
+                self.through_proxy(proxy, peer, TimeLimit { by, limit })
+                    .await
+            }
         };
-        let stream = way.map_err(failed)?;
-        timeout_at(by, self.begin(stream, peer))
+        let stream = connected.map_err(failed)?;
+        timeout_at(by, self.start_http(stream, peer))
             .await
             .map_err(|_| match slow_tunnel(peer, limit) {
                 Some(error) => failed(error),
@@ -82,38 +85,43 @@ impl Connector {
         self.tcp(uri).await.map(Either::Left)
     }
 
-    /// The way through a proxy: what takes too long on it is told as the proxy's.
-    async fn through(&self, proxy: &ProxyUrl, peer: &Peer<'_>, time: Time) -> io::Result<Socket> {
+    /// Connects through a proxy. A timeout on the way is reported as the proxy's.
+    async fn through_proxy(
+        &self,
+        proxy: &ProxyUrl,
+        peer: &Peer<'_>,
+        time: TimeLimit,
+    ) -> io::Result<Socket> {
         if peer.is_forwarded() {
-            return self.reach(proxy, time).await;
+            return self.connect_to_proxy(proxy, time).await;
         }
         let (host, port) = peer.host_and_port();
         if proxy.scheme() == ProxyScheme::Socks5 {
             let addresses = time.look_up(host, port).await?;
-            return self.by_addresses(proxy, &addresses, port, time).await;
+            return self.through_socks(proxy, &addresses, port, time).await;
         }
-        let stream = self.reach(proxy, time).await?;
-        time.for_tunnel(stream, proxy, host, port).await
+        let stream = self.connect_to_proxy(proxy, time).await?;
+        time.open_tunnel(stream, proxy, host, port).await
     }
 
-    /// Asks the proxy for one address after the other, each over a connection of its own and with an even share of the
-    /// time that is left, until one leads there.
-    async fn by_addresses(
+    /// Asks the proxy for one address after the other, each over a new connection and with an even share of the time left,
+    /// until one connects.
+    async fn through_socks(
         &self,
         proxy: &ProxyUrl,
         addresses: &[IpAddr],
         port: u16,
-        time: Time,
+        time: TimeLimit,
     ) -> io::Result<Socket> {
         let mut failed = io::Error::other("the provider's name has no address");
         for (tried, address) in addresses.iter().enumerate() {
-            let stream = self.reach(proxy, time).await?;
+            let stream = self.connect_to_proxy(proxy, time).await?;
             let share = match addresses.len() {
                 1 => time,
                 all => time.share(all - tried),
             };
             let address = address.to_string();
-            match share.for_tunnel(stream, proxy, &address, port).await {
+            match share.open_tunnel(stream, proxy, &address, port).await {
                 Ok(tunnel) => return Ok(tunnel),
                 Err(error) => failed = error,
             }
@@ -121,16 +129,18 @@ impl Connector {
         Err(failed)
     }
 
-    /// TLS where the provider asks for it, and HTTP.
-    async fn begin(&self, stream: Socket, peer: &Peer<'_>) -> io::Result<Opened> {
+    /// Starts TLS if the provider uses it, and HTTP.
+    async fn start_http(&self, stream: Socket, peer: &Peer<'_>) -> io::Result<NewConnection> {
         if !peer.base_url.is_https() {
-            return Ok(Opened::Http1(Box::new(Http1::new(Either::Left(stream)))));
+            return Ok(NewConnection::Http1(Box::new(Http1::new(Either::Left(
+                stream,
+            )))));
         }
         let name = server_name(peer.host_and_port().0)?;
         let stream = self.tls.connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP_2) {
             let transport = Either::Right(Box::new(stream));
-            return Ok(Opened::Http1(Box::new(Http1::new(transport))));
+            return Ok(NewConnection::Http1(Box::new(Http1::new(transport))));
         }
         let authority: Authority = peer
             .base_url
@@ -138,54 +148,57 @@ impl Connector {
             .parse()
             .map_err(io::Error::other)?;
         let opened = http2::handshake(stream, authority).await?;
-        Ok(Opened::Http2(opened))
+        Ok(NewConnection::Http2(opened))
     }
 
     async fn tcp(&self, uri: Uri) -> io::Result<TcpStream> {
         let connecting = self.tcp.clone().oneshot(uri);
         let connected = connecting.await;
-        let stream = connected.map_err(|error| proxy::explained(chain(&error), error))?;
+        let stream =
+            connected.map_err(|error| proxy::with_message(proxy::error_chain(&error), error))?;
         Ok(stream.into_inner())
     }
 
-    /// A connection to the proxy itself.
-    async fn reach(&self, proxy: &ProxyUrl, time: Time) -> io::Result<Socket> {
+    /// Opens a connection to the proxy itself.
+    async fn connect_to_proxy(&self, proxy: &ProxyUrl, time: TimeLimit) -> io::Result<Socket> {
         let unreachable = |error: io::Error| proxy::failed(proxy, "cannot be reached", error);
         let uri = proxy::address(proxy)?;
         let connecting = async { self.tcp(uri).await.map_err(unreachable) };
-        let stream = time.of(proxy, "took no connection", connecting).await?;
+        let stream = time
+            .proxy_step(proxy, "accepted no connection", connecting)
+            .await?;
         if proxy.scheme() != ProxyScheme::Https {
             return Ok(Either::Left(stream));
         }
         let name = server_name(proxy.host())?;
-        let greeting = async {
+        let handshake = async {
             let connected = self.proxy_tls.connect(name, stream).await;
             connected.map(Either::Right).map_err(unreachable)
         };
-        time.of(proxy, "began no TLS", greeting).await
+        time.proxy_step(proxy, "began no TLS", handshake).await
     }
 }
 
-/// SelectedBy when something must be done, and how long that was when it began.
+/// A deadline, and the duration that it was computed from, for error messages.
 #[derive(Clone, Copy)]
-struct Time {
+struct TimeLimit {
     by: Instant,
     limit: Duration,
 }
 
-impl Time {
-    /// A step that is the proxy's to do.
-    async fn of<T>(
+impl TimeLimit {
+    /// Waits for a step of the proxy. A timeout is reported as the proxy's.
+    async fn proxy_step<T>(
         self,
         proxy: &ProxyUrl,
         not_done: &str,
         step: impl Future<Output = io::Result<T>>,
     ) -> io::Result<T> {
-        let late = |_| Err(proxy::too_slow(proxy, not_done, self.limit));
+        let late = |_| Err(proxy::timed_out(proxy, not_done, self.limit));
         timeout_at(self.by, step).await.unwrap_or_else(late)
     }
 
-    async fn for_tunnel(
+    async fn open_tunnel(
         self,
         stream: Socket,
         proxy: &ProxyUrl,
@@ -193,8 +206,8 @@ impl Time {
         port: u16,
     ) -> io::Result<Socket> {
         let to = proxy::authority(host, port);
-        let opening = proxy::tunnel(stream, proxy, host, port);
-        self.of(proxy, &format!("opened no tunnel to {to}"), opening)
+        let opening = proxy::open_tunnel(stream, proxy, host, port);
+        self.proxy_step(proxy, &format!("opened no tunnel to {to}"), opening)
             .await
     }
 
@@ -205,10 +218,10 @@ impl Time {
             io::Error::new(io::ErrorKind::TimedOut, text)
         };
         let found = found.map_err(late)??;
-        Ok(families_in_turn(found.map(|address| address.ip())))
+        Ok(alternate_families(found.map(|address| address.ip())))
     }
 
-    /// One of so many even parts of what is left, in whole milliseconds.
+    /// An even share of the time left for one of `parts` steps, in whole milliseconds.
     fn share(self, parts: usize) -> Self {
         let now = Instant::now();
         let left = self.by.saturating_duration_since(now).as_millis();
@@ -221,8 +234,8 @@ impl Time {
     }
 }
 
-/// The addresses in their order, but the two families in permit (RFC 8305 §4): where one is no use, the other is next.
-fn families_in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+/// The addresses in their order, with the two families alternating (RFC 8305 §4), in case one family is unreachable.
+fn alternate_families(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let all: Vec<IpAddr> = addresses.collect();
     let preferred = all.first().is_some_and(IpAddr::is_ipv6);
     let (one, other): (Vec<IpAddr>, Vec<IpAddr>) = all
@@ -236,13 +249,13 @@ fn families_in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     pairs.flatten().flatten().take(MAX_ADDRESSES).collect()
 }
 
-/// TLS or HTTP did not begin in time. Through a proxy's tunnel, the error names the proxy; without one there is `None`.
+/// The error if TLS or HTTP does not start in time through a proxy's tunnel: it names the proxy. `None` without a tunnel.
 fn slow_tunnel(peer: &Peer<'_>, limit: Duration) -> Option<io::Error> {
     let proxy = peer.proxy.filter(|_| peer.base_url.is_https())?;
     let (host, port) = peer.host_and_port();
     let to = proxy::authority(host, port);
     let what = format!("leads to {to}, but TLS did not begin there");
-    Some(proxy::too_slow(proxy, &what, limit))
+    Some(proxy::timed_out(proxy, &what, limit))
 }
 
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {

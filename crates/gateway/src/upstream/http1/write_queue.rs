@@ -1,15 +1,15 @@
-//! What is to be written of a request: pieces, handed to the system many at a time.
+//! The unwritten part of a request: pieces that are written with vectored writes.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// RequestBody in order, none of them empty.
+/// Pieces in order, none of them empty.
 #[derive(Default)]
-pub(super) struct Out(VecDeque<Bytes>);
+pub(super) struct WriteQueue(VecDeque<Bytes>);
 
-impl Out {
+impl WriteQueue {
     pub(super) fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.0.push_back(piece);
@@ -21,7 +21,7 @@ impl Out {
     }
 }
 
-impl Buf for Out {
+impl Buf for WriteQueue {
     fn remaining(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
     }
