@@ -222,12 +222,82 @@ fn field(head: &[u8]) -> Result<Field, FormError> {
     Ok(field)
 }
 
-/// Whether some readers would take the name for `model` and others not: RFC 7578 percent-encodes, older ones escape.
+/// Whether some readers would take the name for `model` and others not.
 fn is_ambiguous(name: &str) -> bool {
-    let bare: Vec<u8> = percent_decode(name.as_bytes())
-        .filter(|byte| *byte != b'\\')
-        .collect();
-    name != "model" && bare.trim_ascii() == b"model"
+    name != "model" && plain_name(name).trim() == "model"
+}
+
+/// The name without escapes: RFC 7578 percent-encodes, older clients write a backslash.
+fn plain_name(name: &str) -> String {
+    let bytes = percent_decode(name.as_bytes()).filter(|byte| *byte != b'\\');
+    String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
+}
+
+/// A part of a form that may be malformed: everything that any reader could take it for.
+pub(crate) struct LoosePart<'a> {
+    /// Every name that a reader could give the part; empty if it has none.
+    pub(crate) names: Vec<String>,
+    /// Every reader takes the part for a file.
+    pub(crate) is_file: bool,
+    pub(crate) value: &'a [u8],
+}
+
+/// Calls `take` with each part of a form, without refusing anything: every line that begins with two dashes counts as a
+/// boundary. For looking what a form may refer to, where [`peek`] would say what it means.
+pub(crate) fn each_part(body: &[u8], mut take: impl FnMut(&LoosePart<'_>)) {
+    let first = body.starts_with(b"--").then_some(0);
+    let others = memmem::find_iter(body, b"\n--").map(|at| at + 1);
+    let mut boundaries = first.into_iter().chain(others).peekable();
+    while let Some(start) = boundaries.next() {
+        let end = boundaries.peek().copied().unwrap_or(body.len());
+        let (head, value) = split_loose_head(&body[start..end]);
+        let (names, is_file) = match field(head.trim_ascii_end()) {
+            Ok(field) => (vec![plain_name(&field.name)], field.is_file),
+            Err(_) => (possible_names(head), false),
+        };
+        take(&LoosePart {
+            names,
+            is_file,
+            value,
+        });
+    }
+}
+
+/// The head of a part without its boundary's line, and what follows the first blank line.
+fn split_loose_head(part: &[u8]) -> (&[u8], &[u8]) {
+    let mut ends = memchr::memchr_iter(b'\n', part).map(|end| end + 1);
+    let start = ends.next().unwrap_or(part.len());
+    let mut line = start;
+    for end in ends {
+        if part[line..end].trim_ascii().is_empty() {
+            return (&part[start..line], &part[end..]);
+        }
+        line = end;
+    }
+    (&part[start..], &[])
+}
+
+/// The values of all parameters `name` and `name*` in a head that cannot be read in one way only.
+fn possible_names(head: &[u8]) -> Vec<String> {
+    let head = String::from_utf8_lossy(head);
+    let mut names = Vec::new();
+    for (key, value) in head
+        .split([';', '\n'])
+        .filter_map(|pair| pair.split_once('='))
+    {
+        let key = key
+            .trim()
+            .rsplit([':', ' ', '\t'])
+            .next()
+            .unwrap_or_default();
+        if key.trim_end_matches('*').eq_ignore_ascii_case("name") {
+            let value = value.trim().trim_matches('"');
+            // `name*=UTF-8''…`
+            let value = value.rsplit('\'').next().unwrap_or_default();
+            names.push(plain_name(value));
+        }
+    }
+    names
 }
 
 /// `; a=b; c="d"` as pairs; a quoted value keeps its escapes but for `\"`. `None`: cannot be read.

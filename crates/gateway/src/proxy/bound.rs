@@ -4,7 +4,7 @@
 
 use http::HeaderName;
 use keypool_core::pool::{GroupId, Lease, ObjectOrigin};
-use keypool_providers::objects::{self, Mention, Tells};
+use keypool_providers::objects::{self, ObjectEffect, RefKind};
 use keypool_providers::protocol::{Protocol, Repeat};
 
 use super::auth::Caller;
@@ -37,7 +37,7 @@ struct Bound {
 
 /// An object of the caller's, and the accounts that hold one of that name.
 struct Own {
-    mention: Mention,
+    mention: RefKind,
     id: String,
     /// The newest first.
     origins: Vec<ObjectOrigin>,
@@ -63,22 +63,18 @@ impl Binding<'_> {
         if bound.refused {
             return Err(no_such_object());
         }
-        let sure = bound.own.iter().any(|own| own.mention > Mention::Perhaps);
-        bound
-            .own
-            .retain(|own| !sure || own.mention > Mention::Perhaps);
-        if self.target.is_by_object() && !sure {
+        if self.target.is_by_object() && bound.own.is_empty() {
             bound.unknown = true;
         }
-        let found = if sure {
-            Some(bound.one_group(&routes)?)
+        let found = if bound.own.is_empty() {
+            None
         } else {
-            bound.likeliest(&routes)
+            Some(bound.one_group(&routes)?)
         };
         let mut group = found.as_ref().map(|(_, group)| group.clone());
         if bound.unknown {
             let only = only_group(&routes).ok_or_else(no_such_object)?;
-            if sure && only != group {
+            if found.is_some() && only != group {
                 return Err(no_such_object());
             }
             group = only;
@@ -89,8 +85,8 @@ impl Binding<'_> {
         let held = self.held(&routes, &group, log);
         match found {
             _ if !held.is_empty() => Ok(held),
-            Some((own, _)) if sure => Err(self.is_elsewhere(own, &routes)),
-            _ => Err(no_such_object()),
+            Some((own, _)) => Err(self.is_elsewhere(own, &routes)),
+            None => Err(no_such_object()),
         }
     }
 
@@ -158,7 +154,7 @@ impl Bound {
         let mut meet = |mention, id: &str| match gw.objects.find(id, &maker) {
             Found::Own(origins) => bound.meet_own(mention, id, origins),
             Found::Foreign => bound.refused = true,
-            Found::Unknown => bound.unknown |= mention == Mention::Needed,
+            Found::Unknown => bound.unknown |= mention == RefKind::Required,
         };
         if target.is_native() || target.is_by_object() {
             objects::in_path(call.protocol, call.path, call.query.as_deref(), &mut meet);
@@ -174,7 +170,7 @@ impl Bound {
         bound
     }
 
-    fn meet_own(&mut self, mention: Mention, id: &str, origins: Vec<ObjectOrigin>) {
+    fn meet_own(&mut self, mention: RefKind, id: &str, origins: Vec<ObjectOrigin>) {
         let known = self.own.iter_mut().find(|own| own.is_where(&origins));
         match known {
             Some(own) if own.mention >= mention => {}
@@ -208,14 +204,6 @@ impl Bound {
         let first = self.own.first().filter(|_| !common.is_empty());
         let first = first.ok_or_else(no_such_object)?;
         Ok((first, common.swap_remove(here.unwrap_or(0))))
-    }
-
-    /// Of what may be no objects at all, the first that can be served.
-    fn likeliest(&self, routes: &[PoolTarget]) -> Option<(&Own, GroupId)> {
-        self.own.iter().find_map(|own| {
-            let mut groups = own.groups(routes).into_iter();
-            Some((own, groups.find(|group| is_here(group, routes))?))
-        })
     }
 }
 
@@ -267,7 +255,7 @@ pub(super) fn makes_anew(gw: &Gateway, call: &Call<'_>, caller: &Caller) -> bool
     });
     is_first
         && call.protocol == Protocol::Gemini
-        && call.tells == Some(Tells::Made)
+        && call.tells == Some(ObjectEffect::Creates)
         && !call.headers.contains_key(IDEMPOTENCY_KEY)
 }
 
@@ -288,12 +276,12 @@ pub(super) fn note(
         return;
     }
     match tells {
-        Tells::Gone(id) => return gw.objects.forget(id, &origin, &maker),
+        ObjectEffect::Deletes(id) => return gw.objects.forget(id, &origin, &maker),
         // What belongs to nobody known does not become this caller's by being looked at.
-        Tells::Yields(id) if !matches!(gw.objects.find(id, &maker), Found::Own(_)) => return,
-        Tells::Yields(_) | Tells::Made | Tells::Upload => {}
+        ObjectEffect::Lists(id) if !matches!(gw.objects.find(id, &maker), Found::Own(_)) => return,
+        ObjectEffect::Lists(_) | ObjectEffect::Creates | ObjectEffect::BeginsUpload => {}
     }
-    for id in objects::told(call.protocol, tells, call.path, &answer.read_bytes()) {
+    for id in objects::created_ids(call.protocol, tells, call.path, &answer.read_bytes()) {
         if makes_anew {
             gw.objects.note_new(&id, &origin, &maker);
         } else {

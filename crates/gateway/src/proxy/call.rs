@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use keypool_core::pool::Member;
 use keypool_providers::form;
-use keypool_providers::objects::{self, Tells};
+use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -61,7 +61,7 @@ pub(super) struct Call<'a> {
     /// An error inside a 200 is classed by its content.
     pub(super) generates: bool,
     /// What its answer tells of objects that the provider keeps.
-    pub(super) tells: Option<Tells>,
+    pub(super) tells: Option<ObjectEffect>,
     /// What else the body says of itself.
     pub(super) peeked: peek::Peek,
     pub(super) path: &'a str,
@@ -129,7 +129,9 @@ impl<'a> Call<'a> {
         let may_tell = endpoint.is_none_or(|endpoint| endpoint.repeat != Repeat::Safe)
             || peeked.store == Some(true);
         let tells = may_tell
-            .then(|| objects::tells(target.protocol, &parts.method, &target.path, peeked.store))
+            .then(|| {
+                objects::object_effect(target.protocol, &parts.method, &target.path, peeked.store)
+            })
             .flatten();
         Ok(Self {
             protocol: target.protocol,

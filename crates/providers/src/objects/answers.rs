@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::json;
-use super::names::{segments, spelt};
+use super::names::{canonical_id, segments};
 use super::table::{Field, table};
 use crate::protocol::{self, Protocol};
 use crate::scan;
@@ -24,74 +24,85 @@ const MAKING: [&str; 3] = ["remix", "complete", "restart"];
 
 /// What the answer to a call tells of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tells {
+pub enum ObjectEffect {
     /// It made them.
-    Made,
+    Creates,
     /// It began an upload in several steps, at most.
-    Upload,
+    BeginsUpload,
     /// It shows this one, which may name others that the provider made for it.
-    Yields(String),
+    Lists(String),
     /// This one is gone.
-    Gone(String),
+    Deletes(String),
 }
 
 /// What the answer to `method` on `path` tells of objects; `None`: nothing.
 /// `path`: percent-encoded as sent, from the provider's root or from its version on. `store`: as the body has it.
-pub fn tells(
+pub fn object_effect(
     protocol: Protocol,
     method: &Method,
     path: &str,
     store: Option<bool>,
-) -> Option<Tells> {
+) -> Option<ObjectEffect> {
     let segments = segments(path);
     let is_upload = protocol == Protocol::Gemini && segments.first()? == "upload";
     if *method == Method::POST && protocol == Protocol::Gemini {
         let verb = segments.last()?.rsplit_once(':').map(|(_, verb)| verb);
         if verb.is_some_and(|verb| GEMINI_TASKS.contains(&verb)) {
-            return Some(Tells::Made);
+            return Some(ObjectEffect::Creates);
         }
     }
     let Some((collection, rest)) = table(protocol).find(&segments) else {
-        return is_upload.then_some(Tells::Upload);
+        return is_upload.then_some(ObjectEffect::BeginsUpload);
     };
     match (method, rest) {
         (&Method::POST, []) => match collection.at {
-            ["responses"] => (store != Some(false)).then_some(Tells::Made),
-            ["chat", "completions"] => (store == Some(true)).then_some(Tells::Made),
-            _ => Some(Tells::Made),
+            ["responses"] => (store != Some(false)).then_some(ObjectEffect::Creates),
+            ["chat", "completions"] => (store == Some(true)).then_some(ObjectEffect::Creates),
+            _ => Some(ObjectEffect::Creates),
         },
         // The last piece of an upload in several steps.
-        (&Method::PUT, []) if is_upload => Some(Tells::Made),
-        (&Method::POST | &Method::PUT, _) if is_upload => Some(Tells::Upload),
-        (&Method::POST, [verb]) if table(protocol).verbs.contains(&&**verb) => Some(Tells::Made),
-        (&Method::POST, [_, verb]) if MAKING.contains(&&**verb) => Some(Tells::Made),
-        (&Method::GET, [id]) if !collection.shows.is_empty() => {
-            Some(Tells::Yields(spelt(protocol, collection.at, id)?))
+        (&Method::PUT, []) if is_upload => Some(ObjectEffect::Creates),
+        (&Method::POST | &Method::PUT, _) if is_upload => Some(ObjectEffect::BeginsUpload),
+        (&Method::POST, [verb]) if table(protocol).verbs.contains(&&**verb) => {
+            Some(ObjectEffect::Creates)
         }
-        (&Method::DELETE, [id]) => Some(Tells::Gone(spelt(protocol, collection.at, id)?)),
+        (&Method::POST, [_, verb]) if MAKING.contains(&&**verb) => Some(ObjectEffect::Creates),
+        (&Method::GET, [id]) if !collection.shows.is_empty() => Some(ObjectEffect::Lists(
+            canonical_id(protocol, collection.at, id)?,
+        )),
+        (&Method::DELETE, [id]) => Some(ObjectEffect::Deletes(canonical_id(
+            protocol,
+            collection.at,
+            id,
+        )?)),
         _ => None,
     }
 }
 
 /// The ids in an answer, or in the first event of a stream. The text may be cut off.
-pub fn told(protocol: Protocol, tells: &Tells, path: &str, answer: &[u8]) -> Vec<String> {
+pub fn created_ids(
+    protocol: Protocol,
+    effect: &ObjectEffect,
+    path: &str,
+    answer: &[u8],
+) -> Vec<String> {
     // A task of a Gemini model stands in no collection of its own.
     const TASK: &[Field] = &[&["name"]];
     const COMPLETED: &[Field] = &[&["file", "id"]];
     let segments = segments(path);
     let found = table(protocol).find(&segments);
     let here = found.map_or(&[][..], |(collection, _)| collection.at);
-    let fields = match (tells, found) {
-        (Tells::Made, Some((_, [_, verb]))) if verb == "complete" => COMPLETED,
-        (Tells::Made, Some((collection, _))) => collection.made,
-        (Tells::Made, None) => TASK,
-        (Tells::Yields(_), Some((collection, _))) => collection.shows,
+    let fields = match (effect, found) {
+        (ObjectEffect::Creates, Some((_, [_, verb]))) if verb == "complete" => COMPLETED,
+        (ObjectEffect::Creates, Some((collection, _))) => collection.made,
+        (ObjectEffect::Creates, None) => TASK,
+        (ObjectEffect::Lists(_), Some((collection, _))) => collection.shows,
         _ => &[],
     };
     let mut ids = Vec::new();
     json::strings_at(answer, fields, |id| {
         if ids.len() < MAX_IDS {
-            ids.extend(spelt(protocol, here, id));
+            ids.extend(canonical_id(protocol, here, id));
         }
     });
     ids

@@ -21,8 +21,10 @@ pub(super) struct Table {
     pub(super) collections: &'static [Collection],
     /// What may follow a collection and is no id: these calls make something too.
     pub(super) verbs: &'static [&'static str],
-    /// Top-level fields of a request that name an object.
-    pub(super) fields: &'static [&'static str],
+    /// Top-level fields of a request that name the object it is about. Deeper in a body they hold ids too.
+    pub(super) required_fields: &'static [&'static str],
+    /// Fields at any depth that hold ids, besides those whose name says so.
+    pub(super) id_fields: &'static [&'static str],
 }
 
 const ID: &[Field] = &[&["id"]];
@@ -74,7 +76,7 @@ const OPENAI: Table = Table {
         "extensions",
         "characters",
     ],
-    fields: &[
+    required_fields: &[
         "previous_response_id",
         "conversation",
         "input_file_id",
@@ -82,6 +84,14 @@ const OPENAI: Table = Table {
         "requestId",
         "training_file",
         "validation_file",
+    ],
+    id_fields: &[
+        "container",
+        // Moonshot's address of a file: `ms://{id}`.
+        "url",
+        // Mistral's lists of files.
+        "input_files",
+        "validation_files",
     ],
 };
 
@@ -92,7 +102,8 @@ const ANTHROPIC: Table = Table {
         Collection::new(&["skills"], ID),
     ],
     verbs: &[],
-    fields: &[],
+    required_fields: &[],
+    id_fields: &[],
 };
 
 const GEMINI: Table = Table {
@@ -118,18 +129,29 @@ const GEMINI: Table = Table {
         Collection::new(&["fileSearchStores"], NAME),
     ],
     verbs: &[],
-    fields: &[
+    required_fields: &[
         "cachedContent",
         "cached_content",
         "previousInteractionId",
         "previous_interaction_id",
+    ],
+    id_fields: &[
+        "fileName",
+        "file_name",
+        "fileSearchStoreNames",
+        "file_search_store_names",
+        // Tuned models.
+        "model",
+        "tunedModel",
+        "tuned_model",
     ],
 };
 
 const TAVILY: Table = Table {
     collections: &[Collection::new(&["research"], &[&["request_id"]])],
     verbs: &[],
-    fields: &[],
+    required_fields: &[],
+    id_fields: &[],
 };
 
 pub(super) fn table(protocol: Protocol) -> &'static Table {

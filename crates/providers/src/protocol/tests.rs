@@ -442,6 +442,7 @@ fn what_is_no_endpoint_is_unknown() {
         "/research/a/",
         "/v1/images/other",
         "/v1betax/models",
+        "/v1beta/models/veo/operations/o",
         "/v1/rerank?x",
     ] {
         for method in ["GET", "POST", "DELETE"] {
