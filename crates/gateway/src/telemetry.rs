@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::{Effect, KeyReport, KeyState, Pool};
+use keypool_providers::secrets::looks_like_key;
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
@@ -385,20 +386,6 @@ pub(crate) fn redact(text: &str, secret: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(300)
         .collect()
-}
-
-/// Provider keys in the wild: a known prefix, or a long run of letters and digits mixed.
-fn looks_like_key(word: &str) -> bool {
-    const PREFIXES: [&str; 8] = [
-        "sk-", "tvly-", "AIza", "AQ.", "gsk_", "ark-", "Bearer", "xai-",
-    ];
-    let long_mixed = word.len() >= 32
-        && word
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        && word.bytes().any(|b| b.is_ascii_digit())
-        && word.bytes().any(|b| b.is_ascii_alphabetic());
-    long_mixed || (word.len() >= 8 && PREFIXES.iter().any(|prefix| word.starts_with(prefix)))
 }
 
 #[cfg(test)]

@@ -8,12 +8,11 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use crate::dialect::Refusal;
+use crate::secrets::looks_like_key;
 use crate::wait;
 
 /// A code longer than this is free text.
 const LONGEST_CODE: usize = 80;
-/// How credentials begin: a code that holds one of these is not shown.
-const KEY_MARKS: [&str; 7] = ["sk-", "AIza", "AQ.", "tvly-", "gsk_", "Bearer", "key="];
 // From this length on, a text with so many digits may be a credential rather than a code.
 const KEY_LENGTH: usize = 16;
 const KEY_DIGITS: usize = 3;
@@ -94,7 +93,7 @@ impl Answer {
 
     /// Whether the message names a limit per day: of requests, tokens, images or seconds of sound. See `says`.
     fn names_a_day(&self) -> bool {
-        const DAYS: [&str; 4] = ["RPD", "TPD", "IPD", "ASD"];
+        const DAYS: &[&str] = &["RPD", "TPD", "IPD", "ASD"];
         let mut words = self.message.split(|c: char| !c.is_ascii_alphanumeric());
         words.any(|word| DAYS.contains(&word))
     }
@@ -106,7 +105,7 @@ impl Answer {
 
     /// Whether code or type speaks of a content filter or moderation: the request's fault at every provider.
     pub(crate) fn is_content_filter(&self) -> bool {
-        const SIGNS: [&str; 6] = [
+        const SIGNS: &[&str] = &[
             "content_filter",
             "content_policy",
             "policy_violation",
@@ -156,8 +155,7 @@ pub(crate) fn class_of_status(status: u16) -> Class {
 pub(crate) fn shown(code: &str) -> Option<String> {
     let visible = code.bytes().all(|b| b.is_ascii_graphic());
     let digits = code.bytes().filter(u8::is_ascii_digit).count();
-    let key_like = KEY_MARKS.iter().any(|mark| code.contains(mark))
-        || (code.len() >= KEY_LENGTH && digits >= KEY_DIGITS);
+    let key_like = looks_like_key(code) || (code.len() >= KEY_LENGTH && digits >= KEY_DIGITS);
     let fit = !code.is_empty() && code.len() <= LONGEST_CODE && visible && !key_like;
     fit.then(|| code.to_owned())
 }

@@ -14,8 +14,8 @@ use crate::openrouter::OPENROUTER;
 use crate::siliconflow::SILICONFLOW;
 use crate::tavily::Tavily;
 
-/// All dialects. A new provider is one file and one line here.
-static ALL: [&dyn Dialect; 13] = [
+/// All dialects, in the order in which pools made from the environment are listed.
+static ALL: &[&dyn Dialect] = &[
     &OPENAI,
     &Anthropic,
     &Gemini,
@@ -31,9 +31,9 @@ static ALL: [&dyn Dialect; 13] = [
     &Mock,
 ];
 
-/// Every dialect, in the order in which pools made from the environment stand.
+/// Every dialect, in the order in which pools made from the environment are listed.
 pub fn all() -> &'static [&'static dyn Dialect] {
-    &ALL
+    ALL
 }
 
 /// The dialect of that name.

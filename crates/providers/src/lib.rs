@@ -8,6 +8,7 @@ pub mod form;
 pub mod objects;
 pub mod peek;
 pub mod protocol;
+pub mod secrets;
 pub mod sse;
 pub mod wait;
 

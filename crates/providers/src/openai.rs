@@ -13,7 +13,7 @@ use crate::dialect::Refusal;
 use crate::wait;
 
 /// Codes (or types) of an account whose money or quota is spent.
-const SPENT: [&str; 7] = [
+const SPENT: &[&str] = &[
     "insufficient_quota",
     "credit_balance_exhausted",
     "organization_spend_limit_exceeded",
@@ -23,7 +23,7 @@ const SPENT: [&str; 7] = [
     "billing_hard_limit_reached",
 ];
 /// Codes (or types) of a provider in trouble.
-const TROUBLE: [&str; 5] = [
+const TROUBLE: &[&str] = &[
     "slow_down",
     "server_is_overloaded",
     "service_unavailable_error",

@@ -148,7 +148,7 @@ fn error_type(answer: &Answer) -> Option<&str> {
 
 /// Whether a moderator or a guardrail stopped the request for what it says.
 fn is_blocked(answer: &Answer) -> bool {
-    const SIGNS: [&str; 3] = ["reasons", "flagged_input", "patterns"];
+    const SIGNS: &[&str] = &["reasons", "flagged_input", "patterns"];
     let metadata = &answer.error["metadata"];
     SIGNS.iter().any(|sign| !metadata[*sign].is_null()) || answer.begins("request blocked")
 }

@@ -20,16 +20,6 @@ pub struct Peek {
     pub stream: bool,
     /// `store`.
     pub store: Option<bool>,
-    /// `background`.
-    pub background: Option<bool>,
-    /// `previous_response_id`: the stored response that the call goes on from.
-    pub previous_response_id: Option<String>,
-    /// `conversation`, or its `id` where it is an object.
-    pub conversation: Option<String>,
-    /// `cachedContent` or `cached_content`: a cache that was made before, at Gemini.
-    pub cached_content: Option<String>,
-    /// `input_file_id`: the file that a batch reads.
-    pub input_file_id: Option<String>,
     /// `prompt_cache_key`.
     pub prompt_cache_key: Option<String>,
     /// `safety_identifier`.
@@ -91,11 +81,6 @@ enum Field {
     Model,
     Stream,
     Store,
-    Background,
-    PreviousResponseId,
-    Conversation,
-    CachedContent,
-    InputFileId,
     PromptCacheKey,
     SafetyIdentifier,
     User,
@@ -117,11 +102,6 @@ fn field_named(name: &str) -> Option<Field> {
         b"model" => Field::Model,
         b"stream" => Field::Stream,
         b"store" => Field::Store,
-        b"background" => Field::Background,
-        b"previous_response_id" => Field::PreviousResponseId,
-        b"conversation" => Field::Conversation,
-        b"cachedContent" | b"cached_content" => Field::CachedContent,
-        b"input_file_id" => Field::InputFileId,
         b"prompt_cache_key" => Field::PromptCacheKey,
         b"safety_identifier" => Field::SafetyIdentifier,
         b"user" => Field::User,
@@ -182,13 +162,6 @@ impl Seen<'_> {
             model: self.model()?,
             stream: self.boolean(Field::Stream) == Some(true),
             store: self.boolean(Field::Store),
-            background: self.boolean(Field::Background),
-            previous_response_id: self.text(Field::PreviousResponseId),
-            conversation: self
-                .text(Field::Conversation)
-                .or_else(|| self.text_within(Field::Conversation, "id")),
-            cached_content: self.text(Field::CachedContent),
-            input_file_id: self.text(Field::InputFileId),
             prompt_cache_key: self.text(Field::PromptCacheKey),
             safety_identifier: self.text(Field::SafetyIdentifier),
             user: self.text(Field::User),
@@ -302,12 +275,7 @@ mod tests {
     #[test]
     fn each_text_is_read_from_its_own_field() {
         type Text = fn(&Peek) -> &Option<String>;
-        let texts: [(&str, Text); 9] = [
-            ("previous_response_id", |seen| &seen.previous_response_id),
-            ("conversation", |seen| &seen.conversation),
-            ("cachedContent", |seen| &seen.cached_content),
-            ("cached_content", |seen| &seen.cached_content),
-            ("input_file_id", |seen| &seen.input_file_id),
+        let texts: [(&str, Text); 4] = [
             ("prompt_cache_key", |seen| &seen.prompt_cache_key),
             ("safety_identifier", |seen| &seen.safety_identifier),
             ("user", |seen| &seen.user),
@@ -334,32 +302,21 @@ mod tests {
                 assert!(expect.is_some() || seen == Peek::default(), "{name}");
             }
         }
-        assert_eq!(seen(r#"{"background":true}"#).background, Some(true));
-        assert_eq!(seen(r#"{"background":false}"#).background, Some(false));
-        assert_eq!(seen(r#"{"background":"true"}"#), Peek::default());
     }
 
     #[test]
-    fn two_texts_stand_one_object_deeper() {
-        for (value, conversation, user_id) in [
-            (
-                r#"{"id":"conv_1","user_id":"u"}"#,
-                Some("conv_1"),
-                Some("u"),
-            ),
-            (r#"{"id":7,"user_id":["u"]}"#, None, None),
-            (r#"{"a":{"id":"x","user_id":"x"}}"#, None, None),
-            (r#"[{"id":"x","user_id":"x"}]"#, None, None),
-            ("{}", None, None),
+    fn the_user_in_metadata_is_one_object_deeper() {
+        for (value, user_id) in [
+            (r#"{"id":"x","user_id":"u"}"#, Some("u")),
+            (r#"{"user_id":["u"]}"#, None),
+            (r#"{"a":{"user_id":"x"}}"#, None),
+            (r#"[{"user_id":"x"}]"#, None),
+            ("{}", None),
         ] {
-            let seen = seen(&format!(r#"{{"conversation":{value},"metadata":{value}}}"#));
-            assert_eq!(seen.conversation.as_deref(), conversation, "{value}");
+            let seen = seen(&format!(r#"{{"metadata":{value}}}"#));
             assert_eq!(seen.metadata_user_id.as_deref(), user_id, "{value}");
         }
-        assert_eq!(
-            seen(r#"{"id":"x","user_id":"x","metadata":"x"}"#),
-            Peek::default()
-        );
+        assert_eq!(seen(r#"{"user_id":"x","metadata":"x"}"#), Peek::default());
     }
 
     #[test]

@@ -82,8 +82,8 @@ fn secret_value(secret: &str, prefix: &str) -> Option<HeaderValue> {
 
 /// Response headers that tell about the account or its limits in the forms that many providers use.
 pub(crate) fn is_private_everywhere(name: &str) -> bool {
-    const PREFIXES: [&str; 3] = ["x-ratelimit", "ratelimit", "x-rate-limit"];
-    const NAMES: [&str; 2] = ["openai-organization", "openai-project"];
+    const PREFIXES: &[&str] = &["x-ratelimit", "ratelimit", "x-rate-limit"];
+    const NAMES: &[&str] = &["openai-organization", "openai-project"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 

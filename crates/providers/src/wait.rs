@@ -24,7 +24,7 @@ const ABSURD: f64 = 1e15;
 const PACIFIC: &str = "PST8PDT,M3.2.0,M11.1.0";
 
 /// What stands before a wait in a sentence, in lower case.
-const LEADS: [&str; 4] = [
+const LEADS: &[&str] = &[
     "try again in ",
     "try again after ",
     "retry in ",

@@ -13,14 +13,14 @@ use crate::scan;
 pub(super) const MAX_IDS: usize = 16;
 
 /// Gemini's calls of a model that make a task.
-const GEMINI_TASKS: [&str; 3] = [
+const GEMINI_TASKS: &[&str] = &[
     "predictLongRunning",
     "batchGenerateContent",
     "asyncBatchEmbedContent",
 ];
 
 /// What makes a further object of one: a video again, the file of an upload, a conversation from some point on.
-const MAKING: [&str; 3] = ["remix", "complete", "restart"];
+const MAKING: &[&str] = &["remix", "complete", "restart"];
 
 /// What the answer to a call tells of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]

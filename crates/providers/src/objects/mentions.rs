@@ -181,7 +181,7 @@ impl<'n> FormField<'n> {
     /// Reads names such as `file_id`, `file_ids[]`, `input[0][file_id]`, `conversation[id]` and `filter.task_ids`.
     fn named(protocol: Protocol, name: &'n str) -> Option<Self> {
         // Where a page of a list begins or ends.
-        const CURSORS: [&str; 2] = ["after", "before"];
+        const CURSORS: &[&str] = &["after", "before"];
         let whole = name.strip_suffix("[id]").unwrap_or(name);
         if table(protocol).required_fields.contains(&whole) {
             return Some(Self::Required(whole));

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Methods that cost money at worst; any other may create a task or an object.
-const REPEATABLE: [&str; 6] = [
+const REPEATABLE: &[&str] = &[
     "generateContent",
     "streamGenerateContent",
     "countTokens",

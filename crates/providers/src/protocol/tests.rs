@@ -442,7 +442,6 @@ fn what_is_no_endpoint_is_unknown() {
         "/research/a/",
         "/v1/images/other",
         "/v1betax/models",
-        "/v1beta/models/veo/operations/o",
         "/v1/rerank?x",
     ] {
         for method in ["GET", "POST", "DELETE"] {
@@ -463,6 +462,10 @@ fn what_is_no_endpoint_is_unknown() {
     );
     assert_eq!(
         call("GET", "/nope", &[], Some("key=x")),
+        Lookup::Unknown(Gemini)
+    );
+    assert_eq!(
+        call("GET", "/v1beta/models/veo/operations/o", &[], None),
         Lookup::Unknown(Gemini)
     );
     for path in [

@@ -80,7 +80,6 @@ fn expected(body: &[u8]) -> Result<Peek, PeekError> {
     }
     // Two names of one field count as one, so that the last of both counts.
     let one_name = |name: &str| match name {
-        "cached_content" => "cachedContent".to_owned(),
         "system_instruction" => "systemInstruction".to_owned(),
         name => name.to_owned(),
     };
@@ -109,11 +108,6 @@ fn expected(body: &[u8]) -> Result<Peek, PeekError> {
         model,
         stream: boolean("stream") == Some(true),
         store: boolean("store"),
-        background: boolean("background"),
-        previous_response_id: short("previous_response_id"),
-        conversation: short("conversation").or_else(|| inner("conversation", "id")),
-        cached_content: short("cachedContent"),
-        input_file_id: short("input_file_id"),
         prompt_cache_key: short("prompt_cache_key"),
         safety_identifier: short("safety_identifier"),
         user: short("user"),

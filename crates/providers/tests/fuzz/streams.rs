@@ -5,7 +5,7 @@ use keypool_providers::sse::{EventScanner, Opening, OpeningScanner, event_data, 
 use crate::fuzz;
 use crate::source::Source;
 
-const PIECES: [&str; 14] = [
+const PIECES: &[&str] = &[
     "\n",
     "\r",
     "\r\n",
@@ -25,7 +25,7 @@ const PIECES: [&str; 14] = [
 fn stream(source: &mut Source<'_>) -> Vec<u8> {
     match source.byte() % 4 {
         0 => source.take(200).to_vec(),
-        _ => source.text(&PIECES).into_bytes(),
+        _ => source.text(PIECES).into_bytes(),
     }
 }
 
