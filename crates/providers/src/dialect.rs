@@ -1,24 +1,10 @@
 //! The `Dialect` trait: one provider's wire form, pure and sync. It knows no dialect; the list is in `catalogue`.
 
-use std::time::SystemTime;
-
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
 
+use crate::errors::ErrorResponse;
 use crate::protocol::{ListedModel, Protocol};
-
-/// An upstream answer that is no success, as far as a dialect needs to see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Refusal<'a> {
-    /// HTTP status; for an error inside a 200, the status that it implies.
-    pub status: u16,
-    /// The answer's headers.
-    pub headers: &'a HeaderMap,
-    /// The body, or its first 64 KiB. Anything: JSON, HTML, nothing.
-    pub body: &'a [u8],
-    /// Wall-clock time of the answer, for waits given as dates.
-    pub now: SystemTime,
-}
 
 /// How to ask a provider for its model list: `GET`, relative to the key's base URL (see `upstream_path`).
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +65,7 @@ pub trait Dialect: Sync {
     fn request_id_headers(&self) -> &'static [&'static str];
 
     /// What a non-2xx answer means. Total: never panics, whatever the bytes.
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault;
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault;
 
     /// How to list the provider's models; `None` where it has no such list.
     fn list_models(&self) -> Option<ListCall>;

@@ -6,7 +6,7 @@ use std::path::Path;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use keypool_providers::catalogue;
-use keypool_providers::dialect::Refusal;
+use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::{error_in_body, error_in_event};
 use serde_json::Value;
 
@@ -81,7 +81,7 @@ fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option
         .expect("an RFC 3339 time");
     let fault = catalogue::find(dialect)
         .expect("a known dialect")
-        .classify(&Refusal {
+        .classify(&ErrorResponse {
             status: fixture["status"]
                 .as_u64()
                 .and_then(|status| status.try_into().ok())

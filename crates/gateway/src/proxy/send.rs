@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
-use keypool_providers::dialect::Refusal;
+use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol;
 use keypool_providers::sse::{Opening, OpeningScanner, event_data};
 use tokio::time::timeout_at;
@@ -293,7 +293,7 @@ impl Reader<'_> {
     /// `status`: the answer's own, or the one that an error inside a 200 implies.
     fn classed(&self, answer: Answer, status: u16, body: &[u8]) -> Reply {
         let body = &body[..body.len().min(LOOK_AT)];
-        let refusal = Refusal {
+        let refusal = ErrorResponse {
             status,
             headers: &answer.parts.headers,
             body,

@@ -7,7 +7,7 @@ use super::json;
 use super::names::{canonical_id, segments};
 use super::table::{Field, table};
 use crate::protocol::{self, Protocol};
-use crate::scan;
+use crate::read::json_scan;
 
 /// The most ids taken from one answer.
 pub(super) const MAX_IDS: usize = 16;
@@ -120,7 +120,9 @@ pub fn makes_though_not_stored(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else {
         return false;
     };
-    scan::pick(text, ["background", "conversation"]).is_some_and(|[background, conversation]| {
-        background == Some("true") || conversation.is_some_and(|named| named != "null")
-    })
+    json_scan::pick(text, ["background", "conversation"]).is_some_and(
+        |[background, conversation]| {
+            background == Some("true") || conversation.is_some_and(|named| named != "null")
+        },
+    )
 }

@@ -9,8 +9,8 @@ use percent_encoding::percent_decode_str;
 use super::json::{self, JsonPath, NearestField};
 use super::names::{MAX_TEXT, candidate_ids, canonical_id, segments};
 use super::table::table;
-use crate::form::{self, LoosePart};
 use crate::protocol::{self, Protocol};
+use crate::read::multipart::{LoosePart, each_part};
 
 /// How a request refers to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +81,7 @@ pub fn in_body(
         in_pairs(protocol, &String::from_utf8_lossy(body), &mut found);
     }
     if says(b"multipart/") {
-        form::each_part(body, |part| in_part(protocol, part, &mut found));
+        each_part(body, |part| in_part(protocol, part, &mut found));
     }
 }
 

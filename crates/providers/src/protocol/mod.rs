@@ -5,12 +5,10 @@
 mod anthropic;
 mod credentials;
 mod gemini;
-mod inband;
 mod models;
 mod openai;
 mod path;
 mod tavily;
-mod words;
 
 use std::ops::Range;
 
@@ -19,9 +17,9 @@ use http::{HeaderMap, Method};
 
 pub use self::credentials::{presented, without_key};
 pub use self::gemini::upload_id;
-pub use self::inband::{error_in_body, error_in_event};
 pub use self::path::is_safe_path;
-pub use crate::sse::event_data;
+pub use crate::errors::{error_in_body, error_in_event};
+pub use crate::read::sse::event_data;
 
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

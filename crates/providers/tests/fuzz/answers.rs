@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue};
 use keypool_core::fault::Class;
 use keypool_providers::catalogue;
-use keypool_providers::dialect::Refusal;
+use keypool_providers::errors::ErrorResponse;
+use keypool_providers::errors::retry_after::{parse_wait, retry_after};
 use keypool_providers::protocol::{error_in_body, error_in_event, event_data};
-use keypool_providers::wait::{parse_wait, retry_after};
 use serde_json::Value;
 
 use crate::fuzz;
@@ -52,13 +52,13 @@ fn every_answer_has_a_class_and_no_wait_is_without_end() {
             _ => source.damaged(known.body.clone()),
         };
         let dialect = catalogue::find(name).unwrap();
-        let refusal = Refusal {
+        let response = ErrorResponse {
             status,
             headers: &headers,
             body: &body,
             now,
         };
-        let fault = dialect.classify(&refusal);
+        let fault = dialect.classify(&response);
         assert_eq!(
             fault.class == Class::Success,
             status < 400,

@@ -1,18 +1,18 @@
 //! The list of all dialects. It knows nothing of them but their names.
 
-use crate::anthropic::Anthropic;
-use crate::ark::ARK;
-use crate::deepseek::DEEPSEEK;
+use super::anthropic::Anthropic;
+use super::ark::ARK;
+use super::deepseek::DEEPSEEK;
+use super::gemini::Gemini;
+use super::groq::GROQ;
+use super::mistral::MISTRAL;
+use super::mock::Mock;
+use super::moonshot::MOONSHOT;
+use super::openai::{OPENAI, OPENAI_COMPATIBLE};
+use super::openrouter::OPENROUTER;
+use super::siliconflow::SILICONFLOW;
+use super::tavily::Tavily;
 use crate::dialect::Dialect;
-use crate::gemini::Gemini;
-use crate::groq::GROQ;
-use crate::mistral::MISTRAL;
-use crate::mock::Mock;
-use crate::moonshot::MOONSHOT;
-use crate::openai::{OPENAI, OPENAI_COMPATIBLE};
-use crate::openrouter::OPENROUTER;
-use crate::siliconflow::SILICONFLOW;
-use crate::tavily::Tavily;
 
 /// All dialects, in the order in which pools made from the environment are listed.
 static ALL: &[&dyn Dialect] = &[

@@ -4,10 +4,9 @@
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse};
 
 /// What the numbers seen so far mean. An empty balance comes with 402 or 403.
 const NAMES: &[(&str, Class)] = &[
@@ -29,20 +28,18 @@ pub(crate) static SILICONFLOW: Compatible = Compatible {
 };
 
 /// What an answer of SiliconFlow's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    let (answer, fault) = openai::judge(refusal, own_class);
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {
-        Class::RateLimited => fault.wait.or_else(|| answer.unstated_day()),
+        Class::RateLimited => fault.wait.or_else(|| body.unstated_day()),
         _ => fault.wait,
     };
     fault.with_wait(wait)
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match refusal.status {
-        403 if answer.begins("sorry, your account balance is insufficient") => {
-            Some(Class::Exhausted)
-        }
-        _ => answer.named(NAMES),
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match response.status {
+        403 if body.begins("sorry, your account balance is insufficient") => Some(Class::Exhausted),
+        _ => body.named(NAMES),
     }
 }

@@ -7,11 +7,9 @@ use std::time::{Duration, SystemTime};
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
-use crate::answer::{Answer, shown};
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
-use crate::wait;
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, retry_after, shown};
 
 /// What `metadata.reason` means, or a code that says the same. One request above the whole budget is that request's
 /// own fault: the account serves smaller ones, and a caller must not put it to sleep by asking for too much.
@@ -53,7 +51,7 @@ const ERROR_TYPES: &[(&str, Class)] = &[
     ("payload_too_large", Class::CallerFault),
     ("unprocessable", Class::CallerFault),
     ("content_policy_violation", Class::CallerFault),
-    ("refusal", Class::CallerFault),
+    ("response", Class::CallerFault),
     ("invalid_image", Class::CallerFault),
     ("image_too_large", Class::CallerFault),
     ("image_too_small", Class::CallerFault),
@@ -74,50 +72,50 @@ pub(crate) static OPENROUTER: Compatible = Compatible {
 };
 
 /// What an answer of OpenRouter's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    let (answer, fault) = openai::judge(refusal, own_class);
-    let now = refusal.now;
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let (body, fault) = openai::judge(response, own_class);
+    let now = response.now;
     let retry_after = || {
-        wait::retry_after(refusal.headers, now)
-            .or_else(|| told_wait(&answer.error["availability"]["retry_after"], now))
+        retry_after::retry_after(response.headers, now)
+            .or_else(|| told_wait(&body.error["availability"]["retry_after"], now))
     };
     let wait = match fault.class {
         Class::RateLimited => retry_after()
-            .or_else(|| wait::reset_header(refusal.headers, now))
-            .or_else(|| quoted_reset(&answer, now))
-            .or_else(|| day_wait(&answer, now))
+            .or_else(|| retry_after::reset_header(response.headers, now))
+            .or_else(|| quoted_reset(&body, now))
+            .or_else(|| day_wait(&body, now))
             .or(fault.wait),
-        Class::Exhausted => future(&answer.error["metadata"]["resets_at"], now).or(fault.wait),
+        Class::Exhausted => future(&body.error["metadata"]["resets_at"], now).or(fault.wait),
         Class::UpstreamTrouble => retry_after(),
         _ => None,
     };
-    let names = [reason(&answer), limit_source(&answer), error_type(&answer)];
+    let names = [reason(&body), limit_source(&body), error_type(&body)];
     let code = names.into_iter().flatten().find_map(shown);
     let code = code.or_else(|| fault.code.clone());
     fault.with_wait(wait).with_code(code)
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    let status = refusal.status;
-    let metadata = &answer.error["metadata"];
-    let can_wait = || wait::retry_after(refusal.headers, refusal.now).is_some();
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    let status = response.status;
+    let metadata = &body.error["metadata"];
+    let can_wait = || retry_after::retry_after(response.headers, response.now).is_some();
     // No provider of the model fits what the request demands, with this key or another.
-    let is_hopeless = answer.error["availability"]["retryable"] == false;
-    if is_hopeless || (status == 403 && is_blocked(answer)) {
+    let is_hopeless = body.error["availability"]["retryable"] == false;
+    if is_hopeless || (status == 403 && is_blocked(body)) {
         return Some(Class::CallerFault);
     }
-    look_up(REASONS, reason(answer))
-        .or_else(|| look_up(REASONS, answer.code.as_deref()))
-        .or_else(|| look_up(LIMIT_SOURCES, limit_source(answer)))
+    look_up(REASONS, reason(body))
+        .or_else(|| look_up(REASONS, body.code.as_deref()))
+        .or_else(|| look_up(LIMIT_SOURCES, limit_source(body)))
         .or_else(|| match status {
             // A budget that is spent until it resets.
             403 if !metadata["resets_at"].is_null() => Some(Class::Exhausted),
             // What a provider says is about OpenRouter's key there, not about ours.
-            401..=403 | 429 if is_from_provider(answer) => Some(Class::UpstreamTrouble),
+            401..=403 | 429 if is_from_provider(body) => Some(Class::UpstreamTrouble),
             402 if can_wait() => Some(Class::RateLimited),
             _ => None,
         })
-        .or_else(|| look_up(ERROR_TYPES, error_type(answer)))
+        .or_else(|| look_up(ERROR_TYPES, error_type(body)))
 }
 
 fn look_up(names: &[(&str, Class)], name: Option<&str>) -> Option<Class> {
@@ -125,21 +123,21 @@ fn look_up(names: &[(&str, Class)], name: Option<&str>) -> Option<Class> {
     found.map(|(_, class)| *class)
 }
 
-fn reason(answer: &Answer) -> Option<&str> {
-    answer.error["metadata"]["reason"].as_str()
+fn reason(body: &ErrorBody) -> Option<&str> {
+    body.error["metadata"]["reason"].as_str()
 }
 
-fn limit_source(answer: &Answer) -> Option<&str> {
-    answer.error["metadata"]["limit_source"].as_str()
+fn limit_source(body: &ErrorBody) -> Option<&str> {
+    body.error["metadata"]["limit_source"].as_str()
 }
 
 /// Where each of its protocols has the type: chat completions, messages, responses, events of responses.
-fn error_type(answer: &Answer) -> Option<&str> {
+fn error_type(body: &ErrorBody) -> Option<&str> {
     let places = [
-        &answer.error["metadata"],
-        &answer.error,
-        &answer.around,
-        &answer.around["response"],
+        &body.error["metadata"],
+        &body.error,
+        &body.around,
+        &body.around["response"],
     ];
     places
         .into_iter()
@@ -147,22 +145,22 @@ fn error_type(answer: &Answer) -> Option<&str> {
 }
 
 /// Whether a moderator or a guardrail stopped the request for what it says.
-fn is_blocked(answer: &Answer) -> bool {
+fn is_blocked(body: &ErrorBody) -> bool {
     const SIGNS: &[&str] = &["reasons", "flagged_input", "patterns"];
-    let metadata = &answer.error["metadata"];
-    SIGNS.iter().any(|sign| !metadata[*sign].is_null()) || answer.begins("request blocked")
+    let metadata = &body.error["metadata"];
+    SIGNS.iter().any(|sign| !metadata[*sign].is_null()) || body.begins("request blocked")
 }
 
 /// Whether the provider behind OpenRouter refused, by OpenRouter's own key there.
-fn is_from_provider(answer: &Answer) -> bool {
-    let metadata = &answer.error["metadata"];
+fn is_from_provider(body: &ErrorBody) -> bool {
+    let metadata = &body.error["metadata"];
     let is_named = !metadata["provider_code"].is_null() || !metadata["provider_name"].is_null();
-    (is_named || answer.begins("provider returned error")) && metadata["is_byok"] != true
+    (is_named || body.begins("provider returned error")) && metadata["is_byok"] != true
 }
 
 /// The reset header where the body quotes it.
-fn quoted_reset(answer: &Answer, now: SystemTime) -> Option<Duration> {
-    let headers = answer.error["metadata"]["headers"].as_object()?;
+fn quoted_reset(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
+    let headers = body.error["metadata"]["headers"].as_object()?;
     let mut resets = headers
         .iter()
         .filter(|(name, _)| name.eq_ignore_ascii_case("x-ratelimit-reset"));
@@ -170,10 +168,12 @@ fn quoted_reset(answer: &Answer, now: SystemTime) -> Option<Duration> {
 }
 
 /// The free calls of a day are counted by the day in UTC.
-fn day_wait(answer: &Answer, now: SystemTime) -> Option<Duration> {
-    let is_day = limit_source(answer) == Some(FREE_TIER_DAY)
-        || answer.begins("rate limit exceeded: free-models-per-day");
-    is_day.then(|| wait::until_midnight_utc(now)).flatten()
+fn day_wait(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
+    let is_day = limit_source(body) == Some(FREE_TIER_DAY)
+        || body.begins("rate limit exceeded: free-models-per-day");
+    is_day
+        .then(|| retry_after::until_midnight_utc(now))
+        .flatten()
 }
 
 /// The wait until an instant; one that has passed tells nothing.
@@ -183,8 +183,8 @@ fn future(value: &Value, now: SystemTime) -> Option<Duration> {
 
 fn told_wait(value: &Value, now: SystemTime) -> Option<Duration> {
     match value {
-        Value::String(text) => wait::parse_wait(text, now),
-        Value::Number(number) => wait::parse_wait(&number.to_string(), now),
+        Value::String(text) => retry_after::parse_wait(text, now),
+        Value::Number(number) => retry_after::parse_wait(&number.to_string(), now),
         _ => None,
     }
 }

@@ -4,10 +4,9 @@
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse};
 
 /// What its codes and types mean.
 const NAMES: &[(&str, Class)] = &[
@@ -44,14 +43,14 @@ pub(crate) static MISTRAL: Compatible = Compatible {
 };
 
 /// What an answer of Mistral's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    openai::judge(refusal, own_class).1
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    openai::judge(response, own_class).1
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match refusal.status {
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match response.status {
         // The servers behind the model are full, whoever asks; often told with the type of a bad request.
-        429 if answer.begins("service tier capacity exceeded") => Some(Class::UpstreamTrouble),
-        _ => answer.named(NAMES),
+        429 if body.begins("service tier capacity exceeded") => Some(Class::UpstreamTrouble),
+        _ => body.named(NAMES),
     }
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
-use crate::dialect::Refusal;
+use super::{ErrorResponse, retry_after};
 use crate::secrets::looks_like_key;
-use crate::wait;
 
 /// A code longer than this is free text.
 const LONGEST_CODE: usize = 80;
@@ -23,7 +22,7 @@ const UNSTATED_DAY: Duration = Duration::from_secs(60 * 60);
 
 /// An error answer as far as it could be read. All of it is missing where the body was no JSON.
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct ErrorBody {
     /// `code`, a number as text.
     pub(crate) code: Option<String>,
     /// `type`.
@@ -38,7 +37,7 @@ pub(crate) struct Answer {
     pub(crate) around: Value,
 }
 
-impl Answer {
+impl ErrorBody {
     /// Reads a body: `{"error":{…}}`, `{"error":"…"}`, `{"detail":…}`, a flat object, an array of one of these.
     pub(crate) fn read(body: &[u8]) -> Self {
         let Some(root) = json(body) else {
@@ -120,20 +119,26 @@ impl Answer {
     }
 
     /// The wait that headers or message state, for the classes that rest or count as trouble.
-    pub(crate) fn stated_wait(&self, class: Class, refusal: &Refusal<'_>) -> Option<Duration> {
-        let header = || wait::retry_after(refusal.headers, refusal.now);
+    pub(crate) fn stated_wait(
+        &self,
+        class: Class,
+        response: &ErrorResponse<'_>,
+    ) -> Option<Duration> {
+        let header = || retry_after::retry_after(response.headers, response.now);
         match class {
-            Class::RateLimited => header().or_else(|| wait::span_in(&self.message)),
-            Class::Exhausted => header().or_else(|| wait::date_in(&self.message, refusal.now)),
+            Class::RateLimited => header().or_else(|| retry_after::span_in(&self.message)),
+            Class::Exhausted => {
+                header().or_else(|| retry_after::date_in(&self.message, response.now))
+            }
             Class::UpstreamTrouble => header(),
             _ => None,
         }
     }
 
     /// The fault of `class` with the wait stated in the common ways, and the provider's code.
-    pub(crate) fn fault(&self, class: Class, refusal: &Refusal<'_>) -> Fault {
+    pub(crate) fn fault(&self, class: Class, response: &ErrorResponse<'_>) -> Fault {
         Fault::of(class)
-            .with_wait(self.stated_wait(class, refusal))
+            .with_wait(self.stated_wait(class, response))
             .with_code(shown(self.code_or_kind()))
     }
 }
@@ -214,8 +219,8 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> (Option<String>, Option<String>, String) {
-        let answer = Answer::read(body.as_bytes());
-        (answer.code, answer.kind, answer.message)
+        let body = ErrorBody::read(body.as_bytes());
+        (body.code, body.kind, body.message)
     }
 
     fn some(text: &str) -> Option<String> {
@@ -317,7 +322,7 @@ mod tests {
 
     #[test]
     fn only_the_beginning_of_a_message_is_surely_the_providers() {
-        let answer = Answer::read(r#"{"error":{"message":" API key not valid: é"}}"#.as_bytes());
+        let body = ErrorBody::read(r#"{"error":{"message":" API key not valid: é"}}"#.as_bytes());
         for (words, begins) in [
             ("api key not valid", true),
             ("api key not valid: \u{e9}", true),
@@ -327,9 +332,9 @@ mod tests {
             ("api key not valid: \u{e9} or so", false),
             ("", true),
         ] {
-            assert_eq!(answer.begins(words), begins, "{words}");
+            assert_eq!(body.begins(words), begins, "{words}");
         }
-        assert!(answer.says("key not valid"));
+        assert!(body.says("key not valid"));
     }
 
     #[test]

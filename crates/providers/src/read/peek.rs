@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::scan::{self, Refused};
+use super::json_scan::{self, ParseError};
 
 /// What a request's body says at its top level. Of a field that is repeated the last counts, as with most parsers; one
 /// of another type than the one told here counts as missing.
@@ -124,15 +124,15 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
         values: [const { None }; FIELDS],
     };
     let mut models = 0;
-    scan::fields(text, |name, value| {
+    json_scan::fields(text, |name, value| {
         if let Some(field) = field_named(name) {
             models += usize::from(matches!(field, Field::Model));
             seen.values[field as usize] = Some(value);
         }
     })
     .map_err(|refused| match refused {
-        Refused::NotAnObject => PeekError::NotAnObject,
-        Refused::NotJson(flaw) => PeekError::NotJson(flaw.to_string()),
+        ParseError::NotAnObject => PeekError::NotAnObject,
+        ParseError::NotJson(flaw) => PeekError::NotJson(flaw.to_string()),
     })?;
     if models > 1 {
         return Err(PeekError::TwoModels);
@@ -182,7 +182,7 @@ impl Seen<'_> {
         if !raw.starts_with('"') {
             return Err(PeekError::ModelNotAString);
         }
-        let name = scan::unescaped(raw).ok_or_else(|| {
+        let name = json_scan::unescaped(raw).ok_or_else(|| {
             PeekError::NotJson("the string in `model` has half of a surrogate pair".to_owned())
         })?;
         let range = self.range(Field::Model);
@@ -203,7 +203,7 @@ impl Seen<'_> {
     /// The text `name` in the object that the field holds.
     fn text_within(&self, field: Field, name: &str) -> Option<String> {
         let raw = self.raw(field).filter(|raw| raw.starts_with('{'))?;
-        let [inner] = scan::pick(raw, [name])?;
+        let [inner] = json_scan::pick(raw, [name])?;
         short_text(inner?)
     }
 
@@ -218,7 +218,7 @@ impl Seen<'_> {
 
 fn short_text(raw: &str) -> Option<String> {
     let text = (raw.len() <= LONGEST_TEXT + 2)
-        .then(|| scan::unescaped(raw))
+        .then(|| json_scan::unescaped(raw))
         .flatten();
     text.filter(|text| !text.is_empty()).map(Into::into)
 }

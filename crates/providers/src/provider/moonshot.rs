@@ -4,10 +4,9 @@
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::{openai, wait};
+use super::openai;
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
 /// What its types mean, whatever the status.
 const NAMES: &[(&str, Class)] = &[
@@ -33,29 +32,29 @@ pub(crate) static MOONSHOT: Compatible = Compatible {
 };
 
 /// What an answer of Moonshot's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    let (answer, fault) = openai::judge(refusal, own_class);
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {
         Class::RateLimited => fault
             .wait
-            .or_else(|| answer.unstated_day())
+            .or_else(|| body.unstated_day())
             // Said to exist, and to speak of requests.
-            .or_else(|| wait::reset_header(refusal.headers, refusal.now)),
+            .or_else(|| retry_after::reset_header(response.headers, response.now)),
         _ => fault.wait,
     };
     fault.with_wait(wait)
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match refusal.status {
-        403 | 429 if is_unpaid(answer) => Some(Class::Exhausted),
-        _ => answer.named(NAMES),
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match response.status {
+        403 | 429 if is_unpaid(body) => Some(Class::Exhausted),
+        _ => body.named(NAMES),
     }
 }
 
 /// An account that may not go on: suspended for want of money, or at the end of what its plan holds.
-fn is_unpaid(answer: &Answer) -> bool {
-    answer.begins("insufficient balance")
-        || answer.begins("you've reached your usage limit")
-        || (answer.begins("your account") && answer.says("insufficient balance"))
+fn is_unpaid(body: &ErrorBody) -> bool {
+    body.begins("insufficient balance")
+        || body.begins("you've reached your usage limit")
+        || (body.begins("your account") && body.says("insufficient balance"))
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use memchr::memmem::{self, Finder};
 use percent_encoding::percent_decode;
 
-use crate::peek::ModelAt;
+use crate::read::peek::ModelAt;
 
 /// The longest boundary that RFC 2046 allows.
 const MAX_BOUNDARY: usize = 70;

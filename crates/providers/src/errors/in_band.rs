@@ -5,9 +5,9 @@
 use memchr::memmem;
 use serde_json::value::RawValue;
 
-use super::words::status_of_word;
-use crate::scan::{pick, unescaped};
-use crate::sse::{event_data, event_name};
+use super::error_names::status_of_word;
+use crate::read::json_scan::{pick, unescaped};
+use crate::read::sse::{event_data, event_name};
 
 /// A longer body is an answer, not an error.
 const LARGEST_ERROR: usize = 64 << 10;

@@ -4,11 +4,9 @@
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
-use crate::wait;
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
 /// The code of a spend limit that is reached: a 400, and it lasts until the next month.
 const SPEND_LIMIT: &str = "blocked_api_access";
@@ -47,26 +45,26 @@ pub(crate) static GROQ: Compatible = Compatible {
 };
 
 /// What an answer of Groq's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    let (answer, fault) = openai::judge(refusal, own_class);
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {
         // The message speaks of the limit that was reached, which may be one that no header knows: tokens per day.
-        Class::RateLimited => wait::retry_after(refusal.headers, refusal.now)
-            .or_else(|| wait::span_in(&answer.message))
+        Class::RateLimited => retry_after::retry_after(response.headers, response.now)
+            .or_else(|| retry_after::span_in(&body.message))
             .or(fault.wait)
-            .or_else(|| answer.unstated_day()),
-        Class::Exhausted if answer.code.as_deref() == Some(SPEND_LIMIT) => {
-            fault.wait.or_else(|| wait::until_next_month(refusal.now))
-        }
+            .or_else(|| body.unstated_day()),
+        Class::Exhausted if body.code.as_deref() == Some(SPEND_LIMIT) => fault
+            .wait
+            .or_else(|| retry_after::until_next_month(response.now)),
         _ => fault.wait,
     };
     fault.with_wait(wait)
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match refusal.status {
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match response.status {
         // The flexible tier is full.
         498 => Some(Class::UpstreamTrouble),
-        _ => answer.named(NAMES),
+        _ => body.named(NAMES),
     }
 }

@@ -4,10 +4,9 @@
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse};
 
 /// What its words stand for where no status of its own comes with them. `invalid_request_error` is not among them: an
 /// empty balance has it too.
@@ -26,20 +25,20 @@ pub(crate) static DEEPSEEK: Compatible = Compatible {
 };
 
 /// What an answer of DeepSeek's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    openai::judge(refusal, own_class).1
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    openai::judge(response, own_class).1
 }
 
-fn own_class(_refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match is_unpaid(answer) {
+fn own_class(_refusal: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match is_unpaid(body) {
         true => Some(Class::Exhausted),
-        false => answer.named(NAMES),
+        false => body.named(NAMES),
     }
 }
 
 /// Under load the blank lines before a body come with a 200, so that an empty balance has no status to tell it by. The
 /// text is the whole message: a longer one may quote the caller.
-fn is_unpaid(answer: &Answer) -> bool {
-    let message = answer.message.trim();
+fn is_unpaid(body: &ErrorBody) -> bool {
+    let message = body.message.trim();
     message.eq_ignore_ascii_case("insufficient balance")
 }

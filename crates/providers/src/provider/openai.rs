@@ -7,10 +7,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::{Answer, class_of_status, shown};
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::wait;
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
 
 /// Codes (or types) of an account whose money or quota is spent.
 const SPENT: &[&str] = &[
@@ -76,54 +74,54 @@ pub(crate) static OPENAI: Compatible = Compatible {
 };
 
 /// What an answer in OpenAI's form means.
-pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
-    judge(refusal, |_, _| None).1
+pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
+    judge(response, |_, _| None).1
 }
 
 /// What an answer means by a provider's `own` rules, and by OpenAI's where those say nothing; with the answer, for
 /// what else the provider reads in it. `own` is not asked about successes and content filters.
 pub(crate) fn judge(
-    refusal: &Refusal<'_>,
-    own: fn(&Refusal<'_>, &Answer) -> Option<Class>,
-) -> (Answer, Fault) {
-    let answer = Answer::read(refusal.body);
-    let has_rules = refusal.status >= 400 && !answer.is_content_filter();
+    response: &ErrorResponse<'_>,
+    own: fn(&ErrorResponse<'_>, &ErrorBody) -> Option<Class>,
+) -> (ErrorBody, Fault) {
+    let body = ErrorBody::read(response.body);
+    let has_rules = response.status >= 400 && !body.is_content_filter();
     let class = has_rules
-        .then(|| own(refusal, &answer))
+        .then(|| own(response, &body))
         .flatten()
-        .unwrap_or_else(|| class_of(refusal.status, &answer));
-    let fault = fault(class, &answer, refusal);
-    (answer, fault)
+        .unwrap_or_else(|| class_of(response.status, &body));
+    let fault = fault(class, &body, response);
+    (body, fault)
 }
 
 /// The fault of `class` with the wait that OpenAI's headers or message state, and the code.
-fn fault(class: Class, answer: &Answer, refusal: &Refusal<'_>) -> Fault {
+fn fault(class: Class, body: &ErrorBody, response: &ErrorResponse<'_>) -> Fault {
     let wait = match class {
-        Class::RateLimited => wait::retry_after(refusal.headers, refusal.now)
-            .or_else(|| reset_wait(refusal))
-            .or_else(|| wait::span_in(&answer.message)),
-        _ => answer.stated_wait(class, refusal),
+        Class::RateLimited => retry_after::retry_after(response.headers, response.now)
+            .or_else(|| reset_wait(response))
+            .or_else(|| retry_after::span_in(&body.message)),
+        _ => body.stated_wait(class, response),
     };
     Fault::of(class)
         .with_wait(wait)
-        .with_code(shown(answer.code_or_kind()))
+        .with_code(shown(body.code_or_kind()))
 }
 
-fn class_of(status: u16, answer: &Answer) -> Class {
+fn class_of(status: u16, body: &ErrorBody) -> Class {
     if status < 400 {
         return Class::Success;
     }
-    if answer.is_content_filter() {
+    if body.is_content_filter() {
         return Class::CallerFault;
     }
-    let by_name = [&answer.code, &answer.kind]
+    let by_name = [&body.code, &body.kind]
         .into_iter()
         .flatten()
         .find_map(|name| class_of_name(name));
     let class = by_name.unwrap_or_else(|| class_of_status(status));
     match class {
         // Waiting never helps a request above the whole limit; 413 is how some providers say so.
-        Class::RateLimited if status == 413 || exceeds_whole_limit(&answer.message) => {
+        Class::RateLimited if status == 413 || exceeds_whole_limit(&body.message) => {
             Class::CallerFault
         }
         class => class,
@@ -166,22 +164,22 @@ fn number_after(text: &str, word: &str) -> Option<u64> {
 }
 
 /// The longest reset among the dimensions of which nothing remains: the others speak of limits not reached.
-fn reset_wait(refusal: &Refusal<'_>) -> Option<Duration> {
+fn reset_wait(response: &ErrorResponse<'_>) -> Option<Duration> {
     let text = |headers: &'_ HeaderMap, kind: &str, dimension: &str| {
         let value = headers.get(format!("x-ratelimit-{kind}-{dimension}"))?;
         value.to_str().ok().map(str::to_owned)
     };
-    let resets = refusal.headers.iter().filter_map(|(name, remaining)| {
+    let resets = response.headers.iter().filter_map(|(name, remaining)| {
         let dimension = name.as_str().strip_prefix("x-ratelimit-remaining-")?;
         // A limit of 0 or below is one that the provider does not know.
-        let limit = text(refusal.headers, "limit", dimension)
+        let limit = text(response.headers, "limit", dimension)
             .and_then(|limit| limit.trim().parse::<i64>().ok());
         let spent = remaining.to_str().ok()?.trim().parse::<f64>().ok()? == 0.0
             && limit.is_none_or(|limit| limit > 0);
         let reset = spent
-            .then(|| text(refusal.headers, "reset", dimension))
+            .then(|| text(response.headers, "reset", dimension))
             .flatten()?;
-        wait::parse_wait(&reset, refusal.now)
+        retry_after::parse_wait(&reset, response.now)
     });
     resets.max()
 }
