@@ -15,7 +15,7 @@ mod signals;
 /// What `fixtures/<name>.json` holds.
 struct Fixtures {
     dialect: &'static str,
-    /// The number of fixtures, so that none gets lost unseen.
+    /// The number of fixtures, so that a lost one is noticed.
     count: u64,
     /// Classes that the provider's errors never have.
     never: Vec<String>,
@@ -47,7 +47,7 @@ impl Fixtures {
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 
-/// The time of a fixture that names none.
+/// The time of a fixture that gives none.
 const NOW: &str = "2026-11-22T12:00:00Z";
 
 fn headers_of(fixture: &Value) -> HeaderMap {
@@ -71,7 +71,7 @@ fn body_of(fixture: &Value) -> String {
     }
 }
 
-/// What a dialect makes of a fixture: class, wait in milliseconds, code.
+/// How a dialect classifies a fixture: class, wait in milliseconds, code.
 fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option<String>) {
     let body = body_of(fixture);
     let now: Timestamp = fixture["now"]
@@ -98,7 +98,7 @@ fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option
 }
 
 #[test]
-fn every_fixture_is_judged_as_its_row_says() {
+fn every_fixture_is_classified_as_its_row_says() {
     let mut wrong = Vec::new();
     for Fixtures { dialect, all, .. } in fixtures() {
         for fixture in &all {
@@ -120,7 +120,7 @@ fn every_fixture_is_judged_as_its_row_says() {
 }
 
 #[test]
-fn an_error_inside_a_200_is_found_and_judged_alike() {
+fn an_error_inside_a_200_is_classified_alike() {
     for Fixtures { dialect, all, .. } in fixtures() {
         let inside = |fixture: &&Value| fixture["row"].as_str().unwrap().starts_with("200 with");
         for fixture in all.iter().filter(inside) {

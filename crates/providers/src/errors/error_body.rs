@@ -1,6 +1,6 @@
-//! Reading an error answer leniently: whatever its form, a code, a type, a message; and what its status says.
+//! Reads the body of an error leniently: a code, a type and a message in whatever form, and the class of a status.
 //!
-//! This module must never know what a provider's codes mean: that is each dialect's own.
+//! Must never know what a provider's codes mean: each dialect does.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use serde_json::Value;
 use super::{ErrorResponse, retry_after};
 use crate::secrets::looks_like_key;
 
-/// A code longer than this is free text.
+/// Maximum length of a code that is shown; a longer one is free text.
 const LONGEST_CODE: usize = 80;
-// From this length on, a text with so many digits may be a credential rather than a code.
+// A code of at least this length with at least this number of digits may be a credential.
 const KEY_LENGTH: usize = 16;
 const KEY_DIGITS: usize = 3;
 
-/// What a spent day rests where the answer names no end: providers do not tell when their day begins, and a key tried
-/// once an hour is back soon after, whenever that is.
+/// Cooldown after a daily limit without a stated end. Providers do not say when their day begins; a key that is tried
+/// once an hour is back soon after.
 const UNSTATED_DAY: Duration = Duration::from_secs(60 * 60);
 
-/// An error answer as far as it could be read. All of it is missing where the body was no JSON.
+/// The parts of an error's body that could be read. All are missing if the body is not JSON.
 #[derive(Debug, Default)]
 pub(crate) struct ErrorBody {
     /// `code`, a number as text.
     pub(crate) code: Option<String>,
     /// `type`.
     pub(crate) kind: Option<String>,
-    /// `status`, where it is a word.
+    /// `status`, if it is a word.
     pub(crate) status: Option<String>,
-    /// `message`, or what stands for it; empty where there is none.
+    /// `message`, or the field that serves as one; empty if there is none.
     pub(crate) message: String,
-    /// The error object, for what one provider alone has.
+    /// The error object, for fields that only one provider has.
     pub(crate) error: Value,
-    /// What stands around the error object.
+    /// The body without the error object.
     pub(crate) around: Value,
 }
 
@@ -57,7 +57,7 @@ impl ErrorBody {
         }
     }
 
-    /// The code, else the type; empty where there is neither.
+    /// The code, otherwise the type; empty if there is neither.
     pub(crate) fn code_or_kind(&self) -> &str {
         self.code
             .as_deref()
@@ -65,7 +65,7 @@ impl ErrorBody {
             .unwrap_or_default()
     }
 
-    /// What `names` says of the code or, where it does not know that, of the type.
+    /// The class that `names` gives the code or, if it does not list the code, the type.
     pub(crate) fn named(&self, names: &[(&str, Class)]) -> Option<Class> {
         let known = |name: &String| names.iter().find(|(known, _)| known == name);
         let found = [&self.code, &self.kind]
@@ -77,15 +77,15 @@ impl ErrorBody {
 
     /// Whether the message begins with `words`, in any case.
     ///
-    /// Behind its beginning a message may quote what the caller sent, and so say whatever the caller likes.
+    /// After its beginning, a message may quote the caller and so say whatever the caller likes.
     pub(crate) fn begins(&self, words: &str) -> bool {
         let start = self.message.trim_start().get(..words.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(words))
     }
 
-    /// Whether the message holds `words`, given in lower case.
+    /// Whether the message contains `words`, given in lower case.
     ///
-    /// Only for answers of which status, code or type tells that the request is not at fault: see `begins`.
+    /// Only if status, code or type show that the request is not at fault: see `begins`.
     pub(crate) fn says(&self, words: &str) -> bool {
         self.message.to_ascii_lowercase().contains(words)
     }
@@ -97,12 +97,12 @@ impl ErrorBody {
         words.any(|word| DAYS.contains(&word))
     }
 
-    /// The wait for a rate limit of a day that states none.
+    /// The wait for a daily rate limit that states none.
     pub(crate) fn unstated_day(&self) -> Option<Duration> {
         self.names_a_day().then_some(UNSTATED_DAY)
     }
 
-    /// Whether code or type speaks of a content filter or moderation: the request's fault at every provider.
+    /// Whether code or type is about a content filter or moderation: at every provider, the request's fault.
     pub(crate) fn is_content_filter(&self) -> bool {
         const SIGNS: &[&str] = &[
             "content_filter",
@@ -118,7 +118,7 @@ impl ErrorBody {
         })
     }
 
-    /// The wait that headers or message state, for the classes that rest or count as trouble.
+    /// The wait that headers or message state, for the classes that have one.
     pub(crate) fn stated_wait(
         &self,
         class: Class,
@@ -143,7 +143,7 @@ impl ErrorBody {
     }
 }
 
-/// What a status means where nothing in the answer says more.
+/// The class of a status if nothing else in the response decides.
 pub(crate) fn class_of_status(status: u16) -> Class {
     match status {
         0..=399 => Class::Success,
@@ -156,7 +156,7 @@ pub(crate) fn class_of_status(status: u16) -> Class {
     }
 }
 
-/// A code as it may be shown: short, visible ASCII, and nothing that may be a credential.
+/// The code if it may be shown: short, visible ASCII, and not like a credential.
 pub(crate) fn shown(code: &str) -> Option<String> {
     let visible = code.bytes().all(|b| b.is_ascii_graphic());
     let digits = code.bytes().filter(u8::is_ascii_digit).count();
@@ -180,7 +180,7 @@ pub(crate) fn json(body: &[u8]) -> Option<Value> {
     }
 }
 
-/// Whether a line may stand in an event: other text may quote the caller, `data:` lines and all.
+/// Whether a line can be part of an event. Other text may quote the caller, `data:` lines included.
 fn is_event_line(line: &[u8]) -> bool {
     const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
     line.is_empty() || FIELDS.iter().any(|field| line.starts_with(field))
@@ -193,8 +193,8 @@ fn first_value(text: &[u8]) -> Option<Value> {
         .ok()
 }
 
-/// The object that holds code and message: nested in `error`, `detail` or `response.error`, or the body itself; and
-/// what is left of the body without it.
+/// The object with code and message: nested in `error`, `detail` or `response.error`, or the body itself. Also the rest
+/// of the body.
 fn error_object(mut root: Value) -> (Value, Value) {
     for path in ["/error", "/detail", "/response/error"] {
         match root.pointer_mut(path) {
@@ -321,13 +321,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_beginning_of_a_message_is_surely_the_providers() {
+    fn only_the_beginning_of_a_message_is_trusted() {
         let body = ErrorBody::read(r#"{"error":{"message":" API key not valid: é"}}"#.as_bytes());
         for (words, begins) in [
             ("api key not valid", true),
             ("api key not valid: \u{e9}", true),
             ("key not valid", false),
-            // Ends inside of a character, or behind the message.
+            // Ends inside a character, or after the message.
             ("api key not valid: x", false),
             ("api key not valid: \u{e9} or so", false),
             ("", true),

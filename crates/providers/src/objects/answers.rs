@@ -1,5 +1,5 @@
-//! What an answer tells of objects: only the fields in which a provider says what it made are read, since an answer
-//! may repeat anything that its caller sent.
+//! What a response says about objects. Only the fields in which a provider says what it created are read, since a
+//! response may repeat anything that the caller sent.
 
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -9,34 +9,35 @@ use super::table::{Field, table};
 use crate::protocol::{self, Protocol};
 use crate::read::json_scan;
 
-/// The most ids taken from one answer.
+/// Maximum number of ids taken from one response.
 pub(super) const MAX_IDS: usize = 16;
 
-/// Gemini's calls of a model that make a task.
+/// Methods of Gemini's models that create a task.
 const GEMINI_TASKS: &[&str] = &[
     "predictLongRunning",
     "batchGenerateContent",
     "asyncBatchEmbedContent",
 ];
 
-/// What makes a further object of one: a video again, the file of an upload, a conversation from some point on.
+/// Actions on an object that create another: a remix of a video, the file of an upload, a conversation from some point.
 const MAKING: &[&str] = &["remix", "complete", "restart"];
 
-/// What the answer to a call tells of objects.
+/// What a successful call does to the objects of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectEffect {
-    /// It made them.
+    /// It creates objects.
     Creates,
-    /// It began an upload in several steps, at most.
+    /// It may begin an upload in several steps.
     BeginsUpload,
-    /// It shows this one, which may name others that the provider made for it.
+    /// It reads this object, which may list others that the provider created for it.
     Lists(String),
-    /// This one is gone.
+    /// It deletes this object.
     Deletes(String),
 }
 
-/// What the answer to `method` on `path` tells of objects; `None`: nothing.
-/// `path`: percent-encoded as sent, from the provider's root or from its version on. `store`: as the body has it.
+/// The effect of `method` on `path`; `None` if it has none.
+///
+/// `path` is percent-encoded as sent, and begins at the provider's root or at its version. `store` is the body's field.
 pub fn object_effect(
     protocol: Protocol,
     method: &Method,
@@ -79,14 +80,14 @@ pub fn object_effect(
     }
 }
 
-/// The ids in an answer, or in the first event of a stream. The text may be cut off.
+/// The ids of created objects in a response, or in the first event of a stream. The text may be cut off.
 pub fn created_ids(
     protocol: Protocol,
     effect: &ObjectEffect,
     path: &str,
     answer: &[u8],
 ) -> Vec<String> {
-    // A task of a Gemini model stands in no collection of its own.
+    // A task of a Gemini model has no collection in its path.
     const TASK: &[Field] = &[&["name"]];
     const COMPLETED: &[Field] = &[&["file", "id"]];
     let segments = segments(path);
@@ -108,14 +109,14 @@ pub fn created_ids(
     ids
 }
 
-/// The id of an upload in several steps, which Gemini gives as a parameter of the address for the next step: of the
-/// first address that has one.
+/// The id of an upload in several steps. Gemini gives it as a parameter of the address for the next step; the first
+/// address with one counts.
 pub fn upload_session(headers: &HeaderMap) -> Option<String> {
     let id_in = |next: &HeaderValue| protocol::upload_id(next.to_str().ok()?.split_once('?')?.1);
     headers.get_all("x-goog-upload-url").iter().find_map(id_in)
 }
 
-/// Whether a body says that the call runs on after its answer (`background`), or adds to a conversation.
+/// Whether a body says that the call continues after its response (`background`), or adds to a conversation.
 pub fn makes_though_not_stored(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else {
         return false;

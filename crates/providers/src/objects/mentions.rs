@@ -151,7 +151,8 @@ fn in_pairs(protocol: Protocol, pairs: &str, found: &mut impl FnMut(RefKind, &st
     }
 }
 
-/// Reads a part of a multipart form. A part with the name of a field for ids is read line by line, even if it is a file.
+/// Reads a part of a multipart form. If its name is that of a field for ids, it is read line by line, even if it is a
+/// file.
 fn in_part(protocol: Protocol, part: &LoosePart<'_>, found: &mut impl FnMut(RefKind, &str)) {
     // A file is data, so it never needs an object.
     let mut found = |kind: RefKind, id: &str| {

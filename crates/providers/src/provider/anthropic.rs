@@ -1,6 +1,6 @@
 //! Anthropic: its Messages API, and its OpenAI-compatible endpoint at the same host.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::dialect::{Dialect, ListCall};
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status, json, retry_after, shown};
 use crate::protocol::{ListedModel, Protocol};
 
-/// What a rate limit rests where nothing is stated: a reset header can only shorten it.
+/// Cooldown after a rate limit without a stated wait. A reset header can only shorten it.
 const UNSTATED: Duration = Duration::from_secs(60);
 
 /// api.anthropic.com.
@@ -98,7 +98,7 @@ impl Dialect for Anthropic {
     }
 }
 
-/// Whether a response header of Anthropic's own tells about the account or its limits.
+/// Whether one of Anthropic's own response headers reveals the account or its limits.
 pub(crate) fn is_private(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("anthropic-") else {
         return false;
@@ -111,7 +111,7 @@ pub(crate) fn is_private(name: &str) -> bool {
             .any(|end| rest.ends_with(end))
 }
 
-/// What an answer in Anthropic's form means.
+/// Classifies an error response in Anthropic's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
     let error_code = body.error["details"]["error_code"]
@@ -147,8 +147,8 @@ fn class_of(status: u16, error_code: &str, body: &ErrorBody) -> Class {
         .unwrap_or_else(|| class_of_status(status))
 }
 
-/// The class of an error code or type that decides by itself. `invalid_request_error` does not: where answers have
-/// OpenAI's form, a bad key and a rate limit have it too.
+/// The class of an error code or type that is decisive. `invalid_request_error` is not: in responses of OpenAI's form,
+/// a bad key and a rate limit have it too.
 fn class_of_name(name: &str) -> Option<Class> {
     Some(match name {
         "enforced_spend_limit_reached" | "contract_spend_limit_reached" | "billing_error" => {
@@ -167,9 +167,9 @@ fn class_of_name(name: &str) -> Option<Class> {
     })
 }
 
-/// `invalid_request_error` stands for spent money too, and then only the message says so.
+/// Whether the money is spent. The type is then `invalid_request_error` too, and only the message says so.
 ///
-/// A field that is not known is quoted at the very beginning (`{field}: Extra inputs are not permitted`), so a message
+/// An unknown field is quoted at the beginning of a message (`{field}: Extra inputs are not permitted`), so a message
 /// with a colon is about the request, whatever it begins with.
 fn is_spent(body: &ErrorBody) -> bool {
     let begins =
@@ -177,8 +177,8 @@ fn is_spent(body: &ErrorBody) -> bool {
     begins && !body.message.contains(": ")
 }
 
-/// A reset header tells when a bucket is full again, so it bounds the wait from above. Of the buckets said to be
-/// empty the latest counts; where rounding hides which one is, the latest of all.
+/// The upper bound of the wait: a reset header says when a bucket is full again. The latest reset of the empty buckets
+/// counts; if rounding hides which ones are empty, the latest of all.
 fn reset_bound(response: &ErrorResponse<'_>) -> Option<Duration> {
     let value = |name: &str| {
         response

@@ -1,6 +1,6 @@
 //! Volcengine Ark (Doubao) and BytePlus ModelArk: OpenAI-like calls, with error codes of their own.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use keypool_core::fault::{Class, Fault};
 
@@ -8,7 +8,7 @@ use super::openai::OPENAI_COMPATIBLE;
 use super::openai_compatible::Compatible;
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status};
 
-/// What codes mean, by their beginning: suffixes vary. The first that fits decides.
+/// Meaning of codes by prefix, since suffixes vary. The first match decides.
 const CODES: &[(&str, Class)] = &[
     ("MissingParameter", Class::CallerFault),
     ("InvalidParameter", Class::CallerFault),
@@ -57,7 +57,7 @@ pub(crate) static ARK: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer in Ark's form means.
+/// Classifies an error response in Ark's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
     body.fault(class_of(response.status, &body), response)
@@ -83,7 +83,7 @@ fn class_of(status: u16, body: &ErrorBody) -> Class {
         .unwrap_or_else(|| class_of_status(status))
 }
 
-/// One name for three things: a spent trial, a spent subscription window, a queue that is full for the moment.
+/// Ark uses one name for three things: a spent trial, a spent subscription window, and a queue that is full right now.
 fn class_of_quota(body: &ErrorBody) -> Class {
     let subscription = ["5-hour", "weekly", "monthly"]
         .iter()
@@ -95,7 +95,7 @@ fn class_of_quota(body: &ErrorBody) -> Class {
     }
 }
 
-/// The class of a type, for codes that are not in the table. `BadRequest` and `NotFound` leave it to the status.
+/// The class of a type, for codes outside the table. For `BadRequest` and `NotFound` the status decides.
 fn class_of_type(body: &ErrorBody) -> Option<Class> {
     match body.kind.as_deref()? {
         "Unauthorized" => Some(Class::Rejected),

@@ -1,4 +1,4 @@
-//! The list of all dialects. It knows nothing of them but their names.
+//! The list of all dialects. It knows nothing about them except their names.
 
 use super::anthropic::Anthropic;
 use super::ark::ARK;
@@ -36,7 +36,7 @@ pub fn all() -> &'static [&'static dyn Dialect] {
     ALL
 }
 
-/// The dialect of that name.
+/// Finds a dialect by its name.
 pub fn find(name: &str) -> Option<&'static dyn Dialect> {
     ALL.iter().copied().find(|dialect| dialect.name() == name)
 }

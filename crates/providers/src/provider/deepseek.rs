@@ -1,6 +1,6 @@
 //! DeepSeek: OpenAI's form, with statuses that say more than its codes do.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
 
@@ -8,8 +8,7 @@ use super::openai::{self, OPENAI_COMPATIBLE};
 use super::openai_compatible::Compatible;
 use crate::errors::{ErrorBody, ErrorResponse};
 
-/// What its words stand for where no status of its own comes with them. `invalid_request_error` is not among them: an
-/// empty balance has it too.
+/// Meaning of its words if the status says nothing. `invalid_request_error` is left out: an empty balance has it too.
 const NAMES: &[(&str, Class)] = &[("authentication_error", Class::Rejected)];
 
 /// api.deepseek.com.
@@ -24,7 +23,7 @@ pub(crate) static DEEPSEEK: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer of DeepSeek's means.
+/// Classifies an error response of DeepSeek.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
     openai::judge(response, own_class).1
 }
@@ -36,8 +35,8 @@ fn own_class(_refusal: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
     }
 }
 
-/// Under load the blank lines before a body come with a 200, so that an empty balance has no status to tell it by. The
-/// text is the whole message: a longer one may quote the caller.
+/// Under load, blank lines before the body come with a 200, so an empty balance cannot be recognised by its status. The
+/// whole message must match: a longer one may quote the caller.
 fn is_unpaid(body: &ErrorBody) -> bool {
     let message = body.message.trim();
     message.eq_ignore_ascii_case("insufficient balance")

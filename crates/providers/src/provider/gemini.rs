@@ -1,6 +1,6 @@
 //! Google Gemini: its own API, and its OpenAI-compatible one below `/v1beta/openai`.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ impl Dialect for Gemini {
     }
 }
 
-/// What an answer in Gemini's form means.
+/// Classifies an error response in Gemini's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
     let class = class_of(response.status, &body);
@@ -158,12 +158,12 @@ fn class_of(status: u16, body: &ErrorBody) -> Class {
     }
 }
 
-/// The one text that means money: "exceeded your current quota" stands in every rate limit.
+/// Whether the money is spent. Only this text says so: "exceeded your current quota" is in every rate limit.
 fn is_prepay_spent(body: &ErrorBody) -> bool {
     body.says("prepayment credits are depleted")
 }
 
-/// A spent day lasts until midnight in California, whatever delay the answer names beside it.
+/// A daily limit resets at midnight in California, whatever delay the response states.
 fn rate_limit_wait(body: &ErrorBody, response: &ErrorResponse<'_>) -> Option<Duration> {
     if details(body).any(has_daily_violation) {
         return retry_after::until_midnight_pacific(response.now);

@@ -1,6 +1,6 @@
-//! Groq: OpenAI's form; limits per day and per minute behind the same header names as OpenAI's.
+//! Groq: OpenAI's form, with limits per day and per minute in headers of the same names.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
 
@@ -8,9 +8,9 @@ use super::openai::{self, OPENAI_COMPATIBLE};
 use super::openai_compatible::Compatible;
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
-/// The code of a spend limit that is reached: a 400, and it lasts until the next month.
+/// The code for a reached spend limit: it comes with a 400 and lasts until the next month.
 const SPEND_LIMIT: &str = "blocked_api_access";
-/// What its codes mean. `rate_limit_exceeded` is not among them: with 413 it speaks of the request alone.
+/// Meaning of its codes. `rate_limit_exceeded` is left out: with 413 it is about the request alone.
 const NAMES: &[(&str, Class)] = &[
     (SPEND_LIMIT, Class::Exhausted),
     ("organization_restricted", Class::Rejected),
@@ -44,11 +44,11 @@ pub(crate) static GROQ: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer of Groq's means.
+/// Classifies an error response of Groq.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
     let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {
-        // The message speaks of the limit that was reached, which may be one that no header knows: tokens per day.
+        // The message names the limit that was reached, even one that no header covers, such as tokens per day.
         Class::RateLimited => retry_after::retry_after(response.headers, response.now)
             .or_else(|| retry_after::span_in(&body.message))
             .or(fault.wait)

@@ -1,6 +1,6 @@
 //! The mock provider of the demo and of tests: one host that speaks every protocol, each with its own error form.
 //!
-//! This module must never know the mock's fault script: it reads the mock's answers as it reads a provider's.
+//! Must never know the mock's fault script: it reads the mock's responses as it reads a provider's.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
@@ -91,7 +91,7 @@ impl Dialect for Mock {
     }
 }
 
-/// Whose form an error has.
+/// The provider whose form an error has.
 fn reader(status: u16, body: &Value) -> fn(&ErrorResponse<'_>) -> Fault {
     let error = &body["error"];
     let code_starts_upper = error["code"]

@@ -1,6 +1,6 @@
-//! Moonshot (Kimi): OpenAI's form without codes; the type decides, since three kinds of refusal are 429.
+//! Moonshot (Kimi): OpenAI's form without codes. The type decides, since three kinds of error have status 429.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
 
@@ -8,7 +8,7 @@ use super::openai;
 use super::openai_compatible::Compatible;
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
-/// What its types mean, whatever the status.
+/// Meaning of its types, whatever the status.
 const NAMES: &[(&str, Class)] = &[
     ("invalid_authentication_error", Class::Rejected),
     ("incorrect_api_key_error", Class::Rejected),
@@ -31,14 +31,14 @@ pub(crate) static MOONSHOT: Compatible = Compatible {
     classify,
 };
 
-/// What an answer of Moonshot's means.
+/// Classifies an error response of Moonshot.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
     let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {
         Class::RateLimited => fault
             .wait
             .or_else(|| body.unstated_day())
-            // Said to exist, and to speak of requests.
+            // Documented elsewhere, and said to be about requests.
             .or_else(|| retry_after::reset_header(response.headers, response.now)),
         _ => fault.wait,
     };
@@ -52,7 +52,7 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
     }
 }
 
-/// An account that may not go on: suspended for want of money, or at the end of what its plan holds.
+/// Whether the account is suspended for lack of money, or its plan is used up.
 fn is_unpaid(body: &ErrorBody) -> bool {
     body.begins("insufficient balance")
         || body.begins("you've reached your usage limit")

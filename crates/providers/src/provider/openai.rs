@@ -1,6 +1,6 @@
 //! OpenAI: its rules, which every OpenAI-like provider starts from.
 //!
-//! This module must never know how another provider departs from them.
+//! Must never know how another provider departs from them.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const SPENT: &[&str] = &[
     "billing_not_active",
     "billing_hard_limit_reached",
 ];
-/// Codes (or types) of a provider in trouble.
+/// Codes (or types) for an outage or overload of the provider.
 const TROUBLE: &[&str] = &[
     "slow_down",
     "server_is_overloaded",
@@ -29,7 +29,7 @@ const TROUBLE: &[&str] = &[
     "overloaded_error",
 ];
 
-/// Any server that speaks OpenAI's protocol. Others are this one with differences.
+/// Any server that speaks OpenAI's protocol. Other providers start from this one.
 pub(crate) const OPENAI_COMPATIBLE: Compatible = Compatible {
     name: "openai-compatible",
     env_keys: &[],
@@ -73,13 +73,13 @@ pub(crate) static OPENAI: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer in OpenAI's form means.
+/// Classifies an error response in OpenAI's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     judge(response, |_, _| None).1
 }
 
-/// What an answer means by a provider's `own` rules, and by OpenAI's where those say nothing; with the answer, for
-/// what else the provider reads in it. `own` is not asked about successes and content filters.
+/// Classifies an error response by a provider's `own` rules, then by OpenAI's. Also returns the body, in case the
+/// provider needs more of it. `own` is not called for successes and content filters.
 pub(crate) fn judge(
     response: &ErrorResponse<'_>,
     own: fn(&ErrorResponse<'_>, &ErrorBody) -> Option<Class>,
@@ -120,7 +120,7 @@ fn class_of(status: u16, body: &ErrorBody) -> Class {
         .find_map(|name| class_of_name(name));
     let class = by_name.unwrap_or_else(|| class_of_status(status));
     match class {
-        // Waiting never helps a request above the whole limit; 413 is how some providers say so.
+        // Waiting never helps a request above the whole limit. Some providers answer it with 413.
         Class::RateLimited if status == 413 || exceeds_whole_limit(&body.message) => {
             Class::CallerFault
         }
@@ -128,7 +128,7 @@ fn class_of(status: u16, body: &ErrorBody) -> Class {
     }
 }
 
-/// The class of a code or type that decides by itself. `invalid_request_error` does not: a bad key has it too.
+/// The class of a code or type that is decisive. `invalid_request_error` is not: a bad key has it too.
 fn class_of_name(name: &str) -> Option<Class> {
     match name {
         name if SPENT.contains(&name) => Some(Class::Exhausted),
@@ -147,8 +147,8 @@ fn exceeds_whole_limit(message: &str) -> bool {
         || figures.is_some_and(|(limit, requested)| requested > limit)
 }
 
-/// The number behind the last `word` that a number follows; commas between its digits are passed over, and a `~` that
-/// marks an estimate. The figures stand behind the model's name, which is the caller's.
+/// The number after the last `word` that is followed by one. Commas between digits and a `~` for an estimate are skipped.
+/// The last one counts because the model's name, which the caller chose, comes before the figures.
 fn number_after(text: &str, word: &str) -> Option<u64> {
     text.rmatch_indices(word).find_map(|(at, _)| {
         let figure = text[at + word.len()..].trim_start_matches('~');
@@ -163,7 +163,7 @@ fn number_after(text: &str, word: &str) -> Option<u64> {
     })
 }
 
-/// The longest reset among the dimensions of which nothing remains: the others speak of limits not reached.
+/// The longest reset among the dimensions with nothing left. The other limits are not reached.
 fn reset_wait(response: &ErrorResponse<'_>) -> Option<Duration> {
     let text = |headers: &'_ HeaderMap, kind: &str, dimension: &str| {
         let value = headers.get(format!("x-ratelimit-{kind}-{dimension}"))?;
@@ -171,7 +171,7 @@ fn reset_wait(response: &ErrorResponse<'_>) -> Option<Duration> {
     };
     let resets = response.headers.iter().filter_map(|(name, remaining)| {
         let dimension = name.as_str().strip_prefix("x-ratelimit-remaining-")?;
-        // A limit of 0 or below is one that the provider does not know.
+        // A limit of 0 or below means that the provider does not know it.
         let limit = text(response.headers, "limit", dimension)
             .and_then(|limit| limit.trim().parse::<i64>().ok());
         let spent = remaining.to_str().ok()?.trim().parse::<f64>().ok()? == 0.0
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_above_the_whole_limit_is_told_from_a_full_window() {
+    fn a_request_above_the_limit_differs_from_a_full_window() {
         for (message, expect) in [
             (
                 "Request too large for gpt-x on tokens per min (TPM): Limit 10000, Requested 12000.",

@@ -1,6 +1,6 @@
 //! What every provider with OpenAI's protocol and a bearer key has in common.
 //!
-//! Nothing here may ask which provider it is: what differs is a field.
+//! Must never ask which provider it is: every difference is a field.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
@@ -11,7 +11,7 @@ use crate::dialect::{Dialect, ListCall};
 use crate::errors::{ErrorResponse, json};
 use crate::protocol::{ListedModel, Protocol};
 
-/// Request headers of OpenAI's that choose an organisation or project.
+/// OpenAI's request headers that choose an organisation or project.
 pub(crate) const ACCOUNT_HEADERS: &[&str] = &["openai-organization", "openai-project"];
 /// The list call of every OpenAI-like provider.
 pub(crate) const LIST_MODELS: ListCall = ListCall {
@@ -27,9 +27,9 @@ pub(crate) struct Compatible {
     pub(crate) env_base_url: Option<&'static str>,
     pub(crate) base_url: Option<&'static str>,
     pub(crate) models: &'static [&'static str],
-    /// `max_concurrent_per_key` where unset.
+    /// Default of `max_concurrent_per_key`.
     pub(crate) max_concurrent: Option<u32>,
-    /// Response headers of its own that name the account.
+    /// The provider's own response headers that name the account.
     pub(crate) private_headers: &'static [&'static str],
     pub(crate) request_id_headers: &'static [&'static str],
     pub(crate) classify: fn(&ErrorResponse<'_>) -> Fault,

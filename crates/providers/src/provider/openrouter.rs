@@ -1,6 +1,6 @@
-//! OpenRouter, which passes calls on to everybody's models: whose refusal it is stands in the error's `metadata`.
+//! OpenRouter, which passes calls on to other providers: the error's `metadata` says which side refused.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,14 +11,14 @@ use super::openai::{self, OPENAI_COMPATIBLE};
 use super::openai_compatible::Compatible;
 use crate::errors::{ErrorBody, ErrorResponse, retry_after, shown};
 
-/// What `metadata.reason` means, or a code that says the same. One request above the whole budget is that request's
-/// own fault: the account serves smaller ones, and a caller must not put it to sleep by asking for too much.
+/// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
+/// fault: the account still serves smaller ones, and one caller must not make its keys cool down.
 const REASONS: &[(&str, Class)] = &[
     ("weight_exceeds_budget", Class::CallerFault),
     ("in_flight_budget_exhausted", Class::RateLimited),
 ];
 
-/// What `metadata.limit_source` means.
+/// Meaning of `metadata.limit_source`.
 const LIMIT_SOURCES: &[(&str, Class)] = &[
     ("openrouter_in_flight_budget", Class::RateLimited),
     (FREE_TIER_DAY, Class::RateLimited),
@@ -29,7 +29,7 @@ const LIMIT_SOURCES: &[(&str, Class)] = &[
 ];
 const FREE_TIER_DAY: &str = "openrouter_free_tier_daily";
 
-/// What `error_type` means, the same in all of its protocols.
+/// Meaning of `error_type`, which is the same in all of its protocols.
 const ERROR_TYPES: &[(&str, Class)] = &[
     ("authentication", Class::Rejected),
     ("permission_denied", Class::Forbidden),
@@ -71,7 +71,7 @@ pub(crate) static OPENROUTER: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer of OpenRouter's means.
+/// Classifies an error response of OpenRouter.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
     let (body, fault) = openai::judge(response, own_class);
     let now = response.now;
@@ -99,7 +99,7 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
     let status = response.status;
     let metadata = &body.error["metadata"];
     let can_wait = || retry_after::retry_after(response.headers, response.now).is_some();
-    // No provider of the model fits what the request demands, with this key or another.
+    // No provider of the model can serve what the request demands, with this key or another.
     let is_hopeless = body.error["availability"]["retryable"] == false;
     if is_hopeless || (status == 403 && is_blocked(body)) {
         return Some(Class::CallerFault);
@@ -108,9 +108,9 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
         .or_else(|| look_up(REASONS, body.code.as_deref()))
         .or_else(|| look_up(LIMIT_SOURCES, limit_source(body)))
         .or_else(|| match status {
-            // A budget that is spent until it resets.
+            // The budget is spent until it resets.
             403 if !metadata["resets_at"].is_null() => Some(Class::Exhausted),
-            // What a provider says is about OpenRouter's key there, not about ours.
+            // The provider's error is about OpenRouter's key there, not about ours.
             401..=403 | 429 if is_from_provider(body) => Some(Class::UpstreamTrouble),
             402 if can_wait() => Some(Class::RateLimited),
             _ => None,
@@ -131,7 +131,7 @@ fn limit_source(body: &ErrorBody) -> Option<&str> {
     body.error["metadata"]["limit_source"].as_str()
 }
 
-/// Where each of its protocols has the type: chat completions, messages, responses, events of responses.
+/// The type, where each of its protocols has it: chat completions, messages, responses, events of responses.
 fn error_type(body: &ErrorBody) -> Option<&str> {
     let places = [
         &body.error["metadata"],
@@ -144,21 +144,21 @@ fn error_type(body: &ErrorBody) -> Option<&str> {
         .find_map(|place| place["error_type"].as_str())
 }
 
-/// Whether a moderator or a guardrail stopped the request for what it says.
+/// Whether a moderator or a guardrail stopped the request because of its content.
 fn is_blocked(body: &ErrorBody) -> bool {
     const SIGNS: &[&str] = &["reasons", "flagged_input", "patterns"];
     let metadata = &body.error["metadata"];
     SIGNS.iter().any(|sign| !metadata[*sign].is_null()) || body.begins("request blocked")
 }
 
-/// Whether the provider behind OpenRouter refused, by OpenRouter's own key there.
+/// Whether the provider behind OpenRouter refused OpenRouter's own key.
 fn is_from_provider(body: &ErrorBody) -> bool {
     let metadata = &body.error["metadata"];
     let is_named = !metadata["provider_code"].is_null() || !metadata["provider_name"].is_null();
     (is_named || body.begins("provider returned error")) && metadata["is_byok"] != true
 }
 
-/// The reset header where the body quotes it.
+/// The reset header, if the body quotes it.
 fn quoted_reset(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
     let headers = body.error["metadata"]["headers"].as_object()?;
     let mut resets = headers
@@ -167,7 +167,7 @@ fn quoted_reset(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
     resets.find_map(|(_, value)| future(value, now))
 }
 
-/// The free calls of a day are counted by the day in UTC.
+/// Free calls are counted per day in UTC.
 fn day_wait(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
     let is_day = limit_source(body) == Some(FREE_TIER_DAY)
         || body.begins("rate limit exceeded: free-models-per-day");
@@ -176,7 +176,7 @@ fn day_wait(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
         .flatten()
 }
 
-/// The wait until an instant; one that has passed tells nothing.
+/// The wait until an instant; `None` if it has passed.
 fn future(value: &Value, now: SystemTime) -> Option<Duration> {
     told_wait(value, now).filter(|wait| *wait > Duration::ZERO)
 }

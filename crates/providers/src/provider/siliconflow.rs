@@ -1,6 +1,6 @@
 //! SiliconFlow: OpenAI's protocol, but errors in a flat form with numbers for codes, or as a bare string.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
 
@@ -8,7 +8,7 @@ use super::openai::{self, OPENAI_COMPATIBLE};
 use super::openai_compatible::Compatible;
 use crate::errors::{ErrorBody, ErrorResponse};
 
-/// What the numbers seen so far mean. An empty balance comes with 402 or 403.
+/// Meaning of the numeric codes seen so far. An empty balance comes with 402 or 403.
 const NAMES: &[(&str, Class)] = &[
     ("30001", Class::Exhausted),
     ("30014", Class::Rejected),
@@ -27,7 +27,7 @@ pub(crate) static SILICONFLOW: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer of SiliconFlow's means.
+/// Classifies an error response of SiliconFlow.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
     let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {

@@ -1,6 +1,6 @@
-//! Tavily: a search API; no models, no streams but for research.
+//! Tavily: a search API. It has no models, and only research is streamed.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::{Class, Fault};
@@ -47,7 +47,7 @@ impl Dialect for Tavily {
     }
 
     fn account_headers(&self) -> &'static [&'static str] {
-        // The access mode asks to be served without a key: beside a pool's key it contradicts itself.
+        // The access mode asks for service without a key, which contradicts a pool's key.
         &["x-tavily-access-mode", "x-project-id"]
     }
 
@@ -72,7 +72,7 @@ impl Dialect for Tavily {
     }
 }
 
-/// What an answer in Tavily's form means: the status alone tells.
+/// Classifies an error response in Tavily's form, by its status alone.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
     let class = match response.status {

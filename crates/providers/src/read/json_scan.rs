@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_each_name_is_picked_as_it_stands() {
+    fn the_last_value_of_each_name_is_picked_as_written() {
         let text = r#" { "a" : [ 1 ] , "\u0062":{"a":2}, "c":null,"a": "x\n" , "\ud800":1} "#;
         assert_eq!(
             pick(text, ["a", "b", "c", "d"]),

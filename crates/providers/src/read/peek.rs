@@ -1,4 +1,4 @@
-//! Looks at a few top-level fields of a JSON body, without a tree, and swaps the model's name by byte range.
+//! Reads a few top-level fields of a JSON body without building a tree, and replaces the model's name by byte range.
 //!
 //! Must never know a provider, and must never put a piece of the body into an error.
 
@@ -8,10 +8,10 @@ use bytes::Bytes;
 
 use super::json_scan::{self, ParseError};
 
-/// What a request's body says at its top level. Of a field that is repeated the last counts, as with most parsers; one
-/// of another type than the one told here counts as missing.
+/// The top-level fields of a request's body that the gateway reads.
 ///
-/// The texts are unescaped and neither empty nor longer than [`LONGEST_TEXT`].
+/// If a field is repeated, the last one counts, as in most parsers. A field of another type counts as missing. Texts are
+/// unescaped, not empty, and not longer than [`LONGEST_TEXT`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peek {
     /// The model named, if any; `null` counts as none.
@@ -42,11 +42,11 @@ pub struct Peek {
     pub system_instruction: Option<Range<usize>>,
 }
 
-/// The longest text that is read, in bytes as it stands in the body: ids are shorter, and what is read is copied. The
-/// model's name has no such bound, so that one that is too long can be told from one that is missing.
+/// Maximum length of a text that is read, in bytes as written in the body: ids are shorter, and each text is copied. The
+/// model's name has no such limit, so that a name that is too long is not reported as missing.
 pub const LONGEST_TEXT: usize = 1024;
 
-/// A model's name and where it stands.
+/// A model's name and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelAt {
     /// The name, unescaped.
@@ -55,7 +55,7 @@ pub struct ModelAt {
     pub range: Range<usize>,
 }
 
-/// Why a body cannot be read. `Display` is part of a sentence and quotes nothing of the body.
+/// Why a body cannot be read. `Display` is part of a sentence and never quotes the body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeekError {
     /// Not UTF-8, so not JSON.
@@ -64,10 +64,10 @@ pub enum PeekError {
     /// Not JSON; what is wrong, with line and column.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// JSON, but no object.
+    /// JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// `model` stands more than once at the top level.
+    /// There is more than one top-level `model`.
     #[error("the body has more than one `model`")]
     TwoModels,
     /// `model` is a number, a list or the like.
@@ -75,7 +75,7 @@ pub enum PeekError {
     ModelNotAString,
 }
 
-/// The fields that are looked at.
+/// The fields that are read.
 #[derive(Clone, Copy)]
 enum Field {
     Model,
@@ -95,8 +95,7 @@ enum Field {
 
 const FIELDS: usize = Field::SystemInstruction as usize + 1;
 
-/// Which field a name stands for. A `match` on bytes, since the compiler makes a decision tree of it: most names of a
-/// body are none of these.
+/// The field of that name. A `match` on bytes compiles to a decision tree, and most names in a body are none of these.
 fn field_named(name: &str) -> Option<Field> {
     Some(match name.as_bytes() {
         b"model" => Field::Model,
@@ -116,7 +115,7 @@ fn field_named(name: &str) -> Option<Field> {
     })
 }
 
-/// Reads the fields of [`Peek`]. The whole body is checked to be JSON, and nothing else of it is kept.
+/// Reads the fields of [`Peek`]. The whole body must be JSON; nothing else of it is kept.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
     let mut seen = Seen {
@@ -137,7 +136,7 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     if models > 1 {
         return Err(PeekError::TwoModels);
     }
-    seen.told()
+    seen.into_peek()
 }
 
 /// The body with the string at `range` replaced by `model`, in three pieces; head and tail are not copied.
@@ -150,14 +149,14 @@ pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
     ]
 }
 
-/// Where the last value of each field stands.
+/// The byte range of each field's last value.
 struct Seen<'a> {
     text: &'a str,
     values: [Option<Range<usize>>; FIELDS],
 }
 
 impl Seen<'_> {
-    fn told(self) -> Result<Peek, PeekError> {
+    fn into_peek(self) -> Result<Peek, PeekError> {
         Ok(Peek {
             model: self.model()?,
             stream: self.boolean(Field::Stream) == Some(true),
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn model_stream_and_store_are_read_wherever_they_stand() {
+    fn model_stream_and_store_are_read_at_any_position() {
         let body = br#" {"messages":[{"model":"inner","stream":false}], "model" : "gpt-4o","stream":true,"store":false} "#;
         let seen = peek(body).unwrap();
         let model = seen.model.unwrap();
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_prompt_are_found_by_their_place() {
+    fn the_parts_of_a_prompt_are_found_by_byte_range() {
         type Place = fn(&Peek) -> &Option<Range<usize>>;
         let places: [(&str, Place); 7] = [
             ("messages", |seen| &seen.messages),

@@ -1,4 +1,4 @@
-//! Requests: paths, methods, queries and headers as anybody may send them.
+//! Requests: paths, methods, queries and headers that anybody may send.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
@@ -114,7 +114,7 @@ fn an_endpoint_names_its_model_within_the_path() {
             }
             Lookup::MethodNotAllowed(protocol, takes) => {
                 let wants = takes.split(", ").any(|takes| takes == method.as_str());
-                // The methods of all protocols at one path are told, and one of them alone may know it.
+                // The methods of all protocols at one path are listed, and only one of them may know it.
                 assert!(
                     !takes.is_empty() && (!wants || takes.contains(", ")),
                     "{protocol:?} {path}"

@@ -1,6 +1,6 @@
-//! Makes what is tested out of an input's bytes: choices, and bodies that look like those of clients and providers.
+//! Derives test data from an input's bytes: choices, and bodies that look like those of clients and providers.
 //!
-//! The same bytes always make the same thing, and a small change of them a small change of it: the fuzzer relies on it.
+//! The same bytes always give the same data, and a small change of the bytes a small change of the data: fuzzers need it.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use keypool_providers::catalogue;
 use serde_json::Value;
 
-/// An input that is read from its beginning. Behind its end all bytes are 0.
+/// An input that is read from its beginning. After its end all bytes are 0.
 pub(crate) struct Source<'a> {
     left: &'a [u8],
 }

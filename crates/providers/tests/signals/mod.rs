@@ -1,6 +1,6 @@
-//! The table of signals that all providers together give, each with a fixture that shows it.
+//! The table of error signals of all providers, each with a fixture that shows it.
 //!
-//! What has no answer to show (a connection that fails or is reset before the first byte) is not a dialect's.
+//! Failures without a response (a connection that fails or is reset before the first byte) are not a dialect's matter.
 
 use std::collections::BTreeSet;
 
@@ -226,12 +226,12 @@ fn every_signal_has_its_fixture() {
 }
 
 #[test]
-fn no_provider_needs_json_or_believes_what_a_caller_says() {
+fn no_provider_needs_json_or_trusts_what_a_caller_says() {
     for Fixtures { dialect, .. } in fixtures() {
         let page = class_of(dialect, "an HTML page from a proxy");
         assert_eq!(page.as_deref(), Some("upstream_trouble"), "{dialect}");
         let quoted = class_of(dialect, "the caller's own words, quoted");
-        // The mock quotes in the words of each provider that it stands for.
+        // The mock quotes in the words of each provider that it imitates.
         let expect = (dialect != "mock").then_some("caller_fault");
         assert_eq!(quoted.as_deref(), expect, "{dialect}");
     }

@@ -117,7 +117,7 @@ fn paths_name_the_object_they_are_about() {
 }
 
 #[test]
-fn an_id_is_found_however_its_path_is_spelt() {
+fn an_id_is_found_however_its_path_is_encoded() {
     for path in [
         "/v1/responses/resp%5F1",
         "/v1/responses%2fresp_1",
@@ -150,7 +150,7 @@ fn an_id_is_found_however_its_path_is_spelt() {
     assert_eq!(ids, [(RefKind::Required, "upload_id=a+b".to_owned())]);
 }
 
-/// Addresses of Gemini's files: whichever way Google reads them, the file is seen.
+/// However Google reads the address of a file, the file is seen.
 #[test]
 fn a_gemini_address_is_seen_through_its_encoding() {
     for uri in [
@@ -352,7 +352,7 @@ fn no_field_of_a_form_hides_its_id() {
 }
 
 #[test]
-fn what_people_write_names_nothing() {
+fn ids_in_what_people_write_do_not_count() {
     for (protocol, body) in [
         (
             OpenAi,
@@ -578,7 +578,7 @@ fn bodies_name_objects_in_fields_and_elsewhere() {
 
 #[test]
 fn only_a_text_too_long_for_an_id_is_not_read() {
-    // Written as long as can be: six bytes for each.
+    // The longest way to write it: six bytes for each.
     let escaped = |text: &str| -> String { text.bytes().map(|b| format!("\\u{b:04x}")).collect() };
     let padded = |length: usize| {
         let start = "https://g.example/v1beta/files/f?x=";
@@ -602,7 +602,7 @@ fn only_a_text_too_long_for_an_id_is_not_read() {
     );
 }
 
-/// A long text is neither copied nor unescaped before it is known that it may be an id.
+/// A long text is neither copied nor unescaped unless it can be an id.
 #[test]
 fn a_string_is_found_too_long_before_it_is_decoded() {
     for (length, too_long) in [(600, false), (601, true)] {
@@ -634,7 +634,7 @@ proptest! {
         }
     }
 
-    /// Strings and where they stand, against a parse of the whole.
+    /// Strings and their paths, compared with a full parse.
     #[test]
     fn strings_are_found_as_a_full_parse_finds_them(
         fields in prop::collection::vec(("[a-c\\\\\"]{1,2}", "[ -~é\\\\\"]{0,6}", 0usize..4), 0..6),
