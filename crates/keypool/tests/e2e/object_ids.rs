@@ -153,7 +153,7 @@ async fn objects_outlive_a_renaming_of_their_group() {
     };
     let gw = Gateway::start(&config("a", "b")).await;
     let before = two_files(&gw).await;
-    // The names are swapped, which is the worst that a reload can do to them.
+    // The names are swapped, which is the worst that a reload can do.
     gw.folder().write("keypool.toml", &config("b", "a"));
     let reloaded = gw.admin("POST", "/api/v1/admin/config/reload").await;
     assert_eq!(reloaded.status, 200, "{reloaded:?}");
@@ -232,7 +232,7 @@ fn form(head: &str, content: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_field_dressed_up_as_a_file_hides_no_id() {
+async fn a_field_disguised_as_a_file_hides_no_id() {
     let callers = Callers::start().await;
     let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
     let id = id_of(&file);
@@ -289,7 +289,7 @@ async fn the_content_of_an_uploaded_file_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn a_name_that_one_caller_chose_hinders_no_other_callers_text() {
+async fn a_name_that_one_caller_chose_may_be_in_anothers_text() {
     let callers = Callers::start().await;
     let uploaded = callers
         .send("guesser", "POST", "/upload/v1beta/files", "x")
@@ -325,7 +325,7 @@ async fn a_name_that_one_caller_chose_hinders_no_other_callers_text() {
 #[tokio::test]
 async fn an_answer_that_repeats_a_request_gives_nothing_away() {
     let callers = Callers::start().await;
-    // The account has a file of which this gateway knows nothing; the guesser writes its name into a batch.
+    // The account has a file that this gateway does not know; the guesser writes its name into a batch.
     let claimed = "files/not-mine";
     let batch: Value = json!({
         "name": "batches/mine",
@@ -378,7 +378,7 @@ async fn nobody_comes_to_own_an_unknown_object_by_reading_it() {
         gw: Gateway::start(&config.concat()).await,
         mock,
     };
-    // Made before the gateway started, at the only account: anybody may look, and nobody owns it for that.
+    // Made before the gateway started, at the only account: anybody may read it, and reading makes nobody the owner.
     let batch = Step::Status {
         status: 200,
         headers: vec![],
