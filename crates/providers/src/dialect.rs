@@ -1,24 +1,10 @@
-//! The `Dialect` trait: one provider's wire form, pure and sync. It knows no dialect; the list is in `catalogue`.
+//! The `Dialect` trait: one provider's wire form, pure and sync. Must never know a dialect; the list is in `catalogue`.
 
-use std::time::SystemTime;
-
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
 
+use crate::errors::ErrorResponse;
 use crate::protocol::{ListedModel, Protocol};
-
-/// An upstream answer that is no success, as far as a dialect needs to see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Refusal<'a> {
-    /// HTTP status; for an error inside a 200, the status that it implies.
-    pub status: u16,
-    /// The answer's headers.
-    pub headers: &'a HeaderMap,
-    /// The body, or its first 64 KiB. Anything: JSON, HTML, nothing.
-    pub body: &'a [u8],
-    /// Wall-clock time of the answer, for waits given as dates.
-    pub now: SystemTime,
-}
 
 /// How to ask a provider for its model list: `GET`, relative to the key's base URL (see `upstream_path`).
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +28,13 @@ pub trait Dialect: Sync {
     /// Environment variable of its base URL, such as `OPENAI_BASE_URL`.
     fn env_base_url(&self) -> Option<&'static str>;
 
-    /// The provider's own base URL; `None` where the operator must give one.
+    /// The provider's own base URL; `None` if the operator must give one.
     fn default_base_url(&self) -> Option<&'static str>;
 
-    /// Model patterns of the provider's own families; `["*"]` for providers without, `[]` where calls name no model.
+    /// Model patterns of the provider's own families; `["*"]` for providers without any, `[]` if calls name no model.
     fn default_models(&self) -> &'static [&'static str];
 
-    /// `max_concurrent_per_key` where unset.
+    /// Default of `max_concurrent_per_key`.
     fn default_max_concurrent(&self) -> Option<u32> {
         None
     }
@@ -57,31 +43,31 @@ pub trait Dialect: Sync {
     fn protocols(&self) -> &'static [Protocol];
 
     /// The path sent upstream for a client's `path` (percent-encoding kept, starts with `/`, no query),
-    /// where the key's base URL has the path `base_path` (no slash at its end, may be empty).
+    /// if the key's base URL has the path `base_path` (no slash at its end, may be empty).
     fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String;
 
-    /// The path under which the provider has its OpenAI-compatible endpoints, where that is not its own protocol:
-    /// `{root}/x` is what a client of OpenAI's calls `/v1/x`.
+    /// The root of the provider's OpenAI-compatible endpoints, if OpenAI's is not its own protocol: `{root}/x` is what
+    /// an OpenAI client calls `/v1/x`.
     fn openai_root(&self) -> Option<&'static str> {
         None
     }
 
-    /// The header that carries the key. `None` if the secret cannot stand in a header.
+    /// The header that carries the key. `None` if the secret does not fit into a header.
     fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)>;
 
     /// Request headers (lower case) that choose an account, organisation, project or workspace: never forwarded.
     fn account_headers(&self) -> &'static [&'static str];
 
-    /// Whether a response header (lower case) tells about our account or its limits: never relayed.
+    /// Whether a response header (lower case) reveals our account or its limits: never relayed.
     fn is_private_header(&self, name: &str) -> bool;
 
     /// Response headers that may carry the provider's own request id, in order.
     fn request_id_headers(&self) -> &'static [&'static str];
 
-    /// What a non-2xx answer means. Total: never panics, whatever the bytes.
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault;
+    /// Classifies a response that is not 2xx. Never panics, whatever the bytes.
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault;
 
-    /// How to list the provider's models; `None` where it has no such list.
+    /// How to list the provider's models; `None` if it has no such list.
     fn list_models(&self) -> Option<ListCall>;
 
     /// Reads such a list; `None` if it is not one.

@@ -1,36 +1,21 @@
 //! What each dialect declares: its names, addresses, models and headers.
 
+use std::collections::BTreeSet;
+
 use http::HeaderName;
 use keypool_core::base_url::BaseUrl;
 use keypool_providers::catalogue;
 
 #[test]
-fn the_list_holds_every_provider_once_and_in_order() {
-    let names: Vec<&str> = catalogue::all()
-        .iter()
-        .map(|dialect| dialect.name())
-        .collect();
-    let expect = [
-        "openai",
-        "anthropic",
-        "gemini",
-        "ark",
-        "tavily",
-        "deepseek",
-        "openrouter",
-        "moonshot",
-        "siliconflow",
-        "groq",
-        "mistral",
-        "openai-compatible",
-        "mock",
-    ];
-    assert_eq!(names, expect);
+fn every_provider_has_a_name_of_its_own() {
+    let names = catalogue::all().iter().map(|dialect| dialect.name());
+    let unique: BTreeSet<&str> = names.clone().collect();
+    assert_eq!(unique.len(), names.len());
     assert!(catalogue::find("nobody").is_none());
 }
 
 #[test]
-fn what_each_dialect_declares_can_be_used() {
+fn what_each_dialect_declares_is_valid() {
     for dialect in catalogue::all() {
         let name = dialect.name();
         assert_eq!(catalogue::find(name).unwrap().name(), name);
@@ -56,7 +41,7 @@ fn what_each_dialect_declares_can_be_used() {
 }
 
 #[test]
-fn a_call_is_told_by_the_providers_own_id() {
+fn each_provider_has_a_header_for_its_request_id() {
     for (name, header) in [
         ("openai", "x-request-id"),
         ("anthropic", "request-id"),
@@ -92,7 +77,7 @@ fn models_go_to_the_provider_that_makes_them() {
 }
 
 #[test]
-fn a_model_list_is_asked_for_where_there_is_one() {
+fn models_are_listed_where_the_provider_can() {
     for (name, path, query) in [
         ("openai", "/v1/models", ""),
         ("anthropic", "/v1/models", "limit=1000"),
@@ -115,7 +100,7 @@ fn a_model_list_is_asked_for_where_there_is_one() {
 }
 
 #[test]
-fn accounts_are_not_chosen_by_callers_nor_told_to_them() {
+fn callers_neither_choose_nor_see_accounts() {
     for (name, header) in [
         ("openai", "openai-project"),
         ("groq", "openai-organization"),
@@ -175,7 +160,7 @@ fn accounts_are_not_chosen_by_callers_nor_told_to_them() {
 }
 
 #[test]
-fn no_secret_that_cannot_stand_in_a_header_is_sent() {
+fn a_secret_that_does_not_fit_a_header_is_not_sent() {
     for dialect in catalogue::all() {
         for protocol in dialect.protocols() {
             let (_, value) = dialect.credential(*protocol, "key-1").unwrap();

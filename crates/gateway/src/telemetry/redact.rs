@@ -1,5 +1,7 @@
 //! Text from outside, made safe for a log line.
 
+use keypool_providers::secrets::looks_like_key;
+
 /// Longest redacted text, in characters.
 const MAX_CHARS: usize = 300;
 /// Maximum number of words that are examined; the rest is cut.
@@ -31,20 +33,6 @@ pub(crate) fn redact(text: &str, secret: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MAX_CHARS)
         .collect()
-}
-
-/// Provider keys in the wild: a known prefix, or a long run of letters and digits mixed.
-fn looks_like_key(word: &str) -> bool {
-    const PREFIXES: [&str; 8] = [
-        "sk-", "tvly-", "AIza", "AQ.", "gsk_", "ark-", "Bearer", "xai-",
-    ];
-    let long_mixed = word.len() >= 32
-        && word
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        && word.bytes().any(|b| b.is_ascii_digit())
-        && word.bytes().any(|b| b.is_ascii_alphabetic());
-    long_mixed || (word.len() >= 8 && PREFIXES.iter().any(|prefix| word.starts_with(prefix)))
 }
 
 #[cfg(test)]

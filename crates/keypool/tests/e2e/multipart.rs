@@ -1,4 +1,4 @@
-//! Forms: the pool is chosen by the field `model`, and nothing but its value ever changes.
+//! Forms: the field `model` chooses the pool, and only its value ever changes.
 
 use keypool_testkit::Mock;
 
@@ -9,7 +9,7 @@ use crate::http::Reply;
 const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
 const TYPE: &str = "multipart/form-data; boundary=----keypool9";
 
-/// What stands between boundaries: a head and a value.
+/// A part: a head and a value between boundaries.
 fn part(head: &str, value: &[u8]) -> Vec<u8> {
     let head = format!("------keypool9\r\nContent-Disposition: form-data; {head}\r\n\r\n");
     [head.as_bytes(), value, b"\r\n"].concat()
@@ -23,7 +23,7 @@ fn model(name: &str) -> Vec<u8> {
     part("name=\"model\"", name.as_bytes())
 }
 
-/// Bytes that look like a form where they can.
+/// Bytes that look like a form as much as possible.
 fn file(length: usize) -> Vec<u8> {
     let bytes = b"\r\n\r\n--\0name=\"model\"\r\n----keypool\xff".repeat(length / 32 + 1);
     part(
@@ -109,7 +109,7 @@ async fn the_field_chooses_the_pool_and_only_its_value_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_model_behind_a_large_file_is_found() {
+async fn a_model_after_a_large_file_is_found() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&config(&mock)).await;
     let body = form(&[file(20 << 20), model("gpt-image-1")]);
@@ -129,7 +129,7 @@ async fn a_model_behind_a_large_file_is_found() {
 }
 
 #[tokio::test]
-async fn a_form_without_a_model_goes_to_the_first_pool_where_none_is_needed() {
+async fn a_form_without_an_optional_model_goes_to_the_first_pool() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&config(&mock)).await;
     let reply = send(&gw, "/v1/images/variations", TYPE, &form(&[file(10)])).await;
@@ -154,7 +154,7 @@ async fn a_form_without_a_model_goes_to_the_first_pool_where_none_is_needed() {
 }
 
 #[tokio::test]
-async fn forms_that_name_no_one_model_are_refused_without_using_a_key() {
+async fn forms_without_exactly_one_model_are_refused_without_a_key() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&config(&mock)).await;
     let good = form(&[model("whisper-1")]);

@@ -1,4 +1,4 @@
-//! Objects that the provider keeps: a call that names one reaches the account that made it, for its maker alone.
+//! Objects at the provider: a call that names one reaches the account that made it, and only for the caller that made it.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use crate::http::Reply;
 const RESPONSES: &str = "/v1/responses";
 const STORED: &str = r#"{"model":"gpt-x","input":"hello"}"#;
 
-/// How a kind of object is made and found again.
+/// How an object of one kind is made and found again.
 struct Kind {
     make: &'static str,
     body: &'static str,
-    /// Where the answer has the id.
+    /// Where the response has the id.
     id: &'static str,
     /// `{}` is the id.
     find: &'static str,
@@ -111,7 +111,7 @@ pub(crate) fn id_of(reply: &Reply) -> String {
 }
 
 #[tokio::test]
-async fn every_kind_of_object_is_found_through_the_key_that_made_it() {
+async fn every_kind_of_object_is_found_by_the_key_that_made_it() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
     for kind in &KINDS {
@@ -198,7 +198,7 @@ async fn a_conversation_goes_on_with_the_key_that_holds_it() {
 }
 
 #[tokio::test]
-async fn a_long_answer_is_known_by_its_beginning() {
+async fn the_id_of_a_long_response_is_read_from_its_beginning() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
     let long = "x".repeat(300_000);
@@ -229,7 +229,7 @@ async fn a_long_answer_is_known_by_its_beginning() {
         assert_eq!(made.text(), body, "relayed as it came");
         for _ in 0..3 {
             let found = gw.get(&format!("/v1/responses/resp_long{stream}")).await;
-            // The mock itself does not know it; what counts is who was asked.
+            // The mock does not know it; what counts is which key was used.
             assert_eq!(
                 (found.status, found.key()),
                 (404, made.key()),
@@ -279,7 +279,7 @@ fn account_key(n: usize) -> String {
 }
 
 #[tokio::test]
-async fn keys_of_one_account_stand_in_for_each_other_and_others_do_not() {
+async fn only_keys_of_the_same_account_serve_its_objects() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&with_an_account(&mock)).await;
     let mut made = gw.post(RESPONSES, STORED).await;
@@ -415,7 +415,7 @@ async fn objects_are_found_again_after_a_reload() {
     let path = format!("/v1/responses/{}", id_of(&made));
     let secret = |name: &str| key(name.trim_start_matches("p-").parse().unwrap());
     let maker = secret(made.key());
-    // The pool gets another name, and its keys another order and other names.
+    // The pool gets another name; its keys get another order and other names.
     let more = pool(&mock, 4)
         .replace("pools.p", "pools.q")
         .replace(&maker, "x")
@@ -470,7 +470,7 @@ async fn a_call_that_makes_something_is_not_made_twice() {
         refused(&reply, 502, "upstream_unreachable", path);
         let seen: u64 = mock.seen_all().values().map(|seen| seen.requests).sum();
         assert_eq!((seen, reply.attempts()), (1, "1"), "{method} {path} {body}");
-        // Where a status came back, the provider has not taken it on.
+        // If a status came back, the provider did not accept the call.
         mock.script("*", [Step::refuse(503)]);
         let reply = gw.send(method, path, &[], body.as_bytes()).await;
         assert_eq!(reply.attempts(), "2", "{method} {path} {body}: {reply:?}");
@@ -516,8 +516,8 @@ impl Callers {
     }
 }
 
-/// What one who knows another's ids would try: method, path, body. `RESPONSE`, `FILE` and so on stand for the ids,
-/// `OWN` for a response of the guesser's own.
+/// What a caller who knows another's ids would try: method, path, body. `RESPONSE`, `FILE` and so on are replaced by the
+/// ids, `OWN` by that of a response of the guesser's own.
 const GUESSES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/responses/RESPONSE", ""),
     ("DELETE", "/v1/responses/RESPONSE", ""),
@@ -630,7 +630,7 @@ async fn ids_to_guess(callers: &Callers) -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test]
-async fn a_callers_ids_are_of_no_use_to_another() {
+async fn a_callers_ids_are_useless_to_another() {
     let callers = Callers::start().await;
     let ids = ids_to_guess(&callers).await;
     let filled = |text: &str| {
@@ -649,7 +649,7 @@ async fn a_callers_ids_are_of_no_use_to_another() {
         let (path, body) = (filled(path), filled(body));
         let reply = callers.send("guesser", method, &path, &body).await;
         refused(&reply, 404, "not_found", &format!("{method} {path} {body}"));
-        // Nothing tells that there is one.
+        // Nothing reveals that the object exists.
         assert_eq!(reply.message(), unknown.message(), "{path}");
         assert_eq!(names(&reply), names(&unknown), "{path}");
     }
@@ -673,7 +673,7 @@ async fn a_callers_ids_are_of_no_use_to_another() {
 }
 
 #[tokio::test]
-async fn an_id_in_prose_hinders_nobody() {
+async fn an_id_in_a_prompt_refuses_nobody() {
     let callers = Callers::start().await;
     let made = callers.send("maker", "POST", RESPONSES, STORED).await;
     let body = json!({"model": "m", "messages": [{"role": "user", "content": format!("what is {}?", id_of(&made))}]});
@@ -685,7 +685,7 @@ async fn an_id_in_prose_hinders_nobody() {
 }
 
 #[tokio::test]
-async fn what_a_native_call_names_is_not_hidden_by_how_it_is_written() {
+async fn a_native_body_that_could_hide_ids_is_refused() {
     let callers = Callers::start().await;
     let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
     let body = format!(r#"{{"input_file_id":"{}"}}"#, id_of(&file));
@@ -700,7 +700,7 @@ async fn what_a_native_call_names_is_not_hidden_by_how_it_is_written() {
     for (headers, body) in [
         (vec![json, ("content-encoding", "gzip")], body.as_bytes()),
         (vec![("content-encoding", "deflate")], body.as_bytes()),
-        // All lines are passed on, and the provider may go by any of them.
+        // All lines are passed on, and the provider may use any of them.
         (
             vec![
                 json,

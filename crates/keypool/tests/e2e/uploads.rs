@@ -1,4 +1,5 @@
-//! Gemini's uploads in several steps: each step goes through the gateway, to the account that began, for whoever began.
+//! Gemini's uploads in several steps: each step goes through the gateway to the account where the upload began, and
+//! only for the caller that began it.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +26,7 @@ pub(crate) async fn start(gw: &Gateway, path: &str, headers: &[(&str, &str)]) ->
     begun
 }
 
-/// Where the next step goes: the host, and path and query.
+/// The address of the next step: the host, and the path with the query.
 pub(crate) fn next_of(begun: &Reply) -> (String, String) {
     let next = begun.header("x-goog-upload-url").expect("an address");
     let bare = next
@@ -57,7 +58,7 @@ pub(crate) async fn step(
 }
 
 #[tokio::test]
-async fn an_upload_in_steps_goes_through_the_gateway_and_stays_with_its_account() {
+async fn an_upload_in_steps_stays_with_its_account() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
     let mut makers = BTreeSet::new();
@@ -115,7 +116,7 @@ async fn an_upload_in_steps_goes_through_the_gateway_and_stays_with_its_account(
 }
 
 #[tokio::test]
-async fn the_next_address_is_the_one_that_the_client_uses() {
+async fn the_next_address_has_the_host_that_the_client_called() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let forwarded = [
@@ -143,7 +144,7 @@ async fn the_next_address_is_the_one_that_the_client_uses() {
     for (addresses, expect) in [
         (&[theirs][..], &[&*here][..]),
         (&[theirs, theirs], &[&here, &here]),
-        // What names no upload leads past the gateway.
+        // An address that names no upload would lead past the gateway.
         (&["https://g.example/elsewhere?key=theirs"], &[]),
         (&["no address"], &[]),
         (&["no address", theirs], &[&here]),
@@ -195,7 +196,7 @@ async fn an_upload_to_a_file_search_store_goes_where_the_store_is() {
     assert_eq!(begun.key(), made.key());
     let (_, next) = next_of(&begun);
     assert!(next.starts_with(&format!("{path}?upload_id=")), "{next}");
-    // The session alone would lead there too.
+    // The session alone leads there too.
     let bare = next.replace(path, "/p/upload/v1beta/elsewhere");
     for (next, offset) in [(&next, "0"), (&bare, "10"), (&next, "20")] {
         let reply = step(&gw, next, "upload", offset, &[]).await;
@@ -264,7 +265,7 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
 }
 
 #[tokio::test]
-async fn the_address_of_an_upload_opens_that_upload_and_nothing_else() {
+async fn the_address_of_an_upload_permits_that_upload_only() {
     let callers = Callers::start().await;
     let gw = &callers.gw;
     let maker = bearer("maker");
@@ -320,7 +321,7 @@ async fn the_address_of_an_upload_opens_that_upload_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_piece_of_a_file_may_say_what_it_likes() {
+async fn a_piece_of_a_file_may_contain_any_id() {
     let callers = Callers::start().await;
     let theirs = callers
         .send("guesser", "POST", "/p/v1beta/cachedContents", "{}")
@@ -341,7 +342,7 @@ async fn a_piece_of_a_file_may_say_what_it_likes() {
 }
 
 #[tokio::test]
-async fn an_address_opens_nothing_for_a_caller_that_may_not() {
+async fn an_address_permits_nothing_its_caller_may_not_do() {
     let callers = Callers::start().await;
     let begun = begun_by_maker(&callers.gw).await;
     let (_, next) = next_of(&begun);

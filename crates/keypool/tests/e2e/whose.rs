@@ -1,4 +1,4 @@
-//! Names that clients choose: who made the object that has the name now, and where.
+//! Names that clients choose: which caller owns the object of that name now, and at which account.
 
 use keypool_testkit::{Mock, Step};
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::uploads::{next_of, start, step};
 
 const UPLOAD: &str = "/upload/v1beta/files";
 
-/// The answer of a provider that has made the file.
+/// The response of a provider that has made the file.
 fn made(name: &str, status: &str) -> Step {
     Step::Status {
         status: 200,
@@ -32,7 +32,7 @@ async fn one_account() -> Callers {
     Callers { mock, gw }
 }
 
-/// Of these two, who may ask for the file: the mock does not know it, so what counts is that it was asked.
+/// The callers that may use the file. The mock does not know it, so what counts is whether it was asked.
 async fn who_has(callers: &Callers, name: &str) -> Vec<&'static str> {
     let mut who = Vec::new();
     for caller in ["maker", "guesser"] {
@@ -48,9 +48,9 @@ async fn who_has(callers: &Callers, name: &str) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_chosen_name_belongs_to_who_made_it_last() {
+async fn a_chosen_name_belongs_to_the_caller_that_used_it_last() {
     let callers = one_account().await;
-    // Files end by themselves, and nobody tells the gateway.
+    // Files expire, and the gateway is not notified.
     for caller in ["maker", "guesser", "maker"] {
         callers.mock.script("*", [made("files/report", "final")]);
         let reply = callers.send(caller, "POST", UPLOAD, "bytes").await;
@@ -61,7 +61,7 @@ async fn a_chosen_name_belongs_to_who_made_it_last() {
 }
 
 #[tokio::test]
-async fn an_answer_that_may_be_an_earlier_one_again_takes_nothing_from_anybody() {
+async fn a_response_that_may_be_a_replay_changes_no_owner() {
     let callers = one_account().await;
     callers.mock.script("*", [made("files/report", "final")]);
     callers.send("maker", "POST", UPLOAD, "bytes").await;
@@ -101,7 +101,7 @@ async fn the_end_of_an_upload_makes_its_file_once() {
 
     callers.mock.script("*", [report()]);
     callers.send("maker", "POST", UPLOAD, "bytes").await;
-    // An upload that is over is told of again, and makes nothing, even where its end was not heard of.
+    // A finished upload may be reported again. That makes nothing, even if its end was never seen.
     for (next, commands) in [(&whole, finish), (&whole, "query"), (&cut, finish)] {
         send(next, commands, report(), 200).await;
         assert_eq!(
@@ -140,7 +140,7 @@ async fn two_accounts() -> (Mock, Gateway) {
 }
 
 #[tokio::test]
-async fn a_name_that_its_maker_has_at_two_accounts_is_found_at_each() {
+async fn a_name_at_two_accounts_is_found_at_each() {
     let (_mock, gw) = two_accounts().await;
     let asked = |reply: &Reply, key: &str, what: &str| {
         assert_eq!(
@@ -152,7 +152,7 @@ async fn a_name_that_its_maker_has_at_two_accounts_is_found_at_each() {
     for (path, key) in [
         ("/a/v1beta/files/report", "a-1"),
         ("/b/v1beta/files/report", "b-1"),
-        // Where both may be asked it is the newest.
+        // If both accounts can serve it, the newest does.
         ("/v1beta/files/report", "b-1"),
         ("/v1beta/files/a", "a-1"),
     ] {

@@ -1,39 +1,50 @@
-//! Strings of a JSON text that may be cut off, found without a tree and without recursion.
+//! Finds the strings of a JSON text, which may be cut off, without building a tree and without recursion.
 //!
-//! Total: text that is no JSON yields something or nothing, and never a panic. Must never know what an id is.
+//! It never panics: text that is not JSON yields some strings or none. Must never know what an id is.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memchr2;
 
-/// The path to a string is known down to this depth.
+/// Maximum depth to which the path to a string is tracked.
 const MAX_DEPTH: usize = 16;
-/// Stands for any element of an array in a path.
+/// In a path: any element of an array.
 pub(super) const ANY: &str = "[]";
 
-/// What leads one level down.
+/// One level of a path.
 #[derive(Clone, Debug, Default)]
 enum Step {
-    /// An object whose key has not come.
+    /// An object whose key has not been read yet.
     #[default]
     Unknown,
-    /// A key: where it stands in the text, quotes included.
+    /// A key: its byte range in the text, quotes included.
     Key(Range<usize>),
     /// An element of an array.
     Element,
 }
 
-/// Where a string stands.
+/// The innermost field that a string belongs to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NearestField<'t> {
+    /// The string is in no object.
+    None,
+    /// Its name.
+    Named(Cow<'t, str>),
+    /// Only the provider can read its name, which has no quotes, or the string is nested too deep.
+    Unreadable,
+}
+
+/// The path to a string.
 #[derive(Debug)]
-pub(super) struct Place<'t> {
+pub(super) struct JsonPath<'t> {
     text: &'t [u8],
     depth: usize,
     steps: [Step; MAX_DEPTH],
 }
 
-impl Place<'_> {
-    /// Whether it stands just there: `["response", "id"]`, `["files", ANY]`.
+impl JsonPath<'_> {
+    /// Whether this is exactly the path: `["response", "id"]`, `["files", ANY]`.
     pub(super) fn is(&self, path: &[&str]) -> bool {
         self.depth == path.len()
             && path
@@ -42,32 +53,22 @@ impl Place<'_> {
                 .all(|(level, name)| self.leads(level, name))
     }
 
-    /// Whether it stands in or below this top-level field.
+    /// Whether the path begins at this top-level field.
     pub(super) fn is_below(&self, field: &str) -> bool {
         self.depth > 0 && self.leads(0, field)
     }
 
-    /// Whether it stands below these keys, one right below the other, wherever they stand.
-    pub(super) fn is_inside(&self, fields: &[&str]) -> bool {
-        let above = self.steps.len().min(self.depth);
-        (0..above).any(|first| {
-            let mut levels = (first..above).zip(fields);
-            above - first >= fields.len() && levels.all(|(level, name)| self.leads(level, name))
-        })
-    }
-
-    /// The key of which it is the value; `None` in an array, and where it stands too deep.
-    pub(super) fn own_key(&self) -> Option<Cow<'_, str>> {
-        self.key(self.depth.checked_sub(1)?)
-    }
-
-    /// The key of which it, or the innermost arrays that it stands in, is the value; `None` where it stands too deep.
-    pub(super) fn nearest_key(&self) -> Option<Cow<'_, str>> {
-        let inner = self.steps.get(..self.depth)?;
-        let level = inner
-            .iter()
-            .rposition(|step| !matches!(step, Step::Element))?;
-        self.key(level)
+    /// The field whose value it is, or which holds the arrays around it.
+    pub(super) fn field(&self) -> NearestField<'_> {
+        let Some(steps) = self.steps.get(..self.depth) else {
+            return NearestField::Unreadable;
+        };
+        let is_array = |step: &&Step| matches!(step, Step::Element);
+        match steps.iter().rfind(|step| !is_array(step)) {
+            None => NearestField::None,
+            Some(Step::Key(raw)) => NearestField::Named(unescaped(self.text, raw.clone())),
+            Some(_) => NearestField::Unreadable,
+        }
     }
 
     fn leads(&self, level: usize, name: &str) -> bool {
@@ -84,7 +85,7 @@ impl Place<'_> {
         }
     }
 
-    /// What comes next may have a key that only the provider can read, such as one without quotes.
+    /// The next value may have a key that only the provider can read, such as one without quotes.
     fn forget_key(&mut self) {
         let level = self.depth.checked_sub(1);
         let step = level.and_then(|level| self.steps.get_mut(level));
@@ -100,30 +101,30 @@ impl Place<'_> {
     }
 }
 
-/// A string as it stands in the text. Most are never read: what people write is long, and names nothing.
+/// A string as written in the text. Most are never decoded: prose is long, and names no object.
 #[derive(Debug)]
 pub(super) struct Raw<'t> {
     text: &'t [u8],
-    /// Quotes included.
+    /// Byte range, quotes included.
     at: Range<usize>,
 }
 
 impl<'t> Raw<'t> {
-    /// Whether it can be no text of at most this many bytes, however it is escaped.
+    /// Whether the decoded string has more than this many bytes, however it is escaped.
     pub(super) fn is_longer_than(&self, bytes: usize) -> bool {
         // `\u0061` is the longest way to write a byte.
         self.at.len() - 2 > 6 * bytes
     }
 
-    /// The string without its quotes and escapes; empty where it has broken ones.
+    /// The string without quotes and escapes; empty if an escape is broken.
     pub(super) fn read(&self) -> Cow<'t, str> {
         unescaped(self.text, self.at.clone())
     }
 }
 
-/// Calls `take` with every string that is no key, and where it stands.
-pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &Raw<'_>)) {
-    let mut place = Place {
+/// Calls `take` with every string that is not a key, and with the path to it.
+pub(super) fn strings(text: &[u8], mut take: impl FnMut(&JsonPath<'_>, &Raw<'_>)) {
+    let mut path = JsonPath {
         text,
         depth: 0,
         steps: Default::default(),
@@ -138,9 +139,9 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &Raw<'_>)) {
                 let raw = at..end;
                 at = end;
                 if text[at..].trim_ascii_start().starts_with(b":") {
-                    place.set(place.depth.checked_sub(1), Step::Key(raw));
+                    path.set(path.depth.checked_sub(1), Step::Key(raw));
                 } else {
-                    take(&place, &Raw { text, at: raw });
+                    take(&path, &Raw { text, at: raw });
                 }
                 continue;
             }
@@ -150,23 +151,23 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&Place<'_>, &Raw<'_>)) {
                 } else {
                     Step::Element
                 };
-                place.set(Some(place.depth), step);
-                place.depth += 1;
+                path.set(Some(path.depth), step);
+                path.depth += 1;
             }
-            b'}' | b']' => place.depth = place.depth.saturating_sub(1),
-            b',' => place.forget_key(),
+            b'}' | b']' => path.depth = path.depth.saturating_sub(1),
+            b',' => path.forget_key(),
             _ => {}
         }
         at += 1;
     }
 }
 
-/// Calls `take` with the strings at these places; of a place without an array with the first one only.
-pub(super) fn strings_at(text: &[u8], places: &[&[&str]], mut take: impl FnMut(&str)) {
-    let mut found = vec![false; places.len()];
+/// Calls `take` with the strings at these paths. If a path leads through no array, only the first string there counts.
+pub(super) fn strings_at(text: &[u8], paths: &[&[&str]], mut take: impl FnMut(&str)) {
+    let mut found = vec![false; paths.len()];
     strings(text, |here, value| {
-        for (place, found) in places.iter().zip(&mut found) {
-            if here.is(place) && (!*found || place.contains(&ANY)) {
+        for (path, found) in paths.iter().zip(&mut found) {
+            if here.is(path) && (!*found || path.contains(&ANY)) {
                 *found = true;
                 take(&value.read());
             }
@@ -186,7 +187,7 @@ fn string_end(text: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// The string without its quotes and escapes; empty where it has broken ones.
+/// The string without quotes and escapes; empty if an escape is broken.
 fn unescaped(text: &[u8], raw: Range<usize>) -> Cow<'_, str> {
     let inner = &text[raw.start + 1..raw.end - 1];
     if inner.contains(&b'\\') {

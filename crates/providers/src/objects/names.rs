@@ -1,4 +1,4 @@
-//! How ids are spelt, and whether a text may be one.
+//! The canonical spelling of ids, and which ids a value holds.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,13 @@ use percent_encoding::percent_decode_str;
 use super::table::table;
 use crate::protocol::Protocol;
 
-/// The longest id.
+/// Maximum length of an id, in bytes.
 pub(super) const MAX_ID: usize = 256;
-/// A longer text is no id and no address of an object.
+/// Maximum length of a value that may hold an id or the address of an object, in bytes.
 pub(super) const MAX_TEXT: usize = 8 * 1024;
-/// An address may be encoded once for each other address that it stands in.
+/// Maximum number of times an address is percent-decoded: once for each address that contains it.
 const MAX_DECODED: usize = 3;
-/// What ends a part of an address.
+/// Characters that end a part of an address.
 const ENDS: [char; 7] = ['/', '\\', '?', '#', '&', '=', ';'];
 
 /// Whether a text has the length and the characters of an id.
@@ -21,9 +21,10 @@ pub(super) fn fits(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// An id in its one spelling. Gemini's stand as `files/abc` in bodies, and inside longer names; `collection` is that of
-/// one that stands alone.
-pub(super) fn spelt(protocol: Protocol, collection: &[&str], text: &str) -> Option<String> {
+/// The id in its one canonical spelling; `None` if the text holds no id.
+///
+/// A Gemini id includes its collection (`files/abc`). `collection` completes an id that is written without one.
+pub(super) fn canonical_id(protocol: Protocol, collection: &[&str], text: &str) -> Option<String> {
     if protocol != Protocol::Gemini {
         return fits(text).then(|| text.to_owned());
     }
@@ -38,25 +39,22 @@ pub(super) fn spelt(protocol: Protocol, collection: &[&str], text: &str) -> Opti
     name(collection.first()?, id)
 }
 
-/// Calls `take` with every id that a text of unknown meaning may be, or may hold as an address.
-pub(super) fn possible(protocol: Protocol, text: &str, take: &mut impl FnMut(&str)) {
-    match protocol {
-        _ if text.len() > MAX_TEXT => {}
-        Protocol::Gemini => names_in(text, take),
-        _ if fits(text) && text.len() > 3 && text.contains(['-', '_']) => take(text),
-        _ => {}
+/// Calls `take` with every id that a value may hold: the value itself, or the names inside an address.
+pub(super) fn candidate_ids(protocol: Protocol, text: &str, take: &mut impl FnMut(&str)) {
+    if text.len() > MAX_TEXT {
+        return;
+    }
+    if protocol == Protocol::Gemini {
+        return names_in(text, take);
+    }
+    let id = text.strip_prefix("ms://").unwrap_or(text);
+    if fits(id) {
+        take(id);
     }
 }
 
-/// Whether a text begins as one of Gemini's names does, encoded or not, or is an address.
-pub(super) fn is_name_or_address(text: &str) -> bool {
-    let first = text.split(ENDS).next().unwrap_or_default();
-    let first = first.split('%').next().unwrap_or_default();
-    // The tasks of a model stand below it.
-    first == "models" || table(Protocol::Gemini).has(first) || text.contains("://")
-}
-
-/// Gemini's names in a text, such as `files/abc` in `https://…/v1beta/files/abc?alt=media`, however encoded.
+/// Calls `take` with Gemini's names in a text, such as `files/abc` in `https://…/v1beta/files/abc?alt=media`, however
+/// it is encoded.
 fn names_in(text: &str, take: &mut impl FnMut(&str)) {
     let mut text = Cow::Borrowed(text);
     for _ in 0..=MAX_DECODED {
@@ -82,7 +80,7 @@ fn name(collection: &str, id: &str) -> Option<String> {
     (!id.is_empty() && fits(&name)).then_some(name)
 }
 
-/// The path's segments, decoded once; encoded slashes and backslashes end a segment too.
+/// The path's segments, percent-decoded once. Encoded slashes and backslashes end a segment too.
 pub(super) fn segments(path: &str) -> Vec<String> {
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     let segments = decoded.split(['/', '\\']);

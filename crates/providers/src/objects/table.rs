@@ -1,28 +1,30 @@
-//! Where each protocol keeps objects, and where its answers say what was made. Data, and how to look it up.
+//! Where each protocol keeps objects, and where its responses say what was created. Data, and how to look it up.
 
 use super::json::ANY;
 use crate::protocol::Protocol;
 
-/// The path of a field in an answer.
+/// The path of a field in a response.
 pub(super) type Field = &'static [&'static str];
 
 /// A kind of object.
 pub(super) struct Collection {
     /// The segments of the path before an id.
     pub(super) at: &'static [&'static str],
-    /// Where the answer to a call that makes one has its id.
+    /// Where the response to the creating call has the id.
     pub(super) made: &'static [Field],
-    /// Where one that is read with `GET` names further ones that the provider made for it.
+    /// Where the response to `GET` lists further objects that the provider created for this one.
     pub(super) shows: &'static [Field],
 }
 
 /// A protocol's table.
 pub(super) struct Table {
     pub(super) collections: &'static [Collection],
-    /// What may follow a collection and is no id: these calls make something too.
+    /// Words that may follow a collection and are not ids. These calls create objects too.
     pub(super) verbs: &'static [&'static str],
-    /// Top-level fields of a request that name an object.
-    pub(super) fields: &'static [&'static str],
+    /// Top-level fields of a request that name the object it is about. Deeper in a body they hold ids too.
+    pub(super) required_fields: &'static [&'static str],
+    /// Fields at any depth that hold ids, besides those whose name says so.
+    pub(super) id_fields: &'static [&'static str],
 }
 
 const ID: &[Field] = &[&["id"]];
@@ -44,11 +46,11 @@ impl Collection {
 
 const OPENAI: Table = Table {
     collections: &[
-        // The first is that of a stream's events.
+        // The first is for the events of a stream.
         Collection::new(&["responses"], &[&["response", "id"], &["id"]]),
         Collection::new(&["files"], ID),
         Collection::new(&["batches"], ID).shows(&[&["output_file_id"], &["error_file_id"]]),
-        // The second is Mistral's, in its answers and its streams' events.
+        // The second is for Mistral's responses and events.
         Collection::new(&["conversations"], &[&["id"], &["conversation_id"]]),
         Collection::new(&["uploads"], ID),
         Collection::new(&["vector_stores"], ID),
@@ -74,7 +76,7 @@ const OPENAI: Table = Table {
         "extensions",
         "characters",
     ],
-    fields: &[
+    required_fields: &[
         "previous_response_id",
         "conversation",
         "input_file_id",
@@ -82,6 +84,14 @@ const OPENAI: Table = Table {
         "requestId",
         "training_file",
         "validation_file",
+    ],
+    id_fields: &[
+        "container",
+        // Moonshot's address of a file: `ms://{id}`.
+        "url",
+        // Mistral's lists of files.
+        "input_files",
+        "validation_files",
     ],
 };
 
@@ -92,14 +102,15 @@ const ANTHROPIC: Table = Table {
         Collection::new(&["skills"], ID),
     ],
     verbs: &[],
-    fields: &[],
+    required_fields: &[],
+    id_fields: &[],
 };
 
 const GEMINI: Table = Table {
     collections: &[
         Collection::new(&["files"], &[&["file", "name"]]),
         Collection::new(&["cachedContents"], NAME),
-        // Its request, which the answer repeats, stands in `metadata.inputConfig`.
+        // The response repeats the request in `metadata.inputConfig`, which is not read.
         Collection::new(&["batches"], NAME).shows(&[
             &["response", "responsesFile"],
             &["metadata", "output", "responsesFile"],
@@ -118,18 +129,29 @@ const GEMINI: Table = Table {
         Collection::new(&["fileSearchStores"], NAME),
     ],
     verbs: &[],
-    fields: &[
+    required_fields: &[
         "cachedContent",
         "cached_content",
         "previousInteractionId",
         "previous_interaction_id",
+    ],
+    id_fields: &[
+        "fileName",
+        "file_name",
+        "fileSearchStoreNames",
+        "file_search_store_names",
+        // Tuned models.
+        "model",
+        "tunedModel",
+        "tuned_model",
     ],
 };
 
 const TAVILY: Table = Table {
     collections: &[Collection::new(&["research"], &[&["request_id"]])],
     verbs: &[],
-    fields: &[],
+    required_fields: &[],
+    id_fields: &[],
 };
 
 pub(super) fn table(protocol: Protocol) -> &'static Table {

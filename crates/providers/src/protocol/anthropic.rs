@@ -34,7 +34,7 @@ pub(super) fn error(error: &OwnError<'_>) -> Value {
         500.. => "api_error",
         _ => "invalid_request_error",
     };
-    // SDKs read the code from `details`; people and other programs look for it beside the message.
+    // SDKs read the code from `details`; people and other programs look for it next to the message.
     let details = json!({"error_code": error.code});
     json!({"type": "error", "error": {"type": kind, "message": error.message, "code": error.code, "details": details}})
 }
@@ -49,7 +49,7 @@ pub(super) fn model_list(models: &[ListedModel]) -> Value {
 }
 
 pub(super) fn model_object(model: &ListedModel) -> Value {
-    // Anthropic too gives the epoch where it knows no date.
+    // Anthropic gives the epoch too if it knows no date.
     let created = Timestamp::from_second(model.created).unwrap_or(Timestamp::UNIX_EPOCH);
     json!({
         "type": "model",

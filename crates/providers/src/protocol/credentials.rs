@@ -1,4 +1,4 @@
-//! Where a caller puts its credential: the places of every protocol, since SDKs and versions differ.
+//! Where callers put their credential: the places of every protocol, since SDKs and versions differ.
 //!
 //! Must never know which credentials are good, and must never log one.
 
@@ -14,7 +14,7 @@ static KEY_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("api-key"),
 ];
 
-/// Every credential presented, none of them empty: bearer tokens, key headers, then `key` parameters, decoded.
+/// Every credential that is presented and not empty: bearer tokens, key headers, then `key` parameters, decoded.
 pub fn presented<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Vec<Cow<'a, str>> {
     let bearers = values(headers, &AUTHORIZATION).filter_map(bearer_token);
     let named = KEY_HEADERS.iter().flat_map(|name| values(headers, name));
@@ -22,7 +22,7 @@ pub fn presented<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Vec<Cow<
         .into_iter()
         .flat_map(parameters)
         .filter(|(name, _)| is_key(name));
-    // A plus stays one: keys have no blanks, and whoever wrote the URL by hand did not encode it.
+    // A plus stays a plus: keys have no blanks, and people who write a URL by hand do not encode it.
     let decoded = keys.filter_map(|(_, value)| percent_decode_str(value).decode_utf8().ok());
     bearers
         .chain(named)

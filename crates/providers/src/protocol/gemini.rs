@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Methods that cost money at worst; any other may create a task or an object.
-const REPEATABLE: [&str; 6] = [
+const REPEATABLE: &[&str] = &[
     "generateContent",
     "streamGenerateContent",
     "countTokens",
@@ -22,11 +22,11 @@ const REPEATABLE: [&str; 6] = [
     "predict",
 ];
 
-/// The longest id of an upload in steps.
+/// Maximum length of an upload's id, in bytes.
 const MAX_UPLOAD_ID: usize = 1024;
 
-/// A POST to `…/models/{model}:{method}`, or one of the paths of files. Other methods of the former are left to the
-/// model lists, whose paths these are too.
+/// Finds a POST to `…/models/{model}:{method}`, or a path of files. Other methods of the former belong to the model
+/// lists.
 pub(super) fn lookup(
     method: &Method,
     path: &str,
@@ -54,7 +54,7 @@ pub(super) fn lookup(
     }))
 }
 
-/// What Google's SDK calls to upload a file and to use it, without a pool's name. `/v1/files` is OpenAI's too.
+/// The paths without a pool's name that Google's SDK calls to upload and use a file. `/v1/files` is OpenAI's too.
 fn of_files(
     method: &Method,
     path: &str,
@@ -83,7 +83,7 @@ fn of_files(
     })
 }
 
-/// The first `upload_id=…` of a query, decoded: what the later steps of an upload (`x-goog-upload-url`) go by.
+/// The first `upload_id=…` of a query, decoded. It identifies the upload in the later steps (`x-goog-upload-url`).
 pub fn upload_id(query: &str) -> Option<String> {
     let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
     let value = query.split('&').find_map(|pair| {
@@ -95,7 +95,7 @@ pub fn upload_id(query: &str) -> Option<String> {
         .then(|| format!("upload_id={value}"))
 }
 
-/// The model's range in `…/models/{model}:{method}`, and the method. Names with colons of their own end at the last.
+/// The model's range in `…/models/{model}:{method}`, and the method. The last colon separates them.
 pub(super) fn split_call(path: &str) -> Option<(Range<usize>, &str)> {
     let rest = under_models(path)?;
     let (model, call) = rest.rsplit_once(':')?;
@@ -146,7 +146,7 @@ pub(super) fn model_object(model: &ListedModel) -> Value {
     })
 }
 
-/// What a model can be asked, told from its name: lists do not carry it from elsewhere, and clients filter by it.
+/// The methods of a model, derived from its name: other providers' lists do not have them, and clients filter by them.
 fn methods_of(id: &str) -> &'static [&'static str] {
     if id.contains("embed") {
         &["embedContent", "batchEmbedContents", "countTokens"]

@@ -1,17 +1,15 @@
-//! Client protocols: which endpoint a request calls, and how answers of our own look in that protocol.
+//! Client protocols: which endpoint a request calls, and what our own responses look like in that protocol.
 //!
 //! Must never know a provider's hosts, the pool or what a key is worth.
 
 mod anthropic;
 mod credentials;
 mod gemini;
-mod inband;
 mod models;
 mod openai;
 mod path;
 mod tavily;
 pub mod upload;
-mod words;
 
 use std::ops::Range;
 
@@ -20,9 +18,9 @@ use http::{HeaderMap, Method};
 
 pub use self::credentials::{presented, without_key};
 pub use self::gemini::upload_id;
-pub use self::inband::{error_in_body, error_in_event};
 pub use self::path::is_safe_path;
-pub use crate::sse::event_data;
+pub use crate::errors::{error_in_body, error_in_event};
+pub use crate::read::sse::event_data;
 
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +35,7 @@ pub enum Protocol {
     Tavily,
 }
 
-/// Where an endpoint's model name stands.
+/// Where an endpoint has its model name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelIn {
     /// Top-level `model` of the JSON body; required.
@@ -54,7 +52,7 @@ pub enum ModelIn {
     Nowhere,
 }
 
-/// What may be done with a call whose fate is unknown (sent, no status came back).
+/// Whether a call may be repeated that was sent and got no status back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// Repeating costs money at worst.
@@ -65,26 +63,26 @@ pub enum Repeat {
     NeverIfStored,
 }
 
-/// One known endpoint of CONTRACT §3.
+/// A known endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The protocol it belongs to.
     pub protocol: Protocol,
-    /// Where its model name stands.
+    /// Where its model name is.
     pub model: ModelIn,
     /// The body must be JSON.
     pub json: bool,
     /// Whether a call may be repeated.
     pub repeat: Repeat,
-    /// A POST that generates: an error inside a 200 is classed by its content.
+    /// A POST that generates: an error inside a 200 is classified by its content.
     pub generates: bool,
-    /// The path alone makes it a stream (Gemini `:streamGenerateContent`); else the body's `stream` decides.
+    /// The path makes it a stream (Gemini `:streamGenerateContent`); otherwise the body's `stream` decides.
     pub stream_by_path: bool,
     /// A model list or one model of it: answered by the gateway itself.
     pub models: Option<ModelsCall>,
-    /// The path names an object made by an earlier call, which says where it goes.
+    /// The path names an object of an earlier call, which decides the account.
     pub by_object: bool,
-    /// One of the provider's own paths, served without a pool's name too: for callers that may use those.
+    /// One of the provider's own paths that needs no pool's name, for callers that may use such paths.
     pub native: bool,
 }
 
@@ -97,14 +95,14 @@ pub enum ModelsCall {
     One(Range<usize>),
 }
 
-/// What a method and path call.
+/// What a method and a path call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// A known endpoint.
     Endpoint(Endpoint),
-    /// A known path, another method; the methods it takes, for `Allow`.
+    /// A known path with another method; the methods it takes, for `Allow`.
     MethodNotAllowed(Protocol, &'static str),
-    /// No endpoint; the protocol in which to say so.
+    /// Not an endpoint; the protocol of the error response.
     Unknown(Protocol),
 }
 
@@ -115,9 +113,9 @@ pub struct ListedModel {
     pub id: String,
     /// Who offers it: the provider's name.
     pub owned_by: String,
-    /// Unix seconds; 0 where unknown.
+    /// Unix seconds; 0 if unknown.
     pub created: i64,
-    /// A name for people, where the provider gives one.
+    /// A name for people, if the provider gives one.
     pub display_name: Option<String>,
 }
 
@@ -142,7 +140,7 @@ pub fn lookup(method: &Method, path: &str, headers: &HeaderMap, query: Option<&s
         .unwrap_or_else(|| Lookup::Unknown(guess(path, headers, query)))
 }
 
-/// The protocol that a caller's headers and query give away, where the path alone does not tell.
+/// The protocol that a caller's headers and query indicate, for paths that several protocols share.
 pub fn protocol_of_headers(headers: &HeaderMap, query: Option<&str>) -> Protocol {
     if headers.contains_key("x-goog-api-key") || query.is_some_and(credentials::has_key) {
         Protocol::Gemini
@@ -169,14 +167,14 @@ pub fn error_body(protocol: Protocol, error: &OwnError<'_>) -> Bytes {
     Bytes::from(body.to_string())
 }
 
-/// The event that ends a broken stream so that the protocol's SDKs raise; empty where the protocol has none.
-/// It must begin a line: a stream that broke inside an event needs that event ended first.
+/// The event that ends a broken stream and makes the protocol's SDKs raise; empty if the protocol has none.
+/// It must begin a line: if the stream broke inside an event, end that event first.
 pub fn stream_error(protocol: Protocol, error: &OwnError<'_>) -> Bytes {
     let name = match protocol {
-        // OpenAI's SDKs raise at a nested error object, for Responses too: they hand on a flat `error` event as data.
-        // Google's break at any `event` line.
+        // OpenAI's SDKs raise on a nested error object, for Responses too; a flat `error` event is data to them.
+        // Google's SDKs break on any `event` line.
         Protocol::OpenAi | Protocol::Gemini => "",
-        // Anthropic's drop events without a name.
+        // Anthropic's SDKs drop events without a name.
         Protocol::Anthropic => "event: error\n",
         Protocol::Tavily => return Bytes::new(),
     };
@@ -194,7 +192,7 @@ pub fn model_list(protocol: Protocol, models: &[ListedModel]) -> Bytes {
     Bytes::from(body.to_string())
 }
 
-/// One model, as the answer to a question about it.
+/// One model, as the response to a request for it.
 pub fn model_object(protocol: Protocol, model: &ListedModel) -> Bytes {
     let body = match protocol {
         Protocol::OpenAi | Protocol::Tavily => openai::model_object(model),
@@ -254,7 +252,7 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint if the request came with its method, else which one it takes.
+    /// The endpoint if the request has its method, otherwise the method that it takes.
     fn only_for(self, takes: &'static str, method: &Method) -> Lookup {
         if method.as_str() == takes {
             Lookup::Endpoint(self)

@@ -27,7 +27,7 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
             json: false,
             ..post(ModelIn::Form)
         },
-        // There is one model for them, and its name may be left out.
+        // They have one model, and its name may be left out.
         "/v1/images/variations" => Endpoint {
             json: false,
             ..post(ModelIn::OptionalForm)

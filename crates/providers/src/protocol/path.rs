@@ -1,10 +1,10 @@
-//! Whether a path may be joined to a base URL: no way out of it, however it is spelt.
+//! Whether a path may be joined to a base URL: it must not lead out of it, however it is encoded.
 //!
 //! Must never know endpoints or pools.
 
 use percent_encoding::percent_decode_str;
 
-/// Whether, decoded once, no segment of `path` is `.` or `..`. Encoded slashes and backslashes end a segment too.
+/// Whether no segment of `path`, decoded once, is `.` or `..`. Encoded slashes and backslashes end a segment too.
 /// Broken percent-encoding and control characters are never safe.
 pub fn is_safe_path(path: &str) -> bool {
     if !is_well_encoded(path.as_bytes())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Endpoint, Lookup, ModelIn, OwnError, Protocol, Repeat};
 
 pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
-    // Research names a model, but of Tavily's own sizes: it never chooses a pool.
+    // Research names a model, but only one of Tavily's sizes: it never chooses a pool.
     let post = |repeat| Endpoint {
         repeat,
         generates: false,
@@ -33,7 +33,7 @@ pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
     Some(found)
 }
 
-/// Tavily's SDKs show a message from `detail.error` alone.
+/// Tavily's SDKs show only the message in `detail.error`.
 pub(super) fn error(error: &OwnError<'_>) -> Value {
     json!({"detail": {"error": error.message, "code": error.code}})
 }

@@ -421,7 +421,7 @@ fn known_paths_with_another_method() {
 }
 
 #[test]
-fn what_is_no_endpoint_is_unknown() {
+fn other_paths_are_unknown() {
     for path in [
         "",
         "/",
@@ -462,6 +462,10 @@ fn what_is_no_endpoint_is_unknown() {
     );
     assert_eq!(
         call("GET", "/nope", &[], Some("key=x")),
+        Lookup::Unknown(Gemini)
+    );
+    assert_eq!(
+        call("GET", "/v1beta/models/veo/operations/o", &[], None),
         Lookup::Unknown(Gemini)
     );
     for path in [
@@ -591,7 +595,7 @@ fn a_broken_stream_ends_with_one_event() {
 }
 
 #[test]
-fn own_errors_are_known_again_as_errors() {
+fn own_errors_are_recognised_as_errors() {
     for status in [400, 401, 403, 404, 429, 503, 504] {
         let error = OwnError {
             status,

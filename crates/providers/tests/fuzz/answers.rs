@@ -1,19 +1,19 @@
-//! Providers' answers: every dialect's verdict, waits in every form, errors inside a 200.
+//! Providers' responses: every dialect's verdict, waits in every form, errors inside a 200.
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue};
 use keypool_core::fault::Class;
 use keypool_providers::catalogue;
-use keypool_providers::dialect::Refusal;
+use keypool_providers::errors::ErrorResponse;
+use keypool_providers::errors::retry_after::{parse_wait, retry_after};
 use keypool_providers::protocol::{error_in_body, error_in_event, event_data};
-use keypool_providers::wait::{parse_wait, retry_after};
 use serde_json::Value;
 
 use crate::fuzz;
 use crate::source::{ANSWERS, Source, WORDS};
 
-/// No wait is longer.
+/// Maximum wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
 /// A time, also beyond the years that a calendar knows, on both sides.
@@ -28,12 +28,12 @@ fn time(source: &mut Source<'_>) -> SystemTime {
 }
 
 #[test]
-fn every_answer_has_a_class_and_no_wait_is_without_end() {
+fn every_response_has_a_class_and_a_bounded_wait() {
     fuzz!(|source: &mut Source<'_>| {
         let known = source.one_of(&ANSWERS);
         let all = catalogue::all();
         let (name, status) = match source.byte() % 4 {
-            // As the fixture has it, else another status, another dialect, or both.
+            // As in the fixture, or with another status, another dialect, or both.
             0 | 1 => (known.dialect, known.status),
             2 => (known.dialect, source.number() as u16),
             _ => (
@@ -52,13 +52,13 @@ fn every_answer_has_a_class_and_no_wait_is_without_end() {
             _ => source.damaged(known.body.clone()),
         };
         let dialect = catalogue::find(name).unwrap();
-        let refusal = Refusal {
+        let response = ErrorResponse {
             status,
             headers: &headers,
             body: &body,
             now,
         };
-        let fault = dialect.classify(&refusal);
+        let fault = dialect.classify(&response);
         assert_eq!(
             fault.class == Class::Success,
             status < 400,
@@ -263,7 +263,7 @@ const WAITS: &[&str] = &[
 ];
 
 #[test]
-fn the_words_that_dialects_look_for_are_no_endless_waits() {
+fn no_text_that_dialects_look_for_is_an_endless_wait() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_348_800);
     for word in WORDS {
         assert!(

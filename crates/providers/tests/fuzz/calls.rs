@@ -1,4 +1,4 @@
-//! Requests: paths, methods, queries and headers as anybody may send them.
+//! Requests: paths, methods, queries and headers that anybody may send.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
@@ -76,7 +76,7 @@ const CREDENTIALS: &[&str] = &[
     "Bearer ", "bearer\t", "Basic ", "sk-abc", " ", "\t", "é", "BEARER  ", "Bearer",
 ];
 
-const METHODS: [&str; 7] = ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "get"];
+const METHODS: &[&str] = &["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "get"];
 
 fn path(source: &mut Source<'_>) -> String {
     let path = source.text(PATHS);
@@ -89,7 +89,7 @@ fn path(source: &mut Source<'_>) -> String {
 #[test]
 fn an_endpoint_names_its_model_within_the_path() {
     fuzz!(|source: &mut Source<'_>| {
-        let method: Method = source.one_of(&METHODS).parse().unwrap();
+        let method: Method = source.one_of(METHODS).parse().unwrap();
         let headers = source.headers();
         let query = source.flip().then(|| source.text(QUERIES));
         let path = path(source);
@@ -114,7 +114,7 @@ fn an_endpoint_names_its_model_within_the_path() {
             }
             Lookup::MethodNotAllowed(protocol, takes) => {
                 let wants = takes.split(", ").any(|takes| takes == method.as_str());
-                // The methods of all protocols at one path are told, and one of them alone may know it.
+                // The methods of all protocols at one path are listed, and only one of them may know it.
                 assert!(
                     !takes.is_empty() && (!wants || takes.contains(", ")),
                     "{protocol:?} {path}"

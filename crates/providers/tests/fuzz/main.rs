@@ -1,6 +1,6 @@
-//! Fuzz targets: whatever a client or a provider sends, what reads it neither panics nor tells anything but the truth.
+//! Fuzz targets: whatever a client or a provider sends, it is read without a panic and correctly.
 //!
-//! Each target is a test, which runs on inputs made at random, and a fuzzer guided by coverage: `make fuzz TARGET=…`.
+//! Each target is a test on random inputs, and a fuzzer guided by coverage: `make fuzz TARGET=…`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,10 +10,10 @@ mod json;
 mod source;
 mod streams;
 
-/// How many inputs each target is tried with as a test.
+/// Number of inputs for each target as a test.
 #[cfg(not(fuzzing))]
 const RUNS: usize = 100_000;
-/// The longest input of a test, in bytes.
+/// Maximum length of an input, in bytes.
 #[cfg(not(fuzzing))]
 const LONGEST: usize = 400;
 

@@ -1,6 +1,6 @@
-//! Makes what is tested out of an input's bytes: choices, and bodies that look like those of clients and providers.
+//! Derives test data from an input's bytes: choices, and bodies that look like those of clients and providers.
 //!
-//! The same bytes always make the same thing, and a small change of them a small change of it: the fuzzer relies on it.
+//! The same bytes always give the same data, and a small change of the bytes a small change of the data: fuzzers need it.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use keypool_providers::catalogue;
 use serde_json::Value;
 
-/// An input that is read from its beginning. Behind its end all bytes are 0.
+/// An input that is read from its beginning. After its end all bytes are 0.
 pub(crate) struct Source<'a> {
     left: &'a [u8],
 }
@@ -236,8 +236,7 @@ pub(crate) static ANSWERS: LazyLock<Vec<Answer>> = LazyLock::new(|| {
 
 fn answers_of(dialect: &'static str) -> Vec<Answer> {
     let path = format!("{}/fixtures/{dialect}.json", env!("CARGO_MANIFEST_DIR"));
-    let fixtures: Vec<Value> =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let headers = |fixture: &Value| {
         let pairs = fixture["headers"].as_object().unwrap().iter();
         pairs
@@ -258,7 +257,12 @@ fn answers_of(dialect: &'static str) -> Vec<Answer> {
             json => json.to_string().into_bytes(),
         },
     };
-    fixtures.iter().map(answer).collect()
+    file["fixtures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(answer)
+        .collect()
 }
 
 /// Pieces that break JSON, or mend it.

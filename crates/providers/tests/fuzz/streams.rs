@@ -1,11 +1,11 @@
-//! Event streams beside a slow and plain reading of their lines, however the stream is cut.
+//! Event streams compared with a slow and plain reading of their lines, however the stream is cut.
 
 use keypool_providers::sse::{EventScanner, Opening, OpeningScanner, event_data, opening};
 
 use crate::fuzz;
 use crate::source::Source;
 
-const PIECES: [&str; 14] = [
+const PIECES: &[&str] = &[
     "\n",
     "\r",
     "\r\n",
@@ -25,7 +25,7 @@ const PIECES: [&str; 14] = [
 fn stream(source: &mut Source<'_>) -> Vec<u8> {
     match source.byte() % 4 {
         0 => source.take(200).to_vec(),
-        _ => source.text(&PIECES).into_bytes(),
+        _ => source.text(PIECES).into_bytes(),
     }
 }
 
@@ -112,7 +112,7 @@ fn every_way_to_cut_a_stream_in_three_gives_the_same_events() {
     }
 }
 
-/// Feeds `buf` in pieces that end at `cuts`, and holds every answer against the plain reading of all bytes so far.
+/// Feeds `buf` in pieces that end at `cuts`, and compares each result with the plain reading of all bytes so far.
 fn check_scanner(buf: &[u8], cuts: &[usize]) {
     let (mut scanner, mut from) = (EventScanner::default(), 0);
     let cuts = cuts.iter().map(|cut| (*cut).min(buf.len()));

@@ -1,12 +1,10 @@
-//! The table of signals that all providers together give, each with a fixture that shows it.
+//! The table of error signals of all providers, each with a fixture that shows it.
 //!
-//! What has no answer to show (a connection that fails or is reset before the first byte) is not a dialect's.
+//! Failures without a response (a connection that fails or is reset before the first byte) are not a dialect's matter.
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
-use super::FIXTURES;
+use super::{Fixtures, fixtures};
 
 /// Signal, dialect, fixture.
 type Signal = (&'static str, &'static str, &'static str);
@@ -228,12 +226,12 @@ fn every_signal_has_its_fixture() {
 }
 
 #[test]
-fn no_provider_needs_json_or_believes_what_a_caller_says() {
-    for (dialect, ..) in FIXTURES {
+fn no_provider_needs_json_or_trusts_what_a_caller_says() {
+    for Fixtures { dialect, .. } in fixtures() {
         let page = class_of(dialect, "an HTML page from a proxy");
         assert_eq!(page.as_deref(), Some("upstream_trouble"), "{dialect}");
         let quoted = class_of(dialect, "the caller's own words, quoted");
-        // The mock quotes in the words of each provider that it stands for.
+        // The mock quotes in the words of each provider that it imitates.
         let expect = (dialect != "mock").then_some("caller_fault");
         assert_eq!(quoted.as_deref(), expect, "{dialect}");
     }
@@ -241,7 +239,7 @@ fn no_provider_needs_json_or_believes_what_a_caller_says() {
 
 #[test]
 fn each_class_is_shown_for_each_provider_that_knows_it() {
-    const ALL: [&str; 6] = [
+    const ALL: &[&str] = &[
         "caller_fault",
         "rate_limited",
         "exhausted",
@@ -249,23 +247,18 @@ fn each_class_is_shown_for_each_provider_that_knows_it() {
         "forbidden",
         "upstream_trouble",
     ];
-    for (dialect, text, _) in FIXTURES {
-        let fixtures: Vec<Value> = serde_json::from_str(text).unwrap();
-        let shown: BTreeSet<&str> = fixtures
-            .iter()
-            .filter_map(|fixture| fixture["class"].as_str())
-            .collect();
-        for class in ALL {
-            // Neither has a refusal of this kind.
-            let unknown = matches!((dialect, class), ("deepseek" | "tavily", "forbidden"));
-            assert_eq!(shown.contains(class), !unknown, "{dialect}: {class}");
+    for file in fixtures() {
+        let shown = file.all.iter().filter_map(|found| found["class"].as_str());
+        let shown: BTreeSet<&str> = shown.collect();
+        for &class in ALL {
+            let never = file.never.iter().any(|never| never == class);
+            assert_eq!(shown.contains(class), !never, "{}: {class}", file.dialect);
         }
     }
 }
 
-fn class_of(dialect: &str, fixture: &str) -> Option<String> {
-    let (_, text, _) = FIXTURES.iter().find(|(known, ..)| *known == dialect)?;
-    let fixtures: Vec<Value> = serde_json::from_str(text).expect("a list of fixtures");
-    let found = fixtures.iter().find(|found| found["name"] == fixture)?;
+fn class_of(dialect: &'static str, fixture: &str) -> Option<String> {
+    let all = Fixtures::read(dialect).all;
+    let found = all.iter().find(|found| found["name"] == fixture)?;
     found["class"].as_str().map(str::to_owned)
 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
-use keypool_providers::dialect::Refusal;
+use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol;
 use keypool_providers::sse::{Opening, OpeningScanner, event_data};
 use tokio::time::timeout_at;
@@ -319,13 +319,13 @@ impl ResponseReader<'_> {
     /// `status`: the response's own, or the one that an error inside a 200 implies.
     fn classify(&self, mut response: UpstreamResponse, status: u16, body: &[u8]) -> Sent {
         let body = &body[..body.len().min(INSPECTED)];
-        let refusal = Refusal {
+        let error = ErrorResponse {
             status,
             headers: &response.parts.headers,
             body,
             now: self.gw.clock.wall(),
         };
-        let fault = self.target.entry.dialect.classify(&refusal);
+        let fault = self.target.entry.dialect.classify(&error);
         if !fault.class.is_failure() {
             response.class = Class::CallerFault;
             return Sent::Response(response);

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use keypool_core::pool::Member;
 use keypool_providers::form;
-use keypool_providers::objects::{self, Tells};
+use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -47,7 +47,7 @@ pub(crate) struct Call<'a> {
     /// An error inside a 200 is classified by its content.
     pub(crate) generates: bool,
     /// What the call does to objects that the provider keeps; `None` if nothing.
-    pub(crate) object_effect: Option<Tells>,
+    pub(crate) object_effect: Option<ObjectEffect>,
     /// What else the body says.
     pub(crate) peeked: peek::Peek,
     model: Option<NamedModel>,
@@ -186,11 +186,11 @@ fn object_effect(
     endpoint: &MatchedEndpoint<'_>,
     method: &Method,
     store: Option<bool>,
-) -> Option<Tells> {
+) -> Option<ObjectEffect> {
     let known = endpoint.endpoint.as_ref();
     let may_affect = known.is_none_or(|known| known.repeat != Repeat::Safe) || store == Some(true);
     may_affect
-        .then(|| objects::tells(endpoint.protocol, method, &endpoint.path, store))
+        .then(|| objects::object_effect(endpoint.protocol, method, &endpoint.path, store))
         .flatten()
 }
 

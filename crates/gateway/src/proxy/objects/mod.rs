@@ -7,7 +7,7 @@ mod refs;
 
 use http::HeaderName;
 use keypool_core::pool::{GroupId, Lease, ObjectOrigin};
-use keypool_providers::objects::{self, Tells};
+use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::protocol::upload;
 
 use super::attempt::UpstreamResponse;
@@ -94,7 +94,7 @@ impl<'a> ObjectTracking<'a> {
         };
         self.creates_only_new = is_first
             && self.call.protocol().clients_name_objects()
-            && self.call.object_effect == Some(Tells::Made)
+            && self.call.object_effect == Some(ObjectEffect::Creates)
             && !self.call.headers.contains_key(IDEMPOTENCY_KEY);
     }
 
@@ -119,13 +119,13 @@ impl<'a> ObjectTracking<'a> {
         }
         let known = &self.gw.objects;
         match effect {
-            Tells::Gone(id) => return known.forget(id, &origin, &owner),
+            ObjectEffect::Deletes(id) => return known.forget(id, &origin, &owner),
             // An object without a known owner does not become the caller's by being read.
-            Tells::Yields(id) if !matches!(known.find(id, &owner), Found::Own(_)) => return,
-            Tells::Yields(_) | Tells::Made | Tells::Upload => {}
+            ObjectEffect::Lists(id) if !matches!(known.find(id, &owner), Found::Own(_)) => return,
+            ObjectEffect::Lists(_) | ObjectEffect::Creates | ObjectEffect::BeginsUpload => {}
         }
         let (protocol, path) = (self.call.protocol(), self.call.path());
-        for id in objects::told(protocol, effect, path, &response.read_bytes()) {
+        for id in objects::created_ids(protocol, effect, path, &response.read_bytes()) {
             if self.creates_only_new {
                 known.record_new(&id, &origin, &owner);
             } else {

@@ -1,7 +1,7 @@
 //! The objects that a call names: whose they are, and which account holds all of them.
 
 use keypool_core::pool::{GroupId, ObjectOrigin};
-use keypool_providers::objects::{self, Mention};
+use keypool_providers::objects::{self, RefKind};
 
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
@@ -20,7 +20,7 @@ pub(super) struct ObjectRefs {
 
 /// An object of the caller's, and the accounts that hold one of that name.
 pub(super) struct OwnObject {
-    kind: Mention,
+    kind: RefKind,
     pub(super) id: String,
     /// The newest first.
     pub(super) origins: Vec<ObjectOrigin>,
@@ -37,10 +37,9 @@ impl ObjectRefs {
         let mut is_foreign = false;
         let owner = caller.owner();
         let mut add = |kind, id: &str| match gw.objects.find(id, &owner) {
-            _ if kind == Mention::Perhaps => {}
             Found::Own(origins) => refs.add_own(kind, id, origins),
             Found::Foreign => is_foreign = true,
-            Found::Unknown => refs.has_unknown |= kind == Mention::Needed,
+            Found::Unknown => refs.has_unknown |= kind == RefKind::Required,
         };
         let endpoint = &call.endpoint;
         if endpoint.is_native() || endpoint.is_by_object() {
@@ -60,7 +59,7 @@ impl ObjectRefs {
         Ok(refs)
     }
 
-    fn add_own(&mut self, kind: Mention, id: &str, origins: Vec<ObjectOrigin>) {
+    fn add_own(&mut self, kind: RefKind, id: &str, origins: Vec<ObjectOrigin>) {
         let known = self.own.iter_mut().find(|own| own.is_at(&origins));
         match known {
             Some(own) if own.kind >= kind => {}

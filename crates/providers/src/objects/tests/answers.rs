@@ -1,104 +1,114 @@
-//! Which calls make, read and end objects, and what their answers tell.
+//! Which calls create, list and delete objects, and which ids their answers give.
 
 use super::*;
 
-fn said(protocol: Protocol, method: &str, path: &str, store: Option<bool>) -> Option<Tells> {
-    tells(protocol, &method.parse().unwrap(), path, store)
+fn effect(
+    protocol: Protocol,
+    method: &str,
+    path: &str,
+    store: Option<bool>,
+) -> Option<ObjectEffect> {
+    object_effect(protocol, &method.parse().unwrap(), path, store)
 }
 
-/// What the answer to a call tells.
-enum Say {
-    Made,
-    Upload,
-    Yields(&'static str),
-    Gone(&'static str),
+/// An [`ObjectEffect`] in a table.
+enum Expected {
+    Creates,
+    BeginsUpload,
+    Lists(&'static str),
+    Deletes(&'static str),
     Nothing,
 }
-use Say::{Gone, Made, Nothing, Upload, Yields};
+use Expected::{BeginsUpload, Creates, Deletes, Lists, Nothing};
 
-const CALLS: &[(Protocol, &str, &str, Say)] = &[
-    (OpenAi, "POST", "/v1/files", Made),
-    (OpenAi, "POST", "/files", Made),
-    (OpenAi, "POST", "/v1/batches", Made),
-    (OpenAi, "POST", "/v1/videos", Made),
-    (OpenAi, "POST", "/v1/videos/video_1/remix", Made),
-    (OpenAi, "POST", "/v1/videos/edits", Made),
-    (OpenAi, "POST", "/v1/uploads/upload_1/complete", Made),
-    (OpenAi, "POST", "/v1/conversations", Made),
-    (OpenAi, "POST", "/v1/conversations/conv_1/restart", Made),
+const CALLS: &[(Protocol, &str, &str, Expected)] = &[
+    (OpenAi, "POST", "/v1/files", Creates),
+    (OpenAi, "POST", "/files", Creates),
+    (OpenAi, "POST", "/v1/batches", Creates),
+    (OpenAi, "POST", "/v1/videos", Creates),
+    (OpenAi, "POST", "/v1/videos/video_1/remix", Creates),
+    (OpenAi, "POST", "/v1/videos/edits", Creates),
+    (OpenAi, "POST", "/v1/uploads/upload_1/complete", Creates),
+    (OpenAi, "POST", "/v1/conversations", Creates),
+    (OpenAi, "POST", "/v1/conversations/conv_1/restart", Creates),
     (OpenAi, "POST", "/v1/conversations/conv_1", Nothing),
-    (OpenAi, "POST", "/api/v3/contents/generations/tasks", Made),
-    (OpenAi, "POST", "/context/create", Made),
+    (
+        OpenAi,
+        "POST",
+        "/api/v3/contents/generations/tasks",
+        Creates,
+    ),
+    (OpenAi, "POST", "/context/create", Creates),
     (OpenAi, "POST", "/api/v3/context/chat/completions", Nothing),
-    (OpenAi, "POST", "/v1/video/submit", Made),
+    (OpenAi, "POST", "/v1/video/submit", Creates),
     (OpenAi, "POST", "/v1/video/status", Nothing),
-    (OpenAi, "POST", "/v1/batch/jobs", Made),
+    (OpenAi, "POST", "/v1/batch/jobs", Creates),
     (OpenAi, "POST", "/v1/vector_stores/vs_1/files", Nothing),
     (OpenAi, "POST", "/v1/batches/batch_1/cancel", Nothing),
     (OpenAi, "POST", "/v1/chat/completions", Nothing),
     (OpenAi, "POST", "/v1/embeddings", Nothing),
-    (OpenAi, "GET", "/v1/batches/batch_1", Yields("batch_1")),
+    (OpenAi, "GET", "/v1/batches/batch_1", Lists("batch_1")),
     (
         OpenAi,
         "GET",
         "/v1/fine_tuning/jobs/ftjob-1",
-        Yields("ftjob-1"),
+        Lists("ftjob-1"),
     ),
     (OpenAi, "GET", "/v1/files/file-1", Nothing),
     (OpenAi, "GET", "/v1/files", Nothing),
-    (OpenAi, "DELETE", "/v1/files/file-1", Gone("file-1")),
-    (OpenAi, "DELETE", "/v1/responses/resp_1", Gone("resp_1")),
+    (OpenAi, "DELETE", "/v1/files/file-1", Deletes("file-1")),
+    (OpenAi, "DELETE", "/v1/responses/resp_1", Deletes("resp_1")),
     (
         OpenAi,
         "DELETE",
         "/v1/vector_stores/vs_1/files/file-1",
         Nothing,
     ),
-    (Anthropic, "POST", "/v1/messages/batches", Made),
-    (Anthropic, "POST", "/v1/skills", Made),
+    (Anthropic, "POST", "/v1/messages/batches", Creates),
+    (Anthropic, "POST", "/v1/skills", Creates),
     (Anthropic, "POST", "/v1/messages", Nothing),
-    (Gemini, "POST", "/v1beta/cachedContents", Made),
-    (Gemini, "POST", "/upload/v1beta/files", Made),
+    (Gemini, "POST", "/v1beta/cachedContents", Creates),
+    (Gemini, "POST", "/upload/v1beta/files", Creates),
     (
         Gemini,
         "POST",
         "/v1beta/models/veo:predictLongRunning",
-        Made,
+        Creates,
     ),
     (Gemini, "POST", "/v1beta/models/g:generateContent", Nothing),
     (
         Gemini,
         "GET",
         "/v1beta/models/veo/operations/o",
-        Yields("operations/o"),
+        Lists("operations/o"),
     ),
-    (Gemini, "PUT", "/upload/v1beta/files", Made),
+    (Gemini, "PUT", "/upload/v1beta/files", Creates),
     (Gemini, "GET", "/upload/v1beta/files", Nothing),
     (
         Gemini,
         "POST",
         "/upload/v1beta/fileSearchStores/s:uploadToFileSearchStore",
-        Upload,
+        BeginsUpload,
     ),
     (Gemini, "PUT", "/v1beta/files", Nothing),
-    (Gemini, "DELETE", "/v1beta/files/abc", Gone("files/abc")),
-    (Tavily, "POST", "/research", Made),
+    (Gemini, "DELETE", "/v1beta/files/abc", Deletes("files/abc")),
+    (Tavily, "POST", "/research", Creates),
     (Tavily, "GET", "/research/r-1", Nothing),
     (Tavily, "POST", "/search", Nothing),
 ];
 
 #[test]
-fn calls_that_make_read_or_end_objects_are_known() {
+fn the_effect_of_each_call_on_objects_is_known() {
     for (protocol, method, path, expect) in CALLS {
         let expect = match expect {
-            Made => Some(Tells::Made),
-            Upload => Some(Tells::Upload),
-            Yields(id) => Some(Tells::Yields((*id).to_owned())),
-            Gone(id) => Some(Tells::Gone((*id).to_owned())),
+            Creates => Some(ObjectEffect::Creates),
+            BeginsUpload => Some(ObjectEffect::BeginsUpload),
+            Lists(id) => Some(ObjectEffect::Lists((*id).to_owned())),
+            Deletes(id) => Some(ObjectEffect::Deletes((*id).to_owned())),
             Nothing => None,
         };
         assert_eq!(
-            said(*protocol, method, path, None),
+            effect(*protocol, method, path, None),
             expect,
             "{method} {path}"
         );
@@ -111,7 +121,7 @@ fn calls_that_make_read_or_end_objects_are_known() {
         ("/v1/chat/completions", Some(false), false),
     ] {
         assert_eq!(
-            said(OpenAi, "POST", path, store).is_some(),
+            effect(OpenAi, "POST", path, store).is_some(),
             expect,
             "{path} {store:?}"
         );
@@ -122,185 +132,197 @@ const BATCH: &str = r#"{"id":"batch_1","input_file_id":"file-1","output_file_id"
     "metadata":{"output_file_id":"file-4"},"errors":["file-5"]}"#;
 const VIDEO: &str = r#"{"name":"models/veo/operations/o","response":{"generateVideoResponse":{"generatedSamples":[
     {"video":{"uri":"https://g.example/v1beta/files/f:download?alt=media"}},{"video":{"uri":"files/g"}}]}}}"#;
-/// A batch whose request, repeated in the answer, names files of whoever; and whose results quote some.
+/// A batch whose request, repeated in the answer, names anybody's files; and whose results quote some.
 const INLINE_BATCH: &str = r#"{"name":"batches/b","metadata":{"name":"batches/other","displayName":"files/x1","inputConfig":
     {"fileName":"files/x2","requests":{"requests":[{"request":{"contents":[{"parts":[{"fileData":{"fileUri":"files/x3"}},
     {"text":"files/x4"}]}],"response":{"responsesFile":"files/x5"}}}]}},"output":{"responsesFile":"files/made"}},
     "response":{"inlinedResponses":{"inlinedResponses":[{"response":{"responsesFile":"files/x6"}}]}}}"#;
-/// What tells, with `YIELDS` for any object that was read.
-const YIELDS: Tells = Tells::Yields(String::new());
-const ANSWERS: &[(Protocol, &str, Tells, &str, &[&str])] = &[
+/// The effect of reading any object.
+const LISTS: ObjectEffect = ObjectEffect::Lists(String::new());
+const ANSWERS: &[(Protocol, &str, ObjectEffect, &str, &[&str])] = &[
     (
         OpenAi,
         "/v1/files",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"object":"file","id":"file-1"}"#,
         &["file-1"],
     ),
     (
         OpenAi,
         "/v1/responses",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"error":null,"id":"resp_1","output":[{"id":"msg_1"}]}"#,
         &["resp_1"],
     ),
     (
         OpenAi,
         "/v1/responses",
-        Tells::Made,
+        ObjectEffect::Creates,
         "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"instructions\":\"cut o",
         &["resp_1"],
     ),
     (
         OpenAi,
         "/v1/uploads/u/complete",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"id":"upload_1","file":{"id":"file-9"}}"#,
         &["file-9"],
     ),
     (
         OpenAi,
         "/v1/conversations",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"object":"conversation","id":"conv_1","metadata":{"conversation_id":"conv_2"}}"#,
         &["conv_1"],
     ),
     (
         OpenAi,
         "/v1/conversations",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"object":"conversation.response","outputs":[{"id":"msg_1","conversation_id":"conv_2"}],"conversation_id":"conv_1"}"#,
         &["conv_1"],
     ),
     (
         OpenAi,
         "/v1/conversations/conv_1/restart",
-        Tells::Made,
+        ObjectEffect::Creates,
         "event: conversation.response.started\ndata: {\"type\":\"conversation.response.started\",\"conversation_id\":\"conv_3\"}\n\n",
         &["conv_3"],
     ),
     (
         OpenAi,
         "/v1/batches/batch_1",
-        YIELDS,
+        LISTS,
         BATCH,
         &["file-2", "file-3"],
     ),
     (
         OpenAi,
         "/v1/video/submit",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"requestId":"r1"}"#,
         &["r1"],
     ),
     (
         OpenAi,
         "/v1/batch/jobs/b-1",
-        YIELDS,
+        LISTS,
         r#"{"id":"b-1","input_files":["f-1"],"output_file":"file-2"}"#,
         &["file-2"],
     ),
     (
         Anthropic,
         "/v1/files",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"id":"file_1","type":"file"}"#,
         &["file_1"],
     ),
     (
         Gemini,
         "/v1beta/cachedContents",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"name":"cachedContents/c"}"#,
         &["cachedContents/c"],
     ),
     (
         Gemini,
         "/upload/v1beta/files",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"file":{"name":"files/f"}}"#,
         &["files/f"],
     ),
     (
         Gemini,
         "/v1beta/models/veo:predictLongRunning",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"name":"models/veo/operations/o"}"#,
         &["operations/o"],
     ),
     (
         Gemini,
         "/v1beta/interactions",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"id":"v1_x"}"#,
         &["interactions/v1_x"],
     ),
     (
         Gemini,
         "/v1beta/operations/o",
-        YIELDS,
+        LISTS,
         VIDEO,
         &["files/f", "files/g"],
     ),
     (
         Gemini,
         "/v1beta/batches/b",
-        YIELDS,
+        LISTS,
         INLINE_BATCH,
         &["files/made"],
     ),
     (
         Gemini,
         "/v1beta/models/g:batchGenerateContent",
-        Tells::Made,
+        ObjectEffect::Creates,
         INLINE_BATCH,
         &["batches/b"],
     ),
     (
         OpenAi,
         "/v1/fine_tuning/jobs/ftjob-1",
-        YIELDS,
+        LISTS,
         r#"{"id":"ftjob-1","training_file":"file-1","result_files":["file-2","file-3"]}"#,
         &["file-2", "file-3"],
     ),
     (
         OpenAi,
         "/v1/conversations",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"response":{"id":"resp_1"},"file":{"id":"file-1"},"requestId":"r1","id":"conv_1"}"#,
         &["conv_1"],
     ),
     (
         Gemini,
         "/upload/v1beta/files",
-        Tells::Upload,
+        ObjectEffect::BeginsUpload,
         r#"{"name":"files/x","file":{"name":"files/x"}}"#,
         &[],
     ),
     (
         Tavily,
         "/research",
-        Tells::Made,
+        ObjectEffect::Creates,
         r#"{"request_id":"r-1"}"#,
         &["r-1"],
     ),
-    (OpenAi, "/v1/files", Tells::Made, r#"{"id":7}"#, &[]),
-    (OpenAi, "/v1/files", Tells::Made, "<html>", &[]),
     (
         OpenAi,
         "/v1/files",
-        Tells::Made,
+        ObjectEffect::Creates,
+        r#"{"id":7}"#,
+        &[],
+    ),
+    (OpenAi, "/v1/files", ObjectEffect::Creates, "<html>", &[]),
+    (
+        OpenAi,
+        "/v1/files",
+        ObjectEffect::Creates,
         r#"{"id":"two words"}"#,
         &[],
     ),
-    (OpenAi, "/v1/files", Tells::Made, r#"{"object":"fi"#, &[]),
+    (
+        OpenAi,
+        "/v1/files",
+        ObjectEffect::Creates,
+        r#"{"object":"fi"#,
+        &[],
+    ),
 ];
 
 #[test]
-fn answers_give_the_ids_of_what_was_made() {
-    for (protocol, path, tells, answer, ids) in ANSWERS {
+fn answers_give_the_ids_of_created_objects() {
+    for (protocol, path, effect, answer, ids) in ANSWERS {
         assert_eq!(
-            told(*protocol, tells, path, answer.as_bytes()),
+            created_ids(*protocol, effect, path, answer.as_bytes()),
             *ids,
             "{answer}"
         );
@@ -308,7 +330,7 @@ fn answers_give_the_ids_of_what_was_made() {
 }
 
 #[test]
-fn an_upload_in_steps_is_known_by_its_next_address() {
+fn an_upload_in_steps_is_identified_by_its_next_address() {
     let mut headers = HeaderMap::new();
     assert_eq!(upload_session(&headers), None);
     let next = "https://g.example/upload/v1beta/files?upload_id=AB%2DC&upload_protocol=resumable";
@@ -318,7 +340,7 @@ fn an_upload_in_steps_is_known_by_its_next_address() {
 }
 
 #[test]
-fn what_runs_on_or_adds_to_a_conversation_makes_something() {
+fn background_and_conversation_calls_create_something_unstored() {
     for (body, expect) in [
         (r#"{"store":false}"#, false),
         (r#"{"store":false,"background":true}"#, true),

@@ -1,8 +1,8 @@
-//! The words in which providers name their errors, and the HTTP status that each stands for.
+//! The names that providers give their errors, and the HTTP status of each.
 //!
-//! Must never know where a word stood, nor what its status means to a key.
+//! Must never know where a name was found, or what its status means for a key.
 
-/// How a word is compared, in lower case and without what is neither letter nor digit.
+/// How a name is compared, in lower case and reduced to letters and digits.
 #[derive(Clone, Copy)]
 enum Like {
     Is(&'static str),
@@ -12,7 +12,7 @@ enum Like {
 
 use Like::{Begins, Has, Is};
 
-/// Codes, types and gRPC names of all providers; the first that fits counts.
+/// Codes, types and gRPC names of all providers. The first match counts.
 const WORDS: &[(Like, u16)] = &[
     // Content filters first: their codes also say `invalid` or `error`.
     (Has("sensitivecontent"), 400),
@@ -27,7 +27,7 @@ const WORDS: &[(Like, u16)] = &[
     (Is("unauthenticated"), 401),
     (Is("unauthorized"), 401),
     (Is("invalidaccountstatus"), 401),
-    // Balance, where it has a status of its own.
+    // Balance, if it has a status of its own.
     (Begins("billingerror"), 402),
     (Begins("paymentrequired"), 402),
     (Begins("insufficientbalance"), 402),
@@ -51,7 +51,7 @@ const WORDS: &[(Like, u16)] = &[
     (Is("resourceexhausted"), 429),
     (Begins("toomanyrequests"), 429),
     (Begins("inflight"), 429),
-    // Too much at once: each provider has a status of its own for it.
+    // Overload: each provider has its own status for it.
     (Is("overloadederror"), 529),
     (Begins("serveroverloaded"), 429),
     (Begins("engineoverloaded"), 429),
@@ -60,7 +60,7 @@ const WORDS: &[(Like, u16)] = &[
     (Has("overloaded"), 503),
     (Is("providerunavailable"), 502),
     (Has("unavailable"), 503),
-    // What is not there.
+    // Missing things.
     (Has("notfound"), 404),
     (Begins("modelnotopen"), 404),
     (Begins("invalidendpointormodel"), 404),
@@ -84,8 +84,8 @@ const WORDS: &[(Like, u16)] = &[
     (Is("unimplemented"), 501),
 ];
 
-/// Sentences that are a whole error, without what is neither letter nor digit. In any other sentence a word proves
-/// nothing: it may be the caller's own, quoted.
+/// Sentences that are a whole error, reduced to letters and digits. In any other sentence a word proves nothing: it may
+/// quote the caller.
 const SENTENCES: &[(&str, u16)] = &[
     ("badrequest", 400),
     ("unauthorized", 401),
@@ -105,10 +105,10 @@ const SENTENCES: &[(&str, u16)] = &[
     ("gatewaytimeout", 504),
 ];
 
-/// Longer texts are no names.
+/// Maximum length of a name.
 const LONGEST_WORD: usize = 96;
 
-/// The status that a code, type or status name stands for; a number in words counts too.
+/// The status of a code, type or status name. A number given as text counts too.
 pub(super) fn status_of_word(word: &str) -> Option<u16> {
     if word.len() > LONGEST_WORD {
         return None;

@@ -1,15 +1,14 @@
 //! Volcengine Ark (Doubao) and BytePlus ModelArk: OpenAI-like calls, with error codes of their own.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::{Answer, class_of_status};
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::OPENAI_COMPATIBLE;
+use super::openai::OPENAI_COMPATIBLE;
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status};
 
-/// What codes mean, by their beginning: suffixes vary. The first that fits decides.
+/// Meaning of codes by prefix, since suffixes vary. The first match decides.
 const CODES: &[(&str, Class)] = &[
     ("MissingParameter", Class::CallerFault),
     ("InvalidParameter", Class::CallerFault),
@@ -58,50 +57,50 @@ pub(crate) static ARK: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer in Ark's form means.
-pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
-    let answer = Answer::read(refusal.body);
-    answer.fault(class_of(refusal.status, &answer), refusal)
+/// Classifies an error response in Ark's form.
+pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let body = ErrorBody::read(response.body);
+    body.fault(class_of(response.status, &body), response)
 }
 
-fn class_of(status: u16, answer: &Answer) -> Class {
+fn class_of(status: u16, body: &ErrorBody) -> Class {
     if status < 400 {
         return Class::Success;
     }
-    if answer.is_content_filter() {
+    if body.is_content_filter() {
         return Class::CallerFault;
     }
-    let code = answer.code.as_deref().unwrap_or_default();
+    let code = body.code.as_deref().unwrap_or_default();
     if code.starts_with("QuotaExceeded") {
-        return class_of_quota(answer);
+        return class_of_quota(body);
     }
     let by_code = CODES
         .iter()
         .find(|(start, _)| code.starts_with(start))
         .map(|(_, class)| *class);
     by_code
-        .or_else(|| class_of_type(answer))
+        .or_else(|| class_of_type(body))
         .unwrap_or_else(|| class_of_status(status))
 }
 
-/// One name for three things: a spent trial, a spent subscription window, a queue that is full for the moment.
-fn class_of_quota(answer: &Answer) -> Class {
+/// Ark uses one name for three things: a spent trial, a spent subscription window, and a queue that is full right now.
+fn class_of_quota(body: &ErrorBody) -> Class {
     let subscription = ["5-hour", "weekly", "monthly"]
         .iter()
-        .any(|window| answer.says(window))
-        && answer.says("usage quota");
-    match subscription || answer.says("free trial quota") {
+        .any(|window| body.says(window))
+        && body.says("usage quota");
+    match subscription || body.says("free trial quota") {
         true => Class::Exhausted,
         false => Class::RateLimited,
     }
 }
 
-/// The class of a type, for codes that are not in the table. `BadRequest` and `NotFound` leave it to the status.
-fn class_of_type(answer: &Answer) -> Option<Class> {
-    match answer.kind.as_deref()? {
+/// The class of a type, for codes outside the table. For `BadRequest` and `NotFound` the status decides.
+fn class_of_type(body: &ErrorBody) -> Option<Class> {
+    match body.kind.as_deref()? {
         "Unauthorized" => Some(Class::Rejected),
         "Forbidden" => Some(Class::Forbidden),
-        "TooManyRequests" => Some(class_of_quota(answer)),
+        "TooManyRequests" => Some(class_of_quota(body)),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Google Gemini: its own API, and its OpenAI-compatible one below `/v1beta/openai`.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use http::{HeaderName, HeaderValue};
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
-use crate::answer::{Answer, class_of_status, json, shown};
-use crate::dialect::{Dialect, ListCall, Refusal};
+use super::paths;
+use crate::dialect::{Dialect, ListCall};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, json, retry_after, shown};
 use crate::protocol::{ListedModel, Protocol};
-use crate::{upstream, wait};
 
 /// generativelanguage.googleapis.com.
 pub(crate) struct Gemini;
@@ -53,11 +53,11 @@ impl Dialect for Gemini {
 
     fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String {
         match (protocol, self.openai_root()) {
-            (Protocol::OpenAi, Some(root)) if !upstream::is_below(path, root) => {
-                let path = [root, upstream::without_v1(path)].concat();
-                upstream::kept_path(base_path, &path)
+            (Protocol::OpenAi, Some(root)) if !paths::is_below(path, root) => {
+                let path = [root, paths::without_v1(path)].concat();
+                paths::kept_path(base_path, &path)
             }
-            _ => upstream::kept_path(base_path, path),
+            _ => paths::kept_path(base_path, path),
         }
     }
 
@@ -67,8 +67,8 @@ impl Dialect for Gemini {
 
     fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
         match protocol {
-            Protocol::OpenAi => upstream::bearer(secret),
-            _ => upstream::plain("x-goog-api-key", secret),
+            Protocol::OpenAi => paths::bearer(secret),
+            _ => paths::plain("x-goog-api-key", secret),
         }
     }
 
@@ -81,15 +81,15 @@ impl Dialect for Gemini {
     }
 
     fn is_private_header(&self, name: &str) -> bool {
-        name == "x-goog-user-project" || upstream::is_private_everywhere(name)
+        name == "x-goog-user-project" || paths::is_private_everywhere(name)
     }
 
     fn request_id_headers(&self) -> &'static [&'static str] {
         &["x-request-id"]
     }
 
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        classify(refusal)
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
+        classify(response)
     }
 
     fn list_models(&self) -> Option<ListCall> {
@@ -112,39 +112,39 @@ impl Dialect for Gemini {
     }
 }
 
-/// What an answer in Gemini's form means.
-pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
-    let answer = Answer::read(refusal.body);
-    let class = class_of(refusal.status, &answer);
+/// Classifies an error response in Gemini's form.
+pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let body = ErrorBody::read(response.body);
+    let class = class_of(response.status, &body);
     let wait = match class {
-        Class::RateLimited => rate_limit_wait(&answer, refusal),
-        class => answer.stated_wait(class, refusal),
+        Class::RateLimited => rate_limit_wait(&body, response),
+        class => body.stated_wait(class, response),
     };
-    let reason = reason(&answer).filter(|reason| reason.starts_with("API_KEY"));
+    let reason = reason(&body).filter(|reason| reason.starts_with("API_KEY"));
     let code = reason
-        .or(answer.status.as_deref())
-        .unwrap_or_else(|| answer.code_or_kind());
+        .or(body.status.as_deref())
+        .unwrap_or_else(|| body.code_or_kind());
     Fault::of(class).with_wait(wait).with_code(shown(code))
 }
 
-fn class_of(status: u16, answer: &Answer) -> Class {
+fn class_of(status: u16, body: &ErrorBody) -> Class {
     if status < 400 {
         return Class::Success;
     }
-    if answer.is_content_filter() {
+    if body.is_content_filter() {
         return Class::CallerFault;
     }
-    if reason(answer) == Some("API_KEY_INVALID")
-        || answer.begins("api key not valid")
-        || answer.begins("api key expired")
+    if reason(body) == Some("API_KEY_INVALID")
+        || body.begins("api key not valid")
+        || body.begins("api key expired")
     {
         return Class::Rejected;
     }
-    let unpaid = status == 402 || answer.code.as_deref() == Some("402");
-    let name = answer.status.as_deref().or(answer.code.as_deref());
+    let unpaid = status == 402 || body.code.as_deref() == Some("402");
+    let name = body.status.as_deref().or(body.code.as_deref());
     // The Interactions API writes the same names in lower case, and as the code.
     match name.unwrap_or_default().to_ascii_uppercase().as_str() {
-        "RESOURCE_EXHAUSTED" if unpaid || is_prepay_spent(answer) => Class::Exhausted,
+        "RESOURCE_EXHAUSTED" if unpaid || is_prepay_spent(body) => Class::Exhausted,
         "PAYMENT_REQUIRED" => Class::Exhausted,
         "RESOURCE_EXHAUSTED" => Class::RateLimited,
         "UNAUTHENTICATED" => Class::Rejected,
@@ -152,27 +152,27 @@ fn class_of(status: u16, answer: &Answer) -> Class {
         "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE" => Class::CallerFault,
         "INTERNAL" | "UNAVAILABLE" | "DEADLINE_EXCEEDED" => Class::UpstreamTrouble,
         _ => match class_of_status(status) {
-            Class::RateLimited if is_prepay_spent(answer) => Class::Exhausted,
+            Class::RateLimited if is_prepay_spent(body) => Class::Exhausted,
             class => class,
         },
     }
 }
 
-/// The one text that means money: "exceeded your current quota" stands in every rate limit.
-fn is_prepay_spent(answer: &Answer) -> bool {
-    answer.says("prepayment credits are depleted")
+/// Whether the money is spent. Only this text says so: "exceeded your current quota" is in every rate limit.
+fn is_prepay_spent(body: &ErrorBody) -> bool {
+    body.says("prepayment credits are depleted")
 }
 
-/// A spent day lasts until midnight in California, whatever delay the answer names beside it.
-fn rate_limit_wait(answer: &Answer, refusal: &Refusal<'_>) -> Option<Duration> {
-    if details(answer).any(has_daily_violation) {
-        return wait::until_midnight_pacific(refusal.now);
+/// A daily limit resets at midnight in California, whatever delay the response states.
+fn rate_limit_wait(body: &ErrorBody, response: &ErrorResponse<'_>) -> Option<Duration> {
+    if details(body).any(has_daily_violation) {
+        return retry_after::until_midnight_pacific(response.now);
     }
-    let delay = details(answer).find_map(|detail| detail["retryDelay"].as_str());
+    let delay = details(body).find_map(|detail| detail["retryDelay"].as_str());
     delay
-        .and_then(|delay| wait::parse_wait(delay, refusal.now))
-        .or_else(|| wait::span_in(&answer.message))
-        .or_else(|| wait::retry_after(refusal.headers, refusal.now))
+        .and_then(|delay| retry_after::parse_wait(delay, response.now))
+        .or_else(|| retry_after::span_in(&body.message))
+        .or_else(|| retry_after::retry_after(response.headers, response.now))
 }
 
 fn has_daily_violation(detail: &Value) -> bool {
@@ -182,12 +182,12 @@ fn has_daily_violation(detail: &Value) -> bool {
         .any(|id| id.contains("PerDay"))
 }
 
-fn reason(answer: &Answer) -> Option<&str> {
-    details(answer).find_map(|detail| detail["reason"].as_str())
+fn reason(body: &ErrorBody) -> Option<&str> {
+    details(body).find_map(|detail| detail["reason"].as_str())
 }
 
-fn details(answer: &Answer) -> impl Iterator<Item = &Value> {
-    answer.error["details"].as_array().into_iter().flatten()
+fn details(body: &ErrorBody) -> impl Iterator<Item = &Value> {
+    body.error["details"].as_array().into_iter().flatten()
 }
 
 fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {

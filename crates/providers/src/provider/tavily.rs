@@ -1,14 +1,14 @@
-//! Tavily: a search API; no models, no streams but for research.
+//! Tavily: a search API. It has no models, and only research is streamed.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::{Answer, class_of_status, shown};
-use crate::dialect::{Dialect, ListCall, Refusal};
+use super::paths;
+use crate::dialect::{Dialect, ListCall};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
 use crate::protocol::{ListedModel, Protocol};
-use crate::{upstream, wait};
 
 /// api.tavily.com.
 pub(crate) struct Tavily;
@@ -39,28 +39,28 @@ impl Dialect for Tavily {
     }
 
     fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        upstream::kept_path(base_path, path)
+        paths::kept_path(base_path, path)
     }
 
     fn credential(&self, _protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        upstream::bearer(secret)
+        paths::bearer(secret)
     }
 
     fn account_headers(&self) -> &'static [&'static str] {
-        // The access mode asks to be served without a key: beside a pool's key it contradicts itself.
+        // The access mode asks for service without a key, which contradicts a pool's key.
         &["x-tavily-access-mode", "x-project-id"]
     }
 
     fn is_private_header(&self, name: &str) -> bool {
-        name == "x-project-id" || upstream::is_private_everywhere(name)
+        name == "x-project-id" || paths::is_private_everywhere(name)
     }
 
     fn request_id_headers(&self) -> &'static [&'static str] {
         &["x-request-id"]
     }
 
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        classify(refusal)
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
+        classify(response)
     }
 
     fn list_models(&self) -> Option<ListCall> {
@@ -72,23 +72,23 @@ impl Dialect for Tavily {
     }
 }
 
-/// What an answer in Tavily's form means: the status alone tells.
-pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
-    let answer = Answer::read(refusal.body);
-    let class = match refusal.status {
+/// Classifies an error response in Tavily's form, by its status alone.
+pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let body = ErrorBody::read(response.body);
+    let class = match response.status {
         // A URL that is not supported or a feature outside the plan, never a bad key.
         403 => Class::CallerFault,
         432 | 433 => Class::Exhausted,
         status => class_of_status(status),
     };
     let in_body = || {
-        let seconds = &answer.error["retry_after_seconds"];
+        let seconds = &body.error["retry_after_seconds"];
         (class == Class::RateLimited)
-            .then(|| wait::parse_wait(&seconds.to_string(), refusal.now))
+            .then(|| retry_after::parse_wait(&seconds.to_string(), response.now))
             .flatten()
     };
-    let wait = answer.stated_wait(class, refusal).or_else(in_body);
+    let wait = body.stated_wait(class, response).or_else(in_body);
     Fault::of(class)
         .with_wait(wait)
-        .with_code(shown(answer.code_or_kind()))
+        .with_code(shown(body.code_or_kind()))
 }

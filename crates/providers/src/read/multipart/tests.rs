@@ -1,4 +1,4 @@
-//! Forms as clients build them, as attackers might, and as chance does.
+//! Forms as clients build them, as attackers might, and at random.
 
 use proptest::prelude::*;
 
@@ -26,7 +26,7 @@ fn model_of(body: &str) -> Result<Option<String>, FormError> {
 }
 
 #[test]
-fn the_model_is_found_wherever_it_stands() {
+fn the_model_is_found_at_any_position() {
     let file = part(
         "Content-Disposition: form-data; name=\"file\"; filename=\"a \\\"b\\\".wav\"\r\nContent-Type: audio/wav",
         &"\r\n--X\r\nXX--XX model\0\x01".repeat(3),
@@ -60,7 +60,7 @@ fn the_model_is_found_wherever_it_stands() {
 }
 
 #[test]
-fn spellings_that_clients_use_are_read() {
+fn the_variants_that_clients_use_are_read() {
     for head in [
         "Content-Disposition: form-data; name=\"model\"",
         "content-disposition:form-data;name=\"model\"",
@@ -115,7 +115,7 @@ fn stream_is_read() {
 }
 
 #[test]
-fn what_two_readers_could_read_differently_is_refused() {
+fn ambiguous_forms_are_refused() {
     let model = named("model", "m");
     let whole = form(std::slice::from_ref(&model));
     let broken = [
@@ -149,7 +149,7 @@ fn what_two_readers_could_read_differently_is_refused() {
 }
 
 #[test]
-fn text_behind_the_last_boundary_is_passed_over_unless_a_boundary_stands_in_it() {
+fn text_after_the_last_boundary_is_ignored_unless_it_has_one() {
     let whole = form(&[named("model", "m")]);
     for behind in [
         "",
@@ -187,7 +187,7 @@ fn text_behind_the_last_boundary_is_passed_over_unless_a_boundary_stands_in_it()
 }
 
 #[test]
-fn heads_that_two_readers_could_read_differently_are_refused() {
+fn ambiguous_heads_are_refused() {
     for head in [
         "Content-Type: text/plain",
         "Content-Disposition: form-data",
@@ -286,7 +286,7 @@ fn made() -> impl Strategy<Value = Made> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// A form is built from known parts: what is found must be the part, or the reason why it may not be used.
+    /// A form is built from known parts: the result must be the part, or the reason why it is refused.
     #[test]
     fn finds_the_model_of_any_form(
         parts in prop::collection::vec(made(), 0..5),

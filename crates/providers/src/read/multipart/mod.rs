@@ -1,20 +1,21 @@
-//! Looks at two fields of a multipart form, `model` and `stream`, without copying a part (RFC 2046 §5.1, RFC 7578).
+//! Reads multipart forms without copying a part (RFC 2046 §5.1, RFC 7578), in two modes.
 //!
-//! Strict where two readers of the same bytes could disagree: what the gateway takes for the model must be what the
-//! provider takes for it. Must never put a piece of the body into an error.
+//! `peek` is strict: it reads `model` and `stream`, and refuses a form that two readers could read differently, since the
+//! gateway and the provider must see the same model. `each_part` is lenient: it refuses nothing, and gives every possible
+//! reading. Must never put a piece of the body into an error.
 
 use std::ops::Range;
 
 use memchr::memmem::{self, Finder};
 use percent_encoding::percent_decode;
 
-use crate::peek::ModelAt;
+use crate::read::peek::ModelAt;
 
-/// The longest boundary that RFC 2046 allows.
+/// Maximum length of a boundary (RFC 2046), in bytes.
 const MAX_BOUNDARY: usize = 70;
-/// The longest head of a part.
+/// Maximum length of a part's head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// The most parts.
+/// Maximum number of parts.
 const MAX_PARTS: usize = 10_000;
 
 /// What a form says.
@@ -26,16 +27,16 @@ pub struct FormPeek {
     pub stream: bool,
 }
 
-/// Why a form cannot be read. `Display` is part of a sentence and quotes nothing of the body.
+/// Why a form cannot be read. `Display` is part of a sentence and never quotes the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
-    /// No `multipart/form-data` with a boundary.
-    #[error("the body is no form: send multipart/form-data with its boundary in Content-Type")]
+    /// Not `multipart/form-data` with a boundary.
+    #[error("the body is not a form: send multipart/form-data with its boundary in Content-Type")]
     NotAForm,
     /// The parts do not begin and end as the boundary says.
     #[error("the form is broken: {0}")]
     Broken(&'static str),
-    /// `model` stands more than once.
+    /// There is more than one `model`.
     #[error("the form has more than one field `model`")]
     TwoModels,
     /// `model` was sent as a file.
@@ -73,7 +74,7 @@ pub fn peek(content_type: &[u8], body: &[u8]) -> Result<FormPeek, FormError> {
     Ok(form)
 }
 
-/// The boundary that a `Content-Type` names.
+/// The boundary in a `Content-Type`.
 fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(content_type).ok()?;
     let (media_type, parameters) = text.split_once(';')?;
@@ -112,7 +113,7 @@ fn parts(boundary: &[u8], body: &[u8]) -> Result<Vec<Range<usize>>, FormError> {
                     "a boundary's line does not begin with CRLF",
                 ));
             }
-            // In the midst of a line it is data.
+            // In the middle of a line it is data.
             _ => continue,
         };
         if closed {
@@ -136,7 +137,7 @@ fn parts(boundary: &[u8], body: &[u8]) -> Result<Vec<Range<usize>>, FormError> {
     }
 }
 
-/// How many bytes are left of a boundary's line; `None`: it was the last.
+/// The number of bytes left in a boundary's line; `None` after the last boundary.
 fn after_boundary(rest: &[u8]) -> Result<Option<usize>, FormError> {
     let (rest, dashes) = match rest.strip_prefix(b"--") {
         Some(rest) => (rest, true),
@@ -183,7 +184,7 @@ fn field(head: &[u8]) -> Result<Field, FormError> {
     let head = std::str::from_utf8(head).map_err(|_| HEADERS)?;
     let (mut found, mut field) = (false, Field::default());
     for line in head.split("\r\n").filter(|line| !line.is_empty()) {
-        // Folded lines and lone line ends are read in different ways.
+        // Readers disagree on folded lines and lone line ends.
         let (name, value) = line.split_once(':').ok_or(HEADERS)?;
         if name.starts_with([' ', '\t']) || line.contains(['\r', '\n', '\0']) {
             return Err(HEADERS);
@@ -222,15 +223,84 @@ fn field(head: &[u8]) -> Result<Field, FormError> {
     Ok(field)
 }
 
-/// Whether some readers would take the name for `model` and others not: RFC 7578 percent-encodes, older ones escape.
+/// Whether some readers would take the name for `model`, and others would not.
 fn is_ambiguous(name: &str) -> bool {
-    let bare: Vec<u8> = percent_decode(name.as_bytes())
-        .filter(|byte| *byte != b'\\')
-        .collect();
-    name != "model" && bare.trim_ascii() == b"model"
+    name != "model" && plain_name(name).trim() == "model"
 }
 
-/// `; a=b; c="d"` as pairs; a quoted value keeps its escapes but for `\"`. `None`: cannot be read.
+/// The name without escapes: RFC 7578 percent-encodes, older clients write a backslash.
+fn plain_name(name: &str) -> String {
+    let bytes = percent_decode(name.as_bytes()).filter(|byte| *byte != b'\\');
+    String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
+}
+
+/// A part of a form that may be malformed, with every name that a reader could give it.
+pub(crate) struct LoosePart<'a> {
+    /// Every name that a reader could give the part; empty if it has none.
+    pub(crate) names: Vec<String>,
+    /// Every reader takes the part for a file.
+    pub(crate) is_file: bool,
+    pub(crate) value: &'a [u8],
+}
+
+/// Calls `take` with each part of a form. Every line that begins with two dashes counts as a boundary.
+pub(crate) fn each_part(body: &[u8], mut take: impl FnMut(&LoosePart<'_>)) {
+    let first = body.starts_with(b"--").then_some(0);
+    let others = memmem::find_iter(body, b"\n--").map(|at| at + 1);
+    let mut boundaries = first.into_iter().chain(others).peekable();
+    while let Some(start) = boundaries.next() {
+        let end = boundaries.peek().copied().unwrap_or(body.len());
+        let (head, value) = split_loose_head(&body[start..end]);
+        let (names, is_file) = match field(head.trim_ascii_end()) {
+            Ok(field) => (vec![plain_name(&field.name)], field.is_file),
+            Err(_) => (possible_names(head), false),
+        };
+        take(&LoosePart {
+            names,
+            is_file,
+            value,
+        });
+    }
+}
+
+/// The head of a part without its boundary's line, and what follows the first blank line.
+fn split_loose_head(part: &[u8]) -> (&[u8], &[u8]) {
+    let mut ends = memchr::memchr_iter(b'\n', part).map(|end| end + 1);
+    let start = ends.next().unwrap_or(part.len());
+    let mut line = start;
+    for end in ends {
+        if part[line..end].trim_ascii().is_empty() {
+            return (&part[start..line], &part[end..]);
+        }
+        line = end;
+    }
+    (&part[start..], &[])
+}
+
+/// The values of all parameters `name` and `name*` in a head that can be read in several ways.
+fn possible_names(head: &[u8]) -> Vec<String> {
+    let head = String::from_utf8_lossy(head);
+    let mut names = Vec::new();
+    for (key, value) in head
+        .split([';', '\n'])
+        .filter_map(|pair| pair.split_once('='))
+    {
+        let key = key
+            .trim()
+            .rsplit([':', ' ', '\t'])
+            .next()
+            .unwrap_or_default();
+        if key.trim_end_matches('*').eq_ignore_ascii_case("name") {
+            let value = value.trim().trim_matches('"');
+            // `name*=UTF-8''…`
+            let value = value.rsplit('\'').next().unwrap_or_default();
+            names.push(plain_name(value));
+        }
+    }
+    names
+}
+
+/// Reads `; a=b; c="d"` into pairs. A quoted value keeps its escapes, except `\"`. `None` if it is malformed.
 fn parameters(text: &str) -> Option<Vec<(&str, String)>> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start_matches([' ', '\t', ';']);
@@ -260,7 +330,7 @@ fn parameters(text: &str) -> Option<Vec<(&str, String)>> {
     Some(pairs)
 }
 
-/// Where a quoted string ends: a quote after an odd number of backslashes belongs to it.
+/// The end of a quoted string. A quote after an odd number of backslashes does not end it.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.bytes().position(|byte| {

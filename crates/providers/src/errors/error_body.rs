@@ -1,45 +1,43 @@
-//! Reading an error answer leniently: whatever its form, a code, a type, a message; and what its status says.
+//! Reads the body of an error leniently: a code, a type and a message in whatever form, and the class of a status.
 //!
-//! This module must never know what a provider's codes mean: that is each dialect's own.
+//! Must never know what a provider's codes mean: each dialect does.
 
 use std::time::Duration;
 
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
-use crate::dialect::Refusal;
-use crate::wait;
+use super::{ErrorResponse, retry_after};
+use crate::secrets::looks_like_key;
 
-/// A code longer than this is free text.
+/// Maximum length of a code that is shown; a longer one is free text.
 const LONGEST_CODE: usize = 80;
-/// How credentials begin: a code that holds one of these is not shown.
-const KEY_MARKS: [&str; 7] = ["sk-", "AIza", "AQ.", "tvly-", "gsk_", "Bearer", "key="];
-// From this length on, a text with so many digits may be a credential rather than a code.
+// A code of at least this length with at least this number of digits may be a credential.
 const KEY_LENGTH: usize = 16;
 const KEY_DIGITS: usize = 3;
 
-/// What a spent day rests where the answer names no end: providers do not tell when their day begins, and a key tried
-/// once an hour is back soon after, whenever that is.
+/// Cooldown after a daily limit without a stated end. Providers do not say when their day begins; a key that is tried
+/// once an hour is back soon after.
 const UNSTATED_DAY: Duration = Duration::from_secs(60 * 60);
 
-/// An error answer as far as it could be read. All of it is missing where the body was no JSON.
+/// The parts of an error's body that could be read. All are missing if the body is not JSON.
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct ErrorBody {
     /// `code`, a number as text.
     pub(crate) code: Option<String>,
     /// `type`.
     pub(crate) kind: Option<String>,
-    /// `status`, where it is a word.
+    /// `status`, if it is a word.
     pub(crate) status: Option<String>,
-    /// `message`, or what stands for it; empty where there is none.
+    /// `message`, or the field that serves as one; empty if there is none.
     pub(crate) message: String,
-    /// The error object, for what one provider alone has.
+    /// The error object, for fields that only one provider has.
     pub(crate) error: Value,
-    /// What stands around the error object.
+    /// The body without the error object.
     pub(crate) around: Value,
 }
 
-impl Answer {
+impl ErrorBody {
     /// Reads a body: `{"error":{…}}`, `{"error":"…"}`, `{"detail":…}`, a flat object, an array of one of these.
     pub(crate) fn read(body: &[u8]) -> Self {
         let Some(root) = json(body) else {
@@ -59,7 +57,7 @@ impl Answer {
         }
     }
 
-    /// The code, else the type; empty where there is neither.
+    /// The code, otherwise the type; empty if there is neither.
     pub(crate) fn code_or_kind(&self) -> &str {
         self.code
             .as_deref()
@@ -67,7 +65,7 @@ impl Answer {
             .unwrap_or_default()
     }
 
-    /// What `names` says of the code or, where it does not know that, of the type.
+    /// The class that `names` gives the code or, if it does not list the code, the type.
     pub(crate) fn named(&self, names: &[(&str, Class)]) -> Option<Class> {
         let known = |name: &String| names.iter().find(|(known, _)| known == name);
         let found = [&self.code, &self.kind]
@@ -79,34 +77,34 @@ impl Answer {
 
     /// Whether the message begins with `words`, in any case.
     ///
-    /// Behind its beginning a message may quote what the caller sent, and so say whatever the caller likes.
+    /// After its beginning, a message may quote the caller and so say whatever the caller likes.
     pub(crate) fn begins(&self, words: &str) -> bool {
         let start = self.message.trim_start().get(..words.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(words))
     }
 
-    /// Whether the message holds `words`, given in lower case.
+    /// Whether the message contains `words`, given in lower case.
     ///
-    /// Only for answers of which status, code or type tells that the request is not at fault: see `begins`.
+    /// Only if status, code or type show that the request is not at fault: see `begins`.
     pub(crate) fn says(&self, words: &str) -> bool {
         self.message.to_ascii_lowercase().contains(words)
     }
 
     /// Whether the message names a limit per day: of requests, tokens, images or seconds of sound. See `says`.
     fn names_a_day(&self) -> bool {
-        const DAYS: [&str; 4] = ["RPD", "TPD", "IPD", "ASD"];
+        const DAYS: &[&str] = &["RPD", "TPD", "IPD", "ASD"];
         let mut words = self.message.split(|c: char| !c.is_ascii_alphanumeric());
         words.any(|word| DAYS.contains(&word))
     }
 
-    /// The wait for a rate limit of a day that states none.
+    /// The wait for a daily rate limit that states none.
     pub(crate) fn unstated_day(&self) -> Option<Duration> {
         self.names_a_day().then_some(UNSTATED_DAY)
     }
 
-    /// Whether code or type speaks of a content filter or moderation: the request's fault at every provider.
+    /// Whether code or type is about a content filter or moderation: at every provider, the request's fault.
     pub(crate) fn is_content_filter(&self) -> bool {
-        const SIGNS: [&str; 6] = [
+        const SIGNS: &[&str] = &[
             "content_filter",
             "content_policy",
             "policy_violation",
@@ -120,26 +118,32 @@ impl Answer {
         })
     }
 
-    /// The wait that headers or message state, for the classes that rest or count as trouble.
-    pub(crate) fn stated_wait(&self, class: Class, refusal: &Refusal<'_>) -> Option<Duration> {
-        let header = || wait::retry_after(refusal.headers, refusal.now);
+    /// The wait that headers or message state, for the classes that have one.
+    pub(crate) fn stated_wait(
+        &self,
+        class: Class,
+        response: &ErrorResponse<'_>,
+    ) -> Option<Duration> {
+        let header = || retry_after::retry_after(response.headers, response.now);
         match class {
-            Class::RateLimited => header().or_else(|| wait::span_in(&self.message)),
-            Class::Exhausted => header().or_else(|| wait::date_in(&self.message, refusal.now)),
+            Class::RateLimited => header().or_else(|| retry_after::span_in(&self.message)),
+            Class::Exhausted => {
+                header().or_else(|| retry_after::date_in(&self.message, response.now))
+            }
             Class::UpstreamTrouble => header(),
             _ => None,
         }
     }
 
     /// The fault of `class` with the wait stated in the common ways, and the provider's code.
-    pub(crate) fn fault(&self, class: Class, refusal: &Refusal<'_>) -> Fault {
+    pub(crate) fn fault(&self, class: Class, response: &ErrorResponse<'_>) -> Fault {
         Fault::of(class)
-            .with_wait(self.stated_wait(class, refusal))
+            .with_wait(self.stated_wait(class, response))
             .with_code(shown(self.code_or_kind()))
     }
 }
 
-/// What a status means where nothing in the answer says more.
+/// The class of a status if nothing else in the response decides.
 pub(crate) fn class_of_status(status: u16) -> Class {
     match status {
         0..=399 => Class::Success,
@@ -152,12 +156,11 @@ pub(crate) fn class_of_status(status: u16) -> Class {
     }
 }
 
-/// A code as it may be shown: short, visible ASCII, and nothing that may be a credential.
+/// The code if it may be shown: short, visible ASCII, and not like a credential.
 pub(crate) fn shown(code: &str) -> Option<String> {
     let visible = code.bytes().all(|b| b.is_ascii_graphic());
     let digits = code.bytes().filter(u8::is_ascii_digit).count();
-    let key_like = KEY_MARKS.iter().any(|mark| code.contains(mark))
-        || (code.len() >= KEY_LENGTH && digits >= KEY_DIGITS);
+    let key_like = looks_like_key(code) || (code.len() >= KEY_LENGTH && digits >= KEY_DIGITS);
     let fit = !code.is_empty() && code.len() <= LONGEST_CODE && visible && !key_like;
     fit.then(|| code.to_owned())
 }
@@ -177,7 +180,7 @@ pub(crate) fn json(body: &[u8]) -> Option<Value> {
     }
 }
 
-/// Whether a line may stand in an event: other text may quote the caller, `data:` lines and all.
+/// Whether a line can be part of an event. Other text may quote the caller, `data:` lines included.
 fn is_event_line(line: &[u8]) -> bool {
     const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
     line.is_empty() || FIELDS.iter().any(|field| line.starts_with(field))
@@ -190,8 +193,8 @@ fn first_value(text: &[u8]) -> Option<Value> {
         .ok()
 }
 
-/// The object that holds code and message: nested in `error`, `detail` or `response.error`, or the body itself; and
-/// what is left of the body without it.
+/// The object with code and message: nested in `error`, `detail` or `response.error`, or the body itself. Also the rest
+/// of the body.
 fn error_object(mut root: Value) -> (Value, Value) {
     for path in ["/error", "/detail", "/response/error"] {
         match root.pointer_mut(path) {
@@ -216,8 +219,8 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> (Option<String>, Option<String>, String) {
-        let answer = Answer::read(body.as_bytes());
-        (answer.code, answer.kind, answer.message)
+        let body = ErrorBody::read(body.as_bytes());
+        (body.code, body.kind, body.message)
     }
 
     fn some(text: &str) -> Option<String> {
@@ -318,20 +321,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_beginning_of_a_message_is_surely_the_providers() {
-        let answer = Answer::read(r#"{"error":{"message":" API key not valid: é"}}"#.as_bytes());
+    fn only_the_beginning_of_a_message_is_trusted() {
+        let body = ErrorBody::read(r#"{"error":{"message":" API key not valid: é"}}"#.as_bytes());
         for (words, begins) in [
             ("api key not valid", true),
             ("api key not valid: \u{e9}", true),
             ("key not valid", false),
-            // Ends inside of a character, or behind the message.
+            // Ends inside a character, or after the message.
             ("api key not valid: x", false),
             ("api key not valid: \u{e9} or so", false),
             ("", true),
         ] {
-            assert_eq!(answer.begins(words), begins, "{words}");
+            assert_eq!(body.begins(words), begins, "{words}");
         }
-        assert!(answer.says("key not valid"));
+        assert!(body.says("key not valid"));
     }
 
     #[test]

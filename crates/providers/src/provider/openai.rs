@@ -1,19 +1,17 @@
 //! OpenAI: its rules, which every OpenAI-like provider starts from.
 //!
-//! This module must never know how another provider departs from them.
+//! Must never know how another provider departs from them.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::{Answer, class_of_status, shown};
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::wait;
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
 
 /// Codes (or types) of an account whose money or quota is spent.
-const SPENT: [&str; 7] = [
+const SPENT: &[&str] = &[
     "insufficient_quota",
     "credit_balance_exhausted",
     "organization_spend_limit_exceeded",
@@ -22,8 +20,8 @@ const SPENT: [&str; 7] = [
     "billing_not_active",
     "billing_hard_limit_reached",
 ];
-/// Codes (or types) of a provider in trouble.
-const TROUBLE: [&str; 5] = [
+/// Codes (or types) for an outage or overload of the provider.
+const TROUBLE: &[&str] = &[
     "slow_down",
     "server_is_overloaded",
     "service_unavailable_error",
@@ -31,7 +29,7 @@ const TROUBLE: [&str; 5] = [
     "overloaded_error",
 ];
 
-/// Any server that speaks OpenAI's protocol. Others are this one with differences.
+/// Any server that speaks OpenAI's protocol. Other providers start from this one.
 pub(crate) const OPENAI_COMPATIBLE: Compatible = Compatible {
     name: "openai-compatible",
     env_keys: &[],
@@ -75,62 +73,62 @@ pub(crate) static OPENAI: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer in OpenAI's form means.
-pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
-    judge(refusal, |_, _| None).1
+/// Classifies an error response in OpenAI's form.
+pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
+    judge(response, |_, _| None).1
 }
 
-/// What an answer means by a provider's `own` rules, and by OpenAI's where those say nothing; with the answer, for
-/// what else the provider reads in it. `own` is not asked about successes and content filters.
+/// Classifies an error response by a provider's `own` rules, then by OpenAI's. Also returns the body, in case the
+/// provider needs more of it. `own` is not called for successes and content filters.
 pub(crate) fn judge(
-    refusal: &Refusal<'_>,
-    own: fn(&Refusal<'_>, &Answer) -> Option<Class>,
-) -> (Answer, Fault) {
-    let answer = Answer::read(refusal.body);
-    let has_rules = refusal.status >= 400 && !answer.is_content_filter();
+    response: &ErrorResponse<'_>,
+    own: fn(&ErrorResponse<'_>, &ErrorBody) -> Option<Class>,
+) -> (ErrorBody, Fault) {
+    let body = ErrorBody::read(response.body);
+    let has_rules = response.status >= 400 && !body.is_content_filter();
     let class = has_rules
-        .then(|| own(refusal, &answer))
+        .then(|| own(response, &body))
         .flatten()
-        .unwrap_or_else(|| class_of(refusal.status, &answer));
-    let fault = fault(class, &answer, refusal);
-    (answer, fault)
+        .unwrap_or_else(|| class_of(response.status, &body));
+    let fault = fault(class, &body, response);
+    (body, fault)
 }
 
 /// The fault of `class` with the wait that OpenAI's headers or message state, and the code.
-fn fault(class: Class, answer: &Answer, refusal: &Refusal<'_>) -> Fault {
+fn fault(class: Class, body: &ErrorBody, response: &ErrorResponse<'_>) -> Fault {
     let wait = match class {
-        Class::RateLimited => wait::retry_after(refusal.headers, refusal.now)
-            .or_else(|| reset_wait(refusal))
-            .or_else(|| wait::span_in(&answer.message)),
-        _ => answer.stated_wait(class, refusal),
+        Class::RateLimited => retry_after::retry_after(response.headers, response.now)
+            .or_else(|| reset_wait(response))
+            .or_else(|| retry_after::span_in(&body.message)),
+        _ => body.stated_wait(class, response),
     };
     Fault::of(class)
         .with_wait(wait)
-        .with_code(shown(answer.code_or_kind()))
+        .with_code(shown(body.code_or_kind()))
 }
 
-fn class_of(status: u16, answer: &Answer) -> Class {
+fn class_of(status: u16, body: &ErrorBody) -> Class {
     if status < 400 {
         return Class::Success;
     }
-    if answer.is_content_filter() {
+    if body.is_content_filter() {
         return Class::CallerFault;
     }
-    let by_name = [&answer.code, &answer.kind]
+    let by_name = [&body.code, &body.kind]
         .into_iter()
         .flatten()
         .find_map(|name| class_of_name(name));
     let class = by_name.unwrap_or_else(|| class_of_status(status));
     match class {
-        // Waiting never helps a request above the whole limit; 413 is how some providers say so.
-        Class::RateLimited if status == 413 || exceeds_whole_limit(&answer.message) => {
+        // Waiting never helps a request above the whole limit. Some providers answer it with 413.
+        Class::RateLimited if status == 413 || exceeds_whole_limit(&body.message) => {
             Class::CallerFault
         }
         class => class,
     }
 }
 
-/// The class of a code or type that decides by itself. `invalid_request_error` does not: a bad key has it too.
+/// The class of a code or type that is decisive. `invalid_request_error` is not: a bad key has it too.
 fn class_of_name(name: &str) -> Option<Class> {
     match name {
         name if SPENT.contains(&name) => Some(Class::Exhausted),
@@ -149,8 +147,8 @@ fn exceeds_whole_limit(message: &str) -> bool {
         || figures.is_some_and(|(limit, requested)| requested > limit)
 }
 
-/// The number behind the last `word` that a number follows; commas between its digits are passed over, and a `~` that
-/// marks an estimate. The figures stand behind the model's name, which is the caller's.
+/// The number after the last `word` that is followed by one. Commas between digits and a `~` for an estimate are skipped.
+/// The last one counts because the model's name, which the caller chose, comes before the figures.
 fn number_after(text: &str, word: &str) -> Option<u64> {
     text.rmatch_indices(word).find_map(|(at, _)| {
         let figure = text[at + word.len()..].trim_start_matches('~');
@@ -165,23 +163,23 @@ fn number_after(text: &str, word: &str) -> Option<u64> {
     })
 }
 
-/// The longest reset among the dimensions of which nothing remains: the others speak of limits not reached.
-fn reset_wait(refusal: &Refusal<'_>) -> Option<Duration> {
+/// The longest reset among the dimensions with nothing left. The other limits are not reached.
+fn reset_wait(response: &ErrorResponse<'_>) -> Option<Duration> {
     let text = |headers: &'_ HeaderMap, kind: &str, dimension: &str| {
         let value = headers.get(format!("x-ratelimit-{kind}-{dimension}"))?;
         value.to_str().ok().map(str::to_owned)
     };
-    let resets = refusal.headers.iter().filter_map(|(name, remaining)| {
+    let resets = response.headers.iter().filter_map(|(name, remaining)| {
         let dimension = name.as_str().strip_prefix("x-ratelimit-remaining-")?;
-        // A limit of 0 or below is one that the provider does not know.
-        let limit = text(refusal.headers, "limit", dimension)
+        // A limit of 0 or below means that the provider does not know it.
+        let limit = text(response.headers, "limit", dimension)
             .and_then(|limit| limit.trim().parse::<i64>().ok());
         let spent = remaining.to_str().ok()?.trim().parse::<f64>().ok()? == 0.0
             && limit.is_none_or(|limit| limit > 0);
         let reset = spent
-            .then(|| text(refusal.headers, "reset", dimension))
+            .then(|| text(response.headers, "reset", dimension))
             .flatten()?;
-        wait::parse_wait(&reset, refusal.now)
+        retry_after::parse_wait(&reset, response.now)
     });
     resets.max()
 }
@@ -191,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_above_the_whole_limit_is_told_from_a_full_window() {
+    fn a_request_above_the_limit_differs_from_a_full_window() {
         for (message, expect) in [
             (
                 "Request too large for gpt-x on tokens per min (TPM): Limit 10000, Requested 12000.",

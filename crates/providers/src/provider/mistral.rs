@@ -1,15 +1,14 @@
 //! Mistral: OpenAI's protocol, errors in a flat form.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse};
 
-/// What its codes and types mean.
+/// Meaning of its codes and types.
 const NAMES: &[(&str, Class)] = &[
     ("1300", Class::RateLimited),
     ("rate_limited", Class::RateLimited),
@@ -43,15 +42,15 @@ pub(crate) static MISTRAL: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer of Mistral's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    openai::judge(refusal, own_class).1
+/// Classifies an error response of Mistral.
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    openai::judge(response, own_class).1
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match refusal.status {
-        // The servers behind the model are full, whoever asks; often told with the type of a bad request.
-        429 if answer.begins("service tier capacity exceeded") => Some(Class::UpstreamTrouble),
-        _ => answer.named(NAMES),
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match response.status {
+        // The model's servers are full for every caller. The type is often that of a bad request.
+        429 if body.begins("service tier capacity exceeded") => Some(Class::UpstreamTrouble),
+        _ => body.named(NAMES),
     }
 }

@@ -1,4 +1,4 @@
-//! Looks at a few top-level fields of a JSON body, without a tree, and swaps the model's name by byte range.
+//! Reads a few top-level fields of a JSON body without building a tree, and replaces the model's name by byte range.
 //!
 //! Must never know a provider, and must never put a piece of the body into an error.
 
@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::scan::{self, Refused};
+use super::json_scan::{self, ParseError};
 
-/// What a request's body says at its top level. Of a field that is repeated the last counts, as with most parsers; one
-/// of another type than the one told here counts as missing.
+/// The top-level fields of a request's body that the gateway reads.
 ///
-/// The texts are unescaped and neither empty nor longer than [`LONGEST_TEXT`].
+/// If a field is repeated, the last one counts, as in most parsers. A field of another type counts as missing. Texts are
+/// unescaped, not empty, and not longer than [`LONGEST_TEXT`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peek {
     /// The model named, if any; `null` counts as none.
@@ -20,16 +20,6 @@ pub struct Peek {
     pub stream: bool,
     /// `store`.
     pub store: Option<bool>,
-    /// `background`.
-    pub background: Option<bool>,
-    /// `previous_response_id`: the stored response that the call goes on from.
-    pub previous_response_id: Option<String>,
-    /// `conversation`, or its `id` where it is an object.
-    pub conversation: Option<String>,
-    /// `cachedContent` or `cached_content`: a cache that was made before, at Gemini.
-    pub cached_content: Option<String>,
-    /// `input_file_id`: the file that a batch reads.
-    pub input_file_id: Option<String>,
     /// `prompt_cache_key`.
     pub prompt_cache_key: Option<String>,
     /// `safety_identifier`.
@@ -52,11 +42,11 @@ pub struct Peek {
     pub system_instruction: Option<Range<usize>>,
 }
 
-/// The longest text that is read, in bytes as it stands in the body: ids are shorter, and what is read is copied. The
-/// model's name has no such bound, so that one that is too long can be told from one that is missing.
+/// Maximum length of a text that is read, in bytes as written in the body: ids are shorter, and each text is copied. The
+/// model's name has no such limit, so that a name that is too long is not reported as missing.
 pub const LONGEST_TEXT: usize = 1024;
 
-/// A model's name and where it stands.
+/// A model's name and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelAt {
     /// The name, unescaped.
@@ -65,7 +55,7 @@ pub struct ModelAt {
     pub range: Range<usize>,
 }
 
-/// Why a body cannot be read. `Display` is part of a sentence and quotes nothing of the body.
+/// Why a body cannot be read. `Display` is part of a sentence and never quotes the body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeekError {
     /// Not UTF-8, so not JSON.
@@ -74,10 +64,10 @@ pub enum PeekError {
     /// Not JSON; what is wrong, with line and column.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// JSON, but no object.
+    /// JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// `model` stands more than once at the top level.
+    /// There is more than one top-level `model`.
     #[error("the body has more than one `model`")]
     TwoModels,
     /// `model` is a number, a list or the like.
@@ -85,17 +75,12 @@ pub enum PeekError {
     ModelNotAString,
 }
 
-/// The fields that are looked at.
+/// The fields that are read.
 #[derive(Clone, Copy)]
 enum Field {
     Model,
     Stream,
     Store,
-    Background,
-    PreviousResponseId,
-    Conversation,
-    CachedContent,
-    InputFileId,
     PromptCacheKey,
     SafetyIdentifier,
     User,
@@ -110,18 +95,12 @@ enum Field {
 
 const FIELDS: usize = Field::SystemInstruction as usize + 1;
 
-/// Which field a name stands for. A `match` on bytes, since the compiler makes a decision tree of it: most names of a
-/// body are none of these.
+/// The field of that name. A `match` on bytes compiles to a decision tree, and most names in a body are none of these.
 fn field_named(name: &str) -> Option<Field> {
     Some(match name.as_bytes() {
         b"model" => Field::Model,
         b"stream" => Field::Stream,
         b"store" => Field::Store,
-        b"background" => Field::Background,
-        b"previous_response_id" => Field::PreviousResponseId,
-        b"conversation" => Field::Conversation,
-        b"cachedContent" | b"cached_content" => Field::CachedContent,
-        b"input_file_id" => Field::InputFileId,
         b"prompt_cache_key" => Field::PromptCacheKey,
         b"safety_identifier" => Field::SafetyIdentifier,
         b"user" => Field::User,
@@ -136,7 +115,7 @@ fn field_named(name: &str) -> Option<Field> {
     })
 }
 
-/// Reads the fields of [`Peek`]. The whole body is checked to be JSON, and nothing else of it is kept.
+/// Reads the fields of [`Peek`]. The whole body must be JSON; nothing else of it is kept.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
     let mut seen = Seen {
@@ -144,20 +123,20 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
         values: [const { None }; FIELDS],
     };
     let mut models = 0;
-    scan::fields(text, |name, value| {
+    json_scan::fields(text, |name, value| {
         if let Some(field) = field_named(name) {
             models += usize::from(matches!(field, Field::Model));
             seen.values[field as usize] = Some(value);
         }
     })
     .map_err(|refused| match refused {
-        Refused::NotAnObject => PeekError::NotAnObject,
-        Refused::NotJson(flaw) => PeekError::NotJson(flaw.to_string()),
+        ParseError::NotAnObject => PeekError::NotAnObject,
+        ParseError::NotJson(flaw) => PeekError::NotJson(flaw.to_string()),
     })?;
     if models > 1 {
         return Err(PeekError::TwoModels);
     }
-    seen.told()
+    seen.into_peek()
 }
 
 /// The body with the string at `range` replaced by `model`, in three pieces; head and tail are not copied.
@@ -170,25 +149,18 @@ pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
     ]
 }
 
-/// Where the last value of each field stands.
+/// The byte range of each field's last value.
 struct Seen<'a> {
     text: &'a str,
     values: [Option<Range<usize>>; FIELDS],
 }
 
 impl Seen<'_> {
-    fn told(self) -> Result<Peek, PeekError> {
+    fn into_peek(self) -> Result<Peek, PeekError> {
         Ok(Peek {
             model: self.model()?,
             stream: self.boolean(Field::Stream) == Some(true),
             store: self.boolean(Field::Store),
-            background: self.boolean(Field::Background),
-            previous_response_id: self.text(Field::PreviousResponseId),
-            conversation: self
-                .text(Field::Conversation)
-                .or_else(|| self.text_within(Field::Conversation, "id")),
-            cached_content: self.text(Field::CachedContent),
-            input_file_id: self.text(Field::InputFileId),
             prompt_cache_key: self.text(Field::PromptCacheKey),
             safety_identifier: self.text(Field::SafetyIdentifier),
             user: self.text(Field::User),
@@ -209,7 +181,7 @@ impl Seen<'_> {
         if !raw.starts_with('"') {
             return Err(PeekError::ModelNotAString);
         }
-        let name = scan::unescaped(raw).ok_or_else(|| {
+        let name = json_scan::unescaped(raw).ok_or_else(|| {
             PeekError::NotJson("the string in `model` has half of a surrogate pair".to_owned())
         })?;
         let range = self.range(Field::Model);
@@ -230,7 +202,7 @@ impl Seen<'_> {
     /// The text `name` in the object that the field holds.
     fn text_within(&self, field: Field, name: &str) -> Option<String> {
         let raw = self.raw(field).filter(|raw| raw.starts_with('{'))?;
-        let [inner] = scan::pick(raw, [name])?;
+        let [inner] = json_scan::pick(raw, [name])?;
         short_text(inner?)
     }
 
@@ -245,7 +217,7 @@ impl Seen<'_> {
 
 fn short_text(raw: &str) -> Option<String> {
     let text = (raw.len() <= LONGEST_TEXT + 2)
-        .then(|| scan::unescaped(raw))
+        .then(|| json_scan::unescaped(raw))
         .flatten();
     text.filter(|text| !text.is_empty()).map(Into::into)
 }
@@ -259,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn model_stream_and_store_are_read_wherever_they_stand() {
+    fn model_stream_and_store_are_read_at_any_position() {
         let body = br#" {"messages":[{"model":"inner","stream":false}], "model" : "gpt-4o","stream":true,"store":false} "#;
         let seen = peek(body).unwrap();
         let model = seen.model.unwrap();
@@ -302,12 +274,7 @@ mod tests {
     #[test]
     fn each_text_is_read_from_its_own_field() {
         type Text = fn(&Peek) -> &Option<String>;
-        let texts: [(&str, Text); 9] = [
-            ("previous_response_id", |seen| &seen.previous_response_id),
-            ("conversation", |seen| &seen.conversation),
-            ("cachedContent", |seen| &seen.cached_content),
-            ("cached_content", |seen| &seen.cached_content),
-            ("input_file_id", |seen| &seen.input_file_id),
+        let texts: [(&str, Text); 4] = [
             ("prompt_cache_key", |seen| &seen.prompt_cache_key),
             ("safety_identifier", |seen| &seen.safety_identifier),
             ("user", |seen| &seen.user),
@@ -334,36 +301,25 @@ mod tests {
                 assert!(expect.is_some() || seen == Peek::default(), "{name}");
             }
         }
-        assert_eq!(seen(r#"{"background":true}"#).background, Some(true));
-        assert_eq!(seen(r#"{"background":false}"#).background, Some(false));
-        assert_eq!(seen(r#"{"background":"true"}"#), Peek::default());
     }
 
     #[test]
-    fn two_texts_stand_one_object_deeper() {
-        for (value, conversation, user_id) in [
-            (
-                r#"{"id":"conv_1","user_id":"u"}"#,
-                Some("conv_1"),
-                Some("u"),
-            ),
-            (r#"{"id":7,"user_id":["u"]}"#, None, None),
-            (r#"{"a":{"id":"x","user_id":"x"}}"#, None, None),
-            (r#"[{"id":"x","user_id":"x"}]"#, None, None),
-            ("{}", None, None),
+    fn the_user_in_metadata_is_one_object_deeper() {
+        for (value, user_id) in [
+            (r#"{"id":"x","user_id":"u"}"#, Some("u")),
+            (r#"{"user_id":["u"]}"#, None),
+            (r#"{"a":{"user_id":"x"}}"#, None),
+            (r#"[{"user_id":"x"}]"#, None),
+            ("{}", None),
         ] {
-            let seen = seen(&format!(r#"{{"conversation":{value},"metadata":{value}}}"#));
-            assert_eq!(seen.conversation.as_deref(), conversation, "{value}");
+            let seen = seen(&format!(r#"{{"metadata":{value}}}"#));
             assert_eq!(seen.metadata_user_id.as_deref(), user_id, "{value}");
         }
-        assert_eq!(
-            seen(r#"{"id":"x","user_id":"x","metadata":"x"}"#),
-            Peek::default()
-        );
+        assert_eq!(seen(r#"{"user_id":"x","metadata":"x"}"#), Peek::default());
     }
 
     #[test]
-    fn the_parts_of_a_prompt_are_found_by_their_place() {
+    fn the_parts_of_a_prompt_are_found_by_byte_range() {
         type Place = fn(&Peek) -> &Option<Range<usize>>;
         let places: [(&str, Place); 7] = [
             ("messages", |seen| &seen.messages),

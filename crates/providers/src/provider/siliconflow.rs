@@ -1,15 +1,14 @@
 //! SiliconFlow: OpenAI's protocol, but errors in a flat form with numbers for codes, or as a bare string.
 //!
-//! This module must never know what a request asks for: only how answers look.
+//! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
 
-use crate::answer::Answer;
-use crate::compatible::Compatible;
-use crate::dialect::Refusal;
-use crate::openai::{self, OPENAI_COMPATIBLE};
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse};
 
-/// What the numbers seen so far mean. An empty balance comes with 402 or 403.
+/// Meaning of the numeric codes seen so far. An empty balance comes with 402 or 403.
 const NAMES: &[(&str, Class)] = &[
     ("30001", Class::Exhausted),
     ("30014", Class::Rejected),
@@ -28,21 +27,19 @@ pub(crate) static SILICONFLOW: Compatible = Compatible {
     ..OPENAI_COMPATIBLE
 };
 
-/// What an answer of SiliconFlow's means.
-fn classify(refusal: &Refusal<'_>) -> Fault {
-    let (answer, fault) = openai::judge(refusal, own_class);
+/// Classifies an error response of SiliconFlow.
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let (body, fault) = openai::judge(response, own_class);
     let wait = match fault.class {
-        Class::RateLimited => fault.wait.or_else(|| answer.unstated_day()),
+        Class::RateLimited => fault.wait.or_else(|| body.unstated_day()),
         _ => fault.wait,
     };
     fault.with_wait(wait)
 }
 
-fn own_class(refusal: &Refusal<'_>, answer: &Answer) -> Option<Class> {
-    match refusal.status {
-        403 if answer.begins("sorry, your account balance is insufficient") => {
-            Some(Class::Exhausted)
-        }
-        _ => answer.named(NAMES),
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    match response.status {
+        403 if body.begins("sorry, your account balance is insufficient") => Some(Class::Exhausted),
+        _ => body.named(NAMES),
     }
 }

@@ -1,6 +1,6 @@
 //! Event streams: where events end, and what the first one says. Lines end in LF, CRLF, CR or any mixture.
 //!
-//! Must never change, hold or understand the bytes of a stream beyond its lines.
+//! Must never change, keep or interpret the bytes of a stream beyond its lines.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 pub struct EventScanner {
     /// The current line has bytes.
     in_line: bool,
-    /// Bytes stand since the last blank line.
+    /// Bytes have come since the last blank line.
     mid_event: bool,
     /// The last byte was a CR, so that an LF now belongs to it.
     after_cr: bool,
@@ -22,7 +22,7 @@ pub struct EventScanner {
 impl EventScanner {
     /// The offset just past the last blank line that ends within `chunk`.
     ///
-    /// A CR ends its line at once. If an LF follows in the next chunk, that chunk's answer is at least 1.
+    /// A CR ends its line at once. If an LF follows in the next chunk, the result for that chunk is at least 1.
     pub fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
         let mut boundary = None;
         let mut at = 0;
@@ -45,7 +45,7 @@ impl EventScanner {
         boundary
     }
 
-    /// Whether bytes came since the last event ended.
+    /// Whether bytes have come since the last event ended.
     pub fn mid_event(&self) -> bool {
         self.mid_event
     }
@@ -58,7 +58,7 @@ impl EventScanner {
         }
     }
 
-    /// Ends the current line; whether it was blank.
+    /// Ends the current line, and returns whether it was blank.
     fn end_line(&mut self) -> bool {
         self.mid_event = self.in_line;
         !std::mem::take(&mut self.in_line)
@@ -79,19 +79,19 @@ pub fn opening(buf: &[u8]) -> Opening {
     OpeningScanner::default().find(buf)
 }
 
-/// [`opening`] for a buffer that grows: each call goes on where the last one stopped.
+/// [`opening`] for a buffer that grows: each call continues where the last one stopped.
 #[derive(Clone, Debug, Default)]
 pub struct OpeningScanner {
     /// Where the current line begins.
     line: usize,
     /// Where the event's first field line begins.
     event: Option<usize>,
-    /// No line end stands between `line` and here.
+    /// There is no line end between `line` and here.
     searched: usize,
 }
 
 impl OpeningScanner {
-    /// The first event in `buf`, which begins with everything that the calls before have seen.
+    /// The first event in `buf`, which must begin with the bytes of the previous calls.
     pub fn find(&mut self, buf: &[u8]) -> Opening {
         while let Some(length) = buf
             .get(self.searched..)
@@ -106,7 +106,7 @@ impl OpeningScanner {
             let blank = start == end;
             let next = match buf[end..] {
                 [b'\r', b'\n', ..] => end + 2,
-                // An LF may follow. Only the end of the event need not wait for it.
+                // An LF may follow. Only the end of the event does not wait for it.
                 [b'\r'] if !blank || self.event.is_none() => {
                     self.searched = end;
                     return Opening::NeedMore;
@@ -125,7 +125,7 @@ impl OpeningScanner {
     }
 }
 
-/// The event's `data` lines, joined by LF: what its provider meant to say.
+/// The event's `data` lines, joined by LF.
 pub fn event_data(event: &[u8]) -> Vec<u8> {
     let mut data = Vec::with_capacity(event.len());
     for (index, value) in fields(event)
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_skips_what_is_no_event() {
+    fn opening_skips_everything_before_the_first_event() {
         assert_eq!(opening(b""), Opening::NeedMore);
         assert_eq!(opening(b"\n\n: ping\n\n\r\n"), Opening::NeedMore);
         assert_eq!(opening(b"data: a\n"), Opening::NeedMore);

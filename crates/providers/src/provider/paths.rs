@@ -1,6 +1,6 @@
-//! What dialects share about a request on its way up and a head on its way down: path, credential, private headers.
+//! What dialects share: the path and the credential of a request, and the private headers of a response.
 //!
-//! This module must never know a provider: which of these rules holds is each dialect's choice.
+//! Must never know a provider: each dialect chooses which of these rules apply.
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -14,7 +14,7 @@ pub(crate) fn versioned_path(base_path: &str, path: &str) -> String {
     joined(base_path, rest)
 }
 
-/// The path for a base that is a bare host, perhaps with a prefix: kept as it is.
+/// The path for a base that is a bare host, perhaps with a prefix: it is kept.
 pub(crate) fn kept_path(base_path: &str, path: &str) -> String {
     joined(base_path, unrepeated(base_path, path))
 }
@@ -33,7 +33,7 @@ pub(crate) fn is_below(path: &str, root: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// `path` without the run of segments that `base_path` ends with, where a version is among them.
+/// `path` without the segments that `base_path` ends with, if one of them is a version.
 fn unrepeated<'a>(base_path: &str, path: &'a str) -> &'a str {
     let runs = base_path.match_indices('/').map(|(at, _)| &base_path[at..]);
     for run in runs {
@@ -80,10 +80,10 @@ fn secret_value(secret: &str, prefix: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Response headers that tell about the account or its limits in the forms that many providers use.
+/// Whether a response header reveals the account or its limits, in the forms that many providers use.
 pub(crate) fn is_private_everywhere(name: &str) -> bool {
-    const PREFIXES: [&str; 3] = ["x-ratelimit", "ratelimit", "x-rate-limit"];
-    const NAMES: [&str; 2] = ["openai-organization", "openai-project"];
+    const PREFIXES: &[&str] = &["x-ratelimit", "ratelimit", "x-rate-limit"];
+    const NAMES: &[&str] = &["openai-organization", "openai-project"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 

@@ -1,6 +1,6 @@
 //! Anthropic: its Messages API, and its OpenAI-compatible endpoint at the same host.
 //!
-//! This module must never know what a request asks for: only how answers and addresses look.
+//! Must never know what a request asks for, only what responses and addresses look like.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
-use crate::answer::{Answer, class_of_status, json, shown};
-use crate::dialect::{Dialect, ListCall, Refusal};
+use super::paths;
+use crate::dialect::{Dialect, ListCall};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, json, retry_after, shown};
 use crate::protocol::{ListedModel, Protocol};
-use crate::{upstream, wait};
 
-/// What a rate limit rests where nothing is stated: a reset header can only shorten it.
+/// Cooldown after a rate limit without a stated wait. A reset header can only shorten it.
 const UNSTATED: Duration = Duration::from_secs(60);
 
 /// api.anthropic.com.
@@ -46,13 +46,13 @@ impl Dialect for Anthropic {
     }
 
     fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        upstream::kept_path(base_path, path)
+        paths::kept_path(base_path, path)
     }
 
     fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
         match protocol {
-            Protocol::OpenAi => upstream::bearer(secret),
-            _ => upstream::plain("x-api-key", secret),
+            Protocol::OpenAi => paths::bearer(secret),
+            _ => paths::plain("x-api-key", secret),
         }
     }
 
@@ -67,15 +67,15 @@ impl Dialect for Anthropic {
     }
 
     fn is_private_header(&self, name: &str) -> bool {
-        is_private(name) || upstream::is_private_everywhere(name)
+        is_private(name) || paths::is_private_everywhere(name)
     }
 
     fn request_id_headers(&self) -> &'static [&'static str] {
         &["request-id", "x-request-id"]
     }
 
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        classify(refusal)
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
+        classify(response)
     }
 
     fn list_models(&self) -> Option<ListCall> {
@@ -98,7 +98,7 @@ impl Dialect for Anthropic {
     }
 }
 
-/// Whether a response header of Anthropic's own tells about the account or its limits.
+/// Whether one of Anthropic's own response headers reveals the account or its limits.
 pub(crate) fn is_private(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("anthropic-") else {
         return false;
@@ -111,44 +111,44 @@ pub(crate) fn is_private(name: &str) -> bool {
             .any(|end| rest.ends_with(end))
 }
 
-/// What an answer in Anthropic's form means.
-pub(crate) fn classify(refusal: &Refusal<'_>) -> Fault {
-    let answer = Answer::read(refusal.body);
-    let error_code = answer.error["details"]["error_code"]
+/// Classifies an error response in Anthropic's form.
+pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let body = ErrorBody::read(response.body);
+    let error_code = body.error["details"]["error_code"]
         .as_str()
-        .or(answer.code.as_deref())
+        .or(body.code.as_deref())
         .unwrap_or_default();
-    let class = class_of(refusal.status, error_code, &answer);
-    let stated = answer.stated_wait(class, refusal);
+    let class = class_of(response.status, error_code, &body);
+    let stated = body.stated_wait(class, response);
     let wait = match class {
-        Class::RateLimited => stated.or_else(|| reset_bound(refusal)),
+        Class::RateLimited => stated.or_else(|| reset_bound(response)),
         Class::Exhausted if error_code == "enforced_spend_limit_reached" => {
-            stated.or_else(|| wait::until_next_month(refusal.now))
+            stated.or_else(|| retry_after::until_next_month(response.now))
         }
         _ => stated,
     };
-    let kind = answer.kind.as_deref().unwrap_or_default();
+    let kind = body.kind.as_deref().unwrap_or_default();
     Fault::of(class)
         .with_wait(wait)
         .with_code(shown(error_code).or_else(|| shown(kind)))
 }
 
-fn class_of(status: u16, error_code: &str, answer: &Answer) -> Class {
+fn class_of(status: u16, error_code: &str, body: &ErrorBody) -> Class {
     if status < 400 {
         return Class::Success;
     }
-    if answer.is_content_filter() {
+    if body.is_content_filter() {
         return Class::CallerFault;
     }
-    let kind = answer.kind.as_deref().unwrap_or_default();
+    let kind = body.kind.as_deref().unwrap_or_default();
     class_of_name(error_code)
         .or_else(|| class_of_name(kind))
-        .or_else(|| is_spent(answer).then_some(Class::Exhausted))
+        .or_else(|| is_spent(body).then_some(Class::Exhausted))
         .unwrap_or_else(|| class_of_status(status))
 }
 
-/// The class of an error code or type that decides by itself. `invalid_request_error` does not: where answers have
-/// OpenAI's form, a bad key and a rate limit have it too.
+/// The class of an error code or type that is decisive. `invalid_request_error` is not: in responses of OpenAI's form,
+/// a bad key and a rate limit have it too.
 fn class_of_name(name: &str) -> Option<Class> {
     Some(match name {
         "enforced_spend_limit_reached" | "contract_spend_limit_reached" | "billing_error" => {
@@ -167,28 +167,28 @@ fn class_of_name(name: &str) -> Option<Class> {
     })
 }
 
-/// `invalid_request_error` stands for spent money too, and then only the message says so.
+/// Whether the money is spent. The type is then `invalid_request_error` too, and only the message says so.
 ///
-/// A field that is not known is quoted at the very beginning (`{field}: Extra inputs are not permitted`), so a message
+/// An unknown field is quoted at the beginning of a message (`{field}: Extra inputs are not permitted`), so a message
 /// with a colon is about the request, whatever it begins with.
-fn is_spent(answer: &Answer) -> bool {
+fn is_spent(body: &ErrorBody) -> bool {
     let begins =
-        answer.begins("your credit balance is too low") || answer.begins("you have reached your");
-    begins && !answer.message.contains(": ")
+        body.begins("your credit balance is too low") || body.begins("you have reached your");
+    begins && !body.message.contains(": ")
 }
 
-/// A reset header tells when a bucket is full again, so it bounds the wait from above. Of the buckets said to be
-/// empty the latest counts; where rounding hides which one is, the latest of all.
-fn reset_bound(refusal: &Refusal<'_>) -> Option<Duration> {
+/// The upper bound of the wait: a reset header says when a bucket is full again. The latest reset of the empty buckets
+/// counts; if rounding hides which ones are empty, the latest of all.
+fn reset_bound(response: &ErrorResponse<'_>) -> Option<Duration> {
     let value = |name: &str| {
-        refusal
+        response
             .headers
             .get(name)
             .and_then(|value| value.to_str().ok())
     };
     let mut empty = None;
     let mut any = None;
-    for name in refusal.headers.keys() {
+    for name in response.headers.keys() {
         let Some(bucket) = name
             .as_str()
             .strip_suffix("-reset")
@@ -196,7 +196,8 @@ fn reset_bound(refusal: &Refusal<'_>) -> Option<Duration> {
         else {
             continue;
         };
-        let reset = value(name.as_str()).and_then(|text| wait::parse_wait(text, refusal.now));
+        let reset =
+            value(name.as_str()).and_then(|text| retry_after::parse_wait(text, response.now));
         any = any.max(reset);
         if value(&format!("{bucket}-remaining")) == Some("0") {
             empty = empty.max(reset);

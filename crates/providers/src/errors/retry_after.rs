@@ -1,6 +1,6 @@
-//! How long to wait, in every form that providers write it: numbers, durations, dates, sentences.
+//! Reads how long to wait, in every form that providers use: numbers, durations, dates, sentences.
 //!
-//! This module must never know a provider: a dialect decides which text it trusts, and in which order.
+//! Must never know a provider: each dialect decides which text it trusts, and in which order.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,21 +10,21 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::fmt::{rfc2822, strtime};
 use jiff::tz::{Offset, TimeZone};
 
-/// No wait is taken to be longer.
+/// Maximum wait: longer ones are cut to it.
 const LONGEST: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
-/// A number from here on is an instant in epoch seconds, not a span of seconds.
+/// Numbers from here are an instant in epoch seconds, not a number of seconds.
 const EPOCH_SECONDS: f64 = 1e9;
-/// From here on, epoch milliseconds.
+/// Numbers from here are epoch milliseconds.
 const EPOCH_MILLIS: f64 = 1e12;
-/// From here on, nothing that makes sense.
+/// Numbers from here mean nothing.
 const ABSURD: f64 = 1e15;
 
-/// US Pacific time; the rule is written out so that no time zone database is needed.
+/// US Pacific time. The rule is written out, so no time zone database is needed.
 const PACIFIC: &str = "PST8PDT,M3.2.0,M11.1.0";
 
-/// What stands before a wait in a sentence, in lower case.
-const LEADS: [&str; 4] = [
+/// The words before a wait in a sentence, in lower case.
+const LEADS: &[&str] = &[
     "try again in ",
     "try again after ",
     "retry in ",
@@ -47,7 +47,7 @@ pub fn parse_wait(text: &str, now: SystemTime) -> Option<Duration> {
     instant(text).map(|at| until(at, now))
 }
 
-/// The wait in `retry-after-ms`, else in `Retry-After`.
+/// The wait in `retry-after-ms`, otherwise in `Retry-After`.
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let millis = text("retry-after-ms").and_then(|ms| decimal(ms.trim()));
@@ -56,7 +56,7 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         .or_else(|| parse_wait(text("retry-after")?, now))
 }
 
-/// The wait until the instant in `X-RateLimit-Reset`. One that has passed tells nothing.
+/// The wait until the instant in `X-RateLimit-Reset`; `None` if it has passed.
 pub(crate) fn reset_header(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get("x-ratelimit-reset")?.to_str().ok()?;
     parse_wait(text, now).filter(|wait| *wait > Duration::ZERO)
@@ -73,7 +73,7 @@ pub(crate) fn span_in(sentence: &str) -> Option<Duration> {
 
 /// The wait until the first future date in a sentence: `You will regain access on 2026-12-01 at 00:00 UTC.`
 ///
-/// Past dates are passed over: they are most often part of a model's name.
+/// Past dates are skipped: they are usually part of a model's name.
 pub(crate) fn date_in(sentence: &str, now: SystemTime) -> Option<Duration> {
     let dates = sentence
         .char_indices()
@@ -171,7 +171,7 @@ fn spelled(text: &str) -> Option<f64> {
     total
 }
 
-/// A decimal number and what follows it; a full stop at its end is the sentence's, not the number's.
+/// A decimal number and the rest of the text. A full stop at its end belongs to the sentence.
 fn split_number(text: &str) -> Option<(f64, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -214,7 +214,7 @@ fn instant(text: &str) -> Option<Timestamp> {
         .or_else(|| old("%a %b %d %H:%M:%S %Y"))
 }
 
-/// An instant at the start of a sentence: a date, then perhaps a time, then perhaps an offset; else UTC.
+/// An instant at the start of a sentence: a date, optionally a time, optionally an offset (default UTC).
 fn loose_instant(text: &str) -> Option<Timestamp> {
     let date: Date = strtime::parse("%Y-%m-%d", text.get(..10)?)
         .ok()?
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wait_is_none() {
+    fn other_texts_give_no_wait() {
         let long = "9".repeat(400);
         for text in [
             "",
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_in_the_past_tells_nothing() {
+    fn a_reset_in_the_past_gives_no_wait() {
         let read = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-ratelimit-reset", HeaderValue::from_static(value));

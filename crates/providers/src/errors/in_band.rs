@@ -1,29 +1,29 @@
-//! Errors delivered inside a 200: whether a body or a stream's first event is one, and which status it stands for.
+//! Errors inside a 200: whether a body or a stream's first event is one, and which status it implies.
 //!
-//! Must never decide what an error means to a key: a dialect does, from the status found here.
+//! Must never decide what an error means for a key: a dialect does, from the status found here.
 
 use memchr::memmem;
 use serde_json::value::RawValue;
 
-use super::words::status_of_word;
-use crate::scan::{pick, unescaped};
-use crate::sse::{event_data, event_name};
+use super::error_names::status_of_word;
+use crate::read::json_scan::{pick, unescaped};
+use crate::read::sse::{event_data, event_name};
 
-/// A longer body is an answer, not an error.
+/// Maximum size of an error, in bytes. Larger bodies are answers.
 const LARGEST_ERROR: usize = 64 << 10;
 
-/// Top-level fields of which an answer has at least one.
+/// Top-level fields of an answer: it has at least one of them.
 const ANSWERS: [&str; 6] = ["choices", "output", "content", "candidates", "data", "id"];
 
-/// Fields of an error that tell what it is, the most telling first.
-const TELLING: [&str; 5] = ["code", "http_status", "status", "type", "error_type"];
+/// Fields of an error that identify it, the most specific first.
+const IDENTIFYING: [&str; 5] = ["code", "http_status", "status", "type", "error_type"];
 
-/// The status that a whole body of a 200 stands for, if it is an error and no answer.
+/// The status implied by the body of a 200; `None` if it is not an error.
 pub fn error_in_body(body: &[u8]) -> Option<u16> {
     if body.len() > LARGEST_ERROR {
         return None;
     }
-    // Most answers are no error and need no closer look: the word must stand in them, if only in escapes.
+    // Most bodies are not errors and are not parsed: an error contains this word, at least in escapes.
     if memmem::find(body, b"\"error\"").is_none() && memmem::find(body, b"\\u").is_none() {
         return None;
     }
@@ -36,13 +36,13 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
         .then(|| implied_status(error))
 }
 
-/// The status that the first event of a stream stands for, if it is an error. `event` is the event's raw bytes.
+/// The status implied by the first event of a stream; `None` if it is not an error. `event` is the event's raw bytes.
 pub fn error_in_event(event: &[u8]) -> Option<u16> {
     let data = event_data(event);
     let in_data = only_object(&data).and_then(error_in_object);
     in_data.or_else(|| {
         let named = event_name(event) == Some(b"error");
-        named.then(|| only_object(&data).map_or(UNTOLD, implied_status))
+        named.then(|| only_object(&data).map_or(DEFAULT_STATUS, implied_status))
     })
 }
 
@@ -60,12 +60,12 @@ fn error_in_object(object: &str) -> Option<u16> {
         let [error] = response
             .and_then(|response| pick(response, ["error"]))
             .unwrap_or_default();
-        return Some(error.map_or(UNTOLD, implied_status));
+        return Some(error.map_or(DEFAULT_STATUS, implied_status));
     }
     None
 }
 
-/// The text of the object that `json` is or, as from Gemini, that is the only item of the list that it is.
+/// The text of the object in `json`, or of the only item if it is a list, as from Gemini.
 fn only_object(json: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(json).ok()?.trim_start();
     if text.starts_with('[') {
@@ -79,13 +79,13 @@ fn not_null(raw: Option<&str>) -> Option<&str> {
     raw.filter(|raw| *raw != "null")
 }
 
-/// What an error stands for whose words say nothing.
-const UNTOLD: u16 = 500;
+/// The status of an error that gives no hint.
+const DEFAULT_STATUS: u16 = 500;
 
-/// The status of an error value: the one that it states, else the one that its most telling word stands for.
+/// The status of an error value: the one that it states, otherwise that of its most specific name.
 fn implied_status(error: &str) -> u16 {
     let of_word = |raw: &str| status_of_word(&unescaped(raw)?);
-    let told = match pick(error, TELLING) {
+    let found = match pick(error, IDENTIFYING) {
         Some(fields) => {
             let fields = || fields.into_iter().flatten();
             fields()
@@ -94,7 +94,7 @@ fn implied_status(error: &str) -> u16 {
         }
         None => of_word(error),
     };
-    told.unwrap_or(UNTOLD)
+    found.unwrap_or(DEFAULT_STATUS)
 }
 
 fn stated_status(raw: &str) -> Option<u16> {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_blame_the_request_or_the_key() {
+    fn names_that_blame_the_request_or_the_key() {
         let bad_request = "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION BadRequest
             context_length_exceeded MissingParameter.x InvalidParameter.m InvalidImageURL.EmptyURL";
         let filtered = "content_filter content_policy_violation SensitiveContentDetected
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_ask_for_patience() {
+    fn names_for_overload_and_limits() {
         let limited =
             "rate_limit_error rate_limit_exceeded rate_limited RESOURCE_EXHAUSTED slow_down
             RateLimitExceeded.EndpointRPMExceeded ModelAccountTpmRateLimitExceeded
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn first_events_that_are_none() {
+    fn first_events_that_are_not_errors() {
         for event in [
             r#"data: {"id":"c","choices":[{"delta":{"content":"error"}}]}"#,
             r#"data: {"id":"c","choices":[],"error":null}"#,

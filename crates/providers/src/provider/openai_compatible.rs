@@ -1,17 +1,17 @@
 //! What every provider with OpenAI's protocol and a bearer key has in common.
 //!
-//! Nothing here may ask which provider it is: what differs is a field.
+//! Must never ask which provider it is: every difference is a field.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
 use serde_json::Value;
 
-use crate::answer::json;
-use crate::dialect::{Dialect, ListCall, Refusal};
+use super::paths;
+use crate::dialect::{Dialect, ListCall};
+use crate::errors::{ErrorResponse, json};
 use crate::protocol::{ListedModel, Protocol};
-use crate::upstream;
 
-/// Request headers of OpenAI's that choose an organisation or project.
+/// OpenAI's request headers that choose an organisation or project.
 pub(crate) const ACCOUNT_HEADERS: &[&str] = &["openai-organization", "openai-project"];
 /// The list call of every OpenAI-like provider.
 pub(crate) const LIST_MODELS: ListCall = ListCall {
@@ -27,12 +27,12 @@ pub(crate) struct Compatible {
     pub(crate) env_base_url: Option<&'static str>,
     pub(crate) base_url: Option<&'static str>,
     pub(crate) models: &'static [&'static str],
-    /// `max_concurrent_per_key` where unset.
+    /// Default of `max_concurrent_per_key`.
     pub(crate) max_concurrent: Option<u32>,
-    /// Response headers of its own that name the account.
+    /// The provider's own response headers that name the account.
     pub(crate) private_headers: &'static [&'static str],
     pub(crate) request_id_headers: &'static [&'static str],
-    pub(crate) classify: fn(&Refusal<'_>) -> Fault,
+    pub(crate) classify: fn(&ErrorResponse<'_>) -> Fault,
 }
 
 impl Dialect for Compatible {
@@ -65,11 +65,11 @@ impl Dialect for Compatible {
     }
 
     fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        upstream::versioned_path(base_path, path)
+        paths::versioned_path(base_path, path)
     }
 
     fn credential(&self, _protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        upstream::bearer(secret)
+        paths::bearer(secret)
     }
 
     fn account_headers(&self) -> &'static [&'static str] {
@@ -77,15 +77,15 @@ impl Dialect for Compatible {
     }
 
     fn is_private_header(&self, name: &str) -> bool {
-        self.private_headers.contains(&name) || upstream::is_private_everywhere(name)
+        self.private_headers.contains(&name) || paths::is_private_everywhere(name)
     }
 
     fn request_id_headers(&self) -> &'static [&'static str] {
         self.request_id_headers
     }
 
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        (self.classify)(refusal)
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
+        (self.classify)(response)
     }
 
     fn list_models(&self) -> Option<ListCall> {

@@ -1,15 +1,15 @@
 //! The mock provider of the demo and of tests: one host that speaks every protocol, each with its own error form.
 //!
-//! This module must never know the mock's fault script: it reads the mock's answers as it reads a provider's.
+//! Must never know the mock's fault script: it reads the mock's responses as it reads a provider's.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
 use serde_json::Value;
 
-use crate::answer::json;
-use crate::dialect::{Dialect, ListCall, Refusal};
+use super::{anthropic, ark, gemini, openai, openai_compatible, paths, tavily};
+use crate::dialect::{Dialect, ListCall};
+use crate::errors::{ErrorResponse, json};
 use crate::protocol::{ListedModel, Protocol};
-use crate::{anthropic, ark, compatible, gemini, openai, tavily, upstream};
 
 /// The built-in mock provider.
 pub(crate) struct Mock;
@@ -45,14 +45,14 @@ impl Dialect for Mock {
     }
 
     fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        upstream::kept_path(base_path, path)
+        paths::kept_path(base_path, path)
     }
 
     fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
         match protocol {
-            Protocol::OpenAi | Protocol::Tavily => upstream::bearer(secret),
-            Protocol::Anthropic => upstream::plain("x-api-key", secret),
-            Protocol::Gemini => upstream::plain("x-goog-api-key", secret),
+            Protocol::OpenAi | Protocol::Tavily => paths::bearer(secret),
+            Protocol::Anthropic => paths::plain("x-api-key", secret),
+            Protocol::Gemini => paths::plain("x-goog-api-key", secret),
         }
     }
 
@@ -70,29 +70,29 @@ impl Dialect for Mock {
     }
 
     fn is_private_header(&self, name: &str) -> bool {
-        anthropic::is_private(name) || upstream::is_private_everywhere(name)
+        anthropic::is_private(name) || paths::is_private_everywhere(name)
     }
 
     fn request_id_headers(&self) -> &'static [&'static str] {
         &["x-request-id", "request-id"]
     }
 
-    fn classify(&self, refusal: &Refusal<'_>) -> Fault {
-        let reader = reader(refusal.status, &json(refusal.body).unwrap_or_default());
-        reader(refusal)
+    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
+        let reader = reader(response.status, &json(response.body).unwrap_or_default());
+        reader(response)
     }
 
     fn list_models(&self) -> Option<ListCall> {
-        Some(compatible::LIST_MODELS)
+        Some(openai_compatible::LIST_MODELS)
     }
 
     fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        compatible::parse_models(body, self.name())
+        openai_compatible::parse_models(body, self.name())
     }
 }
 
-/// Whose form an error has.
-fn reader(status: u16, body: &Value) -> fn(&Refusal<'_>) -> Fault {
+/// The provider whose form an error has.
+fn reader(status: u16, body: &Value) -> fn(&ErrorResponse<'_>) -> Fault {
     let error = &body["error"];
     let code_starts_upper = error["code"]
         .as_str()

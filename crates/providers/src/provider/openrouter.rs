@@ -1,0 +1,190 @@
+//! OpenRouter, which passes calls on to other providers: the error's `metadata` says which side refused.
+//!
+//! Must never know what a request asks for, only what responses look like.
+
+use std::time::{Duration, SystemTime};
+
+use keypool_core::fault::{Class, Fault};
+use serde_json::Value;
+
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::openai_compatible::Compatible;
+use crate::errors::{ErrorBody, ErrorResponse, retry_after, shown};
+
+/// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
+/// fault: the account still serves smaller ones, and one caller must not make its keys cool down.
+const REASONS: &[(&str, Class)] = &[
+    ("weight_exceeds_budget", Class::CallerFault),
+    ("in_flight_budget_exhausted", Class::RateLimited),
+];
+
+/// Meaning of `metadata.limit_source`.
+const LIMIT_SOURCES: &[(&str, Class)] = &[
+    ("openrouter_in_flight_budget", Class::RateLimited),
+    (FREE_TIER_DAY, Class::RateLimited),
+    ("openrouter_credits", Class::Exhausted),
+    ("openrouter_key_limit", Class::Exhausted),
+    ("openrouter_guardrail_budget", Class::Exhausted),
+    ("openrouter_workspace_budget", Class::Exhausted),
+];
+const FREE_TIER_DAY: &str = "openrouter_free_tier_daily";
+
+/// Meaning of `error_type`, which is the same in all of its protocols.
+const ERROR_TYPES: &[(&str, Class)] = &[
+    ("authentication", Class::Rejected),
+    ("permission_denied", Class::Forbidden),
+    ("payment_required", Class::Exhausted),
+    ("rate_limit_exceeded", Class::RateLimited),
+    ("provider_overloaded", Class::UpstreamTrouble),
+    ("provider_unavailable", Class::UpstreamTrouble),
+    ("timeout", Class::UpstreamTrouble),
+    ("server", Class::UpstreamTrouble),
+    ("unmapped", Class::UpstreamTrouble),
+    ("context_length_exceeded", Class::CallerFault),
+    ("max_tokens_exceeded", Class::CallerFault),
+    ("token_limit_exceeded", Class::CallerFault),
+    ("string_too_long", Class::CallerFault),
+    ("invalid_request", Class::CallerFault),
+    ("invalid_prompt", Class::CallerFault),
+    ("not_found", Class::CallerFault),
+    ("precondition_failed", Class::CallerFault),
+    ("payload_too_large", Class::CallerFault),
+    ("unprocessable", Class::CallerFault),
+    ("content_policy_violation", Class::CallerFault),
+    ("response", Class::CallerFault),
+    ("invalid_image", Class::CallerFault),
+    ("image_too_large", Class::CallerFault),
+    ("image_too_small", Class::CallerFault),
+    ("unsupported_image_format", Class::CallerFault),
+    ("image_not_found", Class::CallerFault),
+    ("image_download_failed", Class::CallerFault),
+];
+
+/// openrouter.ai.
+pub(crate) static OPENROUTER: Compatible = Compatible {
+    name: "openrouter",
+    env_keys: &["OPENROUTER_API_KEY"],
+    env_base_url: Some("OPENROUTER_BASE_URL"),
+    base_url: Some("https://openrouter.ai/api/v1"),
+    request_id_headers: &["x-generation-id", "x-request-id"],
+    classify,
+    ..OPENAI_COMPATIBLE
+};
+
+/// Classifies an error response of OpenRouter.
+fn classify(response: &ErrorResponse<'_>) -> Fault {
+    let (body, fault) = openai::judge(response, own_class);
+    let now = response.now;
+    let retry_after = || {
+        retry_after::retry_after(response.headers, now)
+            .or_else(|| told_wait(&body.error["availability"]["retry_after"], now))
+    };
+    let wait = match fault.class {
+        Class::RateLimited => retry_after()
+            .or_else(|| retry_after::reset_header(response.headers, now))
+            .or_else(|| quoted_reset(&body, now))
+            .or_else(|| day_wait(&body, now))
+            .or(fault.wait),
+        Class::Exhausted => future(&body.error["metadata"]["resets_at"], now).or(fault.wait),
+        Class::UpstreamTrouble => retry_after(),
+        _ => None,
+    };
+    let names = [reason(&body), limit_source(&body), error_type(&body)];
+    let code = names.into_iter().flatten().find_map(shown);
+    let code = code.or_else(|| fault.code.clone());
+    fault.with_wait(wait).with_code(code)
+}
+
+fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
+    let status = response.status;
+    let metadata = &body.error["metadata"];
+    let can_wait = || retry_after::retry_after(response.headers, response.now).is_some();
+    // No provider of the model can serve what the request demands, with this key or another.
+    let is_hopeless = body.error["availability"]["retryable"] == false;
+    if is_hopeless || (status == 403 && is_blocked(body)) {
+        return Some(Class::CallerFault);
+    }
+    look_up(REASONS, reason(body))
+        .or_else(|| look_up(REASONS, body.code.as_deref()))
+        .or_else(|| look_up(LIMIT_SOURCES, limit_source(body)))
+        .or_else(|| match status {
+            // The budget is spent until it resets.
+            403 if !metadata["resets_at"].is_null() => Some(Class::Exhausted),
+            // The provider's error is about OpenRouter's key there, not about ours.
+            401..=403 | 429 if is_from_provider(body) => Some(Class::UpstreamTrouble),
+            402 if can_wait() => Some(Class::RateLimited),
+            _ => None,
+        })
+        .or_else(|| look_up(ERROR_TYPES, error_type(body)))
+}
+
+fn look_up(names: &[(&str, Class)], name: Option<&str>) -> Option<Class> {
+    let found = names.iter().find(|(known, _)| Some(*known) == name);
+    found.map(|(_, class)| *class)
+}
+
+fn reason(body: &ErrorBody) -> Option<&str> {
+    body.error["metadata"]["reason"].as_str()
+}
+
+fn limit_source(body: &ErrorBody) -> Option<&str> {
+    body.error["metadata"]["limit_source"].as_str()
+}
+
+/// The type, where each of its protocols has it: chat completions, messages, responses, events of responses.
+fn error_type(body: &ErrorBody) -> Option<&str> {
+    let places = [
+        &body.error["metadata"],
+        &body.error,
+        &body.around,
+        &body.around["response"],
+    ];
+    places
+        .into_iter()
+        .find_map(|place| place["error_type"].as_str())
+}
+
+/// Whether a moderator or a guardrail stopped the request because of its content.
+fn is_blocked(body: &ErrorBody) -> bool {
+    const SIGNS: &[&str] = &["reasons", "flagged_input", "patterns"];
+    let metadata = &body.error["metadata"];
+    SIGNS.iter().any(|sign| !metadata[*sign].is_null()) || body.begins("request blocked")
+}
+
+/// Whether the provider behind OpenRouter refused OpenRouter's own key.
+fn is_from_provider(body: &ErrorBody) -> bool {
+    let metadata = &body.error["metadata"];
+    let is_named = !metadata["provider_code"].is_null() || !metadata["provider_name"].is_null();
+    (is_named || body.begins("provider returned error")) && metadata["is_byok"] != true
+}
+
+/// The reset header, if the body quotes it.
+fn quoted_reset(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
+    let headers = body.error["metadata"]["headers"].as_object()?;
+    let mut resets = headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("x-ratelimit-reset"));
+    resets.find_map(|(_, value)| future(value, now))
+}
+
+/// Free calls are counted per day in UTC.
+fn day_wait(body: &ErrorBody, now: SystemTime) -> Option<Duration> {
+    let is_day = limit_source(body) == Some(FREE_TIER_DAY)
+        || body.begins("rate limit exceeded: free-models-per-day");
+    is_day
+        .then(|| retry_after::until_midnight_utc(now))
+        .flatten()
+}
+
+/// The wait until an instant; `None` if it has passed.
+fn future(value: &Value, now: SystemTime) -> Option<Duration> {
+    told_wait(value, now).filter(|wait| *wait > Duration::ZERO)
+}
+
+fn told_wait(value: &Value, now: SystemTime) -> Option<Duration> {
+    match value {
+        Value::String(text) => retry_after::parse_wait(text, now),
+        Value::Number(number) => retry_after::parse_wait(&number.to_string(), now),
+        _ => None,
+    }
+}
