@@ -1,10 +1,10 @@
-//! Affinity: every conversation has a home among the quota groups of a pool. Providers keep their prompt caches for
-//! each organisation or project, and any key of the group reaches them.
+//! Affinity: every conversation has a home group among the quota groups of a pool. Providers keep their prompt caches
+//! for each organisation or project, and any key of the group reaches them.
 //!
-//! Homes come from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that a key
-//! that comes or goes moves few conversations and nothing need be remembered. No group takes much more than its
+//! The home group comes from consistent hashing (Karger et al., 1997): a ring of points, more for heavier groups, so that
+//! a key that comes or goes moves few conversations and nothing need be remembered. No group takes much more than its
 //! share of the calls in flight (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016).
-//! Beyond that, or if a home has no free key, the next group on the ring serves, and the conversation stays there
+//! Beyond that, or if the home group has no free key, the next group on the ring serves, and the conversation stays there
 //! while its cache is warm.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -346,7 +346,15 @@ fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
 struct Ring {
     /// Sorted. Each has its position in the upper half and its group in the lower half.
     points: Box<[u64]>,
+    /// Where the points of each equal part of the ring begin; one more at the end. A part is about one cache line. A
+    /// binary search among all points of ten thousand groups doubles the time of a choice.
+    starts: Box<[u32]>,
+    /// A position shifted right by this is its part.
+    part_shift: u32,
 }
+
+/// Number of points in one part of the ring, about.
+const POINTS_OF_PART: usize = 8;
 
 impl Ring {
     fn new(identities: &[u64], weights: &[u32]) -> Self {
@@ -365,15 +373,23 @@ impl Ring {
             points.extend((0..count).map(point));
         }
         points.sort_unstable();
+        let part_bits = (points.len() / POINTS_OF_PART).max(2).ilog2();
+        let part_shift = u64::BITS - part_bits;
+        let start = |part: u64| points.partition_point(|point| point >> part_shift < part) as u32;
         Self {
+            starts: (0..=1 << part_bits).map(start).collect(),
+            part_shift,
             points: points.into(),
         }
     }
 
     /// The groups of the points from `position` (its upper half counts) on, once around.
     fn groups_after(&self, position: u64) -> impl Iterator<Item = u32> {
+        let part = (position >> self.part_shift) as usize;
+        let (start, end) = (self.starts[part] as usize, self.starts[part + 1] as usize);
         let is_before = |point: &u64| point >> 32 < position >> 32;
-        let (behind, ahead) = self.points.split_at(self.points.partition_point(is_before));
+        let first = start + self.points[start..end].partition_point(is_before);
+        let (behind, ahead) = self.points.split_at(first);
         ahead.iter().chain(behind).map(|point| *point as u32)
     }
 }
@@ -422,8 +438,9 @@ mod tests {
             let identities: Vec<u64> = (0..groups).collect();
             let ring = Ring::new(&identities, &vec![1; identities.len()]);
             let points = ring.points.iter().step_by(identities.len().div_ceil(10));
-            let edges = points.flat_map(|point| {
-                [-1, 0, 1].map(|step: i64| point.saturating_add_signed(step << 32))
+            let parts = (0..ring.starts.len() as u64 - 1).map(|part| part << ring.part_shift);
+            let edges = parts.chain(points.copied()).flat_map(|edge| {
+                [-1, 0, 1].map(|step: i64| edge.saturating_add_signed(step << 32))
             });
             let few = [0, u64::MAX];
             for position in few

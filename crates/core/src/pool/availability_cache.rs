@@ -10,11 +10,26 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::NextAvailable;
 use crate::hash;
 
 /// Number of models that are remembered. Two models with the same slot displace each other.
 const SLOTS: usize = 16;
+
+/// When a request that finds no key may expect one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextAvailable {
+    /// A key has all its slots in use; one may become free at any time.
+    pub slot_may_free: bool,
+    /// When the first cooldown ends.
+    pub cooldown_ends: Option<Instant>,
+}
+
+impl NextAvailable {
+    /// Whether a key may become available before `deadline`.
+    pub fn comes_before(&self, deadline: Instant) -> bool {
+        self.slot_may_free || self.cooldown_ends.is_some_and(|at| at <= deadline)
+    }
+}
 
 /// The last [`NextAvailable`] for each of a few models.
 #[derive(Default)]

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use arc_swap::Guard;
 
+use super::Demand;
 use super::availability_cache::AvailabilityCache;
-use super::{Demand, Obstacle, Skipped};
 use crate::availability::Availability;
 use crate::balance::AffinityRing;
 use crate::base_url::BaseUrl;
@@ -136,64 +136,6 @@ impl KeySet {
         for member in &self.members {
             member.key.detach(&self.availability);
         }
-    }
-
-    /// Why the key at `index` cannot serve the demand now; `None`: it can.
-    ///
-    /// This is the one place that decides it. If there are several reasons, the one that usually lasts longest
-    /// comes first. `until` is left out where finding it would take a lock; [`KeySet::ends`] finds it.
-    pub(super) fn why_not(&self, index: usize, demand: &Demand, now: Instant) -> Option<Skipped> {
-        let member = &self.members[index];
-        let found = |obstacle, until| {
-            Some(Skipped {
-                index,
-                obstacle,
-                until,
-            })
-        };
-        if !demand.admits(member) {
-            return found(Obstacle::OtherGroup, None);
-        }
-        let flags = member.key.flags();
-        if let Some(obstacle) = Obstacle::of_flags(flags & flag::NOT_SERVING) {
-            return found(obstacle, None);
-        }
-        let model = member.upstream_model(&demand.model);
-        let forbidden = member.key.forbidden.until(model, now);
-        if forbidden.is_some() {
-            return found(Obstacle::Forbidden, forbidden);
-        }
-        let limited = member.group.cooldowns.until(model, now);
-        if limited.is_some() {
-            return found(Obstacle::RateLimited, limited);
-        }
-        let tried = demand.tried_until(member, now);
-        if tried.is_some() {
-            return found(Obstacle::Tried, tried);
-        }
-        Obstacle::of_flags(flags).and_then(|obstacle| found(obstacle, None))
-    }
-
-    /// When the last of the timed reasons ends that keep a key from serving the demand.
-    pub(super) fn cooling_until(
-        &self,
-        index: usize,
-        demand: &Demand,
-        now: Instant,
-    ) -> Option<Instant> {
-        let member = &self.members[index];
-        let model = member.upstream_model(&demand.model);
-        let is_exhausted = member.key.flags() & flag::EXHAUSTED != 0;
-        let exhausted = || member.key.exhausted_until();
-        [
-            member.key.forbidden.until(model, now),
-            member.group.cooldowns.until(model, now),
-            demand.tried_until(member, now),
-            is_exhausted.then(exhausted).flatten(),
-        ]
-        .into_iter()
-        .flatten()
-        .max()
     }
 
     /// See [`super::Pool::max_attempts`].

@@ -8,6 +8,7 @@ mod group;
 mod health;
 mod key_set;
 mod lease;
+mod obstacle;
 mod outcome;
 mod queue;
 mod registry;
@@ -23,15 +24,17 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+pub use availability_cache::NextAvailable;
 pub use group::{GroupId, ObjectOrigin, OnlyGroup};
 pub use health::{NoFailover, PoolHealth};
 pub use key_set::{KeySet, Member, MemberRef, View};
 pub use lease::{Lease, Leased};
+pub use obstacle::{Obstacle, Skipped};
 pub use outcome::Effect;
 pub use queue::{FairnessKey, Handoff, QueueFull, Ticket};
 pub use registry::{Prepare, Registry};
-pub use selection::{Obstacle, SelectedBy, Selection, Skipped};
-pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState, NextAvailable};
+pub use selection::{SelectedBy, Selection};
+pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState};
 
 use crate::availability::Waiters;
 use crate::balance::{self, Conversation, OverflowTable};
@@ -144,12 +147,12 @@ impl Pool {
         self.keys.load_full()
     }
 
-    /// Its current settings. Not for keeping: it holds back the old settings after a reload.
+    /// Its current settings. Do not keep the view: it would keep the old settings after a reload.
     pub fn settings(&self) -> View<PoolSettings> {
         View::new(self.keys.load(), KeySet::settings)
     }
 
-    /// Its current keys, in the order of the configuration. Not for keeping, as [`Pool::settings`].
+    /// Its current keys, in the order of the configuration. Do not keep the view, as with [`Pool::settings`].
     pub fn members(&self) -> View<[Member]> {
         View::new(self.keys.load(), KeySet::members)
     }
@@ -160,7 +163,7 @@ impl Pool {
             return;
         }
         self.keys.swap(keys).detach();
-        // Whether and until when it is worth waiting may be another question now.
+        // The next available key may be another one now.
         self.waiters.notify_changed();
         self.serve_waiting();
     }

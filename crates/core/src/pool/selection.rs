@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use super::{Demand, KeySet, Pool};
+use super::{Demand, KeySet, Pool, Skipped};
 use crate::balance::AffinityMatch;
-use crate::key::flag;
 use crate::settings::Strategy;
 
 /// Maximum number of skipped keys that are named.
@@ -49,78 +48,6 @@ impl SelectedBy {
             AffinityMatch::Overflow => Self::Overflow,
         }
     }
-}
-
-/// What keeps a key from serving a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// An operator switched it off.
-    Disabled,
-    /// The provider does not accept it.
-    Invalid,
-    /// Its group has no quota or balance left.
-    Exhausted,
-    /// Its breaker ejected it.
-    Ejected,
-    /// Its breaker's probe call is in flight.
-    Probing,
-    /// It has as many calls in flight as it may have.
-    Full,
-    /// Its group is rate-limited for this model.
-    RateLimited,
-    /// It may not use this model.
-    Forbidden,
-    /// It failed in this request already, and its back-off has not ended.
-    Tried,
-    /// The request names an object that another group's key made.
-    OtherGroup,
-}
-
-impl Obstacle {
-    /// The stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Disabled => "disabled",
-            Self::Invalid => "invalid",
-            Self::Exhausted => "exhausted",
-            Self::Ejected => "ejected",
-            Self::Probing => "on_trial",
-            Self::Full => "full",
-            Self::OtherGroup => "other_group",
-            Self::RateLimited => "rate_limited",
-            Self::Forbidden => "forbidden",
-            Self::Tried => "tried_before",
-        }
-    }
-
-    /// The first of a key's flags that keeps it from serving.
-    pub(super) fn of_flags(flags: u32) -> Option<Self> {
-        if flags & flag::BLOCKING == 0 {
-            return None;
-        }
-        [
-            (flag::DISABLED, Self::Disabled),
-            (flag::INVALID, Self::Invalid),
-            (flag::EXHAUSTED, Self::Exhausted),
-            (flag::EJECTED, Self::Ejected),
-            (flag::PROBING, Self::Probing),
-            (flag::FULL, Self::Full),
-        ]
-        .into_iter()
-        .find(|(flag, _)| flags & flag != 0)
-        .map(|(_, obstacle)| obstacle)
-    }
-}
-
-/// A key that could not serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its index in the key set.
-    pub index: usize,
-    /// Why.
-    pub obstacle: Obstacle,
-    /// Until when, if that was known without a lock. See [`KeySet::ends`].
-    pub until: Option<Instant>,
 }
 
 /// What a key was selected among.
@@ -219,15 +146,5 @@ impl KeySet {
             more: (keys - free).saturating_sub(named),
             excluded,
         }
-    }
-
-    /// When what keeps a key from serving ends, if it still does.
-    pub fn ends(&self, skipped: &Skipped) -> Option<Instant> {
-        let key = &self.members.get(skipped.index)?.key;
-        skipped.until.or_else(|| match skipped.obstacle {
-            Obstacle::Exhausted => key.exhausted_until(),
-            Obstacle::Ejected => key.open_until(),
-            _ => None,
-        })
     }
 }

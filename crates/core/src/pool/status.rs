@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Demand, KeySet, Member, Obstacle, Pool};
+use super::{Demand, KeySet, Member, NextAvailable, Obstacle, Pool};
 use crate::fault::Class;
 use crate::key::flag;
 
@@ -65,22 +65,6 @@ pub struct KeyReport {
     pub is_available: bool,
     /// The cooldowns of the key and its group, the first to end first.
     pub cooldowns: Vec<CooldownReport>,
-}
-
-/// When a request that finds no key may expect one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NextAvailable {
-    /// A key has all its slots in use; one may become free at any time.
-    pub slot_may_free: bool,
-    /// When the first cooldown ends.
-    pub cooldown_ends: Option<Instant>,
-}
-
-impl NextAvailable {
-    /// Whether a key may become available before `deadline`.
-    pub fn comes_before(&self, deadline: Instant) -> bool {
-        self.slot_may_free || self.cooldown_ends.is_some_and(|at| at <= deadline)
-    }
 }
 
 /// How many keys are in which state, for one model.

@@ -38,15 +38,15 @@ fn by(pool: &Arc<Pool>, conversation: u64) -> Option<SelectedBy> {
     leased.selection.by
 }
 
-fn homes(pool: &Arc<Pool>) -> Vec<String> {
+fn home_groups(pool: &Arc<Pool>) -> Vec<String> {
     (0..CONVERSATIONS).map(|n| group_for(pool, n)).collect()
 }
 
 #[test]
 fn a_conversation_keeps_to_its_group_and_all_keys_of_it() {
     let pool = World::new().pool(grouped(3, 2));
-    let first = homes(&pool);
-    assert_eq!(first, homes(&pool));
+    let first = home_groups(&pool);
+    assert_eq!(first, home_groups(&pool));
     let mut keys: HashMap<String, usize> = HashMap::new();
     for _ in 0..100 {
         let lease = pool.lease(&of(1)).expect("free");
@@ -63,7 +63,7 @@ fn groups_get_conversations_by_the_weight_of_their_keys() {
     wanted.keys[3].weight = 3;
     let pool = World::new().pool(wanted);
     let mut shares: HashMap<String, u64> = HashMap::new();
-    for home in homes(&pool) {
+    for home in home_groups(&pool) {
         *shares.entry(home).or_default() += 1;
     }
     for (name, expect) in [("g0", 1), ("g1", 1), ("g2", 1), ("g3", 3)] {
@@ -79,10 +79,10 @@ fn groups_get_conversations_by_the_weight_of_their_keys() {
 #[test]
 fn a_new_key_takes_its_share_of_conversations_and_moves_no_other() {
     let world = World::new();
-    let before = homes(&world.pool(grouped(9, 1)));
+    let before = home_groups(&world.pool(grouped(9, 1)));
     let mut wanted = grouped(10, 1);
     wanted.keys.reverse();
-    let after = homes(&world.pool(wanted));
+    let after = home_groups(&world.pool(wanted));
     let moved: Vec<_> = before
         .iter()
         .zip(&after)

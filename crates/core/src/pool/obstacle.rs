@@ -1,0 +1,148 @@
+//! Why a key cannot serve a demand now: the one place that decides it.
+
+use std::time::Instant;
+
+use super::{Demand, KeySet};
+use crate::key::flag;
+
+/// What keeps a key from serving a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// An operator switched it off.
+    Disabled,
+    /// The provider does not accept it.
+    Invalid,
+    /// Its group has no quota or balance left.
+    Exhausted,
+    /// Its breaker ejected it.
+    Ejected,
+    /// Its breaker's probe call is in flight.
+    Probing,
+    /// It has as many calls in flight as it may have.
+    Full,
+    /// Its group is rate-limited for this model.
+    RateLimited,
+    /// It may not use this model.
+    Forbidden,
+    /// It failed in this request already, and its back-off has not ended.
+    Tried,
+    /// The request names an object that another group's key made.
+    OtherGroup,
+}
+
+impl Obstacle {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Invalid => "invalid",
+            Self::Exhausted => "exhausted",
+            Self::Ejected => "ejected",
+            Self::Probing => "probing",
+            Self::Full => "full",
+            Self::OtherGroup => "other_group",
+            Self::RateLimited => "rate_limited",
+            Self::Forbidden => "forbidden",
+            Self::Tried => "tried_before",
+        }
+    }
+
+    /// The first of a key's flags that keeps it from serving.
+    pub(super) fn of_flags(flags: u32) -> Option<Self> {
+        if flags & flag::BLOCKING == 0 {
+            return None;
+        }
+        [
+            (flag::DISABLED, Self::Disabled),
+            (flag::INVALID, Self::Invalid),
+            (flag::EXHAUSTED, Self::Exhausted),
+            (flag::EJECTED, Self::Ejected),
+            (flag::PROBING, Self::Probing),
+            (flag::FULL, Self::Full),
+        ]
+        .into_iter()
+        .find(|(flag, _)| flags & flag != 0)
+        .map(|(_, obstacle)| obstacle)
+    }
+}
+
+/// A key that could not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its index in the key set.
+    pub index: usize,
+    /// Why.
+    pub obstacle: Obstacle,
+    /// Until when, if that was known without a lock. See [`KeySet::ends`].
+    pub until: Option<Instant>,
+}
+
+impl KeySet {
+    /// Why the key at `index` cannot serve the demand now; `None`: it can.
+    ///
+    /// If there are several reasons, the one that usually lasts longest
+    /// comes first. `until` is left out where finding it would take a lock; [`KeySet::ends`] finds it.
+    pub(super) fn why_not(&self, index: usize, demand: &Demand, now: Instant) -> Option<Skipped> {
+        let member = &self.members[index];
+        let found = |obstacle, until| {
+            Some(Skipped {
+                index,
+                obstacle,
+                until,
+            })
+        };
+        if !demand.admits(member) {
+            return found(Obstacle::OtherGroup, None);
+        }
+        let flags = member.key.flags();
+        if let Some(obstacle) = Obstacle::of_flags(flags & flag::NOT_SERVING) {
+            return found(obstacle, None);
+        }
+        let model = member.upstream_model(&demand.model);
+        let forbidden = member.key.forbidden.until(model, now);
+        if forbidden.is_some() {
+            return found(Obstacle::Forbidden, forbidden);
+        }
+        let limited = member.group.cooldowns.until(model, now);
+        if limited.is_some() {
+            return found(Obstacle::RateLimited, limited);
+        }
+        let tried = demand.tried_until(member, now);
+        if tried.is_some() {
+            return found(Obstacle::Tried, tried);
+        }
+        Obstacle::of_flags(flags).and_then(|obstacle| found(obstacle, None))
+    }
+
+    /// When the last of the timed reasons ends that keep a key from serving the demand.
+    pub(super) fn cooling_until(
+        &self,
+        index: usize,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<Instant> {
+        let member = &self.members[index];
+        let model = member.upstream_model(&demand.model);
+        let is_exhausted = member.key.flags() & flag::EXHAUSTED != 0;
+        let exhausted = || member.key.exhausted_until();
+        [
+            member.key.forbidden.until(model, now),
+            member.group.cooldowns.until(model, now),
+            demand.tried_until(member, now),
+            is_exhausted.then(exhausted).flatten(),
+        ]
+        .into_iter()
+        .flatten()
+        .max()
+    }
+
+    /// When what keeps a key from serving ends, if it still does.
+    pub fn ends(&self, skipped: &Skipped) -> Option<Instant> {
+        let key = &self.members.get(skipped.index)?.key;
+        skipped.until.or_else(|| match skipped.obstacle {
+            Obstacle::Exhausted => key.exhausted_until(),
+            Obstacle::Ejected => key.open_until(),
+            _ => None,
+        })
+    }
+}
