@@ -288,13 +288,19 @@ impl Key {
         Some(Slot { is_probe })
     }
 
+    /// Whether this request is the probe. Two requests never are: the first sets the flag.
     fn begin_probe(&self) -> bool {
         let before = self.flags.fetch_or(flag::PROBING, Ordering::SeqCst);
         if before & flag::PROBING != 0 {
             return false;
         }
+        // An earlier probe may have ended since the caller saw the breaker half open.
+        let is_half_open = before & flag::HALF_OPEN != 0;
+        if !is_half_open {
+            self.flags.fetch_and(!flag::PROBING, Ordering::SeqCst);
+        }
         self.update();
-        true
+        is_half_open
     }
 
     /// Gives the slot back. Call [`Key::serve_waiting`] afterwards if requests wait.
@@ -433,16 +439,22 @@ impl Key {
         }
     }
 
-    /// Its group has no quota or balance left until then.
+    /// Its group has no quota or balance left until then. A later end known before is kept.
+    ///
+    /// The flag changes under the lock, so that it and the time always agree.
     pub(crate) fn exhaust(&self, until: Instant) {
-        *self.exhausted_until.lock() = Some(until);
+        let mut exhausted_until = self.exhausted_until.lock();
+        let until = exhausted_until.map_or(until, |known| known.max(until));
+        *exhausted_until = Some(until);
         self.change(flag::EXHAUSTED, 0);
+        drop(exhausted_until);
         self.note_due(until);
     }
 
     /// Its group has quota or balance again.
     pub(crate) fn end_exhaustion(&self) {
-        *self.exhausted_until.lock() = None;
+        let mut exhausted_until = self.exhausted_until.lock();
+        *exhausted_until = None;
         self.change(0, flag::EXHAUSTED);
     }
 

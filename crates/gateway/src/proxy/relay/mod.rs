@@ -57,9 +57,11 @@ pub(super) struct Serving {
 pub(crate) struct Relay {
     gw: Arc<Gateway>,
     protocol: Protocol,
+    /// Declared before `serving`, since fields are dropped in order: the connection closes before the slot is freed, or
+    /// the provider would count two calls.
+    upstream: Option<UpstreamBody>,
     serving: Serving,
     ready: VecDeque<Bytes>,
-    upstream: Option<UpstreamBody>,
     /// Set for event streams.
     events: Option<EventBuffer>,
     /// Ends the wait for the provider's next byte. Created at the first wait.
