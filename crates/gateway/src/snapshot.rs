@@ -20,12 +20,11 @@ pub struct Snapshot {
     /// The settings it was made from.
     pub settings: Settings,
     /// Its pools, in order.
-    pub pools: Vec<PoolEntry>,
+    pub pools: Vec<Arc<PoolEntry>>,
     virtual_keys: HashMap<Digest256, Arc<VirtualKeySettings>>,
 }
 
 /// A pool with the dialect of its provider.
-#[derive(Clone)]
 pub struct PoolEntry {
     /// The pool.
     pub pool: Arc<Pool>,
@@ -52,7 +51,11 @@ impl Snapshot {
             .iter()
             .map(|key| (key.digest, Arc::new(key.clone())))
             .collect();
-        let pools = pools.iter().filter_map(PoolEntry::of).collect();
+        let pools = pools
+            .iter()
+            .filter_map(PoolEntry::of)
+            .map(Arc::new)
+            .collect();
         Self {
             settings,
             pools,
@@ -82,7 +85,7 @@ impl Snapshot {
     }
 
     /// The pool of that name.
-    pub(crate) fn pool(&self, name: &str) -> Option<&PoolEntry> {
+    pub(crate) fn pool(&self, name: &str) -> Option<&Arc<PoolEntry>> {
         self.pools.iter().find(|entry| &**entry.pool.name() == name)
     }
 
@@ -109,7 +112,7 @@ impl Snapshot {
         protocol: Protocol,
         model: &'a str,
         may_use: impl Fn(&PoolEntry) -> bool,
-    ) -> Result<(&'a PoolEntry, &'a str), NoRoute> {
+    ) -> Result<(&'a Arc<PoolEntry>, &'a str), NoRoute> {
         let speaking = || self.pools.iter().filter(|entry| entry.speaks(protocol));
         if let Some(found) = find(|| speaking().filter(|entry| may_use(entry)), model) {
             return Ok(found);
@@ -130,7 +133,7 @@ impl Snapshot {
         &self,
         protocol: Protocol,
         may_use: impl Fn(&PoolEntry) -> bool,
-    ) -> Option<&PoolEntry> {
+    ) -> Option<&Arc<PoolEntry>> {
         self.pools
             .iter()
             .find(|entry| entry.speaks(protocol) && may_use(entry))
@@ -179,11 +182,11 @@ impl PoolEntry {
 }
 
 /// Resolves in this order: an exact name, `pool/model`, a pattern.
-fn find<'a, I>(pools: impl Fn() -> I, model: &'a str) -> Option<(&'a PoolEntry, &'a str)>
+fn find<'a, I>(pools: impl Fn() -> I, model: &'a str) -> Option<(&'a Arc<PoolEntry>, &'a str)>
 where
-    I: Iterator<Item = &'a PoolEntry>,
+    I: Iterator<Item = &'a Arc<PoolEntry>>,
 {
-    let serves = |entry: &&PoolEntry, test: &dyn Fn(&str) -> bool| {
+    let serves = |entry: &&Arc<PoolEntry>, test: &dyn Fn(&str) -> bool| {
         entry.pool.settings().models.iter().any(|m| test(m))
     };
     if let Some(entry) =

@@ -1,5 +1,6 @@
 //! Model lists: what the caller may call by a protocol, from the pools' own names and from what providers list.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +39,7 @@ pub(super) async fn list(
     call: &ModelsCall,
     caller: &Caller,
 ) -> Result<Response<Bytes>, GatewayError> {
-    let asked = |entry: &&PoolEntry| match endpoint.pool {
+    let asked = |entry: &&Arc<PoolEntry>| match endpoint.pool {
         Some(named) => named.pool.name() == entry.pool.name(),
         None => true,
     };
@@ -46,7 +47,7 @@ pub(super) async fn list(
         .pools
         .iter()
         .filter(|entry| entry.speaks(endpoint.protocol));
-    let pools: Vec<&PoolEntry> = speaking
+    let pools: Vec<&Arc<PoolEntry>> = speaking
         .filter(asked)
         .filter(|entry| caller.may_use_pool(entry))
         .collect();

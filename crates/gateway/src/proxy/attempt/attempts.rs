@@ -82,7 +82,7 @@ pub(crate) struct LastError {
 /// A response that is kept for the client.
 pub(crate) struct LastResponse {
     pub(crate) response: UpstreamResponse,
-    pub(crate) entry: PoolEntry,
+    pub(crate) entry: Arc<PoolEntry>,
     pub(crate) key: MemberRef,
 }
 
@@ -296,7 +296,7 @@ impl<'a> Attempts<'a> {
             self.last.error = None;
             self.last.response = Some(LastResponse {
                 response,
-                entry: self.target().entry.clone(),
+                entry: Arc::clone(&self.target().entry),
                 key: key.clone(),
             });
         }

@@ -1,5 +1,7 @@
 //! What a request calls: the pool named by the path, the endpoint, and the protocol of the response.
 
+use std::sync::Arc;
+
 use http::request::Parts;
 use keypool_providers::protocol::upload::UploadStep;
 use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
@@ -14,7 +16,7 @@ pub(crate) struct MatchedEndpoint<'a> {
     /// The known endpoint; `None` for a native path of the pool's provider, or an unknown path.
     pub(crate) endpoint: Option<Endpoint>,
     /// The pool that the path names.
-    pub(crate) pool: Option<&'a PoolEntry>,
+    pub(crate) pool: Option<&'a Arc<PoolEntry>>,
     /// The path without the pool, as a client of the endpoint sends it.
     pub(crate) path: String,
     /// The step of an upload that the request takes. Boxed: hardly any request is one.
@@ -56,7 +58,7 @@ impl<'a> MatchedEndpoint<'a> {
     }
 
     /// `/{pool}/…`: a known endpoint in the given pool, or a native path.
-    fn in_pool(entry: &'a PoolEntry, rest: &str, parts: &Parts) -> Self {
+    fn in_pool(entry: &'a Arc<PoolEntry>, rest: &str, parts: &Parts) -> Self {
         let query = parts.uri.query();
         for path in spellings(entry, rest) {
             let lookup = protocol::lookup(&parts.method, &path, &parts.headers, query);
@@ -74,7 +76,7 @@ impl<'a> MatchedEndpoint<'a> {
     fn new(
         protocol: Protocol,
         endpoint: Option<Endpoint>,
-        pool: Option<&'a PoolEntry>,
+        pool: Option<&'a Arc<PoolEntry>>,
         path: String,
         parts: &Parts,
     ) -> Self {
@@ -139,7 +141,10 @@ fn native_protocol(entry: &PoolEntry, path: &str, parts: &Parts) -> Protocol {
 }
 
 /// The pool that the first segment names, and the rest of the path.
-fn named_pool<'a, 'p>(snapshot: &'a Snapshot, path: &'p str) -> Option<(&'a PoolEntry, &'p str)> {
+fn named_pool<'a, 'p>(
+    snapshot: &'a Snapshot,
+    path: &'p str,
+) -> Option<(&'a Arc<PoolEntry>, &'p str)> {
     let after = &path[1..];
     let end = after.find('/').unwrap_or(after.len());
     let name = percent_decode_str(&after[..end]).decode_utf8().ok()?;

@@ -39,7 +39,7 @@ pub(crate) struct RequestLog {
     path: Box<str>,
     caller: Arc<str>,
     /// The pool whose response the client gets; until that is known, the first target's.
-    entry: Option<PoolEntry>,
+    entry: Option<Arc<PoolEntry>>,
     /// The key that was used last.
     key: Option<MemberRef>,
     attempts: u32,
@@ -92,14 +92,14 @@ impl RequestLog {
     }
 
     /// Records the pool that the request goes to first.
-    pub(crate) fn set_pool(&mut self, entry: &PoolEntry) {
-        self.entry = Some(entry.clone());
+    pub(crate) fn set_pool(&mut self, entry: &Arc<PoolEntry>) {
+        self.entry = Some(Arc::clone(entry));
     }
 
     /// Records the attempt that begins now, the `attempt`th. `waited`: over all attempts so far.
     pub(crate) fn record_attempt(
         &mut self,
-        entry: &PoolEntry,
+        entry: &Arc<PoolEntry>,
         leased: &mut Leased,
         attempt: u32,
         waited: Duration,
@@ -115,10 +115,10 @@ impl RequestLog {
     }
 
     /// Records whose response the client gets, unless a later attempt changes that.
-    pub(crate) fn set_response_of(&mut self, entry: &PoolEntry, key: &MemberRef) {
+    pub(crate) fn set_response_of(&mut self, entry: &Arc<PoolEntry>, key: &MemberRef) {
         let known = self.entry.as_ref();
-        if !known.is_some_and(|known| Arc::ptr_eq(&known.pool, &entry.pool)) {
-            self.entry = Some(entry.clone());
+        if !known.is_some_and(|known| Arc::ptr_eq(known, entry)) {
+            self.entry = Some(Arc::clone(entry));
         }
         self.key = Some(key.clone());
     }

@@ -198,7 +198,10 @@ impl<'a> ObjectTracking<'a> {
             origins.any(|origin| entry.pool.group_of_origin(origin).is_some())
         };
         let quoted = |entry: &PoolEntry| format!("\"{}\"", entry.pool.name());
-        let there: Vec<String> = usable.filter(|entry| holds(entry)).map(quoted).collect();
+        let there: Vec<String> = usable
+            .filter(|entry| holds(entry))
+            .map(|entry| quoted(entry))
+            .collect();
         let here: Vec<String> = targets.iter().map(|target| quoted(&target.entry)).collect();
         let advice = if there.is_empty() {
             "the key that made it is in no pool that this caller may use: make it again".to_owned()

@@ -155,7 +155,7 @@ fn relay_last(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
     response: UpstreamResponse,
-    entry: &PoolEntry,
+    entry: &Arc<PoolEntry>,
     log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
     let mut serving = Serving::without_lease(log);

@@ -11,7 +11,7 @@ use crate::traces::SkipReason;
 
 /// A target of a route, as one caller sees it.
 pub(super) struct EvaluatedTarget<'a> {
-    pub(super) entry: &'a PoolEntry,
+    pub(super) entry: &'a Arc<PoolEntry>,
     /// The model's name there.
     pub(super) model: &'a Arc<str>,
     /// Why the caller cannot call it; `None` if it can.

@@ -22,7 +22,7 @@ use access::{denial, evaluate};
 
 /// One pool that may serve a call.
 pub(super) struct PoolTarget {
-    pub(super) entry: PoolEntry,
+    pub(super) entry: Arc<PoolEntry>,
     /// The model as the pool's provider names it; empty if the call names none.
     pub(super) model: Arc<str>,
     /// The group of the objects that the call names.
@@ -30,9 +30,9 @@ pub(super) struct PoolTarget {
 }
 
 impl PoolTarget {
-    fn new(entry: &PoolEntry, model: impl Into<Arc<str>>) -> Self {
+    fn new(entry: &Arc<PoolEntry>, model: impl Into<Arc<str>>) -> Self {
         Self {
-            entry: entry.clone(),
+            entry: Arc::clone(entry),
             model: model.into(),
             only_group: None,
         }
@@ -65,7 +65,7 @@ pub(super) fn targets(
 
 /// The path names the pool.
 fn in_pool(
-    entry: &PoolEntry,
+    entry: &Arc<PoolEntry>,
     named: Option<&str>,
     caller: &Caller,
 ) -> Result<PoolTarget, GatewayError> {
@@ -158,7 +158,7 @@ fn with_objects(
     endpoint: &MatchedEndpoint<'_>,
     caller: &Caller,
 ) -> Result<Vec<PoolTarget>, GatewayError> {
-    let holds = |entry: &&PoolEntry| entry.holds_objects_of(endpoint.protocol);
+    let holds = |entry: &&Arc<PoolEntry>| entry.holds_objects_of(endpoint.protocol);
     let pools = snapshot.pools.iter().filter(holds);
     let targets: Vec<PoolTarget> = pools
         .filter(|entry| caller.may_use_pool(entry))
@@ -175,7 +175,7 @@ fn first_pool<'a>(
     snapshot: &'a Snapshot,
     endpoint: &MatchedEndpoint<'_>,
     caller: &Caller,
-) -> Result<&'a PoolEntry, GatewayError> {
+) -> Result<&'a Arc<PoolEntry>, GatewayError> {
     let first =
         |may_use: &dyn Fn(&PoolEntry) -> bool| snapshot.first_speaking(endpoint.protocol, may_use);
     if let Some(entry) = first(&|entry| caller.may_use_pool(entry)) {
