@@ -113,7 +113,10 @@ impl Body for UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Http1 { http1, .. } => http1.is_body_done(),
-            Source::Http2 { body, .. } => body.is_end_stream(),
+            // A client that knows the length reads no further, so the end of the stream may come too late.
+            Source::Http2 { body, .. } => {
+                body.is_end_stream() || body.size_hint().exact() == Some(0)
+            }
             Source::Ended => true,
         }
     }

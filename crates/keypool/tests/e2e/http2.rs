@@ -141,6 +141,24 @@ async fn a_disconnect_resets_only_the_clients_own_stream() {
 }
 
 #[tokio::test]
+async fn a_response_of_known_length_is_complete_before_its_stream_ends() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);
+    let provider = Http2Provider::start(acceptor, 100, Rule::LateEnd).await;
+    let gw = gateway(&authority, provider.addr, 1).await;
+    let reply = gw.chat().await;
+    assert_eq!(
+        (reply.status, reply.text().as_str()),
+        (200, "{\"id\":\"2\"}")
+    );
+    gw.all_idle().await;
+    gw.logged("status=200").await;
+    assert!(!gw.log().contains("client_disconnected"), "{}", gw.log());
+    provider.finish();
+    stop(gw).await;
+}
+
+#[tokio::test]
 async fn large_bodies_pass_in_both_directions() {
     let authority = Authority::new();
     let acceptor = authority.acceptor(&["127.0.0.1"], &["h2"]);

@@ -25,6 +25,8 @@ pub(crate) enum Rule {
     Hold,
     /// Sends the request's body back.
     Echo,
+    /// Announces the length, sends the body, and ends the stream only after `finish` is called.
+    LateEnd,
 }
 
 /// What the provider has seen.
@@ -153,6 +155,16 @@ async fn answer(
             if let Ok(mut stream) = respond.send_response(json("application/octet-stream"), false) {
                 let _ = stream.send_data(sent.into(), true);
             }
+        }
+        Rule::LateEnd => {
+            let mut head = json("application/json");
+            head.headers_mut().insert("content-length", 10.into());
+            let Ok(mut stream) = respond.send_response(head, false) else {
+                return;
+            };
+            let _ = stream.send_data(Bytes::from_static(b"{\"id\":\"2\"}"), false);
+            let _ = context.finish.wait_for(|finish| *finish).await;
+            let _ = stream.send_data(Bytes::new(), true);
         }
         Rule::Hold => {
             let Ok(mut stream) = respond.send_response(json("text/event-stream"), false) else {
