@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use keypool_core::settings::PoolSettings;
 use keypool_gateway::snapshot::Snapshot;
 use keypool_providers::catalogue;
-use keypool_providers::dialect::Dialect;
 
 use crate::admin_token::AdminToken;
 use crate::open_files::OpenFiles;
@@ -116,7 +115,8 @@ fn curl(base: &str, snapshot: &Snapshot) -> String {
 
 /// A model that the operator named. The provider's default models do not tell whether one does chat.
 fn exact_model(pool: &PoolSettings) -> Option<&str> {
-    let default_models = catalogue::find(pool.provider).map_or(&[][..], Dialect::default_models);
+    let default_models =
+        catalogue::find(pool.provider).map_or(&[][..], |dialect| dialect.default_models);
     pool.models
         .iter()
         .map(String::as_str)

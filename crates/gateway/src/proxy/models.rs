@@ -132,7 +132,7 @@ async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<
 /// The names that the operator configured, and those of the provider's list that the pool's patterns match.
 async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     let settings = entry.pool.settings();
-    let usual = entry.dialect.default_models();
+    let usual = entry.dialect.default_models;
     let is_own = |model: &&String| !pattern::is_pattern(model) && !usual.contains(&model.as_str());
     let mut models: Vec<ListedModel> = settings
         .models
@@ -171,7 +171,7 @@ async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
 /// Asks the provider with the first key that is available. The outcome counts for no key.
 async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let dialect = entry.dialect;
-    let list = dialect.list_models()?;
+    let list = dialect.list_models?;
     let reports = entry.pool.report();
     let may_serve =
         |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
@@ -192,7 +192,7 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     );
     let keys = entry.pool.keys();
     let member = keys.members().get(index)?;
-    let (method, protocol) = (Method::GET, dialect.protocols()[0]);
+    let (method, protocol) = (Method::GET, dialect.protocols[0]);
     let query = Some(list.query).filter(|query| !query.is_empty());
     let build = || {
         let key = KeyHeaders::of(member)?;

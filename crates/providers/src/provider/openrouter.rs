@@ -8,7 +8,7 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use super::openai_compatible::Compatible;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse, retry_after, shown};
 
 /// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
@@ -61,11 +61,11 @@ const ERROR_TYPES: &[(&str, Class)] = &[
 ];
 
 /// openrouter.ai.
-pub(crate) static OPENROUTER: Compatible = Compatible {
+pub(crate) static OPENROUTER: Dialect = Dialect {
     name: "openrouter",
     env_keys: &["OPENROUTER_API_KEY"],
     env_base_url: Some("OPENROUTER_BASE_URL"),
-    base_url: Some("https://openrouter.ai/api/v1"),
+    default_base_url: Some("https://openrouter.ai/api/v1"),
     request_id_headers: &["x-generation-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE

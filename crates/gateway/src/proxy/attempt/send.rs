@@ -325,7 +325,7 @@ impl ResponseReader<'_> {
             body,
             now: self.gw.clock.wall(),
         };
-        let fault = self.target.entry.dialect.classify(&error);
+        let fault = (self.target.entry.dialect.classify)(&error);
         if !fault.class.is_failure() {
             response.class = Class::CallerFault;
             return Sent::Response(response);

@@ -123,7 +123,7 @@ impl Serving {
 pub(super) fn relay(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
-    dialect: &dyn Dialect,
+    dialect: &Dialect,
     response: UpstreamResponse,
     mut serving: Serving,
 ) -> Response<Box<Relay>> {
@@ -167,7 +167,7 @@ fn relay_last(
     head.map(|()| Box::new(relay.finished_if_complete()))
 }
 
-fn head(parts: http::response::Parts, dialect: &dyn Dialect, log: &mut RequestLog) -> Response<()> {
+fn head(parts: http::response::Parts, dialect: &Dialect, log: &mut RequestLog) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
     let request_id = strip_response(response.headers_mut(), dialect);
