@@ -163,6 +163,16 @@ pub(super) fn number(n: u64) -> HeaderValue {
     )
 }
 
+/// `Content-Length` in bytes, if it is a number.
+pub(super) fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
 /// Whether a response of this status can have a body.
 pub(super) fn may_have_body(status: StatusCode) -> bool {
     status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED

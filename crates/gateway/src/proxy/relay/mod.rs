@@ -32,7 +32,6 @@ use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::PoolEntry;
 use crate::task_poll;
-use crate::telemetry::BrokenResponse;
 use crate::traces::Ending;
 use crate::upstream::UpstreamBody;
 use event_buffer::EventBuffer;
@@ -72,18 +71,10 @@ pub(crate) struct Relay {
 }
 
 impl Serving {
-    /// What an attempt's response needs.
-    pub(super) fn new(lease: Lease, log: &mut RequestLog) -> Self {
+    /// What a response needs. `lease`: the attempt's; `None` for the response of an earlier attempt, whose lease has ended.
+    pub(super) fn new(lease: Option<Lease>, log: &mut RequestLog) -> Self {
         Self {
-            lease: Some(lease),
-            log: log.take(),
-        }
-    }
-
-    /// What the response of an earlier attempt needs: its lease has ended.
-    fn without_lease(log: &mut RequestLog) -> Self {
-        Self {
-            lease: None,
+            lease,
             log: log.take(),
         }
     }
@@ -95,7 +86,7 @@ impl Serving {
         };
         let pool = Arc::clone(lease.pool());
         let _ = lease.finish(&Fault::of(class));
-        gw.telemetry.after_success(&pool, gw.clock.now());
+        gw.telemetry.health.after_success(&pool, gw.clock.now());
     }
 
     /// The provider broke off: counts for the key, and is logged.
@@ -103,18 +94,12 @@ impl Serving {
         let Some(lease) = self.lease.take() else {
             return;
         };
-        let (pool, index) = (Arc::clone(lease.pool()), lease.index());
-        let key_name = Arc::clone(&lease.member().name);
+        let (pool, key) = (Arc::clone(lease.pool()), lease.member().clone());
         let effect = lease.finish(&Fault::of(Class::UpstreamTrouble));
-        gw.telemetry.response_broke(&BrokenResponse {
-            request_id: self.log.request_id(),
-            pool: pool.name(),
-            index,
-            key_name: &key_name,
-            reason,
-        });
+        gw.telemetry
+            .response_broke(self.log.request_id(), &pool, &key, reason);
         if effect.ejected {
-            gw.telemetry.after_failure(&pool, gw.clock.now());
+            gw.telemetry.health.after_failure(&pool, gw.clock.now());
         }
     }
 }
@@ -156,7 +141,7 @@ fn relay_last(
     entry: &PoolEntry,
     log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
-    let mut serving = Serving::without_lease(log);
+    let mut serving = Serving::new(None, log);
     let head = head(response.parts, entry.dialect, &mut serving.log);
     let idle_limit = entry.pool.settings().timeouts.idle;
     let relay = Relay {
