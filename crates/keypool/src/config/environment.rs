@@ -5,10 +5,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use keypool_core::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use keypool_core::settings::{KeySettings, PoolSettings};
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
@@ -72,13 +69,11 @@ fn pool(
         Base::Invalid => return None,
         Base::Missing => {
             let variable = dialect.env_base_url.unwrap_or("a base URL");
-            report.add(Problem::absent(
-                &texts.first()?.at,
-                format!(
-                    "`{variable}` is missing: the provider \"{}\" has no default base URL",
-                    dialect.name
-                ),
-            ));
+            let message = format!(
+                "`{variable}` is missing: the provider \"{}\" has no default base URL",
+                dialect.name
+            );
+            report.add(Problem::absent(&texts.first()?.at, message));
             return None;
         }
     };
@@ -91,13 +86,9 @@ fn pool(
     Some(PoolSettings {
         name: dialect.name.into(),
         provider: dialect.name,
-        strategy: Strategy::default(),
         models: default_models(dialect),
         keys: secrets.into_iter().enumerate().map(key).collect(),
-        retry: RetrySettings::default(),
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
         source: "environment".into(),
+        ..PoolSettings::default()
     })
 }

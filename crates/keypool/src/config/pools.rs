@@ -39,10 +39,8 @@ pub(super) fn read(
     let Some(table) = table else { return out };
     for (name, at, node) in table.entries() {
         if let Some(mistake) = values::pool_name_mistake(&name) {
-            table.report().add(Problem::new(
-                &at,
-                format!("the pool name {} {mistake}", display::name(&name)),
-            ));
+            let message = format!("the pool name {} {mistake}", display::name(&name));
+            table.report().add(Problem::new(&at, message));
         }
         if let Some(mut table) = node.table() {
             let dialect = provider(&mut table);
