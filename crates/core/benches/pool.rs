@@ -97,7 +97,7 @@ fn lose_half(pool: &Arc<Pool>, half: Half) {
         let Some(Leased { lease, .. }) = pool.acquire(&Demand::of("m")) else {
             break;
         };
-        if lease.index() % 2 == 0 {
+        if lease.member().index() % 2 == 0 {
             let _ = lease.finish(&fault);
             left -= 1;
         }

@@ -24,6 +24,7 @@ pub(crate) struct Availability {
 }
 
 /// The requests that wait in one pool, whatever key set it has.
+#[derive(Default)]
 pub(crate) struct Waiters {
     /// Number of requests that wait in this pool.
     count: AtomicUsize,
@@ -94,10 +95,8 @@ impl Waiters {
     /// Nobody waits. `everywhere`: one counter for all pools.
     pub(crate) fn new(everywhere: Arc<AtomicUsize>) -> Self {
         Self {
-            count: AtomicUsize::new(0),
             everywhere,
-            changed: Notify::new(),
-            serve: OnceLock::new(),
+            ..Self::default()
         }
     }
 

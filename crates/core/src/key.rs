@@ -83,7 +83,7 @@ pub struct Key {
     models: ModelsInUse,
     /// (key, model) pairs that the provider forbids.
     pub(crate) forbidden: Cooldowns,
-    breaker: Mutex<Breaker>,
+    pub(crate) breaker: Mutex<Breaker>,
     failed: AtomicU64,
     /// The group of a key for which none is configured.
     pub(crate) own_group: Arc<Group>,
@@ -91,8 +91,10 @@ pub struct Key {
     exhausted_until: Mutex<Option<Instant>>,
     /// The key sets that it is in, and its index in each.
     attached: RwLock<Vec<(Weak<Availability>, usize)>>,
-    id: KeyId,
-    secret: Secret,
+    /// What identifies it.
+    pub id: KeyId,
+    /// The credential sent upstream.
+    pub secret: Secret,
 }
 
 #[cfg(target_pointer_width = "64")]
@@ -137,7 +139,7 @@ impl ModelsInUse {
 }
 
 /// A quota group: keys of one organisation, project or account, which share limits and balance.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Group {
     /// Models that are rate-limited for all keys of the group.
     pub(crate) cooldowns: Cooldowns,
@@ -183,16 +185,6 @@ impl Key {
         })
     }
 
-    /// What identifies it.
-    pub fn id(&self) -> &KeyId {
-        &self.id
-    }
-
-    /// The credential sent upstream.
-    pub fn secret(&self) -> &Secret {
-        &self.secret
-    }
-
     /// Calls in flight.
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::SeqCst)
@@ -215,10 +207,6 @@ impl Key {
 
     pub(crate) fn flags(&self) -> u32 {
         self.flags.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn breaker(&self) -> &Mutex<Breaker> {
-        &self.breaker
     }
 
     /// When `EXHAUSTED` ends by itself.

@@ -8,7 +8,7 @@ use crate::proxy_url::ProxyUrl;
 use crate::secret::Secret;
 
 /// `[pools.<name>]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolSettings {
     /// The pool's name.
     pub name: Arc<str>,

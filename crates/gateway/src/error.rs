@@ -78,11 +78,6 @@ impl Kind {
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
         }
     }
-
-    /// The stable code.
-    pub(crate) fn code(self) -> &'static str {
-        self.status_and_code().1
-    }
 }
 
 impl GatewayError {
@@ -110,10 +105,9 @@ impl GatewayError {
 
     /// The response in the protocol's form.
     pub(crate) fn render(&self, protocol: Protocol) -> Response<Bytes> {
-        let (status, code) = self.kind.status_and_code();
-        let body = protocol::error_body(protocol, &self.own(code));
+        let body = protocol::error_body(protocol, &self.own());
         let mut response = Response::new(body);
-        *response.status_mut() = status;
+        *response.status_mut() = self.kind.status_and_code().0;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
@@ -130,13 +124,13 @@ impl GatewayError {
 
     /// The event that ends a broken stream.
     pub(crate) fn render_in_stream(&self, protocol: Protocol) -> Bytes {
-        protocol::stream_error(protocol, &self.own(self.kind.code()))
+        protocol::stream_error(protocol, &self.own())
     }
 
-    fn own<'a>(&'a self, code: &'a str) -> OwnError<'a> {
-        let status = self.kind.status_and_code().0.as_u16();
+    fn own(&self) -> OwnError<'_> {
+        let (status, code) = self.kind.status_and_code();
         OwnError {
-            status,
+            status: status.as_u16(),
             code,
             message: &self.message,
         }

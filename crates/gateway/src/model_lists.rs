@@ -13,12 +13,8 @@ pub(crate) struct ModelLists {
     by_pool: Mutex<HashMap<Arc<str>, Arc<PoolList>>>,
 }
 
-/// One pool's list. The lock lets one request ask the provider while others wait for the result.
-#[derive(Default)]
-pub(crate) struct PoolList {
-    /// When the list expires, and the list.
-    pub(crate) kept: tokio::sync::Mutex<Option<(Instant, Vec<ListedModel>)>>,
-}
+/// One pool's list, and when it expires. The lock lets one request ask the provider while others wait for the result.
+pub(crate) type PoolList = tokio::sync::Mutex<Option<(Instant, Vec<ListedModel>)>>;
 
 impl ModelLists {
     /// The list of one pool, initially empty.

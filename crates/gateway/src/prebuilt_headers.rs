@@ -39,16 +39,16 @@ impl KeyHeaders {
         member.prepared()
     }
 
-    fn new(key: &KeySettings, dialect: &dyn Dialect) -> Self {
+    fn new(key: &KeySettings, dialect: &Dialect) -> Self {
         let secret = key.secret.expose();
         let credential = |protocol: &Protocol| {
-            let (name, value) = dialect.credential(*protocol, secret)?;
+            let (name, value) = (dialect.credential)(*protocol, secret)?;
             Some((*protocol, name, value))
         };
         Self {
             name: name_value(&key.name),
             host: HeaderValue::from_str(key.base_url.authority()).ok(),
-            credentials: dialect.protocols().iter().filter_map(credential).collect(),
+            credentials: dialect.protocols.iter().filter_map(credential).collect(),
         }
     }
 

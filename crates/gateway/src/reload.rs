@@ -1,5 +1,7 @@
 //! Reloaded configurations and what they change. This module knows settings, not what is built from them.
 
+use keypool_core::settings::PoolSettings;
+
 use crate::settings::Settings;
 
 /// Reads the configuration again. Returns the settings, or every mistake in them as a line of text.
@@ -32,20 +34,6 @@ impl Changes {
     /// What `loaded` changes compared with `before`.
     pub(crate) fn between(before: &Settings, loaded: &Reloaded) -> Self {
         let after = &loaded.settings;
-        let names = |settings: &Settings| {
-            settings
-                .pools
-                .iter()
-                .map(|pool| pool.name.to_string())
-                .collect::<Vec<_>>()
-        };
-        let (old, new) = (names(before), names(after));
-        let changed = after.pools.iter().filter(|pool| {
-            before
-                .pools
-                .iter()
-                .any(|p| p.name == pool.name && p != *pool)
-        });
         let sections = [
             ("server", before.server != after.server),
             ("log", before.log != after.log),
@@ -54,17 +42,11 @@ impl Changes {
             ("routes", before.routes != after.routes),
         ];
         Self {
-            pools_added: new
-                .iter()
-                .filter(|name| !old.contains(name))
-                .cloned()
-                .collect(),
-            pools_removed: old
-                .iter()
-                .filter(|name| !new.contains(name))
-                .cloned()
-                .collect(),
-            pools_changed: changed.map(|pool| pool.name.to_string()).collect(),
+            pools_added: names(&after.pools, |pool| namesake(pool, before).is_none()),
+            pools_removed: names(&before.pools, |pool| namesake(pool, after).is_none()),
+            pools_changed: names(&after.pools, |pool| {
+                namesake(pool, before).is_some_and(|old| old != pool)
+            }),
             sections_changed: sections
                 .into_iter()
                 .filter_map(|(name, differs)| differs.then_some(name))
@@ -72,4 +54,15 @@ impl Changes {
             warnings: loaded.warnings.clone(),
         }
     }
+}
+
+/// The names of the pools that `is_meant` selects.
+fn names(pools: &[PoolSettings], is_meant: impl Fn(&PoolSettings) -> bool) -> Vec<String> {
+    let meant = pools.iter().filter(|pool| is_meant(pool));
+    meant.map(|pool| pool.name.to_string()).collect()
+}
+
+/// The pool of the same name in `settings`.
+fn namesake<'s>(pool: &PoolSettings, settings: &'s Settings) -> Option<&'s PoolSettings> {
+    settings.pools.iter().find(|other| other.name == pool.name)
 }

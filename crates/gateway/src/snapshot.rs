@@ -29,7 +29,7 @@ pub struct PoolEntry {
     /// The pool.
     pub pool: Arc<Pool>,
     /// Its provider's wire form.
-    pub dialect: &'static dyn Dialect,
+    pub dialect: &'static Dialect,
     /// The pool's name, as clients see it in a header.
     pub name_header: HeaderValue,
 }
@@ -160,7 +160,7 @@ impl PoolEntry {
         query: Option<&str>,
     ) -> String {
         let base_path = member.base_url.path();
-        let mut target = self.dialect.upstream_path(protocol, base_path, path);
+        let mut target = (self.dialect.upstream_path)(protocol, base_path, path);
         if let Some(query) = query {
             target.push('?');
             target.push_str(query);
@@ -172,12 +172,12 @@ impl PoolEntry {
     /// their own offer only calls of a model in it.
     pub(crate) fn holds_objects_of(&self, protocol: Protocol) -> bool {
         self.speaks(protocol)
-            && (protocol != Protocol::OpenAi || self.dialect.protocols()[0] == protocol)
+            && (protocol != Protocol::OpenAi || self.dialect.protocols[0] == protocol)
     }
 
     /// Whether its provider can be called by `protocol`.
     pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
-        self.dialect.protocols().contains(&protocol)
+        self.dialect.protocols.contains(&protocol)
     }
 }
 

@@ -78,7 +78,8 @@ pub(crate) struct Step {
     pub(crate) selection: Selection,
     /// How long this step waited for a key.
     pub(crate) waited: Duration,
-    began: Instant,
+    /// When the step began, after the wait.
+    pub(crate) began: Instant,
     /// Until the head of the response, or the failure.
     pub(crate) took: Duration,
     pub(crate) outcome: Outcome,
@@ -201,17 +202,13 @@ impl Step {
         }
     }
 
-    /// The target `pool` was skipped.
-    pub(crate) fn skipped(
+    /// A step without a key or a selection, such as a target that was skipped.
+    pub(crate) fn new(
         pool: &Arc<Pool>,
         model: &Arc<str>,
-        reason: SkipReason,
         began: Instant,
+        outcome: Outcome,
     ) -> Self {
-        Self::new(pool, model, began, Outcome::Skipped(reason))
-    }
-
-    fn new(pool: &Arc<Pool>, model: &Arc<str>, began: Instant, outcome: Outcome) -> Self {
         Self {
             pool_name: Arc::clone(pool.name()),
             keys: Weak::new(),
@@ -223,11 +220,6 @@ impl Step {
             took: Duration::ZERO,
             outcome,
         }
-    }
-
-    /// The same step after a wait for a key.
-    pub(crate) fn after_waiting(self, waited: Duration) -> Self {
-        Self { waited, ..self }
     }
 
     /// Records what came of an attempt, unless that is known already.

@@ -25,26 +25,19 @@ type Stamp = Option<(SystemTime, u64)>;
     reason = "lives as long as the process; a shutdown does not wait for it"
 )]
 pub(crate) fn start(gw: &Arc<Gateway>, files: Vec<PathBuf>) {
-    let seen = Seen {
-        stamps: stamps(&files),
-        contents: digests(&files),
-    };
-    tokio::spawn(follow(Arc::clone(gw), files, seen));
+    let (stamps, contents) = (stamps(&files), digests(&files));
+    tokio::spawn(follow(Arc::clone(gw), files, stamps, contents));
 }
 
-/// The state of the files at the last check.
-struct Seen {
-    stamps: Vec<Stamp>,
-    contents: Vec<Option<Digest256>>,
-}
-
-async fn follow(gw: Arc<Gateway>, files: Vec<PathBuf>, seen: Seen) {
+/// `last_stamps` and `contents`: the state of the files at the last check.
+async fn follow(
+    gw: Arc<Gateway>,
+    files: Vec<PathBuf>,
+    mut last_stamps: Vec<Stamp>,
+    mut contents: Vec<Option<Digest256>>,
+) {
     let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let Seen {
-        stamps: mut last_stamps,
-        mut contents,
-    } = seen;
     let mut is_quiet = true;
     loop {
         ticks.tick().await;

@@ -2,12 +2,11 @@
 
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use keypool_core::settings::PoolSettings;
 use keypool_gateway::snapshot::Snapshot;
 use keypool_providers::catalogue;
-use keypool_providers::dialect::Dialect;
 
 use crate::admin_token::AdminToken;
 use crate::open_files::OpenFiles;
@@ -66,14 +65,9 @@ pub(crate) fn text(
 
 /// An address that clients can use: an unspecified address such as 0.0.0.0 becomes 127.0.0.1.
 fn reachable(addr: SocketAddr) -> SocketAddr {
-    match addr {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
-            SocketAddr::from(([127, 0, 0, 1], addr.port()))
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            SocketAddr::from(([127, 0, 0, 1], addr.port()))
-        }
-        other => other,
+    match addr.ip().is_unspecified() {
+        true => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
+        false => addr,
     }
 }
 
@@ -116,7 +110,8 @@ fn curl(base: &str, snapshot: &Snapshot) -> String {
 
 /// A model that the operator named. The provider's default models do not tell whether one does chat.
 fn exact_model(pool: &PoolSettings) -> Option<&str> {
-    let default_models = catalogue::find(pool.provider).map_or(&[][..], Dialect::default_models);
+    let default_models =
+        catalogue::find(pool.provider).map_or(&[][..], |dialect| dialect.default_models);
     pool.models
         .iter()
         .map(String::as_str)

@@ -1,12 +1,13 @@
-//! The `Dialect` trait: one provider's wire form, pure and sync. Must never know a dialect; the list is in `catalogue`.
+//! One provider's wire form, as plain data and pure functions. Must never know a provider; the list is in `catalogue`.
 
 use http::{HeaderName, HeaderValue};
 use keypool_core::fault::Fault;
+use serde_json::Value;
 
-use crate::errors::ErrorResponse;
+use crate::errors::{ErrorResponse, json};
 use crate::protocol::{ListedModel, Protocol};
 
-/// How to ask a provider for its model list: `GET`, relative to the key's base URL (see `upstream_path`).
+/// How to ask a provider for its model list (`GET`, relative to the key's base URL), and how to read it.
 #[derive(Clone, Copy, Debug)]
 pub struct ListCall {
     /// Client-side path, such as `/v1/models`.
@@ -15,66 +16,56 @@ pub struct ListCall {
     pub query: &'static str,
     /// Further headers.
     pub headers: &'static [(&'static str, &'static str)],
+    /// The field of the response that holds the models.
+    pub field: &'static str,
+    /// Reads one model, given the provider's name; `None` if it has no id.
+    pub read_model: fn(&Value, &str) -> Option<ListedModel>,
 }
 
 /// One provider's wire form.
-pub trait Dialect: Sync {
+pub struct Dialect {
     /// The name in `provider = "…"`.
-    fn name(&self) -> &'static str;
-
+    pub name: &'static str,
     /// Environment variables that hold its keys, such as `GEMINI_API_KEY` and `GOOGLE_API_KEY`; may be empty.
-    fn env_keys(&self) -> &'static [&'static str];
-
+    pub env_keys: &'static [&'static str],
     /// Environment variable of its base URL, such as `OPENAI_BASE_URL`.
-    fn env_base_url(&self) -> Option<&'static str>;
-
+    pub env_base_url: Option<&'static str>,
     /// The provider's own base URL; `None` if the operator must give one.
-    fn default_base_url(&self) -> Option<&'static str>;
-
+    pub default_base_url: Option<&'static str>,
     /// Model patterns of the provider's own families; `["*"]` for providers without any, `[]` if calls name no model.
-    fn default_models(&self) -> &'static [&'static str];
-
+    pub default_models: &'static [&'static str],
     /// Default of `max_concurrent_per_key`.
-    fn default_max_concurrent(&self) -> Option<u32> {
-        None
-    }
-
+    pub default_max_concurrent: Option<u32>,
     /// The client protocols its pools speak; the first is its own.
-    fn protocols(&self) -> &'static [Protocol];
-
-    /// The path sent upstream for a client's `path` (percent-encoding kept, starts with `/`, no query),
-    /// if the key's base URL has the path `base_path` (no slash at its end, may be empty).
-    fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String;
-
+    pub protocols: &'static [Protocol],
     /// The root of the provider's OpenAI-compatible endpoints, if OpenAI's is not its own protocol: `{root}/x` is what
     /// an OpenAI client calls `/v1/x`.
-    fn openai_root(&self) -> Option<&'static str> {
-        None
-    }
-
-    /// The header that carries the key. `None` if the secret does not fit into a header.
-    fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)>;
-
+    pub openai_root: Option<&'static str>,
     /// Request headers (lower case) that choose an account, organisation, project or workspace: never forwarded.
-    fn account_headers(&self) -> &'static [&'static str];
-
-    /// Whether a response header (lower case) reveals our account or its limits: never relayed.
-    fn is_private_header(&self, name: &str) -> bool;
-
+    pub account_headers: &'static [&'static str],
     /// Response headers that may carry the provider's own request id, in order.
-    fn request_id_headers(&self) -> &'static [&'static str];
-
-    /// Classifies a response that is not 2xx. Never panics, whatever the bytes.
-    fn classify(&self, response: &ErrorResponse<'_>) -> Fault;
-
+    pub request_id_headers: &'static [&'static str],
     /// How to list the provider's models; `None` if it has no such list.
-    fn list_models(&self) -> Option<ListCall>;
+    pub list_models: Option<ListCall>,
+    /// The path sent upstream, given the protocol, the path of the key's base URL (no slash at its end, may be empty) and
+    /// the client's path (percent-encoding kept, starts with `/`, no query).
+    pub upstream_path: fn(Protocol, &str, &str) -> String,
+    /// The header that carries the key, given the protocol and the secret. `None` if the secret does not fit into a
+    /// header.
+    pub credential: fn(Protocol, &str) -> Option<(HeaderName, HeaderValue)>,
+    /// Whether a response header (lower case) reveals our account or its limits: never relayed.
+    pub is_private_header: fn(&str) -> bool,
+    /// Classifies a response that is not 2xx. Never panics, whatever the bytes.
+    pub classify: fn(&ErrorResponse<'_>) -> Fault,
+}
 
-    /// Reads such a list; `None` if it is not one.
-    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>>;
-
-    /// Why the dialect is not complete yet, for one warning at start; `None` when it is.
-    fn incomplete(&self) -> Option<&'static str> {
-        None
+impl Dialect {
+    /// Reads a model list; `None` if it is not one. Entries without an id are left out.
+    pub fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
+        let call = self.list_models?;
+        let list = json(body)?;
+        let entries = list[call.field].as_array()?.iter();
+        let models = entries.filter_map(|entry| (call.read_model)(entry, self.name));
+        Some(models.collect())
     }
 }

@@ -24,7 +24,7 @@ struct Fixtures {
 
 /// The fixtures of every dialect in the catalogue.
 fn fixtures() -> Vec<Fixtures> {
-    let dialects = catalogue::all().iter().map(|dialect| dialect.name());
+    let dialects = catalogue::all().iter().map(|dialect| dialect.name);
     dialects.map(Fixtures::read).collect()
 }
 
@@ -79,17 +79,16 @@ fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option
         .unwrap_or(NOW)
         .parse()
         .expect("an RFC 3339 time");
-    let fault = catalogue::find(dialect)
-        .expect("a known dialect")
-        .classify(&ErrorResponse {
-            status: fixture["status"]
-                .as_u64()
-                .and_then(|status| status.try_into().ok())
-                .expect("a status"),
-            headers: &headers_of(fixture),
-            body: body.as_bytes(),
-            now: now.into(),
-        });
+    let dialect = catalogue::find(dialect).expect("a known dialect");
+    let fault = (dialect.classify)(&ErrorResponse {
+        status: fixture["status"]
+            .as_u64()
+            .and_then(|status| status.try_into().ok())
+            .expect("a status"),
+        headers: &headers_of(fixture),
+        body: body.as_bytes(),
+        now: now.into(),
+    });
     (
         fault.class.as_str(),
         fault.wait.map(|wait| wait.as_millis()),
@@ -148,7 +147,7 @@ fn every_fixture_file_belongs_to_a_dialect() {
     files.sort_unstable();
     let dialects = catalogue::all().iter();
     let mut expect: Vec<String> = dialects
-        .map(|dialect| format!("{}.json", dialect.name()))
+        .map(|dialect| format!("{}.json", dialect.name))
         .collect();
     expect.sort_unstable();
     assert_eq!(files, expect);

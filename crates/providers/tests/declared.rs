@@ -8,7 +8,7 @@ use keypool_providers::catalogue;
 
 #[test]
 fn every_provider_has_a_name_of_its_own() {
-    let names = catalogue::all().iter().map(|dialect| dialect.name());
+    let names = catalogue::all().iter().map(|dialect| dialect.name);
     let unique: BTreeSet<&str> = names.clone().collect();
     assert_eq!(unique.len(), names.len());
     assert!(catalogue::find("nobody").is_none());
@@ -17,25 +17,24 @@ fn every_provider_has_a_name_of_its_own() {
 #[test]
 fn what_each_dialect_declares_is_valid() {
     for dialect in catalogue::all() {
-        let name = dialect.name();
-        assert_eq!(catalogue::find(name).unwrap().name(), name);
-        assert_eq!(dialect.incomplete(), None, "{name}");
-        if let Some(base_url) = dialect.default_base_url() {
+        let name = dialect.name;
+        assert_eq!(catalogue::find(name).unwrap().name, name);
+        if let Some(base_url) = dialect.default_base_url {
             assert_eq!(base_url.parse::<BaseUrl>().unwrap().to_string(), base_url);
             let variable = format!("{}_BASE_URL", name.to_ascii_uppercase());
-            assert_eq!(dialect.env_base_url(), Some(variable.as_str()));
+            assert_eq!(dialect.env_base_url, Some(variable.as_str()));
             let variable = format!("{}_API_KEY", name.to_ascii_uppercase());
-            assert_eq!(dialect.env_keys().first(), Some(&variable.as_str()));
+            assert_eq!(dialect.env_keys.first(), Some(&variable.as_str()));
         }
         for header in dialect
-            .account_headers()
+            .account_headers
             .iter()
-            .chain(dialect.request_id_headers())
+            .chain(dialect.request_id_headers)
         {
             assert_eq!(*header, HeaderName::from_static(header).as_str());
         }
-        for header in dialect.request_id_headers() {
-            assert!(!dialect.is_private_header(header), "{name}: {header}");
+        for header in dialect.request_id_headers {
+            assert!(!(dialect.is_private_header)(header), "{name}: {header}");
         }
     }
 }
@@ -52,7 +51,7 @@ fn each_provider_has_a_header_for_its_request_id() {
         ("groq", "x-request-id"),
         ("mistral", "mistral-correlation-id"),
     ] {
-        let headers = catalogue::find(name).unwrap().request_id_headers();
+        let headers = catalogue::find(name).unwrap().request_id_headers;
         assert_eq!(headers.first(), Some(&header), "{name}");
     }
 }
@@ -69,7 +68,7 @@ fn models_go_to_the_provider_that_makes_them() {
         ("openai-compatible", "*"),
     ] {
         let dialect = catalogue::find(name).unwrap();
-        assert!(dialect.default_models().contains(&pattern), "{name}");
+        assert!(dialect.default_models.contains(&pattern), "{name}");
         let models = dialect.parse_models(br#"{"data":[{"id":"m","object":"model"}]}"#);
         let owner = models.unwrap().remove(0).owned_by;
         assert_eq!(owner, name);
@@ -91,12 +90,12 @@ fn models_are_listed_where_the_provider_can() {
         ("mistral", "/v1/models", ""),
     ] {
         let dialect = catalogue::find(name).unwrap();
-        let call = dialect.list_models().unwrap();
-        let base: BaseUrl = dialect.default_base_url().unwrap().parse().unwrap();
-        let sent = dialect.upstream_path(dialect.protocols()[0], base.path(), call.path);
+        let call = dialect.list_models.unwrap();
+        let base: BaseUrl = dialect.default_base_url.unwrap().parse().unwrap();
+        let sent = (dialect.upstream_path)(dialect.protocols[0], base.path(), call.path);
         assert_eq!((sent.as_str(), call.query), (path, query), "{name}");
     }
-    assert!(catalogue::find("tavily").unwrap().list_models().is_none());
+    assert!(catalogue::find("tavily").unwrap().list_models.is_none());
 }
 
 #[test]
@@ -120,7 +119,7 @@ fn callers_neither_choose_nor_see_accounts() {
         assert!(
             catalogue::find(name)
                 .unwrap()
-                .account_headers()
+                .account_headers
                 .contains(&header),
             "{name}: {header}"
         );
@@ -151,8 +150,9 @@ fn callers_neither_choose_nor_see_accounts() {
         ("mock", "anthropic-ratelimit-requests-limit", true),
         ("mock", "x-ratelimit-limit-requests", true),
     ] {
+        let dialect = catalogue::find(name).unwrap();
         assert_eq!(
-            catalogue::find(name).unwrap().is_private_header(header),
+            (dialect.is_private_header)(header),
             private,
             "{name}: {header}"
         );
@@ -162,13 +162,13 @@ fn callers_neither_choose_nor_see_accounts() {
 #[test]
 fn a_secret_that_does_not_fit_a_header_is_not_sent() {
     for dialect in catalogue::all() {
-        for protocol in dialect.protocols() {
-            let (_, value) = dialect.credential(*protocol, "key-1").unwrap();
-            assert!(value.is_sensitive(), "{}", dialect.name());
+        for protocol in dialect.protocols {
+            let (_, value) = (dialect.credential)(*protocol, "key-1").unwrap();
+            assert!(value.is_sensitive(), "{}", dialect.name);
             assert!(
-                dialect.credential(*protocol, "key\r\nx: y").is_none(),
+                (dialect.credential)(*protocol, "key\r\nx: y").is_none(),
                 "{}",
-                dialect.name()
+                dialect.name
             );
         }
     }

@@ -78,7 +78,7 @@ pub(crate) struct Conversation<'a> {
 
 /// How a group came to serve a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AffinityMatch {
+pub enum AffinityMatch {
     /// It is the conversation's home.
     Home,
     /// The conversation was served there before, away from home.

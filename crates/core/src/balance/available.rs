@@ -196,6 +196,11 @@ impl AvailableSet {
         })
     }
 
+    /// The indexes of the keys of these slots: one of several slots comes several times.
+    pub(crate) fn keys_from(&self, start: usize) -> impl Iterator<Item = usize> {
+        self.from(start).map(|slot| self.key_at(slot))
+    }
+
     /// The slot at which the next turn begins.
     pub(crate) fn cursor(&self) -> usize {
         self.cursor.load(Ordering::SeqCst)

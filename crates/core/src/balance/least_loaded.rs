@@ -19,19 +19,14 @@ pub(super) fn choose(
         |index: usize| u64::from(load(index)) * (1 << 20) / u64::from(available.weight(index));
     if available.len() > COMPARE_ALL {
         let sample = || {
-            let slots = available.from(fastrand::usize(..available.slots()));
-            slots
-                .map(|slot| available.key_at(slot))
-                .find(|index| fits(*index))
+            let mut keys = available.keys_from(fastrand::usize(..available.slots()));
+            keys.find(|index| fits(*index))
         };
         return (0..SAMPLES)
             .filter_map(|_| sample())
             .min_by_key(|index| cost(*index));
     }
-    let fitting = available
-        .from(0)
-        .map(|slot| available.key_at(slot))
-        .filter(|index| fits(*index));
+    let fitting = available.keys_from(0).filter(|index| fits(*index));
     let least = fitting.map(cost).min()?;
     round_robin::choose(available, |index| fits(index) && cost(index) <= least)
         // The loads changed meanwhile: take any key that fits.

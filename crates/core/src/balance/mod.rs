@@ -9,7 +9,8 @@ mod overflow_table;
 mod random;
 mod round_robin;
 
-pub(crate) use affinity_ring::{AffinityMatch, AffinityRing, Conversation};
+pub use affinity_ring::AffinityMatch;
+pub(crate) use affinity_ring::{AffinityRing, Conversation};
 pub(crate) use available::AvailableSet;
 pub(crate) use overflow_table::OverflowTable;
 

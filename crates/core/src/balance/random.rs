@@ -30,9 +30,7 @@ fn choose_of_available(available: &AvailableSet, fits: impl Fn(usize) -> bool) -
         .map(|slot| available.key_at(slot))
         .find(|index| fits(*index));
     drawn.or_else(|| {
-        available
-            .from(draw().unwrap_or(0))
-            .map(|slot| available.key_at(slot))
-            .find(|index| fits(*index))
+        let mut keys = available.keys_from(draw().unwrap_or(0));
+        keys.find(|index| fits(*index))
     })
 }

@@ -2,7 +2,6 @@
 //!
 //! It must never know what binds a request.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::{Demand, KeySet, Lease, Member, Pool};
@@ -43,44 +42,28 @@ impl ObjectOrigin {
     }
 }
 
-/// A group of a pool, for a request that only its keys may serve. It stays the same group after a reload.
-#[derive(Clone)]
-pub struct OnlyGroup(Arc<Group>);
-
-impl OnlyGroup {
-    pub(super) fn has(&self, member: &Member) -> bool {
-        Arc::ptr_eq(&self.0, &member.group)
-    }
-}
-
-impl fmt::Debug for OnlyGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnlyGroup")
-    }
-}
-
 impl Demand {
     /// Whether this key may serve the demand at all.
     pub(super) fn admits(&self, member: &Member) -> bool {
         self.only_group
             .as_ref()
-            .is_none_or(|group| group.has(member))
+            .is_none_or(|group| Arc::ptr_eq(group, &member.group))
     }
 }
 
 impl Pool {
-    /// The group of that id, if one of the pool's keys belongs to it.
-    pub fn group(&self, id: &GroupId) -> Option<OnlyGroup> {
+    /// The group of that id, if one of the pool's keys belongs to it. It stays the same group after a reload.
+    pub fn group(&self, id: &GroupId) -> Option<Arc<Group>> {
         let keys = self.keys.load();
         let index = (0..keys.members.len()).find(|index| keys.is_of(*index, id))?;
-        Some(OnlyGroup(Arc::clone(&keys.members[index].group)))
+        Some(Arc::clone(&keys.members[index].group))
     }
 
     /// The group that now holds what was made at `origin`: the group of its key or, if the key is gone, the group of
     /// that name. `None` if no key of the pool belongs to it.
     pub fn group_of_origin(&self, origin: &ObjectOrigin) -> Option<GroupId> {
         let keys = self.keys.load();
-        let is_its_key = |member: &Member| *member.key.id() == origin.key;
+        let is_its_key = |member: &Member| member.key.id == origin.key;
         if let Some(index) = keys.members.iter().position(is_its_key) {
             return Some(keys.group_of(index));
         }
@@ -110,9 +93,14 @@ impl KeySet {
     }
 
     fn group_of(&self, index: usize) -> GroupId {
-        match &self.settings.keys[index].group {
-            Some(name) => GroupId::Named(self.settings.provider, Arc::clone(name)),
-            None => GroupId::OfKey(self.members[index].key.id().clone()),
+        self.origin(index).group_id()
+    }
+
+    /// The origin of an object that a call with the key at `index` makes.
+    fn origin(&self, index: usize) -> ObjectOrigin {
+        ObjectOrigin {
+            key: self.members[index].key.id.clone(),
+            group: self.settings.keys[index].group.clone(),
         }
     }
 
@@ -122,7 +110,7 @@ impl KeySet {
             (Some(name), GroupId::Named(provider, wanted)) => {
                 name == wanted && self.settings.provider == *provider
             }
-            (None, GroupId::OfKey(key)) => self.members[index].key.id() == key,
+            (None, GroupId::OfKey(key)) => self.members[index].key.id == *key,
             _ => false,
         }
     }
@@ -131,10 +119,6 @@ impl KeySet {
 impl Lease {
     /// The origin of an object that its call makes.
     pub fn origin(&self) -> ObjectOrigin {
-        let group = &self.keys().settings.keys[self.index()].group;
-        ObjectOrigin {
-            key: self.member().key.id().clone(),
-            group: group.clone(),
-        }
+        self.keys().origin(self.member().index())
     }
 }

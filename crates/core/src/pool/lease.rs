@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Effect, KeySet, Member, MemberRef, Pool, Selection};
+use super::{Effect, KeySet, MemberRef, Pool, Selection};
 use crate::fault::Fault;
 
 /// The right to use one key for one attempt. Dropped without a result (the client left), it gives the slot back and
@@ -41,18 +41,8 @@ impl Lease {
     }
 
     /// The key, with what the pool's configuration said about it when the lease began.
-    pub fn member(&self) -> &Member {
+    pub fn member(&self) -> &MemberRef {
         &self.member
-    }
-
-    /// The same, for keeping.
-    pub fn member_ref(&self) -> &MemberRef {
-        &self.member
-    }
-
-    /// The key's index in [`Lease::keys`], from 0.
-    pub fn index(&self) -> usize {
-        self.member.index()
     }
 
     /// The key set that the key was selected from. The pool may have another one by now.

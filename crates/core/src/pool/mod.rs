@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use availability_cache::NextAvailable;
-pub use group::{GroupId, ObjectOrigin, OnlyGroup};
+pub use group::{GroupId, ObjectOrigin};
 pub use health::{NoFailover, PoolHealth};
 pub use key_set::{KeySet, Member, MemberRef, View};
 pub use lease::{Lease, Leased};
@@ -39,7 +39,7 @@ pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState};
 use crate::availability::Waiters;
 use crate::balance::{self, Conversation, OverflowTable};
 use crate::clock::Clock;
-use crate::key::{Key, flag};
+use crate::key::{Group, Key, flag};
 use crate::settings::PoolSettings;
 use queue::WaitQueues;
 
@@ -70,7 +70,7 @@ pub struct Demand {
     /// Keys that failed in this request. See [`Demand::note_failure`].
     pub tried: Vec<Tried>,
     /// Only keys of this group may serve it; `None`: any.
-    pub only_group: Option<OnlyGroup>,
+    pub only_group: Option<Arc<Group>>,
 }
 
 /// A key that failed in this request. Named by what a reload keeps, not by its index.
@@ -87,9 +87,7 @@ impl Demand {
     pub fn of(model: impl Into<Arc<str>>) -> Self {
         Self {
             model: model.into(),
-            conversation: None,
-            tried: Vec::new(),
-            only_group: None,
+            ..Self::default()
         }
     }
 
@@ -203,7 +201,8 @@ impl Pool {
         }
         let picked = picked.or_else(|| self.pick_ejected(keys, demand, now));
         let (lease, by) = picked?;
-        let selection = keys.selection(by, lease.index(), demand, now, passed.into_inner());
+        let selection =
+            keys.selection(by, lease.member().index(), demand, now, passed.into_inner());
         Some(Leased { lease, selection })
     }
 
@@ -223,7 +222,7 @@ impl Pool {
                 let chosen = ring.choose(&conversation, available, load, &fits)?;
                 if let Some(lease) = self.take(keys, chosen.0, demand, flag::BLOCKING) {
                     ring.note_served(&conversation, chosen);
-                    return Some((lease, SelectedBy::of(chosen.1)));
+                    return Some((lease, SelectedBy::Affinity(chosen.1)));
                 }
                 continue;
             }

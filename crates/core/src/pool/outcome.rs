@@ -47,7 +47,7 @@ impl Pool {
         match outcome.class {
             Class::Success => {
                 let settings = &member.keys().settings.breaker;
-                key.breaker().lock().record(false, settings, now);
+                key.breaker.lock().record(false, settings, now);
                 if !is_probe {
                     key.raise_slow_start();
                 }
@@ -83,8 +83,8 @@ impl Pool {
         // The keys that the pool has now decide, even if the call began under an earlier key set.
         let keys = self.keys.load();
         let settings = &keys.settings.breaker;
-        let should_open = || key.breaker().lock().should_open(settings, now);
-        key.breaker().lock().record(true, settings, now);
+        let should_open = || key.breaker.lock().should_open(settings, now);
+        key.breaker.lock().record(true, settings, now);
         if !is_probe && !should_open() {
             return Effect::default();
         }
@@ -141,7 +141,7 @@ impl KeySet {
             if other.flags() & (flag::NOT_SERVING | flag::BREAKER_NOT_CLOSED) != 0 {
                 continue;
             }
-            let counts = other.breaker().lock().counts(settings, now);
+            let counts = other.breaker.lock().counts(settings, now);
             if counts.is_over_threshold(settings) {
                 continue;
             }
@@ -149,7 +149,7 @@ impl KeySet {
             others.calls += counts.calls;
             others.failures += counts.failures;
         }
-        let own = key.breaker().lock().counts(settings, now);
+        let own = key.breaker.lock().counts(settings, now);
         let clearly_better = own
             .failure_rate(settings)
             .is_some_and(|own| (others.failures + 1) as f64 <= own / 2.0 * others.calls as f64);

@@ -19,12 +19,8 @@ const WORDS: usize = 32;
 pub enum SelectedBy {
     /// By the pool's strategy.
     Strategy(Strategy),
-    /// By affinity: its group is the conversation's home.
-    Home,
-    /// By affinity: the conversation went there before, when its home had no room.
-    Warm,
-    /// By affinity: the conversation's home has no room.
-    Overflow,
+    /// By affinity.
+    Affinity(AffinityMatch),
     /// It is ejected, and no other key is usable.
     LastResort,
 }
@@ -34,18 +30,10 @@ impl SelectedBy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Strategy(strategy) => strategy.as_str(),
-            Self::Home => "affinity_home",
-            Self::Warm => "affinity_warm",
-            Self::Overflow => "affinity_overflow",
+            Self::Affinity(AffinityMatch::Home) => "affinity_home",
+            Self::Affinity(AffinityMatch::Warm) => "affinity_warm",
+            Self::Affinity(AffinityMatch::Overflow) => "affinity_overflow",
             Self::LastResort => "last_resort",
-        }
-    }
-
-    pub(super) fn of(chosen: AffinityMatch) -> Self {
-        match chosen {
-            AffinityMatch::Home => Self::Home,
-            AffinityMatch::Warm => Self::Warm,
-            AffinityMatch::Overflow => Self::Overflow,
         }
     }
 }

@@ -104,7 +104,7 @@ impl Pool {
         let settings = &keys.settings.breaker;
         let fails = |member: &&Member| {
             let report = member.report(now);
-            let counts = || member.key.breaker().lock().counts(settings, now);
+            let counts = || member.key.breaker.lock().counts(settings, now);
             report.state != KeyState::Active || counts().is_over_threshold(settings)
         };
         let failing = keys.members.iter().filter(fails);
@@ -218,29 +218,25 @@ impl Member {
     }
 
     fn cooldowns(&self, now: Instant) -> Vec<CooldownReport> {
-        let whole = |until: Option<Instant>, class| {
-            until.map(|until| CooldownReport {
+        let whole = [
+            (self.key.exhausted_until(), Class::Exhausted),
+            (self.key.open_until(), Class::UpstreamTrouble),
+        ];
+        let whole = whole.into_iter().filter_map(|(until, class)| {
+            Some(CooldownReport {
                 model: None,
-                until,
+                until: until?,
                 class,
             })
-        };
-        let models = self
-            .group
-            .cooldowns
-            .list(now)
-            .into_iter()
-            .chain(self.key.forbidden.list(now));
-        let mut cooldowns: Vec<CooldownReport> =
-            whole(self.key.exhausted_until(), Class::Exhausted)
-                .into_iter()
-                .chain(whole(self.key.open_until(), Class::UpstreamTrouble))
-                .chain(models.map(|(model, cooldown)| CooldownReport {
-                    model: Some(model),
-                    until: cooldown.until,
-                    class: cooldown.class,
-                }))
-                .collect();
+        });
+        let mut models = self.group.cooldowns.list(now);
+        models.extend(self.key.forbidden.list(now));
+        let models = models.into_iter().map(|(model, cooldown)| CooldownReport {
+            model: Some(model),
+            until: cooldown.until,
+            class: cooldown.class,
+        });
+        let mut cooldowns: Vec<CooldownReport> = whole.chain(models).collect();
         cooldowns.sort_by_key(|cooldown| cooldown.until);
         cooldowns
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{StatusCode, Uri};
-use keypool_core::pool::{Effect, KeySet, Obstacle, SelectedBy, Skipped};
+use keypool_core::pool::{KeySet, Obstacle, SelectedBy, Skipped};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ struct TraceView {
     steps: Vec<StepView>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct StepView {
     pool: String,
     model: Option<String>,
@@ -161,12 +161,9 @@ impl View<'_> {
     fn step(&self, step: &Step) -> StepView {
         let keys = step.keys.upgrade();
         let selection = &step.selection;
-        let (is_skipped, outcome) = (
-            matches!(step.outcome, Outcome::Skipped(_)),
-            OutcomeView::of(step.outcome),
-        );
+        let is_skipped = matches!(step.outcome, Outcome::Skipped(_));
         let excluded = selection.excluded.iter();
-        StepView {
+        let mut view = StepView {
             pool: step.pool_name.to_string(),
             model: Some(step.model.to_string()).filter(|model| !model.is_empty()),
             key: step.key_name.as_ref().map(ToString::to_string),
@@ -179,13 +176,25 @@ impl View<'_> {
             more: selection.more,
             waited_ms: millis(step.waited),
             ms: millis(step.took),
-            status: outcome.status,
-            class: outcome.class,
-            cooldown_ms: outcome.effect.cooldown.map(millis),
-            ejected: outcome.effect.ejected,
-            no_key: outcome.no_key,
-            skipped: outcome.skipped,
+            ..StepView::default()
+        };
+        match step.outcome {
+            Outcome::Unfinished => {}
+            Outcome::Answered(status) => view.status = Some(status),
+            Outcome::Failed {
+                class,
+                status,
+                effect,
+            } => {
+                view.status = status;
+                view.class = Some(class.as_str());
+                view.cooldown_ms = effect.cooldown.map(millis);
+                view.ejected = effect.ejected;
+            }
+            Outcome::NoKey(reason) => view.no_key = Some(reason.as_str()),
+            Outcome::Skipped(reason) => view.skipped = Some(reason.as_str()),
         }
+        view
     }
 
     fn excluded(&self, excluded: &Skipped, keys: Option<&KeySet>) -> SkippedView {
@@ -201,38 +210,6 @@ impl View<'_> {
                 .and_then(|key| key.max_concurrent)
                 .filter(|_| is_full),
         }
-    }
-}
-
-/// The fields of a step that depend on its outcome.
-#[derive(Default)]
-struct OutcomeView {
-    status: Option<u16>,
-    class: Option<&'static str>,
-    effect: Effect,
-    no_key: Option<&'static str>,
-    skipped: Option<&'static str>,
-}
-
-impl OutcomeView {
-    fn of(outcome: Outcome) -> Self {
-        let mut view = Self::default();
-        match outcome {
-            Outcome::Unfinished => {}
-            Outcome::Answered(status) => view.status = Some(status),
-            Outcome::Failed {
-                class,
-                status,
-                effect,
-            } => {
-                view.status = status;
-                view.class = Some(class.as_str());
-                view.effect = effect;
-            }
-            Outcome::NoKey(reason) => view.no_key = Some(reason.as_str()),
-            Outcome::Skipped(reason) => view.skipped = Some(reason.as_str()),
-        }
-        view
     }
 }
 

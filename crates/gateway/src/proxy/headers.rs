@@ -67,10 +67,10 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
 /// The client's headers as they go upstream, without credential and host.
 pub(super) fn forwarded<'a>(
     client: &'a HeaderMap,
-    dialect: &dyn Dialect,
+    dialect: &Dialect,
 ) -> Vec<(&'a HeaderName, &'a HeaderValue)> {
     let named = named_by_connection(client);
-    let account = dialect.account_headers();
+    let account = dialect.account_headers;
     let mut headers = Vec::with_capacity(client.len() + 2);
     headers.extend(client.iter().filter(|(name, _)| {
         let text = name.as_str();
@@ -131,12 +131,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Removes from a provider's response what is not meant for the client. Returns the provider's request id.
-pub(super) fn strip_response(
-    headers: &mut HeaderMap,
-    dialect: &dyn Dialect,
-) -> Option<HeaderValue> {
+pub(super) fn strip_response(headers: &mut HeaderMap, dialect: &Dialect) -> Option<HeaderValue> {
     let request_id = dialect
-        .request_id_headers()
+        .request_id_headers
         .iter()
         .find_map(|name| headers.get(*name))
         .cloned();
@@ -146,7 +143,7 @@ pub(super) fn strip_response(
         text == "set-cookie"
             || is_hop_by_hop(text)
             || named.contains(name)
-            || dialect.is_private_header(text)
+            || (dialect.is_private_header)(text)
     };
     let mut private: Vec<HeaderName> = Vec::with_capacity(headers.keys_len());
     private.extend(headers.keys().filter(|name| is_private(name)).cloned());
@@ -164,6 +161,16 @@ pub(super) fn number(n: u64) -> HeaderValue {
         || HeaderValue::from(n),
         |text| HeaderValue::from_static(text),
     )
+}
+
+/// `Content-Length` in bytes, if it is a number.
+pub(super) fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Whether a response of this status can have a body.

@@ -123,10 +123,10 @@ async fn run(
             }
         };
         let target = attempts.target();
-        match send(gw, call, target, &lease, attempts.deadline()).await {
+        match send(gw, call, target, &lease, attempts.deadline).await {
             Sent::Response(mut response) => {
                 objects.after_response(&lease, &mut response);
-                let serving = Serving::new(lease, log);
+                let serving = Serving::new(Some(lease), log);
                 let relayed = relay(gw, call, target.entry.dialect, response, serving);
                 return Ok(relayed.map(OutBody::Relay));
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::Body;
@@ -12,6 +13,7 @@ use keypool_core::pattern;
 use keypool_core::pool::{KeyReport, KeyState};
 use keypool_providers::protocol::{self, ListedModel, ModelsCall};
 use percent_encoding::percent_decode_str;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use super::inbound::{Caller, MatchedEndpoint};
@@ -47,15 +49,14 @@ pub(super) async fn list(
         .pools
         .iter()
         .filter(|entry| entry.speaks(endpoint.protocol));
-    let pools: Vec<&Arc<PoolEntry>> = speaking
+    let pools = speaking
         .filter(asked)
-        .filter(|entry| caller.may_use_pool(entry))
+        .filter(|entry| caller.may_use_pool(entry));
+    // All providers are asked at once, so that the slowest one decides and not the sum. Each is asked whatever the
+    // task's coop budget: there are few.
+    let asking: Vec<_> = pools
+        .map(|entry| unconstrained(models_of(gw, entry)))
         .collect();
-    // All providers are asked at once, so that the slowest one decides and not the sum.
-    let mut asking = Vec::with_capacity(pools.len());
-    for entry in pools {
-        asking.push(models_of(gw, entry));
-    }
     let mut models: Vec<ListedModel> = routes(snapshot, endpoint, caller);
     for listed in join_all(asking).await {
         for model in listed {
@@ -94,57 +95,29 @@ fn routes(
         endpoint.pool.is_none() && is_callable(snapshot, endpoint.protocol, route, caller)
     };
     let routes = snapshot.settings.routes.iter().filter(usable);
-    let listed = routes.map(|route| ListedModel {
-        id: route.model.to_string(),
-        owned_by: "keypool".to_owned(),
-        created: 0,
-        display_name: None,
-    });
-    listed.collect()
+    routes.map(|route| named(&route.model, "keypool")).collect()
 }
 
-/// Awaits all at once. Each is polled to its first wait whatever the task's coop budget: there are few.
-async fn join_all<F: Future<Output = Vec<ListedModel>>>(futures: Vec<F>) -> Vec<Vec<ListedModel>> {
-    let mut pending: Vec<_> = futures
-        .into_iter()
-        .map(|future| Box::pin(tokio::task::unconstrained(future)))
-        .collect();
-    let mut done: Vec<Option<Vec<ListedModel>>> = pending.iter().map(|_| None).collect();
-    std::future::poll_fn(|cx| {
-        for (future, done) in pending
-            .iter_mut()
-            .zip(&mut done)
-            .filter(|(_, done)| done.is_none())
-        {
-            if let std::task::Poll::Ready(models) = future.as_mut().poll(cx) {
-                *done = Some(models);
-            }
-        }
-        if done.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
+/// A model of which only the name is known.
+fn named(id: &str, owner: &str) -> ListedModel {
+    ListedModel {
+        id: id.to_owned(),
+        owned_by: owner.to_owned(),
+        created: 0,
+        display_name: None,
+    }
 }
 
 /// The names that the operator configured, and those of the provider's list that the pool's patterns match.
 async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     let settings = entry.pool.settings();
-    let usual = entry.dialect.default_models();
+    let usual = entry.dialect.default_models;
     let is_own = |model: &&String| !pattern::is_pattern(model) && !usual.contains(&model.as_str());
     let mut models: Vec<ListedModel> = settings
         .models
         .iter()
         .filter(is_own)
-        .map(|model| ListedModel {
-            id: model.clone(),
-            owned_by: settings.provider.to_owned(),
-            created: 0,
-            display_name: None,
-        })
+        .map(|model| named(model, settings.provider))
         .collect();
     if models.len() < settings.models.len() {
         let serves = |listed: &ListedModel| pattern::any_matches(&settings.models, &listed.id);
@@ -155,7 +128,7 @@ async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
 
 async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     let list = gw.model_lists.of(entry.pool.name());
-    let mut kept = list.kept.lock().await;
+    let mut kept = list.lock().await;
     let now = gw.clock.now();
     if let Some((_, models)) = kept.as_ref().filter(|(until, _)| *until > now) {
         return models.clone();
@@ -172,7 +145,7 @@ async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
 /// Asks the provider with the first key that is available. The outcome counts for no key.
 async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let dialect = entry.dialect;
-    let list = dialect.list_models()?;
+    let list = dialect.list_models?;
     let reports = entry.pool.report();
     let may_serve =
         |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
@@ -193,7 +166,7 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     );
     let keys = entry.pool.keys();
     let member = keys.members().get(index)?;
-    let (method, protocol) = (Method::GET, dialect.protocols()[0]);
+    let (method, protocol) = (Method::GET, dialect.protocols[0]);
     let query = Some(list.query).filter(|query| !query.is_empty());
     let build = || {
         let key = KeyHeaders::of(member)?;

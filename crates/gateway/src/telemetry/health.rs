@@ -21,7 +21,7 @@ const MAX_NAMED: usize = 5;
 
 /// The last known condition of every pool.
 #[derive(Default)]
-pub(super) struct HealthMonitor {
+pub(crate) struct HealthMonitor {
     known: Mutex<HashMap<Arc<str>, Known>>,
     /// Number of pools in trouble. Read without the lock after every success.
     in_trouble: AtomicUsize,
@@ -34,7 +34,7 @@ struct Known {
 
 impl HealthMonitor {
     /// After a success: checks whether a pool in trouble has recovered.
-    pub(super) fn after_success(&self, pool: &Pool, now: Instant) {
+    pub(crate) fn after_success(&self, pool: &Pool, now: Instant) {
         if self.in_trouble.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -45,7 +45,7 @@ impl HealthMonitor {
     }
 
     /// After a failure: checks the pool, and logs its condition if that changed.
-    pub(super) fn after_failure(&self, pool: &Pool, now: Instant) {
+    pub(crate) fn after_failure(&self, pool: &Pool, now: Instant) {
         let is_recent = |known: &Known| known.is_recent(now);
         let is_large = pool.members().len() > SMALL_POOL;
         if is_large && self.known.lock().get(pool.name()).is_some_and(is_recent) {

@@ -1,4 +1,5 @@
-//! What the gateway tells its operator: one method per event, so that its wording and fields are in one place.
+//! What the gateway tells its operator: one method per event, so that its wording and fields are in one place. Only
+//! the line at the end of a request is written elsewhere, by the request's own record.
 //!
 //! No event carries a secret. Keys are named by number and name, and text from outside passes through [`redact`] first.
 
@@ -9,7 +10,7 @@ mod throttle;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keypool_core::fault::Fault;
 use keypool_core::pool::{Effect, MemberRef, Pool};
@@ -20,14 +21,15 @@ pub(crate) use redact::redact;
 
 use crate::reload::Changes;
 use crate::snapshot::Snapshot;
-use crate::traces::{Ending, NoKeyReason};
+use crate::traces::NoKeyReason;
 use health::HealthMonitor;
 use throttle::LogThrottle;
 
 /// The handle through which every part reports events.
 #[derive(Default)]
 pub(crate) struct Telemetry {
-    health: HealthMonitor,
+    /// The condition of the pools, which is logged when it changes.
+    pub(crate) health: HealthMonitor,
     /// Trouble with accepting comes many times a second.
     accept: LogThrottle,
 }
@@ -96,22 +98,46 @@ impl Telemetry {
 
     /// An attempt failed, and `next` is what follows.
     pub(crate) fn attempt_failed(&self, request_id: &str, failed: &FailedAttempt, next: NextStep) {
-        failed.log(request_id, next);
+        let effect = &failed.effect;
+        let (number, attempt, of) = (failed.key.index() + 1, failed.attempt, failed.max_attempts);
+        let key_name = &*failed.key.name;
+        let (next, words) = next.describe();
+        let class = failed.fault.class.as_str();
+        let cooldown_s = effect
+            .cooldown
+            .map(|cooldown| (cooldown + Duration::from_millis(500)).as_secs());
+        warn!(
+            request_id,
+            pool = &**failed.pool.name(),
+            key = number,
+            key_name,
+            attempt,
+            of,
+            class,
+            status = failed.status,
+            code = failed.fault.code.as_deref(),
+            model = &*failed.model,
+            cooldown_s,
+            ejected = effect.ejected,
+            reason = failed.reason,
+            next,
+            "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {words}",
+        );
     }
 
     /// A response broke off after its first byte had gone to the client.
-    pub(crate) fn response_broke(&self, broken: &BrokenResponse<'_>) {
-        let BrokenResponse {
-            request_id,
-            pool,
-            key_name,
-            reason,
-            ..
-        } = *broken;
-        let (number, (next, _)) = (broken.index + 1, NextStep::ClientInformed.describe());
+    pub(crate) fn response_broke(
+        &self,
+        request_id: &str,
+        pool: &Pool,
+        key: &MemberRef,
+        reason: &str,
+    ) {
+        let (number, key_name) = (key.index() + 1, &*key.name);
+        let (next, _) = NextStep::ClientInformed.describe();
         warn!(
             request_id,
-            pool,
+            pool = &**pool.name(),
             key = number,
             key_name,
             class = "upstream_trouble",
@@ -119,21 +145,6 @@ impl Telemetry {
             next,
             "the response of key {number} \"{key_name}\" broke off after it had begun"
         );
-    }
-
-    /// A request ended.
-    pub(crate) fn request_finished(&self, finished: &FinishedRequest<'_>) {
-        finished.log();
-    }
-
-    /// After a success of one of the pool's keys: logs if the pool has recovered.
-    pub(crate) fn after_success(&self, pool: &Pool, now: Instant) {
-        self.health.after_success(pool, now);
-    }
-
-    /// After a failure of one of the pool's keys: logs if the pool's condition changed.
-    pub(crate) fn after_failure(&self, pool: &Pool, now: Instant) {
-        self.health.after_failure(pool, now);
     }
 }
 
@@ -186,82 +197,6 @@ impl NextStep {
             Self::End(reason) => (reason.as_str(), reason.text()),
             Self::ClientInformed => ("client_informed", "the client gets an error"),
         }
-    }
-}
-
-impl FailedAttempt {
-    fn log(&self, request_id: &str, next: NextStep) {
-        let effect = &self.effect;
-        let (number, attempt, of) = (self.key.index() + 1, self.attempt, self.max_attempts);
-        let key_name = &*self.key.name;
-        let (next, words) = next.describe();
-        let class = self.fault.class.as_str();
-        let cooldown_s = effect
-            .cooldown
-            .map(|cooldown| (cooldown + Duration::from_millis(500)).as_secs());
-        warn!(
-            request_id,
-            pool = &**self.pool.name(),
-            key = number,
-            key_name,
-            attempt,
-            of,
-            class,
-            status = self.status,
-            code = self.fault.code.as_deref(),
-            model = &*self.model,
-            cooldown_s,
-            ejected = effect.ejected,
-            reason = self.reason,
-            next,
-            "attempt {attempt} of {of} failed with key {number} \"{key_name}\": {class}; {words}",
-        );
-    }
-}
-
-/// A response that broke off after it had begun.
-pub(crate) struct BrokenResponse<'a> {
-    pub(crate) request_id: &'a str,
-    pub(crate) pool: &'a str,
-    /// The key's index in the pool.
-    pub(crate) index: usize,
-    pub(crate) key_name: &'a str,
-    pub(crate) reason: &'a str,
-}
-
-/// A request at its end.
-pub(crate) struct FinishedRequest<'a> {
-    pub(crate) request_id: &'a str,
-    pub(crate) method: &'a http::Method,
-    pub(crate) path: &'a str,
-    pub(crate) status: u16,
-    pub(crate) pool: &'a str,
-    /// The index in its pool of the key that was used last.
-    pub(crate) index: Option<usize>,
-    pub(crate) key_name: &'a str,
-    pub(crate) attempts: u32,
-    pub(crate) caller: &'a str,
-    pub(crate) took: Duration,
-    pub(crate) ending: Ending,
-}
-
-impl FinishedRequest<'_> {
-    fn log(&self) {
-        let ms = self.took.as_secs_f64() * 1000.0;
-        info!(
-            status = self.status,
-            method = %self.method,
-            path = self.path,
-            pool = self.pool,
-            key = self.index.map(|index| index + 1),
-            key_name = self.key_name,
-            attempts = self.attempts,
-            ms = (ms * 10.0).round() / 10.0,
-            caller = self.caller,
-            ended = self.ending.code(),
-            request_id = self.request_id,
-            "request"
-        );
     }
 }
 

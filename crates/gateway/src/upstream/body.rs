@@ -38,31 +38,30 @@ impl UpstreamBody {
         destination: Destination,
         idle: Arc<IdleConnections>,
     ) -> Self {
-        let source = Source::Http1 {
+        Self::new(Source::Http1 {
             http1,
             destination,
             idle,
-        };
-        Self(source).ended_if_done()
+        })
     }
 
     pub(super) fn of_http2(body: Incoming, stream: Stream) -> Self {
-        let source = Source::Http2 {
+        Self::new(Source::Http2 {
             body,
             _stream: stream,
-        };
-        Self(source).ended_if_done()
+        })
+    }
+
+    fn new(source: Source) -> Self {
+        let mut body = Self(source);
+        body.end_if_done();
+        body
     }
 
     /// Whether `Pending` means that nothing more has arrived. With HTTP/2, another task reads the connection and may
     /// already have more.
     pub(crate) fn has_delivered_all(&self) -> bool {
         !matches!(self.0, Source::Http2 { .. })
-    }
-
-    fn ended_if_done(mut self) -> Self {
-        self.end_if_done();
-        self
     }
 
     fn end_if_done(&mut self) {

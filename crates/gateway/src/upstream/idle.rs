@@ -65,20 +65,23 @@ pub(super) enum Carrier {
 impl IdleConnections {
     /// Takes a connection that appears to be open.
     pub(super) fn take(&self, destination: &Destination) -> Option<Carrier> {
-        let own = self.by_thread.get_or_default();
-        let others = self.by_thread.iter();
-        // This thread's own first, then another's: reusing an open connection saves round trips.
-        std::iter::once(own)
-            .chain(others)
-            .find_map(|by_destination| by_destination.lock().get_mut(destination)?.take())
+        self.find(destination, PerDestination::take)
     }
 
     /// Opens a stream on a shared connection that has capacity.
     pub(super) fn stream(&self, destination: &Destination) -> Option<Stream> {
-        let others = self.by_thread.iter();
+        self.find(destination, PerDestination::stream)
+    }
+
+    /// This thread's connections come first, then another's: reusing an open connection saves round trips.
+    fn find<T>(
+        &self,
+        destination: &Destination,
+        find: impl Fn(&mut PerDestination) -> Option<T>,
+    ) -> Option<T> {
         std::iter::once(self.by_thread.get_or_default())
-            .chain(others)
-            .find_map(|by_destination| by_destination.lock().get_mut(destination)?.stream())
+            .chain(self.by_thread.iter())
+            .find_map(|by_destination| find(by_destination.lock().get_mut(destination)?))
     }
 
     /// The lock to take before opening a connection; `None` if the provider speaks HTTP/1.1, so that connections cannot be

@@ -227,12 +227,12 @@ impl Upstream {
                 let began = Instant::now();
                 http1.begin(request);
                 let response = http1.response().await.map_err(|error| {
-                    let is_stale = !http1.response_begun() && began.elapsed() < STALE_WITHIN;
+                    let is_stale = !http1.response_begun && began.elapsed() < STALE_WITHIN;
                     UpstreamError {
                         kind: ErrorKind::NoResponse(error),
-                        may_have_run: http1.request_begun(),
+                        may_have_run: http1.request_begun,
                         resend: match reused {
-                            true if !http1.request_begun() => Resend::Always,
+                            true if !http1.request_begun => Resend::Always,
                             true if is_stale => Resend::IfRepeatable,
                             _ => Resend::Never,
                         },

@@ -52,12 +52,11 @@ impl<'a> UpstreamRequest<'a> {
 
     /// The request in the form for a proxy that forwards it to an http provider at `authority`.
     pub(super) fn for_proxy(self, authority: &'a str, credentials: Option<HeaderValue>) -> Self {
-        let for_proxy = ForProxy {
-            authority,
-            credentials,
-        };
         Self {
-            for_proxy: Some(for_proxy),
+            for_proxy: Some(ForProxy {
+                authority,
+                credentials,
+            }),
             ..self
         }
     }

@@ -18,10 +18,7 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
-    let sources = args
-        .common
-        .sources()
-        .map_err(|error| Failure::because("cannot read the working directory", error))?;
+    let sources = args.common.sources()?;
     let loaded = config::load(&sources);
     if args.json {
         print(&as_json(&loaded));

@@ -7,10 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_core::secret::Secret;
-use keypool_core::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use keypool_core::settings::{KeySettings, PoolSettings};
 use keypool_gateway::context::Reloaded;
 use keypool_gateway::settings::ServerSettings;
 use keypool_gateway::settings::{AdminSettings, AuthMode, Settings};
@@ -26,9 +23,7 @@ pub(crate) const MODEL: &str = "demo-model";
 const KEYS: usize = 3;
 
 pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
-    let mut sources = args
-        .sources()
-        .map_err(|error| Failure::because("cannot read the working directory", error))?;
+    let mut sources = args.sources()?;
     // The demo uses the configured server and log settings, but not the pools and keys.
     let mut loaded = config::load(&sources)?;
     sources.file = None;
@@ -73,14 +68,10 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
     let pool = PoolSettings {
         name: "demo".into(),
         provider: "mock",
-        strategy: Strategy::RoundRobin,
         models: vec![MODEL.to_owned(), "*".to_owned()],
         keys: (1..=KEYS).map(key).collect(),
-        retry: RetrySettings::default(),
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
         source: Arc::from("demo"),
+        ..PoolSettings::default()
     };
     let token_file: PathBuf = sources.dir.join("keypool-demo.admin-token");
     let admin = AdminSettings {

@@ -52,13 +52,14 @@ struct Common {
 }
 
 impl Common {
-    fn sources(&self) -> std::io::Result<Sources> {
+    fn sources(&self) -> Result<Sources, Failure> {
         let overrides = Overrides {
             listen: self.listen.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
         };
         Sources::from_process(self.config.clone(), overrides)
+            .map_err(|error| Failure::because("cannot read the working directory", error))
     }
 }
 

@@ -19,10 +19,7 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
-    let sources = args
-        .common
-        .sources()
-        .map_err(|error| Failure::because("cannot read the working directory", error))?;
+    let sources = args.common.sources()?;
     let loaded = config::load(&sources)?;
     if args.or_demo
         && loaded

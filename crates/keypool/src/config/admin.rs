@@ -39,23 +39,19 @@ pub(super) fn read(
     );
     let store = self::store(store, report);
     if let Store::Postgres(at) = &store.kind {
-        let problem = |what: &str| {
-            Problem::absent(
-                at,
-                format!("`{what}` must be set if the store is PostgreSQL"),
-            )
-        };
-        if !token_set {
-            report.add(
-                problem("admin.token")
-                    .hint("set it in the file, or as `KEYPOOL_ADMIN_TOKEN`; all nodes share it"),
-            );
-        }
-        if !store.master_key_set {
-            report.add(
-                problem("store.master_key")
-                    .hint("set it in the file, or as `KEYPOOL_MASTER_KEY`; all nodes share it"),
-            );
+        for (setting, variable, is_set) in [
+            ("admin.token", "KEYPOOL_ADMIN_TOKEN", token_set),
+            (
+                "store.master_key",
+                "KEYPOOL_MASTER_KEY",
+                store.master_key_set,
+            ),
+        ] {
+            if !is_set {
+                let message = format!("`{setting}` must be set if the store is PostgreSQL");
+                let hint = format!("set it in the file, or as `{variable}`; all nodes share it");
+                report.add(Problem::absent(at, message).hint(hint));
+            }
         }
     }
     let database = match store.kind {

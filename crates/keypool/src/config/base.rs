@@ -27,7 +27,7 @@ pub(super) enum Base {
 /// A pool's base URL: its own, else the one in the environment, else the provider's.
 pub(super) fn of_pool(
     own: Option<Node<'_>>,
-    dialect: Option<&dyn Dialect>,
+    dialect: Option<&Dialect>,
     report: &Report<'_>,
     listen: SocketAddr,
 ) -> Base {
@@ -41,7 +41,7 @@ pub(super) fn of_pool(
     };
     let variable = || {
         dialect
-            .env_base_url()
+            .env_base_url
             .and_then(|name| Text::variable(report, name))
     };
     match own
@@ -50,7 +50,7 @@ pub(super) fn of_pool(
     {
         Some(text) => known(text),
         None => dialect
-            .default_base_url()
+            .default_base_url
             .and_then(|url| url.parse().ok())
             .map_or(Base::Missing, Base::Known),
     }

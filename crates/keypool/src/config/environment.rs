@@ -5,16 +5,13 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use keypool_core::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use keypool_core::settings::{KeySettings, PoolSettings};
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
 use super::base::{self, Base};
 use super::keys::{default_name, provider_secret, split};
-use super::pools::{FilePools, default_models, warn_incomplete};
+use super::pools::{FilePools, default_models};
 use super::problem::Problem;
 use super::proxy::{self, ProxySetting};
 use super::report::Report;
@@ -30,15 +27,15 @@ pub(super) fn pools(
     let mut out = Vec::new();
     for dialect in catalogue::all().iter().copied() {
         let texts: Vec<Text<'_>> = dialect
-            .env_keys()
+            .env_keys
             .iter()
             .filter_map(|name| Text::variable(report, name))
             .collect();
-        let (Some(first), false) = (texts.first(), file.providers.contains(&dialect.name())) else {
+        let (Some(first), false) = (texts.first(), file.providers.contains(&dialect.name)) else {
             continue;
         };
-        if file.names.iter().any(|name| name == dialect.name()) {
-            let (variable, file, name) = (&first.name, report.file_name(), dialect.name());
+        if file.names.iter().any(|name| name == dialect.name) {
+            let (variable, file, name) = (&first.name, report.file_name(), dialect.name);
             report.warn(format!(
                 "`{variable}` is not used: {file} has a pool named \"{name}\" with another provider"
             ));
@@ -51,7 +48,7 @@ pub(super) fn pools(
 
 fn pool(
     report: &Report<'_>,
-    dialect: &'static dyn Dialect,
+    dialect: &'static Dialect,
     texts: &[Text<'_>],
     listen: SocketAddr,
     proxies: &proxy::Environment,
@@ -71,38 +68,27 @@ fn pool(
         Base::Known(url) => url,
         Base::Invalid => return None,
         Base::Missing => {
-            let variable = dialect.env_base_url().unwrap_or("a base URL");
-            report.add(Problem::absent(
-                &texts.first()?.at,
-                format!(
-                    "`{variable}` is missing: the provider \"{}\" has no default base URL",
-                    dialect.name()
-                ),
-            ));
+            let variable = dialect.env_base_url.unwrap_or("a base URL");
+            let message = format!(
+                "`{variable}` is missing: the provider \"{}\" has no default base URL",
+                dialect.name
+            );
+            report.add(Problem::absent(&texts.first()?.at, message));
             return None;
         }
     };
     let proxy = proxies.resolve(&ProxySetting::Unset, &ProxySetting::Unset, &base_url);
     let key = |(index, secret)| KeySettings {
         proxy: proxy.clone(),
-        max_concurrent: dialect.default_max_concurrent(),
-        ..KeySettings::new(
-            default_name(dialect.name(), index),
-            secret,
-            base_url.clone(),
-        )
+        max_concurrent: dialect.default_max_concurrent,
+        ..KeySettings::new(default_name(dialect.name, index), secret, base_url.clone())
     };
-    warn_incomplete(report, dialect);
     Some(PoolSettings {
-        name: dialect.name().into(),
-        provider: dialect.name(),
-        strategy: Strategy::default(),
+        name: dialect.name.into(),
+        provider: dialect.name,
         models: default_models(dialect),
         keys: secrets.into_iter().enumerate().map(key).collect(),
-        retry: RetrySettings::default(),
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
         source: "environment".into(),
+        ..PoolSettings::default()
     })
 }

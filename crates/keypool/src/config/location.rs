@@ -59,17 +59,12 @@ impl Document {
 
     /// The line of the nearest `[table]` header at or above `line`.
     pub(super) fn header(&self, line: usize) -> Option<usize> {
-        let mut lines = self.lines[..line.min(self.lines.len())]
-            .iter()
-            .enumerate()
-            .rev();
-        lines
-            .find(|(_, start)| {
-                self.text[**start..]
-                    .trim_start_matches([' ', '\t'])
-                    .starts_with('[')
-            })
-            .map(|(at, _)| at + 1)
+        let is_header = |start: &usize| {
+            let text = self.text[*start..].trim_start_matches([' ', '\t']);
+            text.starts_with('[')
+        };
+        let above = &self.lines[..line.min(self.lines.len())];
+        above.iter().rposition(is_header).map(|at| at + 1)
     }
 
     /// The column of a byte offset in characters, counted from 1.

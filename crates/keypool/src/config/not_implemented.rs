@@ -18,13 +18,9 @@ pub(super) fn limiter(table: Option<Table<'_>>, report: &Report<'_>) {
     let variable = Text::variable(report, "KEYPOOL_LIMITER_URL");
     if let Some(mut table) = table {
         table.text("url").iter().for_each(limiter_url);
-        word(&mut table, "mode", "limiter.mode", &["leased", "strict"]);
-        word(
-            &mut table,
-            "on_store_failure",
-            "limiter.on_store_failure",
-            &["degrade", "reject", "allow"],
-        );
+        word(&mut table, "limiter", "mode", &["leased", "strict"]);
+        let words = ["degrade", "reject", "allow"];
+        word(&mut table, "limiter", "on_store_failure", &words);
         table.finish();
     }
     variable.iter().for_each(limiter_url);
@@ -44,64 +40,47 @@ fn limiter_url(text: &Text<'_>) {
 }
 
 /// Reads one of `words`. The first is the default and gives no warning.
-fn word(table: &mut Table<'_>, field: &'static str, setting: &str, words: &[&'static str]) {
-    let report = table.report();
+fn word(table: &mut Table<'_>, section: &str, field: &'static str, words: &[&'static str]) {
     let words: Vec<(&'static str, usize)> = words
         .iter()
         .enumerate()
         .map(|(n, word)| (*word, n))
         .collect();
     if table.one_of(field, &words).is_some_and(|n| n > 0) {
-        report.not_implemented(setting, LIMITS);
+        let setting = format!("{section}.{field}");
+        table.report().not_implemented(&setting, LIMITS);
     }
 }
 
-/// `rpm`, `input_tpm` and `output_tpm` of an upstream key.
-pub(super) fn key_limits(table: &mut Table<'_>) {
-    for (name, setting) in [
-        ("rpm", "pools.*.keys.rpm"),
-        ("input_tpm", "pools.*.keys.input_tpm"),
-        ("output_tpm", "pools.*.keys.output_tpm"),
-    ] {
-        number(table, name, setting);
+fn numbers(table: &mut Table<'_>, section: &str, fields: &[&'static str]) {
+    for field in fields {
+        if table.whole(field, ANY).is_some() {
+            let setting = format!("{section}.{field}");
+            table.report().not_implemented(&setting, LIMITS);
+        }
     }
+}
+
+/// The limits of an upstream key.
+pub(super) fn key_limits(table: &mut Table<'_>) {
+    let fields = ["rpm", "input_tpm", "output_tpm"];
+    numbers(table, "pools.*.keys", &fields);
 }
 
 /// The limits of a virtual key.
 pub(super) fn virtual_key_limits(table: &mut Table<'_>) {
-    for (name, setting) in [
-        ("rpm", "virtual_keys.rpm"),
-        ("input_tpm", "virtual_keys.input_tpm"),
-        ("output_tpm", "virtual_keys.output_tpm"),
-        ("max_concurrent", "virtual_keys.max_concurrent"),
-    ] {
-        number(table, name, setting);
-    }
-    word(
-        table,
-        "output_reservation",
-        "virtual_keys.output_reservation",
-        &["learned", "max_tokens"],
-    );
-    word(
-        table,
-        "on_limit",
-        "virtual_keys.on_limit",
-        &["reject", "wait"],
-    );
+    let section = "virtual_keys";
+    let fields = ["rpm", "input_tpm", "output_tpm", "max_concurrent"];
+    numbers(table, section, &fields);
+    let reservations = ["learned", "max_tokens"];
+    word(table, section, "output_reservation", &reservations);
+    word(table, section, "on_limit", &["reject", "wait"]);
     let report = table.report();
     if table
         .duration("limit_wait")
         .is_some_and(|wait| wait.as_secs_f64() != 10.0)
     {
         report.not_implemented("virtual_keys.limit_wait", LIMITS);
-    }
-}
-
-fn number(table: &mut Table<'_>, name: &'static str, setting: &str) {
-    let report = table.report();
-    if table.whole(name, ANY).is_some() {
-        report.not_implemented(setting, LIMITS);
     }
 }
 

@@ -15,7 +15,6 @@ use super::display;
 use super::keys;
 use super::problem::Problem;
 use super::proxy;
-use super::report::Report;
 use super::values;
 use super::walk::Table;
 
@@ -40,14 +39,12 @@ pub(super) fn read(
     let Some(table) = table else { return out };
     for (name, at, node) in table.entries() {
         if let Some(mistake) = values::pool_name_mistake(&name) {
-            table.report().add(Problem::new(
-                &at,
-                format!("the pool name {} {mistake}", display::name(&name)),
-            ));
+            let message = format!("the pool name {} {mistake}", display::name(&name));
+            table.report().add(Problem::new(&at, message));
         }
         if let Some(mut table) = node.table() {
             let dialect = provider(&mut table);
-            out.providers.extend(dialect.map(Dialect::name));
+            out.providers.extend(dialect.map(|dialect| dialect.name));
             out.pools
                 .extend(pool(&name, dialect, table, listen, proxies));
         }
@@ -58,7 +55,7 @@ pub(super) fn read(
 
 fn pool(
     name: &str,
-    dialect: Option<&'static dyn Dialect>,
+    dialect: Option<&'static Dialect>,
     mut table: Table<'_>,
     listen: SocketAddr,
     proxies: &proxy::Environment,
@@ -72,14 +69,14 @@ fn pool(
         pool: name,
         base: &base,
         max_concurrent: max_concurrent
-            .or_else(|| dialect.and_then(Dialect::default_max_concurrent)),
+            .or_else(|| dialect.and_then(|dialect| dialect.default_max_concurrent)),
         listen,
         proxy: &proxy,
         proxies,
     };
     let keys = keys::read(&mut table, &defaults);
     if keys.base_missing {
-        let provider = dialect.map_or("", Dialect::name);
+        let provider = dialect.map_or("", |dialect| dialect.name);
         let message = format!(
             "`pools.{}.base_url` is missing: the provider \"{provider}\" has no default",
             display::bare_name(name)
@@ -95,10 +92,9 @@ fn pool(
     );
     table.finish();
     let dialect = dialect?;
-    warn_incomplete(report, dialect);
     Some(PoolSettings {
         name: name.into(),
-        provider: dialect.name(),
+        provider: dialect.name,
         strategy,
         models: models.unwrap_or_else(|| default_models(dialect)),
         keys: keys.keys,
@@ -110,10 +106,10 @@ fn pool(
     })
 }
 
-fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
+fn provider(table: &mut Table<'_>) -> Option<&'static Dialect> {
     let names: Vec<&'static str> = catalogue::all()
         .iter()
-        .map(|dialect| dialect.name())
+        .map(|dialect| dialect.name)
         .collect();
     let Some(node) = table.take("provider") else {
         let message = format!(
@@ -131,22 +127,12 @@ fn provider(table: &mut Table<'_>) -> Option<&'static dyn Dialect> {
 }
 
 /// The model patterns of a pool that does not list any.
-pub(super) fn default_models(dialect: &dyn Dialect) -> Vec<String> {
+pub(super) fn default_models(dialect: &Dialect) -> Vec<String> {
     dialect
-        .default_models()
+        .default_models
         .iter()
         .map(|model| (*model).to_owned())
         .collect()
-}
-
-/// Warns once if the provider is not fully supported yet.
-pub(super) fn warn_incomplete(report: &Report<'_>, dialect: &dyn Dialect) {
-    if let Some(why) = dialect.incomplete() {
-        report.warn(format!(
-            "the provider \"{}\" is not fully supported yet: {why}",
-            dialect.name()
-        ));
-    }
 }
 
 fn strategy(table: &mut Table<'_>) -> Strategy {

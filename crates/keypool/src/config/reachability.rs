@@ -63,7 +63,7 @@ impl Reachability<'_> {
     fn names_no_model(&self, target: &RouteTarget) -> bool {
         let pool = self.pools.iter().find(|pool| pool.name == target.pool);
         let dialect = pool.and_then(|pool| catalogue::find(pool.provider));
-        dialect.is_some_and(|dialect| dialect.default_models().is_empty())
+        dialect.is_some_and(|dialect| dialect.default_models.is_empty())
     }
 
     /// False if no key is enabled: then no call gets through, which is reported elsewhere.

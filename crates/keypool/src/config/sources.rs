@@ -85,13 +85,8 @@ impl Input {
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
                 // Offsets in a document do not count a byte order mark.
                 let at = Location::File(text.trim_start_matches('\u{feff}').len());
-                (
-                    text,
-                    Some(Problem::syntax(
-                        &at,
-                        "the file is not UTF-8 text from here on",
-                    )),
-                )
+                let problem = Problem::syntax(&at, "the file is not UTF-8 text from here on");
+                (text, Some(problem))
             }
             Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
                 (String::new(), None)

@@ -24,8 +24,8 @@ pub(super) struct Text<'w> {
 }
 
 impl<'w> Text<'w> {
-    /// A string of the file, as written and with its variables replaced.
-    pub(super) fn from_file(
+    /// A string as written, and with its variables replaced.
+    pub(super) fn new(
         report: &'w Report<'w>,
         at: Location,
         name: &str,
@@ -44,12 +44,8 @@ impl<'w> Text<'w> {
     /// An environment variable; an empty one counts as unset.
     pub(super) fn variable(report: &'w Report<'w>, name: &str) -> Option<Self> {
         let value = report.vars().get(name)?;
-        Some(Self::from_outside(
-            report,
-            report.vars().at(name),
-            name,
-            value,
-        ))
+        let at = report.vars().at(name);
+        Some(Self::new(report, at, name, value, value.to_owned()))
     }
 
     /// A command-line flag.
@@ -58,22 +54,8 @@ impl<'w> Text<'w> {
         name: &'static str,
         value: Option<&str>,
     ) -> Option<Self> {
-        Some(Self::from_outside(
-            report,
-            Location::Flag(name),
-            name,
-            value?,
-        ))
-    }
-
-    fn from_outside(report: &'w Report<'w>, at: Location, name: &str, value: &str) -> Self {
-        Self {
-            report,
-            value: value.to_owned(),
-            written: value.to_owned(),
-            at,
-            name: name.to_owned(),
-        }
+        let (value, at) = (value?, Location::Flag(name));
+        Some(Self::new(report, at, name, value, value.to_owned()))
     }
 
     /// Collects the mistakes.

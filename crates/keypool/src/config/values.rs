@@ -9,18 +9,13 @@ use std::time::Duration;
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let seconds = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
+        // Divided, so that 500 ms are exactly half a second.
+        "ms" => number / 1_000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3_600.0,
+        "d" => number * 86_400.0,
         _ => return None,
-    };
-    // Milliseconds are divided, so that 500 ms are exactly half a second.
-    let seconds = if unit == "ms" {
-        number / 1_000.0
-    } else {
-        number * seconds
     };
     let in_range = seconds <= 365.0 * 86_400.0;
     in_range

@@ -32,38 +32,12 @@ pub(super) enum Missing {
 impl Vars {
     /// Reads `.env` at `path`, if it exists, and adds the variables of the process, which win.
     pub(super) fn read(path: &Path, process: &BTreeMap<String, String>) -> (Self, Vec<Problem>) {
-        // A directory of that name is usually a Python environment.
-        let text = if path.is_dir() {
-            Ok(Vec::new())
-        } else {
-            std::fs::read(path)
-        };
-        let text = match text.map(String::from_utf8) {
-            Ok(Ok(text)) => text,
-            Ok(Err(error)) => {
-                let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-                    .iter()
-                    .filter(|b| **b == b'\n')
-                    .count();
-                return (
-                    Self::of_process(process),
-                    vec![Problem::new(
-                        &Location::DotEnv(line, 1),
-                        "the file is not UTF-8 text",
-                    )],
-                );
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                let problem = Problem::new(
-                    &Location::Path(".env".to_owned()),
-                    format!("cannot be read: {error}"),
-                );
-                return (Self::of_process(process), vec![problem]);
-            }
+        let mut vars = Self::of_process(process);
+        let text = match read_text(path) {
+            Ok(text) => text,
+            Err(problem) => return (vars, vec![problem]),
         };
         let parsed = dotenv::parse(&text, process);
-        let mut vars = Self::of_process(process);
         for (name, assignment) in parsed.values {
             if !process.contains_key(&name) {
                 let at = Location::DotEnv(assignment.line, assignment.column);
@@ -135,6 +109,26 @@ impl Vars {
             Ok(text)
         } else {
             Err(missing)
+        }
+    }
+}
+
+/// The text of `.env` at `path`; empty if there is none. A directory of that name is usually a Python environment.
+fn read_text(path: &Path) -> Result<String, Problem> {
+    match std::fs::read(path).map(String::from_utf8) {
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(error)) => {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+            let at = Location::DotEnv(line, 1);
+            Err(Problem::new(&at, "the file is not UTF-8 text"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || path.is_dir() => {
+            Ok(String::new())
+        }
+        Err(error) => {
+            let at = Location::Path(".env".to_owned());
+            Err(Problem::new(&at, format!("cannot be read: {error}")))
         }
     }
 }

@@ -31,35 +31,29 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
         if let Some((name, at)) = &name
             && !names.insert(name.clone())
         {
-            report.add(Problem::new(
-                at,
-                format!("there are two virtual keys named {}", display::name(name)),
-            ));
+            let message = format!("there are two virtual keys named {}", display::name(name));
+            report.add(Problem::new(at, message));
         }
         let name = name.map(|(name, _)| name);
         let digest = digest(&mut table);
         if let Some((digest, at)) = &digest {
             let shown = name.clone().unwrap_or_default();
             if let Some(first) = digests.insert(*digest, shown) {
-                report.add(Problem::new(
-                    at,
-                    format!(
-                        "this virtual key has the secret of {}",
-                        display::name(&first)
-                    ),
-                ));
+                let first = display::name(&first);
+                let message = format!("this virtual key has the secret of {first}");
+                report.add(Problem::new(at, message));
             }
         }
-        let permissions = Permissions::read(&mut table, pools);
+        table.warn_if_empty("models", "this virtual key may use no model");
+        table.warn_if_empty("pools", "this virtual key may use no pool");
+        let models = table.labels("models").unwrap_or_else(everything);
+        let pools = pool_patterns(&mut table, pools);
+        not_implemented::virtual_key_limits(&mut table);
+        let native = table.switch("native").unwrap_or_default();
+        let expires = table.take("expires").and_then(|node| expires(&node));
+        let disabled = table.switch("disabled").unwrap_or_default();
         table.finish();
         if let (Some(name), Some((digest, _))) = (name, digest) {
-            let Permissions {
-                models,
-                pools,
-                native,
-                expires,
-                disabled,
-            } = permissions;
             out.push(VirtualKeySettings {
                 name: name.into(),
                 digest,
@@ -74,37 +68,21 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
     out
 }
 
-/// What a virtual key may do.
-struct Permissions {
-    models: Vec<String>,
-    pools: Vec<String>,
-    native: bool,
-    expires: Option<SystemTime>,
-    disabled: bool,
+/// The pattern of a virtual key that may use everything.
+fn everything() -> Vec<String> {
+    vec!["*".to_owned()]
 }
 
-impl Permissions {
-    fn read(table: &mut Table<'_>, known: &[&str]) -> Self {
-        let all = || vec!["*".to_owned()];
-        table.warn_if_empty("models", "this virtual key may use no model");
-        table.warn_if_empty("pools", "this virtual key may use no pool");
-        let models = table.labels("models").unwrap_or_else(all);
-        let pools = table.texts("pools").map(|texts| {
-            texts
-                .iter()
-                .filter(|text| !pattern::is_pattern(&text.value))
-                .for_each(|text| routes::known_pool(text, known));
-            texts.into_iter().map(|text| text.value).collect()
-        });
-        not_implemented::virtual_key_limits(table);
-        Self {
-            models,
-            pools: pools.unwrap_or_else(all),
-            native: table.switch("native").unwrap_or_default(),
-            expires: table.take("expires").and_then(|node| expires(&node)),
-            disabled: table.switch("disabled").unwrap_or_default(),
-        }
-    }
+/// The names and patterns of the pools that a virtual key may use. Names must be in `known`.
+fn pool_patterns(table: &mut Table<'_>, known: &[&str]) -> Vec<String> {
+    let Some(texts) = table.texts("pools") else {
+        return everything();
+    };
+    texts
+        .iter()
+        .filter(|text| !pattern::is_pattern(&text.value))
+        .for_each(|text| routes::known_pool(text, known));
+    texts.into_iter().map(|text| text.value).collect()
 }
 
 /// The digest of `key`, or the one in `key_sha256`.
@@ -113,23 +91,13 @@ fn digest(table: &mut Table<'_>) -> Option<(Digest256, Location)> {
     let report = table.report();
     match (table.take("key"), table.take("key_sha256")) {
         (None, None) => {
-            report.add(
-                Problem::absent(
-                    table.at(),
-                    "the virtual key has neither `key` nor `key_sha256`",
-                )
-                .hint(HINT),
-            );
+            let message = "the virtual key has neither `key` nor `key_sha256`";
+            report.add(Problem::absent(table.at(), message).hint(HINT));
             None
         }
         (Some(_), Some(node)) => {
-            report.add(
-                Problem::new(
-                    &node.at(),
-                    "the virtual key has both `key` and `key_sha256`",
-                )
-                .hint("keep one of the two"),
-            );
+            let message = "the virtual key has both `key` and `key_sha256`";
+            report.add(Problem::new(&node.at(), message).hint("keep one of the two"));
             None
         }
         (Some(node), None) => Some((client_secret(&node.text("a string")?)?.digest(), node.at())),
@@ -153,13 +121,7 @@ fn expires(node: &Node<'_>) -> Option<SystemTime> {
             .map(SystemTime::from)
     };
     match node.date() {
-        Some(date) => {
-            let time = read(&date);
-            if time.is_none() {
-                node.must_be(EXPECTED);
-            }
-            time
-        }
+        Some(date) => node.or_must_be(read(&date), EXPECTED),
         None => node.text(EXPECTED)?.read(EXPECTED, read),
     }
 }

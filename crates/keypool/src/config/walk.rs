@@ -157,11 +157,7 @@ impl<'w> Table<'w> {
     /// `true` or `false`.
     pub(super) fn switch(&mut self, name: &'static str) -> Option<bool> {
         let node = self.take(name)?;
-        let on = node.value.get_ref().as_bool();
-        if on.is_none() {
-            node.must_be("true or false");
-        }
-        on
+        node.or_must_be(node.value.get_ref().as_bool(), "true or false")
     }
 
     /// A whole number in `range`.
@@ -197,14 +193,11 @@ impl<'w> Table<'w> {
             _ => None,
         };
         let number = number.filter(|n| (0.0..=1.0).contains(n) && (zero || *n > 0.0));
-        if number.is_none() {
-            node.must_be(if zero {
-                "a number from 0 to 1"
-            } else {
-                "a number above 0, up to 1"
-            });
-        }
-        number
+        let expected = match zero {
+            true => "a number from 0 to 1",
+            false => "a number above 0, up to 1",
+        };
+        node.or_must_be(number, expected)
     }
 
     /// A duration.
@@ -232,11 +225,7 @@ impl<'w> Table<'w> {
         if !node.value.get_ref().is_integer() {
             return node.text(EXPECTED)?.read(EXPECTED, values::size);
         }
-        let size = node.whole().and_then(values::size_in_range);
-        if size.is_none() {
-            node.must_be(EXPECTED);
-        }
-        size
+        node.or_must_be(node.whole().and_then(values::size_in_range), EXPECTED)
     }
 
     /// The entries of a table whose field names the user chooses, in the order of the file.
@@ -353,13 +342,10 @@ impl<'w> Node<'w> {
             self.report.warn_stray_reference(&self.at(), &self.path);
         }
         match self.report.vars().interpolate(written) {
-            Ok(value) => Some(Text::from_file(
-                self.report,
-                self.at(),
-                &self.path,
-                written,
-                value,
-            )),
+            Ok(value) => {
+                let (report, at) = (self.report, self.at());
+                Some(Text::new(report, at, &self.path, written, value))
+            }
             Err(missing) => {
                 missing
                     .into_iter()
@@ -374,10 +360,22 @@ impl<'w> Node<'w> {
         self.value.get_ref().as_datetime().map(ToString::to_string)
     }
 
+    /// The value that was read; if there is none, reports that it is not what was expected.
+    pub(super) fn or_must_be<T>(&self, value: Option<T>, expected: &str) -> Option<T> {
+        if value.is_none() {
+            self.must_be(expected);
+        }
+        value
+    }
+
     /// Reports that the value is not what was expected.
     pub(super) fn must_be(&self, expected: &str) {
         let found = match self.value.get_ref() {
             DeValue::String(_) => "a string".to_owned(),
+            // A number in place of a string may be a key without its quotes: do not show it.
+            DeValue::Integer(_) | DeValue::Float(_) if !expected.contains("number") => {
+                "a number".to_owned()
+            }
             DeValue::Integer(number) => {
                 format!(
                     "the whole number {}",
@@ -389,13 +387,6 @@ impl<'w> Node<'w> {
             DeValue::Datetime(_) => "a date".to_owned(),
             DeValue::Array(_) => "a list".to_owned(),
             DeValue::Table(_) => "a table".to_owned(),
-        };
-        // A number in place of a string may be a key without its quotes: do not show it.
-        let found = match self.value.get_ref() {
-            DeValue::Integer(_) | DeValue::Float(_) if !expected.contains("number") => {
-                "a number".to_owned()
-            }
-            _ => found,
         };
         self.report.add(Problem::new(
             &self.at(),

@@ -28,18 +28,11 @@ pub(super) fn with(form: Form, event: &Event<'_>, write: impl FnOnce(&[u8])) {
     }
     LINE.with(|line| {
         // If formatting a field logs an event itself, the buffer is in use: take a new one.
-        match line.try_borrow_mut() {
-            Ok(mut line) => {
-                line.clear();
-                format(form, event, &mut line);
-                write(&line);
-            }
-            Err(_) => {
-                let mut line = Vec::new();
-                format(form, event, &mut line);
-                write(&line);
-            }
-        }
+        let (mut shared, mut new) = (line.try_borrow_mut().ok(), Vec::new());
+        let line = shared.as_deref_mut().unwrap_or(&mut new);
+        line.clear();
+        format(form, event, line);
+        write(line);
     });
 }
 

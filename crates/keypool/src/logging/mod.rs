@@ -70,6 +70,7 @@ where
 /// The least severe level that is written, as its index in `LEVELS`.
 struct MaxLevel(AtomicUsize);
 
+/// In the order of [`LogLevel`].
 const LEVELS: [Level; 5] = [
     Level::ERROR,
     Level::WARN,
@@ -80,20 +81,11 @@ const LEVELS: [Level; 5] = [
 
 impl MaxLevel {
     fn new(level: LogLevel) -> Self {
-        let max_level = Self(AtomicUsize::new(0));
-        max_level.set(level);
-        max_level
+        Self(AtomicUsize::new(level as usize))
     }
 
     fn set(&self, level: LogLevel) {
-        let index = match level {
-            LogLevel::Error => 0,
-            LogLevel::Warn => 1,
-            LogLevel::Info => 2,
-            LogLevel::Debug => 3,
-            LogLevel::Trace => 4,
-        };
-        self.0.store(index, Ordering::Relaxed);
+        self.0.store(level as usize, Ordering::Relaxed);
     }
 
     fn get(&self) -> Level {

@@ -67,12 +67,8 @@ impl ErrorBody {
 
     /// The class that `names` gives the code or, if it does not list the code, the type.
     pub(crate) fn named(&self, names: &[(&str, Class)]) -> Option<Class> {
-        let known = |name: &String| names.iter().find(|(known, _)| known == name);
-        let found = [&self.code, &self.kind]
-            .into_iter()
-            .flatten()
-            .find_map(known);
-        found.map(|(_, class)| *class)
+        let mut own = [&self.code, &self.kind].into_iter().flatten();
+        own.find_map(|name| class_in(names, name))
     }
 
     /// Whether the message begins with `words`, in any case.
@@ -141,6 +137,12 @@ impl ErrorBody {
             .with_wait(self.stated_wait(class, response))
             .with_code(shown(self.code_or_kind()))
     }
+}
+
+/// The class that `names` gives this name.
+pub(crate) fn class_in(names: &[(&str, Class)], name: &str) -> Option<Class> {
+    let found = names.iter().find(|(known, _)| *known == name);
+    found.map(|(_, class)| *class)
 }
 
 /// The class of a status if nothing else in the response decides.

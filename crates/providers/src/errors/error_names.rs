@@ -108,16 +108,18 @@ const SENTENCES: &[(&str, u16)] = &[
 /// Maximum length of a name.
 const LONGEST_WORD: usize = 96;
 
+/// The status of an error, if the text is the number of one.
+pub(super) fn stated_status(text: &str) -> Option<u16> {
+    let status = text.parse().ok();
+    status.filter(|status| (400..600).contains(status))
+}
+
 /// The status of a code, type or status name. A number given as text counts too.
 pub(super) fn status_of_word(word: &str) -> Option<u16> {
     if word.len() > LONGEST_WORD {
         return None;
     }
-    if let Some(status) = word
-        .parse()
-        .ok()
-        .filter(|status| (400..600).contains(status))
-    {
+    if let Some(status) = stated_status(word) {
         return Some(status);
     }
     let is_name = word

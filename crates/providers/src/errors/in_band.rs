@@ -5,7 +5,7 @@
 use memchr::memmem;
 use serde_json::value::RawValue;
 
-use super::error_names::status_of_word;
+use super::error_names::{stated_status, status_of_word};
 use crate::read::json_scan::{pick, unescaped};
 use crate::read::sse::{event_data, event_name};
 
@@ -95,12 +95,6 @@ fn implied_status(error: &str) -> u16 {
         None => of_word(error),
     };
     found.unwrap_or(DEFAULT_STATUS)
-}
-
-fn stated_status(raw: &str) -> Option<u16> {
-    raw.parse()
-        .ok()
-        .filter(|status| (400..600).contains(status))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use jiff::Timestamp;
-use jiff::civil::{Date, DateTime, Time};
+use jiff::civil::{Date, Time};
 use jiff::fmt::{rfc2822, strtime};
 use jiff::tz::{Offset, TimeZone};
 
@@ -86,16 +86,17 @@ pub(crate) fn date_in(sentence: &str, now: SystemTime) -> Option<Duration> {
 
 /// The wait until the next midnight in US Pacific time.
 pub(crate) fn until_midnight_pacific(now: SystemTime) -> Option<Duration> {
-    let zone = TimeZone::posix(PACIFIC).ok()?;
-    let here = Timestamp::try_from(now).ok()?.to_zoned(zone.clone());
-    let midnight = here.date().tomorrow().ok()?.to_zoned(zone).ok()?;
-    Some(until(midnight.timestamp(), now))
+    until_midnight(now, TimeZone::posix(PACIFIC).ok()?)
 }
 
 /// The wait until the next midnight in UTC.
 pub(crate) fn until_midnight_utc(now: SystemTime) -> Option<Duration> {
-    let here = Timestamp::try_from(now).ok()?.to_zoned(TimeZone::UTC);
-    let midnight = here.date().tomorrow().ok()?.to_zoned(TimeZone::UTC).ok()?;
+    until_midnight(now, TimeZone::UTC)
+}
+
+fn until_midnight(now: SystemTime, zone: TimeZone) -> Option<Duration> {
+    let here = Timestamp::try_from(now).ok()?.to_zoned(zone.clone());
+    let midnight = here.date().tomorrow().ok()?.to_zoned(zone).ok()?;
     Some(until(midnight.timestamp(), now))
 }
 
@@ -205,7 +206,7 @@ fn instant(text: &str) -> Option<Timestamp> {
         rfc2822::DateTimeParser::new().relaxed_weekday(true);
     let old = |form| {
         let civil = strtime::parse(form, text).ok()?.to_datetime().ok()?;
-        in_utc(civil)
+        Offset::UTC.to_timestamp(civil).ok()
     };
     text.parse()
         .ok()
@@ -247,10 +248,6 @@ fn loose_offset(text: &str) -> Option<Offset> {
     let minutes = text[3..].strip_prefix(':').unwrap_or(&text[3..]);
     let minutes: i32 = minutes.get(..2)?.parse().ok()?;
     Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok()
-}
-
-fn in_utc(civil: DateTime) -> Option<Timestamp> {
-    Offset::UTC.to_timestamp(civil).ok()
 }
 
 #[cfg(test)]

@@ -4,99 +4,51 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, json, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
 use crate::protocol::{ListedModel, Protocol};
 
 /// Cooldown after a rate limit without a stated wait. A reset header can only shorten it.
 const UNSTATED: Duration = Duration::from_secs(60);
 
 /// api.anthropic.com.
-pub(crate) struct Anthropic;
-
-impl Dialect for Anthropic {
-    fn name(&self) -> &'static str {
-        "anthropic"
-    }
-
-    fn env_keys(&self) -> &'static [&'static str] {
-        &["ANTHROPIC_API_KEY"]
-    }
-
-    fn env_base_url(&self) -> Option<&'static str> {
-        Some("ANTHROPIC_BASE_URL")
-    }
-
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://api.anthropic.com")
-    }
-
-    fn default_models(&self) -> &'static [&'static str] {
-        &["claude-*"]
-    }
-
-    fn protocols(&self) -> &'static [Protocol] {
-        &[Protocol::Anthropic, Protocol::OpenAi]
-    }
-
-    fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        paths::kept_path(base_path, path)
-    }
-
-    fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        match protocol {
-            Protocol::OpenAi => paths::bearer(secret),
-            _ => paths::plain("x-api-key", secret),
-        }
-    }
-
-    fn account_headers(&self) -> &'static [&'static str] {
-        &[
-            "anthropic-organization-id",
-            "anthropic-workspace-id",
-            "anthropic-user-profile-id",
-            "openai-organization",
-            "openai-project",
-        ]
-    }
-
-    fn is_private_header(&self, name: &str) -> bool {
-        is_private(name) || paths::is_private_everywhere(name)
-    }
-
-    fn request_id_headers(&self) -> &'static [&'static str] {
-        &["request-id", "x-request-id"]
-    }
-
-    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
-        classify(response)
-    }
-
-    fn list_models(&self) -> Option<ListCall> {
-        Some(ListCall {
-            path: "/v1/models",
-            query: "limit=1000",
-            headers: &[("anthropic-version", "2023-06-01")],
-        })
-    }
-
-    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        let list = json(body)?;
-        let entries = list["data"].as_array()?;
-        Some(
-            entries
-                .iter()
-                .filter_map(|entry| listed(entry, self.name()))
-                .collect(),
-        )
-    }
-}
+pub(crate) static ANTHROPIC: Dialect = Dialect {
+    name: "anthropic",
+    env_keys: &["ANTHROPIC_API_KEY"],
+    env_base_url: Some("ANTHROPIC_BASE_URL"),
+    default_base_url: Some("https://api.anthropic.com"),
+    default_models: &["claude-*"],
+    default_max_concurrent: None,
+    protocols: &[Protocol::Anthropic, Protocol::OpenAi],
+    openai_root: None,
+    account_headers: &[
+        "anthropic-organization-id",
+        "anthropic-workspace-id",
+        "anthropic-user-profile-id",
+        "openai-organization",
+        "openai-project",
+    ],
+    request_id_headers: &["request-id", "x-request-id"],
+    list_models: Some(ListCall {
+        path: "/v1/models",
+        query: "limit=1000",
+        headers: &[("anthropic-version", "2023-06-01")],
+        field: "data",
+        read_model,
+    }),
+    upstream_path: |_, base_path, path| paths::kept_path(base_path, path),
+    credential: |protocol, secret| match protocol {
+        Protocol::OpenAi => paths::bearer(secret),
+        _ => paths::plain("x-api-key", secret),
+    },
+    is_private_header: |name| is_private(name) || paths::is_private_everywhere(name),
+    classify,
+};
 
 /// Whether one of Anthropic's own response headers reveals the account or its limits.
 pub(crate) fn is_private(name: &str) -> bool {
@@ -206,7 +158,7 @@ fn reset_bound(response: &ErrorResponse<'_>) -> Option<Duration> {
     empty.or(any).map(|bound| bound.min(UNSTATED))
 }
 
-fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {
+fn read_model(entry: &Value, provider: &str) -> Option<ListedModel> {
     let id = entry["id"].as_str().filter(|id| !id.is_empty())?;
     let created = entry["created_at"]
         .as_str()
@@ -227,7 +179,7 @@ mod tests {
     fn a_model_list_is_read() {
         let body = br#"{"data":[{"type":"model","id":"claude-x","display_name":"Claude X",
             "created_at":"2026-02-04T00:00:00Z"},{"id":"claude-y"},{}],"has_more":false}"#;
-        let models = Anthropic.parse_models(body).unwrap();
+        let models = ANTHROPIC.parse_models(body).unwrap();
         assert_eq!(models.len(), 2);
         assert_eq!(
             (models[0].id.as_str(), models[0].created),
@@ -244,12 +196,12 @@ mod tests {
             (models[1].created, models[1].display_name.as_deref()),
             (0, None)
         );
-        assert_eq!(Anthropic.parse_models(b"{}"), None);
+        assert_eq!(ANTHROPIC.parse_models(b"{}"), None);
     }
 
     #[test]
     fn the_credential_follows_the_protocol() {
-        let name = |protocol| Anthropic.credential(protocol, "sk-ant-x").unwrap().0;
+        let name = |protocol| (ANTHROPIC.credential)(protocol, "sk-ant-x").unwrap().0;
         assert_eq!(name(Protocol::Anthropic), "x-api-key");
         assert_eq!(name(Protocol::OpenAi), "authorization");
     }

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::OPENAI_COMPATIBLE;
-use super::openai_compatible::Compatible;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status};
 
 /// Meaning of codes by prefix, since suffixes vary. The first match decides.
@@ -38,12 +38,12 @@ const CODES: &[(&str, Class)] = &[
 ];
 
 /// ark.cn-beijing.volces.com and its sisters.
-pub(crate) static ARK: Compatible = Compatible {
+pub(crate) static ARK: Dialect = Dialect {
     name: "ark",
     env_keys: &["ARK_API_KEY"],
     env_base_url: Some("ARK_BASE_URL"),
-    base_url: Some("https://ark.cn-beijing.volces.com/api/v3"),
-    models: &[
+    default_base_url: Some("https://ark.cn-beijing.volces.com/api/v3"),
+    default_models: &[
         "doubao-*",
         "seed-*",
         "seedream-*",
@@ -52,7 +52,7 @@ pub(crate) static ARK: Compatible = Compatible {
         "ep-*",
         "bot-*",
     ],
-    max_concurrent: Some(3),
+    default_max_concurrent: Some(3),
     classify,
     ..OPENAI_COMPATIBLE
 };

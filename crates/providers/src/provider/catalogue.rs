@@ -1,26 +1,26 @@
 //! The list of all dialects. It knows nothing about them except their names.
 
-use super::anthropic::Anthropic;
+use super::anthropic::ANTHROPIC;
 use super::ark::ARK;
 use super::deepseek::DEEPSEEK;
-use super::gemini::Gemini;
+use super::gemini::GEMINI;
 use super::groq::GROQ;
 use super::mistral::MISTRAL;
-use super::mock::Mock;
+use super::mock::MOCK;
 use super::moonshot::MOONSHOT;
 use super::openai::{OPENAI, OPENAI_COMPATIBLE};
 use super::openrouter::OPENROUTER;
 use super::siliconflow::SILICONFLOW;
-use super::tavily::Tavily;
+use super::tavily::TAVILY;
 use crate::dialect::Dialect;
 
 /// All dialects, in the order in which pools made from the environment are listed.
-static ALL: &[&dyn Dialect] = &[
+static ALL: &[&Dialect] = &[
     &OPENAI,
-    &Anthropic,
-    &Gemini,
+    &ANTHROPIC,
+    &GEMINI,
     &ARK,
-    &Tavily,
+    &TAVILY,
     &DEEPSEEK,
     &OPENROUTER,
     &MOONSHOT,
@@ -28,15 +28,15 @@ static ALL: &[&dyn Dialect] = &[
     &GROQ,
     &MISTRAL,
     &OPENAI_COMPATIBLE,
-    &Mock,
+    &MOCK,
 ];
 
 /// Every dialect, in the order in which pools made from the environment are listed.
-pub fn all() -> &'static [&'static dyn Dialect] {
+pub fn all() -> &'static [&'static Dialect] {
     ALL
 }
 
 /// Finds a dialect by its name.
-pub fn find(name: &str) -> Option<&'static dyn Dialect> {
-    ALL.iter().copied().find(|dialect| dialect.name() == name)
+pub fn find(name: &str) -> Option<&'static Dialect> {
+    ALL.iter().copied().find(|dialect| dialect.name == name)
 }

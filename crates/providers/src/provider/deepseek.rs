@@ -5,19 +5,19 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use super::openai_compatible::Compatible;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse};
 
 /// Meaning of its words if the status says nothing. `invalid_request_error` is left out: an empty balance has it too.
 const NAMES: &[(&str, Class)] = &[("authentication_error", Class::Rejected)];
 
 /// api.deepseek.com.
-pub(crate) static DEEPSEEK: Compatible = Compatible {
+pub(crate) static DEEPSEEK: Dialect = Dialect {
     name: "deepseek",
     env_keys: &["DEEPSEEK_API_KEY"],
     env_base_url: Some("DEEPSEEK_BASE_URL"),
-    base_url: Some("https://api.deepseek.com/v1"),
-    models: &["deepseek-*"],
+    default_base_url: Some("https://api.deepseek.com/v1"),
+    default_models: &["deepseek-*"],
     request_id_headers: &["x-ds-trace-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE

@@ -4,113 +4,64 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
 use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, json, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
 use crate::protocol::{ListedModel, Protocol};
 
+/// The root of its OpenAI-compatible endpoints.
+const OPENAI_ROOT: &str = "/v1beta/openai";
+
 /// generativelanguage.googleapis.com.
-pub(crate) struct Gemini;
-
-impl Dialect for Gemini {
-    fn name(&self) -> &'static str {
-        "gemini"
-    }
-
-    fn env_keys(&self) -> &'static [&'static str] {
-        &["GEMINI_API_KEY", "GOOGLE_API_KEY"]
-    }
-
-    fn env_base_url(&self) -> Option<&'static str> {
-        Some("GEMINI_BASE_URL")
-    }
-
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://generativelanguage.googleapis.com")
-    }
-
-    fn default_models(&self) -> &'static [&'static str] {
-        &[
-            "gemini-*",
-            "gemma-*",
-            "learnlm-*",
-            "imagen-*",
-            "veo-*",
-            "lyria-*",
-            "text-embedding-004",
-            "embedding-001",
-            "aqa",
-        ]
-    }
-
-    fn protocols(&self) -> &'static [Protocol] {
-        &[Protocol::Gemini, Protocol::OpenAi]
-    }
-
-    fn upstream_path(&self, protocol: Protocol, base_path: &str, path: &str) -> String {
-        match (protocol, self.openai_root()) {
-            (Protocol::OpenAi, Some(root)) if !paths::is_below(path, root) => {
-                let path = [root, paths::without_v1(path)].concat();
-                paths::kept_path(base_path, &path)
-            }
-            _ => paths::kept_path(base_path, path),
+pub(crate) static GEMINI: Dialect = Dialect {
+    name: "gemini",
+    env_keys: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+    env_base_url: Some("GEMINI_BASE_URL"),
+    default_base_url: Some("https://generativelanguage.googleapis.com"),
+    default_models: &[
+        "gemini-*",
+        "gemma-*",
+        "learnlm-*",
+        "imagen-*",
+        "veo-*",
+        "lyria-*",
+        "text-embedding-004",
+        "embedding-001",
+        "aqa",
+    ],
+    default_max_concurrent: None,
+    protocols: &[Protocol::Gemini, Protocol::OpenAi],
+    openai_root: Some(OPENAI_ROOT),
+    account_headers: &[
+        "x-goog-user-project",
+        "openai-organization",
+        "openai-project",
+    ],
+    request_id_headers: &["x-request-id"],
+    list_models: Some(ListCall {
+        path: "/v1beta/models",
+        query: "pageSize=1000",
+        headers: &[],
+        field: "models",
+        read_model,
+    }),
+    upstream_path: |protocol, base_path, path| match protocol {
+        Protocol::OpenAi if !paths::is_below(path, OPENAI_ROOT) => {
+            let path = [OPENAI_ROOT, paths::without_v1(path)].concat();
+            paths::kept_path(base_path, &path)
         }
-    }
-
-    fn openai_root(&self) -> Option<&'static str> {
-        Some("/v1beta/openai")
-    }
-
-    fn credential(&self, protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        match protocol {
-            Protocol::OpenAi => paths::bearer(secret),
-            _ => paths::plain("x-goog-api-key", secret),
-        }
-    }
-
-    fn account_headers(&self) -> &'static [&'static str] {
-        &[
-            "x-goog-user-project",
-            "openai-organization",
-            "openai-project",
-        ]
-    }
-
-    fn is_private_header(&self, name: &str) -> bool {
-        name == "x-goog-user-project" || paths::is_private_everywhere(name)
-    }
-
-    fn request_id_headers(&self) -> &'static [&'static str] {
-        &["x-request-id"]
-    }
-
-    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
-        classify(response)
-    }
-
-    fn list_models(&self) -> Option<ListCall> {
-        Some(ListCall {
-            path: "/v1beta/models",
-            query: "pageSize=1000",
-            headers: &[],
-        })
-    }
-
-    fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
-        let list = json(body)?;
-        let entries = list["models"].as_array()?;
-        Some(
-            entries
-                .iter()
-                .filter_map(|entry| listed(entry, self.name()))
-                .collect(),
-        )
-    }
-}
+        _ => paths::kept_path(base_path, path),
+    },
+    credential: |protocol, secret| match protocol {
+        Protocol::OpenAi => paths::bearer(secret),
+        _ => paths::plain("x-goog-api-key", secret),
+    },
+    is_private_header: |name| name == "x-goog-user-project" || paths::is_private_everywhere(name),
+    classify,
+};
 
 /// Classifies an error response in Gemini's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
@@ -190,7 +141,7 @@ fn details(body: &ErrorBody) -> impl Iterator<Item = &Value> {
     body.error["details"].as_array().into_iter().flatten()
 }
 
-fn listed(entry: &Value, provider: &str) -> Option<ListedModel> {
+fn read_model(entry: &Value, provider: &str) -> Option<ListedModel> {
     let name = entry["name"].as_str()?;
     let id = name.strip_prefix("models/").unwrap_or(name);
     (!id.is_empty()).then(|| ListedModel {
@@ -242,7 +193,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                Gemini.upstream_path(Protocol::OpenAi, base, path),
+                (GEMINI.upstream_path)(Protocol::OpenAi, base, path),
                 expect,
                 "{base} + {path}"
             );
@@ -265,7 +216,7 @@ mod tests {
             ("", "/upload/v1beta/files", "/upload/v1beta/files"),
         ] {
             assert_eq!(
-                Gemini.upstream_path(Protocol::Gemini, base, path),
+                (GEMINI.upstream_path)(Protocol::Gemini, base, path),
                 expect,
                 "{base} + {path}"
             );
@@ -274,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_credential_follows_the_protocol() {
-        let name = |protocol| Gemini.credential(protocol, "AQ.x").unwrap().0;
+        let name = |protocol| (GEMINI.credential)(protocol, "AQ.x").unwrap().0;
         assert_eq!(name(Protocol::Gemini), "x-goog-api-key");
         assert_eq!(name(Protocol::OpenAi), "authorization");
     }
@@ -284,7 +235,7 @@ mod tests {
         let body =
             br#"{"models":[{"name":"models/gemini-x","displayName":"Gemini X"},{"name":"models/"},
             {"name":"tunedModels/mine"},{}]}"#;
-        let models = Gemini.parse_models(body).unwrap();
+        let models = GEMINI.parse_models(body).unwrap();
         let ids: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
         assert_eq!(ids, ["gemini-x", "tunedModels/mine"]);
         assert_eq!(
@@ -294,6 +245,6 @@ mod tests {
             ),
             ("gemini", Some("Gemini X"))
         );
-        assert_eq!(Gemini.parse_models(br#"{"data":[]}"#), None);
+        assert_eq!(GEMINI.parse_models(br#"{"data":[]}"#), None);
     }
 }

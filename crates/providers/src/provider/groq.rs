@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use super::openai_compatible::Compatible;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
 /// The code for a reached spend limit: it comes with a 400 and lasts until the next month.
@@ -19,12 +19,12 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// api.groq.com.
-pub(crate) static GROQ: Compatible = Compatible {
+pub(crate) static GROQ: Dialect = Dialect {
     name: "groq",
     env_keys: &["GROQ_API_KEY"],
     env_base_url: Some("GROQ_BASE_URL"),
-    base_url: Some("https://api.groq.com/openai/v1"),
-    models: &[
+    default_base_url: Some("https://api.groq.com/openai/v1"),
+    default_models: &[
         "groq/*",
         "compound-*",
         "llama-*",

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use super::openai_compatible::Compatible;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse};
 
 /// Meaning of its codes and types.
@@ -17,12 +17,12 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// api.mistral.ai.
-pub(crate) static MISTRAL: Compatible = Compatible {
+pub(crate) static MISTRAL: Dialect = Dialect {
     name: "mistral",
     env_keys: &["MISTRAL_API_KEY"],
     env_base_url: Some("MISTRAL_BASE_URL"),
-    base_url: Some("https://api.mistral.ai/v1"),
-    models: &[
+    default_base_url: Some("https://api.mistral.ai/v1"),
+    default_models: &[
         "mistral-*",
         "ministral-*",
         "magistral-*",

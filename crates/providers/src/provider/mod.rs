@@ -11,7 +11,6 @@ mod mistral;
 mod mock;
 mod moonshot;
 mod openai;
-mod openai_compatible;
 mod openrouter;
 mod paths;
 mod siliconflow;

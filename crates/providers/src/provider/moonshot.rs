@@ -4,10 +4,13 @@
 
 use keypool_core::fault::{Class, Fault};
 
-use super::openai;
-use super::openai_compatible::Compatible;
+use super::openai::{self, OPENAI_COMPATIBLE};
+use super::paths;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
+/// Response headers that name the account.
+const ACCOUNT_HEADERS: &[&str] = &["msh-org-id", "msh-project-id", "msh-uid", "msh-gid"];
 /// Meaning of its types, whatever the status.
 const NAMES: &[(&str, Class)] = &[
     ("invalid_authentication_error", Class::Rejected),
@@ -19,16 +22,16 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// api.moonshot.ai, the platform outside China.
-pub(crate) static MOONSHOT: Compatible = Compatible {
+pub(crate) static MOONSHOT: Dialect = Dialect {
     name: "moonshot",
     env_keys: &["MOONSHOT_API_KEY"],
     env_base_url: Some("MOONSHOT_BASE_URL"),
-    base_url: Some("https://api.moonshot.ai/v1"),
-    models: &["moonshot-*", "kimi-*"],
-    private_headers: &["msh-org-id", "msh-project-id", "msh-uid", "msh-gid"],
+    default_base_url: Some("https://api.moonshot.ai/v1"),
+    default_models: &["moonshot-*", "kimi-*"],
     request_id_headers: &["msh-request-id", "x-request-id", "x-msh-trace-id"],
-    max_concurrent: None,
+    is_private_header: |name| ACCOUNT_HEADERS.contains(&name) || paths::is_private_everywhere(name),
     classify,
+    ..OPENAI_COMPATIBLE
 };
 
 /// Classifies an error response of Moonshot.

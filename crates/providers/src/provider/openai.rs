@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use keypool_core::fault::{Class, Fault};
+use serde_json::Value;
 
-use super::openai_compatible::Compatible;
+use super::paths;
+use crate::dialect::{Dialect, ListCall};
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
+use crate::protocol::{ListedModel, Protocol};
 
 /// Codes (or types) of an account whose money or quota is spent.
 const SPENT: &[&str] = &[
@@ -29,26 +32,38 @@ const TROUBLE: &[&str] = &[
     "overloaded_error",
 ];
 
-/// Any server that speaks OpenAI's protocol. Other providers start from this one.
-pub(crate) const OPENAI_COMPATIBLE: Compatible = Compatible {
+/// Any server that speaks OpenAI's protocol and takes a bearer key. Other providers start from this one.
+pub(crate) const OPENAI_COMPATIBLE: Dialect = Dialect {
     name: "openai-compatible",
     env_keys: &[],
     env_base_url: None,
-    base_url: None,
-    models: &["*"],
-    max_concurrent: None,
-    private_headers: &[],
+    default_base_url: None,
+    default_models: &["*"],
+    default_max_concurrent: None,
+    protocols: &[Protocol::OpenAi],
+    openai_root: None,
+    account_headers: &["openai-organization", "openai-project"],
     request_id_headers: &["x-request-id"],
+    list_models: Some(ListCall {
+        path: "/v1/models",
+        query: "",
+        headers: &[],
+        field: "data",
+        read_model,
+    }),
+    upstream_path: |_, base_path, path| paths::versioned_path(base_path, path),
+    credential: |_, secret| paths::bearer(secret),
+    is_private_header: paths::is_private_everywhere,
     classify,
 };
 
 /// api.openai.com.
-pub(crate) static OPENAI: Compatible = Compatible {
+pub(crate) static OPENAI: Dialect = Dialect {
     name: "openai",
     env_keys: &["OPENAI_API_KEY"],
     env_base_url: Some("OPENAI_BASE_URL"),
-    base_url: Some("https://api.openai.com/v1"),
-    models: &[
+    default_base_url: Some("https://api.openai.com/v1"),
+    default_models: &[
         "gpt-*",
         "chatgpt-*",
         "o1",
@@ -184,6 +199,17 @@ fn reset_wait(response: &ErrorResponse<'_>) -> Option<Duration> {
     resets.max()
 }
 
+fn read_model(entry: &Value, provider: &str) -> Option<ListedModel> {
+    let id = entry["id"].as_str().filter(|id| !id.is_empty())?;
+    let display_name = entry["display_name"].as_str().or(entry["name"].as_str());
+    Some(ListedModel {
+        id: id.to_owned(),
+        owned_by: entry["owned_by"].as_str().unwrap_or(provider).to_owned(),
+        created: entry["created"].as_i64().unwrap_or(0),
+        display_name: display_name.filter(|name| *name != id).map(str::to_owned),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +241,31 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(exceeds_whole_limit(message), expect, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_model_list_is_read() {
+        let body = br#"{"object":"list","data":[
+            {"id":"gpt-x","object":"model","created":1700000000,"owned_by":"system"},
+            {"id":"vendor/y","name":"Y"}, {"id":"z","name":"z","created":"soon"}, {"object":"model"}, 7]}"#;
+        let model = |id: &str, owned_by: &str, created, display_name: Option<&str>| ListedModel {
+            id: id.to_owned(),
+            owned_by: owned_by.to_owned(),
+            created,
+            display_name: display_name.map(str::to_owned),
+        };
+        assert_eq!(
+            OPENAI.parse_models(body).unwrap(),
+            [
+                model("gpt-x", "system", 1_700_000_000, None),
+                model("vendor/y", "openai", 0, Some("Y")),
+                model("z", "openai", 0, None)
+            ]
+        );
+        assert_eq!(OPENAI.parse_models(br#"{"data":[]}"#), Some(Vec::new()));
+        for bad in [&b"{}"[..], b"", b"<html>", br#"{"data":{}}"#] {
+            assert_eq!(OPENAI.parse_models(bad), None);
         }
     }
 }

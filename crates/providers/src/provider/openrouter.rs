@@ -8,8 +8,8 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use super::openai_compatible::Compatible;
-use crate::errors::{ErrorBody, ErrorResponse, retry_after, shown};
+use crate::dialect::Dialect;
+use crate::errors::{ErrorBody, ErrorResponse, class_in, retry_after, shown};
 
 /// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
 /// fault: the account still serves smaller ones, and one caller must not make its keys cool down.
@@ -61,11 +61,11 @@ const ERROR_TYPES: &[(&str, Class)] = &[
 ];
 
 /// openrouter.ai.
-pub(crate) static OPENROUTER: Compatible = Compatible {
+pub(crate) static OPENROUTER: Dialect = Dialect {
     name: "openrouter",
     env_keys: &["OPENROUTER_API_KEY"],
     env_base_url: Some("OPENROUTER_BASE_URL"),
-    base_url: Some("https://openrouter.ai/api/v1"),
+    default_base_url: Some("https://openrouter.ai/api/v1"),
     request_id_headers: &["x-generation-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE
@@ -104,6 +104,7 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
     if is_hopeless || (status == 403 && is_blocked(body)) {
         return Some(Class::CallerFault);
     }
+    let look_up = |names, name: Option<&str>| class_in(names, name?);
     look_up(REASONS, reason(body))
         .or_else(|| look_up(REASONS, body.code.as_deref()))
         .or_else(|| look_up(LIMIT_SOURCES, limit_source(body)))
@@ -116,11 +117,6 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
             _ => None,
         })
         .or_else(|| look_up(ERROR_TYPES, error_type(body)))
-}
-
-fn look_up(names: &[(&str, Class)], name: Option<&str>) -> Option<Class> {
-    let found = names.iter().find(|(known, _)| Some(*known) == name);
-    found.map(|(_, class)| *class)
 }
 
 fn reason(body: &ErrorBody) -> Option<&str> {

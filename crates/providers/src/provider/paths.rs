@@ -21,9 +21,9 @@ pub(crate) fn kept_path(base_path: &str, path: &str) -> String {
 
 /// `path` without `/v1` at its start.
 pub(crate) fn without_v1(path: &str) -> &str {
-    match path.strip_prefix("/v1") {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
-        _ => path,
+    match is_below(path, "/v1") {
+        true => &path["/v1".len()..],
+        false => path,
     }
 }
 
@@ -37,11 +37,8 @@ pub(crate) fn is_below(path: &str, root: &str) -> bool {
 fn unrepeated<'a>(base_path: &str, path: &'a str) -> &'a str {
     let runs = base_path.match_indices('/').map(|(at, _)| &base_path[at..]);
     for run in runs {
-        let Some(rest) = path.strip_prefix(run) else {
-            continue;
-        };
-        if (rest.is_empty() || rest.starts_with('/')) && run.split('/').any(is_version) {
-            return rest;
+        if is_below(path, run) && run.split('/').any(is_version) {
+            return &path[run.len()..];
         }
     }
     path

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use super::openai_compatible::Compatible;
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse};
 
 /// Meaning of the numeric codes seen so far. An empty balance comes with 402 or 403.
@@ -17,11 +17,11 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// api.siliconflow.cn, the platform in China; it offers many makers' models.
-pub(crate) static SILICONFLOW: Compatible = Compatible {
+pub(crate) static SILICONFLOW: Dialect = Dialect {
     name: "siliconflow",
     env_keys: &["SILICONFLOW_API_KEY"],
     env_base_url: Some("SILICONFLOW_BASE_URL"),
-    base_url: Some("https://api.siliconflow.cn/v1"),
+    default_base_url: Some("https://api.siliconflow.cn/v1"),
     request_id_headers: &["x-siliconcloud-trace-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE

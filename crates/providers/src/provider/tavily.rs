@@ -2,75 +2,32 @@
 //!
 //! Must never know what a request asks for, only what responses and addresses look like.
 
-use http::{HeaderName, HeaderValue};
 use keypool_core::fault::{Class, Fault};
 
 use super::paths;
-use crate::dialect::{Dialect, ListCall};
+use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
-use crate::protocol::{ListedModel, Protocol};
+use crate::protocol::Protocol;
 
 /// api.tavily.com.
-pub(crate) struct Tavily;
-
-impl Dialect for Tavily {
-    fn name(&self) -> &'static str {
-        "tavily"
-    }
-
-    fn env_keys(&self) -> &'static [&'static str] {
-        &["TAVILY_API_KEY"]
-    }
-
-    fn env_base_url(&self) -> Option<&'static str> {
-        Some("TAVILY_BASE_URL")
-    }
-
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://api.tavily.com")
-    }
-
-    fn default_models(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn protocols(&self) -> &'static [Protocol] {
-        &[Protocol::Tavily]
-    }
-
-    fn upstream_path(&self, _protocol: Protocol, base_path: &str, path: &str) -> String {
-        paths::kept_path(base_path, path)
-    }
-
-    fn credential(&self, _protocol: Protocol, secret: &str) -> Option<(HeaderName, HeaderValue)> {
-        paths::bearer(secret)
-    }
-
-    fn account_headers(&self) -> &'static [&'static str] {
-        // The access mode asks for service without a key, which contradicts a pool's key.
-        &["x-tavily-access-mode", "x-project-id"]
-    }
-
-    fn is_private_header(&self, name: &str) -> bool {
-        name == "x-project-id" || paths::is_private_everywhere(name)
-    }
-
-    fn request_id_headers(&self) -> &'static [&'static str] {
-        &["x-request-id"]
-    }
-
-    fn classify(&self, response: &ErrorResponse<'_>) -> Fault {
-        classify(response)
-    }
-
-    fn list_models(&self) -> Option<ListCall> {
-        None
-    }
-
-    fn parse_models(&self, _body: &[u8]) -> Option<Vec<ListedModel>> {
-        None
-    }
-}
+pub(crate) static TAVILY: Dialect = Dialect {
+    name: "tavily",
+    env_keys: &["TAVILY_API_KEY"],
+    env_base_url: Some("TAVILY_BASE_URL"),
+    default_base_url: Some("https://api.tavily.com"),
+    default_models: &[],
+    default_max_concurrent: None,
+    protocols: &[Protocol::Tavily],
+    openai_root: None,
+    // The access mode asks for service without a key, which contradicts a pool's key.
+    account_headers: &["x-tavily-access-mode", "x-project-id"],
+    request_id_headers: &["x-request-id"],
+    list_models: None,
+    upstream_path: |_, base_path, path| paths::kept_path(base_path, path),
+    credential: |_, secret| paths::bearer(secret),
+    is_private_header: |name| name == "x-project-id" || paths::is_private_everywhere(name),
+    classify,
+};
 
 /// Classifies an error response in Tavily's form, by its status alone.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {

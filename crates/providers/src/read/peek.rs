@@ -75,68 +75,43 @@ pub enum PeekError {
     ModelNotAString,
 }
 
-/// The fields that are read.
-#[derive(Clone, Copy)]
-enum Field {
-    Model,
-    Stream,
-    Store,
-    PromptCacheKey,
-    SafetyIdentifier,
-    User,
-    Metadata,
-    Messages,
-    Contents,
-    Input,
-    Instructions,
-    System,
-    SystemInstruction,
-}
-
-const FIELDS: usize = Field::SystemInstruction as usize + 1;
-
-/// The field of that name. A `match` on bytes compiles to a decision tree, and most names in a body are none of these.
-fn field_named(name: &str) -> Option<Field> {
-    Some(match name.as_bytes() {
-        b"model" => Field::Model,
-        b"stream" => Field::Stream,
-        b"store" => Field::Store,
-        b"prompt_cache_key" => Field::PromptCacheKey,
-        b"safety_identifier" => Field::SafetyIdentifier,
-        b"user" => Field::User,
-        b"metadata" => Field::Metadata,
-        b"messages" => Field::Messages,
-        b"contents" => Field::Contents,
-        b"input" => Field::Input,
-        b"instructions" => Field::Instructions,
-        b"system" => Field::System,
-        b"systemInstruction" | b"system_instruction" => Field::SystemInstruction,
-        _ => return None,
-    })
-}
-
 /// Reads the fields of [`Peek`]. The whole body must be JSON; nothing else of it is kept.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| PeekError::NotUtf8)?;
-    let mut seen = Seen {
-        text,
-        values: [const { None }; FIELDS],
-    };
-    let mut models = 0;
+    let mut peek = Peek::default();
+    let (mut models, mut model) = (0, None);
     json_scan::fields(text, |name, value| {
-        if let Some(field) = field_named(name) {
-            models += usize::from(matches!(field, Field::Model));
-            seen.values[field as usize] = Some(value);
+        let raw = &text[value.clone()];
+        // A `match` on bytes compiles to a decision tree, and most names in a body are none of these.
+        match name.as_bytes() {
+            b"model" => {
+                models += 1;
+                model = Some(value);
+            }
+            b"stream" => peek.stream = raw == "true",
+            b"store" => peek.store = raw.parse().ok(),
+            b"prompt_cache_key" => peek.prompt_cache_key = short_text(raw),
+            b"safety_identifier" => peek.safety_identifier = short_text(raw),
+            b"user" => peek.user = short_text(raw),
+            b"metadata" => peek.metadata_user_id = text_within(raw, "user_id"),
+            b"messages" => peek.messages = Some(value),
+            b"contents" => peek.contents = Some(value),
+            b"input" => peek.input = Some(value),
+            b"instructions" => peek.instructions = Some(value),
+            b"system" => peek.system = Some(value),
+            b"systemInstruction" | b"system_instruction" => peek.system_instruction = Some(value),
+            _ => {}
         }
     })
     .map_err(|refused| match refused {
         ParseError::NotAnObject => PeekError::NotAnObject,
-        ParseError::NotJson(flaw) => PeekError::NotJson(flaw.to_string()),
+        ParseError::NotJson(flaw) => PeekError::NotJson(flaw),
     })?;
     if models > 1 {
         return Err(PeekError::TwoModels);
     }
-    seen.into_peek()
+    peek.model = model.map_or(Ok(None), |range| model_at(text, range))?;
+    Ok(peek)
 }
 
 /// The body with the string at `range` replaced by `model`, in three pieces; head and tail are not copied.
@@ -149,70 +124,31 @@ pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
     ]
 }
 
-/// The byte range of each field's last value.
-struct Seen<'a> {
-    text: &'a str,
-    values: [Option<Range<usize>>; FIELDS],
+/// The model that the value at `range` names; `None` for `null`.
+fn model_at(text: &str, range: Range<usize>) -> Result<Option<ModelAt>, PeekError> {
+    let raw = &text[range.clone()];
+    if raw == "null" {
+        return Ok(None);
+    }
+    if !raw.starts_with('"') {
+        return Err(PeekError::ModelNotAString);
+    }
+    let name = json_scan::unescaped(raw).ok_or_else(|| {
+        PeekError::NotJson("the string in `model` has half of a surrogate pair".to_owned())
+    })?;
+    Ok(Some(ModelAt {
+        name: name.into_owned(),
+        range,
+    }))
 }
 
-impl Seen<'_> {
-    fn into_peek(self) -> Result<Peek, PeekError> {
-        Ok(Peek {
-            model: self.model()?,
-            stream: self.boolean(Field::Stream) == Some(true),
-            store: self.boolean(Field::Store),
-            prompt_cache_key: self.text(Field::PromptCacheKey),
-            safety_identifier: self.text(Field::SafetyIdentifier),
-            user: self.text(Field::User),
-            metadata_user_id: self.text_within(Field::Metadata, "user_id"),
-            messages: self.range(Field::Messages),
-            contents: self.range(Field::Contents),
-            input: self.range(Field::Input),
-            instructions: self.range(Field::Instructions),
-            system: self.range(Field::System),
-            system_instruction: self.range(Field::SystemInstruction),
-        })
+/// The text `name` in the object `raw`.
+fn text_within(raw: &str, name: &str) -> Option<String> {
+    if !raw.starts_with('{') {
+        return None;
     }
-
-    fn model(&self) -> Result<Option<ModelAt>, PeekError> {
-        let Some(raw) = self.raw(Field::Model).filter(|raw| *raw != "null") else {
-            return Ok(None);
-        };
-        if !raw.starts_with('"') {
-            return Err(PeekError::ModelNotAString);
-        }
-        let name = json_scan::unescaped(raw).ok_or_else(|| {
-            PeekError::NotJson("the string in `model` has half of a surrogate pair".to_owned())
-        })?;
-        let range = self.range(Field::Model);
-        Ok(range.map(|range| ModelAt {
-            name: name.into_owned(),
-            range,
-        }))
-    }
-
-    fn boolean(&self, field: Field) -> Option<bool> {
-        self.raw(field)?.parse().ok()
-    }
-
-    fn text(&self, field: Field) -> Option<String> {
-        short_text(self.raw(field)?)
-    }
-
-    /// The text `name` in the object that the field holds.
-    fn text_within(&self, field: Field, name: &str) -> Option<String> {
-        let raw = self.raw(field).filter(|raw| raw.starts_with('{'))?;
-        let [inner] = json_scan::pick(raw, [name])?;
-        short_text(inner?)
-    }
-
-    fn range(&self, field: Field) -> Option<Range<usize>> {
-        self.values[field as usize].clone()
-    }
-
-    fn raw(&self, field: Field) -> Option<&str> {
-        self.text.get(self.range(field)?)
-    }
+    let [inner] = json_scan::pick(raw, [name])?;
+    short_text(inner?)
 }
 
 fn short_text(raw: &str) -> Option<String> {

@@ -159,14 +159,14 @@ fn every_path_stays_below_its_base() {
         let segments = ["", "/v1", "/api", "/v3", "/v1beta", "/openai", "/a"];
         let base = [*source.one_of(&segments), *source.one_of(&segments)].concat();
         let path = format!("/{}", source.text(PATHS));
-        let sent = dialect.upstream_path(protocol, &base, &path);
+        let sent = (dialect.upstream_path)(protocol, &base, &path);
         let below = sent
             .strip_prefix(&base)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         assert!(
             sent.starts_with('/') && below,
             "{} {base} {path}: {sent}",
-            dialect.name()
+            dialect.name
         );
     });
 }

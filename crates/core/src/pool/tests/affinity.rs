@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::balance::AffinityMatch;
 
 const CONVERSATIONS: u64 = 3000;
 
@@ -108,22 +109,28 @@ fn a_conversation_overflows_and_comes_home_after_a_pause() {
     let world = World::new();
     let pool = world.pool(grouped(3, 1));
     let home = group_for(&pool, 1);
-    assert_eq!(by(&pool, 1), Some(SelectedBy::Home));
+    assert_eq!(
+        by(&pool, 1),
+        Some(SelectedBy::Affinity(AffinityMatch::Home))
+    );
     limit(&pool, 10);
-    assert_eq!(by(&pool, 1), Some(SelectedBy::Overflow));
+    assert_eq!(
+        by(&pool, 1),
+        Some(SelectedBy::Affinity(AffinityMatch::Overflow))
+    );
     let away = group_for(&pool, 1);
     assert_ne!(away, home);
     world.clock.pass(seconds(290));
     assert_eq!(
         by(&pool, 1),
-        Some(SelectedBy::Warm),
+        Some(SelectedBy::Affinity(AffinityMatch::Warm)),
         "the cache is warm there, and cold at home"
     );
     assert_eq!(group_for(&pool, 1), away);
     world.clock.pass(seconds(300));
     assert_eq!(
         by(&pool, 1),
-        Some(SelectedBy::Home),
+        Some(SelectedBy::Affinity(AffinityMatch::Home)),
         "no cache is warm any more"
     );
     assert_eq!(group_for(&pool, 1), home);
@@ -143,9 +150,16 @@ fn a_conversation_comes_home_when_the_other_group_has_no_room() {
         home,
         "the other has no room, and home has"
     );
-    assert_eq!(by(&pool, 1), Some(SelectedBy::Home));
+    assert_eq!(
+        by(&pool, 1),
+        Some(SelectedBy::Affinity(AffinityMatch::Home))
+    );
     world.clock.pass(seconds(20));
-    assert_eq!(by(&pool, 1), Some(SelectedBy::Home), "it stays at home");
+    assert_eq!(
+        by(&pool, 1),
+        Some(SelectedBy::Affinity(AffinityMatch::Home)),
+        "it stays at home"
+    );
 }
 
 #[test]
@@ -209,7 +223,7 @@ fn the_load_bound_counts_only_groups_that_can_serve() {
     for index in 0..10 {
         let mut lease = pool.lease(&Demand::of("m"));
         while let Some(held) = lease.take() {
-            if held.index() == index && index < 8 {
+            if held.member().index() == index && index < 8 {
                 let _ = held.finish(&Fault::of(Class::RateLimited).with_wait(Some(seconds(3600))));
             } else if index < 8 {
                 lease = pool.lease(&Demand::of("m"));
@@ -268,9 +282,9 @@ fn the_only_key_that_can_serve_is_found_among_many() {
             1000,
             "{groups} groups of {each}: each key serves once"
         );
-        let free = leases.remove(777).index();
+        let free = leases.remove(777).member().index();
         let last = pool.lease(&of(123)).expect("one is free");
-        assert_eq!(last.index(), free);
+        assert_eq!(last.member().index(), free);
         assert!(pool.lease(&of(123)).is_none());
     }
 }
@@ -289,5 +303,8 @@ fn no_load_is_left_when_every_call_has_ended() {
     }
     world.clock.pass(seconds(300));
     // If load were left, its home would seem crowded, and the conversation would overflow.
-    assert_eq!(by(&pool, 42), Some(SelectedBy::Home));
+    assert_eq!(
+        by(&pool, 42),
+        Some(SelectedBy::Affinity(AffinityMatch::Home))
+    );
 }

@@ -436,7 +436,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
                         .lease(&demand)
                         .or_else(|| wait_a_little(pool, &demand, &caller));
                     let Some(lease) = lease else { continue };
-                    let index = lease.index();
+                    let index = lease.member().index();
                     assert!(
                         in_use[index].fetch_add(1, Ordering::SeqCst) < CAP,
                         "the cap holds"

@@ -1,6 +1,7 @@
 //! A pool outlives its keys: waiting requests, calls in flight and the memory of conversations survive a reload.
 
 use super::*;
+use crate::balance::AffinityMatch;
 
 fn reload(world: &World, pool: &Arc<Pool>, settings: PoolSettings) {
     let after = world
@@ -85,7 +86,7 @@ fn a_slot_of_a_key_that_stays_goes_to_the_waiting_request() {
     assert!(waits(&mut waiting), "k1 has left the pool");
     drop(second);
     let lease = served(&mut waiting).expect("k2 is free");
-    assert_eq!((&*lease.member().name, lease.index()), ("k2", 0));
+    assert_eq!((&*lease.member().name, lease.member().index()), ("k2", 0));
 }
 
 #[test]
@@ -188,7 +189,10 @@ fn a_conversation_away_from_home_stays_there_when_keys_change() {
     let limited = Fault::of(Class::RateLimited).with_wait(Some(seconds(1)));
     let _ = pool.lease(&demand).expect("its home").finish(&limited);
     let away = pool.acquire(&demand).expect("another group");
-    assert_eq!(away.selection.by, Some(SelectedBy::Overflow));
+    assert_eq!(
+        away.selection.by,
+        Some(SelectedBy::Affinity(AffinityMatch::Overflow))
+    );
     let name = Arc::clone(&away.lease.member().name);
     drop(away);
     world.clock.pass(seconds(1));
@@ -196,7 +200,10 @@ fn a_conversation_away_from_home_stays_there_when_keys_change() {
     wanted.keys.push(key(5));
     reload(&world, &pool, wanted.clone());
     let warm = pool.acquire(&demand).expect("a key");
-    assert_eq!(warm.selection.by, Some(SelectedBy::Warm));
+    assert_eq!(
+        warm.selection.by,
+        Some(SelectedBy::Affinity(AffinityMatch::Warm))
+    );
     assert_eq!(warm.lease.member().name, name);
     drop(warm);
     wanted.keys.retain(|key| key.name != name);
@@ -204,7 +211,7 @@ fn a_conversation_away_from_home_stays_there_when_keys_change() {
     let leased = pool.acquire(&demand).expect("a key");
     assert_ne!(
         leased.selection.by,
-        Some(SelectedBy::Warm),
+        Some(SelectedBy::Affinity(AffinityMatch::Warm)),
         "that group is gone"
     );
 }

@@ -25,7 +25,7 @@ fn a_selection_names_every_obstacle() {
     let indexes: Vec<Lease> = (0..16).filter_map(|_| pool.lease(&demand)).collect();
     let mut held = None;
     for lease in indexes {
-        let class = match lease.index() {
+        let class = match lease.member().index() {
             0 => Class::Rejected,
             1 => Class::Exhausted,
             2 => Class::RateLimited,
@@ -110,7 +110,7 @@ fn in_a_large_pool_a_few_keys_are_named_and_all_counted() {
     let demand = Demand::of("m");
     let leases: Vec<Lease> = (0..1000).filter_map(|_| pool.lease(&demand)).collect();
     for lease in leases {
-        match lease.index() {
+        match lease.member().index() {
             index if index % 3 == 0 => drop(lease.finish(&Fault::of(Class::Rejected))),
             998 | 1 | 2 => drop(lease.finish(&Fault::of(Class::RateLimited))),
             _ => drop(lease),

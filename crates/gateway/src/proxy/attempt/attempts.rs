@@ -31,7 +31,7 @@ pub(crate) struct Attempts<'a> {
     /// Attempts over all targets.
     attempts: u32,
     /// When the first byte of the response must be there: `timeouts.total` of the first target.
-    deadline: Instant,
+    pub(crate) deadline: Instant,
     /// Time spent in queues over all targets.
     waited: Duration,
     last: LastFailure,
@@ -69,14 +69,8 @@ pub(crate) struct LastFailure {
     pub(crate) class: Option<Class>,
     /// The last response that a client may see, and whose it is.
     pub(crate) response: Option<LastResponse>,
-    /// Why the last attempt got no response.
-    pub(crate) error: Option<LastError>,
-}
-
-/// An error in place of a response.
-pub(crate) struct LastError {
-    pub(crate) error: UpstreamError,
-    pub(crate) pool: Arc<Pool>,
+    /// Why the last attempt got no response, and from which pool.
+    pub(crate) error: Option<(UpstreamError, Arc<Pool>)>,
 }
 
 /// A response that is kept for the client.
@@ -119,10 +113,6 @@ impl<'a> Attempts<'a> {
             must_stop: false,
             pending_failure: None,
         }
-    }
-
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
     }
 
     /// The target that is tried now.
@@ -247,7 +237,7 @@ impl<'a> Attempts<'a> {
 
     /// Counts a failed attempt: what it means for the key, and what the client may see of it.
     pub(crate) fn failed(&mut self, lease: Lease, failure: Failure, log: &mut RequestLog) {
-        let (pool, key) = (self.pool(), lease.member_ref().clone());
+        let (pool, key) = (self.pool(), lease.member().clone());
         let not_before = self.gw.clock.now() + pool.settings().retry.backoff;
         self.state.demand.note_failure(&key, not_before);
         let (fault, status, reason, blames_key) = match failure {
@@ -258,7 +248,7 @@ impl<'a> Attempts<'a> {
             } => {
                 // The connection is closed before the slot is freed, so that the provider does not count both calls.
                 let response = response.detached();
-                let status = response.status();
+                let status = response.parts.status.as_u16();
                 self.refused(response, fault.class, &key);
                 (fault, Some(status), reason, true)
             }
@@ -308,10 +298,7 @@ impl<'a> Attempts<'a> {
             // An earlier response would tell the client that this call did not run.
             self.last.response = None;
         }
-        self.last.error = Some(LastError {
-            error,
-            pool: Arc::clone(self.pool()),
-        });
+        self.last.error = Some((error, Arc::clone(self.pool())));
     }
 
     /// Ends the attempts.
@@ -346,7 +333,9 @@ impl<'a> Attempts<'a> {
         let telemetry = &self.gw.telemetry;
         telemetry.attempt_failed(log.request_id(), &failed, next);
         if failed.effect.cooldown.is_some() || failed.fault.class == Class::Rejected {
-            telemetry.after_failure(&failed.pool, self.gw.clock.now());
+            telemetry
+                .health
+                .after_failure(&failed.pool, self.gw.clock.now());
         }
     }
 }

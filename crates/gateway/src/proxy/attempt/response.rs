@@ -43,7 +43,7 @@ pub(crate) struct UpstreamResponse {
     pub(crate) parts: Parts,
     pub(crate) read: VecDeque<Bytes>,
     /// Length of what was read, in bytes.
-    length: usize,
+    pub(super) length: usize,
     /// `None` once all was read.
     pub(crate) rest: Option<UpstreamBody>,
 }
@@ -78,11 +78,6 @@ impl UpstreamResponse {
                 .concat()
                 .into(),
         }
-    }
-
-    /// Number of bytes read so far.
-    pub(super) fn read_length(&self) -> usize {
-        self.length
     }
 
     /// What was read after the first `known` bytes.
@@ -124,10 +119,6 @@ impl UpstreamResponse {
         }
         self
     }
-
-    pub(super) fn status(&self) -> u16 {
-        self.parts.status.as_u16()
-    }
 }
 
 #[cfg(test)]
@@ -150,7 +141,7 @@ mod tests {
             response.add(shared.slice(at..=at));
         }
         response.add(shared.slice(100_000..));
-        assert_eq!(response.read_length(), body.len());
+        assert_eq!(response.length, body.len());
         assert!(response.read.len() <= 4, "{} pieces", response.read.len());
         assert_eq!(response.read_bytes(), body);
         for known in [0, 1, 70_000, 100_000, 199_999, 200_000] {

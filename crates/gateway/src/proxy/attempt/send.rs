@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
@@ -17,7 +17,7 @@ use super::forward_proxy;
 use super::response::{Failure, Sent, UpstreamResponse};
 use crate::context::Gateway;
 use crate::prebuilt_headers::KeyHeaders;
-use crate::proxy::headers::{forwarded, may_have_body};
+use crate::proxy::headers::{announced_length, forwarded, may_have_body};
 use crate::proxy::inbound::Call;
 use crate::proxy::routing::PoolTarget;
 use crate::telemetry::redact;
@@ -71,7 +71,7 @@ pub(crate) async fn send(
         }
         Err(_) => return time.out(),
     };
-    let secret = lease.member().key.secret().expose();
+    let secret = lease.member().key.secret.expose();
     if let Some(error) = forward_proxy::own_response(&response, base_url, proxy, secret) {
         return no_response(error);
     }
@@ -168,7 +168,8 @@ impl ResponseReader<'_> {
         if is_event_stream(&response) {
             return self.read_opening(response).await;
         }
-        let is_long = announced(&response).is_some_and(|length| length > INSPECTED as u64);
+        let is_long = announced_length(&response.parts.headers)
+            .is_some_and(|length| length > INSPECTED as u64);
         // The id of a new object is at the beginning, however long the response is.
         if !is_json(&response) || (is_long && self.call.object_effect.is_none()) {
             return Sent::Response(response);
@@ -185,8 +186,8 @@ impl ResponseReader<'_> {
     async fn read_json_stream(&self, mut response: UpstreamResponse) -> Sent {
         let far = self.gw.clock.now() + FAR;
         let mut beginning = Vec::new();
-        while response.rest.is_some() && response.read_length() <= INSPECTED {
-            let known = response.read_length();
+        while response.rest.is_some() && response.length <= INSPECTED {
+            let known = response.length;
             if let Err(error) = self.fill_one(&mut response, far).await {
                 return no_response(error);
             }
@@ -281,7 +282,7 @@ impl ResponseReader<'_> {
         limit: usize,
         until: Instant,
     ) -> Result<(), UpstreamError> {
-        while response.rest.is_some() && response.read_length() <= limit {
+        while response.rest.is_some() && response.length <= limit {
             self.fill_one(response, until).await?;
         }
         Ok(())
@@ -325,13 +326,13 @@ impl ResponseReader<'_> {
             body,
             now: self.gw.clock.wall(),
         };
-        let fault = self.target.entry.dialect.classify(&error);
+        let fault = (self.target.entry.dialect.classify)(&error);
         if !fault.class.is_failure() {
             response.class = Class::CallerFault;
             return Sent::Response(response);
         }
         let words = String::from_utf8_lossy(&body[..body.len().min(MAX_REASON)]);
-        let reason = redact(words.trim(), self.lease.member().key.secret().expose());
+        let reason = redact(words.trim(), self.lease.member().key.secret.expose());
         Sent::Failed(Failure::Refused {
             fault,
             response: Box::new(response),
@@ -365,28 +366,12 @@ fn begins_like_error(text: &[u8]) -> Option<bool> {
     Some(true)
 }
 
-fn announced(response: &UpstreamResponse) -> Option<u64> {
-    response
-        .parts
-        .headers
-        .get(CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-}
-
 fn content_type(response: &UpstreamResponse) -> &[u8] {
-    let value = response
-        .parts
-        .headers
-        .get(CONTENT_TYPE)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    value
-        .split(|byte| *byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii()
+    let value = response.parts.headers.get(CONTENT_TYPE);
+    let mut parts = value
+        .map_or(&b""[..], HeaderValue::as_bytes)
+        .split(|byte| *byte == b';');
+    parts.next().unwrap_or_default().trim_ascii()
 }
 
 pub(crate) fn is_event_stream(response: &UpstreamResponse) -> bool {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
 use crate::error::{GatewayError, Kind};
+use crate::proxy::headers::announced_length;
 
 /// Longest time between two pieces of a body. Beyond it the client gets 408.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,10 +54,7 @@ impl<'a> BodyReader<'a> {
         headers: &HeaderMap,
         limit: u64,
     ) -> Result<Self, GatewayError> {
-        let announced = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
-            .unwrap_or(0);
+        let announced = announced_length(headers).unwrap_or(0);
         if announced > limit {
             return Err(too_large(limit));
         }

@@ -70,9 +70,7 @@ enum ModelAt {
 #[derive(Default)]
 struct Peeked {
     model: Option<NamedModel>,
-    stream: bool,
-    store: Option<bool>,
-    /// What else a JSON body says.
+    /// What else the body says.
     rest: peek::Peek,
 }
 
@@ -93,10 +91,10 @@ impl<'a> Call<'a> {
             query: query
                 .map(|query| protocol::without_key(query).into_owned())
                 .filter(|query| !query.is_empty()),
-            stream: peeked.stream || known.is_some_and(|known| known.stream_by_path),
-            repeatable: is_repeatable(known, &parts.method, peeked.store, &body.bytes),
+            stream: peeked.rest.stream || known.is_some_and(|known| known.stream_by_path),
+            repeatable: is_repeatable(known, &parts.method, peeked.rest.store, &body.bytes),
             generates: known.is_some_and(|known| known.generates) && parts.method == Method::POST,
-            object_effect: object_effect(&endpoint, &parts.method, peeked.store),
+            object_effect: object_effect(&endpoint, &parts.method, peeked.rest.store),
             model: peeked.model,
             peeked: peeked.rest,
             body,
@@ -136,24 +134,22 @@ impl<'a> Call<'a> {
     /// The body for a key, with its model in place of the client's. All other bytes stay as they came.
     pub(crate) fn body_for(&self, member: &Member, model: &str) -> RequestBody {
         let body = self.body();
-        match &self.model {
-            Some(NamedModel {
-                name,
-                at: ModelAt::Body(range),
-            }) if name != model && (member.model.is_some() || !model.is_empty()) => {
-                RequestBody::new(peek::splice(body, range, model))
-            }
-            Some(NamedModel {
-                name,
-                at: ModelAt::Form(range),
-            }) if name != model && (member.model.is_some() || !model.is_empty()) => {
-                RequestBody::new([
-                    body.slice(..range.start),
-                    Bytes::copy_from_slice(model.as_bytes()),
-                    body.slice(range.end..),
-                ])
-            }
-            _ => RequestBody::new([body.clone()]),
+        let is_replaced = |named: &&NamedModel| {
+            named.name != model && (member.model.is_some() || !model.is_empty())
+        };
+        match self
+            .model
+            .as_ref()
+            .filter(is_replaced)
+            .map(|named| &named.at)
+        {
+            Some(ModelAt::Body(range)) => RequestBody::new(peek::splice(body, range, model)),
+            Some(ModelAt::Form(range)) => RequestBody::new([
+                body.slice(..range.start),
+                Bytes::copy_from_slice(model.as_bytes()),
+                body.slice(range.end..),
+            ]),
+            Some(ModelAt::Path(_)) | None => RequestBody::new([body.clone()]),
         }
     }
 
@@ -261,8 +257,6 @@ impl Peeked {
                 name: model.name,
                 at: ModelAt::Body(model.range),
             }),
-            stream: rest.stream,
-            store: rest.store,
             rest,
         })
     }
@@ -279,8 +273,10 @@ impl Peeked {
                 name: model.name,
                 at: ModelAt::Form(model.range),
             }),
-            stream: form.stream,
-            ..Self::default()
+            rest: peek::Peek {
+                stream: form.stream,
+                ..peek::Peek::default()
+            },
         })
     }
 }

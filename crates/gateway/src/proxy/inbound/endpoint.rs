@@ -119,8 +119,8 @@ fn spellings(entry: &PoolEntry, rest: &str) -> Vec<String> {
         below.map(|below| format!("/v1{below}"))
     };
     // `/gemini/v1beta/openai/chat/completions` is `/v1/chat/completions`.
-    spellings.extend(entry.dialect.openai_root().and_then(under));
-    if entry.dialect.protocols()[0] == Protocol::OpenAi {
+    spellings.extend(entry.dialect.openai_root.and_then(under));
+    if entry.dialect.protocols[0] == Protocol::OpenAi {
         // So are `/ark/api/v3/chat/completions` and `/ark/chat/completions`.
         let members = entry.pool.members();
         let base = members.first().map(|member| &**member.base_url.path());
@@ -136,7 +136,7 @@ fn native_protocol(entry: &PoolEntry, path: &str, parts: &Parts) -> Protocol {
     if shown != Protocol::OpenAi && entry.speaks(shown) {
         shown
     } else {
-        entry.dialect.protocols()[0]
+        entry.dialect.protocols[0]
     }
 }
 

@@ -11,14 +11,13 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{Demand, Effect, Leased, MemberRef, Pool};
-use tracing::{Span, field};
+use tracing::{Span, field, info};
 
 use super::trace_header;
 use crate::context::Gateway;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use crate::snapshot::PoolEntry;
-use crate::telemetry::FinishedRequest;
 use crate::traces::{Ending, NoKeyReason, Outcome, SkipReason, Step, Trace};
 
 /// Longest request id taken from a caller, in bytes.
@@ -104,14 +103,14 @@ impl RequestLog {
         attempt: u32,
         waited: Duration,
     ) {
-        self.set_response_of(entry, leased.lease.member_ref());
+        self.set_response_of(entry, leased.lease.member());
         self.attempts = attempt;
-        let waited_now = self.add_wait(waited);
+        let waited = self.add_wait(waited);
         let selection = std::mem::take(&mut leased.selection);
         let step = Step::attempt(&leased.lease, selection, self.gw.clock.now());
         // Most requests need one step, and an open stream keeps the allocation.
         self.steps.reserve_exact(1);
-        self.steps.push(step.after_waiting(waited_now));
+        self.steps.push(Step { waited, ..step });
     }
 
     /// Records whose response the client gets, unless a later attempt changes that.
@@ -144,9 +143,9 @@ impl RequestLog {
         reason: NoKeyReason,
         waited: Duration,
     ) {
-        let waited_now = self.add_wait(waited);
+        let waited = self.add_wait(waited);
         let step = Step::no_key(pool, demand, reason, self.gw.clock.now());
-        self.steps.push(step.after_waiting(waited_now));
+        self.steps.push(Step { waited, ..step });
     }
 
     /// Records that a pool was skipped without a look at its keys.
@@ -157,7 +156,12 @@ impl RequestLog {
         reason: SkipReason,
     ) {
         if self.steps.len() < MAX_SKIPPED {
-            let step = Step::skipped(&entry.pool, model, reason, self.gw.clock.now());
+            let step = Step::new(
+                &entry.pool,
+                model,
+                self.gw.clock.now(),
+                Outcome::Skipped(reason),
+            );
             self.steps.push(step);
         }
     }
@@ -214,39 +218,35 @@ impl RequestLog {
         let span = self.span.clone();
         span.in_scope(|| self.write_line(ending, took));
         if !self.steps.is_empty() {
-            let trace = self.trace(ending, took);
-            self.gw.traces.keep(trace);
+            self.gw.traces.keep(Trace {
+                request_id: self.request_id.clone(),
+                caller: Arc::clone(&self.caller),
+                began: self.began,
+                took,
+                status: self.status,
+                ending,
+                steps: std::mem::take(&mut self.steps),
+            });
         }
     }
 
     fn write_line(&self, ending: Ending, took: Duration) {
         let pool = self.entry.as_ref().map(|entry| &entry.pool);
-        let key = self.key.as_ref();
-        self.gw.telemetry.request_finished(&FinishedRequest {
-            request_id: self.request_id(),
-            method: &self.method,
-            path: &self.path,
-            status: self.status,
-            pool: pool.map_or("-", |pool| pool.name()),
-            index: key.map(MemberRef::index),
-            key_name: key.map_or("-", |key| &key.name),
-            attempts: self.attempts,
-            caller: &self.caller,
-            took,
-            ending,
-        });
-    }
-
-    fn trace(&mut self, ending: Ending, took: Duration) -> Trace {
-        Trace {
-            request_id: self.request_id.clone(),
-            caller: Arc::clone(&self.caller),
-            began: self.began,
-            took,
-            status: self.status,
-            ending,
-            steps: std::mem::take(&mut self.steps),
-        }
+        let ms = took.as_secs_f64() * 1000.0;
+        info!(
+            status = self.status,
+            method = %self.method,
+            path = &*self.path,
+            pool = pool.map_or("-", |pool| pool.name()),
+            key = self.key.as_ref().map(|key| key.index() + 1),
+            key_name = self.key.as_ref().map_or("-", |key| &key.name),
+            attempts = self.attempts,
+            ms = (ms * 10.0).round() / 10.0,
+            caller = &*self.caller,
+            ended = ending.code(),
+            request_id = self.request_id(),
+            "request"
+        );
     }
 
     /// Moves the record out, to travel with the response. What is left behind counts as finished.

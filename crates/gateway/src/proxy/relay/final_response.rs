@@ -51,10 +51,7 @@ pub(crate) fn final_response(
                 let response = with_advice(last.response, class, due);
                 Ok(relay_last(gw, call, response, &last.entry, log).map(OutBody::Relay))
             }
-            (None, Some(last)) => Err(GatewayError {
-                retry_after: due,
-                ..unreachable(&last.error, last.pool.name())
-            }),
+            (None, Some((error, pool))) => Err(unreachable(&error, pool.name(), due)),
             (None, None) => Err(no_key(gw, tried, due, concluded.attempts)),
         },
     }
@@ -91,13 +88,13 @@ fn with_advice(
 }
 
 /// The provider did not respond.
-fn unreachable(error: &UpstreamError, pool: &str) -> GatewayError {
-    let error = match error.timeout() {
-        Some(limit) => GatewayError::new(
+fn unreachable(error: &UpstreamError, pool: &str, due: Option<Duration>) -> GatewayError {
+    let (kind, message) = match error.timeout() {
+        Some(limit) => (
             Kind::UpstreamTimeout,
             format!("the provider of pool \"{pool}\" did not answer within {limit:?}"),
         ),
-        None => GatewayError::new(
+        None => (
             Kind::UpstreamUnreachable,
             format!(
                 "the provider of pool \"{pool}\" could not be reached or broke the connection; the log has the details"
@@ -105,8 +102,9 @@ fn unreachable(error: &UpstreamError, pool: &str) -> GatewayError {
         ),
     };
     GatewayError {
+        retry_after: due,
         dont_retry: true,
-        ..error
+        ..GatewayError::new(kind, message)
     }
 }
 
@@ -120,30 +118,30 @@ fn never_tried(
 ) -> GatewayError {
     let pool = &tried[tried.len() - 1].entry.pool;
     let (name, settings) = (pool.name(), pool.settings());
-    match reason {
-        NoKeyReason::QueueFull => GatewayError {
-            retry_after: Some(Duration::from_secs(1)),
-            ..GatewayError::new(
-                Kind::QueueFull,
-                format!(
-                    "the queue of pool \"{name}\" is full ({} waiting): try again in a moment",
-                    settings.queue.max_waiting
-                ),
-            )
-        },
-        NoKeyReason::QueueTimeout | NoKeyReason::DeadlineExceeded => GatewayError {
-            retry_after: due,
-            ..GatewayError::new(
-                Kind::QueueTimeout,
-                format!(
-                    "no key of pool \"{name}\" became free within {:.1} s: send fewer requests at once, or add keys",
-                    waited.as_secs_f64()
-                ),
-            )
-        },
+    let (kind, retry_after, message) = match reason {
+        NoKeyReason::QueueFull => (
+            Kind::QueueFull,
+            Some(Duration::from_secs(1)),
+            format!(
+                "the queue of pool \"{name}\" is full ({} waiting): try again in a moment",
+                settings.queue.max_waiting
+            ),
+        ),
+        NoKeyReason::QueueTimeout | NoKeyReason::DeadlineExceeded => (
+            Kind::QueueTimeout,
+            due,
+            format!(
+                "no key of pool \"{name}\" became free within {:.1} s: send fewer requests at once, or add keys",
+                waited.as_secs_f64()
+            ),
+        ),
         NoKeyReason::NoKeyInTime | NoKeyReason::NoAttemptsLeft | NoKeyReason::NotRepeatable => {
-            no_key(gw, tried, due, 0)
+            return no_key(gw, tried, due, 0);
         }
+    };
+    GatewayError {
+        retry_after,
+        ..GatewayError::new(kind, message)
     }
 }
 
@@ -155,7 +153,7 @@ fn no_key(
 ) -> GatewayError {
     let explained = tried.iter().map(|target| {
         let pool = &target.entry.pool;
-        gw.telemetry.after_failure(pool, gw.clock.now());
+        gw.telemetry.health.after_failure(pool, gw.clock.now());
         let due = time_until_due(gw, target);
         let attempts = if tried.len() == 1 { attempts } else { 0 };
         let mut text = explain(pool, &pool.key_counts(&target.demand()), due, attempts);

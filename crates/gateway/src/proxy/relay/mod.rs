@@ -32,7 +32,6 @@ use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::snapshot::PoolEntry;
 use crate::task_poll;
-use crate::telemetry::BrokenResponse;
 use crate::traces::Ending;
 use crate::upstream::UpstreamBody;
 use event_buffer::EventBuffer;
@@ -74,18 +73,10 @@ pub(crate) struct Relay {
 }
 
 impl Serving {
-    /// What an attempt's response needs.
-    pub(super) fn new(lease: Lease, log: &mut RequestLog) -> Self {
+    /// What a response needs. `lease`: the attempt's; `None` for the response of an earlier attempt, whose lease has ended.
+    pub(super) fn new(lease: Option<Lease>, log: &mut RequestLog) -> Self {
         Self {
-            lease: Some(lease),
-            log: log.take(),
-        }
-    }
-
-    /// What the response of an earlier attempt needs: its lease has ended.
-    fn without_lease(log: &mut RequestLog) -> Self {
-        Self {
-            lease: None,
+            lease,
             log: log.take(),
         }
     }
@@ -97,7 +88,7 @@ impl Serving {
         };
         let pool = Arc::clone(lease.pool());
         let _ = lease.finish(&Fault::of(class));
-        gw.telemetry.after_success(&pool, gw.clock.now());
+        gw.telemetry.health.after_success(&pool, gw.clock.now());
     }
 
     /// The provider broke off: counts for the key, and is logged.
@@ -105,18 +96,12 @@ impl Serving {
         let Some(lease) = self.lease.take() else {
             return;
         };
-        let (pool, index) = (Arc::clone(lease.pool()), lease.index());
-        let key_name = Arc::clone(&lease.member().name);
+        let (pool, key) = (Arc::clone(lease.pool()), lease.member().clone());
         let effect = lease.finish(&Fault::of(Class::UpstreamTrouble));
-        gw.telemetry.response_broke(&BrokenResponse {
-            request_id: self.log.request_id(),
-            pool: pool.name(),
-            index,
-            key_name: &key_name,
-            reason,
-        });
+        gw.telemetry
+            .response_broke(self.log.request_id(), &pool, &key, reason);
         if effect.ejected {
-            gw.telemetry.after_failure(&pool, gw.clock.now());
+            gw.telemetry.health.after_failure(&pool, gw.clock.now());
         }
     }
 }
@@ -125,7 +110,7 @@ impl Serving {
 pub(super) fn relay(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
-    dialect: &dyn Dialect,
+    dialect: &Dialect,
     response: UpstreamResponse,
     mut serving: Serving,
 ) -> Response<Box<Relay>> {
@@ -158,7 +143,7 @@ fn relay_last(
     entry: &Arc<PoolEntry>,
     log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
-    let mut serving = Serving::without_lease(log);
+    let mut serving = Serving::new(None, log);
     let head = head(response.parts, entry.dialect, &mut serving.log);
     let idle_limit = entry.pool.settings().timeouts.idle;
     let relay = Relay {
@@ -169,7 +154,7 @@ fn relay_last(
     head.map(|()| Box::new(relay.finished_if_complete()))
 }
 
-fn head(parts: http::response::Parts, dialect: &dyn Dialect, log: &mut RequestLog) -> Response<()> {
+fn head(parts: http::response::Parts, dialect: &Dialect, log: &mut RequestLog) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
     let request_id = strip_response(response.headers_mut(), dialect);

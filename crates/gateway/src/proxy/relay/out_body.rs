@@ -5,13 +5,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 
 use super::{BrokeOff, Relay};
 
 /// One of the three kinds of response.
 pub(crate) enum OutBody {
     /// Complete in memory.
-    Whole(Option<Bytes>),
+    Whole(Full<Bytes>),
     /// Relayed from a provider as it comes.
     Relay(Box<Relay>),
     /// Made by the admin API.
@@ -32,7 +33,7 @@ pub(crate) enum OutError {
 impl OutBody {
     /// A small body that is complete in memory.
     pub(crate) fn whole(body: Bytes) -> Self {
-        Self::Whole(Some(body))
+        Self::Whole(Full::new(body))
     }
 }
 
@@ -45,12 +46,9 @@ impl Body for OutBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, OutError>>> {
         match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(
-                bytes
-                    .take()
-                    .filter(|bytes| !bytes.is_empty())
-                    .map(|bytes| Ok(Frame::data(bytes))),
-            ),
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Relay(relay) => relay.poll_next(cx).map_err(|BrokeOff| OutError::Broke),
             Self::Admin(body) => Pin::new(body).poll_frame(cx).map_err(OutError::Admin),
         }
@@ -58,7 +56,7 @@ impl Body for OutBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Whole(body) => body.is_end_stream(),
             Self::Relay(relay) => relay.is_complete(),
             Self::Admin(body) => body.is_end_stream(),
         }
@@ -66,9 +64,7 @@ impl Body for OutBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            Self::Whole(body) => body.size_hint(),
             Self::Relay(_) => SizeHint::default(),
             Self::Admin(body) => body.size_hint(),
         }

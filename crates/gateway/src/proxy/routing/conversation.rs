@@ -51,8 +51,8 @@ fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
             (&peeked.user, 3),
         ]
         .into_iter()
-        .find_map(|(field, kind)| Some((non_empty(field)?, kind))),
-        Protocol::Anthropic => non_empty(&peeked.metadata_user_id).map(|id| (id, 4)),
+        .find_map(|(field, kind)| Some((field.as_ref()?, kind))),
+        Protocol::Anthropic => peeked.metadata_user_id.as_ref().map(|id| (id, 4)),
         Protocol::Gemini | Protocol::Tavily => None,
     };
     if let Some((id, kind)) = own {
@@ -68,11 +68,6 @@ fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
     ];
     let sum = systems.into_iter().filter_map(part).fold(0, add);
     (messages != b"null").then(|| opening(sum, messages))
-}
-
-/// The text, unless it is empty.
-fn non_empty(field: &Option<String>) -> Option<&str> {
-    field.as_deref().filter(|text| !text.is_empty())
 }
 
 /// The messages up to the user's first one. A plain text is one message.

@@ -6,7 +6,8 @@ mod not_found;
 
 use std::sync::Arc;
 
-use keypool_core::pool::{Demand, OnlyGroup};
+use keypool_core::key::Group;
+use keypool_core::pool::Demand;
 use keypool_providers::protocol::Protocol;
 
 pub(super) use access::is_callable;
@@ -26,7 +27,7 @@ pub(super) struct PoolTarget {
     /// The model as the pool's provider names it; empty if the call names none.
     pub(super) model: Arc<str>,
     /// The group of the objects that the call names.
-    pub(super) only_group: Option<OnlyGroup>,
+    pub(super) only_group: Option<Arc<Group>>,
 }
 
 impl PoolTarget {

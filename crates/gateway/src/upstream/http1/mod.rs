@@ -55,9 +55,9 @@ pub(super) struct Http1<T = Transport> {
     /// The request is a HEAD: its response has no body.
     is_to_head: bool,
     /// At least one byte of the request was written.
-    request_begun: bool,
+    pub(super) request_begun: bool,
     /// At least one byte of the response was read.
-    response_begun: bool,
+    pub(super) response_begun: bool,
     write_error: Option<io::Error>,
     /// Bytes that were read and not returned yet.
     input: Bytes,
@@ -131,16 +131,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1<T> {
         self.framing = head.framing;
         self.keeps_alive &= head.keeps_alive;
         Ok(head.response)
-    }
-
-    /// Whether any byte of the request was written.
-    pub(super) fn request_begun(&self) -> bool {
-        self.request_begun
-    }
-
-    /// Whether any byte of the response was read.
-    pub(super) fn response_begun(&self) -> bool {
-        self.response_begun
     }
 
     /// Whether the whole body of the response was returned.

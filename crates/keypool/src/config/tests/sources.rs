@@ -153,7 +153,7 @@ fn provider_keys_make_pools_in_the_order_of_the_providers() {
             pool.models,
             keypool_providers::catalogue::find(pool.provider)
                 .unwrap()
-                .default_models()
+                .default_models
         );
     }
 }
@@ -161,13 +161,13 @@ fn provider_keys_make_pools_in_the_order_of_the_providers() {
 #[test]
 fn every_dialect_with_variables_makes_a_pool() {
     for dialect in keypool_providers::catalogue::all() {
-        for variable in dialect.env_keys() {
+        for variable in dialect.env_keys {
             let pools = Home::new().env(variable, "k1,k2").good().settings.pools;
             assert_eq!(pools.len(), 1, "{variable}");
-            assert_eq!((&*pools[0].name, pools[0].keys.len()), (dialect.name(), 2));
+            assert_eq!((&*pools[0].name, pools[0].keys.len()), (dialect.name, 2));
             assert_eq!(
                 pools[0].keys[0].base_url.to_string(),
-                dialect.default_base_url().unwrap().trim_end_matches('/')
+                dialect.default_base_url.unwrap().trim_end_matches('/')
             );
         }
     }

@@ -74,7 +74,7 @@ fn a_failed_call_says_how_far_it_got() {
         provider.0.lock().unwrap().reads = reads;
         let mut http1 = Http1::new(provider);
         assert!(send(&mut http1, post("hi")).unwrap().is_err());
-        let seen = (http1.request_begun(), http1.response_begun());
+        let seen = (http1.request_begun, http1.response_begun);
         assert_eq!(seen, (request_begun, response_begun), "{reads:?} {sent:?}");
     }
 }
