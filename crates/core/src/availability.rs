@@ -1,4 +1,5 @@
-//! What keys report their changes to: the available set of one key set, and the requests that wait in its pool.
+//! Keys report their changes here. A change updates the available set of a key set and wakes the requests that wait in
+//! its pool.
 //!
 //! It knows neither keys nor pools.
 

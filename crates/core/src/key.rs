@@ -224,7 +224,7 @@ impl Key {
 
     pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {
         self.cap.store(cap.unwrap_or(u32::MAX), Ordering::SeqCst);
-        self.settle_full();
+        self.sync_full_flag();
     }
 
     /// Reports changes of this key to `availability`, as those of the key at `index`, from now on.
@@ -265,13 +265,13 @@ impl Key {
         let is_probe = self.flags() & flag::HALF_OPEN != 0 && self.begin_probe();
         if !is_probe && self.flags() & blocked_by & flag::PROBING != 0 {
             self.active.fetch_sub(1, Ordering::SeqCst);
-            self.settle_full();
+            self.sync_full_flag();
             return None;
         }
         self.total.fetch_add(1, Ordering::Relaxed);
         self.last_used_ms.store(now_ms, Ordering::Relaxed);
         if active >= limit {
-            self.settle_full();
+            self.sync_full_flag();
         }
         Some(Slot { is_probe })
     }
@@ -295,7 +295,7 @@ impl Key {
     pub(crate) fn release(&self) {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.limit() != u32::MAX {
-            self.settle_full();
+            self.sync_full_flag();
         }
     }
 
@@ -336,7 +336,7 @@ impl Key {
     }
 
     /// Brings `FULL` in line with the count. Repeats it if other threads changed the count meanwhile.
-    fn settle_full(&self) {
+    fn sync_full_flag(&self) {
         loop {
             let full = self.active() >= self.limit();
             self.change(
@@ -400,7 +400,7 @@ impl Key {
             Ordering::SeqCst,
         );
         self.change(0, flag::BREAKER_NOT_CLOSED);
-        self.settle_full();
+        self.sync_full_flag();
     }
 
     /// The probe had no result (the client left): the next call is the probe.
@@ -423,7 +423,7 @@ impl Key {
             self.slow_start
                 .compare_exchange(slow_start, next, Ordering::SeqCst, Ordering::SeqCst);
         if raised.is_ok() {
-            self.settle_full();
+            self.sync_full_flag();
         }
     }
 
@@ -474,7 +474,7 @@ impl Key {
         self.breaker.lock().close();
         self.slow_start.store(u32::MAX, Ordering::SeqCst);
         self.change(0, flag::INVALID | flag::BREAKER_NOT_CLOSED);
-        self.settle_full();
+        self.sync_full_flag();
     }
 }
 

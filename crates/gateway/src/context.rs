@@ -48,7 +48,7 @@ pub struct Gateway {
     /// Number of units that the body budget has.
     budget_units: AtomicUsize,
     shutting_down: AtomicBool,
-    ending: AtomicBool,
+    aborting: AtomicBool,
 }
 
 impl Gateway {
@@ -77,7 +77,7 @@ impl Gateway {
             reloading: Mutex::new(()),
             budget_units: AtomicUsize::new(budget),
             shutting_down: AtomicBool::new(false),
-            ending: AtomicBool::new(false),
+            aborting: AtomicBool::new(false),
             clock,
             tasks: TaskTracker::new(),
         })
@@ -124,13 +124,13 @@ impl Gateway {
     }
 
     /// The time of a shutdown is up: responses that are being relayed are broken off.
-    pub(crate) fn begin_ending(&self) {
-        self.ending.store(true, Ordering::SeqCst);
+    pub(crate) fn begin_abort(&self) {
+        self.aborting.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn is_ending(&self) -> bool {
+    pub(crate) fn is_aborting(&self) -> bool {
         // Read for every piece of a response. A task that must see the change is woken after it.
-        self.ending.load(Ordering::Relaxed)
+        self.aborting.load(Ordering::Relaxed)
     }
 }
 

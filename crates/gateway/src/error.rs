@@ -43,12 +43,12 @@ pub(crate) struct GatewayError {
 
 /// An error with the protocol to render it in.
 #[derive(Clone, Debug)]
-pub(crate) struct ProtocolError {
+pub(crate) struct RenderableError {
     pub(crate) error: GatewayError,
     pub(crate) protocol: Protocol,
 }
 
-impl ProtocolError {
+impl RenderableError {
     /// The response in the protocol's form.
     pub(crate) fn render(&self) -> Response<Bytes> {
         self.error.render(self.protocol)
@@ -96,8 +96,8 @@ impl GatewayError {
     }
 
     /// The same error, to be rendered in `protocol`.
-    pub(crate) fn in_protocol(self, protocol: Protocol) -> ProtocolError {
-        ProtocolError {
+    pub(crate) fn in_protocol(self, protocol: Protocol) -> RenderableError {
+        RenderableError {
             error: self,
             protocol,
         }

@@ -167,7 +167,7 @@ impl Objects {
     }
 
     /// Forgets one `id` of `owner`, at any account. Returns whether there was one.
-    pub(crate) fn take(&self, id: &str, owner: &Owner) -> bool {
+    pub(crate) fn forget_any(&self, id: &str, owner: &Owner) -> bool {
         self.remove(id, |known| known.owner == *owner)
     }
 
@@ -327,14 +327,14 @@ mod tests {
         objects.record("f", &key("a"), &owner("y"));
         assert_eq!(objects.find("f", &owner("y")), Found::Foreign);
         objects.forget("f", &key("a"), &owner("y"));
-        assert!(!objects.take("f", &owner("y")));
+        assert!(!objects.forget_any("f", &owner("y")));
         assert_eq!(objects.find("f", &owner("x")), own(["a"]));
         objects.record("f", &key("b"), &owner("y"));
         assert_eq!(objects.find("f", &owner("y")), own(["b"]));
         assert_eq!(objects.find("f", &owner("x")), own(["a"]));
         objects.forget("f", &key("a"), &owner("x"));
         assert_eq!(objects.find("f", &owner("x")), Found::Foreign);
-        assert!(objects.take("f", &owner("y")));
+        assert!(objects.forget_any("f", &owner("y")));
         assert_eq!(objects.find("f", &owner("x")), Found::Unknown);
     }
 

@@ -152,7 +152,7 @@ impl PoolEntry {
     }
 
     /// Path and query for a call of the key. `path`: as a client of the protocol sends it.
-    pub(crate) fn upstream_target(
+    pub(crate) fn upstream_path_and_query(
         &self,
         member: &Member,
         protocol: Protocol,

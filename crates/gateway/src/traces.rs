@@ -1,8 +1,8 @@
-//! "Why this key": what the newest requests were selected among, what kept other keys from serving, how long they
-//! waited, and what came of each attempt.
+//! Traces of the newest requests: which key each attempt used, why other keys could not serve, how long the request
+//! waited, and how each attempt ended.
 //!
-//! Always on. A request's trace is kept in a ring of the thread that served it, so that threads do not wait for each
-//! other. It becomes text only when somebody reads it.
+//! Always on. A trace is kept in a ring buffer of the thread that served the request, so threads do not wait for each
+//! other. It becomes text only when it is read.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -43,7 +43,7 @@ pub(crate) struct Trace {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The client has the whole response.
+    /// The whole response was handed to the client's connection.
     Complete,
     /// The client left before the end.
     ClientDisconnected,
@@ -65,7 +65,7 @@ impl Ending {
     }
 }
 
-/// One attempt; or that a target had no (further) key, or was skipped.
+/// One attempt, one target without a (further) key, or one skipped target.
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pool_name: Arc<str>,

@@ -64,7 +64,7 @@ const _: () = assert!(size_of::<RingGroup>() == 32);
 #[derive(Clone, Copy)]
 struct RingKey {
     index: u32,
-    slot: u32,
+    position: u32,
     weight: u32,
 }
 
@@ -109,7 +109,7 @@ impl AffinityRing {
             .collect();
         let key = |index: usize| RingKey {
             index: index as u32,
-            slot: available.first_slot(index) as u32,
+            position: available.first_position(index) as u32,
             weight: available.weight(index),
         };
         let mut keys: Vec<RingKey> = (0..identities.len()).map(key).collect();
@@ -154,8 +154,8 @@ impl AffinityRing {
         let total = self.in_flight.load(Relaxed);
         let of_pool = (
             total,
-            available.free_weight() as u64,
-            available.free_keys() as u64,
+            available.available_weight() as u64,
+            available.available_keys() as u64,
         );
         if let Some(warm) = self.away_from_home(conversation).and_then(look)
             && has_room(&warm, of_pool)
@@ -260,8 +260,9 @@ impl AffinityRing {
         fits: impl Fn(usize) -> bool,
     ) -> Option<Candidate> {
         let members = self.groups.get(group as usize)?;
-        let can_serve =
-            |key: &&RingKey| available.has_slot(key.slot as usize) && fits(key.index as usize);
+        let can_serve = |key: &&RingKey| {
+            available.has_position(key.position as usize) && fits(key.index as usize)
+        };
         let cost = |key: &&RingKey| {
             u64::from(load(key.index as usize)) * (1 << 20) / u64::from(key.weight)
         };
@@ -274,8 +275,8 @@ impl AffinityRing {
             count => {
                 let best = self.best_of_some(members, can_serve, cost)?;
                 // For a group this large, an estimate from the pool's mean is close enough.
-                let all = count as u64 * available.free_weight() as u64;
-                (best, all / available.free_keys().max(1) as u64)
+                let all = count as u64 * available.available_weight() as u64;
+                (best, all / available.available_keys().max(1) as u64)
             }
         };
         Some(Candidate {

@@ -1,4 +1,4 @@
-//! The available set of a pool: one bit per slot. A key has as many slots as its weight.
+//! The available set of a pool: one bit per position. A key has as many positions as its weight.
 //!
 //! Reading and changing it takes no lock.
 
@@ -8,40 +8,40 @@ const WORD_BITS: usize = 64;
 
 /// Which keys of a pool are available, in a weighted order.
 pub(crate) struct AvailableSet {
-    /// The index of the key of each slot. A key of weight 2 has two slots, spread evenly.
-    slots: Box<[u32]>,
-    /// The slots of all keys, key by key.
+    /// The index of the key of each position. A key of weight 2 has two positions, spread evenly.
+    positions: Box<[u32]>,
+    /// The positions of all keys, key by key.
     by_key: Box<[u32]>,
-    /// Where each key's slots begin in `by_key`; one more at the end.
+    /// Where each key's positions begin in `by_key`; one more at the end.
     begins: Box<[u32]>,
     words: Box<[AtomicU64]>,
-    /// Number of available slots, and of available keys, so that they need not be counted.
-    free_slots: AtomicUsize,
-    free_keys: AtomicUsize,
-    /// The slot at which the next turn begins.
+    /// Number of available positions, and of available keys, so that they need not be counted.
+    available_positions: AtomicUsize,
+    available_keys: AtomicUsize,
+    /// The position at which the next turn begins.
     cursor: AtomicUsize,
 }
 
 impl AvailableSet {
     /// All keys available. `weights[index]` is at least 1.
     pub(crate) fn new(weights: &[u32]) -> Self {
-        let slots = spread(weights);
-        let mut by_key: Vec<u32> = (0..slots.len() as u32).collect();
-        by_key.sort_by_key(|slot| slots[*slot as usize]);
+        let positions = spread(weights);
+        let mut by_key: Vec<u32> = (0..positions.len() as u32).collect();
+        by_key.sort_by_key(|position| positions[*position as usize]);
         let begin = |index: usize| {
-            by_key.partition_point(|slot| slots[*slot as usize] < index as u32) as u32
+            by_key.partition_point(|position| positions[*position as usize] < index as u32) as u32
         };
         let begins = (0..=weights.len()).map(begin).collect();
-        let words: Box<[AtomicU64]> = (0..slots.len().div_ceil(WORD_BITS))
+        let words: Box<[AtomicU64]> = (0..positions.len().div_ceil(WORD_BITS))
             .map(|_| AtomicU64::new(0))
             .collect();
-        for slot in 0..slots.len() {
-            words[slot / WORD_BITS].fetch_or(1 << (slot % WORD_BITS), Ordering::Relaxed);
+        for position in 0..positions.len() {
+            words[position / WORD_BITS].fetch_or(1 << (position % WORD_BITS), Ordering::Relaxed);
         }
         Self {
-            free_slots: AtomicUsize::new(slots.len()),
-            free_keys: AtomicUsize::new(weights.len()),
-            slots: slots.into(),
+            available_positions: AtomicUsize::new(positions.len()),
+            available_keys: AtomicUsize::new(weights.len()),
+            positions: positions.into(),
             begins,
             by_key: by_key.into(),
             words,
@@ -53,8 +53,11 @@ impl AvailableSet {
     pub(crate) fn update(&self, index: usize, is_available: impl Fn() -> bool) {
         loop {
             let on = is_available();
-            for (nth, slot) in self.slots_of(index).iter().enumerate() {
-                let (word, bit) = (&self.words[*slot as usize / WORD_BITS], bit_of(*slot));
+            for (nth, position) in self.positions_of(index).iter().enumerate() {
+                let (word, bit) = (
+                    &self.words[*position as usize / WORD_BITS],
+                    bit_of(*position),
+                );
                 let before = if on {
                     word.fetch_or(bit, Ordering::SeqCst)
                 } else {
@@ -75,35 +78,35 @@ impl AvailableSet {
         // Wrapping on purpose: if a decrement races ahead of its increment, the counter wraps briefly and ends up
         // correct.
         let step = if on { 1 } else { usize::MAX };
-        self.free_slots.fetch_add(step, Ordering::SeqCst);
+        self.available_positions.fetch_add(step, Ordering::SeqCst);
         if is_first {
-            self.free_keys.fetch_add(step, Ordering::SeqCst);
+            self.available_keys.fetch_add(step, Ordering::SeqCst);
         }
     }
 
     /// Number of available keys.
-    pub(crate) fn free_keys(&self) -> usize {
-        (self.free_keys.load(Ordering::SeqCst) as isize).max(0) as usize
+    pub(crate) fn available_keys(&self) -> usize {
+        (self.available_keys.load(Ordering::SeqCst) as isize).max(0) as usize
     }
 
-    /// The weight of all available keys together, in slots.
-    pub(crate) fn free_weight(&self) -> usize {
-        (self.free_slots.load(Ordering::SeqCst) as isize).max(0) as usize
+    /// The weight of all available keys together, in positions.
+    pub(crate) fn available_weight(&self) -> usize {
+        (self.available_positions.load(Ordering::SeqCst) as isize).max(0) as usize
     }
 
     /// Whether the key at `index` is available.
     pub(crate) fn has(&self, index: usize) -> bool {
-        self.has_slot(self.first_slot(index))
+        self.has_position(self.first_position(index))
     }
 
-    /// The first slot of the key at `index`.
-    pub(crate) fn first_slot(&self, index: usize) -> usize {
+    /// The first position of the key at `index`.
+    pub(crate) fn first_position(&self, index: usize) -> usize {
         self.by_key[self.begins[index] as usize] as usize
     }
 
-    /// Whether a slot is available.
-    pub(crate) fn has_slot(&self, slot: usize) -> bool {
-        self.words[slot / WORD_BITS].load(Ordering::SeqCst) & bit_of(slot as u32) != 0
+    /// Whether a position is available.
+    pub(crate) fn has_position(&self, position: usize) -> bool {
+        self.words[position / WORD_BITS].load(Ordering::SeqCst) & bit_of(position as u32) != 0
     }
 
     /// The indexes of keys that are not available, according to the first `words` words of the set.
@@ -112,9 +115,9 @@ impl AvailableSet {
         looked_at
             .flat_map(|(index, word)| {
                 let base = index * WORD_BITS;
-                let slots = self.slots.len() - base;
-                let all = if slots < WORD_BITS {
-                    (1 << slots) - 1
+                let positions = self.positions.len() - base;
+                let all = if positions < WORD_BITS {
+                    (1 << positions) - 1
                 } else {
                     u64::MAX
                 };
@@ -123,24 +126,24 @@ impl AvailableSet {
                     base,
                 }
             })
-            // A key is named once, by its first slot.
-            .filter(|slot| self.first_slot(self.key_at(*slot)) == *slot)
-            .map(|slot| self.key_at(slot))
+            // A key is named once, by its first position.
+            .filter(|position| self.first_position(self.key_at(*position)) == *position)
+            .map(|position| self.key_at(position))
     }
 
-    /// The index of the key of a slot.
-    pub(crate) fn key_at(&self, slot: usize) -> usize {
-        self.slots[slot] as usize
+    /// The index of the key of a position.
+    pub(crate) fn key_at(&self, position: usize) -> usize {
+        self.positions[position] as usize
     }
 
-    /// The weight of the key at `index`, in slots.
+    /// The weight of the key at `index`, in positions.
     pub(crate) fn weight(&self, index: usize) -> u32 {
         self.begins[index + 1] - self.begins[index]
     }
 
-    /// Number of slots, available or not.
-    pub(crate) fn slots(&self) -> usize {
-        self.slots.len()
+    /// Number of positions, available or not.
+    pub(crate) fn positions(&self) -> usize {
+        self.positions.len()
     }
 
     /// Number of keys, available or not.
@@ -148,11 +151,11 @@ impl AvailableSet {
         self.begins.len() - 1
     }
 
-    fn slots_of(&self, index: usize) -> &[u32] {
+    fn positions_of(&self, index: usize) -> &[u32] {
         &self.by_key[self.begins[index] as usize..self.begins[index + 1] as usize]
     }
 
-    /// Counts the available slots.
+    /// Counts the available positions.
     pub(crate) fn count(&self) -> usize {
         self.words
             .iter()
@@ -160,7 +163,7 @@ impl AvailableSet {
             .sum()
     }
 
-    /// The `n`th available slot, if there are still as many.
+    /// The `n`th available position, if there are still as many.
     pub(crate) fn nth(&self, mut n: usize) -> Option<usize> {
         for (index, word) in self.words.iter().enumerate() {
             let mut bits = word.load(Ordering::SeqCst);
@@ -177,7 +180,7 @@ impl AvailableSet {
         None
     }
 
-    /// The available slots from `start` on, once around.
+    /// The available positions from `start` on, once around.
     pub(crate) fn from(&self, start: usize) -> impl Iterator<Item = usize> {
         let words = self.words.len();
         let first = (start / WORD_BITS).min(words.saturating_sub(1));
@@ -196,28 +199,28 @@ impl AvailableSet {
         })
     }
 
-    /// The indexes of the keys of these slots: one of several slots comes several times.
+    /// The indexes of the keys of these positions: one of several positions comes several times.
     pub(crate) fn keys_from(&self, start: usize) -> impl Iterator<Item = usize> {
-        self.from(start).map(|slot| self.key_at(slot))
+        self.from(start).map(|position| self.key_at(position))
     }
 
-    /// The slot at which the next turn begins.
+    /// The position at which the next turn begins.
     pub(crate) fn cursor(&self) -> usize {
         self.cursor.load(Ordering::SeqCst)
     }
 
-    /// Moves the turn behind `slot`. `false`: another request has moved it meanwhile.
-    pub(crate) fn advance(&self, from: usize, slot: usize) -> bool {
-        let next = (slot + 1) % self.slots.len().max(1);
+    /// Moves the turn behind `position`. `false`: another request has moved it meanwhile.
+    pub(crate) fn advance(&self, from: usize, position: usize) -> bool {
+        let next = (position + 1) % self.positions.len().max(1);
         self.cursor
             .compare_exchange(from, next, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }
 }
 
-/// A slot's bit in its word.
-fn bit_of(slot: u32) -> u64 {
-    1 << (slot as usize % WORD_BITS)
+/// A position's bit in its word.
+fn bit_of(position: u32) -> u64 {
+    1 << (position as usize % WORD_BITS)
 }
 
 /// The set bits of one word.
@@ -239,15 +242,17 @@ impl Iterator for Bits {
     }
 }
 
-/// The index of the key of each slot, in the order in which they take turns. A key has as many slots as its weight,
-/// divided by the greatest common divisor, at even distances: the `k`th of its `w` slots is at (2k + 1) / 2w of the
+/// The index of the key of each position, in the order in which they take turns. A key has as many positions as its weight,
+/// divided by the greatest common divisor, at even distances: the `k`th of its `w` positions is at (2k + 1) / 2w of the
 /// way.
 fn spread(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let mut turns: Vec<(u64, u32)> = Vec::new();
     for (index, weight) in weights.iter().enumerate() {
-        let slots = u64::from((weight / divisor).max(1));
-        turns.extend((0..slots).map(|k| ((2 * k + 1) * (1 << 40) / (2 * slots), index as u32)));
+        let positions = u64::from((weight / divisor).max(1));
+        turns.extend(
+            (0..positions).map(|k| ((2 * k + 1) * (1 << 40) / (2 * positions), index as u32)),
+        );
     }
     turns.sort_unstable();
     turns.into_iter().map(|(_, index)| index).collect()
@@ -278,7 +283,7 @@ mod tests {
         assert_eq!(
             available
                 .from(0)
-                .map(|slot| available.key_at(slot))
+                .map(|position| available.key_at(position))
                 .collect::<Vec<_>>(),
             [1]
         );
@@ -291,7 +296,7 @@ mod tests {
     #[test]
     fn counts_follow_the_bits_and_hidden_keys_are_named_once() {
         let available = AvailableSet::new(&[vec![3, 1, 2], vec![1; 100]].concat());
-        let counts = || (available.free_keys(), available.free_weight());
+        let counts = || (available.available_keys(), available.available_weight());
         assert_eq!(counts(), (103, 106));
         for index in [0, 2, 102] {
             available.update(index, || false);
@@ -323,7 +328,10 @@ mod tests {
             }
         });
         (0..3).for_each(|index| available.update(index, || true));
-        assert_eq!((available.free_keys(), available.free_weight()), (3, 4));
+        assert_eq!(
+            (available.available_keys(), available.available_weight()),
+            (3, 4)
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) fn choose(
         |index: usize| u64::from(load(index)) * (1 << 20) / u64::from(available.weight(index));
     if available.len() > COMPARE_ALL {
         let sample = || {
-            let mut keys = available.keys_from(fastrand::usize(..available.slots()));
+            let mut keys = available.keys_from(fastrand::usize(..available.positions()));
             keys.find(|index| fits(*index))
         };
         return (0..SAMPLES)

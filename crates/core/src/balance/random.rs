@@ -2,19 +2,19 @@
 
 use super::AvailableSet;
 
-/// Number of random slots that are tried first.
+/// Number of random positions that are tried first.
 const DRAWS: usize = 8;
-/// Number of random available slots that are tried next, before the set is searched from a random one on.
+/// Number of random available positions that are tried next, before the set is searched from a random one on.
 const DRAWS_OF_AVAILABLE: usize = 4;
 
 pub(super) fn choose(available: &AvailableSet, fits: impl Fn(usize) -> bool) -> Option<usize> {
-    if available.slots() == 0 {
+    if available.positions() == 0 {
         return None;
     }
     let drawn = (0..DRAWS)
-        .map(|_| fastrand::usize(..available.slots()))
-        .filter(|slot| available.has_slot(*slot))
-        .map(|slot| available.key_at(slot))
+        .map(|_| fastrand::usize(..available.positions()))
+        .filter(|position| available.has_position(*position))
+        .map(|position| available.key_at(position))
         .find(|index| fits(*index));
     drawn.or_else(|| choose_of_available(available, fits))
 }
@@ -27,7 +27,7 @@ fn choose_of_available(available: &AvailableSet, fits: impl Fn(usize) -> bool) -
     let draw = || available.nth(fastrand::usize(..count));
     let drawn = (0..DRAWS_OF_AVAILABLE)
         .filter_map(|_| draw())
-        .map(|slot| available.key_at(slot))
+        .map(|position| available.key_at(position))
         .find(|index| fits(*index));
     drawn.or_else(|| {
         let mut keys = available.keys_from(draw().unwrap_or(0));

@@ -1,5 +1,5 @@
-//! Keys in turn, by weight. The next turn begins after the key that was taken, so that all other keys share the part
-//! of an unavailable one, not its neighbour alone.
+//! Keys in turn, by weight. The next turn begins after the key that was chosen. The turns of an unavailable key are
+//! thus shared by all others, and do not all fall to the key after it.
 
 use super::AvailableSet;
 
@@ -10,11 +10,11 @@ pub(super) fn choose(available: &AvailableSet, fits: impl Fn(usize) -> bool) -> 
     let mut chosen = None;
     for _ in 0..MAX_TRIES {
         let turn = available.cursor();
-        let slot = available
+        let position = available
             .from(turn)
-            .find(|slot| fits(available.key_at(*slot)))?;
-        chosen = Some(available.key_at(slot));
-        if available.advance(turn, slot) {
+            .find(|position| fits(available.key_at(*position)))?;
+        chosen = Some(available.key_at(position));
+        if available.advance(turn, position) {
             break;
         }
     }

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use crate::hash;
 
-/// Number of models that are remembered. Two models with the same slot displace each other.
-const SLOTS: usize = 16;
+/// Number of models that are remembered. Two models with the same bucket displace each other.
+const BUCKETS: usize = 16;
 
 /// When a request that finds no key may expect one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,9 +34,9 @@ impl NextAvailable {
 /// The last [`NextAvailable`] for each of a few models.
 #[derive(Default)]
 pub(super) struct AvailabilityCache {
-    /// The newest version that has an entry. If it is outdated, no slot need be looked at.
+    /// The newest version that has an entry. If it is outdated, no bucket need be looked at.
     newest: AtomicU64,
-    slots: [Mutex<Option<Entry>>; SLOTS],
+    buckets: [Mutex<Option<Entry>>; BUCKETS],
 }
 
 struct Entry {
@@ -51,8 +51,8 @@ impl AvailabilityCache {
         if self.newest.load(SeqCst) != version {
             return None;
         }
-        let slot = self.slots[slot_of(model)].lock();
-        let entry = slot.as_ref()?;
+        let bucket = self.buckets[bucket_of(model)].lock();
+        let entry = bucket.as_ref()?;
         let next_available = entry.next_available;
         let is_due = next_available.cooldown_ends.is_some_and(|at| at <= now);
         let holds = entry.version == version && *entry.model == *model && !is_due;
@@ -61,7 +61,7 @@ impl AvailabilityCache {
 
     /// Keeps what a look at every key found, which began under `version`.
     pub(super) fn keep(&self, model: &Arc<str>, version: u64, next_available: NextAvailable) {
-        *self.slots[slot_of(model)].lock() = Some(Entry {
+        *self.buckets[bucket_of(model)].lock() = Some(Entry {
             model: Arc::clone(model),
             version,
             next_available,
@@ -70,6 +70,6 @@ impl AvailabilityCache {
     }
 }
 
-fn slot_of(model: &str) -> usize {
-    (hash::bytes(0, model.as_bytes()) % SLOTS as u64) as usize
+fn bucket_of(model: &str) -> usize {
+    (hash::bytes(0, model.as_bytes()) % BUCKETS as u64) as usize
 }

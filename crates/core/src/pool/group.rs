@@ -1,6 +1,6 @@
-//! The quota group of a key: as an id that outlives pools and reloads, and as what a request can be bound to.
+//! The quota group of a key: its id, which stays the same across reloads, and the search for its keys in a pool.
 //!
-//! It must never know what binds a request.
+//! It must never know why a request is bound to a group.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl ObjectOrigin {
 impl Demand {
     /// Whether this key may serve the demand at all.
     pub(super) fn admits(&self, member: &Member) -> bool {
-        self.only_group
+        self.bound_group
             .as_ref()
             .is_none_or(|group| Arc::ptr_eq(group, &member.group))
     }
@@ -74,7 +74,7 @@ impl Pool {
     }
 
     /// The group to which all keys belong; `None` if there are several, or no key.
-    pub fn only_group(&self) -> Option<GroupId> {
+    pub fn sole_group(&self) -> Option<GroupId> {
         let keys = self.keys.load();
         (!keys.members.is_empty() && keys.is_one_group()).then(|| keys.group_of(0))
     }

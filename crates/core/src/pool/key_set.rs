@@ -143,9 +143,9 @@ impl KeySet {
         let most = self.settings.retry.retries + 1;
         // More keys than this make no difference, so a large pool is not counted through.
         let enough = most.div_ceil(2) as usize;
-        let free = match demand.only_group {
+        let free = match demand.bound_group {
             Some(_) => 0,
-            None => self.availability.available.free_keys(),
+            None => self.availability.available.available_keys(),
         };
         let keys = if free >= enough {
             enough
@@ -158,7 +158,7 @@ impl KeySet {
     /// Number of keys that may serve the demand and are neither disabled nor invalid, up to `enough`. Of a large
     /// pool every nth key is looked at, which finds enough of them unless nearly all are lost.
     fn count_usable(&self, demand: &Demand, enough: usize) -> usize {
-        let step = match demand.only_group {
+        let step = match demand.bound_group {
             Some(_) => 1,
             None => self.members.len().div_ceil(MAX_COUNTED).max(1),
         };

@@ -29,7 +29,7 @@ pub use group::{GroupId, ObjectOrigin};
 pub use health::{NoFailover, PoolHealth};
 pub use key_set::{KeySet, Member, MemberRef, View};
 pub use lease::{Lease, Leased};
-pub use obstacle::{Obstacle, Skipped};
+pub use obstacle::{ExcludedKey, Obstacle};
 pub use outcome::Effect;
 pub use queue::{FairnessKey, Handoff, QueueFull, Ticket};
 pub use registry::{Prepare, Registry};
@@ -70,7 +70,7 @@ pub struct Demand {
     /// Keys that failed in this request. See [`Demand::note_failure`].
     pub tried: Vec<Tried>,
     /// Only keys of this group may serve it; `None`: any.
-    pub only_group: Option<Arc<Group>>,
+    pub bound_group: Option<Arc<Group>>,
 }
 
 /// A key that failed in this request. Named by what a reload keeps, not by its index.
@@ -102,8 +102,8 @@ impl Demand {
     }
 
     /// Whether it differs from other demands by its model alone, so that what was found for one holds for all.
-    fn is_plain(&self) -> bool {
-        self.tried.is_empty() && self.only_group.is_none()
+    fn depends_on_model_only(&self) -> bool {
+        self.tried.is_empty() && self.bound_group.is_none()
     }
 
     fn tried_until(&self, member: &Member, now: Instant) -> Option<Instant> {
@@ -183,14 +183,14 @@ impl Pool {
     /// The next key for the demand, even if requests wait.
     fn pick(self: &Arc<Self>, keys: &Arc<KeySet>, demand: &Demand, now: Instant) -> Option<Leased> {
         keys.wake_due(now);
-        if demand.is_plain() && keys.is_known_unavailable(&demand.model, now) {
+        if demand.depends_on_model_only() && keys.is_known_unavailable(&demand.model, now) {
             return None;
         }
         let passed = RefCell::new(Vec::new());
         let fits = |index: usize| match keys.why_not(index, demand, now) {
             None => true,
-            Some(skipped) => {
-                selection::note(&mut passed.borrow_mut(), skipped);
+            Some(key) => {
+                selection::note(&mut passed.borrow_mut(), key);
                 false
             }
         };

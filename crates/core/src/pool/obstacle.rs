@@ -68,7 +68,7 @@ impl Obstacle {
 
 /// A key that could not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub struct ExcludedKey {
     /// Its index in the key set.
     pub index: usize,
     /// Why.
@@ -82,10 +82,15 @@ impl KeySet {
     ///
     /// If there are several reasons, the one that usually lasts longest
     /// comes first. `until` is left out where finding it would take a lock; [`KeySet::ends`] finds it.
-    pub(super) fn why_not(&self, index: usize, demand: &Demand, now: Instant) -> Option<Skipped> {
+    pub(super) fn why_not(
+        &self,
+        index: usize,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<ExcludedKey> {
         let member = &self.members[index];
         let found = |obstacle, until| {
-            Some(Skipped {
+            Some(ExcludedKey {
                 index,
                 obstacle,
                 until,
@@ -137,9 +142,9 @@ impl KeySet {
     }
 
     /// When what keeps a key from serving ends, if it still does.
-    pub fn ends(&self, skipped: &Skipped) -> Option<Instant> {
-        let key = &self.members.get(skipped.index)?.key;
-        skipped.until.or_else(|| match skipped.obstacle {
+    pub fn ends(&self, excluded: &ExcludedKey) -> Option<Instant> {
+        let key = &self.members.get(excluded.index)?.key;
+        excluded.until.or_else(|| match excluded.obstacle {
             Obstacle::Exhausted => key.exhausted_until(),
             Obstacle::Ejected => key.open_until(),
             _ => None,

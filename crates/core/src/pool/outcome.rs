@@ -1,4 +1,4 @@
-//! What an attempt's outcome does to the pool: the one place where classes become cooldowns, marks and breaker moves.
+//! Applies the outcome of an attempt to the key, its group and its breaker. Only here does a class start a cooldown.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::cooldowns::Cooldown;
 use crate::fault::{Class, Fault};
 use crate::key::{Key, default_cooldown, flag};
 
-/// What an outcome did, for the log.
+/// How an outcome changed the key, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effect {
     /// The cooldown of the key, the group or (key, model) that began.
@@ -129,11 +129,10 @@ impl KeySet {
         ejected.count() < share.max(1) || self.has_better_than(key, now)
     }
 
-    /// Whether a key remains that fails less often than the threshold, and those that remain are clearly better.
+    /// Whether another key is under the threshold, and the keys under it fail at most half as often as this one.
     ///
-    /// If all fail alike, some key is below the threshold by chance, and would have to carry the load of all. So the
-    /// others together, without those that are over the threshold too, must fail at most half as often as this one.
-    /// They are counted with one failure more than they had, since a few calls prove little.
+    /// When a provider is down, all keys fail alike, and one is under the threshold by chance. It must not be left to
+    /// carry the whole load. One failure is added to the count of the others, since a few calls prove little.
     fn has_better_than(&self, key: &Arc<Key>, now: Instant) -> bool {
         let settings = &self.settings.breaker;
         let (mut others, mut one_is_healthy) = (WindowCounts::default(), false);

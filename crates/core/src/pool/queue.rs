@@ -22,7 +22,7 @@ pub enum Handoff {
     /// A key.
     Lease(Leased),
     /// Nothing: the pool's queue is full, and this request was the newest of the caller with the most waiting.
-    Refused,
+    Evicted,
 }
 
 /// The pool's queue is full, and this caller has the most requests waiting.
@@ -76,8 +76,8 @@ impl Pool {
 
     /// Joins the queue. The ticket may hold a key at once, if one is free that no earlier request can use.
     ///
-    /// A full queue makes room by refusing the newest request of the caller with the most waiting. Nobody is
-    /// refused because `max_waiting` was lowered: the queue takes no newcomers until it is short enough.
+    /// A full queue makes room by evicting the newest request of the caller with the most waiting. Lowering
+    /// `max_waiting` evicts nobody: the queue takes no newcomers until it is short enough.
     pub fn join(
         self: &Arc<Self>,
         demand: &Demand,
@@ -90,13 +90,13 @@ impl Pool {
             id,
             handoff,
         };
-        let mut returned = Vec::new();
+        let mut undelivered = Vec::new();
         let mut queues = self.queues.lock();
         let mut refused = None;
         let max_waiting = self.keys.load().settings.queue.max_waiting;
         if self.waiting() >= max_waiting {
             // Requests that wait for other models must not keep this one from a key that is free for it.
-            self.serve(&mut queues, &mut returned);
+            self.serve(&mut queues, &mut undelivered);
             if let Some(leased) = self.pick(&self.keys.load(), demand, self.clock.now()) {
                 drop(queues);
                 // Cannot fail: the receiver is in the ticket.
@@ -115,10 +115,10 @@ impl Pool {
         let id = queues.push(caller, demand.clone(), sender);
         self.waiters.add();
         drop(queues);
-        drop(returned);
+        drop(undelivered);
         if let Some(waiter) = refused {
             // Fails if that request has just left.
-            let _ = waiter.handoff.send(Handoff::Refused);
+            let _ = waiter.handoff.send(Handoff::Evicted);
         }
         let ticket = ticket(id);
         self.serve_waiting();
@@ -128,16 +128,16 @@ impl Pool {
     /// Hands every free key to the waiting requests, in fair order.
     pub fn serve_waiting(self: &Arc<Self>) {
         // Keys for requests that left in this very moment. They are given back outside the lock.
-        let mut returned = Vec::new();
+        let mut undelivered = Vec::new();
         let mut queues = self.queues.lock();
-        self.serve(&mut queues, &mut returned);
+        self.serve(&mut queues, &mut undelivered);
         drop(queues);
-        drop(returned);
+        drop(undelivered);
     }
 
-    fn serve(self: &Arc<Self>, queues: &mut WaitQueues, returned: &mut Vec<Handoff>) {
+    fn serve(self: &Arc<Self>, queues: &mut WaitQueues, undelivered: &mut Vec<Handoff>) {
         let (keys, now) = (self.keys.load(), self.clock.now());
-        let gone = queues.serve(|demand| self.pick(&keys, demand, now), returned);
+        let gone = queues.serve(|demand| self.pick(&keys, demand, now), undelivered);
         self.waiters.remove(gone);
     }
 }
@@ -197,7 +197,7 @@ impl WaitQueues {
     fn serve(
         &mut self,
         mut pick: impl FnMut(&Demand) -> Option<Leased>,
-        returned: &mut Vec<Handoff>,
+        undelivered: &mut Vec<Handoff>,
     ) -> usize {
         let mut gone = 0;
         // Models that found no key. Plain demands differ by their model alone, so it need not be tried again.
@@ -212,17 +212,17 @@ impl WaitQueues {
             queue.retain(|waiter| !waiter.handoff.is_closed());
             gone += before - queue.len();
             let served = queue.iter().position(|waiter| {
-                let is_plain = waiter.demand.is_plain();
-                if is_plain && unservable.contains(&waiter.demand.model) {
+                let depends_on_model_only = waiter.demand.depends_on_model_only();
+                if depends_on_model_only && unservable.contains(&waiter.demand.model) {
                     return false;
                 }
                 match pick(&waiter.demand) {
                     Some(leased) => {
-                        returned.push(Handoff::Lease(leased));
+                        undelivered.push(Handoff::Lease(leased));
                         true
                     }
                     None => {
-                        if is_plain {
+                        if depends_on_model_only {
                             unservable.insert(Arc::clone(&waiter.demand.model));
                         }
                         false
@@ -232,7 +232,7 @@ impl WaitQueues {
             match served.and_then(|at| queue.remove(at)) {
                 Some(waiter) => {
                     gone += 1;
-                    hand_over(waiter, returned);
+                    hand_over(waiter, undelivered);
                     self.order.remove(next);
                     self.order.push_back(Arc::clone(&caller));
                 }
@@ -248,11 +248,11 @@ impl WaitQueues {
     }
 }
 
-/// Sends the last of `returned` to the waiting request. It stays there if the request has just left.
-fn hand_over(waiter: Waiter, returned: &mut Vec<Handoff>) {
-    if let Some(handoff) = returned.pop()
+/// Sends the last of `undelivered` to the waiting request. It stays there if the request has just left.
+fn hand_over(waiter: Waiter, undelivered: &mut Vec<Handoff>) {
+    if let Some(handoff) = undelivered.pop()
         && let Err(back) = waiter.handoff.send(handoff)
     {
-        returned.push(back);
+        undelivered.push(back);
     }
 }

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use super::{Demand, KeySet, Pool, Skipped};
+use super::{Demand, ExcludedKey, KeySet, Pool};
 use crate::balance::AffinityMatch;
 use crate::settings::Strategy;
 
-/// Maximum number of skipped keys that are named.
+/// Maximum number of excluded keys that are named.
 const MAX_NAMED: usize = 8;
 /// Pools up to this size are looked at completely.
 const SMALL: usize = 16;
@@ -49,22 +49,21 @@ pub struct Selection {
     /// is cooling for this model alone counts as free.
     pub free: usize,
     /// A few of those that could not.
-    pub excluded: Vec<Skipped>,
+    pub excluded: Vec<ExcludedKey>,
     /// How many more are known not to have been free.
     pub more: usize,
 }
 
 /// Names a key that could not serve, once, while there is room for it.
-pub(super) fn note(excluded: &mut Vec<Skipped>, skipped: Skipped) {
-    let is_known = |known: &Skipped| known.index == skipped.index;
+pub(super) fn note(excluded: &mut Vec<ExcludedKey>, key: ExcludedKey) {
+    let is_known = |known: &ExcludedKey| known.index == key.index;
     if excluded.len() < MAX_NAMED && !excluded.iter().any(is_known) {
-        excluded.push(skipped);
+        excluded.push(key);
     }
 }
 
 impl Pool {
-    /// Why the demand finds no key: what keeps a few of them from serving. With the key set that the indexes are
-    /// valid in.
+    /// Why no key can serve the demand: the reasons of a few keys, and the key set that their indexes refer to.
     pub fn obstacles(&self, demand: &Demand) -> (Selection, std::sync::Arc<KeySet>) {
         let (keys, now) = (self.keys(), self.clock.now());
         let mut none = keys.look_around(None, demand, now, Vec::new());
@@ -77,14 +76,14 @@ impl Pool {
 }
 
 impl KeySet {
-    /// What the key at `index` was selected among. `passed`: the keys that the selection passed by.
+    /// The record of the selection of the key at `index`. `passed`: keys that were tried before it and could not serve.
     pub(super) fn selection(
         &self,
         by: SelectedBy,
         index: usize,
         demand: &Demand,
         now: Instant,
-        passed: Vec<Skipped>,
+        passed: Vec<ExcludedKey>,
     ) -> Selection {
         Selection {
             by: Some(by),
@@ -99,22 +98,22 @@ impl KeySet {
         selected: Option<usize>,
         demand: &Demand,
         now: Instant,
-        passed: Vec<Skipped>,
+        passed: Vec<ExcludedKey>,
     ) -> Selection {
         let (keys, available) = (self.members.len(), &self.availability.available);
         let is_small = keys <= SMALL;
         // The selected key counts as free even if this very call filled it.
         let filled = usize::from(selected.is_some_and(|index| !available.has(index)));
-        let free = (available.free_keys() + filled).min(keys);
+        let free = (available.available_keys() + filled).min(keys);
         let mut excluded = if is_small { Vec::new() } else { passed };
         // Keys of the available set that cannot serve this demand. Only in a small pool all of them are found.
         let mut unfit = 0;
         let mut look_at = |index: usize| {
             if Some(index) != selected
-                && let Some(skipped) = self.why_not(index, demand, now)
+                && let Some(key) = self.why_not(index, demand, now)
             {
                 unfit += usize::from(is_small && available.has(index));
-                note(&mut excluded, skipped);
+                note(&mut excluded, key);
             }
         };
         if !is_small && free < keys {
@@ -125,7 +124,7 @@ impl KeySet {
             (0..keys.min(SMALL)).for_each(&mut look_at);
         }
         let free = free.saturating_sub(unfit);
-        let counted = |one: &&Skipped| is_small || !available.has(one.index);
+        let counted = |one: &&ExcludedKey| is_small || !available.has(one.index);
         let named = excluded.iter().filter(counted).count();
         Selection {
             by: None,

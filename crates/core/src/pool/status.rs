@@ -123,7 +123,7 @@ impl Pool {
         let mut counts = KeyCounts::default();
         for index in 0..keys.members.len() {
             let why_not = keys.why_not(index, demand, now);
-            counts.add(why_not.map(|skipped| skipped.obstacle));
+            counts.add(why_not.map(|key| key.obstacle));
         }
         counts
     }
@@ -131,7 +131,7 @@ impl Pool {
 
 impl KeySet {
     fn next_available(&self, demand: &Demand, now: Instant) -> NextAvailable {
-        if !demand.is_plain() {
+        if !demand.depends_on_model_only() {
             return self.compute_next_available(demand, now);
         }
         let version = self.availability.version();
@@ -150,7 +150,7 @@ impl KeySet {
         let mut next_available = NextAvailable::default();
         for index in 0..self.members.len() {
             let why_not = self.why_not(index, demand, now);
-            let (slot_may_free, ends) = match why_not.map(|skipped| skipped.obstacle) {
+            let (slot_may_free, ends) = match why_not.map(|key| key.obstacle) {
                 None | Some(Obstacle::Full | Obstacle::Probing) => (true, None),
                 Some(Obstacle::OtherGroup | Obstacle::Disabled | Obstacle::Invalid) => continue,
                 Some(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{StatusCode, Uri};
-use keypool_core::pool::{KeySet, Obstacle, SelectedBy, Skipped};
+use keypool_core::pool::{ExcludedKey, KeySet, Obstacle, SelectedBy};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ struct StepView {
     /// Null, like `free`, if the target was skipped before its keys were considered.
     keys: Option<usize>,
     free: Option<usize>,
-    excluded: Vec<SkippedView>,
+    excluded: Vec<ExcludedView>,
     /// Number of further keys that were not free and are not listed.
     more: usize,
     waited_ms: f64,
@@ -63,7 +63,7 @@ struct StepView {
 }
 
 #[derive(Serialize)]
-struct SkippedView {
+struct ExcludedView {
     /// Null if the key is no longer configured.
     key: Option<String>,
     reason: &'static str,
@@ -197,12 +197,12 @@ impl View<'_> {
         view
     }
 
-    fn excluded(&self, excluded: &Skipped, keys: Option<&KeySet>) -> SkippedView {
+    fn excluded(&self, excluded: &ExcludedKey, keys: Option<&KeySet>) -> ExcludedView {
         let member = keys.and_then(|keys| keys.members().get(excluded.index));
         let settings = keys.and_then(|keys| keys.settings().keys.get(excluded.index));
         let is_full = excluded.obstacle == Obstacle::Full;
         let until = keys.and_then(|keys| keys.ends(excluded)).or(excluded.until);
-        SkippedView {
+        ExcludedView {
             key: member.map(|member| member.name.to_string()),
             reason: excluded.obstacle.as_str(),
             until: until.map(|until| self.date(until)),

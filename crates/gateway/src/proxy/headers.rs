@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::protocol_of_headers;
 
-use crate::error::{GatewayError, Kind, ProtocolError};
+use crate::error::{GatewayError, Kind, RenderableError};
 
 /// Response headers of the gateway's own.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -17,7 +17,7 @@ pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-keypool-queue
 pub(super) const UPSTREAM_REQUEST_ID: HeaderName =
     HeaderName::from_static("x-keypool-upstream-request-id");
 
-/// Sent upstream: any response may be an error, which must be readable to be classified.
+/// AttemptResult upstream: any response may be an error, which must be readable to be classified.
 static ACCEPT_ENCODING: HeaderName = header::ACCEPT_ENCODING;
 static IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
@@ -27,7 +27,7 @@ const MAX_HEADERS: usize = 64 * 1024;
 const MAX_TARGET: usize = 32 * 1024;
 
 /// Rejects heads that are too large, tunnels and WebSocket upgrades.
-pub(super) fn check_head(parts: &Parts) -> Result<(), ProtocolError> {
+pub(super) fn check_head(parts: &Parts) -> Result<(), RenderableError> {
     let lines = parts.headers.iter();
     let length: usize = lines
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
@@ -74,14 +74,14 @@ pub(super) fn forwarded<'a>(
     let mut headers = Vec::with_capacity(client.len() + 2);
     headers.extend(client.iter().filter(|(name, _)| {
         let text = name.as_str();
-        is_forwarded(text) && !account.contains(&text) && !named.contains(name)
+        passes_upstream(text) && !account.contains(&text) && !named.contains(name)
     }));
     headers.push((&ACCEPT_ENCODING, &IDENTITY));
     headers
 }
 
 /// Whether a header is about the call itself: not a credential, and not about the client or its way to us.
-fn is_forwarded(name: &str) -> bool {
+fn passes_upstream(name: &str) -> bool {
     let is_private = matches!(
         name,
         "authorization"

@@ -23,10 +23,10 @@ use hyper::body::Incoming;
 pub(crate) use relay::OutBody;
 
 use crate::context::Gateway;
-use crate::error::{GatewayError, Kind, ProtocolError};
+use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::Snapshot;
 use crate::traces::Ending;
-use attempt::{Attempts, Sent, send};
+use attempt::{AttemptResult, Attempts, send};
 use inbound::{Call, Caller, MatchedEndpoint, UnreadBody};
 use log::RequestLog;
 use objects::ObjectTracking;
@@ -34,7 +34,8 @@ use relay::{Serving, final_response, relay};
 
 /// Answers one client request, whatever happens to it.
 ///
-/// What is known before the first wait is created outside the future, which would otherwise reserve memory for it twice.
+/// Values that live as long as the request are created outside the `async` block: one that moves into a future takes
+/// up memory twice.
 pub(crate) fn handle(
     gw: Arc<Gateway>,
     peer: SocketAddr,
@@ -49,7 +50,7 @@ pub(crate) fn handle(
             let answering = answer_request(&gw, peer, &parts, &mut unread, &mut log);
             let mut answering = std::pin::pin!(answering);
             // When the time of a shutdown is up, every connection's task is woken, and this is polled.
-            poll_fn(|cx| match gw.is_ending() {
+            poll_fn(|cx| match gw.is_aborting() {
                 true => Poll::Ready(None),
                 false => span.in_scope(|| answering.as_mut().poll(cx).map(Some)),
             })
@@ -68,14 +69,14 @@ pub(crate) fn handle(
     }
 }
 
-/// The phases above authentication, in order: what is called, who calls, the body read.
+/// What happens before [`run`]: match the endpoint, authenticate the caller, read the body.
 async fn answer_request(
     gw: &Arc<Gateway>,
     peer: SocketAddr,
     parts: &Parts,
     unread: &mut UnreadBody,
     log: &mut RequestLog,
-) -> Result<Response<OutBody>, ProtocolError> {
+) -> Result<Response<OutBody>, RenderableError> {
     headers::check_head(parts)?;
     let snapshot = gw.snapshot();
     let endpoint = MatchedEndpoint::find(&snapshot, parts)?;
@@ -124,13 +125,13 @@ async fn run(
         };
         let target = attempts.target();
         match send(gw, call, target, &lease, attempts.deadline).await {
-            Sent::Response(mut response) => {
+            AttemptResult::Response(mut response) => {
                 objects.after_response(&lease, &mut response);
                 let serving = Serving::new(Some(lease), log);
                 let relayed = relay(gw, call, target.entry.dialect, response, serving);
                 return Ok(relayed.map(OutBody::Relay));
             }
-            Sent::Failed(failure) => attempts.failed(lease, failure, log),
+            AttemptResult::Failed(failure) => attempts.failed(lease, failure, log),
         }
     }
 }

@@ -172,7 +172,7 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
         let key = KeyHeaders::of(member)?;
         let mut headers: Vec<_> = headers.iter().collect();
         headers.push(key.credential(protocol)?);
-        let target = entry.upstream_target(member, protocol, list.path, query);
+        let target = entry.upstream_path_and_query(member, protocol, list.path, query);
         let body = RequestBody::default();
         UpstreamRequest::new(&method, target, key.host.as_ref()?, headers, body)
     };

@@ -27,7 +27,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Maximum size of a request head that is read, in bytes. It is larger than what is served, so that a 431 can be sent.
 const READ_BUFFER: usize = 256 * 1024;
 /// When the time of a shutdown is up, how long responses have to send their final error.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, for example when no files are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -75,7 +75,7 @@ impl Server {
     pub async fn serve(self, threads: usize, stop: impl Future<Output = ()>) -> io::Result<bool> {
         self.gw.telemetry.started(self.addr()?, &self.gw.snapshot());
         let (closing, closed) = watch::channel(());
-        let (ending, ended) = watch::channel(());
+        let (stop_workers, workers_stop) = watch::channel(());
         let Self {
             gw,
             admin,
@@ -92,7 +92,7 @@ impl Server {
         for number in 2..=threads {
             acceptor
                 .clone()
-                .start_thread(number, listener.try_clone()?, ended.clone())?;
+                .start_thread(number, listener.try_clone()?, workers_stop.clone())?;
         }
         tokio::select! {
             never = acceptor.accept_all(listener) => never?,
@@ -104,12 +104,12 @@ impl Server {
         let limit = gw.snapshot().settings.server.shutdown_timeout;
         let all_ended = tokio::time::timeout(limit, gw.tasks.wait()).await.is_ok();
         if !all_ended {
-            gw.begin_ending();
-            // Wakes every connection, and with it the response that it relays.
+            gw.begin_abort();
+            // Wakes every connection, so that its response ends as aborted.
             let _ = closing.send(());
-            let _ = tokio::time::timeout(LAST_WORDS, gw.tasks.wait()).await;
+            let _ = tokio::time::timeout(ABORT_GRACE, gw.tasks.wait()).await;
         }
-        drop(ending);
+        drop(stop_workers);
         Ok(all_ended)
     }
 }
@@ -158,12 +158,12 @@ impl Acceptor {
         Arc::clone(&self.capacity).acquire_owned().await.ok()
     }
 
-    /// Starts a thread that serves until `ended`, and accepts connections until the gateway closes.
+    /// Starts a thread that serves until `workers_stop`, and accepts connections until the gateway closes.
     fn start_thread(
         self,
         number: usize,
         listener: std::net::TcpListener,
-        mut ended: watch::Receiver<()>,
+        mut workers_stop: watch::Receiver<()>,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -175,7 +175,7 @@ impl Acceptor {
                 failed = accepting => drop(failed.inspect_err(|error| gw.telemetry.accept_failed(error))),
                 _ = closed.changed() => {}
             }
-            let _ = ended.changed().await;
+            let _ = workers_stop.changed().await;
         };
         std::thread::Builder::new()
             .name(format!("keypool-{number}"))

@@ -114,7 +114,7 @@ impl UpstreamError {
 
     /// Whether the gateway itself is the reason, so that the key is not blamed: the configuration, or this process or
     /// machine is out of file descriptors.
-    pub(crate) fn is_our_own(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         matches!(self.kind, ErrorKind::Unsendable) || self.is_out_of_files()
     }
 

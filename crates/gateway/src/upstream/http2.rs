@@ -73,7 +73,7 @@ struct State {
 
 impl Http2 {
     /// Reserves capacity for a call, if there is any. `reused`: the connection carried calls before.
-    pub(super) fn stream(&self, reused: bool) -> Option<Stream> {
+    pub(super) fn reserve_stream(&self, reused: bool) -> Option<Stream> {
         if self.is_retired() {
             return None;
         }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn streams(connection: &Http2) -> Vec<Stream> {
-        std::iter::from_fn(|| connection.stream(true)).collect()
+        std::iter::from_fn(|| connection.reserve_stream(true)).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -357,7 +357,7 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(60), retired).await.unwrap();
-        assert!(connection.stream(true).is_none());
+        assert!(connection.reserve_stream(true).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -376,7 +376,7 @@ mod tests {
         let waited = began.elapsed();
         let expect = Duration::from_secs(50)..=Duration::from_secs(60);
         assert!(expect.contains(&waited), "{waited:?}");
-        assert!(idle.stream(&destination).is_none());
+        assert!(idle.reserve_stream(&destination).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -393,13 +393,13 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(60), retired).await.unwrap();
-        assert!(connection.stream(true).is_none());
+        assert!(connection.reserve_stream(true).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_answers_no_ping_is_closed_with_its_calls() {
         let (connection, io) = opened().await;
-        let mut stream = connection.stream(false).unwrap();
+        let mut stream = connection.reserve_stream(false).unwrap();
         let began = Instant::now();
         let host = HeaderValue::from_static("provider");
         let request = UpstreamRequest::new(

@@ -69,8 +69,8 @@ impl IdleConnections {
     }
 
     /// Opens a stream on a shared connection that has capacity.
-    pub(super) fn stream(&self, destination: &Destination) -> Option<Stream> {
-        self.find(destination, PerDestination::stream)
+    pub(super) fn reserve_stream(&self, destination: &Destination) -> Option<Stream> {
+        self.find(destination, PerDestination::reserve_stream)
     }
 
     /// This thread's connections come first, then another's: reusing an open connection saves round trips.
@@ -103,7 +103,7 @@ impl IdleConnections {
 
     /// Keeps a connection for later requests if it can carry more.
     pub(super) fn put(self: &Arc<Self>, destination: Destination, mut connection: Box<Http1>) {
-        if !connection.is_free() || connection.is_closed() {
+        if !connection.is_free() || connection.is_unusable() {
             return;
         }
         let mut by_destination = self.by_thread.get_or_default().lock();
@@ -177,7 +177,7 @@ impl IdleConnections {
 
 impl Idle {
     fn is_usable(&mut self) -> bool {
-        self.since.elapsed() <= MAX_IDLE && !self.connection.is_closed()
+        self.since.elapsed() <= MAX_IDLE && !self.connection.is_unusable()
     }
 }
 
@@ -199,7 +199,7 @@ impl PerDestination {
     }
 
     fn take(&mut self) -> Option<Carrier> {
-        if let Some(stream) = self.stream() {
+        if let Some(stream) = self.reserve_stream() {
             return Some(Carrier::Http2(stream));
         }
         while let Some(mut newest) = self.idle.pop() {
@@ -212,11 +212,11 @@ impl PerDestination {
 
     /// Opens a stream on the first connection with capacity, so that few connections carry all calls and the others become
     /// idle.
-    fn stream(&mut self) -> Option<Stream> {
+    fn reserve_stream(&mut self) -> Option<Stream> {
         self.evict_shared();
         self.shared
             .iter()
-            .find_map(|connection| connection.stream(true))
+            .find_map(|connection| connection.reserve_stream(true))
     }
 
     /// Closes shared connections that are retired or were idle for too long.

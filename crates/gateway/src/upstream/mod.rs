@@ -47,8 +47,8 @@ type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 /// How long a call waits for a connection that another call is opening and that may serve both.
 const MAX_WAIT_FOR_SHARED: Duration = Duration::from_secs(1);
 
-/// A reused connection that breaks within this time after a request was sent was closed before the request arrived. One
-/// that breaks later broke during the call.
+/// If a reused connection breaks within this time after a request was sent, the provider had closed it before the request
+/// arrived. If it breaks later, the call may have run.
 const STALE_WITHIN: Duration = Duration::from_secs(2);
 
 /// All connections to providers.
@@ -75,7 +75,7 @@ impl Peer<'_> {
     }
 
     /// Whether the proxy receives the request itself and forwards it, instead of opening a tunnel.
-    fn is_forwarded(&self) -> bool {
+    fn uses_absolute_form(&self) -> bool {
         !self.base_url.is_https() && self.proxy.is_some_and(|proxy| proxy.scheme().is_http())
     }
 
@@ -111,7 +111,7 @@ impl Upstream {
         repeatable: bool,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let peer = Peer { base_url, proxy };
-        let forward_proxy = proxy.filter(|_| peer.is_forwarded());
+        let forward_proxy = proxy.filter(|_| peer.uses_absolute_form());
         let build = || {
             let request = request()?;
             Some(match forward_proxy {
@@ -185,7 +185,7 @@ impl Upstream {
             // A handshake that hangs must not hold up calls that could open a connection of their own.
             let max_wait = (limit / 4).min(MAX_WAIT_FOR_SHARED);
             if let Ok(guard) = timeout(max_wait, lock.lock_owned()).await {
-                if let Some(stream) = self.idle.stream(destination) {
+                if let Some(stream) = self.idle.reserve_stream(destination) {
                     return Ok(Carrier::Http2(stream));
                 }
                 // The previous holder may have found that the provider speaks HTTP/1.1 only.
@@ -202,7 +202,7 @@ impl Upstream {
                 Ok(Carrier::Http1(connection))
             }
             NewConnection::Http2(connection) => {
-                let stream = connection.stream(false);
+                let stream = connection.reserve_stream(false);
                 self.idle.share(destination.clone(), connection, permit);
                 let closed = || {
                     UpstreamError::unsent(ErrorKind::Connect {

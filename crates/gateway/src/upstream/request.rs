@@ -12,7 +12,7 @@ use super::RequestBody;
 pub(crate) struct UpstreamRequest<'a> {
     method: &'a Method,
     /// Path and query.
-    target: String,
+    path_and_query: String,
     host: &'a HeaderValue,
     /// Without `Host` and the headers that delimit the body. A name may occur more than once.
     headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
@@ -30,19 +30,21 @@ struct ForProxy<'a> {
 }
 
 impl<'a> UpstreamRequest<'a> {
-    /// `None`: the target is not valid in a request.
+    /// `None`: the path_and_query is not valid in a request.
     pub(crate) fn new(
         method: &'a Method,
-        target: String,
+        path_and_query: String,
         host: &'a HeaderValue,
         headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
         body: RequestBody,
     ) -> Option<Self> {
-        // Spaces and control characters would end the target or the request line.
-        let is_one_word = target.bytes().all(|byte| byte > b' ' && byte != 0x7f);
-        (is_one_word && target.starts_with('/')).then_some(Self {
+        // Spaces and control characters would end the path_and_query or the request line.
+        let is_one_word = path_and_query
+            .bytes()
+            .all(|byte| byte > b' ' && byte != 0x7f);
+        (is_one_word && path_and_query.starts_with('/')).then_some(Self {
             method,
-            target,
+            path_and_query,
             host,
             headers,
             body,
@@ -73,11 +75,11 @@ impl<'a> UpstreamRequest<'a> {
         (length > 0 || is_usual).then_some(length)
     }
 
-    /// The request-target of HTTP/1.1, in pieces: a forwarding proxy gets the absolute URL.
-    pub(super) fn target(&self) -> [&str; 3] {
+    /// The request-path_and_query of HTTP/1.1, in pieces: a forwarding proxy gets the absolute URL.
+    pub(super) fn path_and_query(&self) -> [&str; 3] {
         match &self.for_proxy {
-            Some(proxy) => ["http://", proxy.authority, &self.target],
-            None => ["", "", &self.target],
+            Some(proxy) => ["http://", proxy.authority, &self.path_and_query],
+            None => ["", "", &self.path_and_query],
         }
     }
 
@@ -96,13 +98,13 @@ impl<'a> UpstreamRequest<'a> {
         self.body.in_order()
     }
 
-    /// The request for HTTP/2, where `:scheme` and `:authority` replace `Host`. `None`: the target is not valid in HTTP/2.
+    /// The request for HTTP/2, where `:scheme` and `:authority` replace `Host`. `None`: the path_and_query is not valid in HTTP/2.
     pub(super) fn into_http2(self, authority: &Authority) -> Option<Request<RequestBody>> {
         let length = self.length();
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTPS);
         uri.authority = Some(authority.clone());
-        uri.path_and_query = Some(PathAndQuery::try_from(self.target).ok()?);
+        uri.path_and_query = Some(PathAndQuery::try_from(self.path_and_query).ok()?);
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
         for (name, value) in self.headers {
             headers.append(name, value.clone());

@@ -9,7 +9,7 @@ use keypool_testkit::{Mock, Step};
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
+use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
@@ -92,6 +92,9 @@ impl Seen {
 #[tokio::test]
 async fn a_layer_sees_each_request_as_a_span_with_its_events() {
     let seen = Seen::default();
+    // With a single dispatcher, tracing asks only the thread that reaches a callsite first whether it is enabled, and that
+    // may be the thread of another test. With two, it asks both.
+    let _second = Dispatch::new(Registry::default());
     let _subscribed = tracing::subscriber::set_default(Registry::default().with(seen.clone()));
     let mock = Mock::start().await.unwrap();
     mock.script("secret-key-1", [Step::rate_limited(600)]);

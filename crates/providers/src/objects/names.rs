@@ -11,7 +11,7 @@ use crate::protocol::Protocol;
 pub(super) const MAX_ID: usize = 256;
 /// Maximum length of a value that may hold an id or the address of an object, in bytes.
 pub(super) const MAX_TEXT: usize = 8 * 1024;
-/// Maximum number of times an address is percent-decoded: once for each address that contains it.
+/// Maximum number of times an address is percent-decoded. An address inside another is encoded once more.
 const MAX_DECODED: usize = 3;
 /// Characters that end a part of an address.
 const ENDS: [char; 7] = ['/', '\\', '?', '#', '&', '=', ';'];

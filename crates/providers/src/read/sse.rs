@@ -67,7 +67,7 @@ impl EventScanner {
 
 /// What the beginning of a stream holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum FirstEvent {
     /// No whole event yet.
     NeedMore,
     /// The first event: from its first field line to just past its blank line.
@@ -75,13 +75,13 @@ pub enum Opening {
 }
 
 /// The first event in `buf`; comments, blank lines and a byte order mark before it are skipped.
-pub fn opening(buf: &[u8]) -> Opening {
-    OpeningScanner::default().find(buf)
+pub fn first_event(buf: &[u8]) -> FirstEvent {
+    FirstEventScanner::default().find(buf)
 }
 
-/// [`opening`] for a buffer that grows: each call continues where the last one stopped.
+/// [`first_event`] for a buffer that grows: each call continues where the last one stopped.
 #[derive(Clone, Debug, Default)]
-pub struct OpeningScanner {
+pub struct FirstEventScanner {
     /// Where the current line begins.
     line: usize,
     /// Where the event's first field line begins.
@@ -90,9 +90,9 @@ pub struct OpeningScanner {
     searched: usize,
 }
 
-impl OpeningScanner {
+impl FirstEventScanner {
     /// The first event in `buf`, which must begin with the bytes of the previous calls.
-    pub fn find(&mut self, buf: &[u8]) -> Opening {
+    pub fn find(&mut self, buf: &[u8]) -> FirstEvent {
         while let Some(length) = buf
             .get(self.searched..)
             .and_then(|rest| memchr2(b'\n', b'\r', rest))
@@ -109,19 +109,19 @@ impl OpeningScanner {
                 // An LF may follow. Only the end of the event does not wait for it.
                 [b'\r'] if !blank || self.event.is_none() => {
                     self.searched = end;
-                    return Opening::NeedMore;
+                    return FirstEvent::NeedMore;
                 }
                 _ => end + 1,
             };
             match self.event {
-                Some(event) if blank => return Opening::Event(event..next),
+                Some(event) if blank => return FirstEvent::Event(event..next),
                 None if !blank && buf[start] != b':' => self.event = Some(start),
                 _ => {}
             }
             (self.line, self.searched) = (next, next);
         }
         self.searched = self.searched.max(buf.len());
-        Opening::NeedMore
+        FirstEvent::NeedMore
     }
 }
 
@@ -183,37 +183,46 @@ mod tests {
     }
 
     #[test]
-    fn opening_skips_everything_before_the_first_event() {
-        assert_eq!(opening(b""), Opening::NeedMore);
-        assert_eq!(opening(b"\n\n: ping\n\n\r\n"), Opening::NeedMore);
-        assert_eq!(opening(b"data: a\n"), Opening::NeedMore);
-        assert_eq!(opening(b"data: a\n\ndata: b\n\n"), Opening::Event(0..9));
+    fn what_comes_before_the_first_event_is_skipped() {
+        assert_eq!(first_event(b""), FirstEvent::NeedMore);
+        assert_eq!(first_event(b"\n\n: ping\n\n\r\n"), FirstEvent::NeedMore);
+        assert_eq!(first_event(b"data: a\n"), FirstEvent::NeedMore);
         assert_eq!(
-            opening(b": x\n\n\ndata: a\r\n\r\nrest"),
-            Opening::Event(6..17)
+            first_event(b"data: a\n\ndata: b\n\n"),
+            FirstEvent::Event(0..9)
         );
         assert_eq!(
-            opening(b": x\nevent: e\n: y\ndata: a\n\n"),
-            Opening::Event(4..26)
+            first_event(b": x\n\n\ndata: a\r\n\r\nrest"),
+            FirstEvent::Event(6..17)
         );
-        assert_eq!(opening(b"\xef\xbb\xbfdata: a\r\r"), Opening::Event(3..12));
-        assert_eq!(opening(b"\xef\xbb\xbf\n\ndata\n\n"), Opening::Event(5..11));
-        assert_eq!(opening(b"data: a\r\n\r"), Opening::Event(0..10));
+        assert_eq!(
+            first_event(b": x\nevent: e\n: y\ndata: a\n\n"),
+            FirstEvent::Event(4..26)
+        );
+        assert_eq!(
+            first_event(b"\xef\xbb\xbfdata: a\r\r"),
+            FirstEvent::Event(3..12)
+        );
+        assert_eq!(
+            first_event(b"\xef\xbb\xbf\n\ndata\n\n"),
+            FirstEvent::Event(5..11)
+        );
+        assert_eq!(first_event(b"data: a\r\n\r"), FirstEvent::Event(0..10));
     }
 
     #[test]
-    fn a_growing_opening_is_read_once() {
+    fn a_growing_first_event_is_read_once() {
         let mut buf = b": keep-alive\n\n".repeat(4000);
         buf.extend_from_slice(b"data: a\n\n");
-        let (start, mut scanner) = (buf.len() - 9, OpeningScanner::default());
+        let (start, mut scanner) = (buf.len() - 9, FirstEventScanner::default());
         for end in 0..buf.len() {
-            assert_eq!(scanner.find(&buf[..end]), Opening::NeedMore);
+            assert_eq!(scanner.find(&buf[..end]), FirstEvent::NeedMore);
             assert_eq!(scanner.searched, end, "nothing before is looked at again");
         }
-        assert_eq!(scanner.find(&buf), Opening::Event(start..start + 9));
+        assert_eq!(scanner.find(&buf), FirstEvent::Event(start..start + 9));
         assert_eq!(
             scanner.find(&buf[..3]),
-            Opening::NeedMore,
+            FirstEvent::NeedMore,
             "a shorter buffer is a mistake, not a panic"
         );
     }

@@ -1,6 +1,8 @@
 //! Event streams compared with a slow and plain reading of their lines, however the stream is cut.
 
-use keypool_providers::sse::{EventScanner, Opening, OpeningScanner, event_data, opening};
+use keypool_providers::sse::{
+    EventScanner, FirstEvent, FirstEventScanner, event_data, first_event,
+};
 
 use crate::fuzz;
 use crate::source::Source;
@@ -48,17 +50,17 @@ fn the_first_event_is_found_once_it_is_whole() {
         let mut cuts: Vec<usize> = (0..source.below(6)).map(|_| source.below(100)).collect();
         cuts.sort_unstable();
         let stream = stream(source);
-        let mut growing = OpeningScanner::default();
+        let mut growing = FirstEventScanner::default();
         for end in cuts
             .into_iter()
             .filter(|cut| *cut < stream.len())
             .chain([stream.len()])
         {
             let so_far = &stream[..end];
-            let expect = naive_opening(so_far);
-            assert_eq!(opening(so_far), expect, "{}", so_far.escape_ascii());
+            let expect = naive_first_event(so_far);
+            assert_eq!(first_event(so_far), expect, "{}", so_far.escape_ascii());
             assert_eq!(growing.find(so_far), expect, "{}", so_far.escape_ascii());
-            if let Opening::Event(event) = expect {
+            if let FirstEvent::Event(event) = expect {
                 assert!(!event.is_empty() && event.end <= end);
                 break;
             }
@@ -156,16 +158,16 @@ fn last_boundary(buf: &[u8]) -> Option<usize> {
     blank.map(|(_, _, next)| next)
 }
 
-fn naive_opening(buf: &[u8]) -> Opening {
+fn naive_first_event(buf: &[u8]) -> FirstEvent {
     let mut event = None;
     for (start, end, next) in lines(buf) {
         let has_mark = start == 0 && buf.starts_with(b"\xef\xbb\xbf");
         let start = if has_mark { 3 } else { start };
         match event {
-            Some(from) if start == end => return Opening::Event(from..next),
+            Some(from) if start == end => return FirstEvent::Event(from..next),
             None if start != end && buf[start] != b':' => event = Some(start),
             _ => {}
         }
     }
-    Opening::NeedMore
+    FirstEvent::NeedMore
 }

@@ -17,7 +17,7 @@ fn bound_to(pool: &Arc<Pool>, name: &str) -> Demand {
         .expect("the key exists");
     let group = lease.origin().group_id();
     Demand {
-        only_group: pool.group(&group),
+        bound_group: pool.group(&group),
         ..Demand::of("m")
     }
 }
@@ -110,10 +110,10 @@ fn a_group_is_recognised_in_another_pool() {
     let other = world.pool(other);
     let found: Vec<bool> = ids.iter().map(|id| other.group(id).is_some()).collect();
     assert_eq!(found, [false, true, true, true]);
-    assert_eq!(pool.only_group(), None);
-    assert_eq!(world.pool(settings(0)).only_group(), None);
+    assert_eq!(pool.sole_group(), None);
+    assert_eq!(world.pool(settings(0)).sole_group(), None);
     let one = world.pool(settings(1));
-    assert_eq!(one.only_group(), Some(ids[0].clone()));
+    assert_eq!(one.sole_group(), Some(ids[0].clone()));
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn a_full_queue_refuses_the_newest_of_the_caller_with_most_waiting() {
     let mut single = pool.join(&demand, &one).expect("room is made");
     assert!(matches!(
         tickets[2].handoff.try_recv(),
-        Ok(Handoff::Refused)
+        Ok(Handoff::Evicted)
     ));
     assert!(waits(&mut tickets[0]) && waits(&mut tickets[1]) && waits(&mut single));
     assert_eq!(pool.waiting(), 3);

@@ -163,7 +163,7 @@ fn a_request_bound_to_a_group_stays_bound_after_a_reload() {
     let pool = world.pool(wanted.clone());
     let group = GroupId::Named("mock", "org".into());
     let bound = Demand {
-        only_group: pool.group(&group),
+        bound_group: pool.group(&group),
         ..Demand::of("m")
     };
     let _held = pool.lease(&bound).expect("k2");

@@ -63,14 +63,20 @@ impl TargetState {
     }
 }
 
-/// What matters to the client of the last failure.
+/// The parts of the last failure that the client may see.
 #[derive(Default)]
 pub(crate) struct LastFailure {
     pub(crate) class: Option<Class>,
     /// The last response that a client may see, and whose it is.
     pub(crate) response: Option<LastResponse>,
-    /// Why the last attempt got no response, and from which pool.
-    pub(crate) error: Option<(UpstreamError, Arc<Pool>)>,
+    /// Why the last attempt got no response.
+    pub(crate) error: Option<LastError>,
+}
+
+/// An error in place of a response.
+pub(crate) struct LastError {
+    pub(crate) error: UpstreamError,
+    pub(crate) pool: Arc<Pool>,
 }
 
 /// A response that is kept for the client.
@@ -176,7 +182,7 @@ impl<'a> Attempts<'a> {
             }
         };
         if self.gw.clock.now() >= self.deadline {
-            // The key came too late: its slot is freed, and nothing is counted.
+            // The key came too late. Dropping the lease frees its slot and reports no outcome.
             return Err(NoKeyReason::DeadlineExceeded);
         }
         self.attempts += 1;
@@ -217,7 +223,7 @@ impl<'a> Attempts<'a> {
                 biased;
                 handoff = &mut ticket.handoff => return match handoff {
                     Ok(Handoff::Lease(leased)) => Ok(leased),
-                    Ok(Handoff::Refused) | Err(_) => Err(NoKeyReason::QueueFull),
+                    Ok(Handoff::Evicted) | Err(_) => Err(NoKeyReason::QueueFull),
                 },
                 () = std::future::ready(()), if !self.is_worth_waiting(next, give_up) => return Err(NoKeyReason::NoKeyInTime),
                 () = changed => {}
@@ -241,7 +247,7 @@ impl<'a> Attempts<'a> {
         let not_before = self.gw.clock.now() + pool.settings().retry.backoff;
         self.state.demand.note_failure(&key, not_before);
         let (fault, status, reason, blames_key) = match failure {
-            Failure::Refused {
+            Failure::Response {
                 fault,
                 response,
                 reason,
@@ -298,7 +304,10 @@ impl<'a> Attempts<'a> {
             // An earlier response would tell the client that this call did not run.
             self.last.response = None;
         }
-        self.last.error = Some((error, Arc::clone(self.pool())));
+        self.last.error = Some(LastError {
+            error,
+            pool: Arc::clone(self.pool()),
+        });
     }
 
     /// Ends the attempts.

@@ -6,5 +6,5 @@ mod response;
 mod send;
 
 pub(super) use attempts::{Attempts, Concluded};
-pub(super) use response::{Sent, UpstreamResponse};
+pub(super) use response::{AttemptResult, UpstreamResponse};
 pub(super) use send::{is_event_stream, send};

@@ -1,4 +1,4 @@
-//! A provider's response, read only so far as to decide what to do with it; and the failure of an attempt.
+//! The result of one attempt: a response, read just far enough to classify it, or a failure.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use keypool_core::fault::{Class, Fault};
 use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// What became of one attempt.
-pub(crate) enum Sent {
+pub(crate) enum AttemptResult {
     /// A response to be relayed: a success, or the caller's own fault.
     Response(UpstreamResponse),
     /// The next key may do better.
@@ -21,7 +21,7 @@ pub(crate) enum Sent {
 /// A failed attempt.
 pub(crate) enum Failure {
     /// The provider responded with an error that speaks of the key, its account or the provider.
-    Refused {
+    Response {
         fault: Fault,
         response: Box<UpstreamResponse>,
         /// The provider's words, without secrets, for the log.
@@ -81,7 +81,7 @@ impl UpstreamResponse {
     }
 
     /// What was read after the first `known` bytes.
-    pub(super) fn read_since(&self, known: usize) -> impl Iterator<Item = u8> {
+    pub(super) fn read_from(&self, known: usize) -> impl Iterator<Item = u8> {
         let mut new = self.length - known;
         let pieces = self.read.iter().rev().map_while(move |piece| {
             let part = piece.len().min(new);
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(response.read_bytes(), body);
         for known in [0, 1, 70_000, 100_000, 199_999, 200_000] {
             assert!(
-                response.read_since(known).eq(body[known..].iter().copied()),
+                response.read_from(known).eq(body[known..].iter().copied()),
                 "{known}"
             );
         }

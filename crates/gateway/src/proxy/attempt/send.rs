@@ -10,11 +10,11 @@ use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
 use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol;
-use keypool_providers::sse::{Opening, OpeningScanner, event_data};
+use keypool_providers::sse::{FirstEvent, FirstEventScanner, event_data};
 use tokio::time::timeout_at;
 
 use super::forward_proxy;
-use super::response::{Failure, Sent, UpstreamResponse};
+use super::response::{AttemptResult, Failure, UpstreamResponse};
 use crate::context::Gateway;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{announced_length, forwarded, may_have_body};
@@ -24,7 +24,7 @@ use crate::telemetry::redact;
 use crate::upstream::{ErrorKind, UpstreamBody, UpstreamError, UpstreamRequest};
 
 /// Maximum number of bytes of a response that are inspected before it is relayed.
-const INSPECTED: usize = 64 * 1024;
+const MAX_INSPECTED: usize = 64 * 1024;
 /// How long blank lines and comments before a stream's first event are held.
 const HOLD_OPENING: Duration = Duration::from_secs(5);
 /// A deadline beyond every other one: only the idle timeout counts.
@@ -43,19 +43,19 @@ pub(crate) async fn send(
     target: &PoolTarget,
     lease: &Lease,
     deadline: Instant,
-) -> Sent {
+) -> AttemptResult {
     let timeouts = lease.keys().settings().timeouts;
     let began = gw.clock.now();
-    let head_by = if call.stream {
+    let first_byte_by = if call.wants_stream {
         deadline.min(began + timeouts.first_byte)
     } else {
         deadline
     };
-    let limit = head_by.saturating_duration_since(began);
+    let limit = first_byte_by.saturating_duration_since(began);
     let time = AttemptTime {
-        head_by,
+        first_byte_by,
         limit,
-        is_remainder: head_by == deadline && limit * 2 < timeouts.total,
+        is_remainder: first_byte_by == deadline && limit * 2 < timeouts.total,
         idle: timeouts.idle,
     };
     let build = || build_request(call, target, lease);
@@ -63,11 +63,11 @@ pub(crate) async fn send(
     let sending = gw
         .upstream
         .send(base_url, proxy, &build, timeouts.connect, call.repeatable);
-    let response = match timeout_at(head_by.into(), sending).await {
+    let response = match timeout_at(first_byte_by.into(), sending).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            let blames_key = !error.is_our_own();
-            return Sent::Failed(Failure::NoResponse { error, blames_key });
+            let blames_key = !error.is_local();
+            return AttemptResult::Failed(Failure::NoResponse { error, blames_key });
         }
         Err(_) => return time.out(),
     };
@@ -98,7 +98,7 @@ fn build_request<'a>(
         lease.model()
     };
     let key = KeyHeaders::of(member)?;
-    let path = entry.upstream_target(
+    let path = entry.upstream_path_and_query(
         member,
         protocol,
         &call.path_for(model),
@@ -113,7 +113,7 @@ fn build_request<'a>(
 /// The time that an attempt has.
 struct AttemptTime {
     /// When the head of the response must be there.
-    head_by: Instant,
+    first_byte_by: Instant,
     limit: Duration,
     /// It is less than half of the request's whole time: earlier attempts and waits used up the rest.
     is_remainder: bool,
@@ -123,16 +123,16 @@ struct AttemptTime {
 
 impl AttemptTime {
     /// No response in time. A key that had only a remainder of the time is not blamed.
-    fn out(&self) -> Sent {
-        Sent::Failed(Failure::NoResponse {
+    fn out(&self) -> AttemptResult {
+        AttemptResult::Failed(Failure::NoResponse {
             error: UpstreamError::sent(ErrorKind::ResponseTimeout(self.limit)),
             blames_key: !self.is_remainder,
         })
     }
 }
 
-fn no_response(error: UpstreamError) -> Sent {
-    Sent::Failed(Failure::NoResponse {
+fn no_response(error: UpstreamError) -> AttemptResult {
+    AttemptResult::Failed(Failure::NoResponse {
         error,
         blames_key: true,
     })
@@ -148,7 +148,7 @@ struct ResponseReader<'a> {
 }
 
 impl ResponseReader<'_> {
-    async fn read(&self, response: Response<UpstreamBody>) -> Sent {
+    async fn read(&self, response: Response<UpstreamBody>) -> AttemptResult {
         let (parts, body) = response.into_parts();
         let status = parts.status;
         let mut response = UpstreamResponse::new(parts, body);
@@ -163,18 +163,18 @@ impl ResponseReader<'_> {
         }
         let is_inspected = self.call.generates || self.call.object_effect.is_some();
         if !is_inspected || !status.is_success() || !may_have_body(status) {
-            return Sent::Response(response);
+            return AttemptResult::Response(response);
         }
         if is_event_stream(&response) {
-            return self.read_opening(response).await;
+            return self.read_first_event(response).await;
         }
         let is_long = announced_length(&response.parts.headers)
-            .is_some_and(|length| length > INSPECTED as u64);
+            .is_some_and(|length| length > MAX_INSPECTED as u64);
         // The id of a new object is at the beginning, however long the response is.
         if !is_json(&response) || (is_long && self.call.object_effect.is_none()) {
-            return Sent::Response(response);
+            return AttemptResult::Response(response);
         }
-        if self.call.stream {
+        if self.call.wants_stream {
             // Boxed, like everything rarely needed: it would make every request larger.
             return Box::pin(self.read_json_stream(response)).await;
         }
@@ -183,16 +183,16 @@ impl ResponseReader<'_> {
 
     /// A stream as a JSON array, which one protocol sends unless an event stream is requested. Only what begins like an
     /// error is held.
-    async fn read_json_stream(&self, mut response: UpstreamResponse) -> Sent {
+    async fn read_json_stream(&self, mut response: UpstreamResponse) -> AttemptResult {
         let far = self.gw.clock.now() + FAR;
         let mut beginning = Vec::new();
-        while response.rest.is_some() && response.length <= INSPECTED {
+        while response.rest.is_some() && response.length <= MAX_INSPECTED {
             let known = response.length;
             if let Err(error) = self.fill_one(&mut response, far).await {
                 return no_response(error);
             }
             // Without white space: a provider may send any amount of it, byte by byte.
-            let new = response.read_since(known);
+            let new = response.read_from(known);
             beginning.extend(new.filter(|byte| !byte.is_ascii_whitespace()));
             match begins_like_error(&beginning) {
                 Some(true) => return self.read_small(response).await,
@@ -200,35 +200,35 @@ impl ResponseReader<'_> {
                 None => {}
             }
         }
-        Sent::Response(response)
+        AttemptResult::Response(response)
     }
 
     /// A JSON response of at most 64 KiB is read completely, so that an error in it can still go to another key.
-    async fn read_small(&self, mut response: UpstreamResponse) -> Sent {
+    async fn read_small(&self, mut response: UpstreamResponse) -> AttemptResult {
         let far = self.gw.clock.now() + FAR;
-        if let Err(error) = self.fill(&mut response, INSPECTED, far).await {
+        if let Err(error) = self.fill(&mut response, MAX_INSPECTED, far).await {
             return no_response(error);
         }
         if response.rest.is_some() {
-            return Sent::Response(response);
+            return AttemptResult::Response(response);
         }
         let body = response.read_bytes();
         match protocol::error_in_body(&body) {
             Some(status) if self.call.generates => self.classify(response, status, &body),
-            _ => Sent::Response(response),
+            _ => AttemptResult::Response(response),
         }
     }
 
     /// A stream is relayed from its first event on. If that is an error, another key can still serve.
-    async fn read_opening(&self, mut response: UpstreamResponse) -> Sent {
+    async fn read_first_event(&self, mut response: UpstreamResponse) -> AttemptResult {
         let release_at = self.gw.clock.now() + HOLD_OPENING;
-        let mut scanner = OpeningScanner::default();
+        let mut scanner = FirstEventScanner::default();
         let mut read = BytesMut::new();
         while let Some(body) = response.rest.as_mut() {
             let until = if read.is_empty() {
-                self.time.head_by
+                self.time.first_byte_by
             } else {
-                release_at.min(self.time.head_by)
+                release_at.min(self.time.first_byte_by)
             };
             let coming = async {
                 yield_and_check_deadline(until).await?;
@@ -246,32 +246,32 @@ impl ResponseReader<'_> {
                         continue;
                     };
                     read.extend_from_slice(&data);
-                    if let Opening::Event(range) = scanner.find(&read) {
-                        return self.opened(response, read.freeze(), range);
+                    if let FirstEvent::Event(range) = scanner.find(&read) {
+                        return self.inspect_first_event(response, read.freeze(), range);
                     }
-                    if read.len() > INSPECTED {
+                    if read.len() > MAX_INSPECTED {
                         break;
                     }
                 }
             }
         }
         response.add(read.freeze());
-        Sent::Response(response)
+        AttemptResult::Response(response)
     }
 
-    fn opened(
+    fn inspect_first_event(
         &self,
         mut response: UpstreamResponse,
         read: Bytes,
         event: std::ops::Range<usize>,
-    ) -> Sent {
+    ) -> AttemptResult {
         let event = read.slice(event);
         response.add(read);
         match protocol::error_in_event(&event) {
             Some(status) if self.call.generates => {
                 self.classify(response, status, &event_data(&event))
             }
-            _ => Sent::Response(response),
+            _ => AttemptResult::Response(response),
         }
     }
 
@@ -318,8 +318,8 @@ impl ResponseReader<'_> {
     }
 
     /// `status`: the response's own, or the one that an error inside a 200 implies.
-    fn classify(&self, mut response: UpstreamResponse, status: u16, body: &[u8]) -> Sent {
-        let body = &body[..body.len().min(INSPECTED)];
+    fn classify(&self, mut response: UpstreamResponse, status: u16, body: &[u8]) -> AttemptResult {
+        let body = &body[..body.len().min(MAX_INSPECTED)];
         let error = ErrorResponse {
             status,
             headers: &response.parts.headers,
@@ -329,11 +329,11 @@ impl ResponseReader<'_> {
         let fault = (self.target.entry.dialect.classify)(&error);
         if !fault.class.is_failure() {
             response.class = Class::CallerFault;
-            return Sent::Response(response);
+            return AttemptResult::Response(response);
         }
         let words = String::from_utf8_lossy(&body[..body.len().min(MAX_REASON)]);
         let reason = redact(words.trim(), self.lease.member().key.secret.expose());
-        Sent::Failed(Failure::Refused {
+        AttemptResult::Failed(Failure::Response {
             fault,
             response: Box::new(response),
             reason,

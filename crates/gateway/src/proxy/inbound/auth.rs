@@ -69,7 +69,7 @@ impl Caller {
         if !endpoint.is_native() {
             return Ok(());
         }
-        if endpoint.endpoint.is_none() && endpoint.pool.is_none() {
+        if endpoint.known.is_none() && endpoint.pool.is_none() {
             let message = format!(
                 "there is no {}: call an endpoint such as /v1/chat/completions, or /{{pool}}/… for a provider's own paths",
                 printable(&endpoint.path)

@@ -30,7 +30,7 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'@');
 
-/// A request that was read.
+/// A client request whose body was read.
 pub(crate) struct Call<'a> {
     pub(crate) endpoint: MatchedEndpoint<'a>,
     pub(crate) method: &'a Method,
@@ -41,26 +41,26 @@ pub(crate) struct Call<'a> {
     pub(crate) query: Option<String>,
     body: ReceivedBody,
     /// The client wants a stream.
-    pub(crate) stream: bool,
+    pub(crate) wants_stream: bool,
     /// It may be sent again when it is unknown whether the provider has run it.
     pub(crate) repeatable: bool,
-    /// An error inside a 200 is classified by its content.
+    /// It runs a model. Providers report some failures of such calls inside a response with status 200.
     pub(crate) generates: bool,
     /// What the call does to objects that the provider keeps; `None` if nothing.
     pub(crate) object_effect: Option<ObjectEffect>,
     /// What else the body says.
-    pub(crate) peeked: peek::Peek,
+    pub(crate) fields: peek::Peek,
     model: Option<NamedModel>,
 }
 
 /// The model as the client named it, and where.
 struct NamedModel {
     name: String,
-    at: ModelAt,
+    at: ModelLocation,
 }
 
 /// Where the model's name is, as a byte range.
-enum ModelAt {
+enum ModelLocation {
     Body(Range<usize>),
     Form(Range<usize>),
     Path(Range<usize>),
@@ -68,7 +68,7 @@ enum ModelAt {
 
 /// What path and body say of the call.
 #[derive(Default)]
-struct Peeked {
+struct CallFields {
     model: Option<NamedModel>,
     /// What else the body says.
     rest: peek::Peek,
@@ -81,8 +81,8 @@ impl<'a> Call<'a> {
         parts: &'a Parts,
         body: ReceivedBody,
     ) -> Result<Self, GatewayError> {
-        let peeked = Peeked::of(&endpoint, &parts.headers, &body.bytes)?;
-        let known = endpoint.endpoint.as_ref();
+        let fields = CallFields::of(&endpoint, &parts.headers, &body.bytes)?;
+        let known = endpoint.known.as_ref();
         let query = parts.uri.query();
         Ok(Self {
             method: &parts.method,
@@ -91,12 +91,12 @@ impl<'a> Call<'a> {
             query: query
                 .map(|query| protocol::without_key(query).into_owned())
                 .filter(|query| !query.is_empty()),
-            stream: peeked.rest.stream || known.is_some_and(|known| known.stream_by_path),
-            repeatable: is_repeatable(known, &parts.method, peeked.rest.store, &body.bytes),
+            wants_stream: fields.rest.stream || known.is_some_and(|known| known.stream_by_path),
+            repeatable: is_repeatable(known, &parts.method, fields.rest.store, &body.bytes),
             generates: known.is_some_and(|known| known.generates) && parts.method == Method::POST,
-            object_effect: object_effect(&endpoint, &parts.method, peeked.rest.store),
-            model: peeked.model,
-            peeked: peeked.rest,
+            object_effect: object_effect(&endpoint, &parts.method, fields.rest.store),
+            model: fields.model,
+            fields: fields.rest,
             body,
             endpoint,
         })
@@ -121,7 +121,7 @@ impl<'a> Call<'a> {
         match &self.model {
             Some(NamedModel {
                 name,
-                at: ModelAt::Path(range),
+                at: ModelLocation::Path(range),
             }) if name != model => {
                 let encoded = utf8_percent_encode(model, PATH_SEGMENT);
                 let (before, after) = (&path[..range.start], &path[range.end..]);
@@ -143,13 +143,13 @@ impl<'a> Call<'a> {
             .filter(is_replaced)
             .map(|named| &named.at)
         {
-            Some(ModelAt::Body(range)) => RequestBody::new(peek::splice(body, range, model)),
-            Some(ModelAt::Form(range)) => RequestBody::new([
+            Some(ModelLocation::Body(range)) => RequestBody::new(peek::splice(body, range, model)),
+            Some(ModelLocation::Form(range)) => RequestBody::new([
                 body.slice(..range.start),
                 Bytes::copy_from_slice(model.as_bytes()),
                 body.slice(range.end..),
             ]),
-            Some(ModelAt::Path(_)) | None => RequestBody::new([body.clone()]),
+            Some(ModelLocation::Path(_)) | None => RequestBody::new([body.clone()]),
         }
     }
 
@@ -183,20 +183,20 @@ fn object_effect(
     method: &Method,
     store: Option<bool>,
 ) -> Option<ObjectEffect> {
-    let known = endpoint.endpoint.as_ref();
+    let known = endpoint.known.as_ref();
     let may_affect = known.is_none_or(|known| known.repeat != Repeat::Safe) || store == Some(true);
     may_affect
         .then(|| objects::object_effect(endpoint.protocol, method, &endpoint.path, store))
         .flatten()
 }
 
-impl Peeked {
+impl CallFields {
     fn of(
         endpoint: &MatchedEndpoint<'_>,
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Self, GatewayError> {
-        match &endpoint.endpoint {
+        match &endpoint.known {
             Some(known) if !known.native => Self::of_known(known, &endpoint.path, headers, body),
             _ => {
                 if endpoint.upload.is_none() {
@@ -213,24 +213,24 @@ impl Peeked {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Self, GatewayError> {
-        let mut peeked = match endpoint.model {
+        let mut fields = match endpoint.model {
             ModelIn::Form | ModelIn::OptionalForm => Self::of_form(headers, body)?,
             _ if endpoint.json => Self::of_json(headers, body)?,
             _ => Self::default(),
         };
         let is_needed = match &endpoint.model {
             ModelIn::Path(range) => {
-                peeked.model = Some(model_in_path(path, range)?);
+                fields.model = Some(model_in_path(path, range)?);
                 false
             }
             ModelIn::Nowhere => {
-                peeked.model = None;
+                fields.model = None;
                 false
             }
             ModelIn::OptionalBody | ModelIn::OptionalForm => false,
             ModelIn::Body | ModelIn::Form => true,
         };
-        match &peeked.model {
+        match &fields.model {
             None if is_needed && endpoint.json => Err(GatewayError::invalid_request(
                 "the body has no \"model\": name the model to call",
             )),
@@ -240,7 +240,7 @@ impl Peeked {
             Some(model) if model.name.is_empty() || model.name.len() > MAX_MODEL => Err(
                 GatewayError::invalid_request("the model's name is empty or too long"),
             ),
-            _ => Ok(peeked),
+            _ => Ok(fields),
         }
     }
 
@@ -255,7 +255,7 @@ impl Peeked {
         Ok(Self {
             model: rest.model.take().map(|model| NamedModel {
                 name: model.name,
-                at: ModelAt::Body(model.range),
+                at: ModelLocation::Body(model.range),
             }),
             rest,
         })
@@ -271,7 +271,7 @@ impl Peeked {
         Ok(Self {
             model: form.model.map(|model| NamedModel {
                 name: model.name,
-                at: ModelAt::Form(model.range),
+                at: ModelLocation::Form(model.range),
             }),
             rest: peek::Peek {
                 stream: form.stream,
@@ -287,11 +287,12 @@ fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, Gateway
         .map_err(|_| GatewayError::invalid_request("the model's name in the path is not UTF-8"))?;
     Ok(NamedModel {
         name: name.into_owned(),
-        at: ModelAt::Path(range.clone()),
+        at: ModelLocation::Path(range.clone()),
     })
 }
 
-/// Every line of these headers is passed on, and it is unknown which of several lines the provider would follow.
+/// Rejects a body that cannot be read: one that is compressed, or one with several `Content-Type` headers, since the
+/// provider may follow another one than we would.
 fn check_readable(headers: &HeaderMap) -> Result<(), GatewayError> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {

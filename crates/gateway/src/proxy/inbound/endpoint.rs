@@ -7,14 +7,14 @@ use keypool_providers::protocol::upload::UploadStep;
 use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
 use percent_encoding::percent_decode_str;
 
-use crate::error::{GatewayError, Kind, ProtocolError};
+use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::{PoolEntry, Snapshot};
 
 /// The endpoint that a request's method, path and headers match.
 pub(crate) struct MatchedEndpoint<'a> {
     pub(crate) protocol: Protocol,
     /// The known endpoint; `None` for a native path of the pool's provider, or an unknown path.
-    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) known: Option<Endpoint>,
     /// The pool that the path names.
     pub(crate) pool: Option<&'a Arc<PoolEntry>>,
     /// The path without the pool, as a client of the endpoint sends it.
@@ -24,7 +24,7 @@ pub(crate) struct MatchedEndpoint<'a> {
 }
 
 impl<'a> MatchedEndpoint<'a> {
-    pub(crate) fn find(snapshot: &'a Snapshot, parts: &Parts) -> Result<Self, ProtocolError> {
+    pub(crate) fn find(snapshot: &'a Snapshot, parts: &Parts) -> Result<Self, RenderableError> {
         let (path, query) = (parts.uri.path(), parts.uri.query());
         if !path.starts_with('/') || !protocol::is_safe_path(path) {
             let guessed = protocol::protocol_of_headers(&parts.headers, query);
@@ -75,7 +75,7 @@ impl<'a> MatchedEndpoint<'a> {
 
     fn new(
         protocol: Protocol,
-        endpoint: Option<Endpoint>,
+        known: Option<Endpoint>,
         pool: Option<&'a Arc<PoolEntry>>,
         path: String,
         parts: &Parts,
@@ -84,7 +84,7 @@ impl<'a> MatchedEndpoint<'a> {
         Self {
             upload: UploadStep::of(protocol, &parts.method, &path, query, headers).map(Box::new),
             protocol,
-            endpoint,
+            known,
             pool,
             path,
         }
@@ -92,20 +92,18 @@ impl<'a> MatchedEndpoint<'a> {
 
     /// Whether this is one of the provider's own paths.
     pub(crate) fn is_native(&self) -> bool {
-        self.endpoint
-            .as_ref()
-            .is_none_or(|endpoint| endpoint.native)
+        self.known.as_ref().is_none_or(|endpoint| endpoint.native)
     }
 
     /// Whether the path names an object, which decides where the call goes.
     pub(crate) fn is_by_object(&self) -> bool {
-        self.endpoint
+        self.known
             .as_ref()
             .is_some_and(|endpoint| endpoint.by_object)
     }
 
     pub(crate) fn models_call(&self) -> Option<&ModelsCall> {
-        self.endpoint.as_ref()?.models.as_ref()
+        self.known.as_ref()?.models.as_ref()
     }
 }
 

@@ -275,7 +275,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        let ending = if self.gw.is_ending() {
+        let ending = if self.gw.is_aborting() {
             Ending::Shutdown
         } else {
             Ending::ClientDisconnected

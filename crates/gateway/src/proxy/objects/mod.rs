@@ -61,7 +61,7 @@ impl<'a> ObjectTracking<'a> {
         let is_unknown = refs.has_unknown || (refs.own.is_empty() && self.is_by_object());
         if is_unknown {
             // An id that is not known here can only be at the only account there is.
-            let only = only_group(&targets).ok_or_else(no_such_object)?;
+            let only = sole_group(&targets).ok_or_else(no_such_object)?;
             if group.is_some() && only != group {
                 return Err(no_such_object());
             }
@@ -81,15 +81,15 @@ impl<'a> ObjectTracking<'a> {
     /// To be called once, before the call is sent: finds out whether the call creates something, and marks an upload as
     /// possibly complete.
     ///
-    /// Clients choose the names of some objects and may reuse them after deletion, and the gateway is not told about
-    /// deletions. The provider rejects a name in use, so what such a call creates is new. But the response to the end of an
-    /// upload repeats what it created as often as it is asked for, so only the first request that may end it counts.
+    /// Clients choose the names of some objects, and may use a name again after they deleted the object. The provider
+    /// rejects a name in use, so an object that such a call creates is new. An upload is different: its last request may
+    /// be repeated and returns the same object again, so only the first one counts.
     pub(super) fn before_send(&mut self) {
         let is_first = match &self.call.endpoint.upload {
             None => true,
             Some(step) => {
                 let mark = upload::open_mark(&step.id);
-                step.may_complete && self.gw.objects.take(&mark, &self.caller.owner())
+                step.may_complete && self.gw.objects.forget_any(&mark, &self.caller.owner())
             }
         };
         self.creates_only_new = is_first
@@ -171,7 +171,7 @@ impl<'a> ObjectTracking<'a> {
         for target in targets {
             match target.entry.pool.group(group) {
                 Some(group) => found.push(PoolTarget {
-                    only_group: Some(group),
+                    bound_group: Some(group),
                     entry: target.entry.clone(),
                     model: target.model.clone(),
                 }),
@@ -217,11 +217,11 @@ impl<'a> ObjectTracking<'a> {
 
 /// The one group that all keys of these pools belong to. `Some(None)`: the pools have no keys. `None`: there are several
 /// groups.
-fn only_group(targets: &[PoolTarget]) -> Option<Option<GroupId>> {
+fn sole_group(targets: &[PoolTarget]) -> Option<Option<GroupId>> {
     let mut only = None;
     let pools = targets.iter().map(|target| &target.entry.pool);
     for pool in pools.filter(|pool| !pool.members().is_empty()) {
-        let group = pool.only_group()?;
+        let group = pool.sole_group()?;
         if only
             .replace(group.clone())
             .is_some_and(|other| other != group)

@@ -134,14 +134,14 @@ fn may_name_objects(call: &Call<'_>) -> bool {
     let has_names = if endpoint.is_native() {
         endpoint.upload.is_none()
     } else {
-        endpoint.endpoint.as_ref().is_some_and(|known| known.json)
+        endpoint.known.as_ref().is_some_and(|known| known.json)
     };
     has_names && !call.body().is_empty()
 }
 
 /// Whether the body may require an object, known here or not. Other bodies matter only once an object was recorded.
 fn may_require_object(call: &Call<'_>) -> bool {
-    let known = call.endpoint.endpoint.as_ref();
+    let known = call.endpoint.known.as_ref();
     known.is_none_or(|known| call.protocol().body_may_require_object(known.repeat))
 }
 

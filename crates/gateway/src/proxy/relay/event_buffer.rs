@@ -65,7 +65,7 @@ impl EventBuffer {
         self.release = None;
     }
 
-    /// Does so if it was held long enough. Otherwise `cx` is woken when it is.
+    /// Moves it if it was held long enough. Otherwise wakes `cx` at that time.
     pub(super) fn release_if_due(&mut self, cx: &mut Context<'_>, ready: &mut VecDeque<Bytes>) {
         let is_due =
             |release: &mut Pin<Box<Sleep>>| matches!(release.as_mut().poll(cx), Poll::Ready(()));

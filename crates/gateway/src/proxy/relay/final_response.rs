@@ -51,7 +51,7 @@ pub(crate) fn final_response(
                 let response = with_advice(last.response, class, due);
                 Ok(relay_last(gw, call, response, &last.entry, log).map(OutBody::Relay))
             }
-            (None, Some((error, pool))) => Err(unreachable(&error, pool.name(), due)),
+            (None, Some(last)) => Err(unreachable(&last.error, last.pool.name(), due)),
             (None, None) => Err(no_key(gw, tried, due, concluded.attempts)),
         },
     }
@@ -157,7 +157,7 @@ fn no_key(
         let due = time_until_due(gw, target);
         let attempts = if tried.len() == 1 { attempts } else { 0 };
         let mut text = explain(pool, &pool.key_counts(&target.demand()), due, attempts);
-        if target.only_group.is_some() && !pool.is_one_group() {
+        if target.bound_group.is_some() && !pool.is_one_group() {
             text += "; the request names an object, and only keys of the group that made it can serve it";
         }
         text

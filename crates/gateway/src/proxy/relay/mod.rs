@@ -66,10 +66,10 @@ pub(crate) struct Relay {
     /// Ends the wait for the provider's next byte. Created at the first wait.
     idle: Option<Pin<Box<Sleep>>>,
     idle_limit: Duration,
-    /// The poll of the connection's task in which the response was found broken.
-    broke_in: Option<u64>,
-    /// The poll in which the provider's connection was first given a chance to run, since the last piece came.
-    yielded_in: Option<u64>,
+    /// Number of the poll of this task in which the response was found broken.
+    broke_at_poll: Option<u64>,
+    /// Number of the poll in which this last let the provider's connection run first.
+    yielded_at_poll: Option<u64>,
 }
 
 impl Serving {
@@ -123,7 +123,7 @@ pub(super) fn relay(
         // The length changes if an error is added at the end.
         head.headers_mut().remove(CONTENT_LENGTH);
     }
-    // What only relays an error cannot fail any more.
+    // The outcome is known: the response is complete, or it is an error that is only passed on.
     if response.rest.is_none() || response.class != Class::Success {
         serving.settle(gw, response.class);
     }
@@ -176,8 +176,8 @@ impl Relay {
             events: None,
             idle: None,
             idle_limit,
-            broke_in: None,
-            yielded_in: None,
+            broke_at_poll: None,
+            yielded_at_poll: None,
         }
     }
 
@@ -206,20 +206,20 @@ impl Relay {
     fn is_complete(&self) -> bool {
         self.ready.is_empty()
             && self.upstream.is_none()
-            && self.broke_in.is_none()
+            && self.broke_at_poll.is_none()
             && self.serving.lease.is_none()
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let _entered = self.serving.log.span().clone().entered();
-        if self.upstream.is_some() && self.gw.is_ending() {
+        if self.upstream.is_some() && self.gw.is_aborting() {
             self.end_for_shutdown();
         }
         loop {
             if self.is_batch_full() {
                 return self.emit_batch();
             }
-            if let Some(poll) = self.broke_in {
+            if let Some(poll) = self.broke_at_poll {
                 return poll_broken(poll, cx);
             }
             let Some(upstream) = self.upstream.as_mut() else {
@@ -228,7 +228,7 @@ impl Relay {
             };
             match Pin::new(upstream).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.yielded_in = None;
+                    self.yielded_at_poll = None;
                     self.restart_idle();
                     if let Ok(piece) = frame.into_data() {
                         self.accept(piece);
@@ -259,7 +259,7 @@ impl Relay {
     fn has_all_that_came(&mut self) -> bool {
         let upstream = self.upstream.as_ref();
         upstream.is_none_or(UpstreamBody::has_delivered_all)
-            || *self.yielded_in.get_or_insert(task_poll::current()) != task_poll::current()
+            || *self.yielded_at_poll.get_or_insert(task_poll::current()) != task_poll::current()
     }
 
     /// Whether what is ready goes out without waiting for more. Bodies other than event streams come in large pieces and
@@ -273,7 +273,7 @@ impl Relay {
 
     /// Everything that is ready of an event stream, in one piece; the next piece of other bodies.
     fn emit_batch(&mut self) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        self.yielded_in = None;
+        self.yielded_at_poll = None;
         let mut piece = self.ready.pop_front().unwrap_or_default();
         if self.events.is_some() && !self.ready.is_empty() {
             let rest: usize = self.ready.iter().map(Bytes::len).sum();
@@ -335,7 +335,7 @@ impl Relay {
                 let error = GatewayError::new(Kind::UpstreamUnreachable, message);
                 self.ready.push_back(error.render_in_stream(self.protocol));
             }
-            None => self.broke_in = Some(task_poll::current()),
+            None => self.broke_at_poll = Some(task_poll::current()),
         }
     }
 

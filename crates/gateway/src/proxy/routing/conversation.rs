@@ -29,12 +29,12 @@ pub(crate) fn conversation(call: &Call<'_>, target: &PoolTarget, caller: &Caller
     if strategy != Strategy::Affinity || !call.generates {
         return None;
     }
-    let has_messages = call.peeked.messages.is_some() || call.peeked.contents.is_some();
+    let has_messages = call.fields.messages.is_some() || call.fields.contents.is_some();
     // Embeddings, moderations and speech have an `input` too, and no cache.
     if !has_messages && !call.path().ends_with("/responses") {
         return None;
     }
-    let own = affinity_of(&call.peeked, call.body(), call.protocol())?;
+    let own = affinity_of(&call.fields, call.body(), call.protocol())?;
     // Two callers may choose the same id, and a cache belongs to one model.
     Some(hash::bytes(
         hash::bytes(own, caller.name.as_bytes()),
@@ -43,45 +43,45 @@ pub(crate) fn conversation(call: &Call<'_>, target: &PoolTarget, caller: &Caller
 }
 
 /// A hash of what the body says of its conversation; `None` if it says nothing.
-fn affinity_of(peeked: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
+fn affinity_of(fields: &Peek, body: &[u8], protocol: Protocol) -> Option<u64> {
     let own = match protocol {
         Protocol::OpenAi => [
-            (&peeked.prompt_cache_key, 1),
-            (&peeked.safety_identifier, 2),
-            (&peeked.user, 3),
+            (&fields.prompt_cache_key, 1),
+            (&fields.safety_identifier, 2),
+            (&fields.user, 3),
         ]
         .into_iter()
         .find_map(|(field, kind)| Some((field.as_ref()?, kind))),
-        Protocol::Anthropic => peeked.metadata_user_id.as_ref().map(|id| (id, 4)),
+        Protocol::Anthropic => fields.metadata_user_id.as_ref().map(|id| (id, 4)),
         Protocol::Gemini | Protocol::Tavily => None,
     };
     if let Some((id, kind)) = own {
         return Some(hash::bytes(kind, id.as_bytes()));
     }
     let part = |range: &Option<Range<usize>>| body.get(range.clone()?);
-    let messages = [&peeked.messages, &peeked.contents, &peeked.input];
+    let messages = [&fields.messages, &fields.contents, &fields.input];
     let messages = messages.into_iter().find_map(part)?;
     let systems = [
-        &peeked.system,
-        &peeked.instructions,
-        &peeked.system_instruction,
+        &fields.system,
+        &fields.instructions,
+        &fields.system_instruction,
     ];
     let sum = systems.into_iter().filter_map(part).fold(0, add);
-    (messages != b"null").then(|| opening(sum, messages))
+    (messages != b"null").then(|| prefix(sum, messages))
 }
 
 /// The messages up to the user's first one. A plain text is one message.
-fn opening(sum: u64, messages: &[u8]) -> u64 {
+fn prefix(sum: u64, messages: &[u8]) -> u64 {
     if !messages.starts_with(b"[") {
         return add(sum, messages);
     }
-    let mut opening = Opening { sum };
+    let mut prefix = ConversationPrefix { sum };
     // An error means that the list was not read to its end, or is no list of messages. What was seen counts.
-    let _ = opening.deserialize(&mut serde_json::Deserializer::from_slice(messages));
-    opening.sum
+    let _ = prefix.deserialize(&mut serde_json::Deserializer::from_slice(messages));
+    prefix.sum
 }
 
-struct Opening {
+struct ConversationPrefix {
     sum: u64,
 }
 
@@ -91,7 +91,7 @@ struct Role<'a> {
     role: Option<Cow<'a, str>>,
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Opening {
+impl<'de> DeserializeSeed<'de> for &mut ConversationPrefix {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
@@ -99,7 +99,7 @@ impl<'de> DeserializeSeed<'de> for &mut Opening {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Opening {
+impl<'de> Visitor<'de> for &mut ConversationPrefix {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -133,8 +133,8 @@ mod tests {
     use super::*;
 
     fn of(protocol: Protocol, body: &str) -> Option<u64> {
-        let peeked = keypool_providers::peek::peek(body.as_bytes()).ok()?;
-        affinity_of(&peeked, body.as_bytes(), protocol)
+        let fields = keypool_providers::peek::peek(body.as_bytes()).ok()?;
+        affinity_of(&fields, body.as_bytes(), protocol)
     }
 
     /// Bodies of one conversation, turn by turn; and bodies of others.

@@ -27,7 +27,7 @@ pub(super) struct PoolTarget {
     /// The model as the pool's provider names it; empty if the call names none.
     pub(super) model: Arc<str>,
     /// The group of the objects that the call names.
-    pub(super) only_group: Option<Arc<Group>>,
+    pub(super) bound_group: Option<Arc<Group>>,
 }
 
 impl PoolTarget {
@@ -35,14 +35,14 @@ impl PoolTarget {
         Self {
             entry: Arc::clone(entry),
             model: model.into(),
-            only_group: None,
+            bound_group: None,
         }
     }
 
     /// What the call needs of this pool.
     pub(super) fn demand(&self) -> Demand {
         Demand {
-            only_group: self.only_group.clone(),
+            bound_group: self.bound_group.clone(),
             ..Demand::of(Arc::clone(&self.model))
         }
     }

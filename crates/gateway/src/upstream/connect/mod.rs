@@ -92,7 +92,7 @@ impl Connector {
         peer: &Peer<'_>,
         time: TimeLimit,
     ) -> io::Result<Socket> {
-        if peer.is_forwarded() {
+        if peer.uses_absolute_form() {
             return self.connect_to_proxy(proxy, time).await;
         }
         let (host, port) = peer.host_and_port();

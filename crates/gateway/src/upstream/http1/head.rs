@@ -27,7 +27,7 @@ pub(super) struct Head {
 pub(super) fn encode(request: &UpstreamRequest<'_>, extra: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(HEAD_CAPACITY + extra);
     put(&mut out, [request.method().as_str(), " "]);
-    put(&mut out, request.target());
+    put(&mut out, request.path_and_query());
     put(&mut out, [" HTTP/1.1\r\n"]);
     for (name, value) in request.headers() {
         put(&mut out, [name, ": "]);

@@ -94,7 +94,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1<T> {
 
     /// Whether the idle connection is unusable: closed, or with bytes that nobody asked for. Checks without waiting, and
     /// leaves no task to be woken.
-    pub(super) fn is_closed(&mut self) -> bool {
+    pub(super) fn is_unusable(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         // Unconstrained: when a task's coop budget is used up, tokio reports that nothing has arrived.
         let reading = pin!(unconstrained(poll_fn(|cx| self.poll_read(cx))));

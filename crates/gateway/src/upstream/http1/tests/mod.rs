@@ -406,7 +406,7 @@ fn an_idle_connection_that_is_closed_or_has_bytes_is_unusable() {
         (Provider::new::<Bytes>([], true), true),
         (Provider::new(["HTTP/1.1 408 Timeout\r\n\r\n"], false), true),
     ] {
-        assert_eq!(Http1::new(provider).is_closed(), expect);
+        assert_eq!(Http1::new(provider).is_unusable(), expect);
     }
 }
 
