@@ -9,9 +9,9 @@ use xtask::{code, repository, settings, words};
 /// Maximum number of lines of a Rust file, without its tests.
 const MAX_LINES: usize = 500;
 /// Files that may be longer, with the reason: a single long list.
-const LONG_LISTS: [(&str, &str); 0] = [];
+const LONG_LISTS: &[(&str, &str)] = &[];
 /// Groups of modules that may depend on each other: crate, modules, reason.
-const KNOWN_CYCLES: [(&str, &[&str], &str); 0] = [];
+const KNOWN_CYCLES: &[(&str, &[&str], &str)] = &[];
 /// Maximum length of the name of a test function. A longer one usually tests two things.
 const MAX_TEST_NAME: usize = 70;
 
@@ -49,7 +49,12 @@ const RETIRED_WORDS: &[(&str, &str)] = &[
     ("cannot be had", "is not available"),
     ("in vain", "without success, or failed"),
     ("under way", "in flight"),
-    ("time is up", "deadline"),
+    ("time is up", "the deadline, or the timeout, has passed"),
+    ("time was up", "the deadline, or the timeout, had passed"),
+    ("can be had", "is available"),
+    ("could be had", "was available"),
+    ("is not told", "does not learn"),
+    ("whoever", "name who: \"the call that …\""),
     ("so many", "state the number: \"Maximum number of …\""),
     ("so much", "state the amount: \"Maximum size of …\""),
     ("so long", "state the duration: \"How long …\""),

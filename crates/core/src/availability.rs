@@ -21,12 +21,12 @@ pub(crate) struct Availability {
     /// Advances with every change of a key's flags or cooldowns. What a look at every key found stays true while
     /// the version is the same.
     version: AtomicU64,
-    waiters: Arc<Waiters>,
+    wait_signal: Arc<WaitSignal>,
 }
 
-/// The requests that wait in one pool, whatever key set it has.
+/// Counts the requests that wait in one pool, wakes them, and offers them what becomes free. It outlives key sets.
 #[derive(Default)]
-pub(crate) struct Waiters {
+pub(crate) struct WaitSignal {
     /// Number of requests that wait in this pool.
     count: AtomicUsize,
     /// Number of requests that wait in any pool.
@@ -39,19 +39,19 @@ pub(crate) struct Waiters {
 
 impl Availability {
     /// All keys available. `weights`: one for each key.
-    pub(crate) fn new(weights: &[u32], epoch: Instant, waiters: Arc<Waiters>) -> Self {
+    pub(crate) fn new(weights: &[u32], epoch: Instant, wait_signal: Arc<WaitSignal>) -> Self {
         Self {
             available: AvailableSet::new(weights),
             next_due: AtomicU64::new(0),
             epoch,
             version: AtomicU64::new(1),
-            waiters,
+            wait_signal,
         }
     }
 
     /// The requests that wait in the pool.
-    pub(crate) fn waiters(&self) -> &Waiters {
-        &self.waiters
+    pub(crate) fn wait_signal(&self) -> &WaitSignal {
+        &self.wait_signal
     }
 
     /// Brings the available set in line with a key's flags.
@@ -88,11 +88,11 @@ impl Availability {
     /// A cooldown started or was cleared.
     pub(crate) fn notify_changed(&self) {
         self.version.fetch_add(1, SeqCst);
-        self.waiters.notify_changed();
+        self.wait_signal.notify_changed();
     }
 }
 
-impl Waiters {
+impl WaitSignal {
     /// Nobody waits. `everywhere`: one counter for all pools.
     pub(crate) fn new(everywhere: Arc<AtomicUsize>) -> Self {
         Self {

@@ -45,13 +45,13 @@ pub(crate) mod flag {
     pub(crate) const HALF_OPEN: u32 = 1 << 6;
 
     /// It cannot serve, even if no other key can.
-    pub(crate) const NOT_SERVING: u32 = DISABLED | INVALID | EXHAUSTED;
+    pub(crate) const UNUSABLE: u32 = DISABLED | INVALID | EXHAUSTED;
     /// Its breaker keeps it from the usual load.
     pub(crate) const EJECTED_OR_PROBING: u32 = EJECTED | PROBING;
     /// Its breaker is open or half-open.
     pub(crate) const BREAKER_NOT_CLOSED: u32 = EJECTED | PROBING | HALF_OPEN;
     /// The flags that keep a key out of the available set. A key with none of them is available.
-    pub(crate) const BLOCKING: u32 = NOT_SERVING | EJECTED_OR_PROBING | FULL;
+    pub(crate) const BLOCKING: u32 = UNUSABLE | EJECTED_OR_PROBING | FULL;
 }
 
 /// Number of calls that a recovered key may have in flight at first; each success allows one more.
@@ -86,7 +86,7 @@ pub struct Key {
     pub(crate) breaker: Mutex<Breaker>,
     failed: AtomicU64,
     /// The group of a key for which none is configured.
-    pub(crate) own_group: Arc<Group>,
+    pub(crate) own_group: Arc<QuotaGroup>,
     /// When `EXHAUSTED` ends by itself.
     exhausted_until: Mutex<Option<Instant>>,
     /// The key sets that it is in, and its index in each.
@@ -140,13 +140,13 @@ impl ModelsInUse {
 
 /// A quota group: keys of one organisation, project or account, which share limits and balance.
 #[derive(Debug, Default)]
-pub struct Group {
+pub struct QuotaGroup {
     /// Models that are rate-limited for all keys of the group.
     pub(crate) cooldowns: Cooldowns,
     keys: Mutex<Vec<Weak<Key>>>,
 }
 
-impl Group {
+impl QuotaGroup {
     pub(crate) fn leave_all(&self) {
         self.keys.lock().clear();
     }
@@ -178,7 +178,7 @@ impl Key {
             last_used_ms: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::default()),
             forbidden: Cooldowns::default(),
-            own_group: Arc::new(Group::default()),
+            own_group: Arc::new(QuotaGroup::default()),
             exhausted_until: Mutex::new(None),
             models: ModelsInUse::default(),
             attached: RwLock::new(Vec::new()),
@@ -307,11 +307,11 @@ impl Key {
             let live = attached
                 .iter()
                 .filter_map(|(availability, _)| availability.upgrade());
-            live.filter(|availability| availability.waiters().count() > 0)
+            live.filter(|availability| availability.wait_signal().count() > 0)
                 .collect()
         };
         for availability in with_waiting {
-            availability.waiters().serve();
+            availability.wait_signal().serve();
         }
     }
 
@@ -447,7 +447,7 @@ impl Key {
     }
 
     /// Ends the timed flags whose time has passed: exhaustion, an open breaker.
-    pub(crate) fn wake_if_due(&self, now: Instant) {
+    pub(crate) fn clear_expired(&self, now: Instant) {
         let mut until = self.exhausted_until.lock();
         if until.is_some_and(|until| until <= now) {
             *until = None;

@@ -123,7 +123,7 @@ impl Gateway {
         self.shutting_down.load(Ordering::SeqCst)
     }
 
-    /// The time of a shutdown is up: responses that are being relayed are broken off.
+    /// `shutdown_timeout` has passed: responses that are being relayed are broken off.
     pub(crate) fn begin_abort(&self) {
         self.aborting.store(true, Ordering::SeqCst);
     }

@@ -24,10 +24,13 @@ pub struct Snapshot {
     virtual_keys: HashMap<Digest256, Arc<VirtualKeySettings>>,
 }
 
-/// A pool with the dialect of its provider.
+/// A pool, with what routing must know of it.
 pub struct PoolEntry {
     /// The pool.
     pub pool: Arc<Pool>,
+    /// The models that it serves: names and patterns. Kept here because the pool's own settings are those of the newest
+    /// configuration, and routing follows this snapshot.
+    pub models: Vec<String>,
     /// Its provider's wire form.
     pub dialect: &'static Dialect,
     /// The pool's name, as clients see it in a header.
@@ -51,11 +54,9 @@ impl Snapshot {
             .iter()
             .map(|key| (key.digest, Arc::new(key.clone())))
             .collect();
-        let pools = pools
-            .iter()
-            .filter_map(PoolEntry::of)
-            .map(Arc::new)
-            .collect();
+        let pools = settings.pools.iter().zip(&pools);
+        let pools = pools.filter_map(|(settings, pool)| PoolEntry::of(pool, &settings.models));
+        let pools = pools.map(Arc::new).collect();
         Self {
             settings,
             pools,
@@ -142,9 +143,10 @@ impl Snapshot {
 
 impl PoolEntry {
     /// The pool with its dialect; `None` for a provider that has none.
-    fn of(pool: &Arc<Pool>) -> Option<Self> {
+    fn of(pool: &Arc<Pool>, models: &[String]) -> Option<Self> {
         let dialect = catalogue::find(pool.provider())?;
         Some(Self {
+            models: models.to_vec(),
             name_header: name_value(pool.name()),
             dialect,
             pool: Arc::clone(pool),
@@ -186,9 +188,8 @@ fn find<'a, I>(pools: impl Fn() -> I, model: &'a str) -> Option<(&'a Arc<PoolEnt
 where
     I: Iterator<Item = &'a Arc<PoolEntry>>,
 {
-    let serves = |entry: &&Arc<PoolEntry>, test: &dyn Fn(&str) -> bool| {
-        entry.pool.settings().models.iter().any(|m| test(m))
-    };
+    let serves =
+        |entry: &&Arc<PoolEntry>, test: &dyn Fn(&str) -> bool| entry.models.iter().any(|m| test(m));
     if let Some(entry) =
         pools().find(|entry| serves(entry, &|m| !pattern::is_pattern(m) && m == model))
     {

@@ -56,15 +56,15 @@ pub(crate) fn wall(read: impl FnOnce() -> SystemTime) -> SystemTime {
 }
 
 /// A future whose polls are counted.
-pub(crate) struct CountPolls<F>(Pin<Box<F>>);
+pub(crate) struct PollScope<F>(Pin<Box<F>>);
 
-impl<F> CountPolls<F> {
+impl<F> PollScope<F> {
     pub(crate) fn of(future: F) -> Self {
         Self(Box::pin(future))
     }
 }
 
-impl<F: Future> Future for CountPolls<F> {
+impl<F: Future> Future for PollScope<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -101,7 +101,7 @@ mod tests {
         };
         let seen = |wall: SystemTime| wall.duration_since(epoch).unwrap_or_default().as_secs();
         assert_eq!((seen(wall(read)), seen(wall(read))), (1, 2));
-        let mut polls = CountPolls::of(std::future::poll_fn(|_| {
+        let mut polls = PollScope::of(std::future::poll_fn(|_| {
             let times = (current(), seen(wall(read)), seen(wall(read)));
             if times.1 == 3 {
                 Poll::Pending

@@ -49,7 +49,7 @@ pub(crate) enum Ending {
     ClientDisconnected,
     /// The provider broke off a response that had begun.
     UpstreamBrokeOff,
-    /// The time of a shutdown was up.
+    /// `shutdown_timeout` passed first.
     Shutdown,
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct Step {
 /// What came of a step.
 #[derive(Clone, Copy)]
 pub(crate) enum Outcome {
-    /// Nothing: the client left first, or time was up.
+    /// Nothing: the client left first, or `shutdown_timeout` passed.
     Unfinished,
     /// A response with this status went to the client.
     Answered(u16),
@@ -117,7 +117,7 @@ pub(crate) enum NoKeyReason {
     QueueFull,
     /// No slot became free in time.
     QueueTimeout,
-    /// The time for the whole request is up.
+    /// The deadline of the whole request has passed.
     DeadlineExceeded,
 }
 
@@ -142,7 +142,7 @@ impl NoKeyReason {
             Self::NoKeyInTime => "no other key is due in time",
             Self::QueueFull => "no other key is free, and the queue is full",
             Self::QueueTimeout => "no other key became free in time",
-            Self::DeadlineExceeded => "the time for the request is up",
+            Self::DeadlineExceeded => "the request's deadline has passed",
         }
     }
 }
@@ -150,7 +150,7 @@ impl NoKeyReason {
 /// Why a target was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SkipReason {
-    /// The caller may not use the pool, and is not told that it exists.
+    /// The caller may not use the pool, and does not learn that it exists.
     PoolNotAllowed,
     /// The caller may not use the model.
     ModelNotAllowed,
@@ -187,7 +187,7 @@ impl Step {
         }
     }
 
-    /// No key could be had for `demand`.
+    /// There was no key for `demand`.
     pub(crate) fn no_key(
         pool: &Arc<Pool>,
         demand: &Demand,

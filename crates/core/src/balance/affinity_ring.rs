@@ -76,6 +76,27 @@ pub(crate) struct Conversation<'a> {
     pub(crate) overflow: &'a OverflowTable,
 }
 
+/// The key that a conversation goes to.
+#[derive(Clone, Copy)]
+pub(crate) struct RingChoice {
+    pub(crate) index: usize,
+    pub(crate) found: AffinityMatch,
+}
+
+impl RingChoice {
+    fn of(index: usize, found: AffinityMatch) -> Option<Self> {
+        Some(Self { index, found })
+    }
+}
+
+/// Calls in flight, weight and number of several keys or groups.
+#[derive(Clone, Copy)]
+struct Load {
+    calls: u64,
+    weight: u64,
+    number: u64,
+}
+
 /// How a group came to serve a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AffinityMatch {
@@ -149,18 +170,18 @@ impl AffinityRing {
         available: &AvailableSet,
         load: impl Fn(usize) -> u32,
         fits: impl Fn(usize) -> bool,
-    ) -> Option<(usize, AffinityMatch)> {
+    ) -> Option<RingChoice> {
         let look = |group: u32| self.candidate(group, available, &load, &fits);
         let total = self.in_flight.load(Relaxed);
-        let of_pool = (
-            total,
-            available.available_weight() as u64,
-            available.available_keys() as u64,
-        );
+        let of_pool = Load {
+            calls: total,
+            weight: available.available_weight() as u64,
+            number: available.available_keys() as u64,
+        };
         if let Some(warm) = self.away_from_home(conversation).and_then(look)
             && has_room(&warm, of_pool)
         {
-            return Some((warm.index, AffinityMatch::Warm));
+            return RingChoice::of(warm.index, AffinityMatch::Warm);
         }
         let mut crowded: Vec<Candidate> = Vec::new();
         for (nth, group) in self.groups_from_home(conversation.id).enumerate() {
@@ -168,37 +189,34 @@ impl AffinityRing {
                 continue;
             };
             if has_room(&candidate, of_pool) {
-                return Some((candidate.index, chosen(nth)));
+                return RingChoice::of(candidate.index, chosen(nth));
             }
             crowded.push(candidate);
         }
         // All groups that can serve are above the pool's mean: compare them with their own mean.
         let sum = |of: fn(&Candidate) -> u64| crowded.iter().map(of).sum::<u64>();
-        let of_crowded = (
-            sum(|one| one.load),
-            sum(|one| one.weight),
-            crowded.len() as u64,
-        );
+        let of_crowded = Load {
+            calls: sum(|one| one.load),
+            weight: sum(|one| one.weight),
+            number: crowded.len() as u64,
+        };
         let roomy = crowded.iter().find(|one| has_room(one, of_crowded));
         if let Some(candidate) = roomy.or(crowded.first()) {
             let at_home = Some(candidate.group) == self.home(conversation.id);
-            return Some((candidate.index, chosen(usize::from(!at_home))));
+            return RingChoice::of(candidate.index, chosen(usize::from(!at_home)));
         }
         // Only a few of many groups were looked at: any other key is better than none.
-        least_loaded::choose(available, load, fits).map(|index| (index, AffinityMatch::Overflow))
+        least_loaded::choose(available, load, fits)
+            .and_then(|index| RingChoice::of(index, AffinityMatch::Overflow))
     }
 
     /// The key at `index` serves the conversation: it is at home, or stays with that group for a while.
-    pub(crate) fn note_served(
-        &self,
-        conversation: &Conversation<'_>,
-        (index, chosen): (usize, AffinityMatch),
-    ) {
+    pub(crate) fn note_served(&self, conversation: &Conversation<'_>, choice: RingChoice) {
         let Conversation { id, now, overflow } = *conversation;
-        match chosen {
+        match choice.found {
             AffinityMatch::Home => overflow.remove(id, now),
             AffinityMatch::Warm | AffinityMatch::Overflow => {
-                let group = self.identities[self.group_of[index] as usize];
+                let group = self.identities[self.group_of[choice.index] as usize];
                 overflow.insert(id, group, now);
             }
         }
@@ -336,11 +354,10 @@ fn chosen(nth: usize) -> AffinityMatch {
 }
 
 /// Whether the load for its weight is below 5/4 of the mean, plus one call for each key of average weight.
-/// `all`: load, weight and number of everything that the mean is taken over.
-fn has_room(candidate: &Candidate, all: (u64, u64, u64)) -> bool {
-    let (load, weight, number) = all;
+/// `all`: what the mean is taken over.
+fn has_room(candidate: &Candidate, all: Load) -> bool {
     let (more, than) = MORE_THAN_MEAN;
-    candidate.load * weight * than < candidate.weight * (more * load + than * number)
+    candidate.load * all.weight * than < candidate.weight * (more * all.calls + than * all.number)
 }
 
 /// The points of all groups.
@@ -416,7 +433,7 @@ mod tests {
             let conversation = Conversation { id, now, overflow };
             let load = |index: usize| loads[index];
             let chosen = ring.choose(&conversation, &available, load, |_| true);
-            loads[chosen.unwrap().0] += 1;
+            loads[chosen.unwrap().index] += 1;
         }
         let most = loads.iter().max().copied().unwrap_or_default();
         assert!(most <= 10, "{most} on one key, 4 is the mean (seed 11)");

@@ -18,7 +18,8 @@ const BUCKETS: usize = 16;
 /// When a request that finds no key may expect one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextAvailable {
-    /// A key has all its slots in use; one may become free at any time.
+    /// A key may serve at any time without the end of a cooldown: it is free, full, probing, or ejected and the last
+    /// resort.
     pub slot_may_free: bool,
     /// When the first cooldown ends.
     pub cooldown_ends: Option<Instant>,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{Demand, KeySet, Lease, Member, Pool};
-use crate::key::{Group, KeyId};
+use crate::key::{KeyId, QuotaGroup};
 
 /// What identifies a quota group, whatever configuration it is in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ impl Demand {
 
 impl Pool {
     /// The group of that id, if one of the pool's keys belongs to it. It stays the same group after a reload.
-    pub fn group(&self, id: &GroupId) -> Option<Arc<Group>> {
+    pub fn group(&self, id: &GroupId) -> Option<Arc<QuotaGroup>> {
         let keys = self.keys.load();
         let index = (0..keys.members.len()).find(|index| keys.is_of(*index, id))?;
         Some(Arc::clone(&keys.members[index].group))

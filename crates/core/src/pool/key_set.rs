@@ -14,7 +14,7 @@ use super::availability_cache::AvailabilityCache;
 use crate::availability::Availability;
 use crate::balance::AffinityRing;
 use crate::base_url::BaseUrl;
-use crate::key::{Group, Key, flag};
+use crate::key::{Key, QuotaGroup, flag};
 use crate::proxy_url::ProxyUrl;
 use crate::settings::PoolSettings;
 
@@ -40,7 +40,7 @@ pub struct KeySet {
 pub struct Member {
     /// The key's state, shared by all pools that it is in.
     pub key: Arc<Key>,
-    pub(super) group: Arc<Group>,
+    pub(super) group: Arc<QuotaGroup>,
     /// The model sent upstream instead of the one that the client named.
     pub model: Option<Arc<str>>,
     /// The key's name in this pool.
@@ -49,6 +49,7 @@ pub struct Member {
     pub base_url: BaseUrl,
     /// The proxy that they go through.
     pub proxy: Option<ProxyUrl>,
+    /// What [`Prepare`](super::Prepare) made for it, such as the headers of its calls.
     pub(super) prepared: Arc<dyn Any + Send + Sync>,
 }
 
@@ -176,12 +177,12 @@ impl KeySet {
     }
 
     /// Clears timed flags whose time has passed.
-    pub(super) fn wake_due(&self, now: Instant) {
+    pub(super) fn clear_expired(&self, now: Instant) {
         if !self.availability.take_due(now) {
             return;
         }
         for member in &self.members {
-            member.key.wake_if_due(now);
+            member.key.clear_expired(now);
             if let Some(due) = member.key.next_due() {
                 self.availability.note_due(due);
             }

@@ -78,7 +78,7 @@ impl Drop for Lease {
             ring.call_ended(self.member.index());
         }
         key.release();
-        if self.pool.waiters.anyone_anywhere() {
+        if self.pool.wait_signal.anyone_anywhere() {
             key.serve_waiting();
         }
     }

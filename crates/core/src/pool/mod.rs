@@ -36,10 +36,10 @@ pub use registry::{Prepare, Registry};
 pub use selection::{SelectedBy, Selection};
 pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState};
 
-use crate::availability::Waiters;
+use crate::availability::WaitSignal;
 use crate::balance::{self, Conversation, OverflowTable};
 use crate::clock::Clock;
-use crate::key::{Group, Key, flag};
+use crate::key::{Key, QuotaGroup, flag};
 use crate::settings::PoolSettings;
 use queue::WaitQueues;
 
@@ -51,7 +51,7 @@ pub struct Pool {
     name: Arc<str>,
     provider: &'static str,
     keys: ArcSwap<KeySet>,
-    waiters: Arc<Waiters>,
+    wait_signal: Arc<WaitSignal>,
     queues: Mutex<WaitQueues>,
     /// Conversations served away from home; only used under `affinity`.
     overflow: OverflowTable,
@@ -70,7 +70,7 @@ pub struct Demand {
     /// Keys that failed in this request. See [`Demand::note_failure`].
     pub tried: Vec<Tried>,
     /// Only keys of this group may serve it; `None`: any.
-    pub bound_group: Option<Arc<Group>>,
+    pub bound_group: Option<Arc<QuotaGroup>>,
 }
 
 /// A key that failed in this request. Named by what a reload keeps, not by its index.
@@ -162,7 +162,7 @@ impl Pool {
         }
         self.keys.swap(keys).detach();
         // The next available key may be another one now.
-        self.waiters.notify_changed();
+        self.wait_signal.notify_changed();
         self.serve_waiting();
     }
 
@@ -182,7 +182,7 @@ impl Pool {
 
     /// The next key for the demand, even if requests wait.
     fn pick(self: &Arc<Self>, keys: &Arc<KeySet>, demand: &Demand, now: Instant) -> Option<Leased> {
-        keys.wake_due(now);
+        keys.clear_expired(now);
         if demand.depends_on_model_only() && keys.is_known_unavailable(&demand.model, now) {
             return None;
         }
@@ -219,10 +219,10 @@ impl Pool {
             if let (Some(ring), Some(id)) = (&keys.ring, demand.conversation) {
                 let overflow = &self.overflow;
                 let conversation = Conversation { id, now, overflow };
-                let chosen = ring.choose(&conversation, available, load, &fits)?;
-                if let Some(lease) = self.take(keys, chosen.0, demand, flag::BLOCKING) {
-                    ring.note_served(&conversation, chosen);
-                    return Some((lease, SelectedBy::Affinity(chosen.1)));
+                let choice = ring.choose(&conversation, available, load, &fits)?;
+                if let Some(lease) = self.take(keys, choice.index, demand, flag::BLOCKING) {
+                    ring.note_served(&conversation, choice);
+                    return Some((lease, SelectedBy::Affinity(choice.found)));
                 }
                 continue;
             }
@@ -255,7 +255,7 @@ impl Pool {
         ejected.sort_by_key(|index| (was_tried(index), keys.members[*index].key.active()));
         let lease = ejected
             .into_iter()
-            .find_map(|index| self.take(keys, index, demand, flag::NOT_SERVING | flag::FULL))?;
+            .find_map(|index| self.take(keys, index, demand, flag::UNUSABLE | flag::FULL))?;
         Some((lease, SelectedBy::LastResort))
     }
 

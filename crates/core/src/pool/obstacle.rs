@@ -100,7 +100,7 @@ impl KeySet {
             return found(Obstacle::OtherGroup, None);
         }
         let flags = member.key.flags();
-        if let Some(obstacle) = Obstacle::of_flags(flags & flag::NOT_SERVING) {
+        if let Some(obstacle) = Obstacle::of_flags(flags & flag::UNUSABLE) {
             return found(obstacle, None);
         }
         let model = member.upstream_model(&demand.model);

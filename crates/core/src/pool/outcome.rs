@@ -137,7 +137,7 @@ impl KeySet {
         let settings = &self.settings.breaker;
         let (mut others, mut one_is_healthy) = (WindowCounts::default(), false);
         for other in self.others(key) {
-            if other.flags() & (flag::NOT_SERVING | flag::BREAKER_NOT_CLOSED) != 0 {
+            if other.flags() & (flag::UNUSABLE | flag::BREAKER_NOT_CLOSED) != 0 {
                 continue;
             }
             let counts = other.breaker.lock().counts(settings, now);

@@ -57,7 +57,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut queues = self.pool.queues.lock();
         if queues.remove(&self.caller, self.id).is_some() {
-            self.pool.waiters.remove(1);
+            self.pool.wait_signal.remove(1);
         }
     }
 }
@@ -65,13 +65,13 @@ impl Drop for Ticket {
 impl Pool {
     /// Number of requests that wait for a key.
     pub fn waiting(&self) -> usize {
-        self.waiters.count()
+        self.wait_signal.count()
     }
 
     /// Completes when a cooldown of one of the keys starts or is cleared, or when the keys change. Enable it before
     /// looking at the pool.
     pub fn cooldowns_changed(&self) -> Notified<'_> {
-        self.waiters.changed()
+        self.wait_signal.changed()
     }
 
     /// Joins the queue. The ticket may hold a key at once, if one is free that no earlier request can use.
@@ -107,13 +107,13 @@ impl Pool {
                 Ordering::Less => {}
                 Ordering::Equal => {
                     refused = Some(queues.make_room_for(caller).ok_or(QueueFull)?);
-                    self.waiters.remove(1);
+                    self.wait_signal.remove(1);
                 }
                 Ordering::Greater => return Err(QueueFull),
             }
         }
         let id = queues.push(caller, demand.clone(), sender);
-        self.waiters.add();
+        self.wait_signal.add();
         drop(queues);
         drop(undelivered);
         if let Some(waiter) = refused {
@@ -138,7 +138,7 @@ impl Pool {
     fn serve(self: &Arc<Self>, queues: &mut WaitQueues, undelivered: &mut Vec<Handoff>) {
         let (keys, now) = (self.keys.load(), self.clock.now());
         let gone = queues.serve(|demand| self.pick(&keys, demand, now), undelivered);
-        self.waiters.remove(gone);
+        self.wait_signal.remove(gone);
     }
 }
 
@@ -200,7 +200,7 @@ impl WaitQueues {
         undelivered: &mut Vec<Handoff>,
     ) -> usize {
         let mut gone = 0;
-        // Models that found no key. Plain demands differ by their model alone, so it need not be tried again.
+        // Models for which no key was found. Other demands that depend on the model only need not be tried.
         let mut unservable: HashSet<Arc<str>> = HashSet::new();
         let mut next = 0;
         while next < self.order.len() {
@@ -232,7 +232,7 @@ impl WaitQueues {
             match served.and_then(|at| queue.remove(at)) {
                 Some(waiter) => {
                     gone += 1;
-                    hand_over(waiter, undelivered);
+                    deliver(waiter, undelivered);
                     self.order.remove(next);
                     self.order.push_back(Arc::clone(&caller));
                 }
@@ -249,7 +249,7 @@ impl WaitQueues {
 }
 
 /// Sends the last of `undelivered` to the waiting request. It stays there if the request has just left.
-fn hand_over(waiter: Waiter, undelivered: &mut Vec<Handoff>) {
+fn deliver(waiter: Waiter, undelivered: &mut Vec<Handoff>) {
     if let Some(handoff) = undelivered.pop()
         && let Err(back) = waiter.handoff.send(handoff)
     {

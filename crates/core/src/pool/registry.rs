@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 use super::availability_cache::AvailabilityCache;
 use super::queue::WaitQueues;
 use super::{KeySet, Member, Pool};
-use crate::availability::{Availability, Waiters};
+use crate::availability::{Availability, WaitSignal};
 use crate::balance::{AffinityRing, OverflowTable};
 use crate::clock::Clock;
-use crate::key::{Group, Key, KeyId};
+use crate::key::{Key, KeyId, QuotaGroup};
 use crate::secret::{Digest256, Secret};
 use crate::settings::{KeySettings, PoolSettings, Strategy};
 
-/// Makes what a user of the pools wants to have at hand with every call of a key; see [`Member::prepared`].
+/// Prepares data for a key once per key set, such as headers; see [`Member::prepared`].
 pub type Prepare =
     Box<dyn Fn(&PoolSettings, &KeySettings) -> Arc<dyn Any + Send + Sync> + Send + Sync>;
 
@@ -30,7 +30,7 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     prepare: Prepare,
     keys: Mutex<HashMap<KeyId, Weak<Key>>>,
-    groups: Mutex<HashMap<GroupName, Weak<Group>>>,
+    groups: Mutex<HashMap<GroupName, Weak<QuotaGroup>>>,
     /// Number of requests that wait for a key, in all pools.
     waiting: Arc<AtomicUsize>,
 }
@@ -81,25 +81,25 @@ impl Registry {
         };
         let mut keys = pool.keys();
         if keys.settings != *wanted {
-            keys = self.key_set(wanted, &pool.waiters);
+            keys = self.key_set(wanted, &pool.wait_signal);
         }
         (Arc::clone(pool), keys)
     }
 
     fn pool(&self, settings: &PoolSettings) -> Arc<Pool> {
-        let waiters = Arc::new(Waiters::new(Arc::clone(&self.waiting)));
+        let wait_signal = Arc::new(WaitSignal::new(Arc::clone(&self.waiting)));
         let pool = Arc::new(Pool {
             name: Arc::clone(&settings.name),
             provider: settings.provider,
-            keys: ArcSwap::new(self.key_set(settings, &waiters)),
-            waiters,
+            keys: ArcSwap::new(self.key_set(settings, &wait_signal)),
+            wait_signal,
             queues: Mutex::new(WaitQueues::default()),
             overflow: OverflowTable::new(self.clock.now()),
             clock: Arc::clone(&self.clock),
             ejecting: Mutex::new(()),
         });
         let weak = Arc::downgrade(&pool);
-        pool.waiters.on_free(move || {
+        pool.wait_signal.on_free(move || {
             if let Some(pool) = weak.upgrade() {
                 pool.serve_waiting();
             }
@@ -107,14 +107,14 @@ impl Registry {
         pool
     }
 
-    fn key_set(&self, settings: &PoolSettings, waiters: &Arc<Waiters>) -> Arc<KeySet> {
+    fn key_set(&self, settings: &PoolSettings, wait_signal: &Arc<WaitSignal>) -> Arc<KeySet> {
         let keys = &settings.keys;
         let members: Box<[Member]> = keys.iter().map(|key| self.member(settings, key)).collect();
         let weights: Vec<u32> = keys.iter().map(|key| key.weight).collect();
         let availability = Arc::new(Availability::new(
             &weights,
             self.clock.now(),
-            Arc::clone(waiters),
+            Arc::clone(wait_signal),
         ));
         for (index, member) in members.iter().enumerate() {
             member.key.attach(&availability, index);
@@ -167,13 +167,13 @@ impl Registry {
     }
 
     /// The group of that name: a new one if no pool has it.
-    fn group(&self, provider: &'static str, name: &Arc<str>) -> Arc<Group> {
+    fn group(&self, provider: &'static str, name: &Arc<str>) -> Arc<QuotaGroup> {
         let mut groups = self.groups.lock();
         let id = (provider, Arc::clone(name));
         if let Some(group) = groups.get(&id).and_then(Weak::upgrade) {
             return group;
         }
-        let group = Arc::new(Group::default());
+        let group = Arc::new(QuotaGroup::default());
         groups.insert(id, Arc::downgrade(&group));
         group
     }

@@ -1,6 +1,7 @@
 //! Why this key: what a key was selected among, and what kept other keys from serving. Collected in passing, within
 //! bounds for any number of keys, and turned into text only when somebody asks.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Demand, ExcludedKey, KeySet, Pool};
@@ -64,7 +65,7 @@ pub(super) fn note(excluded: &mut Vec<ExcludedKey>, key: ExcludedKey) {
 
 impl Pool {
     /// Why no key can serve the demand: the reasons of a few keys, and the key set that their indexes refer to.
-    pub fn obstacles(&self, demand: &Demand) -> (Selection, std::sync::Arc<KeySet>) {
+    pub fn obstacles(&self, demand: &Demand) -> (Selection, Arc<KeySet>) {
         let (keys, now) = (self.keys(), self.clock.now());
         let mut none = keys.look_around(None, demand, now, Vec::new());
         if keys.is_known_unavailable(&demand.model, now) {
@@ -76,7 +77,8 @@ impl Pool {
 }
 
 impl KeySet {
-    /// The record of the selection of the key at `index`. `passed`: keys that were tried before it and could not serve.
+    /// The record of the selection of the key at `index`. `passed`: keys that the strategy proposed
+    /// before it and that could not serve.
     pub(super) fn selection(
         &self,
         by: SelectedBy,

@@ -92,7 +92,7 @@ impl Pool {
     /// Every key's state and counters, in the order of the configuration.
     pub fn report(&self) -> Vec<KeyReport> {
         let (keys, now) = (self.keys.load(), self.clock.now());
-        keys.wake_due(now);
+        keys.clear_expired(now);
         let members = keys.members.iter();
         members.map(|member| member.report(now)).collect()
     }
@@ -100,7 +100,7 @@ impl Pool {
     /// The names of the keys that do not serve, or fail more often than the breaker allows.
     pub fn failing(&self) -> Vec<Arc<str>> {
         let (keys, now) = (self.keys.load(), self.clock.now());
-        keys.wake_due(now);
+        keys.clear_expired(now);
         let settings = &keys.settings.breaker;
         let fails = |member: &&Member| {
             let report = member.report(now);
@@ -119,7 +119,7 @@ impl Pool {
     /// The states of the keys that may serve the demand, for its model.
     pub fn key_counts(&self, demand: &Demand) -> KeyCounts {
         let (keys, now) = (self.keys.load(), self.clock.now());
-        keys.wake_due(now);
+        keys.clear_expired(now);
         let mut counts = KeyCounts::default();
         for index in 0..keys.members.len() {
             let why_not = keys.why_not(index, demand, now);

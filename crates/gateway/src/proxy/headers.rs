@@ -17,7 +17,7 @@ pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-keypool-queue
 pub(super) const UPSTREAM_REQUEST_ID: HeaderName =
     HeaderName::from_static("x-keypool-upstream-request-id");
 
-/// AttemptResult upstream: any response may be an error, which must be readable to be classified.
+/// Sent upstream with every call: any response may be an error, which must be readable to be classified.
 static ACCEPT_ENCODING: HeaderName = header::ACCEPT_ENCODING;
 static IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 

@@ -30,7 +30,7 @@ use attempt::{AttemptResult, Attempts, send};
 use inbound::{Call, Caller, MatchedEndpoint, UnreadBody};
 use log::RequestLog;
 use objects::ObjectTracking;
-use relay::{Serving, final_response, relay};
+use relay::{final_response, relay};
 
 /// Answers one client request, whatever happens to it.
 ///
@@ -49,7 +49,7 @@ pub(crate) fn handle(
         let outcome = {
             let answering = answer_request(&gw, peer, &parts, &mut unread, &mut log);
             let mut answering = std::pin::pin!(answering);
-            // When the time of a shutdown is up, every connection's task is woken, and this is polled.
+            // When `shutdown_timeout` has passed, every connection's task is woken, and this is polled.
             poll_fn(|cx| match gw.is_aborting() {
                 true => Poll::Ready(None),
                 false => span.in_scope(|| answering.as_mut().poll(cx).map(Some)),
@@ -101,7 +101,8 @@ async fn answer_request(
         .map_err(|error: GatewayError| error.in_protocol(protocol))
 }
 
-/// Everything below authentication: finds the pools, then tries keys, target by target, until one responds, the attempts
+/// Everything below authentication: finds the pools, restricts them to the account that holds the files, batches or other
+/// objects that the call names, then tries keys, target by target, until one responds, the attempts
 /// run out or nothing is left to try.
 async fn run(
     gw: &Arc<Gateway>,
@@ -124,11 +125,10 @@ async fn run(
             }
         };
         let target = attempts.target();
-        match send(gw, call, target, &lease, attempts.deadline).await {
+        match send(gw, call, target, &lease, attempts.time).await {
             AttemptResult::Response(mut response) => {
                 objects.after_response(&lease, &mut response);
-                let serving = Serving::new(Some(lease), log);
-                let relayed = relay(gw, call, target.entry.dialect, response, serving);
+                let relayed = relay(gw, call, target.entry.dialect, response, lease, log);
                 return Ok(relayed.map(OutBody::Relay));
             }
             AttemptResult::Failed(failure) => attempts.failed(lease, failure, log),

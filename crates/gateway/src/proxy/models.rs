@@ -110,17 +110,16 @@ fn named(id: &str, owner: &str) -> ListedModel {
 
 /// The names that the operator configured, and those of the provider's list that the pool's patterns match.
 async fn models_of(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
-    let settings = entry.pool.settings();
     let usual = entry.dialect.default_models;
     let is_own = |model: &&String| !pattern::is_pattern(model) && !usual.contains(&model.as_str());
-    let mut models: Vec<ListedModel> = settings
+    let mut models: Vec<ListedModel> = entry
         .models
         .iter()
         .filter(is_own)
-        .map(|model| named(model, settings.provider))
+        .map(|model| named(model, entry.pool.provider()))
         .collect();
-    if models.len() < settings.models.len() {
-        let serves = |listed: &ListedModel| pattern::any_matches(&settings.models, &listed.id);
+    if models.len() < entry.models.len() {
+        let serves = |listed: &ListedModel| pattern::any_matches(&entry.models, &listed.id);
         models.extend(provider_list(gw, entry).await.into_iter().filter(serves));
     }
     models

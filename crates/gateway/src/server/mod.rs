@@ -19,14 +19,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::admin::Admin;
 use crate::context::Gateway;
 use crate::proxy::{self, OutBody};
-use crate::task_poll::CountPolls;
+use crate::task_poll::PollScope;
 use crate::write_limit::{self, WriteLimit};
 
 /// A connection on which no request head is complete within this time is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Maximum size of a request head that is read, in bytes. It is larger than what is served, so that a 431 can be sent.
 const READ_BUFFER: usize = 256 * 1024;
-/// When the time of a shutdown is up, how long responses have to send their final error.
+/// How long responses have to send their final error once `shutdown_timeout` has passed.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, for example when no files are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -136,7 +136,7 @@ impl Acceptor {
                         gw, admin, closed, ..
                     } = self.clone();
                     let serving = connection(gw, admin, stream, peer, closed);
-                    self.gw.tasks.spawn(CountPolls::of(async move {
+                    self.gw.tasks.spawn(PollScope::of(async move {
                         serving.await;
                         drop(permit);
                     }));
@@ -237,9 +237,9 @@ where
         // The second signal only has to wake the task: the relay checks for itself.
         tokio::select! {
             ended = serving.as_mut() => return ended,
-            told = closed.changed() => {
+            change = closed.changed() => {
                 serving.as_mut().graceful_shutdown();
-                if told.is_err() {
+                if change.is_err() {
                     return serving.await;
                 }
             }

@@ -150,7 +150,7 @@ impl Client {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let tasks = gw.tasks.clone();
         let serving = serve_http(gw, admin, counted, peer, closed);
-        tasks.spawn(CountPolls::of(async move { drop(serving.await) }));
+        tasks.spawn(PollScope::of(async move { drop(serving.await) }));
         Self {
             stream,
             writes,

@@ -60,7 +60,7 @@ impl UpstreamBody {
 
     /// Whether `Pending` means that nothing more has arrived. With HTTP/2, another task reads the connection and may
     /// already have more.
-    pub(crate) fn has_delivered_all(&self) -> bool {
+    pub(crate) fn is_read_by_this_task(&self) -> bool {
         !matches!(self.0, Source::Http2 { .. })
     }
 

@@ -30,7 +30,7 @@ struct ForProxy<'a> {
 }
 
 impl<'a> UpstreamRequest<'a> {
-    /// `None`: the path_and_query is not valid in a request.
+    /// `None`: the path and query are not valid in a request.
     pub(crate) fn new(
         method: &'a Method,
         path_and_query: String,
@@ -38,7 +38,7 @@ impl<'a> UpstreamRequest<'a> {
         headers: Vec<(&'a HeaderName, &'a HeaderValue)>,
         body: RequestBody,
     ) -> Option<Self> {
-        // Spaces and control characters would end the path_and_query or the request line.
+        // Spaces and control characters would end the path or the request line.
         let is_one_word = path_and_query
             .bytes()
             .all(|byte| byte > b' ' && byte != 0x7f);
@@ -75,7 +75,7 @@ impl<'a> UpstreamRequest<'a> {
         (length > 0 || is_usual).then_some(length)
     }
 
-    /// The request-path_and_query of HTTP/1.1, in pieces: a forwarding proxy gets the absolute URL.
+    /// The request target of HTTP/1.1, in pieces: a forwarding proxy gets the absolute URL.
     pub(super) fn path_and_query(&self) -> [&str; 3] {
         match &self.for_proxy {
             Some(proxy) => ["http://", proxy.authority, &self.path_and_query],
@@ -98,7 +98,8 @@ impl<'a> UpstreamRequest<'a> {
         self.body.in_order()
     }
 
-    /// The request for HTTP/2, where `:scheme` and `:authority` replace `Host`. `None`: the path_and_query is not valid in HTTP/2.
+    /// The request for HTTP/2, where `:scheme` and `:authority` replace `Host`. `None`: path and query are not valid in
+    /// HTTP/2.
     pub(super) fn into_http2(self, authority: &Authority) -> Option<Request<RequestBody>> {
         let length = self.length();
         let mut uri = http::uri::Parts::default();

@@ -169,9 +169,9 @@ async fn objects_outlive_a_renaming_of_their_group() {
 #[tokio::test]
 async fn ids_in_the_fields_of_a_form_are_guarded() {
     let callers = Callers::start().await;
-    let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+    let file = callers.send("owner", "POST", "/p/v1/files", "a form").await;
     let uploaded = callers
-        .send("maker", "POST", "/upload/v1beta/files", "x")
+        .send("owner", "POST", "/upload/v1beta/files", "x")
         .await;
     let id = id_of(&file);
     let uri = uploaded.json()["file"]["uri"]
@@ -181,7 +181,7 @@ async fn ids_in_the_fields_of_a_form_are_guarded() {
     let uri = uri.replace(':', "%3A").replace('/', "%2F");
     let before = callers.requests();
     let guesser = format!("Bearer {}", Callers::secret("guesser"));
-    let maker = format!("Bearer {}", Callers::secret("maker"));
+    let owner = format!("Bearer {}", Callers::secret("owner"));
     let part =
         format!("--b\r\nContent-Disposition: form-data; name=\"file_id\"\r\n\r\n{id}\r\n--b--\r\n");
     let urlencoded = "application/x-www-form-urlencoded";
@@ -210,7 +210,7 @@ async fn ids_in_the_fields_of_a_form_are_guarded() {
     assert_eq!(callers.requests(), before, "no key was used");
     let (media_type, path, body) = &forms[1];
     for _ in 0..3 {
-        let headers = [("content-type", *media_type), ("authorization", &maker)];
+        let headers = [("content-type", *media_type), ("authorization", &owner)];
         let reply = callers
             .gw
             .send("POST", path, &headers, body.as_bytes())
@@ -218,7 +218,7 @@ async fn ids_in_the_fields_of_a_form_are_guarded() {
         assert_eq!(
             reply.key(),
             file.key(),
-            "its maker's goes where it is: {reply:?}"
+            "its owner's goes where it is: {reply:?}"
         );
     }
     callers.gw.stop().await;
@@ -234,7 +234,7 @@ fn form(head: &str, content: &str) -> String {
 #[tokio::test]
 async fn a_field_disguised_as_a_file_hides_no_id() {
     let callers = Callers::start().await;
-    let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+    let file = callers.send("owner", "POST", "/p/v1/files", "a form").await;
     let id = id_of(&file);
     let before = callers.requests();
     let guesser = format!("Bearer {}", Callers::secret("guesser"));
@@ -265,7 +265,7 @@ async fn the_content_of_an_uploaded_file_refuses_nobody() {
     let callers = Callers::start().await;
     let mut made = BTreeMap::new();
     while made.len() < 2 {
-        let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+        let file = callers.send("owner", "POST", "/p/v1/files", "a form").await;
         made.insert(file.key().to_owned(), id_of(&file));
     }
     let lines = made.values().map(|id| {
@@ -276,7 +276,7 @@ async fn the_content_of_an_uploaded_file_refuses_nobody() {
         r#"; name="file"; filename="a.jsonl""#,
         &lines.collect::<String>(),
     );
-    for caller in ["maker", "guesser"] {
+    for caller in ["owner", "guesser"] {
         let bearer = format!("Bearer {}", Callers::secret(caller));
         let headers = [("content-type", FORM), ("authorization", &*bearer)];
         let reply = callers
@@ -307,7 +307,7 @@ async fn a_name_that_one_caller_chose_may_be_in_anothers_text() {
         json!({"functionResponse": {"name": "read", "response": {"all": [name]}}}),
     ] {
         let reply = callers
-            .send("maker", "POST", path, &call(part.clone()))
+            .send("owner", "POST", path, &call(part.clone()))
             .await;
         assert_eq!(reply.status, 200, "{part}: {reply:?}");
     }
@@ -316,7 +316,7 @@ async fn a_name_that_one_caller_chose_may_be_in_anothers_text() {
         json!({"functionResponse": {"name": "read", "parts": [{"fileData": {"fileUri": name}}]}}),
         json!({"functionCall": {"name": "read", "args": {"uri": name}}}),
     ] {
-        let reply = callers.send("maker", "POST", path, &call(part)).await;
+        let reply = callers.send("owner", "POST", path, &call(part)).await;
         refused(&reply, 404, "not_found", "another caller's");
     }
     callers.gw.stop().await;
@@ -373,7 +373,7 @@ async fn nobody_comes_to_own_an_unknown_object_by_reading_it() {
             Callers::secret(name)
         )
     };
-    let config = [pool(&mock, 1), virtual_key("maker"), virtual_key("guesser")];
+    let config = [pool(&mock, 1), virtual_key("owner"), virtual_key("guesser")];
     let callers = Callers {
         gw: Gateway::start(&config.concat()).await,
         mock,
@@ -389,7 +389,7 @@ async fn nobody_comes_to_own_an_unknown_object_by_reading_it() {
         .send("guesser", "GET", "/p/v1/batches/batch_1", "")
         .await;
     assert_eq!(seen.status, 200, "{seen:?}");
-    for name in ["guesser", "maker"] {
+    for name in ["guesser", "owner"] {
         let found = callers.send(name, "GET", "/p/v1/files/file-out1", "").await;
         assert_eq!(
             (found.status, found.attempts()),
@@ -1000,7 +1000,7 @@ async fn another_callers_id_is_refused_wherever_an_api_takes_it() {
             body: answer.replace('$', &id),
         };
         callers.mock.script("*", [answer]);
-        let bearer = format!("Bearer {}", Callers::secret("maker"));
+        let bearer = format!("Bearer {}", Callers::secret("owner"));
         let headers = [("authorization", &*bearer), header];
         let made = callers
             .gw
@@ -1015,7 +1015,7 @@ async fn another_callers_id_is_refused_wherever_an_api_takes_it() {
         assert_eq!(callers.requests(), before, "{path}: no key was used");
         for place in kind.uses {
             // The mock does not know the object; what counts is that its account was asked.
-            let own = place.send(&callers, "maker", header, &id).await;
+            let own = place.send(&callers, "owner", header, &id).await;
             assert_eq!(own.key(), made.key(), "{}: {own:?}", place.name());
         }
     }

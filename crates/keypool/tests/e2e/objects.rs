@@ -115,23 +115,23 @@ async fn every_kind_of_object_is_found_by_the_key_that_made_it() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
     for kind in &KINDS {
-        let mut makers = BTreeSet::new();
+        let mut owners = BTreeSet::new();
         for _ in 0..3 {
-            let (maker, id) = kind.make(&gw).await;
+            let (owner, id) = kind.make(&gw).await;
             for _ in 0..3 {
                 let found = kind.find(&gw, &id).await;
                 assert_eq!(
                     (found.status, found.key()),
-                    (200, &*maker),
+                    (200, &*owner),
                     "{}: {found:?}",
                     kind.find
                 );
             }
-            makers.insert(maker);
+            owners.insert(owner);
         }
         assert!(
-            makers.len() > 1,
-            "{}: the keys take turns in making: {makers:?}",
+            owners.len() > 1,
+            "{}: the keys take turns in making: {owners:?}",
             kind.make
         );
     }
@@ -414,12 +414,12 @@ async fn objects_are_found_again_after_a_reload() {
     let made = gw.post(RESPONSES, STORED).await;
     let path = format!("/v1/responses/{}", id_of(&made));
     let secret = |name: &str| key(name.trim_start_matches("p-").parse().unwrap());
-    let maker = secret(made.key());
+    let owner = secret(made.key());
     // The pool gets another name; its keys get another order and other names.
     let more = pool(&mock, 4)
         .replace("pools.p", "pools.q")
-        .replace(&maker, "x")
-        .replace(&key(4), &maker);
+        .replace(&owner, "x")
+        .replace(&key(4), &owner);
     gw.folder().write("keypool.toml", &more);
     assert_eq!(
         gw.admin("POST", "/api/v1/admin/config/reload").await.status,
@@ -493,7 +493,7 @@ impl Callers {
                 Self::secret(name)
             )
         };
-        let config = [pool(&mock, 3), virtual_key("maker"), virtual_key("guesser")];
+        let config = [pool(&mock, 3), virtual_key("owner"), virtual_key("guesser")];
         let gw = Gateway::start(&config.concat()).await;
         Callers { mock, gw }
     }
@@ -595,17 +595,17 @@ const GUESSES: &[(&str, &str, &str)] = &[
 
 /// The ids behind the words of `GUESSES`.
 async fn ids_to_guess(callers: &Callers) -> Vec<(&'static str, String)> {
-    let response = callers.send("maker", "POST", RESPONSES, STORED).await;
+    let response = callers.send("owner", "POST", RESPONSES, STORED).await;
     let response = id_of(&response);
-    let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+    let file = callers.send("owner", "POST", "/p/v1/files", "a form").await;
     let research = callers
-        .send("maker", "POST", "/research", r#"{"input":"x"}"#)
+        .send("owner", "POST", "/research", r#"{"input":"x"}"#)
         .await;
     let cached = callers
-        .send("maker", "POST", "/p/v1beta/cachedContents", "{}")
+        .send("owner", "POST", "/p/v1beta/cachedContents", "{}")
         .await;
     let uploaded = callers
-        .send("maker", "POST", "/upload/v1beta/files", "bytes")
+        .send("owner", "POST", "/upload/v1beta/files", "bytes")
         .await;
     let own = callers.send("guesser", "POST", RESPONSES, STORED).await;
     let text = |reply: &Reply, field: &str| {
@@ -662,7 +662,7 @@ async fn a_callers_ids_are_useless_to_another() {
         .send("guesser", "GET", &filled("/v1/responses/OWN"), "")
         .await;
     let made = callers
-        .send("maker", "GET", &filled("/v1/responses/RESPONSE"), "")
+        .send("owner", "GET", &filled("/v1/responses/RESPONSE"), "")
         .await;
     for reply in [own, made] {
         // The mock has forgotten it; what counts is that it was asked.
@@ -675,7 +675,7 @@ async fn a_callers_ids_are_useless_to_another() {
 #[tokio::test]
 async fn an_id_in_a_prompt_refuses_nobody() {
     let callers = Callers::start().await;
-    let made = callers.send("maker", "POST", RESPONSES, STORED).await;
+    let made = callers.send("owner", "POST", RESPONSES, STORED).await;
     let body = json!({"model": "m", "messages": [{"role": "user", "content": format!("what is {}?", id_of(&made))}]});
     let reply = callers
         .send("guesser", "POST", "/v1/chat/completions", &body.to_string())
@@ -687,7 +687,7 @@ async fn an_id_in_a_prompt_refuses_nobody() {
 #[tokio::test]
 async fn a_native_body_that_could_hide_ids_is_refused() {
     let callers = Callers::start().await;
-    let file = callers.send("maker", "POST", "/p/v1/files", "a form").await;
+    let file = callers.send("owner", "POST", "/p/v1/files", "a form").await;
     let body = format!(r#"{{"input_file_id":"{}"}}"#, id_of(&file));
     let wide: Vec<u8> = body.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let requests = || -> u64 {

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::harness::{DEADLINE, Folder, Gateway, MARK, PoolConfig, eventually, key, pool, within};
+use crate::harness::{
+    CHAT, CHAT_PATH, DEADLINE, Folder, Gateway, MARK, PoolConfig, eventually, key, pool, within,
+};
+use crate::http::Connection;
 
 /// The promised time until a change takes effect.
 const TAKES_EFFECT_WITHIN: Duration = Duration::from_secs(2);
@@ -78,6 +81,64 @@ async fn a_changed_file_takes_effect_and_drops_no_request() {
         assert_eq!((reply.status, reply.key()), (200, "p-1"), "{reply:?}");
     }
     Arc::into_inner(gw).unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_waiting_request_is_served_by_a_key_that_a_reload_adds() {
+    let mock = Mock::start().await.unwrap();
+    let config = |keys| PoolConfig::new(&mock, "p", 1..=keys).set("max_concurrent_per_key", 1);
+    let gw = Arc::new(Gateway::start(&config(1).to_string()).await);
+    mock.script(&key(1), [Step::Hang]);
+    let mut calls = JoinSet::new();
+    let mut call = || {
+        let gw = Arc::clone(&gw);
+        calls.spawn(async move { gw.chat().await })
+    };
+    let holder = call();
+    within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
+    call();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gw.folder().write("keypool.toml", &config(2).to_string());
+    let reply = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!((reply.status, reply.key()), (200, "p-2"), "{reply:?}");
+    let waited: u64 = reply.header("x-keypool-queue-ms").unwrap().parse().unwrap();
+    assert!(waited > 0, "it waited for {waited} ms");
+    holder.abort();
+    let _ = calls.join_next().await;
+    gw.all_idle().await;
+    Arc::into_inner(gw).unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_still_arriving_is_routed_as_configured_when_it_came() {
+    let mock = Mock::start().await.unwrap();
+    let pool = |name: &str, n: usize, model: &str| {
+        PoolConfig::new(&mock, name, [n])
+            .set("models", vec![model])
+            .to_string()
+    };
+    let other = pool("other", 3, "other-*");
+    let gw = Gateway::start(&(pool("old", 1, "gpt-*") + &other)).await;
+    let mut connection = Connection::open(gw.addr).await;
+    let (begin, rest) = CHAT.as_bytes().split_at(CHAT.len() / 2);
+    let length = CHAT.len();
+    let head = format!(
+        "POST {CHAT_PATH} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n",
+        gw.addr
+    );
+    connection.write(head.as_bytes()).await;
+    connection.write(begin).await;
+    // The gateway has read the head by then: it answers another request on another connection later.
+    assert_eq!(gw.chat().await.key(), "old-1");
+    let changed = Instant::now();
+    let moved = pool("old", 1, "gone-*") + &pool("new", 2, "gpt-*") + &other;
+    gw.folder().write("keypool.toml", &moved);
+    takes_effect(&gw, changed, |stats| stats.get("new").is_some()).await;
+    assert_eq!(gw.chat().await.key(), "new-1");
+    connection.write(rest).await;
+    let (reply, _) = within(connection.reply()).await.expect("an answer");
+    assert_eq!((reply.status, reply.key()), (200, "old-1"), "{reply:?}");
+    gw.stop().await;
 }
 
 #[tokio::test]

@@ -255,6 +255,24 @@ async fn the_first_targets_total_bounds_the_whole_request() {
 }
 
 #[tokio::test]
+async fn a_key_is_blamed_if_it_had_most_of_the_requests_time() {
+    let mock = Mock::start().await.unwrap();
+    let pools = [
+        first(&mock).set("timeouts.total", "1s"),
+        second(&mock).set("timeouts.total", "60s"),
+    ];
+    let gw = Gateway::start(&with_route(&pools)).await;
+    mock.script(&key(1), [Step::rate_limited(60)]);
+    mock.script(&key(2), [Step::Hang]);
+    let reply = gw.post(CHAT_PATH, BEST).await;
+    assert_eq!(reply.attempts(), "2", "{reply:?}");
+    let failed = &gw.key_stats("second", "second-1").await["failed_requests"];
+    assert_eq!(failed, 1, "it had nearly all of the 1 s");
+    gw.all_idle().await;
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn targets_that_do_not_speak_the_protocol_are_skipped() {
     let mock = Mock::start().await.unwrap();
     let origin = mock.origin();

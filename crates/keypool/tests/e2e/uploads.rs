@@ -61,7 +61,7 @@ pub(crate) async fn step(
 async fn an_upload_in_steps_stays_with_its_account() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 3)).await;
-    let mut makers = BTreeSet::new();
+    let mut owners = BTreeSet::new();
     for path in [
         "/upload/v1beta/files",
         "/p/upload/v1beta/files",
@@ -108,9 +108,9 @@ async fn an_upload_in_steps_stays_with_its_account() {
             (200, begun.key()),
             "{deleted:?}"
         );
-        makers.insert(begun.key().to_owned());
+        owners.insert(begun.key().to_owned());
     }
-    assert!(makers.len() > 1, "uploads take turns: {makers:?}");
+    assert!(owners.len() > 1, "uploads take turns: {owners:?}");
     gw.all_idle().await;
     gw.stop().await;
 }
@@ -151,12 +151,12 @@ async fn the_next_address_has_the_host_that_the_client_called() {
     ] {
         mock.script("*", [scripted(addresses)]);
         let begun = start(&gw, "/p/upload/v1beta/files", &[]).await;
-        let told = begun.headers.iter();
-        let told: Vec<&str> = told
+        let named = begun.headers.iter();
+        let named: Vec<&str> = named
             .filter(|(name, _)| name == "x-goog-upload-url")
             .map(|(_, address)| &**address)
             .collect();
-        assert_eq!(told, expect, "{addresses:?}");
+        assert_eq!(named, expect, "{addresses:?}");
     }
     gw.stop().await;
 }
@@ -206,8 +206,8 @@ async fn an_upload_to_a_file_search_store_goes_where_the_store_is() {
 }
 
 async fn begun_by_maker(gw: &Gateway) -> Reply {
-    let maker = bearer("maker");
-    start(gw, "/upload/v1beta/files", &[("authorization", &maker)]).await
+    let owner = bearer("owner");
+    start(gw, "/upload/v1beta/files", &[("authorization", &owner)]).await
 }
 
 fn bearer(name: &str) -> String {
@@ -218,9 +218,9 @@ fn bearer(name: &str) -> String {
 async fn an_upload_belongs_to_the_caller_that_began_it() {
     let callers = Callers::start().await;
     let gw = &callers.gw;
-    let (maker, guesser) = (bearer("maker"), bearer("guesser"));
-    let (maker, guesser) = (("authorization", &*maker), ("authorization", &*guesser));
-    let begun = start(gw, "/upload/v1beta/files", &[maker]).await;
+    let (owner, guesser) = (bearer("owner"), bearer("guesser"));
+    let (owner, guesser) = (("authorization", &*owner), ("authorization", &*guesser));
+    let begun = start(gw, "/upload/v1beta/files", &[owner]).await;
     let (_, next) = next_of(&begun);
     let before = callers.requests();
 
@@ -243,7 +243,7 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
 
     // Google's clients send no key with the pieces.
     let piece = step(gw, &next, "upload", "0", &[]).await;
-    let last = step(gw, &next, "finalize, upload", "10", &[maker]).await;
+    let last = step(gw, &next, "finalize, upload", "10", &[owner]).await;
     for reply in [&piece, &last] {
         assert_eq!((reply.status, reply.key()), (200, begun.key()), "{reply:?}");
     }
@@ -252,7 +252,7 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
         .expect("a name")
         .to_owned();
     let path = format!("/v1beta/{name}");
-    let own = callers.send("maker", "GET", &path, "").await;
+    let own = callers.send("owner", "GET", &path, "").await;
     assert_eq!((own.status, own.key()), (200, begun.key()), "{own:?}");
     refused(
         &callers.send("guesser", "GET", &path, "").await,
@@ -268,9 +268,9 @@ async fn an_upload_belongs_to_the_caller_that_began_it() {
 async fn the_address_of_an_upload_permits_that_upload_only() {
     let callers = Callers::start().await;
     let gw = &callers.gw;
-    let maker = bearer("maker");
-    let maker = ("authorization", &*maker);
-    let begun = start(gw, "/upload/v1beta/files", &[maker]).await;
+    let owner = bearer("owner");
+    let owner = ("authorization", &*owner);
+    let begun = start(gw, "/upload/v1beta/files", &[owner]).await;
     let (_, next) = next_of(&begun);
     let before = callers.requests();
     let at = |path: &str| next.replace("/upload/v1beta/files", path);
@@ -303,7 +303,7 @@ async fn the_address_of_an_upload_permits_that_upload_only() {
 
     let asks = ("x-keypool-trace", "1");
     let piece = step(gw, &next, "upload", "0", &[asks]).await;
-    let asked = step(gw, &next, "Query", "0", &[asks, maker]).await;
+    let asked = step(gw, &next, "Query", "0", &[asks, owner]).await;
     let last = step(gw, &next, "upload, finalize", "10", &[]).await;
     for reply in [&piece, &asked, &last] {
         assert_eq!((reply.status, reply.key()), (200, begun.key()), "{reply:?}");
@@ -315,7 +315,7 @@ async fn the_address_of_an_upload_permits_that_upload_only() {
     );
     let late = step(gw, &next, "query", "20", &[]).await;
     refused(&late, 401, "invalid_virtual_key", "the upload is over");
-    let late = step(gw, &next, "query", "20", &[maker]).await;
+    let late = step(gw, &next, "query", "20", &[owner]).await;
     assert_eq!((late.status, late.key()), (200, begun.key()), "{late:?}");
     callers.gw.stop().await;
 }
@@ -377,7 +377,7 @@ async fn an_address_permits_nothing_its_caller_may_not_do() {
         let reply = step(&callers.gw, &next, "upload", "0", &[]).await;
         refused(&reply, status, code, change);
         let reply = callers
-            .send("maker", "POST", "/upload/v1beta/files", "bytes")
+            .send("owner", "POST", "/upload/v1beta/files", "bytes")
             .await;
         refused(&reply, status, code, change);
     }

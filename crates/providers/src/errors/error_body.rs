@@ -122,7 +122,7 @@ impl ErrorBody {
     ) -> Option<Duration> {
         let header = || retry_after::retry_after(response.headers, response.now);
         match class {
-            Class::RateLimited => header().or_else(|| retry_after::span_in(&self.message)),
+            Class::RateLimited => header().or_else(|| retry_after::wait_in_sentence(&self.message)),
             Class::Exhausted => {
                 header().or_else(|| retry_after::date_in(&self.message, response.now))
             }
@@ -135,7 +135,7 @@ impl ErrorBody {
     pub(crate) fn fault(&self, class: Class, response: &ErrorResponse<'_>) -> Fault {
         Fault::of(class)
             .with_wait(self.stated_wait(class, response))
-            .with_code(shown(self.code_or_kind()))
+            .with_code(loggable_code(self.code_or_kind()))
     }
 }
 
@@ -159,7 +159,7 @@ pub(crate) fn class_of_status(status: u16) -> Class {
 }
 
 /// The code if it may be shown: short, visible ASCII, and not like a credential.
-pub(crate) fn shown(code: &str) -> Option<String> {
+pub(crate) fn loggable_code(code: &str) -> Option<String> {
     let visible = code.bytes().all(|b| b.is_ascii_graphic());
     let digits = code.bytes().filter(u8::is_ascii_digit).count();
     let key_like = looks_like_key(code) || (code.len() >= KEY_LENGTH && digits >= KEY_DIGITS);
@@ -348,7 +348,7 @@ mod tests {
             "RESOURCE_EXHAUSTED",
             "20012",
         ] {
-            assert_eq!(shown(fit).as_deref(), Some(fit));
+            assert_eq!(loggable_code(fit).as_deref(), Some(fit));
         }
         let long = "x".repeat(81);
         for unfit in [
@@ -363,7 +363,7 @@ mod tests {
             "0f5e3a1c-7a8b-4c2d-9e1f-aabbccddeeff",
             &long,
         ] {
-            assert_eq!(shown(unfit), None, "{unfit}");
+            assert_eq!(loggable_code(unfit), None, "{unfit}");
         }
     }
 

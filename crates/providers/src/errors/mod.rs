@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub(crate) use self::error_body::{ErrorBody, class_in, class_of_status, json, shown};
+pub(crate) use self::error_body::{ErrorBody, class_in, class_of_status, json, loggable_code};
 pub use self::in_band::{error_in_body, error_in_event};
 
 mod error_body;

@@ -63,7 +63,7 @@ pub(crate) fn reset_header(headers: &HeaderMap, now: SystemTime) -> Option<Durat
 }
 
 /// The wait that a sentence states as a span: `Please try again in 7m12s.`, `retry after 20 seconds`.
-pub(crate) fn span_in(sentence: &str) -> Option<Duration> {
+pub(crate) fn wait_in_sentence(sentence: &str) -> Option<Duration> {
     let lower = sentence.to_ascii_lowercase();
     LEADS.iter().find_map(|lead| {
         let at = lower.find(lead)?;
@@ -354,7 +354,7 @@ mod tests {
             ("try again in a while", None),
             ("nothing", None),
         ] {
-            assert_eq!(millis(span_in(text)), expect, "{text}");
+            assert_eq!(millis(wait_in_sentence(text)), expect, "{text}");
         }
     }
 

@@ -215,7 +215,7 @@ fn guess(path: &str, headers: &HeaderMap, query: Option<&str>) -> Protocol {
 
 impl Protocol {
     /// Whether clients may choose the names of objects. Such a name can be used again once its object is gone, and the
-    /// gateway is not told about deletions.
+    /// gateway does not learn of deletions.
     pub fn clients_name_objects(self) -> bool {
         self == Self::Gemini
     }

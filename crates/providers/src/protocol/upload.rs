@@ -72,7 +72,7 @@ pub fn grant(path: &str, id: &str) -> Option<String> {
 }
 
 /// The name under which it is remembered that no step so far may have completed the upload `id`.
-pub fn open_mark(id: &str) -> String {
+pub fn unfinished_id(id: &str) -> String {
     format!("unfinished {id}")
 }
 

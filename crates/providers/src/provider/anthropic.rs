@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
 /// Cooldown after a rate limit without a stated wait. A reset header can only shorten it.
@@ -82,7 +82,7 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let kind = body.kind.as_deref().unwrap_or_default();
     Fault::of(class)
         .with_wait(wait)
-        .with_code(shown(error_code).or_else(|| shown(kind)))
+        .with_code(loggable_code(error_code).or_else(|| loggable_code(kind)))
 }
 
 fn class_of(status: u16, error_code: &str, body: &ErrorBody) -> Class {

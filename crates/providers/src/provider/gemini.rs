@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
 /// The root of its OpenAI-compatible endpoints.
@@ -75,7 +75,9 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let code = reason
         .or(body.status.as_deref())
         .unwrap_or_else(|| body.code_or_kind());
-    Fault::of(class).with_wait(wait).with_code(shown(code))
+    Fault::of(class)
+        .with_wait(wait)
+        .with_code(loggable_code(code))
 }
 
 fn class_of(status: u16, body: &ErrorBody) -> Class {
@@ -122,7 +124,7 @@ fn rate_limit_wait(body: &ErrorBody, response: &ErrorResponse<'_>) -> Option<Dur
     let delay = details(body).find_map(|detail| detail["retryDelay"].as_str());
     delay
         .and_then(|delay| retry_after::parse_wait(delay, response.now))
-        .or_else(|| retry_after::span_in(&body.message))
+        .or_else(|| retry_after::wait_in_sentence(&body.message))
         .or_else(|| retry_after::retry_after(response.headers, response.now))
 }
 

@@ -50,7 +50,7 @@ fn classify(response: &ErrorResponse<'_>) -> Fault {
     let wait = match fault.class {
         // The message names the limit that was reached, even one that no header covers, such as tokens per day.
         Class::RateLimited => retry_after::retry_after(response.headers, response.now)
-            .or_else(|| retry_after::span_in(&body.message))
+            .or_else(|| retry_after::wait_in_sentence(&body.message))
             .or(fault.wait)
             .or_else(|| body.unstated_day()),
         Class::Exhausted if body.code.as_deref() == Some(SPEND_LIMIT) => fault

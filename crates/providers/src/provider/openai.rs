@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
 /// Codes (or types) of an account whose money or quota is spent.
@@ -114,12 +114,12 @@ fn fault(class: Class, body: &ErrorBody, response: &ErrorResponse<'_>) -> Fault 
     let wait = match class {
         Class::RateLimited => retry_after::retry_after(response.headers, response.now)
             .or_else(|| reset_wait(response))
-            .or_else(|| retry_after::span_in(&body.message)),
+            .or_else(|| retry_after::wait_in_sentence(&body.message)),
         _ => body.stated_wait(class, response),
     };
     Fault::of(class)
         .with_wait(wait)
-        .with_code(shown(body.code_or_kind()))
+        .with_code(loggable_code(body.code_or_kind()))
 }
 
 fn class_of(status: u16, body: &ErrorBody) -> Class {

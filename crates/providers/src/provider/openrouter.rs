@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::openai::{self, OPENAI_COMPATIBLE};
 use crate::dialect::Dialect;
-use crate::errors::{ErrorBody, ErrorResponse, class_in, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_in, loggable_code, retry_after};
 
 /// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
 /// fault: the account still serves smaller ones, and one caller must not make its keys cool down.
@@ -90,7 +90,7 @@ fn classify(response: &ErrorResponse<'_>) -> Fault {
         _ => None,
     };
     let names = [reason(&body), limit_source(&body), error_type(&body)];
-    let code = names.into_iter().flatten().find_map(shown);
+    let code = names.into_iter().flatten().find_map(loggable_code);
     let code = code.or_else(|| fault.code.clone());
     fault.with_wait(wait).with_code(code)
 }

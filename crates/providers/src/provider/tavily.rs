@@ -6,7 +6,7 @@ use keypool_core::fault::{Class, Fault};
 
 use super::paths;
 use crate::dialect::Dialect;
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, retry_after, shown};
+use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::Protocol;
 
 /// api.tavily.com.
@@ -47,5 +47,5 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let wait = body.stated_wait(class, response).or_else(in_body);
     Fault::of(class)
         .with_wait(wait)
-        .with_code(shown(body.code_or_kind()))
+        .with_code(loggable_code(body.code_or_kind()))
 }

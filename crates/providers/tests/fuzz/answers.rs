@@ -75,7 +75,7 @@ fn every_response_has_a_class_and_a_bounded_wait() {
         if matches!(fault.class, Class::Success | Class::CallerFault) {
             assert_eq!(
                 fault.wait, None,
-                "{name}: no key rests for {:?}",
+                "{name}: no key cools down for {:?}",
                 fault.class
             );
         }

@@ -19,8 +19,8 @@ fn peek_reads_what_serde_json_reads() {
         let body = source.body();
         let (seen, expect) = (peek(&body), expected(&body));
         let seen = seen.map_err(|error| {
-            let told = error.to_string();
-            assert!(told.is_ascii() && told.len() < 130, "{told}");
+            let message = error.to_string();
+            assert!(message.is_ascii() && message.len() < 130, "{message}");
             match error {
                 PeekError::NotJson(_) => PeekError::NotJson(String::new()),
                 error => error,

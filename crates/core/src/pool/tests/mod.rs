@@ -453,7 +453,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
         }
     });
     assert_eq!(pool.waiting(), 0);
-    assert!(!pool.waiters.anyone_anywhere());
+    assert!(!pool.wait_signal.anyone_anywhere());
     for member in pool.members().iter() {
         assert_eq!(member.key.active(), 0);
         pool.reset(&member.name);

@@ -300,7 +300,7 @@ fn under_concurrency_reloads_lose_no_slot_and_no_waiting_request() {
     });
     assert!(calls.load(Ordering::SeqCst) > 0);
     reload(&world, &pool, capped(4, CAP));
-    assert!(pool.waiting() == 0 && !pool.waiters.anyone_anywhere());
+    assert!(pool.waiting() == 0 && !pool.wait_signal.anyone_anywhere());
     for member in pool.members().iter() {
         pool.reset(&member.name);
         assert_eq!(member.key.active(), 0);

@@ -30,14 +30,22 @@ pub(crate) struct Attempts<'a> {
     state: TargetState,
     /// Attempts over all targets.
     attempts: u32,
-    /// When the first byte of the response must be there: `timeouts.total` of the first target.
-    pub(crate) deadline: Instant,
+    pub(crate) time: RequestTime,
     /// Time spent in queues over all targets.
     waited: Duration,
     last: LastFailure,
+    /// The provider may have run the call, and running it twice could do harm.
     must_stop: bool,
     /// The last failure. It is logged once it is known what follows.
     pending_failure: Option<Box<FailedAttempt>>,
+}
+
+/// The time of a request over all attempts: `timeouts.total` of the first target.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestTime {
+    pub(crate) total: Duration,
+    /// When the first byte of the response must be there.
+    pub(crate) deadline: Instant,
 }
 
 /// The attempts on one target.
@@ -105,6 +113,7 @@ impl<'a> Attempts<'a> {
         targets: &'a [PoolTarget],
         caller: &'a Caller,
     ) -> Self {
+        let total = targets[0].entry.pool.settings().timeouts.total;
         Self {
             gw,
             caller,
@@ -113,7 +122,10 @@ impl<'a> Attempts<'a> {
             target: 0,
             state: TargetState::new(&targets[0], call, caller),
             attempts: 0,
-            deadline: gw.clock.now() + targets[0].entry.pool.settings().timeouts.total,
+            time: RequestTime {
+                total,
+                deadline: gw.clock.now() + total,
+            },
             waited: Duration::ZERO,
             last: LastFailure::default(),
             must_stop: false,
@@ -165,7 +177,7 @@ impl<'a> Attempts<'a> {
             return Err(NoKeyReason::NoAttemptsLeft);
         }
         let began = self.gw.clock.now();
-        if began >= self.deadline {
+        if began >= self.time.deadline {
             return Err(NoKeyReason::DeadlineExceeded);
         }
         let leased = match self.pool().acquire(&self.state.demand) {
@@ -181,7 +193,7 @@ impl<'a> Attempts<'a> {
                 queued?
             }
         };
-        if self.gw.clock.now() >= self.deadline {
+        if self.gw.clock.now() >= self.time.deadline {
             // The key came too late. Dropping the lease frees its slot and reports no outcome.
             return Err(NoKeyReason::DeadlineExceeded);
         }
@@ -194,7 +206,7 @@ impl<'a> Attempts<'a> {
     fn waits_until(&self, began: Instant) -> Instant {
         let timeout = self.pool().settings().queue.timeout;
         let queue_ends = began + timeout.saturating_sub(self.state.waited);
-        queue_ends.min(self.deadline)
+        queue_ends.min(self.time.deadline)
     }
 
     fn join_queue(&self, give_up: Instant) -> Result<Ticket, NoKeyReason> {
@@ -229,7 +241,7 @@ impl<'a> Attempts<'a> {
                 () = changed => {}
                 () = sleep_until(look_again.into()) => match self.gw.clock.now() {
                     now if now < give_up => pool.serve_waiting(),
-                    _ if give_up == self.deadline => return Err(NoKeyReason::DeadlineExceeded),
+                    _ if give_up == self.time.deadline => return Err(NoKeyReason::DeadlineExceeded),
                     _ => return Err(NoKeyReason::QueueTimeout),
                 },
             }
@@ -285,7 +297,8 @@ impl<'a> Attempts<'a> {
         }));
     }
 
-    /// Keeps a response that the client may get if no key serves. Others speak of our keys, not of the caller's.
+    /// Keeps a response that the client may get if no key serves: a rate limit, or trouble of the provider. Other errors
+    /// speak of our keys, which is nothing for the client.
     fn refused(&mut self, response: UpstreamResponse, class: Class, key: &MemberRef) {
         self.must_stop = false;
         if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {

@@ -13,7 +13,7 @@ use crate::upstream::{ErrorKind, UpstreamError};
 
 /// The error of a call that the proxy answered instead of the provider. `secret`: the key's, which the proxy has seen and
 /// may repeat.
-pub(super) fn own_response<B>(
+pub(super) fn response_of_proxy<B>(
     response: &Response<B>,
     base_url: &BaseUrl,
     proxy: Option<&ProxyUrl>,
@@ -105,7 +105,7 @@ mod tests {
         let response = Response::builder().status(status);
         let response = response.header(header.0, header.1).body(()).unwrap();
         let proxy: Option<ProxyUrl> = proxy.map(|proxy| proxy.parse().unwrap());
-        own_response(
+        response_of_proxy(
             &response,
             &base_url.parse().unwrap(),
             proxy.as_ref(),

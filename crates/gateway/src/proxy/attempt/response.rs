@@ -30,8 +30,8 @@ pub(crate) enum Failure {
     /// No response came, or none that could be read.
     NoResponse {
         error: UpstreamError,
-        /// Whether the failure counts for the key. It does not if the attempt had only what earlier ones had left of the
-        /// request's time, or could not be made at all.
+        /// Whether the failure counts for the key. Not if earlier attempts had used up most of the request's time, or if
+        /// the cause is local: the request could not be built, or no file descriptor was left.
         blames_key: bool,
     },
 }

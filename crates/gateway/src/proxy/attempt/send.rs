@@ -13,6 +13,7 @@ use keypool_providers::protocol;
 use keypool_providers::sse::{FirstEvent, FirstEventScanner, event_data};
 use tokio::time::timeout_at;
 
+use super::attempts::RequestTime;
 use super::forward_proxy;
 use super::response::{AttemptResult, Failure, UpstreamResponse};
 use crate::context::Gateway;
@@ -25,8 +26,8 @@ use crate::upstream::{ErrorKind, UpstreamBody, UpstreamError, UpstreamRequest};
 
 /// Maximum number of bytes of a response that are inspected before it is relayed.
 const MAX_INSPECTED: usize = 64 * 1024;
-/// How long blank lines and comments before a stream's first event are held.
-const HOLD_OPENING: Duration = Duration::from_secs(5);
+/// How long the beginning of a stream is held from its first byte on, if its first event is not complete.
+const MAX_HOLD: Duration = Duration::from_secs(5);
 /// A deadline beyond every other one: only the idle timeout counts.
 const FAR: Duration = Duration::from_secs(86_400);
 /// Maximum number of bytes of an error's body that are kept while other keys are tried.
@@ -42,8 +43,9 @@ pub(crate) async fn send(
     call: &Call<'_>,
     target: &PoolTarget,
     lease: &Lease,
-    deadline: Instant,
+    request: RequestTime,
 ) -> AttemptResult {
+    let deadline = request.deadline;
     let timeouts = lease.keys().settings().timeouts;
     let began = gw.clock.now();
     let first_byte_by = if call.wants_stream {
@@ -55,7 +57,8 @@ pub(crate) async fn send(
     let time = AttemptTime {
         first_byte_by,
         limit,
-        is_remainder: first_byte_by == deadline && limit * 2 < timeouts.total,
+        is_remainder: first_byte_by == deadline && limit * 2 < request.total,
+        deadline,
         idle: timeouts.idle,
     };
     let build = || build_request(call, target, lease);
@@ -72,7 +75,7 @@ pub(crate) async fn send(
         Err(_) => return time.out(),
     };
     let secret = lease.member().key.secret.expose();
-    if let Some(error) = forward_proxy::own_response(&response, base_url, proxy, secret) {
+    if let Some(error) = forward_proxy::response_of_proxy(&response, base_url, proxy, secret) {
         return no_response(error);
     }
     let reader = ResponseReader {
@@ -112,9 +115,12 @@ fn build_request<'a>(
 
 /// The time that an attempt has.
 struct AttemptTime {
-    /// When the head of the response must be there.
+    /// When the head of the response must be there, and the first byte of an event stream.
     first_byte_by: Instant,
+    /// Time from the beginning of the attempt until then.
     limit: Duration,
+    /// The deadline of the request.
+    deadline: Instant,
     /// It is less than half of the request's whole time: earlier attempts and waits used up the rest.
     is_remainder: bool,
     /// Longest time between two pieces of the response.
@@ -154,6 +160,7 @@ impl ResponseReader<'_> {
         let mut response = UpstreamResponse::new(parts, body);
         if status.is_client_error() || status.is_server_error() {
             let until = self.gw.clock.now() + ERROR_BODY_TIMEOUT;
+            let until = until.min(self.time.deadline);
             if self.fill(&mut response, MAX_ERROR, until).await.is_err() {
                 // What came of the body is enough to classify it, and for the client.
                 response = response.detached();
@@ -221,15 +228,10 @@ impl ResponseReader<'_> {
 
     /// A stream is relayed from its first event on. If that is an error, another key can still serve.
     async fn read_first_event(&self, mut response: UpstreamResponse) -> AttemptResult {
-        let release_at = self.gw.clock.now() + HOLD_OPENING;
+        let mut until = self.time.first_byte_by;
         let mut scanner = FirstEventScanner::default();
         let mut read = BytesMut::new();
         while let Some(body) = response.rest.as_mut() {
-            let until = if read.is_empty() {
-                self.time.first_byte_by
-            } else {
-                release_at.min(self.time.first_byte_by)
-            };
             let coming = async {
                 yield_and_check_deadline(until).await?;
                 timeout_at(until.into(), body.frame()).await.map_err(drop)
@@ -245,6 +247,9 @@ impl ResponseReader<'_> {
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
+                    if read.is_empty() {
+                        until = until.min(self.gw.clock.now() + MAX_HOLD);
+                    }
                     read.extend_from_slice(&data);
                     if let FirstEvent::Event(range) = scanner.find(&read) {
                         return self.inspect_first_event(response, read.freeze(), range);

@@ -13,7 +13,7 @@ use crate::snapshot::{PoolEntry, Snapshot};
 /// The endpoint that a request's method, path and headers match.
 pub(crate) struct MatchedEndpoint<'a> {
     pub(crate) protocol: Protocol,
-    /// The known endpoint; `None` for a native path of the pool's provider, or an unknown path.
+    /// `None` for an unknown path, and for a path below `/{pool}` that only the provider knows.
     pub(crate) known: Option<Endpoint>,
     /// The pool that the path names.
     pub(crate) pool: Option<&'a Arc<PoolEntry>>,
@@ -116,10 +116,10 @@ fn spellings(entry: &PoolEntry, rest: &str) -> Vec<String> {
             .filter(|below| below.starts_with('/'));
         below.map(|below| format!("/v1{below}"))
     };
-    // `/gemini/v1beta/openai/chat/completions` is `/v1/chat/completions`.
+    // `/{pool}{OpenAI root}/chat/completions` is `/v1/chat/completions`.
     spellings.extend(entry.dialect.openai_root.and_then(under));
     if entry.dialect.protocols[0] == Protocol::OpenAi {
-        // So are `/ark/api/v3/chat/completions` and `/ark/chat/completions`.
+        // So are `/{pool}{path of the base URL}/chat/completions` and `/{pool}/chat/completions`.
         let members = entry.pool.members();
         let base = members.first().map(|member| &**member.base_url.path());
         spellings.extend(base.filter(|base| !base.is_empty()).and_then(under));

@@ -1,4 +1,5 @@
-//! Objects that a provider keeps: a call that names one goes to the account that created it, and only for its owner.
+//! Objects that a provider keeps, such as files, batches and stored responses: a call that names one goes to the account
+//! that created it, and only for its owner.
 //!
 //! The protocol's table says what an id is and which responses contain new ones; [`crate::objects::Objects`] remembers
 //! who owns them.
@@ -88,7 +89,7 @@ impl<'a> ObjectTracking<'a> {
         let is_first = match &self.call.endpoint.upload {
             None => true,
             Some(step) => {
-                let mark = upload::open_mark(&step.id);
+                let mark = upload::unfinished_id(&step.id);
                 step.may_complete && self.gw.objects.forget_any(&mark, &self.caller.owner())
             }
         };
@@ -149,9 +150,9 @@ impl<'a> ObjectTracking<'a> {
         let Some(id) = objects::upload_session(headers).filter(|_| has_begun) else {
             return;
         };
-        let open_mark = upload::open_mark(&id);
+        let unfinished_id = upload::unfinished_id(&id);
         let grant = upload::grant(path, &id);
-        for id in [Some(id), Some(open_mark), grant].iter().flatten() {
+        for id in [Some(id), Some(unfinished_id), grant].iter().flatten() {
             known.record(id, origin, owner);
         }
     }

@@ -41,12 +41,12 @@ const MAX_BATCH: usize = 64;
 /// A piece of this size, in bytes, is written without waiting for more.
 const LARGE: usize = 8 * 1024;
 
-/// The provider broke off. Without an event stream, only the end of its connection can tell the client.
+/// The provider broke off. Without an event stream, only the end of the client's connection can say so.
 #[derive(Debug)]
 struct BrokeOff;
 
 /// What travels with a response to its last byte: the key's slot and the record of the request.
-pub(super) struct Serving {
+struct Serving {
     /// `None` once it is settled what the call means for the key.
     lease: Option<Lease>,
     log: RequestLog,
@@ -73,8 +73,8 @@ pub(crate) struct Relay {
 }
 
 impl Serving {
-    /// What a response needs. `lease`: the attempt's; `None` for the response of an earlier attempt, whose lease has ended.
-    pub(super) fn new(lease: Option<Lease>, log: &mut RequestLog) -> Self {
+    /// `lease`: the attempt's; `None` for the response of an earlier attempt, whose lease has ended.
+    fn new(lease: Option<Lease>, log: &mut RequestLog) -> Self {
         Self {
             lease,
             log: log.take(),
@@ -112,11 +112,11 @@ pub(super) fn relay(
     call: &Call<'_>,
     dialect: &Dialect,
     response: UpstreamResponse,
-    mut serving: Serving,
+    lease: Lease,
+    log: &mut RequestLog,
 ) -> Response<Box<Relay>> {
-    let idle_limit = serving.lease.as_ref().map_or(Duration::ZERO, |lease| {
-        lease.keys().settings().timeouts.idle
-    });
+    let idle_limit = lease.keys().settings().timeouts.idle;
+    let mut serving = Serving::new(Some(lease), log);
     let events = is_event_stream(&response).then(EventBuffer::default);
     let mut head = head(response.parts, dialect, &mut serving.log);
     if events.is_some() {
@@ -254,11 +254,11 @@ impl Relay {
         }
     }
 
-    /// Whether nothing more can be had without waiting. Every write costs a system call. If another task reads the
+    /// Whether nothing more comes without waiting. Every write costs a system call. If another task reads the
     /// connection (HTTP/2), it may hold the next event already, so it gets one turn of the scheduler to pass it on.
     fn has_all_that_came(&mut self) -> bool {
         let upstream = self.upstream.as_ref();
-        upstream.is_none_or(UpstreamBody::has_delivered_all)
+        upstream.is_none_or(UpstreamBody::is_read_by_this_task)
             || *self.yielded_at_poll.get_or_insert(task_poll::current()) != task_poll::current()
     }
 
@@ -315,7 +315,7 @@ impl Relay {
         self.end_with_error("the provider broke off this answer; what came so far is not complete: send the request again");
     }
 
-    /// The time of a shutdown is up. Nothing is counted for the key.
+    /// `shutdown_timeout` has passed. Nothing is counted for the key.
     fn end_for_shutdown(&mut self) {
         self.upstream = None;
         self.serving.lease = None;

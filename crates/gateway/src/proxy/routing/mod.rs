@@ -6,7 +6,7 @@ mod not_found;
 
 use std::sync::Arc;
 
-use keypool_core::key::Group;
+use keypool_core::key::QuotaGroup;
 use keypool_core::pool::Demand;
 use keypool_providers::protocol::Protocol;
 
@@ -26,8 +26,8 @@ pub(super) struct PoolTarget {
     pub(super) entry: Arc<PoolEntry>,
     /// The model as the pool's provider names it; empty if the call names none.
     pub(super) model: Arc<str>,
-    /// The group of the objects that the call names.
-    pub(super) bound_group: Option<Arc<Group>>,
+    /// The quota group that holds the objects that the call names; only its keys may serve.
+    pub(super) bound_group: Option<Arc<QuotaGroup>>,
 }
 
 impl PoolTarget {

@@ -54,8 +54,7 @@ fn known_models(snapshot: &Snapshot, protocol: Protocol, caller: &Caller) -> Vec
 
 /// A few of the names that the pool serves. A pattern that is wider than what the caller may use is narrowed to that.
 fn models_of(entry: &PoolEntry, caller: &Caller) -> Vec<String> {
-    let settings = entry.pool.settings();
-    let mut models: Vec<String> = settings
+    let mut models: Vec<String> = entry
         .models
         .iter()
         .flat_map(|model| match caller.allowed_of(model) {

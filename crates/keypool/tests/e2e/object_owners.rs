@@ -27,7 +27,7 @@ async fn one_account() -> Callers {
         let secret = Callers::secret(name);
         format!("[[virtual_keys]]\nname = \"{name}\"\nkey = \"{secret}\"\nnative = true\n")
     };
-    let config = [pool(&mock, 1), virtual_key("maker"), virtual_key("guesser")];
+    let config = [pool(&mock, 1), virtual_key("owner"), virtual_key("guesser")];
     let gw = Gateway::start(&config.concat()).await;
     Callers { mock, gw }
 }
@@ -35,7 +35,7 @@ async fn one_account() -> Callers {
 /// The callers that may use the file. The mock does not know it, so what counts is whether it was asked.
 async fn who_has(callers: &Callers, name: &str) -> Vec<&'static str> {
     let mut who = Vec::new();
-    for caller in ["maker", "guesser"] {
+    for caller in ["owner", "guesser"] {
         let reply = callers
             .send(caller, "GET", &format!("/v1beta/{name}"), "")
             .await;
@@ -51,7 +51,7 @@ async fn who_has(callers: &Callers, name: &str) -> Vec<&'static str> {
 async fn a_chosen_name_belongs_to_the_caller_that_used_it_last() {
     let callers = one_account().await;
     // Files expire, and the gateway is not notified.
-    for caller in ["maker", "guesser", "maker"] {
+    for caller in ["owner", "guesser", "owner"] {
         callers.mock.script("*", [made("files/report", "final")]);
         let reply = callers.send(caller, "POST", UPLOAD, "bytes").await;
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -64,13 +64,13 @@ async fn a_chosen_name_belongs_to_the_caller_that_used_it_last() {
 async fn a_response_that_may_be_a_replay_changes_no_owner() {
     let callers = one_account().await;
     callers.mock.script("*", [made("files/report", "final")]);
-    callers.send("maker", "POST", UPLOAD, "bytes").await;
+    callers.send("owner", "POST", UPLOAD, "bytes").await;
     callers.mock.script("*", [made("files/report", "final")]);
     let bearer = format!("Bearer vk-{MARK}-0000-guesser");
     let headers = [("authorization", &*bearer), ("idempotency-key", "one")];
     let reply = callers.gw.send("POST", UPLOAD, &headers, b"bytes").await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    assert_eq!(who_has(&callers, "files/report").await, ["maker"]);
+    assert_eq!(who_has(&callers, "files/report").await, ["owner"]);
     callers.gw.stop().await;
 }
 
@@ -80,7 +80,7 @@ async fn the_end_of_an_upload_makes_its_file_once() {
     let bearer = format!("Bearer vk-{MARK}-0000-guesser");
     let guesser = ("authorization", &*bearer);
     callers.mock.script("*", [made("files/report", "final")]);
-    callers.send("maker", "POST", UPLOAD, "bytes").await;
+    callers.send("owner", "POST", UPLOAD, "bytes").await;
     let begun = start(&callers.gw, UPLOAD, &[guesser]).await;
     let (_, whole) = next_of(&begun);
     let begun = start(&callers.gw, UPLOAD, &[guesser]).await;
@@ -94,19 +94,19 @@ async fn the_end_of_an_upload_makes_its_file_once() {
     let finish = "upload, finalize";
     send(&whole, "upload", made("", "active"), 200).await;
     send(&whole, "query", report(), 200).await;
-    assert_eq!(who_has(&callers, "files/report").await, ["maker"]);
+    assert_eq!(who_has(&callers, "files/report").await, ["owner"]);
     send(&whole, finish, report(), 200).await;
     assert_eq!(who_has(&callers, "files/report").await, ["guesser"]);
     send(&cut, finish, Step::Reset, 502).await;
 
     callers.mock.script("*", [report()]);
-    callers.send("maker", "POST", UPLOAD, "bytes").await;
+    callers.send("owner", "POST", UPLOAD, "bytes").await;
     // A finished upload may be reported again. That makes nothing, even if its end was never seen.
     for (next, commands) in [(&whole, finish), (&whole, "query"), (&cut, finish)] {
         send(next, commands, report(), 200).await;
         assert_eq!(
             who_has(&callers, "files/report").await,
-            ["maker"],
+            ["owner"],
             "{commands}"
         );
     }
