@@ -1,34 +1,22 @@
 //! The list of all dialects. It knows nothing about them except their names.
 
-use super::anthropic::ANTHROPIC;
-use super::ark::ARK;
-use super::deepseek::DEEPSEEK;
-use super::gemini::GEMINI;
-use super::groq::GROQ;
-use super::mistral::MISTRAL;
-use super::mock::MOCK;
-use super::moonshot::MOONSHOT;
-use super::openai::{OPENAI, OPENAI_COMPATIBLE};
-use super::openrouter::OPENROUTER;
-use super::siliconflow::SILICONFLOW;
-use super::tavily::TAVILY;
 use crate::dialect::Dialect;
 
 /// All dialects, in the order in which pools made from the environment are listed.
 static ALL: &[&Dialect] = &[
-    &OPENAI,
-    &ANTHROPIC,
-    &GEMINI,
-    &ARK,
-    &TAVILY,
-    &DEEPSEEK,
-    &OPENROUTER,
-    &MOONSHOT,
-    &SILICONFLOW,
-    &GROQ,
-    &MISTRAL,
-    &OPENAI_COMPATIBLE,
-    &MOCK,
+    &super::openai::OPENAI,
+    &super::anthropic::ANTHROPIC,
+    &super::gemini::GEMINI,
+    &super::ark::ARK,
+    &super::tavily::TAVILY,
+    &super::deepseek::DEEPSEEK,
+    &super::openrouter::OPENROUTER,
+    &super::moonshot::MOONSHOT,
+    &super::siliconflow::SILICONFLOW,
+    &super::groq::GROQ,
+    &super::mistral::MISTRAL,
+    &super::openai::OPENAI_COMPATIBLE,
+    &super::mock::MOCK,
 ];
 
 /// Every dialect, in the order in which pools made from the environment are listed.
