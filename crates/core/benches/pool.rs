@@ -91,7 +91,7 @@ fn lose_half(pool: &Arc<Pool>, half: Half) {
             fault
         }
     };
-    let mut left = pool.members().len() / 2;
+    let mut left = pool.current().members().len() / 2;
     while left > 0 {
         // Without a conversation, so that every key is selected sooner or later.
         let Some(Leased { lease, .. }) = pool.acquire(&Demand::of("m")) else {

@@ -24,7 +24,7 @@ struct Fixtures {
 
 /// The fixtures of every dialect in the catalogue.
 fn fixtures() -> Vec<Fixtures> {
-    let dialects = catalogue::all().iter().map(|dialect| dialect.name);
+    let dialects = catalogue::ALL.iter().map(|dialect| dialect.name);
     dialects.map(Fixtures::read).collect()
 }
 
@@ -145,7 +145,7 @@ fn every_fixture_file_belongs_to_a_dialect() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort_unstable();
-    let dialects = catalogue::all().iter();
+    let dialects = catalogue::ALL.iter();
     let mut expect: Vec<String> = dialects
         .map(|dialect| format!("{}.json", dialect.name))
         .collect();

@@ -8,7 +8,7 @@ use keypool_providers::catalogue;
 
 #[test]
 fn every_provider_has_a_name_of_its_own() {
-    let names = catalogue::all().iter().map(|dialect| dialect.name);
+    let names = catalogue::ALL.iter().map(|dialect| dialect.name);
     let unique: BTreeSet<&str> = names.clone().collect();
     assert_eq!(unique.len(), names.len());
     assert!(catalogue::find("nobody").is_none());
@@ -16,7 +16,7 @@ fn every_provider_has_a_name_of_its_own() {
 
 #[test]
 fn what_each_dialect_declares_is_valid() {
-    for dialect in catalogue::all() {
+    for dialect in catalogue::ALL {
         let name = dialect.name;
         assert_eq!(catalogue::find(name).unwrap().name, name);
         if let Some(base_url) = dialect.default_base_url {
@@ -161,7 +161,7 @@ fn callers_neither_choose_nor_see_accounts() {
 
 #[test]
 fn a_secret_that_does_not_fit_a_header_is_not_sent() {
-    for dialect in catalogue::all() {
+    for dialect in catalogue::ALL {
         for protocol in dialect.protocols {
             let (_, value) = (dialect.credential)(*protocol, "key-1").unwrap();
             assert!(value.is_sensitive(), "{}", dialect.name);

@@ -40,7 +40,7 @@ impl Pool {
         }
         match self.no_failover() {
             Some(reason) => PoolHealth::NoFailover(reason),
-            None if failing.len() == self.members().len() => {
+            None if failing.len() == self.current().members().len() => {
                 PoolHealth::AllFail(common_cause(&self.report()))
             }
             None => PoolHealth::SomeFail(failing),
@@ -49,9 +49,9 @@ impl Pool {
 
     /// Why a failed request of this pool cannot go to another key; `None` if it can.
     pub fn no_failover(&self) -> Option<NoFailover> {
-        if self.members().len() <= 1 {
+        if self.current().members().len() <= 1 {
             Some(NoFailover::SingleKey)
-        } else if self.settings().retry.retries == 0 {
+        } else if self.current().settings().retry.retries == 0 {
             Some(NoFailover::NoRetries)
         } else if self.is_one_group() {
             Some(NoFailover::OneGroup)

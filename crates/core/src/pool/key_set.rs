@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use arc_swap::Guard;
-
 use super::Demand;
 use super::availability_cache::AvailabilityCache;
 use crate::availability::Availability;
@@ -58,26 +56,6 @@ pub struct Member {
 pub struct MemberRef {
     keys: Arc<KeySet>,
     index: usize,
-}
-
-/// A part of a pool's current key set, which stays as it is while it is read.
-pub struct View<T: ?Sized + 'static> {
-    keys: Guard<Arc<KeySet>>,
-    part: fn(&KeySet) -> &T,
-}
-
-impl<T: ?Sized> View<T> {
-    pub(super) fn new(keys: Guard<Arc<KeySet>>, part: fn(&KeySet) -> &T) -> Self {
-        Self { keys, part }
-    }
-}
-
-impl<T: ?Sized> Deref for View<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        (self.part)(&self.keys)
-    }
 }
 
 impl MemberRef {

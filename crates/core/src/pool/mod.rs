@@ -18,6 +18,7 @@ mod status;
 mod tests;
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +28,7 @@ use parking_lot::Mutex;
 pub use availability_cache::NextAvailable;
 pub use group::{GroupId, ObjectOrigin};
 pub use health::{NoFailover, PoolHealth};
-pub use key_set::{KeySet, Member, MemberRef, View};
+pub use key_set::{KeySet, Member, MemberRef};
 pub use lease::{Lease, Leased};
 pub use obstacle::{ExcludedKey, Obstacle};
 pub use outcome::Effect;
@@ -40,7 +41,6 @@ use crate::availability::WaitSignal;
 use crate::balance::{self, Conversation, OverflowTable};
 use crate::clock::Clock;
 use crate::key::{Key, QuotaGroup, flag};
-use crate::settings::PoolSettings;
 use queue::WaitQueues;
 
 /// How often a request may lose the race for a slot before it gives up on the available set.
@@ -145,14 +145,9 @@ impl Pool {
         self.keys.load_full()
     }
 
-    /// Its current settings. Do not keep the view: it would keep the old settings after a reload.
-    pub fn settings(&self) -> View<PoolSettings> {
-        View::new(self.keys.load(), KeySet::settings)
-    }
-
-    /// Its current keys, in the order of the configuration. Do not keep the view, as with [`Pool::settings`].
-    pub fn members(&self) -> View<[Member]> {
-        View::new(self.keys.load(), KeySet::members)
+    /// The same, to be read at once and not kept; cheaper, since nothing is counted.
+    pub fn current(&self) -> impl Deref<Target = Arc<KeySet>> {
+        self.keys.load()
     }
 
     /// Puts another set of keys in place of the current one, and serves waiting requests from it at once.

@@ -47,7 +47,7 @@ impl HealthMonitor {
     /// After a failure: checks the pool, and logs its condition if that changed.
     pub(crate) fn after_failure(&self, pool: &Pool, now: Instant) {
         let is_recent = |known: &Known| known.is_recent(now);
-        let is_large = pool.members().len() > SMALL_POOL;
+        let is_large = pool.current().members().len() > SMALL_POOL;
         if is_large && self.known.lock().get(pool.name()).is_some_and(is_recent) {
             return;
         }
@@ -80,7 +80,7 @@ impl Known {
 
 fn log(pool: &Pool, health: &PoolHealth) {
     let name = &**pool.name();
-    let keys = pool.members().len();
+    let keys = pool.current().members().len();
     match health {
         PoolHealth::Healthy => info!(pool = name, "pool \"{name}\" recovered"),
         PoolHealth::AllFail(cause) => warn!(

@@ -38,7 +38,8 @@ impl Telemetry {
     /// At start: where it listens, and how many keys each pool has.
     pub(crate) fn started(&self, addr: SocketAddr, snapshot: &Snapshot) {
         for entry in &snapshot.pools {
-            let settings = entry.pool.settings();
+            let current = entry.pool.current();
+            let settings = current.settings();
             let keys = settings.keys.len();
             let (pool, provider, source) = (&*settings.name, settings.provider, &*settings.source);
             info!(pool, provider, keys, source, "pool loaded");

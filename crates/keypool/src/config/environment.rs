@@ -25,7 +25,7 @@ pub(super) fn pools(
     proxies: &proxy::Environment,
 ) -> Vec<PoolSettings> {
     let mut out = Vec::new();
-    for dialect in catalogue::all().iter().copied() {
+    for dialect in catalogue::ALL.iter().copied() {
         let texts: Vec<Text<'_>> = dialect
             .env_keys
             .iter()

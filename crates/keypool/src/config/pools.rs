@@ -107,10 +107,7 @@ fn pool(
 }
 
 fn provider(table: &mut Table<'_>) -> Option<&'static Dialect> {
-    let names: Vec<&'static str> = catalogue::all()
-        .iter()
-        .map(|dialect| dialect.name)
-        .collect();
+    let names: Vec<&'static str> = catalogue::ALL.iter().map(|dialect| dialect.name).collect();
     let Some(node) = table.take("provider") else {
         let message = format!(
             "the pool has no `provider`: it must be one of {}",

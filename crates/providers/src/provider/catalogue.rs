@@ -2,8 +2,8 @@
 
 use crate::dialect::Dialect;
 
-/// All dialects, in the order in which pools made from the environment are listed.
-static ALL: &[&Dialect] = &[
+/// Every dialect, in the order in which pools made from the environment are listed.
+pub static ALL: &[&Dialect] = &[
     &super::openai::OPENAI,
     &super::anthropic::ANTHROPIC,
     &super::gemini::GEMINI,
@@ -18,11 +18,6 @@ static ALL: &[&Dialect] = &[
     &super::openai::OPENAI_COMPATIBLE,
     &super::mock::MOCK,
 ];
-
-/// Every dialect, in the order in which pools made from the environment are listed.
-pub fn all() -> &'static [&'static Dialect] {
-    ALL
-}
 
 /// Finds a dialect by its name.
 pub fn find(name: &str) -> Option<&'static Dialect> {

@@ -149,7 +149,7 @@ fn a_safe_path_leads_nowhere_else() {
 #[test]
 fn every_path_stays_below_its_base() {
     fuzz!(|source: &mut Source<'_>| {
-        let dialect = source.one_of(catalogue::all());
+        let dialect = source.one_of(catalogue::ALL);
         let protocol = *source.one_of(&[
             Protocol::OpenAi,
             Protocol::Anthropic,

@@ -97,7 +97,7 @@ fn names(pool: &Arc<Pool>, demand: &Demand, calls: usize) -> Vec<String> {
 }
 
 fn fail(pool: &Arc<Pool>, demand: &Demand, name: &str, fault: &Fault) {
-    for _ in 0..pool.members().len() {
+    for _ in 0..pool.current().members().len() {
         let lease = pool.lease(demand).expect("a key is free");
         if &*lease.member().name == name {
             let _ = lease.finish(fault);
@@ -109,7 +109,7 @@ fn fail(pool: &Arc<Pool>, demand: &Demand, name: &str, fault: &Fault) {
 
 fn break_key(pool: &Arc<Pool>, name: &str) {
     let demand = Demand::of("m");
-    for _ in 0..pool.settings().breaker.min_requests {
+    for _ in 0..pool.current().settings().breaker.min_requests {
         fail(pool, &demand, name, &Fault::of(Class::UpstreamTrouble));
     }
 }
@@ -288,7 +288,7 @@ fn a_failed_key_is_retried_after_its_back_off_and_after_untried_keys() {
     demand.note_failure(lease.member(), world.clock.now() + seconds(1));
     drop(lease);
     assert_eq!(names(&pool, &demand, 2), ["k2", "k2"]);
-    demand.note_failure(&pool.members()[1], world.clock.now() + seconds(2));
+    demand.note_failure(&pool.current().members()[1], world.clock.now() + seconds(2));
     assert!(pool.lease(&demand).is_none());
     assert_eq!(
         pool.next_available(&demand),
@@ -446,7 +446,8 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
                     end(lease, &mut random);
                     if random.u8(..) < 16 {
                         world.clock.pass(seconds(1));
-                        let _ = pool.reset(&pool.members()[random.usize(..4)].name.clone());
+                        let _ =
+                            pool.reset(&pool.current().members()[random.usize(..4)].name.clone());
                     }
                 }
             });
@@ -454,7 +455,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
     });
     assert_eq!(pool.waiting(), 0);
     assert!(!pool.wait_signal.anyone_anywhere());
-    for member in pool.members().iter() {
+    for member in pool.current().members().iter() {
         assert_eq!(member.key.active(), 0);
         pool.reset(&member.name);
     }

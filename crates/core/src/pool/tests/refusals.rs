@@ -11,7 +11,7 @@ fn refused(pool: &Arc<Pool>, demand: &Demand) -> NextAvailable {
     assert!(pool.lease(demand).is_none());
     let next_available = pool.next_available(demand);
     let key_counts = pool.key_counts(demand);
-    assert_eq!(key_counts.total, pool.members().len());
+    assert_eq!(key_counts.total, pool.current().members().len());
     next_available
 }
 
@@ -79,7 +79,7 @@ fn every_change_of_a_flag_ends_a_kept_result() {
     let pool = World::new().pool(settings(2));
     let demand = Demand::of("m");
     let all = |set: u32, clear: u32| {
-        for member in pool.members().iter() {
+        for member in pool.current().members().iter() {
             member.key.change(set, clear);
         }
     };
@@ -96,7 +96,7 @@ fn a_kept_result_is_not_used_for_a_request_that_has_tried_keys() {
     let plain = Demand::of("m");
     let mut tried = plain.clone();
     let back = world.clock.now() + seconds(1);
-    tried.note_failure(&pool.members()[0], back);
+    tried.note_failure(&pool.current().members()[0], back);
     let expect = NextAvailable {
         slot_may_free: false,
         cooldown_ends: Some(back),
@@ -127,7 +127,8 @@ fn a_longer_cooldown_set_later_replaces_a_kept_result() {
             until: world.clock.now() + seconds(wait),
             class: Class::RateLimited,
         };
-        let member = &pool.members()[index];
+        let keys = pool.current();
+        let member = &keys.members()[index];
         member
             .group
             .cooldowns

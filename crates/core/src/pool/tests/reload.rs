@@ -45,7 +45,7 @@ fn a_key_removed_while_in_use_finishes_its_calls() {
     let pool = world.pool(settings(2));
     let demand = Demand::of("m");
     let leases: Vec<Lease> = (0..4).filter_map(|_| pool.lease(&demand)).collect();
-    let removed = Arc::clone(&pool.members()[1].key);
+    let removed = Arc::clone(&pool.current().members()[1].key);
     assert_eq!(removed.active(), 2);
     reload(&world, &pool, settings(1));
     assert_eq!(names(&pool, &demand, 3), ["k1"; 3], "it takes no new calls");
@@ -143,12 +143,12 @@ fn a_key_tried_before_a_reload_counts_as_tried_after_it() {
     let pool = world.pool(settings(2));
     let mut demand = Demand::of("m");
     let back = world.clock.now() + seconds(9);
-    demand.note_failure(&pool.members()[1], back);
+    demand.note_failure(&pool.current().members()[1], back);
     let mut turned = settings(2);
     turned.keys.reverse();
     reload(&world, &pool, turned);
     assert_eq!(names(&pool, &demand, 2), ["k1", "k1"]);
-    demand.note_failure(&pool.members()[1], back);
+    demand.note_failure(&pool.current().members()[1], back);
     assert!(pool.lease(&demand).is_none(), "both were tried");
     assert_eq!(pool.next_available(&demand).cooldown_ends, Some(back));
     reload(&world, &pool, settings(3));
@@ -301,7 +301,7 @@ fn under_concurrency_reloads_lose_no_slot_and_no_waiting_request() {
     assert!(calls.load(Ordering::SeqCst) > 0);
     reload(&world, &pool, capped(4, CAP));
     assert!(pool.waiting() == 0 && !pool.wait_signal.anyone_anywhere());
-    for member in pool.members().iter() {
+    for member in pool.current().members().iter() {
         pool.reset(&member.name);
         assert_eq!(member.key.active(), 0);
     }

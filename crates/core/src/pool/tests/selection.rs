@@ -39,7 +39,7 @@ fn a_selection_names_every_obstacle() {
         let _ = lease.finish(&Fault::of(class));
     }
     assert!(held.is_some());
-    demand.note_failure(&pool.members()[6], world.clock.now() + seconds(9));
+    demand.note_failure(&pool.current().members()[6], world.clock.now() + seconds(9));
     let selection = selection(&pool, &demand);
     assert_eq!(
         named(&selection),

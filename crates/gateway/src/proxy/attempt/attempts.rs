@@ -113,7 +113,7 @@ impl<'a> Attempts<'a> {
         targets: &'a [PoolTarget],
         caller: &'a Caller,
     ) -> Self {
-        let total = targets[0].entry.pool.settings().timeouts.total;
+        let total = targets[0].entry.pool.current().settings().timeouts.total;
         Self {
             gw,
             caller,
@@ -204,7 +204,7 @@ impl<'a> Attempts<'a> {
 
     /// The end of the remaining queue timeout, or of the request's time if that is earlier.
     fn waits_until(&self, began: Instant) -> Instant {
-        let timeout = self.pool().settings().queue.timeout;
+        let timeout = self.pool().current().settings().queue.timeout;
         let queue_ends = began + timeout.saturating_sub(self.state.waited);
         queue_ends.min(self.time.deadline)
     }
@@ -256,7 +256,7 @@ impl<'a> Attempts<'a> {
     /// Counts a failed attempt: what it means for the key, and what the client may see of it.
     pub(crate) fn failed(&mut self, lease: Lease, failure: Failure, log: &mut RequestLog) {
         let (pool, key) = (self.pool(), lease.member().clone());
-        let not_before = self.gw.clock.now() + pool.settings().retry.backoff;
+        let not_before = self.gw.clock.now() + pool.current().settings().retry.backoff;
         self.state.demand.note_failure(&key, not_before);
         let (fault, status, reason, blames_key) = match failure {
             Failure::Response {

@@ -120,8 +120,11 @@ fn spellings(entry: &PoolEntry, rest: &str) -> Vec<String> {
     spellings.extend(entry.dialect.openai_root.and_then(under));
     if entry.dialect.protocols[0] == Protocol::OpenAi {
         // So are `/{pool}{path of the base URL}/chat/completions` and `/{pool}/chat/completions`.
-        let members = entry.pool.members();
-        let base = members.first().map(|member| &**member.base_url.path());
+        let keys = entry.pool.current();
+        let base = keys
+            .members()
+            .first()
+            .map(|member| &**member.base_url.path());
         spellings.extend(base.filter(|base| !base.is_empty()).and_then(under));
         spellings.push(format!("/v1{rest}"));
     }

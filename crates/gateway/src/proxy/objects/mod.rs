@@ -221,7 +221,7 @@ impl<'a> ObjectTracking<'a> {
 fn sole_group(targets: &[PoolTarget]) -> Option<Option<GroupId>> {
     let mut only = None;
     let pools = targets.iter().map(|target| &target.entry.pool);
-    for pool in pools.filter(|pool| !pool.members().is_empty()) {
+    for pool in pools.filter(|pool| !pool.current().members().is_empty()) {
         let group = pool.sole_group()?;
         if only
             .replace(group.clone())

@@ -117,14 +117,14 @@ fn never_tried(
     waited: Duration,
 ) -> GatewayError {
     let pool = &tried[tried.len() - 1].entry.pool;
-    let (name, settings) = (pool.name(), pool.settings());
+    let (name, keys) = (pool.name(), pool.current());
     let (kind, retry_after, message) = match reason {
         NoKeyReason::QueueFull => (
             Kind::QueueFull,
             Some(Duration::from_secs(1)),
             format!(
                 "the queue of pool \"{name}\" is full ({} waiting): try again in a moment",
-                settings.queue.max_waiting
+                keys.settings().queue.max_waiting
             ),
         ),
         NoKeyReason::QueueTimeout | NoKeyReason::DeadlineExceeded => (

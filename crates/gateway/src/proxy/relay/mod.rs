@@ -145,7 +145,7 @@ fn relay_last(
 ) -> Response<Box<Relay>> {
     let mut serving = Serving::new(None, log);
     let head = head(response.parts, entry.dialect, &mut serving.log);
-    let idle_limit = entry.pool.settings().timeouts.idle;
+    let idle_limit = entry.pool.current().settings().timeouts.idle;
     let relay = Relay {
         ready: response.read,
         upstream: response.rest,

@@ -25,7 +25,7 @@ const MAX_MESSAGES: usize = 8;
 /// The conversation of a call, the same on every node. `None` if the pool does not balance by affinity, or the call
 /// belongs to none.
 pub(crate) fn conversation(call: &Call<'_>, target: &PoolTarget, caller: &Caller) -> Option<u64> {
-    let strategy = target.entry.pool.settings().strategy;
+    let strategy = target.entry.pool.current().settings().strategy;
     if strategy != Strategy::Affinity || !call.generates {
         return None;
     }

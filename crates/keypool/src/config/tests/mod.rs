@@ -432,7 +432,7 @@ fn a_server_warns_if_it_serves_nobody_or_everyone_on_the_network() {
 #[test]
 fn no_provider_warns_by_itself() {
     let text = "pools.a = { provider = 'P', base_url = 'http://h/v1' }\npools.b = { provider = 'P', base_url = 'http://h/v1' }\n";
-    for dialect in keypool_providers::catalogue::all() {
+    for dialect in keypool_providers::catalogue::ALL {
         let warnings = toml(&text.replace('P', dialect.name)).good().warnings;
         assert_eq!(warnings, Vec::<String>::new(), "{}", dialect.name);
     }

@@ -160,7 +160,7 @@ fn provider_keys_make_pools_in_the_order_of_the_providers() {
 
 #[test]
 fn every_dialect_with_variables_makes_a_pool() {
-    for dialect in keypool_providers::catalogue::all() {
+    for dialect in keypool_providers::catalogue::ALL {
         for variable in dialect.env_keys {
             let pools = Home::new().env(variable, "k1,k2").good().settings.pools;
             assert_eq!(pools.len(), 1, "{variable}");
