@@ -80,8 +80,8 @@ pub struct ExcludedKey {
 impl KeySet {
     /// Why the key at `index` cannot serve the demand now; `None`: it can.
     ///
-    /// If there are several reasons, the one that usually lasts longest
-    /// comes first. `until` is left out where finding it would take a lock; [`KeySet::ends`] finds it.
+    /// If there are several reasons, the one that usually lasts longest comes first. `until` is left out where finding
+    /// it would take a lock; [`KeySet::ends`] finds it.
     pub(super) fn why_not(
         &self,
         index: usize,

@@ -101,9 +101,9 @@ async fn answer_request(
         .map_err(|error: GatewayError| error.in_protocol(protocol))
 }
 
-/// Everything below authentication: finds the pools, restricts them to the account that holds the files, batches or other
-/// objects that the call names, then tries keys, target by target, until one responds, the attempts
-/// run out or nothing is left to try.
+/// Everything below authentication. Finds the pools; restricts them to the account that holds the objects (files,
+/// batches, …) that the call names; then tries keys, target by target, until one responds, the attempts run out or
+/// nothing is left to try.
 async fn run(
     gw: &Arc<Gateway>,
     snapshot: &Snapshot,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Gateway, PoolConfig, STREAM, key, pool, within};
 use crate::http::{Connection, End, Reply, code_of};
+use crate::raw_provider::{RawProvider, Say};
 
 const MESSAGES: &str = r#"{"model":"claude-x","max_tokens":50,"stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
 const GENERATE: &str = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
@@ -369,6 +370,22 @@ async fn comments_are_held_for_at_most_five_seconds() {
     );
     drop(stream);
     gw.all_idle().await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_stream_whose_protocol_has_no_error_event_ends_broken() {
+    let first = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+                 d\r\ndata: {\"a\":1}\r\n2\r\n\n\n\r\n";
+    let provider = RawProvider::start([Say::close(first)]).await;
+    let config = PoolConfig::at(&provider.origin(), "p", [1]).set("provider", "tavily");
+    let gw = Gateway::start(&config.to_string()).await;
+    let reply = gw.post("/research", r#"{"input":"x","stream":true}"#).await;
+    assert_eq!(
+        (reply.status, reply.text().as_str(), reply.end),
+        (200, "data: {\"a\":1}\n\n", End::Broken)
+    );
+    gw.logged("upstream_broke_off").await;
     gw.stop().await;
 }
 

@@ -325,17 +325,19 @@ impl Relay {
         );
     }
 
-    /// Ends a stream with an error, any other response by closing the connection.
+    /// Ends a stream with an error. If the protocol has none for streams, or the response is no stream, it ends by closing
+    /// the connection.
     fn end_with_error(&mut self, message: &str) {
+        let error = GatewayError::new(Kind::UpstreamUnreachable, message);
+        let error = error.render_in_stream(self.protocol);
         match self.events.take() {
-            Some(events) => {
+            Some(events) if !error.is_empty() => {
                 if events.client_is_inside() {
                     self.ready.push_back(Bytes::from_static(b"\n\n"));
                 }
-                let error = GatewayError::new(Kind::UpstreamUnreachable, message);
-                self.ready.push_back(error.render_in_stream(self.protocol));
+                self.ready.push_back(error);
             }
-            None => self.broke_at_poll = Some(task_poll::current()),
+            _ => self.broke_at_poll = Some(task_poll::current()),
         }
     }
 
