@@ -33,7 +33,7 @@ pub(crate) struct WaitSignal {
     everywhere: Arc<AtomicUsize>,
     /// Notified when a cooldown starts or is cleared, so that waiting requests recompute their next wake-up.
     changed: Notify,
-    /// Hands free keys to waiting requests. Set once, by the pool.
+    /// Hands free keys to waiting requests. Set once, by the registry when it makes the pool.
     serve: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -103,7 +103,7 @@ impl WaitSignal {
 
     /// Sets how free keys reach waiting requests.
     pub(crate) fn on_free(&self, serve: impl Fn() + Send + Sync + 'static) {
-        // Each pool sets it once, when it is made.
+        // Set once for each pool, when it is made.
         let _ = self.serve.set(Box::new(serve));
     }
 

@@ -1,4 +1,4 @@
-//! Counts polls of a connection task. Within one poll the clock is read once and cached.
+//! Numbers the polls of all connection tasks of a thread. Within one poll the clock is read once and cached.
 //!
 //! hyper may poll a body twice within one poll of the task. The number shows the relay whether other tasks may have run
 //! since it last yielded.

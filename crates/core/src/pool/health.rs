@@ -1,4 +1,5 @@
-//! Whether a pool is in trouble, and which case it is: a single key, all keys alike, or nothing to fail over to.
+//! Whether a pool is in trouble, and which case it is: some keys fail while others serve, all keys fail, or there is
+//! no other key.
 //!
 //! Derived from the state of the keys at the moment of asking. Must never know who is informed of it.
 

@@ -24,7 +24,7 @@ pub struct KeySet {
     pub(super) settings: PoolSettings,
     pub(super) members: Box<[Member]>,
     pub(super) availability: Arc<Availability>,
-    /// The groups that conversations belong to; only under `affinity`.
+    /// Decides which quota group serves a conversation; only under `affinity`.
     pub(super) ring: Option<AffinityRing>,
     pub(super) cache: AvailabilityCache,
     /// How often every key was looked at to find the next available one.

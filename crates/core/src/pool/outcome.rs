@@ -12,7 +12,7 @@ use crate::key::{Key, default_cooldown, flag};
 /// How an outcome changed the key, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effect {
-    /// The cooldown of the key, the group or (key, model) that began.
+    /// Length of the cooldown that began: of the key or its group, for one model or for all.
     pub cooldown: Option<Duration>,
     /// The breaker ejected the key.
     pub ejected: bool,

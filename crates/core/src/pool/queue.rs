@@ -248,7 +248,8 @@ impl WaitQueues {
     }
 }
 
-/// Sends the last of `undelivered` to the waiting request. It stays there if the request has just left.
+/// Hands the newest lease in `undelivered` to the waiting request. If that request has just left, the lease stays there,
+/// to be dropped outside the lock.
 fn deliver(waiter: Waiter, undelivered: &mut Vec<Handoff>) {
     if let Some(handoff) = undelivered.pop()
         && let Err(back) = waiter.handoff.send(handoff)

@@ -93,8 +93,9 @@ impl KeySet {
         }
     }
 
-    /// Collects what keeps other keys than `selected` from serving: of the keys that were passed by, of those that
-    /// the available set shows to be blocked, and of the first few where all of them are of interest.
+    /// Collects why keys other than `selected` cannot serve. In a small pool it looks at all keys; in a larger one at
+    /// those that were passed over, at some that the available set shows as blocked and, if none was selected, at the
+    /// first few.
     fn look_around(
         &self,
         selected: Option<usize>,

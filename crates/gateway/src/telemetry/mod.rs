@@ -126,7 +126,7 @@ impl Telemetry {
         );
     }
 
-    /// A response broke off after its first byte had gone to the client.
+    /// A response broke off when it was being relayed, so no other key could be tried.
     pub(crate) fn response_broke(
         &self,
         request_id: &str,

@@ -121,7 +121,7 @@ struct AttemptTime {
     limit: Duration,
     /// The deadline of the request.
     deadline: Instant,
-    /// It is less than half of the request's whole time: earlier attempts and waits used up the rest.
+    /// `limit` is less than half of the request's whole time: earlier attempts and waits used up the rest.
     is_remainder: bool,
     /// Longest time between two pieces of the response.
     idle: Duration,

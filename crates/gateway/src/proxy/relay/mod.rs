@@ -68,7 +68,7 @@ pub(crate) struct Relay {
     idle_limit: Duration,
     /// Number of the poll of this task in which the response was found broken.
     broke_at_poll: Option<u64>,
-    /// Number of the poll in which this last let the provider's connection run first.
+    /// Number of the poll in which this last yielded, so that the task that reads an HTTP/2 connection could run.
     yielded_at_poll: Option<u64>,
 }
 
@@ -254,7 +254,7 @@ impl Relay {
         }
     }
 
-    /// Whether nothing more comes without waiting. Every write costs a system call. If another task reads the
+    /// Whether everything that has arrived was read, so that more comes only by waiting. Every write costs a system call. If another task reads the
     /// connection (HTTP/2), it may hold the next event already, so it gets one turn of the scheduler to pass it on.
     fn has_all_that_came(&mut self) -> bool {
         let upstream = self.upstream.as_ref();
@@ -347,6 +347,7 @@ impl Relay {
         }
     }
 
+    /// Whether the idle limit has passed. Until then, also releases the held part of an event when that is due.
     fn waited_too_long(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(events) = self.events.as_mut() {
             events.release_if_due(cx, &mut self.ready);
