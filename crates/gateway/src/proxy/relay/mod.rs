@@ -254,8 +254,9 @@ impl Relay {
         }
     }
 
-    /// Whether everything that has arrived was read, so that more comes only by waiting. Every write costs a system call. If another task reads the
-    /// connection (HTTP/2), it may hold the next event already, so it gets one turn of the scheduler to pass it on.
+    /// Whether everything that has arrived was read, so that more comes only by waiting. Every write costs a system call.
+    /// If another task reads the connection (HTTP/2), it may hold the next event already, so it gets one turn of the
+    /// scheduler to pass it on.
     fn has_all_that_came(&mut self) -> bool {
         let upstream = self.upstream.as_ref();
         upstream.is_none_or(UpstreamBody::is_read_by_this_task)
