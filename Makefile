@@ -18,7 +18,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## build and serve on http://127.0.0.1:8080 (without keys: the demo); passes ARGS="…" on
-	@echo "==> building keypool (the first time takes about three minutes)"
+	@echo "==> building keypool (the first time takes three to five minutes)"
 	@cargo build --locked --release --package keypool
 	@exec "$(TARGET)/release/keypool" serve --or-demo $(ARGS)
 
