@@ -3,13 +3,16 @@
 //! This module must never gain a `Display`, a `Serialize` or a `Debug` that shows the text.
 
 use std::fmt;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// A provider key, virtual key or admin token. Its text is wiped from memory when it is dropped.
+/// A provider key, virtual key or admin token. Clones share its text, which is wiped from memory with the last of them.
 #[derive(Clone)]
-pub struct Secret {
+pub struct Secret(Arc<Content>);
+
+struct Content {
     text: SecretString,
     digest: Digest256,
 }
@@ -23,17 +26,17 @@ impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
         let text = SecretString::from(text.into());
         let digest = Digest256::of(text.expose_secret().as_bytes());
-        Self { text, digest }
+        Self(Arc::new(Content { text, digest }))
     }
 
     /// The text itself, for the one place that sends it upstream.
     pub fn expose(&self) -> &str {
-        self.text.expose_secret()
+        self.0.text.expose_secret()
     }
 
     /// SHA-256 of the text.
     pub fn digest(&self) -> Digest256 {
-        self.digest
+        self.0.digest
     }
 
     /// A hint that may be shown to an operator: `sk-…ab12`. Secrets under 12 characters show nothing.
@@ -81,7 +84,7 @@ impl Digest256 {
 impl PartialEq for Secret {
     /// Compares digests, so that the time it takes reveals nothing about the text.
     fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        self.0.digest == other.0.digest
     }
 }
 

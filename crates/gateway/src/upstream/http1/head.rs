@@ -1,5 +1,6 @@
 //! The heads of requests and responses (RFC 9112 §2 to §6).
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,6 +12,18 @@ use super::{ConnectionError, UpstreamRequest};
 
 /// Initial capacity for a request head, in bytes: enough unless a value is long.
 const HEAD_CAPACITY: usize = 1024;
+/// Number of header names that each thread caches.
+const CACHED_NAMES: usize = 64;
+/// Maximum length of a cached name, in bytes.
+const MAX_CACHED_NAME: usize = 64;
+
+thread_local! {
+    /// Names of response headers, each in the bucket of its length, first and last byte. The same ones come with every
+    /// response, and making a name that is not in the `http` crate's table allocates.
+    static NAMES: RefCell<[Option<HeaderName>; CACHED_NAMES]> =
+        const { RefCell::new([const { None }; CACHED_NAMES]) };
+}
+
 /// How every response begins.
 const PREFIX: &[u8] = b"HTTP/1.";
 
@@ -115,11 +128,27 @@ pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, Conn
 fn headers(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
     for header in parsed {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        let name = header_name(header.name)?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(header.value));
         headers.append(name, value.ok()?);
     }
     Some(headers)
+}
+
+/// The name, from the thread's cache if it holds it.
+fn header_name(name: &str) -> Option<HeaderName> {
+    let bytes = name.as_bytes();
+    if bytes.len() > MAX_CACHED_NAME {
+        return HeaderName::from_bytes(bytes).ok();
+    }
+    let bucket = 7 * bytes.len() + 3 * usize::from(*bytes.first()?) + usize::from(*bytes.last()?);
+    NAMES.with_borrow_mut(|names| {
+        let cached = &mut names[bucket % CACHED_NAMES];
+        if !cached.as_ref().is_some_and(|known| known == name) {
+            *cached = Some(HeaderName::from_bytes(bytes).ok()?);
+        }
+        cached.clone()
+    })
 }
 
 fn malformed(error: httparse::Error) -> ConnectionError {
