@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use keypool_testkit::{Mock, Step};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Subscriber};
@@ -16,9 +18,9 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use crate::harness::{Client, Running, pool};
 
-/// What the layer saw, by span.
+/// What the layer saw, by span, and a signal for each span that closes.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<HashMap<u64, SeenSpan>>>);
+struct Seen(Arc<Mutex<HashMap<u64, SeenSpan>>>, Arc<Notify>);
 
 #[derive(Clone, Debug, Default)]
 struct SeenSpan {
@@ -72,20 +74,24 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Seen {
         if let Some(span) = self.0.lock().get_mut(&id.into_u64()) {
             span.is_closed = true;
         }
+        self.1.notify_one();
     }
 }
 
 impl Seen {
     /// All spans, once `count` of them are closed.
     async fn closed(&self, count: usize) -> Vec<SeenSpan> {
-        for _ in 0..1000 {
-            let spans: Vec<SeenSpan> = self.0.lock().values().cloned().collect();
-            if spans.iter().filter(|span| span.is_closed).count() >= count {
-                return spans;
+        let closed = async {
+            loop {
+                let spans: Vec<SeenSpan> = self.0.lock().values().cloned().collect();
+                if spans.iter().filter(|span| span.is_closed).count() >= count {
+                    return spans;
+                }
+                self.1.notified().await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not closed: {:?}", self.0.lock());
+        };
+        let closed = timeout(Duration::from_secs(10), closed).await;
+        closed.unwrap_or_else(|_| panic!("not closed: {:?}", self.0.lock()))
     }
 }
 

@@ -86,7 +86,11 @@ async fn a_changed_file_takes_effect_and_drops_no_request() {
 #[tokio::test]
 async fn a_waiting_request_is_served_by_a_key_that_a_reload_adds() {
     let mock = Mock::start().await.unwrap();
-    let config = |keys| PoolConfig::new(&mock, "p", 1..=keys).set("max_concurrent_per_key", 1);
+    let config = |keys| {
+        PoolConfig::new(&mock, "p", 1..=keys)
+            .set("max_concurrent_per_key", 1)
+            .set("queue.max_waiting", 1)
+    };
     let gw = Arc::new(Gateway::start(&config(1).to_string()).await);
     mock.script(&key(1), [Step::Hang]);
     let mut calls = JoinSet::new();
@@ -97,7 +101,9 @@ async fn a_waiting_request_is_served_by_a_key_that_a_reload_adds() {
     let holder = call();
     within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
     call();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    call();
+    let refused = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(refused.code(), "queue_full", "so the other one waits");
     gw.folder().write("keypool.toml", &config(2).to_string());
     let reply = within(calls.join_next()).await.unwrap().unwrap();
     assert_eq!((reply.status, reply.key()), (200, "p-2"), "{reply:?}");

@@ -22,8 +22,9 @@ pub(super) fn response_of_proxy<B>(
     let proxy = proxy.filter(|proxy| proxy.scheme().is_http() && !base_url.is_https())?;
     let status = response.status();
     // Other statuses mean the caller's fault, which is relayed in any case.
-    let blames_key = matches!(status.as_u16(), 401 | 402 | 403 | 429) || status.is_server_error();
-    let sign = own_error(response.headers()).filter(|_| blames_key)?;
+    let would_blame_key =
+        matches!(status.as_u16(), 401 | 402 | 403 | 429) || status.is_server_error();
+    let sign = own_error(response.headers()).filter(|_| would_blame_key)?;
     let words = redact(&sign, secret);
     let reason = format!("the proxy {proxy} answered {status} itself ({words}): check its rules");
     let kind = ErrorKind::ForwardProxy(reason);
@@ -118,7 +119,7 @@ mod tests {
     const PROXY: Option<&str> = Some("http://me:word@proxy.example:3128");
 
     #[test]
-    fn a_response_of_the_proxy_names_it_and_blames_no_key() {
+    fn a_response_of_the_proxy_is_an_error_that_names_it() {
         for (status, was_sent) in [
             (401, true),
             (403, true),
