@@ -48,7 +48,7 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         source: "bench".into(),
     };
     Registry::new(Arc::new(RealClock), Box::new(|_, _| Arc::new(())))
-        .pools(&[settings], &[])
+        .pools(&[settings.into()], &[])
         .remove(0)
 }
 

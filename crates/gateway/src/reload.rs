@@ -1,5 +1,7 @@
 //! Reloaded configurations and what they change. This module knows settings, not what is built from them.
 
+use std::sync::Arc;
+
 use keypool_core::settings::PoolSettings;
 
 use crate::settings::Settings;
@@ -57,12 +59,15 @@ impl Changes {
 }
 
 /// The names of the pools that `is_meant` selects.
-fn names(pools: &[PoolSettings], is_meant: impl Fn(&PoolSettings) -> bool) -> Vec<String> {
+fn names(
+    pools: &[Arc<PoolSettings>],
+    is_meant: impl Fn(&Arc<PoolSettings>) -> bool,
+) -> Vec<String> {
     let meant = pools.iter().filter(|pool| is_meant(pool));
     meant.map(|pool| pool.name.to_string()).collect()
 }
 
 /// The pool of the same name in `settings`.
-fn namesake<'s>(pool: &PoolSettings, settings: &'s Settings) -> Option<&'s PoolSettings> {
+fn namesake<'s>(pool: &PoolSettings, settings: &'s Settings) -> Option<&'s Arc<PoolSettings>> {
     settings.pools.iter().find(|other| other.name == pool.name)
 }

@@ -18,7 +18,7 @@ pub struct Settings {
     /// `[admin]`
     pub admin: AdminSettings,
     /// `[pools.*]` in the order of the file, then the pools made from environment keys.
-    pub pools: Vec<PoolSettings>,
+    pub pools: Vec<Arc<PoolSettings>>,
     /// `[[virtual_keys]]`
     pub virtual_keys: Vec<VirtualKeySettings>,
     /// `[[routes]]`

@@ -21,7 +21,7 @@ const MAX_COUNTED: usize = 1024;
 
 /// The keys of a pool, with the settings that belong to them.
 pub struct KeySet {
-    pub(super) settings: PoolSettings,
+    pub(super) settings: Arc<PoolSettings>,
     pub(super) members: Box<[Member]>,
     pub(super) availability: Arc<Availability>,
     /// Decides which quota group serves a conversation; only under `affinity`.

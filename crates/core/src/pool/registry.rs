@@ -52,7 +52,7 @@ impl Registry {
     /// A pool of the same name and provider as one of `before` is that pool: its waiting requests stay in their
     /// queue, and its keys are replaced if its settings changed. A key that stays keeps its counters and cooldowns,
     /// whatever pool, name or index it has now. A pool of `before` that is left out goes on with the keys it has.
-    pub fn pools(&self, settings: &[PoolSettings], before: &[Arc<Pool>]) -> Vec<Arc<Pool>> {
+    pub fn pools(&self, settings: &[Arc<PoolSettings>], before: &[Arc<Pool>]) -> Vec<Arc<Pool>> {
         let planned: Vec<(Arc<Pool>, Arc<KeySet>)> = settings
             .iter()
             .map(|wanted| self.plan(wanted, before))
@@ -71,7 +71,7 @@ impl Registry {
     }
 
     /// The pool for the settings, and the keys that it is to have.
-    fn plan(&self, wanted: &PoolSettings, before: &[Arc<Pool>]) -> (Arc<Pool>, Arc<KeySet>) {
+    fn plan(&self, wanted: &Arc<PoolSettings>, before: &[Arc<Pool>]) -> (Arc<Pool>, Arc<KeySet>) {
         let is_same =
             |pool: &&Arc<Pool>| pool.name == wanted.name && pool.provider == wanted.provider;
         let Some(pool) = before.iter().find(is_same) else {
@@ -86,7 +86,7 @@ impl Registry {
         (Arc::clone(pool), keys)
     }
 
-    fn pool(&self, settings: &PoolSettings) -> Arc<Pool> {
+    fn pool(&self, settings: &Arc<PoolSettings>) -> Arc<Pool> {
         let wait_signal = Arc::new(WaitSignal::new(Arc::clone(&self.waiting)));
         let pool = Arc::new(Pool {
             name: Arc::clone(&settings.name),
@@ -107,7 +107,7 @@ impl Registry {
         pool
     }
 
-    fn key_set(&self, settings: &PoolSettings, wait_signal: &Arc<WaitSignal>) -> Arc<KeySet> {
+    fn key_set(&self, settings: &Arc<PoolSettings>, wait_signal: &Arc<WaitSignal>) -> Arc<KeySet> {
         let keys = &settings.keys;
         let members: Box<[Member]> = keys.iter().map(|key| self.member(settings, key)).collect();
         let weights: Vec<u32> = keys.iter().map(|key| key.weight).collect();
@@ -123,7 +123,7 @@ impl Registry {
         let ring = (settings.strategy == Strategy::Affinity)
             .then(|| AffinityRing::new(&identities(), &availability.available));
         Arc::new(KeySet {
-            settings: settings.clone(),
+            settings: Arc::clone(settings),
             members,
             availability,
             ring,

@@ -128,8 +128,7 @@ async fn run(
         match send(gw, call, target, &lease, attempts.time).await {
             AttemptResult::Response(mut response) => {
                 objects.after_response(&lease, &mut response);
-                let relayed = relay(gw, call, target.entry.dialect, response, lease, log);
-                return Ok(relayed.map(OutBody::Relay));
+                return Ok(relay(gw, call, &target.entry, response, Some(lease), log));
             }
             AttemptResult::Failed(failure) => attempts.failed(lease, failure, log),
         }

@@ -47,7 +47,7 @@ fn settings(mock: &Mock) -> Settings {
             token: None,
             token_file: "unused".into(),
         },
-        pools: vec![pool],
+        pools: vec![pool.into()],
         virtual_keys: Vec::new(),
     }
 }

@@ -188,8 +188,9 @@ async fn reset_and_reload(running: Arc<Running>, done: Arc<AtomicBool>) {
         }
         if round % 10 == 0 {
             let mut next = running.next.lock();
-            next.pools[0].strategy = strategies[round / 10 % strategies.len()];
-            next.pools[0].keys.rotate_left(1);
+            let pool = Arc::make_mut(&mut next.pools[0]);
+            pool.strategy = strategies[round / 10 % strategies.len()];
+            pool.keys.rotate_left(1);
             drop(next);
             running.gw.reload().expect("a good configuration");
         }

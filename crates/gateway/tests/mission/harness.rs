@@ -73,7 +73,7 @@ fn settings(pool: PoolSettings) -> Settings {
             token: None,
             token_file: "unused".into(),
         },
-        pools: vec![pool],
+        pools: vec![pool.into()],
         virtual_keys: Vec::new(),
         routes: Vec::new(),
     }

@@ -85,7 +85,7 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
     };
     Ok(Settings {
         server,
-        pools: vec![pool],
+        pools: vec![pool.into()],
         virtual_keys: Vec::new(),
         admin,
         ..configured

@@ -30,6 +30,7 @@ mod walk;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use keypool_gateway::settings::Settings;
 use toml::de::DeTable;
@@ -117,7 +118,12 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     not_implemented::files(root.table("files"));
     not_implemented::metrics(root.table("metrics"));
     root.finish();
-    let pools = file.pools.into_iter().chain(environment).collect();
+    let pools = file
+        .pools
+        .into_iter()
+        .chain(environment)
+        .map(Arc::new)
+        .collect();
     Settings {
         server,
         log,

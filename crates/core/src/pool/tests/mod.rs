@@ -36,7 +36,7 @@ impl World {
     }
 
     fn pool(&self, settings: PoolSettings) -> Arc<Pool> {
-        self.registry.pools(&[settings], &[]).remove(0)
+        self.registry.pools(&[settings.into()], &[]).remove(0)
     }
 }
 
@@ -321,7 +321,7 @@ fn one_secret_at_one_host_is_one_key_in_all_pools() {
     let (mut a, mut b) = (capped(1, 5), capped(1, 2));
     (a.name, b.name) = ("a".into(), "b".into());
     b.keys[0].name = "another name".into();
-    let pools = world.registry.pools(&[a, b], &[]);
+    let pools = world.registry.pools(&[a.into(), b.into()], &[]);
     let demand = Demand::of("m");
     let [of_a, of_b, none] = [0, 1, 0].map(|pool: usize| pools[pool].lease(&demand));
     assert!(of_a.is_some() && of_b.is_some());
@@ -338,13 +338,13 @@ fn one_secret_at_one_host_is_one_key_in_all_pools() {
 #[test]
 fn a_slot_freed_under_an_old_configuration_serves_waiting_requests() {
     let world = World::new();
-    let before = world.registry.pools(&[capped(1, 1)], &[]);
+    let before = world.registry.pools(&[capped(1, 1).into()], &[]);
     let demand = Demand::of("m");
     let held = before[0].lease(&demand);
     assert!(held.is_some());
     let mut changed = capped(1, 1);
     changed.models = vec!["m".into()];
-    let now = world.registry.pools(&[changed], &before);
+    let now = world.registry.pools(&[changed.into()], &before);
     let mut waiting = now[0].join(&demand, &"c".into()).expect("room");
     assert!(waits(&mut waiting));
     drop((before, held));
@@ -360,7 +360,9 @@ fn a_reload_keeps_the_state_of_keys_that_stay() {
         .keys
         .iter_mut()
         .for_each(|key| key.secret = Secret::new(format!("other-{}", key.name)));
-    let before = world.registry.pools(&[first.clone(), second.clone()], &[]);
+    let before = world
+        .registry
+        .pools(&[first.clone().into(), second.clone().into()], &[]);
     let keys_before = [before[0].keys(), before[1].keys()];
     let demand = Demand::of("m");
     fail(&before[0], &demand, "k2", &Fault::of(Class::Rejected));
@@ -368,7 +370,9 @@ fn a_reload_keeps_the_state_of_keys_that_stay() {
     first.keys.reverse();
     first.keys[0].name = "renamed".into();
     first.keys.push(key(3));
-    let after = world.registry.pools(&[first, second], &before);
+    let after = world
+        .registry
+        .pools(&[first.into(), second.into()], &before);
     assert!(Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
     assert!(!Arc::ptr_eq(&keys_before[0], &after[0].keys()));
     assert!(
@@ -401,9 +405,9 @@ fn a_key_that_left_its_group_does_not_share_its_exhaustion() {
         .keys
         .iter_mut()
         .for_each(|key| key.group = Some("org".into()));
-    let before = world.registry.pools(&[wanted.clone()], &[]);
+    let before = world.registry.pools(&[wanted.clone().into()], &[]);
     wanted.keys[1].group = None;
-    let after = world.registry.pools(&[wanted], &before);
+    let after = world.registry.pools(&[wanted.into()], &before);
     fail(
         &after[0],
         &Demand::of("m"),

@@ -6,7 +6,7 @@ use crate::balance::AffinityMatch;
 fn reload(world: &World, pool: &Arc<Pool>, settings: PoolSettings) {
     let after = world
         .registry
-        .pools(&[settings], std::slice::from_ref(pool));
+        .pools(&[settings.into()], std::slice::from_ref(pool));
     assert!(Arc::ptr_eq(&after[0], pool), "it is the same pool");
 }
 
@@ -224,7 +224,9 @@ fn waiting_requests_of_a_removed_pool_are_served_by_its_old_keys() {
     let pool = world.pool(capped(1, 1));
     let held = pool.lease(&Demand::of("m"));
     let mut waiting = join(&pool, "a");
-    let after = world.registry.pools(&[other], std::slice::from_ref(&pool));
+    let after = world
+        .registry
+        .pools(&[other.into()], std::slice::from_ref(&pool));
     assert!(!Arc::ptr_eq(&after[0], &pool));
     drop(held);
     assert!(served(&mut waiting).is_some());

@@ -35,9 +35,7 @@ impl EventBuffer {
     pub(super) fn accept(&mut self, piece: Bytes, ready: &mut VecDeque<Bytes>) {
         match self.scanner.feed(&piece) {
             Some(end) => {
-                ready.append(&mut self.held);
-                self.held_length = 0;
-                self.release = None;
+                self.release(ready);
                 self.client_is_inside = false;
                 ready.push_back(piece.slice(..end));
                 if end < piece.len() {
@@ -59,7 +57,10 @@ impl EventBuffer {
 
     /// Moves everything that is held to `ready`.
     pub(super) fn release(&mut self, ready: &mut VecDeque<Bytes>) {
-        self.client_is_inside |= !self.held.is_empty();
+        if self.held.is_empty() {
+            return;
+        }
+        self.client_is_inside = true;
         ready.append(&mut self.held);
         self.held_length = 0;
         self.release = None;

@@ -8,7 +8,7 @@ use http::{HeaderValue, Response};
 use keypool_core::fault::Class;
 use keypool_core::pool::{KeyCounts, Pool};
 
-use super::{OutBody, relay_last};
+use super::{OutBody, relay};
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, in_whole_seconds, whole_seconds};
 use crate::proxy::attempt::{Concluded, UpstreamResponse};
@@ -49,7 +49,7 @@ pub(crate) fn final_response(
             (Some(last), _) => {
                 log.set_response_of(&last.entry, &last.key);
                 let response = with_advice(last.response, class, due);
-                Ok(relay_last(gw, call, response, &last.entry, log).map(OutBody::Relay))
+                Ok(relay(gw, call, &last.entry, response, None, log))
             }
             (None, Some(last)) => Err(unreachable(&last.error, last.pool.name(), due)),
             (None, None) => Err(no_key(gw, tried, due, concluded.attempts)),

@@ -73,14 +73,6 @@ pub(crate) struct Relay {
 }
 
 impl Serving {
-    /// `lease`: the attempt's; `None` for the response of an earlier attempt, whose lease has ended.
-    fn new(lease: Option<Lease>, log: &mut RequestLog) -> Self {
-        Self {
-            lease,
-            log: log.take(),
-        }
-    }
-
     /// Settles what the call means for the key, and frees its slot.
     fn settle(&mut self, gw: &Gateway, class: Class) {
         let Some(lease) = self.lease.take() else {
@@ -106,19 +98,22 @@ impl Serving {
     }
 }
 
-/// Relays the response of an attempt.
+/// Relays a response.
+///
+/// `lease`: the attempt's; `None` if the attempt is over, and this is the last response to a request that no key could
+/// serve.
 pub(super) fn relay(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
-    dialect: &Dialect,
+    entry: &PoolEntry,
     response: UpstreamResponse,
-    lease: Lease,
+    lease: Option<Lease>,
     log: &mut RequestLog,
-) -> Response<Box<Relay>> {
-    let idle_limit = lease.keys().settings().timeouts.idle;
-    let mut serving = Serving::new(Some(lease), log);
+) -> Response<OutBody> {
     let events = is_event_stream(&response).then(EventBuffer::default);
-    let mut head = head(response.parts, dialect, &mut serving.log);
+    let log = log.take();
+    let mut serving = Serving { lease, log };
+    let mut head = head(response.parts, entry.dialect, &mut serving.log);
     if events.is_some() {
         // The length changes if an error is added at the end.
         head.headers_mut().remove(CONTENT_LENGTH);
@@ -128,30 +123,19 @@ pub(super) fn relay(
         serving.settle(gw, response.class);
     }
     let relay = Relay {
+        gw: Arc::clone(gw),
+        protocol: call.protocol(),
         upstream: response.rest,
+        serving,
+        ready: VecDeque::new(),
         events,
-        ..Relay::new(gw, call, serving, idle_limit)
+        idle: None,
+        idle_limit: entry.pool.current().settings().timeouts.idle,
+        broke_at_poll: None,
+        yielded_at_poll: None,
     };
-    head.map(|()| Box::new(relay.with_read(response.read).finished_if_complete()))
-}
-
-/// Relays the last response to a request that no key could serve.
-fn relay_last(
-    gw: &Arc<Gateway>,
-    call: &Call<'_>,
-    response: UpstreamResponse,
-    entry: &Arc<PoolEntry>,
-    log: &mut RequestLog,
-) -> Response<Box<Relay>> {
-    let mut serving = Serving::new(None, log);
-    let head = head(response.parts, entry.dialect, &mut serving.log);
-    let idle_limit = entry.pool.current().settings().timeouts.idle;
-    let relay = Relay {
-        ready: response.read,
-        upstream: response.rest,
-        ..Relay::new(gw, call, serving, idle_limit)
-    };
-    head.map(|()| Box::new(relay.finished_if_complete()))
+    let relay = relay.with_read(response.read).finished_if_complete();
+    head.map(|()| OutBody::Relay(Box::new(relay)))
 }
 
 fn head(parts: http::response::Parts, dialect: &Dialect, log: &mut RequestLog) -> Response<()> {
@@ -166,21 +150,6 @@ fn head(parts: http::response::Parts, dialect: &Dialect, log: &mut RequestLog) -
 }
 
 impl Relay {
-    fn new(gw: &Arc<Gateway>, call: &Call<'_>, serving: Serving, idle_limit: Duration) -> Self {
-        Self {
-            gw: Arc::clone(gw),
-            protocol: call.protocol(),
-            serving,
-            ready: VecDeque::new(),
-            upstream: None,
-            events: None,
-            idle: None,
-            idle_limit,
-            broke_at_poll: None,
-            yielded_at_poll: None,
-        }
-    }
-
     fn with_read(mut self, read: VecDeque<Bytes>) -> Self {
         for piece in read {
             self.accept(piece);

@@ -7,7 +7,10 @@ use super::ConnectionError;
 /// Maximum number of headers of a response, and of trailers after its last chunk.
 pub(super) const MAX_HEADERS: usize = 256;
 /// Maximum number of bytes of chunk extensions and trailers in one response. They are read and dropped.
-const MAX_SKIPPED: usize = 64 * 1024;
+const MAX_DROPPED: usize = 64 * 1024;
+const MALFORMED: ConnectionError = ConnectionError::Malformed(
+    "a chunk with a bad beginning or end, or more than 64 KiB between chunks",
+);
 
 /// How a body is delimited, and how much of it is left.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +28,8 @@ pub(super) enum Framing {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
     state: State,
-    /// Number of bytes of chunk extensions read.
-    extensions: usize,
+    /// Number of bytes of chunk extensions and trailers read.
+    dropped: usize,
     /// The headers after the last chunk. They are not passed on; they are checked because valid headers confirm that the
     /// chunks were read as intended.
     trailers: Vec<u8>,
@@ -64,7 +67,7 @@ impl Framing {
     pub(super) fn chunked() -> Self {
         Self::Chunked(Chunks {
             state: State::Size(None),
-            extensions: 0,
+            dropped: 0,
             trailers: Vec::new(),
         })
     }
@@ -104,70 +107,53 @@ impl Chunks {
         if self.state == State::Data(0) {
             self.state = State::DataCr;
         }
-        let mut read = 0;
-        let mut outcome = Ok(());
-        for byte in input.iter() {
-            if matches!(self.state, State::Data(_) | State::End) {
-                break;
-            }
-            match self.step(*byte) {
-                Ok(next) => self.state = next,
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
-            }
-            read += 1;
+        while let Some(&byte) = input.first()
+            && !matches!(self.state, State::Data(_) | State::End)
+        {
+            self.state = self.step(byte).ok_or(MALFORMED)?;
+            input.advance(1);
         }
-        input.advance(read);
-        outcome
+        Ok(())
     }
 
-    fn step(&mut self, byte: u8) -> Result<State, ConnectionError> {
-        let next = match (self.state, byte) {
+    /// The state after `byte`; `None` if it is not allowed here.
+    fn step(&mut self, byte: u8) -> Option<State> {
+        Some(match (self.state, byte) {
             (State::Size(size), _) if byte.is_ascii_hexdigit() => {
                 State::Size(Some(push_digit(size, byte)?))
             }
             (State::Size(Some(size)) | State::Blank(size) | State::Extension(size), b'\r') => {
                 State::SizeEnd(size)
             }
-            (State::Size(Some(size)) | State::Blank(size), b';') => State::Extension(size),
-            (State::Size(Some(size)) | State::Blank(size), b' ' | b'\t') => {
-                self.extensions += 1;
-                State::Blank(size)
-            }
-            (State::Extension(size), byte) if byte != b'\n' => {
-                self.extensions += 1;
-                State::Extension(size)
-            }
             (State::SizeEnd(0), b'\n') => State::Trailer,
             (State::SizeEnd(size), b'\n') => State::Data(size),
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size(None),
+            (State::Size(Some(size)) | State::Blank(size), b';') => State::Extension(size),
+            (State::Size(Some(size)) | State::Blank(size), b' ' | b'\t') => {
+                self.dropped(State::Blank(size))?
+            }
+            (State::Extension(size), _) if byte != b'\n' => self.dropped(State::Extension(size))?,
             (State::Trailer, b'\r') => State::EndLf,
-            (State::InTrailer, b'\r') => self.trailer(byte, State::TrailerLf),
-            (State::TrailerLf, b'\n') => self.trailer(byte, State::Trailer),
-            (State::Trailer | State::InTrailer, byte) if byte != b'\n' => {
-                self.trailer(byte, State::InTrailer)
+            (State::InTrailer, b'\r') => self.trailer(byte, State::TrailerLf)?,
+            (State::TrailerLf, b'\n') => self.trailer(byte, State::Trailer)?,
+            (State::Trailer | State::InTrailer, _) if byte != b'\n' => {
+                self.trailer(byte, State::InTrailer)?
             }
             (State::EndLf, b'\n') if self.has_valid_trailers() => State::End,
-            _ => {
-                return Err(ConnectionError::Malformed(
-                    "a chunk with a bad beginning or end",
-                ));
-            }
-        };
-        if self.extensions + self.trailers.len() > MAX_SKIPPED {
-            return Err(ConnectionError::Malformed(
-                "more than 64 KiB between chunks",
-            ));
-        }
-        Ok(next)
+            _ => return None,
+        })
     }
 
-    fn trailer(&mut self, byte: u8, next: State) -> State {
+    fn trailer(&mut self, byte: u8, next: State) -> Option<State> {
         self.trailers.push(byte);
-        next
+        self.dropped(next)
+    }
+
+    /// Counts a byte that is not passed on.
+    fn dropped(&mut self, next: State) -> Option<State> {
+        self.dropped += 1;
+        (self.dropped <= MAX_DROPPED).then_some(next)
     }
 
     fn has_valid_trailers(&self) -> bool {
@@ -180,15 +166,10 @@ impl Chunks {
     }
 }
 
-/// Appends one hexadecimal digit to a size.
-fn push_digit(size: Option<u64>, digit: u8) -> Result<u64, ConnectionError> {
-    let digit = char::from(digit).to_digit(16).unwrap_or_default();
-    let shifted = size.unwrap_or_default().checked_mul(16);
-    shifted
-        .map(|shifted| shifted + u64::from(digit))
-        .ok_or(ConnectionError::Malformed(
-            "a chunk of more than 2^64 bytes",
-        ))
+/// Appends one hexadecimal digit to a size; `None` beyond 2^64.
+fn push_digit(size: Option<u64>, digit: u8) -> Option<u64> {
+    let digit = char::from(digit).to_digit(16)?;
+    Some(size.unwrap_or_default().checked_mul(16)? + u64::from(digit))
 }
 
 /// Splits off up to `left` bytes; `None` if `input` is empty.
