@@ -11,6 +11,9 @@ pub enum Class {
     Success,
     /// The request itself is at fault: the response is relayed, never retried, and blames no key.
     CallerFault,
+    /// The request costs more than the key has left: a smaller one would be served, so nothing cools down, and another
+    /// group may serve this one.
+    TooExpensive,
     /// The quota group is rate-limited for the model: it cools down as long as the response says, else 60 s.
     RateLimited,
     /// The quota group has no quota or balance left: it cools down as long as the response says, else 1 h.
@@ -19,8 +22,10 @@ pub enum Class {
     Rejected,
     /// The key may not use this model or feature: it cools down for the model, for 10 min.
     Forbidden,
-    /// The provider or the way to it is in trouble: this counts against the key's breaker.
+    /// The provider or the way to it is in trouble: this may count against the key's breaker.
     UpstreamTrouble,
+    /// Something between us and the provider, such as a CDN, refused the call: no key is blamed.
+    IntermediaryTrouble,
 }
 
 impl Class {
@@ -29,17 +34,24 @@ impl Class {
         match self {
             Self::Success => "success",
             Self::CallerFault => "caller_fault",
+            Self::TooExpensive => "too_expensive",
             Self::RateLimited => "rate_limited",
             Self::Exhausted => "exhausted",
             Self::Rejected => "rejected",
             Self::Forbidden => "forbidden",
             Self::UpstreamTrouble => "upstream_trouble",
+            Self::IntermediaryTrouble => "intermediary_trouble",
         }
     }
 
-    /// Whether the attempt counts as failed in a key's statistics.
-    pub fn is_failure(self) -> bool {
+    /// Whether another key may do better. The response to any other attempt is relayed.
+    pub fn allows_failover(self) -> bool {
         !matches!(self, Self::Success | Self::CallerFault)
+    }
+
+    /// Whether the attempt counts as failed in the key's statistics.
+    pub fn blames_key(self) -> bool {
+        self.allows_failover() && !matches!(self, Self::TooExpensive | Self::IntermediaryTrouble)
     }
 }
 
@@ -52,6 +64,20 @@ pub struct Fault {
     pub wait: Option<Duration>,
     /// The provider's own code or type, if it gave one: `insufficient_quota`, `RESOURCE_EXHAUSTED`.
     pub code: Option<String>,
+    /// Whether a code, a type or known words decided the class. Otherwise the status alone did, which proves little.
+    pub is_recognized: bool,
+    /// What a [`Class::Forbidden`] covers.
+    pub scope: Scope,
+}
+
+/// What a key is forbidden to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// The model, at every endpoint.
+    #[default]
+    Model,
+    /// The model at this endpoint: the key lacks a permission that only this endpoint needs.
+    Endpoint,
 }
 
 impl Fault {
@@ -61,6 +87,8 @@ impl Fault {
             class,
             wait: None,
             code: None,
+            is_recognized: true,
+            scope: Scope::Model,
         }
     }
 

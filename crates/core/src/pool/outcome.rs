@@ -28,7 +28,7 @@ impl Pool {
     ) -> Effect {
         let now = self.clock.now();
         let key = &member.key;
-        if outcome.class.is_failure() {
+        if outcome.class.blames_key() {
             key.count_failure();
         }
         if outcome.class == Class::UpstreamTrouble {
@@ -53,7 +53,10 @@ impl Pool {
                 }
                 return Effect::default();
             }
-            Class::CallerFault | Class::UpstreamTrouble => return Effect::default(),
+            Class::CallerFault
+            | Class::TooExpensive
+            | Class::UpstreamTrouble
+            | Class::IntermediaryTrouble => return Effect::default(),
             Class::RateLimited => member.group.cooldowns.set(model, cooldown, now),
             Class::Forbidden => key.forbidden.set(model, cooldown, now),
             Class::Exhausted => member

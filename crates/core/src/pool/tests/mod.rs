@@ -219,7 +219,7 @@ fn each_class_starts_the_cooldown_it_should() {
         fail(&pool, &demand, "k1", &Fault::of(class));
         let report = state(&pool, "k1");
         assert_eq!(report.state, expect, "{class:?}");
-        assert_eq!(report.failed, u64::from(class.is_failure()), "{class:?}");
+        assert_eq!(report.failed, u64::from(class.blames_key()), "{class:?}");
         match cooldown {
             Some(0) => assert!(pool.lease(&demand).is_some(), "{class:?}"),
             Some(cooldown) => {

@@ -332,7 +332,7 @@ impl ResponseReader<'_> {
             now: self.gw.clock.wall(),
         };
         let fault = (self.target.entry.dialect.classify)(&error);
-        if !fault.class.is_failure() {
+        if !fault.class.allows_failover() {
             response.class = Class::CallerFault;
             return AttemptResult::Response(response);
         }
