@@ -31,6 +31,14 @@ pub(crate) struct Cooldowns {
     by_model: Mutex<Vec<(Arc<str>, Cooldown)>>,
 }
 
+/// Stands between a model and the endpoint at which alone its cooldown holds.
+const AT: &str = " at ";
+
+/// The name of a cooldown that holds for a model at one endpoint only, as the API shows it.
+pub(crate) fn at_endpoint(model: &str, endpoint: &str) -> String {
+    format!("{model}{AT}{endpoint}")
+}
+
 fn position_of(model: &str, cooldowns: &[(Arc<str>, Cooldown)]) -> Result<usize, usize> {
     cooldowns.binary_search_by(|(known, _)| (**known).cmp(model))
 }
@@ -44,6 +52,25 @@ impl Cooldowns {
         let cooldowns = self.by_model.lock();
         let until = cooldowns[position_of(model, &cooldowns).ok()?].1.until;
         (until > now).then_some(until)
+    }
+
+    /// When the cooldown of `model` ends, of the model as a whole or at `endpoint`.
+    pub(crate) fn until_at(&self, model: &str, endpoint: &str, now: Instant) -> Option<Instant> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.until(model, now)
+            .or_else(|| self.until(&at_endpoint(model, endpoint), now))
+    }
+
+    /// Whether a cooldown holds at one endpoint only.
+    pub(crate) fn any_at_endpoint(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+            && self
+                .by_model
+                .lock()
+                .iter()
+                .any(|(name, _)| name.contains(AT))
     }
 
     /// Starts a cooldown for `model`. If there is a longer one already, that is kept.

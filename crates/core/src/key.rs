@@ -43,6 +43,8 @@ pub(crate) mod flag {
     pub(crate) const FULL: u32 = 1 << 5;
     /// Its breaker is half-open: the next call is the probe. Does not keep it from serving.
     pub(crate) const HALF_OPEN: u32 = 1 << 6;
+    /// The provider has accepted it: a call went well. Says nothing about the calls to come.
+    pub(crate) const HAS_SERVED: u32 = 1 << 7;
 
     /// It cannot serve, even if no other key can.
     pub(crate) const UNUSABLE: u32 = DISABLED | INVALID | EXHAUSTED;
@@ -368,6 +370,19 @@ impl Key {
             if let Some(availability) = availability.upgrade() {
                 availability.update(*index, || self.flags() & flag::BLOCKING == 0);
             }
+        }
+    }
+
+    /// The provider does not accept it.
+    pub(crate) fn invalidate(&self) {
+        self.change(flag::INVALID, 0);
+        self.notify_changed();
+    }
+
+    /// Notes that a call went well.
+    pub(crate) fn note_served(&self) {
+        if self.flags() & flag::HAS_SERVED == 0 {
+            self.flags.fetch_or(flag::HAS_SERVED, Ordering::SeqCst);
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum Ending {
     ClientDisconnected,
     /// The provider broke off a response that had begun.
     UpstreamBrokeOff,
+    /// The provider ended a stream that had begun with an error.
+    UpstreamError,
     /// `shutdown_timeout` passed first.
     Shutdown,
 }
@@ -60,6 +62,7 @@ impl Ending {
             Self::Complete => None,
             Self::ClientDisconnected => Some("client_disconnected"),
             Self::UpstreamBrokeOff => Some("upstream_broke_off"),
+            Self::UpstreamError => Some("upstream_error"),
             Self::Shutdown => Some("shutdown"),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Effect, KeySet, MemberRef, Pool, Selection};
+use super::{Demand, Effect, KeySet, MemberRef, Pool, Selection};
 use crate::fault::Fault;
 
 /// The right to use one key for one attempt. Dropped without a result (the client left), it gives the slot back and
@@ -12,8 +12,19 @@ pub struct Lease {
     pool: Arc<Pool>,
     member: MemberRef,
     model: Arc<str>,
+    endpoint: Arc<str>,
     is_probe: bool,
+    /// The call could go to one group only, because of an object that it names.
+    is_bound: bool,
     has_result: bool,
+}
+
+/// A failure that may count against a key's breaker: if the same request then succeeds with a key of another group.
+/// Otherwise the request or the provider may be the reason, and one caller could eject keys for all.
+pub struct Suspect {
+    pool: Arc<Pool>,
+    member: MemberRef,
+    was_probe: bool,
 }
 
 /// A lease, and why its key was selected.
@@ -27,7 +38,13 @@ pub struct Leased {
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, member: MemberRef, model: Arc<str>, is_probe: bool) -> Self {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        member: MemberRef,
+        model: Arc<str>,
+        is_probe: bool,
+        demand: &Demand,
+    ) -> Self {
         if let Some(ring) = &member.keys().ring {
             ring.call_began(member.index());
         }
@@ -36,6 +53,8 @@ impl Lease {
             member,
             model,
             is_probe,
+            endpoint: Arc::clone(&demand.endpoint),
+            is_bound: demand.bound_group.is_some(),
             has_result: false,
         }
     }
@@ -63,8 +82,54 @@ impl Lease {
     /// The call ended with this outcome. What that means for the key takes effect at once, and the slot is free.
     pub fn finish(mut self, outcome: &Fault) -> Effect {
         self.has_result = true;
-        self.pool
-            .apply(&self.member, &self.model, outcome, self.is_probe)
+        self.pool.apply(&self, outcome)
+    }
+
+    /// What to keep of a failure with [`Class::UpstreamTrouble`](crate::fault::Class); `None` if it is never evidence
+    /// against the key.
+    pub fn suspect(&self) -> Option<Suspect> {
+        (!self.is_bound).then(|| Suspect {
+            pool: Arc::clone(&self.pool),
+            member: self.member.clone(),
+            was_probe: self.is_probe,
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
+    pub(super) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+}
+
+impl Suspect {
+    /// The key.
+    pub fn member(&self) -> &MemberRef {
+        &self.member
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The same request succeeded with `lease`. If that is a key of another group of the pool, the failure counts.
+    pub fn confirmed_by(&self, lease: &Lease) -> Effect {
+        let is_other_group = !Arc::ptr_eq(&self.member.group, &lease.member.group);
+        match is_other_group && Arc::ptr_eq(&self.pool, &lease.pool) {
+            true => self.confirm(),
+            false => Effect::default(),
+        }
+    }
+
+    pub(super) fn confirm(&self) -> Effect {
+        self.pool.count_trouble(&self.member.key, self.was_probe)
     }
 }
 

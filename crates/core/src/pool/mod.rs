@@ -29,7 +29,7 @@ pub use availability_cache::NextAvailable;
 pub use group::{GroupId, ObjectOrigin};
 pub use health::{NoFailover, PoolHealth};
 pub use key_set::{KeySet, Member, MemberRef};
-pub use lease::{Lease, Leased};
+pub use lease::{Lease, Leased, Suspect};
 pub use obstacle::{ExcludedKey, Obstacle};
 pub use outcome::Effect;
 pub use queue::{FairnessKey, Handoff, QueueFull, Ticket};
@@ -65,6 +65,8 @@ pub struct Pool {
 pub struct Demand {
     /// The model that the client asked for, as the provider names it; empty where calls name none.
     pub model: Arc<str>,
+    /// The path of the endpoint that is called, without a pool's name.
+    pub endpoint: Arc<str>,
     /// A hash of the conversation that the call belongs to; `None`: it belongs to none.
     pub conversation: Option<u64>,
     /// Keys that failed in this request. See [`Demand::note_failure`].
@@ -270,6 +272,7 @@ impl Pool {
             MemberRef::new(Arc::clone(keys), index),
             model,
             slot.is_probe,
+            demand,
         ))
     }
 }

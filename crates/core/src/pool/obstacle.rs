@@ -104,7 +104,7 @@ impl KeySet {
             return found(obstacle, None);
         }
         let model = member.upstream_model(&demand.model);
-        let forbidden = member.key.forbidden.until(model, now);
+        let forbidden = member.key.forbidden.until_at(model, &demand.endpoint, now);
         if forbidden.is_some() {
             return found(Obstacle::Forbidden, forbidden);
         }
@@ -131,7 +131,7 @@ impl KeySet {
         let is_exhausted = member.key.flags() & flag::EXHAUSTED != 0;
         let exhausted = || member.key.exhausted_until();
         [
-            member.key.forbidden.until(model, now),
+            member.key.forbidden.until_at(model, &demand.endpoint, now),
             member.group.cooldowns.until(model, now),
             demand.tried_until(member, now),
             is_exhausted.then(exhausted).flatten(),

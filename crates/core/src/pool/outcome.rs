@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{KeySet, MemberRef, Pool};
+use super::{KeySet, Lease, Pool};
 use crate::breaker::WindowCounts;
-use crate::cooldowns::Cooldown;
-use crate::fault::{Class, Fault};
+use crate::cooldowns::{Cooldown, at_endpoint};
+use crate::fault::{Class, Fault, Scope};
 use crate::key::{Key, default_cooldown, flag};
 
 /// How an outcome changed the key, for the log.
@@ -16,25 +16,21 @@ pub struct Effect {
     pub cooldown: Option<Duration>,
     /// The breaker ejected the key.
     pub ejected: bool,
+    /// The key was rejected without a reason although it has served before: a call that costs nothing must tell.
+    pub needs_check: bool,
 }
 
 impl Pool {
-    pub(super) fn apply(
-        &self,
-        member: &MemberRef,
-        model: &Arc<str>,
-        outcome: &Fault,
-        is_probe: bool,
-    ) -> Effect {
-        let now = self.clock.now();
+    pub(super) fn apply(&self, lease: &Lease, outcome: &Fault) -> Effect {
+        let (member, now) = (lease.member(), self.clock.now());
         let key = &member.key;
         if outcome.class.blames_key() {
             key.count_failure();
         }
         if outcome.class == Class::UpstreamTrouble {
-            return self.count_trouble(key, is_probe, now);
+            return self.apply_trouble(lease);
         }
-        if is_probe {
+        if lease.is_probe() {
             // The provider answered, whatever it said: the trouble is over.
             key.recover();
         }
@@ -48,7 +44,8 @@ impl Pool {
             Class::Success => {
                 let settings = &member.keys().settings.breaker;
                 key.breaker.lock().record(false, settings, now);
-                if !is_probe {
+                key.note_served();
+                if !lease.is_probe() {
                     key.raise_slow_start();
                 }
                 return Effect::default();
@@ -57,18 +54,18 @@ impl Pool {
             | Class::TooExpensive
             | Class::UpstreamTrouble
             | Class::IntermediaryTrouble => return Effect::default(),
-            Class::RateLimited => member.group.cooldowns.set(model, cooldown, now),
-            Class::Forbidden => key.forbidden.set(model, cooldown, now),
+            Class::RateLimited => member.group.cooldowns.set(lease.model(), cooldown, now),
+            Class::Forbidden if outcome.scope == Scope::Endpoint => {
+                let name = at_endpoint(lease.model(), lease.endpoint());
+                key.forbidden.set(&name.into(), cooldown, now);
+            }
+            Class::Forbidden => key.forbidden.set(lease.model(), cooldown, now),
             Class::Exhausted => member
                 .group
                 .keys()
                 .iter()
                 .for_each(|key| key.exhaust(until)),
-            Class::Rejected => {
-                key.change(flag::INVALID, 0);
-                key.notify_changed();
-                return Effect::default();
-            }
+            Class::Rejected => return reject(key, outcome),
         }
         member
             .group
@@ -77,22 +74,36 @@ impl Pool {
             .for_each(|key| key.notify_changed());
         Effect {
             cooldown: Some(wait),
-            ejected: false,
+            ..Effect::default()
         }
     }
 
+    /// A failure of the provider or of the way to it. It counts for the breaker at once only if no other group could show
+    /// that the key is the reason; see [`Suspect`](super::Suspect).
+    fn apply_trouble(&self, lease: &Lease) -> Effect {
+        let key = &lease.member().key;
+        if !lease.is_bound() && self.is_one_group() {
+            return self.count_trouble(key, lease.is_probe());
+        }
+        if lease.is_probe() {
+            key.probe_undecided();
+        }
+        Effect::default()
+    }
+
     /// Counts a failure against the key's breaker, and ejects the key if it fails too often and the pool can spare it.
-    fn count_trouble(&self, key: &Arc<Key>, is_probe: bool, now: Instant) -> Effect {
+    pub(super) fn count_trouble(&self, key: &Arc<Key>, was_probe: bool) -> Effect {
         // The keys that the pool has now decide, even if the call began under an earlier key set.
-        let keys = self.keys.load();
+        let (keys, now) = (self.keys.load(), self.clock.now());
         let settings = &keys.settings.breaker;
         let should_open = || key.breaker.lock().should_open(settings, now);
         key.breaker.lock().record(true, settings, now);
-        if !is_probe && !should_open() {
+        let fails_again = was_probe && key.flags() & flag::HALF_OPEN != 0;
+        if !fails_again && !should_open() {
             return Effect::default();
         }
         let _one_at_a_time = self.ejecting.lock();
-        let opens = is_probe || (should_open() && keys.can_spare(key, now));
+        let opens = fails_again || (should_open() && keys.can_spare(key, now));
         if !opens {
             return Effect::default();
         }
@@ -100,6 +111,7 @@ impl Pool {
         Effect {
             cooldown: Some(settings.cooldown),
             ejected: true,
+            ..Effect::default()
         }
     }
 
@@ -118,6 +130,18 @@ impl Pool {
             key.serve_waiting();
         }
         Some(())
+    }
+}
+
+/// The provider does not accept the key. Words about the credential, or a key that never served, need no more proof.
+fn reject(key: &Key, outcome: &Fault) -> Effect {
+    let needs_check = !outcome.is_recognized && key.flags() & flag::HAS_SERVED != 0;
+    if !needs_check {
+        key.invalidate();
+    }
+    Effect {
+        needs_check,
+        ..Effect::default()
     }
 }
 

@@ -139,8 +139,16 @@ impl KeySet {
             return known;
         }
         let next_available = self.compute_next_available(demand, now);
-        self.cache.keep(&demand.model, version, next_available);
+        // What holds at one endpoint only says nothing of the others.
+        if !self.any_forbidden_at_endpoint() {
+            self.cache.keep(&demand.model, version, next_available);
+        }
         next_available
+    }
+
+    fn any_forbidden_at_endpoint(&self) -> bool {
+        let mut keys = self.members.iter().map(|member| &member.key);
+        keys.any(|key| key.forbidden.any_at_endpoint())
     }
 
     /// Looks at every key.

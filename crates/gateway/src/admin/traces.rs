@@ -33,7 +33,7 @@ struct TraceView {
     status: Option<u16>,
     /// Until the last byte of the response.
     ms: f64,
-    /// `client_disconnected`, `upstream_broke_off` or `shutdown`; null if all went well.
+    /// `client_disconnected`, `upstream_broke_off`, `upstream_error` or `shutdown`; null if all went well.
     ended: Option<&'static str>,
     steps: Vec<StepView>,
 }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_core::fault::Fault;
+use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::{Effect, MemberRef, Pool};
 use tracing::{error, info, warn};
 
@@ -126,12 +126,13 @@ impl Telemetry {
         );
     }
 
-    /// A response broke off when it was being relayed, so no other key could be tried.
-    pub(crate) fn response_broke(
+    /// A response failed when it was being relayed, so no other key could be tried.
+    pub(crate) fn response_failed(
         &self,
         request_id: &str,
         pool: &Pool,
         key: &MemberRef,
+        class: Class,
         reason: &str,
     ) {
         let (number, key_name) = (key.index() + 1, &*key.name);
@@ -141,10 +142,10 @@ impl Telemetry {
             pool = &**pool.name(),
             key = number,
             key_name,
-            class = "upstream_trouble",
+            class = class.as_str(),
             reason,
             next,
-            "the response of key {number} \"{key_name}\" broke off after it had begun"
+            "the response of key {number} \"{key_name}\" failed after it had begun: {reason}"
         );
     }
 }

@@ -48,6 +48,9 @@ pub(crate) enum ErrorKind {
     /// The response broke off while its beginning was still being inspected.
     #[error("the response broke off: {0}")]
     ResponseBroke(#[source] ConnectionError),
+    /// The response says that the call went well, but there is no answer in it; what there is instead.
+    #[error("the response has no answer: {0}")]
+    NoAnswer(&'static str),
 }
 
 /// What is wrong with a connection or with the bytes received over it.

@@ -1,4 +1,4 @@
-//! Errors inside a 200: whether a body or a stream's first event is one, and which status it implies.
+//! Errors inside a 200: whether a body or an event is one, and which status it implies.
 //!
 //! Must never decide what an error means for a key: a dialect does, from the status found here.
 
@@ -28,22 +28,20 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
         return None;
     }
     let object = only_object(body)?;
-    let [error] = pick(object, ["error"])?;
-    let error = not_null(error)?;
-    pick(object, ANSWERS)?
-        .iter()
-        .all(Option::is_none)
-        .then(|| implied_status(error))
+    let has_no_answer =
+        || pick(object, ANSWERS).is_some_and(|found| found.iter().all(Option::is_none));
+    error_in_object(object).filter(|_| has_no_answer())
 }
 
-/// The status implied by the first event of a stream; `None` if it is not an error. `event` is the event's raw bytes.
+/// The status implied by an event of a stream; `None` if it is not an error. `event` is the event's raw bytes.
 pub fn error_in_event(event: &[u8]) -> Option<u16> {
-    let data = event_data(event);
-    let in_data = only_object(&data).and_then(error_in_object);
-    in_data.or_else(|| {
-        let named = event_name(event) == Some(b"error");
-        named.then(|| only_object(&data).map_or(DEFAULT_STATUS, implied_status))
-    })
+    error_in_data(&event_data(event), event_name(event) == Some(b"error"))
+}
+
+/// The status implied by an event's data. `is_named`: the event's name says that it is an error.
+pub(crate) fn error_in_data(data: &[u8], is_named: bool) -> Option<u16> {
+    let in_data = only_object(data).and_then(error_in_object);
+    in_data.or_else(|| is_named.then(|| only_object(data).map_or(DEFAULT_STATUS, implied_status)))
 }
 
 fn error_in_object(object: &str) -> Option<u16> {
@@ -66,7 +64,7 @@ fn error_in_object(object: &str) -> Option<u16> {
 }
 
 /// The text of the object in `json`, or of the only item if it is a list, as from Gemini.
-fn only_object(json: &[u8]) -> Option<&str> {
+pub(crate) fn only_object(json: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(json).ok()?.trim_start();
     if text.starts_with('[') {
         let [object] = serde_json::from_str::<[&RawValue; 1]>(text).ok()?;

@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 pub(crate) use self::error_body::{ErrorBody, class_in, class_of_status, json, loggable_code};
 pub use self::in_band::{error_in_body, error_in_event};
+pub(crate) use self::in_band::{error_in_data, only_object};
 
 mod error_body;
 mod error_names;

@@ -582,8 +582,8 @@ fn a_broken_stream_ends_with_one_event() {
         );
         assert_eq!(event_data(&event), error_body(protocol, &error), "{text}");
         assert_eq!(
-            crate::sse::first_event(&event),
-            crate::sse::FirstEvent::Event(0..event.len()),
+            crate::sse::EventReader::default().next(&event),
+            Some(0..event.len()),
             "{text}"
         );
     }

@@ -20,6 +20,10 @@ pub struct Peek {
     pub stream: bool,
     /// `store`.
     pub store: Option<bool>,
+    /// `background` is `true`.
+    pub background: bool,
+    /// `n` is a number other than 1, so that there may be several choices.
+    pub has_choices: bool,
     /// `prompt_cache_key`.
     pub prompt_cache_key: Option<String>,
     /// `safety_identifier`.
@@ -90,6 +94,8 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
             }
             b"stream" => peek.stream = raw == "true",
             b"store" => peek.store = raw.parse().ok(),
+            b"background" => peek.background = raw == "true",
+            b"n" => peek.has_choices = raw != "1" && raw != "null",
             b"prompt_cache_key" => peek.prompt_cache_key = short_text(raw),
             b"safety_identifier" => peek.safety_identifier = short_text(raw),
             b"user" => peek.user = short_text(raw),

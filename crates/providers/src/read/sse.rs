@@ -1,4 +1,4 @@
-//! Event streams: where events end, and what the first one says. Lines end in LF, CRLF, CR or any mixture.
+//! Event streams: where events begin and end, and what an event holds. Lines end in LF, CRLF, CR or any mixture.
 //!
 //! Must never change, keep or interpret the bytes of a stream beyond its lines.
 
@@ -24,6 +24,16 @@ impl EventScanner {
     ///
     /// A CR ends its line at once. If an LF follows in the next chunk, the result for that chunk is at least 1.
     pub fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
+        self.feed_lines(chunk, |_, _| ())
+    }
+
+    /// [`EventScanner::feed`], with the text of each line passed to `on_line`: in parts if the line came in several chunks.
+    /// The last part of a line comes with `true`.
+    pub fn feed_lines(
+        &mut self,
+        chunk: &[u8],
+        mut on_line: impl FnMut(&[u8], bool),
+    ) -> Option<usize> {
         let mut boundary = None;
         let mut at = 0;
         while let Some(length) = memchr2(b'\n', b'\r', &chunk[at..]) {
@@ -33,6 +43,7 @@ impl EventScanner {
             let blank = if is_lf && self.after_cr {
                 !self.mid_event
             } else {
+                on_line(&chunk[at..end], true);
                 self.end_line()
             };
             if blank {
@@ -41,7 +52,10 @@ impl EventScanner {
             self.after_cr = !is_lf;
             at = end + 1;
         }
-        self.skip_text(chunk.len() - at);
+        if at < chunk.len() {
+            on_line(&chunk[at..], false);
+            self.skip_text(chunk.len() - at);
+        }
         boundary
     }
 
@@ -65,34 +79,21 @@ impl EventScanner {
     }
 }
 
-/// What the beginning of a stream holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FirstEvent {
-    /// No whole event yet.
-    NeedMore,
-    /// The first event: from its first field line to just past its blank line.
-    Event(Range<usize>),
-}
-
-/// The first event in `buf`; comments, blank lines and a byte order mark before it are skipped.
-pub fn first_event(buf: &[u8]) -> FirstEvent {
-    FirstEventScanner::default().find(buf)
-}
-
-/// [`first_event`] for a buffer that grows: each call continues where the last one stopped.
+/// Reads the events of a buffer that grows, one after the other. Each call continues where the last one stopped.
 #[derive(Clone, Debug, Default)]
-pub struct FirstEventScanner {
+pub struct EventReader {
     /// Where the current line begins.
     line: usize,
-    /// Where the event's first field line begins.
+    /// Where the current event's first field line begins.
     event: Option<usize>,
     /// There is no line end between `line` and here.
     searched: usize,
 }
 
-impl FirstEventScanner {
-    /// The first event in `buf`, which must begin with the bytes of the previous calls.
-    pub fn find(&mut self, buf: &[u8]) -> FirstEvent {
+impl EventReader {
+    /// The range of the next whole event in `buf`, from its first field line to just past its blank line. Comments, blank
+    /// lines and a byte order mark before it are skipped. `buf` must begin with the bytes of the previous calls.
+    pub fn next(&mut self, buf: &[u8]) -> Option<Range<usize>> {
         while let Some(length) = buf
             .get(self.searched..)
             .and_then(|rest| memchr2(b'\n', b'\r', rest))
@@ -109,19 +110,29 @@ impl FirstEventScanner {
                 // An LF may follow. Only the end of the event does not wait for it.
                 [b'\r'] if !blank || self.event.is_none() => {
                     self.searched = end;
-                    return FirstEvent::NeedMore;
+                    return None;
                 }
                 _ => end + 1,
             };
+            (self.line, self.searched) = (next, next);
             match self.event {
-                Some(event) if blank => return FirstEvent::Event(event..next),
+                Some(event) if blank => {
+                    self.event = None;
+                    return Some(event..next);
+                }
                 None if !blank && buf[start] != b':' => self.event = Some(start),
                 _ => {}
             }
-            (self.line, self.searched) = (next, next);
         }
         self.searched = self.searched.max(buf.len());
-        FirstEvent::NeedMore
+        None
+    }
+
+    /// What `buf` holds of an event that has no blank line yet; `None` if it holds nothing but blank lines and comments.
+    pub fn unfinished<'b>(&self, buf: &'b [u8]) -> Option<&'b [u8]> {
+        let in_line =
+            || Some(self.line).filter(|line| !matches!(buf.get(*line), None | Some(b':')));
+        buf.get(self.event.or_else(in_line)?..)
     }
 }
 
@@ -184,45 +195,55 @@ mod tests {
 
     #[test]
     fn what_comes_before_the_first_event_is_skipped() {
-        assert_eq!(first_event(b""), FirstEvent::NeedMore);
-        assert_eq!(first_event(b"\n\n: ping\n\n\r\n"), FirstEvent::NeedMore);
-        assert_eq!(first_event(b"data: a\n"), FirstEvent::NeedMore);
-        assert_eq!(
-            first_event(b"data: a\n\ndata: b\n\n"),
-            FirstEvent::Event(0..9)
-        );
-        assert_eq!(
-            first_event(b": x\n\n\ndata: a\r\n\r\nrest"),
-            FirstEvent::Event(6..17)
-        );
-        assert_eq!(
-            first_event(b": x\nevent: e\n: y\ndata: a\n\n"),
-            FirstEvent::Event(4..26)
-        );
-        assert_eq!(
-            first_event(b"\xef\xbb\xbfdata: a\r\r"),
-            FirstEvent::Event(3..12)
-        );
-        assert_eq!(
-            first_event(b"\xef\xbb\xbf\n\ndata\n\n"),
-            FirstEvent::Event(5..11)
-        );
-        assert_eq!(first_event(b"data: a\r\n\r"), FirstEvent::Event(0..10));
+        let first = |buf: &[u8]| EventReader::default().next(buf);
+        for (buf, event) in [
+            ("", None),
+            ("\n\n: ping\n\n\r\n", None),
+            ("data: a\n", None),
+            ("data: a\n\ndata: b\n\n", Some(0..9)),
+            (": x\n\n\ndata: a\r\n\r\nrest", Some(6..17)),
+            (": x\nevent: e\n: y\ndata: a\n\n", Some(4..26)),
+            ("\u{feff}data: a\r\r", Some(3..12)),
+            ("\u{feff}\n\ndata\n\n", Some(5..11)),
+            ("data: a\r\n\r", Some(0..10)),
+        ] {
+            assert_eq!(first(buf.as_bytes()), event, "{buf:?}");
+        }
     }
 
     #[test]
-    fn a_growing_first_event_is_read_once() {
+    fn events_follow_each_other_and_the_rest_is_unfinished() {
+        let buf = b"data: a\r\n\r\n: ping\n\nid: 1\n\nevent: c\ndata: d";
+        let mut reader = EventReader::default();
+        assert_eq!(reader.next(buf), Some(0..11));
+        assert_eq!(reader.next(buf), Some(19..26));
+        assert_eq!(reader.next(buf), None);
+        assert_eq!(reader.unfinished(buf), Some(&b"event: c\ndata: d"[..]));
+        for (buf, unfinished) in [
+            ("data: a\n\n", None),
+            ("data: a", Some("data: a")),
+            (": x", None),
+        ] {
+            let mut reader = EventReader::default();
+            while reader.next(buf.as_bytes()).is_some() {}
+            let found = reader.unfinished(buf.as_bytes());
+            assert_eq!(found, unfinished.map(str::as_bytes), "{buf:?}");
+        }
+    }
+
+    #[test]
+    fn a_growing_event_is_read_once() {
         let mut buf = b": keep-alive\n\n".repeat(4000);
         buf.extend_from_slice(b"data: a\n\n");
-        let (start, mut scanner) = (buf.len() - 9, FirstEventScanner::default());
+        let (start, mut reader) = (buf.len() - 9, EventReader::default());
         for end in 0..buf.len() {
-            assert_eq!(scanner.find(&buf[..end]), FirstEvent::NeedMore);
-            assert_eq!(scanner.searched, end, "nothing before is looked at again");
+            assert_eq!(reader.next(&buf[..end]), None);
+            assert_eq!(reader.searched, end, "nothing before is looked at again");
         }
-        assert_eq!(scanner.find(&buf), FirstEvent::Event(start..start + 9));
+        assert_eq!(reader.next(&buf), Some(start..start + 9));
         assert_eq!(
-            scanner.find(&buf[..3]),
-            FirstEvent::NeedMore,
+            reader.next(&buf[..3]),
+            None,
             "a shorter buffer is a mistake, not a panic"
         );
     }

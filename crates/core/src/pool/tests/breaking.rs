@@ -63,7 +63,7 @@ fn max_ejected_keeps_a_share_unless_a_healthy_key_remains() {
     let demand = Demand::of("m");
     for _ in 0..400 {
         if let Some(lease) = pool.lease(&demand) {
-            let _ = lease.finish(&Fault::of(Class::UpstreamTrouble));
+            finish(lease, &Fault::of(Class::UpstreamTrouble));
         }
     }
     let ejected = pool
@@ -81,7 +81,7 @@ fn max_ejected_keeps_a_share_unless_a_healthy_key_remains() {
             } else {
                 Class::UpstreamTrouble
             };
-            let _ = lease.finish(&Fault::of(class));
+            finish(lease, &Fault::of(class));
         }
     }
     assert_eq!(names(&pool, &demand, 3), ["k4"; 3]);
@@ -163,7 +163,7 @@ fn a_half_open_key_does_not_count_as_healthy() {
             } else {
                 Class::UpstreamTrouble
             };
-            let _ = lease.finish(&Fault::of(class));
+            finish(lease, &Fault::of(class));
         }
     };
     fail_all_but(&["k4"], 400);
@@ -213,7 +213,7 @@ fn while_half_of_all_calls_fail_few_requests_do() {
                 break true;
             }
             demand.note_failure(lease.member(), world.clock.now() + seconds(1));
-            let _ = lease.finish(&Fault::of(Class::UpstreamTrouble));
+            finish(lease, &Fault::of(Class::UpstreamTrouble));
             if attempts == pool.max_attempts(&Demand::default()) {
                 break false;
             }

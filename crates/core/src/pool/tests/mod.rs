@@ -100,11 +100,23 @@ fn fail(pool: &Arc<Pool>, demand: &Demand, name: &str, fault: &Fault) {
     for _ in 0..pool.current().members().len() {
         let lease = pool.lease(demand).expect("a key is free");
         if &*lease.member().name == name {
-            let _ = lease.finish(fault);
+            finish(lease, fault);
             return;
         }
     }
     panic!("{name} did not come");
+}
+
+/// Ends the call. If it met trouble, the same request is taken to succeed on another group, so that the key is blamed.
+fn finish(lease: Lease, fault: &Fault) -> Effect {
+    let (suspect, pool) = (lease.suspect(), Arc::clone(lease.pool()));
+    let effect = lease.finish(fault);
+    match suspect {
+        Some(suspect) if fault.class == Class::UpstreamTrouble && !pool.is_one_group() => {
+            suspect.confirm()
+        }
+        _ => effect,
+    }
 }
 
 fn break_key(pool: &Arc<Pool>, name: &str) {
@@ -494,7 +506,7 @@ fn end(lease: Lease, random: &mut fastrand::Rng) {
         0..=20 => drop(lease),
         21..=60 => {
             let class = CLASSES[random.usize(..CLASSES.len())];
-            let _ = lease.finish(&Fault::of(class).with_wait(Some(seconds(1))));
+            finish(lease, &Fault::of(class).with_wait(Some(seconds(1))));
         }
         _ => drop(lease.finish(&Fault::of(Class::Success))),
     }

@@ -17,7 +17,7 @@ fn refused(pool: &Arc<Pool>, demand: &Demand) -> NextAvailable {
 
 fn all_fail(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
     while let Some(lease) = pool.lease(demand) {
-        let _ = lease.finish(fault);
+        finish(lease, fault);
     }
 }
 

@@ -56,7 +56,7 @@ fn a_key_removed_while_in_use_finishes_its_calls() {
         Class::RateLimited,
     ]) {
         let name = Arc::clone(&lease.member().name);
-        let effect = lease.finish(&Fault::of(class));
+        let effect = finish(lease, &Fault::of(class));
         let cooldown = (class == Class::RateLimited).then_some(seconds(60));
         assert_eq!(effect.cooldown, cooldown, "{name}");
     }

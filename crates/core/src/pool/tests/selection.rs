@@ -36,7 +36,7 @@ fn a_selection_names_every_obstacle() {
             }
             _ => Class::CallerFault,
         };
-        let _ = lease.finish(&Fault::of(class));
+        finish(lease, &Fault::of(class));
     }
     assert!(held.is_some());
     demand.note_failure(&pool.current().members()[6], world.clock.now() + seconds(9));
@@ -99,7 +99,7 @@ fn a_key_that_serves_as_a_last_resort_says_so() {
 /// Every key that serves the demand fails with `fault`, and somebody has asked when one is available.
 fn all_of(pool: &Arc<Pool>, demand: &Demand, fault: &Fault) {
     while let Some(lease) = pool.lease(demand) {
-        let _ = lease.finish(fault);
+        finish(lease, fault);
     }
     pool.next_available(demand);
 }

@@ -2,9 +2,10 @@
 
 mod attempts;
 mod forward_proxy;
+mod read;
 mod response;
 mod send;
 
 pub(super) use attempts::{Attempts, Concluded};
 pub(super) use response::{AttemptResult, UpstreamResponse};
-pub(super) use send::{is_event_stream, send};
+pub(super) use send::send;

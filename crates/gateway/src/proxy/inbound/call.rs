@@ -14,6 +14,7 @@ use keypool_providers::form;
 use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
+use keypool_providers::response::{StreamEnd, StreamKind};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{MatchedEndpoint, ReceivedBody};
@@ -151,6 +152,15 @@ impl<'a> Call<'a> {
             ]),
             Some(ModelLocation::Path(_)) | None => RequestBody::new([body.clone()]),
         }
+    }
+
+    /// What tells whether a stream that answers the call is complete; `None` if its transfer does.
+    pub(crate) fn stream_end(&self) -> Option<StreamEnd> {
+        self.endpoint.known.as_ref().filter(|known| !known.native)?;
+        let kind = StreamKind::of(self.protocol(), self.path())?;
+        // A list of prompts has as many choices.
+        let has_prompts = self.path() == "/v1/completions";
+        Some(StreamEnd::new(kind, self.fields.has_choices || has_prompts))
     }
 
     /// The model as the client named it; `None` if the call names none.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use keypool_providers::response::{StreamEnd, StreamOutcome};
 use keypool_providers::sse::EventScanner;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -18,9 +19,10 @@ const HOLD: Duration = Duration::from_millis(50);
 const MAX_HELD: usize = 64 * 1024;
 
 /// Where events end, and what is held of an incomplete one.
-#[derive(Default)]
 pub(super) struct EventBuffer {
     scanner: EventScanner,
+    /// Knows whether the stream is complete; `None` if its transfer alone decides.
+    end: Option<StreamEnd>,
     held: VecDeque<Bytes>,
     /// In bytes.
     held_length: usize,
@@ -31,9 +33,31 @@ pub(super) struct EventBuffer {
 }
 
 impl EventBuffer {
+    pub(super) fn new(end: Option<StreamEnd>) -> Self {
+        Self {
+            scanner: EventScanner::default(),
+            end,
+            held: VecDeque::new(),
+            held_length: 0,
+            release: None,
+            client_is_inside: false,
+        }
+    }
+
+    /// How the stream ended, now that its transfer has; `by_transfer` if only the transfer tells.
+    pub(super) fn outcome(&mut self, by_transfer: StreamOutcome) -> StreamOutcome {
+        self.end.as_mut().map_or(by_transfer, StreamEnd::outcome)
+    }
+
     /// Moves complete events to `ready`, and holds the rest.
     pub(super) fn accept(&mut self, piece: Bytes, ready: &mut VecDeque<Bytes>) {
-        match self.scanner.feed(&piece) {
+        let boundary = match self.end.as_mut() {
+            Some(end) => self
+                .scanner
+                .feed_lines(&piece, |text, is_last| end.read(text, is_last)),
+            None => self.scanner.feed(&piece),
+        };
+        match boundary {
             Some(end) => {
                 self.release(ready);
                 self.client_is_inside = false;

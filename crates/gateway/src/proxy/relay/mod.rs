@@ -12,19 +12,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::Lease;
 use keypool_providers::dialect::Dialect;
+use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::Protocol;
+use keypool_providers::response::StreamOutcome;
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(super) use final_response::final_response;
 pub(crate) use out_body::OutBody;
 
-use super::attempt::{UpstreamResponse, is_event_stream};
+use super::attempt::UpstreamResponse;
 use super::headers::{UPSTREAM_REQUEST_ID, strip_response};
 use super::inbound::Call;
 use super::log::RequestLog;
@@ -56,6 +58,7 @@ struct Serving {
 pub(crate) struct Relay {
     gw: Arc<Gateway>,
     protocol: Protocol,
+    dialect: &'static Dialect,
     /// Declared before `serving`, since fields are dropped in order: the connection closes before the slot is freed, or
     /// the provider would count two calls.
     upstream: Option<UpstreamBody>,
@@ -73,27 +76,23 @@ pub(crate) struct Relay {
 }
 
 impl Serving {
-    /// Settles what the call means for the key, and frees its slot.
-    fn settle(&mut self, gw: &Gateway, class: Class) {
-        let Some(lease) = self.lease.take() else {
-            return;
-        };
-        let pool = Arc::clone(lease.pool());
-        let _ = lease.finish(&Fault::of(class));
-        gw.telemetry.health.after_success(&pool, gw.clock.now());
-    }
-
-    /// The provider broke off: counts for the key, and is logged.
-    fn settle_broken(&mut self, gw: &Gateway, reason: &str) {
+    /// Settles what the call means for the key, and frees its slot. `reason`: why a response that had begun failed.
+    fn settle(&mut self, gw: &Gateway, fault: &Fault, reason: Option<&str>) {
         let Some(lease) = self.lease.take() else {
             return;
         };
         let (pool, key) = (Arc::clone(lease.pool()), lease.member().clone());
-        let effect = lease.finish(&Fault::of(Class::UpstreamTrouble));
-        gw.telemetry
-            .response_broke(self.log.request_id(), &pool, &key, reason);
-        if effect.ejected {
-            gw.telemetry.health.after_failure(&pool, gw.clock.now());
+        let effect = lease.finish(fault);
+        if let Some(reason) = reason.filter(|_| fault.class.blames_key()) {
+            let id = self.log.request_id();
+            gw.telemetry
+                .response_failed(id, &pool, &key, fault.class, reason);
+        }
+        let now = gw.clock.now();
+        if effect.cooldown.is_some() || fault.class == Class::Rejected {
+            gw.telemetry.health.after_failure(&pool, now);
+        } else if !fault.class.blames_key() {
+            gw.telemetry.health.after_success(&pool, now);
         }
     }
 }
@@ -110,20 +109,26 @@ pub(super) fn relay(
     lease: Option<Lease>,
     log: &mut RequestLog,
 ) -> Response<OutBody> {
-    let events = is_event_stream(&response).then(EventBuffer::default);
+    let events = response
+        .is_events
+        .then(|| EventBuffer::new(call.stream_end()));
     let log = log.take();
     let mut serving = Serving { lease, log };
     let mut head = head(response.parts, entry.dialect, &mut serving.log);
     if events.is_some() {
+        let headers = head.headers_mut();
         // The length changes if an error is added at the end.
-        head.headers_mut().remove(CONTENT_LENGTH);
+        headers.remove(CONTENT_LENGTH);
+        // nginx would buffer the stream otherwise.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
-    // The outcome is known: the response is complete, or it is an error that is only passed on.
-    if response.rest.is_none() || response.class != Class::Success {
-        serving.settle(gw, response.class);
+    if response.class != Class::Success {
+        // An error that is only passed on.
+        serving.settle(gw, &Fault::of(response.class), None);
     }
-    let relay = Relay {
+    let mut relay = Relay {
         gw: Arc::clone(gw),
+        dialect: entry.dialect,
         protocol: call.protocol(),
         upstream: response.rest,
         serving,
@@ -134,7 +139,16 @@ pub(super) fn relay(
         broke_at_poll: None,
         yielded_at_poll: None,
     };
-    let relay = relay.with_read(response.read).finished_if_complete();
+    for piece in response.read {
+        relay.accept(piece);
+    }
+    if relay.upstream.is_none() {
+        relay.upstream_ended();
+    }
+    // Nobody polls a response without a body.
+    if relay.is_complete() {
+        relay.serving.log.finish(Ending::Complete);
+    }
     head.map(|()| OutBody::Relay(Box::new(relay)))
 }
 
@@ -150,27 +164,6 @@ fn head(parts: http::response::Parts, dialect: &Dialect, log: &mut RequestLog) -
 }
 
 impl Relay {
-    fn with_read(mut self, read: VecDeque<Bytes>) -> Self {
-        for piece in read {
-            self.accept(piece);
-        }
-        if self.upstream.is_none()
-            && let Some(events) = self.events.as_mut()
-        {
-            // Nothing more comes, so an event without an end never gets one.
-            events.release(&mut self.ready);
-        }
-        self
-    }
-
-    /// Nobody polls a response without a body, so it is finished here.
-    fn finished_if_complete(mut self) -> Self {
-        if self.is_complete() {
-            self.serving.log.finish(Ending::Complete);
-        }
-        self
-    }
-
     /// Whether everything went out.
     fn is_complete(&self) -> bool {
         self.ready.is_empty()
@@ -270,19 +263,56 @@ impl Relay {
     }
 
     fn upstream_ended(&mut self) {
+        self.end_stream(
+            StreamOutcome::Complete,
+            "it ended before its protocol's end",
+        );
+    }
+
+    fn upstream_broke(&mut self, reason: &str) {
+        self.end_stream(StreamOutcome::Truncated, reason);
+    }
+
+    /// The transfer is over. Where the stream's protocol defines an end, that decides how it ended.
+    fn end_stream(&mut self, by_transfer: StreamOutcome, reason: &str) {
         self.upstream = None;
+        let outcome = match self.events.as_mut() {
+            Some(events) => events.outcome(by_transfer),
+            None => by_transfer,
+        };
+        match outcome {
+            StreamOutcome::Truncated => return self.truncated(reason),
+            StreamOutcome::Complete => {
+                self.serving
+                    .settle(&self.gw, &Fault::of(Class::Success), None);
+            }
+            StreamOutcome::Failed { status, body } => self.failed(status, &body),
+        }
         if let Some(events) = self.events.as_mut() {
             events.release(&mut self.ready);
         }
-        self.serving.settle(&self.gw, Class::Success);
     }
 
     /// The provider broke off a response that had begun, so failover is no longer possible.
-    fn upstream_broke(&mut self, reason: &str) {
-        self.upstream = None;
-        self.serving.settle_broken(&self.gw, reason);
+    fn truncated(&mut self, reason: &str) {
+        let fault = Fault::of(Class::UpstreamTrouble);
+        self.serving.settle(&self.gw, &fault, Some(reason));
         self.serving.log.finish(Ending::UpstreamBrokeOff);
         self.end_with_error("the provider broke off this answer; what came so far is not complete: send the request again");
+    }
+
+    /// The stream ended with an error of the provider's, which the client gets as it is.
+    fn failed(&mut self, status: u16, body: &[u8]) {
+        let fault = (self.dialect.classify)(&ErrorResponse {
+            status,
+            headers: &HeaderMap::new(),
+            body,
+            now: self.gw.clock.wall(),
+        });
+        let code = fault.code.as_deref().unwrap_or("without a code");
+        let reason = format!("it ended with an error: {code}");
+        self.serving.settle(&self.gw, &fault, Some(&reason));
+        self.serving.log.finish(Ending::UpstreamError);
     }
 
     /// `shutdown_timeout` has passed. Nothing is counted for the key.

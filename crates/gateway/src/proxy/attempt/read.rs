@@ -1,0 +1,266 @@
+//! Reads the beginning of a provider's response, just far enough to decide what it means for the attempt.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt;
+use keypool_core::fault::Class;
+use keypool_core::pool::Lease;
+use keypool_providers::errors::ErrorResponse;
+use keypool_providers::response::{Beginning, BeginningReader, Expected, Media};
+use tokio::time::timeout_at;
+
+use super::response::{AttemptResult, Failure, UpstreamResponse, joined};
+use super::send::{AttemptTime, no_response};
+use crate::context::Gateway;
+use crate::proxy::headers::{announced_length, may_have_body};
+use crate::proxy::inbound::Call;
+use crate::proxy::routing::PoolTarget;
+use crate::telemetry::redact;
+use crate::upstream::{ErrorKind, UpstreamBody, UpstreamError};
+
+/// Maximum number of bytes of a response that are inspected before it is relayed.
+const MAX_INSPECTED: usize = 64 * 1024;
+/// How long a response is held from its first byte on, if it has no output yet.
+const MAX_HOLD: Duration = Duration::from_secs(5);
+/// A deadline beyond every other one: only the idle timeout counts.
+const FAR: Duration = Duration::from_secs(86_400);
+/// Maximum number of bytes of an error's body that are kept while other keys are tried.
+const MAX_ERROR: usize = 1 << 20;
+/// How long the body of an error may take.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of bytes of a provider's words that are logged as the reason of a failure.
+const MAX_REASON: usize = 2000;
+
+/// Reads the beginning of a response and decides what it means.
+pub(super) struct ResponseReader<'a> {
+    pub(super) gw: &'a Gateway,
+    pub(super) call: &'a Call<'a>,
+    pub(super) target: &'a PoolTarget,
+    pub(super) lease: &'a Lease,
+    pub(super) time: AttemptTime,
+}
+
+impl ResponseReader<'_> {
+    pub(super) async fn read(&self, response: Response<UpstreamBody>) -> AttemptResult {
+        let (parts, body) = response.into_parts();
+        let status = parts.status;
+        let mut response = UpstreamResponse::new(parts, body);
+        if status.is_client_error() || status.is_server_error() {
+            return self.read_error(response).await;
+        }
+        if !status.is_success() || !may_have_body(status) {
+            return AttemptResult::Response(response);
+        }
+        if self.call.generates {
+            return self.read_beginning(response).await;
+        }
+        let media = media_of(&response.parts.headers);
+        response.is_events = media == Media::Events && status == StatusCode::OK;
+        // The id of a new object is at the beginning, however long the response is.
+        if self.call.object_effect.is_some() && media == Media::Json {
+            let far = self.gw.clock.now() + FAR;
+            if let Err(error) = self.fill(&mut response, MAX_INSPECTED, far).await {
+                return no_response(error);
+            }
+        }
+        AttemptResult::Response(response)
+    }
+
+    async fn read_error(&self, mut response: UpstreamResponse) -> AttemptResult {
+        let until = self.gw.clock.now() + ERROR_BODY_TIMEOUT;
+        let until = until.min(self.time.deadline);
+        if self.fill(&mut response, MAX_ERROR, until).await.is_err() {
+            // What came of the body is enough to classify it, and for the client.
+            response = response.detached();
+        }
+        let (status, body) = (response.parts.status.as_u16(), response.read_bytes());
+        self.classify(response, status, &body)
+    }
+
+    /// A response is held until it has output. If it turns out to be an error, or to have nothing in it, another key can
+    /// still serve.
+    async fn read_beginning(&self, mut response: UpstreamResponse) -> AttemptResult {
+        let headers = &response.parts.headers;
+        let media = media_of(headers);
+        let mut reader = BeginningReader::new(Expected {
+            media,
+            stream: self.call.wants_stream,
+            holds_opening: !self.call.fields.background,
+        });
+        // A long body is no error, so only its first bytes are looked at; but its id may be needed.
+        let is_long = announced_length(headers).is_some_and(|length| length > MAX_INSPECTED as u64);
+        let limit = match is_long && self.call.object_effect.is_none() {
+            true => 0,
+            false => MAX_INSPECTED,
+        };
+        let mut held = Held::new(self.time.first_byte_by);
+        let found = loop {
+            match reader.read(&held.bytes, response.rest.is_none()) {
+                Beginning::Undecided if held.bytes.len() > limit => break Beginning::Undecided,
+                Beginning::Undecided => {}
+                found => break found,
+            }
+            match held.read_more(self, &mut response).await {
+                Ok(true) => {}
+                // The id of a new object must be read. A blank beginning only keeps the connection alive.
+                Ok(false) if self.call.object_effect.is_some() && reader.is_json() => {
+                    held.until = self.gw.clock.now() + FAR;
+                }
+                Ok(false) => break Beginning::Undecided,
+                Err(result) => return result,
+            }
+        };
+        let is_events =
+            reader.is_events() || (media == Media::Events && found == Beginning::Undecided);
+        response.is_events = is_events && response.parts.status == StatusCode::OK;
+        response.add(held.bytes);
+        match found {
+            Beginning::Error { status, body } => self.classify(response, status, &body),
+            Beginning::Nothing(instead) => {
+                no_response(UpstreamError::sent(ErrorKind::NoAnswer(instead)))
+            }
+            Beginning::Output | Beginning::Undecided => AttemptResult::Response(response),
+        }
+    }
+
+    /// Reads the body up to `limit` bytes. If that was all of it, `rest` is `None` afterwards.
+    async fn fill(
+        &self,
+        response: &mut UpstreamResponse,
+        limit: usize,
+        until: Instant,
+    ) -> Result<(), UpstreamError> {
+        while response.rest.is_some() && response.length <= limit {
+            self.fill_one(response, until).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads one more frame.
+    async fn fill_one(
+        &self,
+        response: &mut UpstreamResponse,
+        until: Instant,
+    ) -> Result<(), UpstreamError> {
+        let Some(body) = response.rest.as_mut() else {
+            return Ok(());
+        };
+        let timeout = || UpstreamError::sent(ErrorKind::ResponseTimeout(self.time.idle));
+        let limit = until.min(self.gw.clock.now() + self.time.idle);
+        yield_and_check_deadline(limit)
+            .await
+            .map_err(|()| timeout())?;
+        match timeout_at(limit.into(), body.frame()).await {
+            Err(_) => return Err(timeout()),
+            Ok(None) => response.rest = None,
+            Ok(Some(Err(error))) => {
+                return Err(UpstreamError::sent(ErrorKind::ResponseBroke(error)));
+            }
+            Ok(Some(Ok(frame))) => {
+                if let Ok(piece) = frame.into_data() {
+                    response.add(piece);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `status`: the response's own, or the one that an error inside a 200 implies.
+    fn classify(&self, mut response: UpstreamResponse, status: u16, body: &[u8]) -> AttemptResult {
+        let body = &body[..body.len().min(MAX_INSPECTED)];
+        let error = ErrorResponse {
+            status,
+            headers: &response.parts.headers,
+            body,
+            now: self.gw.clock.wall(),
+        };
+        let fault = (self.target.entry.dialect.classify)(&error);
+        if !fault.class.allows_failover() {
+            response.class = Class::CallerFault;
+            return AttemptResult::Response(response);
+        }
+        let words = String::from_utf8_lossy(&body[..body.len().min(MAX_REASON)]);
+        let reason = redact(words.trim(), self.lease.member().key.secret.expose());
+        AttemptResult::Failed(Failure::Response {
+            fault,
+            response: Box::new(response),
+            reason,
+        })
+    }
+}
+
+/// The beginning of a response, held until it is known what the response is.
+struct Held {
+    bytes: Bytes,
+    /// When it is relayed anyway; before the first byte, when that must be there.
+    until: Instant,
+}
+
+impl Held {
+    fn new(until: Instant) -> Self {
+        Self {
+            bytes: Bytes::new(),
+            until,
+        }
+    }
+
+    /// Reads one more piece. `false`: it was held long enough.
+    async fn read_more(
+        &mut self,
+        reader: &ResponseReader<'_>,
+        response: &mut UpstreamResponse,
+    ) -> Result<bool, AttemptResult> {
+        let Some(body) = response.rest.as_mut() else {
+            return Ok(true);
+        };
+        let idle = reader.gw.clock.now() + reader.time.idle;
+        let waits_for_stream = self.bytes.is_empty() && reader.call.wants_stream;
+        let is_idle = !waits_for_stream && idle < self.until;
+        let until = if is_idle { idle } else { self.until };
+        let coming = async {
+            yield_and_check_deadline(until).await?;
+            timeout_at(until.into(), body.frame()).await.map_err(drop)
+        };
+        let frame = match coming.await {
+            Err(()) if is_idle => {
+                let timeout = ErrorKind::ResponseTimeout(reader.time.idle);
+                return Err(no_response(UpstreamError::sent(timeout)));
+            }
+            Err(()) if self.bytes.is_empty() => return Err(reader.time.out()),
+            Err(()) => return Ok(false),
+            Ok(frame) => frame,
+        };
+        let frame = frame
+            .transpose()
+            .map_err(|error| no_response(UpstreamError::sent(ErrorKind::ResponseBroke(error))))?;
+        if body.is_end_stream() || frame.is_none() {
+            response.rest = None;
+        }
+        if let Some(data) = frame.and_then(|frame| frame.into_data().ok()) {
+            if self.bytes.is_empty() {
+                self.until = self.until.min(reader.gw.clock.now() + MAX_HOLD);
+            }
+            self.bytes = joined(std::mem::take(&mut self.bytes), data);
+        }
+        Ok(true)
+    }
+}
+
+fn media_of(headers: &HeaderMap) -> Media {
+    let content_type = headers.get(CONTENT_TYPE);
+    Media::of(content_type.map_or(&b""[..], HeaderValue::as_bytes))
+}
+
+/// Yields when the coop budget is used up, so an always-ready body cannot starve other tasks; and checks the deadline,
+/// which `timeout_at` never does while its future is ready.
+async fn yield_and_check_deadline(until: Instant) -> Result<(), ()> {
+    tokio::task::coop::consume_budget().await;
+    if tokio::time::Instant::now() >= until.into() {
+        return Err(());
+    }
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! Reads the beginning of a 200 until it is known what the response holds: output, an error, or nothing.
+//!
+//! The first bytes decide whether it is a stream of events or a body: `Content-Type` is often wrong where it matters.
+
+use serde::de::IgnoredAny;
+
+use super::event::{Meaning, meaning};
+use crate::errors::error_in_body;
+use crate::read::sse::{EventReader, event_data};
+
+/// The class of a response's `Content-Type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json` and its relatives.
+    Json,
+    /// `text/event-stream`.
+    Events,
+    /// Other text.
+    Text,
+    /// Sound, pictures and the like, which are not looked into.
+    Binary,
+    /// No type is stated.
+    Unknown,
+}
+
+impl Media {
+    /// The class of a `Content-Type`, in any case and with parameters; empty if there is none.
+    pub fn of(content_type: &[u8]) -> Self {
+        let essence = content_type
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default();
+        let essence = essence.trim_ascii().to_ascii_lowercase();
+        match &*essence {
+            b"text/event-stream" => Self::Events,
+            b"" => Self::Unknown,
+            text if text.starts_with(b"text/") || text.ends_with(b"xml") => Self::Text,
+            json if memchr::memmem::find(json, b"json").is_some() => Self::Json,
+            _ => Self::Binary,
+        }
+    }
+}
+
+/// What is known of a response before its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// What its head announces.
+    pub media: Media,
+    /// The client asked for a stream.
+    pub stream: bool,
+    /// Events before any output are held. Not for background work, whose opening event is the answer.
+    pub holds_opening: bool,
+}
+
+/// What the beginning of a response shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// Nothing yet: more must be read.
+    Undecided,
+    /// An answer has begun.
+    Output,
+    /// An error: the status that it implies, and its body.
+    Error {
+        /// The implied status.
+        status: u16,
+        /// The error's JSON.
+        body: Vec<u8>,
+    },
+    /// There is no answer in it: what there is instead, in a few words.
+    Nothing(&'static str),
+}
+
+/// Reads the beginning of one response.
+#[derive(Debug)]
+pub struct BeginningReader {
+    expected: Expected,
+    /// Everything before is blank.
+    start: usize,
+    events: EventReader,
+    /// An event with data has come.
+    has_event: bool,
+    /// The body is a stream of events.
+    is_events: bool,
+    /// The body begins like JSON.
+    is_json: bool,
+}
+
+impl BeginningReader {
+    /// A reader for a response of which nothing was read.
+    pub fn new(expected: Expected) -> Self {
+        Self {
+            expected,
+            start: 0,
+            events: EventReader::default(),
+            has_event: false,
+            is_events: false,
+            is_json: false,
+        }
+    }
+
+    /// Whether a body of JSON has begun.
+    pub fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// Whether the body was found to be a stream of events.
+    pub fn is_events(&self) -> bool {
+        self.is_events
+    }
+
+    /// Reads `buf`, which begins with the bytes of the previous calls. `is_end`: nothing more comes.
+    pub fn read(&mut self, buf: &[u8], is_end: bool) -> Beginning {
+        if self.is_events {
+            return self.read_events(buf, is_end);
+        }
+        if self.start == 0 && buf.starts_with(b"\xef\xbb\xbf") {
+            self.start = 3;
+        }
+        if self.expected.media != Media::Binary {
+            let blank = buf[self.start..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_whitespace());
+            self.start += blank.count();
+        }
+        let text = &buf[self.start..];
+        match (text.first(), self.expected.media) {
+            (None, _) if is_end => Beginning::Nothing("an empty body"),
+            (None, _) => Beginning::Undecided,
+            (_, Media::Binary) => Beginning::Output,
+            (Some(b'{' | b'['), _) => self.read_json(text, is_end),
+            (Some(b'<'), media) => read_page(text, media, is_end),
+            (_, Media::Events) => self.begin_events(buf, is_end),
+            (_, media) => match begins_like_event(text) {
+                Some(true) => self.begin_events(buf, is_end),
+                None if !is_end => Beginning::Undecided,
+                _ if media == Media::Json => self.read_json(text, is_end),
+                _ => Beginning::Output,
+            },
+        }
+    }
+
+    fn begin_events(&mut self, buf: &[u8], is_end: bool) -> Beginning {
+        self.is_events = true;
+        self.read_events(buf, is_end)
+    }
+
+    fn read_events(&mut self, buf: &[u8], is_end: bool) -> Beginning {
+        while let Some(event) = self.events.next(buf) {
+            let found = self.read_event(&buf[event]);
+            if found != Beginning::Undecided {
+                return found;
+            }
+        }
+        if !is_end {
+            return Beginning::Undecided;
+        }
+        // At the end an error counts even without its blank line, which clients would wait for.
+        if let Some(event) = self.events.unfinished(buf)
+            && let error @ Beginning::Error { .. } = self.read_event(event)
+        {
+            return error;
+        }
+        match self.has_event {
+            _ if self.expected.media == Media::Text => Beginning::Output,
+            true => Beginning::Nothing("a stream that ended before any output"),
+            false => Beginning::Nothing("a stream without an event"),
+        }
+    }
+
+    fn read_event(&mut self, event: &[u8]) -> Beginning {
+        let meaning = meaning(event);
+        let (had_event, holds) = (self.has_event, self.expected.holds_opening);
+        self.has_event |= meaning != Meaning::Empty;
+        match meaning {
+            Meaning::Error(status) => Beginning::Error {
+                status,
+                body: event_data(event),
+            },
+            Meaning::Empty => Beginning::Undecided,
+            Meaning::Opening if holds => Beginning::Undecided,
+            Meaning::Done if !had_event => Beginning::Nothing("a stream without an answer"),
+            Meaning::Opening | Meaning::Output | Meaning::Done => Beginning::Output,
+        }
+    }
+
+    /// A body as JSON. Of a stream of JSON values only what begins like an error is held.
+    fn read_json(&mut self, text: &[u8], is_end: bool) -> Beginning {
+        self.is_json = true;
+        if self.expected.stream && text.starts_with(b"[") && begins_like_error(text) == Some(false)
+        {
+            return Beginning::Output;
+        }
+        if !is_end {
+            return Beginning::Undecided;
+        }
+        if let Some(status) = error_in_body(text) {
+            return Beginning::Error {
+                status,
+                body: text.to_vec(),
+            };
+        }
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+        match values.next() {
+            Some(Err(error)) if error.is_eof() && self.expected.media != Media::Text => {
+                Beginning::Nothing("JSON that is cut short")
+            }
+            Some(Err(_)) if !text.starts_with(b"{") && !text.starts_with(b"[") => {
+                Beginning::Nothing("a body that is no JSON")
+            }
+            _ => Beginning::Output,
+        }
+    }
+}
+
+/// A body that begins like markup. Where text is expected, only a whole page is no answer.
+fn read_page(text: &[u8], media: Media, is_end: bool) -> Beginning {
+    const PAGES: [&[u8]; 5] = [b"<!doctype", b"<html", b"<head", b"<body", b"<title"];
+    let is_page = |page: &&[u8]| {
+        let start = &text[..text.len().min(page.len())];
+        page[..start.len()].eq_ignore_ascii_case(start)
+    };
+    match PAGES.iter().find(|page| is_page(page)) {
+        Some(page) if text.len() < page.len() && !is_end => Beginning::Undecided,
+        Some(_) => Beginning::Nothing("a web page"),
+        None if matches!(media, Media::Json | Media::Events) => Beginning::Nothing("markup"),
+        None => Beginning::Output,
+    }
+}
+
+/// Whether the first line can be part of an event. `None`: too short to tell.
+fn begins_like_event(text: &[u8]) -> Option<bool> {
+    const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
+    let mut fits = FIELDS
+        .iter()
+        .filter(|field| text.starts_with(&field[..field.len().min(text.len())]));
+    match fits.next() {
+        Some(field) if text.len() < field.len() => None,
+        found => Some(found.is_some()),
+    }
+}
+
+/// Whether a list in JSON begins with an object whose first field is that of an error. `None`: too short to tell.
+fn begins_like_error(text: &[u8]) -> Option<bool> {
+    let text = text
+        .iter()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .take(16)
+        .copied()
+        .collect::<Vec<u8>>();
+    let start = b"[{\"error\"";
+    let length = text.len().min(start.len());
+    if text[..length] != start[..length] {
+        return Some(false);
+    }
+    (text.len() >= start.len()).then_some(true)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! What an event of a stream means: the response has begun to open, it has output, or it is an error.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::errors::{error_in_event, only_object};
+use crate::read::json_scan::{pick, unescaped};
+use crate::read::sse::{event_data, event_name};
+
+/// Events that OpenAI's Responses and Anthropic's Messages send before any output.
+const OPENING: [&str; 5] = [
+    "response.created",
+    "response.queued",
+    "response.in_progress",
+    "message_start",
+    "ping",
+];
+
+/// What an event means for the attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// It says nothing: a block without data.
+    Empty,
+    /// It comes before any output, so the attempt may still fail unseen.
+    Opening,
+    /// Output, or anything that is not known to come before it.
+    Output,
+    /// The end of a stream of OpenAI's chat completions.
+    Done,
+    /// An error that implies this status.
+    Error(u16),
+}
+
+/// The meaning of an event, given as its raw bytes.
+pub(super) fn meaning(event: &[u8]) -> Meaning {
+    if let Some(status) = error_in_event(event) {
+        return Meaning::Error(status);
+    }
+    let data = event_data(event);
+    match data.trim_ascii() {
+        b"" => Meaning::Empty,
+        b"[DONE]" => Meaning::Done,
+        data if is_opening(event, data) => Meaning::Opening,
+        _ => Meaning::Output,
+    }
+}
+
+fn is_opening(event: &[u8], data: &[u8]) -> bool {
+    let name = event_name(event).unwrap_or_default();
+    if OPENING.iter().any(|opening| opening.as_bytes() == name) {
+        return true;
+    }
+    let Some(object) = only_object(data) else {
+        return false;
+    };
+    let fields = [
+        "type",
+        "object",
+        "choices",
+        "candidates",
+        "promptFeedback",
+        "usageMetadata",
+    ];
+    let Some([kind, object_kind, choices, candidates, feedback, usage]) = pick(object, fields)
+    else {
+        return false;
+    };
+    let kind = word(kind);
+    if !kind.is_empty() {
+        return OPENING.contains(&&*kind);
+    }
+    let is_chunk = matches!(
+        &*word(object_kind),
+        "chat.completion.chunk" | "text_completion"
+    );
+    match choices {
+        Some(choices) => {
+            serde_json::from_str::<Value>(choices).is_ok_and(|choices| are_bare(&choices))
+        }
+        None if is_chunk => true,
+        // A chunk of Gemini's with nothing but its figures.
+        None => usage.is_some() && candidates.is_none() && feedback.is_none(),
+    }
+}
+
+fn word(raw: Option<&str>) -> Cow<'_, str> {
+    raw.and_then(unescaped).unwrap_or_default()
+}
+
+/// Whether the choices of a chunk have nothing but a role, or there are none.
+fn are_bare(choices: &Value) -> bool {
+    let is_bare = |choice: &Value| {
+        let delta = choice["delta"].as_object();
+        let mut said = delta
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| *name != "role");
+        choice["finish_reason"].is_null()
+            && is_blank(&choice["text"])
+            && said.all(|(_, value)| is_blank(value))
+    };
+    choices.is_null()
+        || choices
+            .as_array()
+            .is_some_and(|choices| choices.iter().all(is_bare))
+}
+
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opening_events_say_nothing_yet() {
+        for event in [
+            r#"data: {"type":"response.created","response":{"error":null,"output":[]}}"#,
+            "event: response.in_progress\ndata: {\"sequence_number\":1,\"type\":\"response.in_progress\"}",
+            r#"data: {"type":"response.queued"}"#,
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"content\":[]}}",
+            "event: ping\ndata: {\"type\": \"ping\"}",
+            "event: ping\ndata: {}",
+            r#"data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"delta":{"role":"assistant"}},{"delta":{},"finish_reason":null}]}"#,
+            r#"data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#,
+            r#"data: {"id":"c","object":"chat.completion.chunk"}"#,
+            r#"data: {"object":"text_completion","choices":[{"text":"","finish_reason":null}]}"#,
+            r#"data: {"usageMetadata":{"promptTokenCount":3},"modelVersion":"m"}"#,
+        ] {
+            let event = format!("{event}\n\n");
+            assert_eq!(meaning(event.as_bytes()), Meaning::Opening, "{event}");
+        }
+    }
+
+    #[test]
+    fn blocks_without_data_are_empty() {
+        for event in [
+            "id: 1",
+            "retry: 100",
+            "data:",
+            "data: ",
+            "event: ping",
+            "event: x\nid: 2\ndata:",
+        ] {
+            assert_eq!(
+                meaning(format!("{event}\n\n").as_bytes()),
+                Meaning::Empty,
+                "{event}"
+            );
+        }
+    }
+
+    #[test]
+    fn anything_else_is_output_or_an_error() {
+        for event in [
+            r#"data: {"choices":[{"delta":{"role":"assistant","content":"H"},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+            r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
+            r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+            r#"data: {"choices":[{"text":"a"}]}"#,
+            r#"data: {"candidates":[{"content":{}}],"usageMetadata":{}}"#,
+            r#"data: {"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{}}"#,
+            r#"data: {"type":"response.output_item.added"}"#,
+            r#"data: {"type":"content_block_start"}"#,
+            r#"data: {"type":"image_generation.partial_image"}"#,
+            "data: text",
+            "data: {\"a\":",
+            "data: {\"b\":1}",
+        ] {
+            assert_eq!(
+                meaning(format!("{event}\n\n").as_bytes()),
+                Meaning::Output,
+                "{event}"
+            );
+        }
+        assert_eq!(meaning(b"data: [DONE]\n\n"), Meaning::Done);
+        let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+        assert_eq!(meaning(error.as_bytes()), Meaning::Error(529));
+    }
+}
