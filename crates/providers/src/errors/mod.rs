@@ -9,10 +9,12 @@ use http::HeaderMap;
 pub(crate) use self::error_body::{ErrorBody, class_in, class_of_status, json, loggable_code};
 pub use self::in_band::{error_in_body, error_in_event};
 pub(crate) use self::in_band::{error_in_data, only_object};
+pub use self::refusal_form::refusal_form;
 
 mod error_body;
 mod error_names;
 mod in_band;
+mod refusal_form;
 pub mod retry_after;
 
 /// An upstream response that is an error: the parts of it that a dialect sees.
