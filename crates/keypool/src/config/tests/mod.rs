@@ -2,6 +2,7 @@
 
 mod guide;
 mod mistakes;
+mod provider_keys;
 mod proxies;
 mod sources;
 mod warnings;
