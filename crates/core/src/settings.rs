@@ -8,7 +8,7 @@ use crate::proxy_url::ProxyUrl;
 use crate::secret::Secret;
 
 /// `[pools.<name>]`
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolSettings {
     /// The pool's name.
     pub name: Arc<str>,
@@ -18,6 +18,8 @@ pub struct PoolSettings {
     pub strategy: Strategy,
     /// Names and patterns of the models that this pool serves.
     pub models: Vec<String>,
+    /// Whether a refusal that may be about the account is tried once on another quota group.
+    pub second_opinion: bool,
     /// The keys, in order.
     pub keys: Vec<KeySettings>,
     /// `[pools.<name>.retry]`
@@ -30,6 +32,24 @@ pub struct PoolSettings {
     pub timeouts: TimeoutSettings,
     /// Where the pool was declared, for messages: `keypool.toml` or `environment`.
     pub source: Arc<str>,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            name: Arc::default(),
+            provider: "",
+            strategy: Strategy::default(),
+            models: Vec::new(),
+            second_opinion: true,
+            keys: Vec::new(),
+            retry: RetrySettings::default(),
+            breaker: BreakerSettings::default(),
+            queue: QueueSettings::default(),
+            timeouts: TimeoutSettings::default(),
+            source: Arc::default(),
+        }
+    }
 }
 
 /// One key of a pool.

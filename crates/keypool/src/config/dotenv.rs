@@ -3,8 +3,8 @@
 //! Not a crate, because several keys may be on one line with spaces and without quotes (`NAME=key1, key2`), and because
 //! an error must give the line number and never quote the line. This module must never read the environment itself.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::values::{self, is_variable, replace};
 
@@ -13,6 +13,8 @@ use super::values::{self, is_variable, replace};
 pub(super) struct DotEnv {
     /// The variables. Of two with the same name, the later.
     pub(super) values: BTreeMap<String, Assignment>,
+    /// The variables that values refer to.
+    pub(super) references: BTreeSet<String>,
     /// Mistakes, each with its line, counted from 1.
     pub(super) mistakes: Vec<(usize, &'static str)>,
 }
@@ -35,8 +37,10 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
     let mut out = DotEnv::default();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut line = 1;
+    let references = RefCell::new(BTreeSet::new());
     while !rest.is_empty() {
         let known = |name: &str| {
+            references.borrow_mut().insert(name.to_owned());
             process
                 .get(name)
                 .or_else(|| out.values.get(name).map(|assignment| &assignment.value))
@@ -68,6 +72,7 @@ pub(super) fn parse(text: &str, process: &BTreeMap<String, String>) -> DotEnv {
         line += rest[..used].matches('\n').count();
         rest = &rest[used..];
     }
+    out.references = references.into_inner();
     out
 }
 

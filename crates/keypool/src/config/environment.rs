@@ -10,11 +10,12 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
 use super::base::{self, Base};
-use super::keys::{default_name, provider_secret, split};
+use super::keys::default_name;
 use super::pools::{FilePools, default_models};
 use super::problem::Problem;
 use super::proxy::{self, ProxySetting};
 use super::report::Report;
+use super::secrets;
 use super::text::Text;
 
 /// A pool for each provider that has keys in the environment and no pool in the file, in the order of the dialects.
@@ -30,6 +31,7 @@ pub(super) fn pools(
             .env_keys
             .iter()
             .filter_map(|name| Text::variable(report, name))
+            .filter(|text| !secrets::unquoted(&text.value).is_empty())
             .collect();
         let (Some(first), false) = (texts.first(), file.providers.contains(&dialect.name)) else {
             continue;
@@ -55,13 +57,9 @@ fn pool(
 ) -> Option<PoolSettings> {
     let base = base::of_pool(None, Some(dialect), report, listen);
     let mut seen = HashSet::new();
-    let keys = texts.iter().flat_map(|text| {
-        split(&text.value)
-            .map(|key| text.with(key))
-            .collect::<Vec<_>>()
-    });
+    let keys = texts.iter().flat_map(secrets::several);
     let secrets: Vec<_> = keys
-        .filter_map(|text| provider_secret(&text))
+        .filter_map(|text| secrets::read(&text))
         .filter(|secret| seen.insert(secret.digest()))
         .collect();
     let base_url = match base {

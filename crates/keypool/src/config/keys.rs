@@ -19,6 +19,7 @@ use super::not_implemented;
 use super::problem::Problem;
 use super::proxy::{self, ProxySetting};
 use super::report::Report;
+use super::secrets;
 use super::text::Text;
 use super::values;
 use super::walk::{Node, Table};
@@ -73,13 +74,6 @@ pub(super) fn read(table: &mut Table<'_>, defaults: &Defaults<'_>) -> Keys {
     collector.out
 }
 
-/// The keys in one string, separated by commas and trimmed.
-pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-}
-
 /// The name of the key at `index`, if it is not given one.
 pub(super) fn default_name(pool: &str, index: usize) -> String {
     format!("{pool}-{}", index + 1)
@@ -91,9 +85,9 @@ impl Collector<'_> {
         match node.value() {
             DeValue::String(_) => {
                 if let Some(text) = node.text(FORMS) {
-                    split(&text.value)
-                        .enumerate()
-                        .for_each(|(index, key)| self.short(index, &text.with(key)));
+                    for (index, key) in secrets::several(&text).iter().enumerate() {
+                        self.short(index, key, secrets::read(key));
+                    }
                 }
             }
             DeValue::Array(items) => {
@@ -119,7 +113,7 @@ impl Collector<'_> {
                             .into_iter()
                             .for_each(|table| self.long(index, table));
                     } else if let Some(text) = item.text("a string") {
-                        self.short(index, &text);
+                        self.short(index, &text, secrets::single(&text));
                     }
                 }
             }
@@ -131,10 +125,10 @@ impl Collector<'_> {
     }
 
     /// Adds a key that is given by its secret alone.
-    fn short(&mut self, index: usize, text: &Text<'_>) {
+    fn short(&mut self, index: usize, text: &Text<'_>, secret: Option<Secret>) {
         let name = default_name(self.defaults.pool, index);
         self.claim(&name, &text.at, text.report());
-        let secret = self.secret(text, &name);
+        let secret = secret.and_then(|secret| self.unrepeated(secret, text, &name));
         let base = self.base(None);
         if let (Some(secret), Some(base_url)) = (secret, base) {
             self.out.keys.push(KeySettings {
@@ -156,7 +150,7 @@ impl Collector<'_> {
         self.claim(&name, &at, report);
         let secret = table
             .required("key")
-            .and_then(|text| self.secret(&text, &name));
+            .and_then(|text| self.unrepeated(secrets::single(&text)?, &text, &name));
         let base = table.take("base_url");
         let base = self.base(base);
         let proxy = proxy::setting(&mut table);
@@ -208,9 +202,8 @@ impl Collector<'_> {
         }
     }
 
-    /// Reads a secret and reports one that another key of the pool has.
-    fn secret(&mut self, text: &Text<'_>, name: &str) -> Option<Secret> {
-        let secret = provider_secret(text)?;
+    /// The secret, unless another key of the pool has it, which is reported.
+    fn unrepeated(&mut self, secret: Secret, text: &Text<'_>, name: &str) -> Option<Secret> {
         if let Some(first) = self.secrets.get(&secret.digest()) {
             text.invalid(&format!(
                 "repeats the secret of {} for {}",
@@ -222,28 +215,6 @@ impl Collector<'_> {
         self.secrets.insert(secret.digest(), name.to_owned());
         Some(secret)
     }
-}
-
-/// Reads a provider's key, which must be valid in a header.
-pub(super) fn provider_secret(text: &Text<'_>) -> Option<Secret> {
-    let secret = text.value.trim();
-    if secret.is_empty() {
-        text.invalid("must not be empty");
-    } else if secret.contains(char::is_whitespace) {
-        let message = format!(
-            "`{}` contains a key with a space or line break inside",
-            text.name
-        );
-        let hint =
-            "separate keys by commas: \"key1, key2\"; in a list of strings, write one key in each";
-        text.report()
-            .add(Problem::new(&text.at, message).hint(hint));
-    } else if !values::fits_header(secret) {
-        text.invalid("contains a key with a character that is not allowed in an HTTP header, such as a non-ASCII letter");
-    } else {
-        return Some(Secret::new(secret));
-    }
-    None
 }
 
 /// Reads a key's name, in any script.

@@ -11,6 +11,7 @@ mod environment;
 mod errors;
 mod keys;
 mod location;
+mod lookalikes;
 mod not_implemented;
 mod pools;
 mod problem;
@@ -18,6 +19,7 @@ mod proxy;
 mod reachability;
 mod report;
 mod routes;
+mod secrets;
 mod server;
 mod sources;
 mod text;
@@ -79,6 +81,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
     for name in vars.strays() {
         report.warn_stray_reference(&vars.at(name), name);
     }
+    lookalikes::warn(&report);
     let (errors, warnings) = report.finish();
     if !errors.is_empty() {
         return Err(Errors(errors));

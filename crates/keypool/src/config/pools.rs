@@ -85,6 +85,7 @@ fn pool(
     }
     let strategy = strategy(&mut table);
     let models = table.labels("models");
+    let second_opinion = table.switch("second_opinion");
     let (retry, breaker) = (retry(table.table("retry")), breaker(table.table("breaker")));
     let (queue, timeouts) = (
         queue(table.table("queue")),
@@ -92,11 +93,13 @@ fn pool(
     );
     table.finish();
     let dialect = dialect?;
+    let defaults = PoolSettings::default();
     Some(PoolSettings {
         name: name.into(),
         provider: dialect.name,
         strategy,
         models: models.unwrap_or_else(|| default_models(dialect)),
+        second_opinion: second_opinion.unwrap_or(defaults.second_opinion),
         keys: keys.keys,
         retry,
         breaker,

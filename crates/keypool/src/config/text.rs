@@ -21,6 +21,8 @@ pub(super) struct Text<'w> {
     pub(super) at: Location,
     /// Its name in messages: `server.listen`, `KEYPOOL_LISTEN`, `--listen`.
     pub(super) name: String,
+    /// The names of the variables in it.
+    variables: Vec<String>,
 }
 
 impl<'w> Text<'w> {
@@ -38,6 +40,7 @@ impl<'w> Text<'w> {
             written: written.to_owned(),
             at,
             name: name.to_owned(),
+            variables: values::references(written),
         }
     }
 
@@ -45,7 +48,10 @@ impl<'w> Text<'w> {
     pub(super) fn variable(report: &'w Report<'w>, name: &str) -> Option<Self> {
         let value = report.vars().get(name)?;
         let at = report.vars().at(name);
-        Some(Self::new(report, at, name, value, value.to_owned()))
+        let text = Self::new(report, at, name, value, value.to_owned());
+        // What looks like a reference is part of the value.
+        let variables = Vec::new();
+        Some(Self { variables, ..text })
     }
 
     /// A command-line flag.
@@ -70,7 +76,20 @@ impl<'w> Text<'w> {
             written: String::new(),
             at: self.at.clone(),
             name: self.name.clone(),
+            variables: self.variables.clone(),
             ..*self
+        }
+    }
+
+    /// Its name and the variables that its value comes from: `pools.a.keys` (from `OPENAI_API_KEY`).
+    pub(super) fn subject(&self) -> String {
+        let names = self.variables.iter();
+        let names: Vec<_> = names
+            .map(|name| format!("`{}`", display::variable(name)))
+            .collect();
+        match names.is_empty() {
+            true => format!("`{}`", self.name),
+            false => format!("`{}` (from {})", self.name, names.join(", ")),
         }
     }
 

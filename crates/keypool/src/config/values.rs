@@ -253,6 +253,16 @@ pub(super) fn replace(raw: &str, mut value: impl FnMut(&str) -> String) -> Strin
     out
 }
 
+/// The names in each `${NAME}` in `raw`.
+pub(super) fn references(raw: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    replace(raw, |name| {
+        names.push(name.to_owned());
+        String::new()
+    });
+    names
+}
+
 /// Whether `raw` has a `${` that does not start a `${NAME}`.
 pub(super) fn has_stray_reference(raw: &str) -> bool {
     raw.match_indices("${").any(|(at, _)| {

@@ -2,8 +2,8 @@
 //!
 //! This module must never put a variable's value into a message.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::dotenv;
@@ -16,8 +16,10 @@ pub(super) struct Vars {
     values: BTreeMap<String, String>,
     /// The location of each variable that comes from `.env`.
     locations: BTreeMap<String, Location>,
-    /// Variables of `.env` with a stray `${`, and whether each was read.
-    strays: Vec<(String, Cell<bool>)>,
+    /// Variables of `.env` with a stray `${`.
+    strays: Vec<String>,
+    /// The variables that were asked for, by a setting or by another variable.
+    read: RefCell<BTreeSet<String>>,
 }
 
 /// Why `${NAME}` has no value.
@@ -38,12 +40,13 @@ impl Vars {
             Err(problem) => return (vars, vec![problem]),
         };
         let parsed = dotenv::parse(&text, process);
+        vars.read = parsed.references.into();
         for (name, assignment) in parsed.values {
             if !process.contains_key(&name) {
                 let at = Location::DotEnv(assignment.line, assignment.column);
                 vars.locations.insert(name.clone(), at);
                 if assignment.has_stray_reference {
-                    vars.strays.push((name.clone(), Cell::new(false)));
+                    vars.strays.push(name.clone());
                 }
                 vars.values.insert(name, assignment.value);
             }
@@ -61,6 +64,7 @@ impl Vars {
             values: process.clone(),
             locations: BTreeMap::new(),
             strays: Vec::new(),
+            read: RefCell::default(),
         }
     }
 
@@ -74,15 +78,23 @@ impl Vars {
 
     /// The variables of `.env` with a stray `${` that were read. Others are for programs with another syntax.
     pub(super) fn strays(&self) -> impl Iterator<Item = &str> {
-        let used = self.strays.iter().filter(|(_, used)| used.get());
-        used.map(|(name, _)| name.as_str())
+        let is_read = |name: &&String| self.read.borrow().contains(*name);
+        self.strays.iter().filter(is_read).map(String::as_str)
+    }
+
+    /// The variables with a value that nothing asked for so far.
+    pub(super) fn unread(&self) -> Vec<&str> {
+        let read = self.read.borrow();
+        let unread = self
+            .values
+            .iter()
+            .filter(|(name, value)| !read.contains(*name) && !value.trim().is_empty());
+        unread.map(|(name, _)| name.as_str()).collect()
     }
 
     /// A variable's value. A blank one counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        if let Some((_, used)) = self.strays.iter().find(|(stray, _)| stray == name) {
-            used.set(true);
-        }
+        self.read.borrow_mut().insert(name.to_owned());
         self.values
             .get(name)
             .map(String::as_str)

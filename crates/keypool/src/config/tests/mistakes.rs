@@ -333,6 +333,10 @@ const POOLS: &[(&str, &[&str])] = &[
         &["found the number 1.5"],
     ),
     (
+        "[pools.a]\nprovider = 'openai'\nsecond_opinion = §'yes'",
+        &["`pools.a.second_opinion` must be true or false, found a string"],
+    ),
+    (
         "[pools.a]\nprovider = 'openai'\nretry = §3",
         &["`pools.a.retry` must be a table"],
     ),

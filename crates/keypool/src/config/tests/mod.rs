@@ -2,6 +2,7 @@
 
 mod guide;
 mod mistakes;
+mod provider_keys;
 mod proxies;
 mod sources;
 mod warnings;
@@ -148,6 +149,13 @@ fn the_pools_of_the_example_are_read() {
     assert_eq!(
         (vision.retry.retries, vision.retry.backoff),
         (4, Duration::from_millis(500))
+    );
+    assert_eq!(
+        (
+            settings.pools[0].second_opinion,
+            settings.pools[1].second_opinion
+        ),
+        (false, true)
     );
     let breaker = vision.breaker;
     assert_eq!(
