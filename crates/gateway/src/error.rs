@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Response, StatusCode};
 use keypool_providers::protocol::{self, OwnError, Protocol};
 
@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     ModelNotFound,
     NotFound,
     MethodNotAllowed(&'static str),
+    /// The client wants another protocol than HTTP. Clients such as Codex use HTTP at once after this status.
+    UpgradeRequired,
     RequestTimeout,
     RequestTooLarge,
     HeadersTooLarge,
@@ -65,6 +67,7 @@ impl Kind {
             Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
             Self::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
             Self::HeadersTooLarge => (
@@ -116,8 +119,15 @@ impl GatewayError {
         if self.dont_retry {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        if let Kind::MethodNotAllowed(allow) = self.kind {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        match self.kind {
+            Kind::MethodNotAllowed(allow) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Kind::UpgradeRequired => {
+                headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+                headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            }
+            _ => {}
         }
         response
     }

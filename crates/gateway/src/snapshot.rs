@@ -129,15 +129,21 @@ impl Snapshot {
         }
     }
 
-    /// The first pool that speaks `protocol` and that the caller may use.
-    pub(crate) fn first_speaking(
+    /// The pool for calls by `protocol` that name neither a model nor an object: the first one of the provider that
+    /// defined the protocol, or else of one that keeps objects created by it, or else that speaks it.
+    pub(crate) fn first_for(
         &self,
         protocol: Protocol,
         may_use: impl Fn(&PoolEntry) -> bool,
     ) -> Option<&Arc<PoolEntry>> {
-        self.pools
-            .iter()
-            .find(|entry| entry.speaks(protocol) && may_use(entry))
+        let pools = self.pools.iter();
+        let usable = pools.filter(|entry| entry.speaks(protocol) && may_use(entry));
+        // Of several with the lowest rank, this yields the first.
+        usable.min_by_key(|entry| match entry.dialect.defines(protocol) {
+            true => 0,
+            false if entry.holds_objects_of(protocol) => 1,
+            false => 2,
+        })
     }
 }
 

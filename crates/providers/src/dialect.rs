@@ -60,6 +60,11 @@ pub struct Dialect {
 }
 
 impl Dialect {
+    /// Whether this is the provider that defined `protocol`.
+    pub fn defines(&self, protocol: Protocol) -> bool {
+        self.name == protocol.provider()
+    }
+
     /// Reads a model list; `None` if it is not one. Entries without an id are left out.
     pub fn parse_models(&self, body: &[u8]) -> Option<Vec<ListedModel>> {
         let call = self.list_models?;

@@ -49,7 +49,7 @@ pub(super) fn check_head(parts: &Parts) -> Result<(), RenderableError> {
     }
     if wants_websocket(&parts.headers) {
         let message = "WebSocket is not served here: call the endpoint with HTTP, and stream the answer with `\"stream\": true`";
-        return refuse(Kind::InvalidRequest, message.to_owned());
+        return refuse(Kind::UpgradeRequired, message.to_owned());
     }
     Ok(())
 }
@@ -82,27 +82,138 @@ pub(super) fn forwarded<'a>(
 
 /// Whether a header is about the call itself: not a credential, and not about the client or its way to us.
 fn passes_upstream(name: &str) -> bool {
-    let is_private = matches!(
-        name,
-        "authorization"
-            | "proxy-authorization"
-            | "x-api-key"
-            | "x-goog-api-key"
-            | "api-key"
-            | "host"
-            | "content-length"
-            | "cookie"
-            | "origin"
-            | "referer"
-            | "forwarded"
-            | "expect"
-            | "prefer"
-            | "accept-encoding"
-    );
-    !is_private
-        && !is_hop_by_hop(name)
-        && !name.starts_with("x-keypool-")
-        && !name.starts_with("x-forwarded-")
+    let mut withheld = withheld_like(name.as_bytes()).iter();
+    let is_withheld = withheld.any(|known| match known.ends_with('-') {
+        true => name.starts_with(known),
+        false => name == *known,
+    });
+    // `CF-Connecting-IP`, `True-Client-IP`, `X-Real-IP`: everybody in front has a name of its own for the client's address.
+    !is_withheld && !name.ends_with("-ip")
+}
+
+/// The request headers that stay here and begin like `name`; `-` at the end stands for a whole family. Chosen by one
+/// byte, because every header of every request is compared with them.
+///
+/// Besides credentials, the client's own headers and those that concern one connection, these are the ones that
+/// browsers, proxies, CDNs, hosts and login proxies in front of the gateway add. Upstream they would reveal who called,
+/// and a provider behind the same CDN refuses its headers. A method in a header would make another call of the one that
+/// was checked.
+fn withheld_like(name: &[u8]) -> &'static [&'static str] {
+    match name {
+        [b'x', b'-', third, ..] => extension_like(*third),
+        [b'a', ..] => &[
+            "accept-encoding",
+            "access-control-request-",
+            "akamai-",
+            "ali-",
+            "alt-used",
+            "api-key",
+            "authorization",
+        ],
+        [b'c', ..] => &[
+            "cdn-",
+            "cf-",
+            "cloudfront-",
+            "connect-time",
+            "connection",
+            "content-length",
+            "cookie",
+            "cookie2",
+        ],
+        [b'd', ..] => &["disguised-host", "do-"],
+        [b'e', ..] => &["eagleeye-", "eo-", "expect"],
+        [b'f', ..] => &["fastly-", "fly-", "forwarded", "front-end-https"],
+        [b'h', ..] => &["heroku-", "host", "http2-settings"],
+        [b'i', ..] => &["incap-"],
+        [b'k', ..] => &["keep-alive"],
+        [b'l', ..] => &["l5d-"],
+        [b'm', ..] => &["max-forwards"],
+        [b'n', ..] => &["netlify-"],
+        [b'o', ..] => &["origin"],
+        [b'p', ..] => &["prefer", "proxy-"],
+        [b'r', ..] => &["referer", "remote-", "rndr-id"],
+        [b's', ..] => &["sec-", "ssl-client-", "surrogate-"],
+        [b't', ..] => &[
+            "tailscale-",
+            "te",
+            "total-route-time",
+            "trailer",
+            "transfer-encoding",
+        ],
+        [b'u', ..] => &["upgrade", "upgrade-insecure-requests"],
+        [b'v', ..] => &["via"],
+        [b'w', ..] => &["was-default-hostname", "wl-proxy-"],
+        _ => &[],
+    }
+}
+
+/// The same for names that begin with `x-`, by the byte after that.
+fn extension_like(third: u8) -> &'static [&'static str] {
+    match third {
+        b'a' => &[
+            "x-akamai-",
+            "x-alicdn-",
+            "x-amz-cf-",
+            "x-amzn-",
+            "x-api-key",
+            "x-appengine-",
+            "x-appgw-",
+            "x-appservice-",
+            "x-arr-",
+            "x-auth-request-",
+            "x-authentik-",
+            "x-azure-",
+        ],
+        b'b' => &["x-bluecoat-"],
+        b'c' => &[
+            "x-cdn-",
+            "x-client-cert",
+            "x-cloud-trace-context",
+            "x-cluster-",
+            "x-consumer-",
+            "x-credential-",
+        ],
+        b'd' => &["x-do-"],
+        b'e' => &["x-ec-", "x-edge-", "x-envoy-"],
+        b'f' => &["x-fastly-", "x-fd-", "x-forwarded", "x-forwarded-"],
+        b'g' => &[
+            "x-goog-api-key",
+            "x-goog-authenticated-user-",
+            "x-goog-iap-",
+        ],
+        b'h' => &["x-heroku-", "x-http-method", "x-http-method-override"],
+        b'i' => &["x-iinfo", "x-istio-"],
+        b'k' => &["x-keypool-", "x-kong-"],
+        b'm' => &[
+            "x-method-override",
+            "x-middleware-",
+            "x-ms-client-principal",
+            "x-ms-client-principal-",
+            "x-ms-token-",
+        ],
+        b'n' => &["x-netlify-", "x-nf-", "x-nginx-"],
+        b'o' => &["x-original-", "x-originating-"],
+        b'p' => &["x-proxy-", "x-proxyuser-"],
+        b'q' => &["x-queue-start"],
+        b'r' => &[
+            "x-railway-",
+            "x-real-",
+            "x-remote-",
+            "x-render-",
+            "x-request-start",
+        ],
+        b's' => &[
+            "x-scheme",
+            "x-serverless-authorization",
+            "x-ssl-",
+            "x-sucuri-",
+        ],
+        b't' => &["x-tencent-", "x-timer", "x-traefik-"],
+        b'u' => &["x-url-scheme"],
+        b'v' => &["x-varnish", "x-vercel-"],
+        b'w' => &["x-waws-"],
+        _ => &[],
+    }
 }
 
 /// Never passed on, in either direction (RFC 9110 §7.6.1 and its predecessors).
@@ -141,6 +252,8 @@ pub(super) fn strip_response(headers: &mut HeaderMap, dialect: &Dialect) -> Opti
     let is_private = |name: &HeaderName| {
         let text = name.as_str();
         text == "set-cookie"
+            // Whether a page may read a response is decided here, not by the provider.
+            || text.starts_with("access-control-")
             || is_hop_by_hop(text)
             || named.contains(name)
             || (dialect.is_private_header)(text)
@@ -221,6 +334,152 @@ mod tests {
         );
     }
 
+    fn is_forwarded(name: &str) -> bool {
+        let mut client = HeaderMap::new();
+        let header = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        client.insert(&header, HeaderValue::from_static("v"));
+        let openai = keypool_providers::catalogue::find("openai").unwrap();
+        let mut headers = forwarded(&client, openai).into_iter();
+        headers.any(|(name, value)| *name == header && value == "v")
+    }
+
+    #[test]
+    fn headers_that_proxies_and_browsers_add_stay_here() {
+        for name in [
+            // Standards and conventions.
+            "Forwarded",
+            "Via",
+            "Max-Forwards",
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Client-Cert",
+            "X-Real-IP",
+            "X-Real-Port",
+            "X-Original-URL",
+            "X-Original-Forwarded-For",
+            "X-Originating-IP",
+            "X-Client-IP",
+            "X-Cluster-Client-IP",
+            "WL-Proxy-Client-IP",
+            "Proxy-Client-IP",
+            "X-Request-Start",
+            "X-Scheme",
+            // CDNs.
+            "CF-Connecting-IP",
+            "CF-Ray",
+            "CF-IPCountry",
+            "CF-Visitor",
+            "CF-Worker",
+            "CF-Access-Jwt-Assertion",
+            "CDN-Loop",
+            "CDN-RequestId",
+            "True-Client-IP",
+            "Akamai-Origin-Hop",
+            "X-Akamai-Edgescape",
+            "Fastly-Client-IP",
+            "Fastly-FF",
+            "X-Varnish",
+            "CloudFront-Viewer-Country",
+            "X-Amz-Cf-Id",
+            "Incap-Client-IP",
+            "X-Sucuri-Clientip",
+            "Ali-Cdn-Real-Ip",
+            "EO-Connecting-IP",
+            // Clouds and hosts.
+            "X-Amzn-Trace-Id",
+            "X-Amzn-Oidc-Data",
+            "X-Cloud-Trace-Context",
+            "X-AppEngine-Country",
+            "X-Goog-Iap-Jwt-Assertion",
+            "X-Serverless-Authorization",
+            "X-Azure-ClientIP",
+            "X-Azure-Ref",
+            "X-ARR-LOG-ID",
+            "X-MS-Client-Principal-Name",
+            "Fly-Client-IP",
+            "Fly-Region",
+            "X-Vercel-IP-Country",
+            "X-NF-Request-ID",
+            "Netlify-Original-Path",
+            "DO-Connecting-IP",
+            "Rndr-Id",
+            "Heroku-Session",
+            "X-Railway-Edge",
+            // Service meshes, gateways and login proxies.
+            "X-Envoy-External-Address",
+            "X-Kong-Request-Id",
+            "X-Consumer-Username",
+            "L5d-Dst-Override",
+            "X-Auth-Request-Email",
+            "Remote-User",
+            "Tailscale-User-Login",
+            "SSL-Client-Subject-DN",
+            // Browsers.
+            "Origin",
+            "Referer",
+            "Cookie",
+            "Sec-Fetch-Site",
+            "Sec-CH-UA",
+            "Access-Control-Request-Method",
+            // Another call than the one that was checked.
+            "X-HTTP-Method-Override",
+            "Expect",
+            "Prefer",
+        ] {
+            assert!(!is_forwarded(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn headers_of_the_call_itself_are_forwarded() {
+        for name in [
+            "Accept",
+            "Accept-Language",
+            "Content-Type",
+            "User-Agent",
+            "Idempotency-Key",
+            "Anthropic-Version",
+            "Anthropic-Beta",
+            "OpenAI-Beta",
+            "X-Stainless-Lang",
+            "X-Client-Request-Id",
+            "X-Goog-Api-Client",
+            "X-Goog-Upload-Command",
+            "HTTP-Referer",
+            "X-Title",
+            "X-DashScope-SSE",
+            "Traceparent",
+            "X-Request-Id",
+            "X-Session-Id",
+            "Cfx",
+            "Viable",
+            "Forward",
+            "X-Forwardable",
+            "X-Trip",
+        ] {
+            assert!(is_forwarded(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn headers_that_select_an_account_stay_here() {
+        for (provider, name) in [
+            ("openai", "openai-organization"),
+            ("groq", "openai-project"),
+            ("openai-compatible", "openai-organization"),
+            ("anthropic", "anthropic-workspace-id"),
+            ("gemini", "x-goog-user-project"),
+            ("ark", "x-project-name"),
+            ("tavily", "x-tavily-orgid"),
+            ("tavily", "x-project-id"),
+        ] {
+            let mut client = HeaderMap::new();
+            client.insert(name, HeaderValue::from_static("v"));
+            let dialect = keypool_providers::catalogue::find(provider).unwrap();
+            assert_eq!(forwarded(&client, dialect).len(), 1, "{provider}: {name}");
+        }
+    }
+
     #[test]
     fn responses_lose_private_headers_and_keep_the_others() {
         let mut headers = HeaderMap::new();
@@ -230,6 +489,9 @@ mod tests {
             ("set-cookie", "b"),
             ("x-twice", "1"),
             ("x-ratelimit-remaining-requests", "9"),
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-expose-headers", "*"),
             ("connection", "x-hop"),
             ("x-hop", "h"),
             ("x-twice", "2"),

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use keypool_providers::protocol::{self, Protocol};
 
 pub(crate) use relay::OutBody;
 
@@ -27,10 +28,13 @@ use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::Snapshot;
 use crate::traces::Ending;
 use attempt::{AttemptResult, Attempts, send};
-use inbound::{Call, Caller, MatchedEndpoint, UnreadBody};
+use inbound::{Call, Caller, ClientRequest, MatchedEndpoint, ReceivedBody, UnreadBody};
 use log::RequestLog;
 use objects::ObjectTracking;
 use relay::{final_response, relay};
+
+/// Maximum size of a body in which a credential is looked for, in bytes.
+const MAX_BODY_WITH_KEY: u64 = 256 * 1024;
 
 /// Answers one client request, whatever happens to it.
 ///
@@ -82,7 +86,13 @@ async fn answer_request(
     let endpoint = MatchedEndpoint::find(&snapshot, parts)?;
     let protocol = endpoint.protocol;
     let answering = async {
-        let caller = Caller::authenticate(gw, &snapshot, &endpoint, parts, peer)?;
+        let early = body_with_key(&snapshot, &endpoint, parts, unread).await?;
+        let key_in_body = match &early {
+            Some(body) => inbound::key_in_body(&body.bytes)?,
+            None => None,
+        };
+        let request = ClientRequest { parts, peer };
+        let caller = Caller::authenticate(gw, &snapshot, &endpoint, request, key_in_body)?;
         log.set_caller(&caller.name, caller.may_see_traces());
         caller.check_access(&endpoint)?;
         if let Some(models) = endpoint.models_call() {
@@ -92,13 +102,38 @@ async fn answer_request(
             return Ok(listed.map(OutBody::whole));
         }
         let limit = snapshot.settings.server.max_request_body;
-        let body = unread.read(&parts.headers, limit).await?;
+        let body = match early {
+            Some(body) => body,
+            None => unread.read(&parts.headers, limit).await?,
+        };
         let call = Call::new(endpoint, parts, body)?;
         run(gw, &snapshot, &call, &caller, log).await
     };
     answering
         .await
         .map_err(|error: GatewayError| error.in_protocol(protocol))
+}
+
+/// The body, read before the caller is known, if the credential may be in it: it is nowhere else, and clients of the
+/// protocol may put it there. No credential is looked for in a larger body.
+async fn body_with_key(
+    snapshot: &Snapshot,
+    endpoint: &MatchedEndpoint<'_>,
+    parts: &Parts,
+    unread: &mut UnreadBody,
+) -> Result<Option<ReceivedBody>, GatewayError> {
+    let may_have_key = endpoint.protocol == Protocol::Tavily
+        && snapshot.needs_virtual_key()
+        && protocol::presented(&parts.headers, parts.uri.query()).is_empty();
+    if !may_have_key {
+        return Ok(None);
+    }
+    let limit = snapshot.settings.server.max_request_body;
+    // Boxed, like everything rarely needed: it would make every request larger.
+    match Box::pin(unread.read(&parts.headers, limit.min(MAX_BODY_WITH_KEY))).await {
+        Err(error) if error.kind == Kind::RequestTooLarge => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// Everything below authentication. Finds the pools; restricts them to the account that holds the objects (files,

@@ -2,23 +2,37 @@
 //!
 //! Must never know which providers speak it.
 
-use http::Method;
+use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol};
+use super::collections::Collection;
+use super::{Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, protocol_of_headers};
 
-pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
+const BATCHES: Collection = Collection::new("v1/messages/batches").hiding_model();
+/// Collections whose paths other protocols have too.
+const SHARED: [Collection; 2] = [Collection::new("v1/files"), Collection::new("v1/skills")];
+
+pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option<Lookup> {
     let generates = match path {
         "/v1/messages" => true,
         "/v1/messages/count_tokens" => false,
-        _ => return None,
+        _ => return of_object(method, path, headers),
     };
     let endpoint = Endpoint {
         generates,
         ..Endpoint::post(Protocol::Anthropic, ModelIn::Body)
     };
     Some(endpoint.only_for("POST", method))
+}
+
+fn of_object(method: &Method, path: &str, headers: &HeaderMap) -> Option<Lookup> {
+    let is_own = protocol_of_headers(headers, None) == Protocol::Anthropic;
+    let shared = SHARED.iter().filter(|_| is_own);
+    let (collection, below) = std::iter::once(&BATCHES)
+        .chain(shared)
+        .find_map(|collection| Some((collection, collection.below(path)?)))?;
+    Some(collection.lookup(Protocol::Anthropic, method, below, headers))
 }
 
 pub(super) fn error(error: &OwnError<'_>) -> Value {

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
+use super::collections::{self, Collection};
 use super::{
     Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat, protocol_of_headers,
 };
@@ -25,7 +26,20 @@ const REPEATABLE: &[&str] = &[
 /// Maximum length of an upload's id, in bytes.
 const MAX_UPLOAD_ID: usize = 1024;
 
-/// Finds a POST to `…/models/{model}:{method}`, or a path of files. Other methods of the former belong to the model
+/// The collections that only Gemini has, below the version.
+const OWN: [Collection; 4] = [
+    Collection::new("cachedContents"),
+    Collection::new("tunedModels").hiding_model(),
+    Collection::new("fileSearchStores"),
+    Collection::new("operations").without_creation(),
+];
+/// Collections whose paths other protocols have too, below their version `v1`.
+const SHARED: [Collection; 2] = [
+    Collection::new("files"),
+    Collection::new("batches").without_creation(),
+];
+
+/// Finds a POST to `…/models/{model}:{method}`, or a call of an object. Other methods of the former belong to the model
 /// lists.
 pub(super) fn lookup(
     method: &Method,
@@ -33,8 +47,8 @@ pub(super) fn lookup(
     headers: &HeaderMap,
     query: Option<&str>,
 ) -> Option<Lookup> {
-    if let Some(endpoint) = of_files(method, path, headers, query) {
-        return Some(Lookup::Endpoint(endpoint));
+    if let Some(found) = of_object(method, path, headers, query) {
+        return Some(found);
     }
     if method != Method::POST || !under_models(path)?.contains(':') {
         return None;
@@ -43,6 +57,14 @@ pub(super) fn lookup(
         return Some(Lookup::Unknown(Protocol::Gemini));
     };
     Some(Lookup::Endpoint(Endpoint {
+        json: true,
+        ..of_method(call, ModelIn::Path(model))
+    }))
+}
+
+/// A POST of a method of a model.
+fn of_method(call: &str, model: ModelIn) -> Endpoint {
+    Endpoint {
         repeat: if REPEATABLE.contains(&call) {
             Repeat::Safe
         } else {
@@ -50,37 +72,112 @@ pub(super) fn lookup(
         },
         generates: call != "countTokens",
         stream_by_path: call == "streamGenerateContent",
-        ..Endpoint::post(Protocol::Gemini, ModelIn::Path(model))
-    }))
+        ..Endpoint::post(Protocol::Gemini, model)
+    }
 }
 
-/// The paths without a pool's name that Google's SDK calls to upload and use a file. `/v1/files` is OpenAI's too.
-fn of_files(
+/// A call of an object, or of a collection of objects.
+fn of_object(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
     query: Option<&str>,
-) -> Option<Endpoint> {
-    let is_google = || protocol_of_headers(headers, query) == Protocol::Gemini;
-    let files = path
-        .strip_prefix("/v1beta/files")
-        .or_else(|| path.strip_prefix("/v1/files").filter(|_| is_google()));
-    let by_object = match (path, files) {
-        ("/upload/v1beta/files" | "/upload/v1/files", _) => query.and_then(upload_id).is_some(),
-        (_, Some("")) => false,
-        (_, below) if below?.strip_prefix('/')?.is_empty() => return None,
-        _ => true,
+) -> Option<Lookup> {
+    let gemini = Protocol::Gemini;
+    if let Some(below) = path.strip_prefix("/upload") {
+        return of_upload(method, below, headers, query);
+    }
+    let is_beta = path.starts_with("/v1beta/");
+    let rest = path
+        .strip_prefix("/v1beta")
+        .or_else(|| path.strip_prefix("/v1"))?;
+    if rest == "/interactions" && *method == Method::POST {
+        return Some(Lookup::Endpoint(Endpoint {
+            json: true,
+            generates: true,
+            repeat: Repeat::NeverIfStored,
+            hides_model: true,
+            ..collections::creation(gemini, headers)
+        }));
+    }
+    if let Some(call) = method_of_tuned_model(rest).filter(|_| *method == Method::POST) {
+        return Some(Lookup::Endpoint(Endpoint {
+            by_object: true,
+            objects: true,
+            hides_model: true,
+            json: false,
+            ..of_method(call, ModelIn::Nowhere)
+        }));
+    }
+    if is_operation_of_model(rest) {
+        let endpoint = collections::of_object(gemini, method, headers);
+        return Some(Lookup::Endpoint(endpoint));
+    }
+    let is_googles = is_beta || protocol_of_headers(headers, query) == gemini;
+    let interactions = Collection::new("interactions");
+    let shared = SHARED.iter().filter(|_| is_googles);
+    let (collection, below) = OWN
+        .iter()
+        .chain(shared)
+        .chain([&interactions])
+        .find_map(|collection| Some((collection, collection.below(rest)?)))?;
+    Some(collection.lookup(gemini, method, below, headers))
+}
+
+/// An upload: to the files, or to a store. `below` follows `/upload`.
+fn of_upload(
+    method: &Method,
+    below: &str,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Option<Lookup> {
+    let rest = below
+        .strip_prefix("/v1beta")
+        .or_else(|| below.strip_prefix("/v1"))?;
+    let is_of_store = Collection::new("fileSearchStores").below(rest).is_some();
+    let endpoint = match rest {
+        "/files" if query.and_then(upload_id).is_none() => creation_of_file(method, headers),
+        "/files" => collections::of_object(Protocol::Gemini, method, headers),
+        _ if is_of_store && rest.contains(':') => {
+            collections::of_object(Protocol::Gemini, method, headers)
+        }
+        _ => return None,
     };
-    let repeat = match *method {
-        Method::GET | Method::HEAD => Repeat::Safe,
-        _ => Repeat::Never,
+    // The body is a piece of a file, or describes one. It never names a model.
+    Some(Lookup::Endpoint(Endpoint {
+        model: ModelIn::Nowhere,
+        ..endpoint
+    }))
+}
+
+fn creation_of_file(method: &Method, headers: &HeaderMap) -> Endpoint {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    Endpoint {
+        repeat: if is_read { Repeat::Safe } else { Repeat::Never },
+        ..collections::creation(Protocol::Gemini, headers)
+    }
+}
+
+/// The method in `/tunedModels/{id}:{method}`.
+fn method_of_tuned_model(rest: &str) -> Option<&str> {
+    let (id, call) = rest.strip_prefix("/tunedModels/")?.split_once(':')?;
+    let is_call = !id.is_empty() && !call.is_empty() && !rest[1..].contains("//");
+    (is_call && !id.contains('/') && !call.contains(['/', ':'])).then_some(call)
+}
+
+/// `/models/{model}/operations/{id}`: a task of a model, which is an object and not a model whose name has slashes.
+pub(super) fn is_operation_of_model(rest: &str) -> bool {
+    let Some(below) = rest.strip_prefix("/models/") else {
+        return false;
     };
-    Some(Endpoint {
-        repeat,
-        by_object,
-        native: true,
-        ..Endpoint::get(Protocol::Gemini)
-    })
+    let mut segments = below.split('/');
+    segments
+        .by_ref()
+        .next()
+        .is_some_and(|model| !model.is_empty())
+        && segments.by_ref().next() == Some("operations")
+        && segments.by_ref().next().is_some_and(|id| !id.is_empty())
+        && segments.next().is_none()
 }
 
 /// The first `upload_id=…` of a query, decoded. It identifies the upload in the later steps (`x-goog-upload-url`).

@@ -3,11 +3,13 @@
 //! Must never know a provider's hosts, the pool or what a key is worth.
 
 mod anthropic;
+mod collections;
 mod credentials;
 mod gemini;
 mod models;
 mod openai;
 mod path;
+mod rewrite;
 mod tavily;
 pub mod upload;
 
@@ -19,6 +21,7 @@ use http::{HeaderMap, Method};
 pub use self::credentials::{presented, without_key};
 pub use self::gemini::upload_id;
 pub use self::path::is_safe_path;
+pub use self::rewrite::lookup_rewritten;
 pub use crate::errors::{error_in_body, error_in_event};
 pub use crate::read::sse::event_data;
 
@@ -40,8 +43,10 @@ pub enum Protocol {
 pub enum ModelIn {
     /// Top-level `model` of the JSON body; required.
     Body,
-    /// Top-level `model` of the JSON body; may be missing (Tavily research, OpenAI moderations).
+    /// Top-level `model` of the JSON body; may be missing (OpenAI moderations).
     OptionalBody,
+    /// Top-level `model` of the JSON body; may be missing beside a stored `prompt`, which has one (OpenAI Responses).
+    BodyOrPrompt,
     /// Form field `model` of a multipart body; required.
     Form,
     /// Form field `model` of a multipart body; may be missing (OpenAI image variations).
@@ -82,6 +87,13 @@ pub struct Endpoint {
     pub models: Option<ModelsCall>,
     /// The path names an object of an earlier call, which decides the account.
     pub by_object: bool,
+    /// It is about objects that the provider keeps. An object in the body decides the account too; without any, the
+    /// first pool serves.
+    pub objects: bool,
+    /// The body may require an existing object. Other bodies only mention objects.
+    pub requires_objects: bool,
+    /// It may run models that the call does not name.
+    pub hides_model: bool,
     /// One of the provider's own paths that needs no pool's name, for callers that may use such paths.
     pub native: bool,
 }
@@ -133,10 +145,11 @@ pub struct OwnError<'a> {
 /// What `method` and `path` call. `path` is as sent: percent-encoded, without the query.
 pub fn lookup(method: &Method, path: &str, headers: &HeaderMap, query: Option<&str>) -> Lookup {
     openai::lookup(method, path, headers)
-        .or_else(|| anthropic::lookup(method, path))
+        .or_else(|| anthropic::lookup(method, path, headers))
         .or_else(|| gemini::lookup(method, path, headers, query))
         .or_else(|| models::lookup(method, path, headers, query))
         .or_else(|| tavily::lookup(method, path))
+        .or_else(|| openai::lookup_object(method, path, headers))
         .unwrap_or_else(|| Lookup::Unknown(guess(path, headers, query)))
 }
 
@@ -220,10 +233,14 @@ impl Protocol {
         self == Self::Gemini
     }
 
-    /// Whether the body of a call may require an existing object, given what may be done with the call again. Bodies of
-    /// other calls only mention objects.
-    pub fn body_may_require_object(self, repeat: Repeat) -> bool {
-        repeat != Repeat::Safe || self == Self::Gemini
+    /// The name of the provider that defined it.
+    pub fn provider(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Tavily => "tavily",
+        }
     }
 }
 
@@ -239,6 +256,9 @@ impl Endpoint {
             stream_by_path: false,
             models: None,
             by_object: false,
+            objects: false,
+            requires_objects: protocol == Protocol::Gemini,
+            hides_model: false,
             native: false,
         }
     }

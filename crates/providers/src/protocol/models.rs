@@ -16,7 +16,7 @@ pub(super) fn lookup(
         "/v1/models" | "/v1beta/models" => ModelsCall::List,
         _ => {
             let id = gemini::under_models(path)?;
-            if id.split('/').any(str::is_empty) || is_operation(path) {
+            if id.split('/').any(str::is_empty) {
                 return None;
             }
             ModelsCall::One(path.len() - id.len()..path.len())
@@ -33,10 +33,4 @@ pub(super) fn lookup(
         }
         found => found,
     })
-}
-
-/// `/v1beta/models/{model}/operations/{id}`: a task of a Gemini model, not a model whose name has slashes.
-fn is_operation(path: &str) -> bool {
-    let below = path.strip_prefix("/v1beta/models/");
-    below.and_then(|below| below.split('/').nth(1)) == Some("operations")
 }

@@ -2,60 +2,89 @@
 //!
 //! Must never know which providers speak it.
 
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
+use super::collections::{self, Collection, is_form, is_json};
 use super::{Endpoint, ListedModel, Lookup, ModelIn, OwnError, Protocol, Repeat};
+
+/// The collections of objects, below the version.
+const COLLECTIONS: [Collection; 13] = [
+    Collection::new("v1/files"),
+    Collection::new("v1/batches").hiding_model(),
+    Collection::new("v1/conversations").without_list(),
+    Collection::new("v1/uploads").without_list(),
+    Collection::new("v1/vector_stores"),
+    Collection::new("v1/containers"),
+    Collection::new("v1/fine_tuning/jobs").hiding_model(),
+    Collection::new("v1/assistants").hiding_model(),
+    Collection::new("v1/threads").without_list().hiding_model(),
+    Collection::new("v1/evals").hiding_model(),
+    Collection::new("v1/skills"),
+    Collection::new("v1/chat/completions").without_creation(),
+    Collection::new("v1/videos").hiding_model(),
+];
 
 pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option<Lookup> {
     let post = |model| Endpoint::post(Protocol::OpenAi, model);
+    let form = |model| Endpoint {
+        json: false,
+        ..post(model)
+    };
     let endpoint = match path {
+        // Stored ones are objects. All other methods are for those.
+        "/v1/chat/completions" if *method == Method::GET => return None,
         "/v1/chat/completions"
         | "/v1/completions"
         | "/v1/embeddings"
-        | "/v1/images/generations"
         | "/v1/audio/speech"
         | "/v1/rerank" => post(ModelIn::Body),
         "/v1/responses" => Endpoint {
             repeat: Repeat::NeverIfStored,
+            requires_objects: true,
+            ..post(ModelIn::BodyOrPrompt)
+        },
+        "/v1/responses/compact" => Endpoint {
+            requires_objects: true,
             ..post(ModelIn::Body)
         },
-        "/v1/moderations" => post(ModelIn::OptionalBody),
-        "/v1/images/edits" if is_json(headers) => post(ModelIn::Body),
-        "/v1/images/edits" | "/v1/audio/transcriptions" | "/v1/audio/translations" => Endpoint {
-            json: false,
-            ..post(ModelIn::Form)
+        "/v1/responses/input_tokens" => Endpoint {
+            requires_objects: true,
+            generates: false,
+            ..post(ModelIn::OptionalBody)
         },
-        // They have one model, and its name may be left out.
-        "/v1/images/variations" => Endpoint {
-            json: false,
-            ..post(ModelIn::OptionalForm)
+        "/v1/moderations" | "/v1/images/generations" => post(ModelIn::OptionalBody),
+        "/v1/images/edits" if is_json(headers) => post(ModelIn::OptionalBody),
+        "/v1/images/edits" | "/v1/images/variations" => form(ModelIn::OptionalForm),
+        "/v1/audio/transcriptions" | "/v1/audio/translations" => form(ModelIn::Form),
+        "/v1/videos" if is_form(headers) && *method == Method::POST => Endpoint {
+            model: ModelIn::OptionalForm,
+            hides_model: true,
+            ..collections::creation(Protocol::OpenAi, headers)
         },
-        _ => return of_response(method, path.strip_prefix("/v1/responses/")?),
+        _ => return of_response(method, path.strip_prefix("/v1/responses/")?, headers),
     };
     Some(endpoint.only_for("POST", method))
 }
 
+/// The endpoints of objects that are not OpenAI's alone come last: other protocols have the same paths.
+pub(super) fn lookup_object(method: &Method, path: &str, headers: &HeaderMap) -> Option<Lookup> {
+    let (collection, below) = COLLECTIONS
+        .iter()
+        .find_map(|collection| Some((collection, collection.below(path)?)))?;
+    Some(collection.lookup(Protocol::OpenAi, method, below, headers))
+}
+
 /// A stored response, by what follows `/v1/responses/`.
-fn of_response(method: &Method, below: &str) -> Option<Lookup> {
-    let (id, rest) = below.split_once('/').unwrap_or((below, ""));
-    let is_id = !id.is_empty() && !matches!(id, "compact" | "input_tokens");
-    if !is_id || (below.contains('/') && rest.split('/').any(str::is_empty)) {
+fn of_response(method: &Method, below: &str, headers: &HeaderMap) -> Option<Lookup> {
+    if below.split('/').any(str::is_empty) {
         return None;
     }
-    let endpoint = Endpoint {
-        by_object: true,
-        repeat: Repeat::Never,
-        ..Endpoint::get(Protocol::OpenAi)
-    };
+    let endpoint = collections::of_object(Protocol::OpenAi, method, headers);
+    let action = below.split_once('/').map(|(_, action)| action);
     Some(match *method {
-        _ if rest == "cancel" => endpoint.only_for("POST", method),
-        Method::GET => Lookup::Endpoint(Endpoint {
-            repeat: Repeat::Safe,
-            ..endpoint
-        }),
-        Method::DELETE => Lookup::Endpoint(endpoint),
+        _ if action == Some("cancel") => endpoint.only_for("POST", method),
+        Method::GET | Method::DELETE => Lookup::Endpoint(endpoint),
         _ => Lookup::MethodNotAllowed(Protocol::OpenAi, "GET, DELETE"),
     })
 }
@@ -78,15 +107,4 @@ pub(super) fn model_list(models: &[ListedModel]) -> Value {
 
 pub(super) fn model_object(model: &ListedModel) -> Value {
     json!({"id": model.id, "object": "model", "created": model.created, "owned_by": model.owned_by})
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-    else {
-        return false;
-    };
-    let media_type = value.split(';').next().unwrap_or_default().trim();
-    media_type.eq_ignore_ascii_case("application/json")
 }

@@ -53,6 +53,7 @@ pub(crate) static ARK: Dialect = Dialect {
         "bot-*",
     ],
     default_max_concurrent: Some(3),
+    account_headers: &["openai-organization", "openai-project", "x-project-name"],
     classify,
     ..OPENAI_COMPATIBLE
 };

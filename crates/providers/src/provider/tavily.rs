@@ -20,7 +20,7 @@ pub(crate) static TAVILY: Dialect = Dialect {
     protocols: &[Protocol::Tavily],
     openai_root: None,
     // The access mode asks for service without a key, which contradicts a pool's key.
-    account_headers: &["x-tavily-access-mode", "x-project-id"],
+    account_headers: &["x-tavily-access-mode", "x-tavily-orgid", "x-project-id"],
     request_id_headers: &["x-request-id"],
     list_models: None,
     upstream_path: |_, base_path, path| paths::kept_path(base_path, path),

@@ -44,6 +44,8 @@ pub struct Peek {
     pub system: Option<Range<usize>>,
     /// Byte range of the value of `systemInstruction` or `system_instruction`.
     pub system_instruction: Option<Range<usize>>,
+    /// Byte range of the value of each `api_key`.
+    pub api_keys: Vec<Range<usize>>,
 }
 
 /// Maximum length of a text that is read, in bytes as written in the body: ids are shorter, and each text is copied. The
@@ -106,6 +108,7 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
             b"instructions" => peek.instructions = Some(value),
             b"system" => peek.system = Some(value),
             b"systemInstruction" | b"system_instruction" => peek.system_instruction = Some(value),
+            b"api_key" => peek.api_keys.push(value),
             _ => {}
         }
     })
@@ -128,6 +131,37 @@ pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
         Bytes::from(name),
         body.slice(range.end..),
     ]
+}
+
+/// The raw value of a top-level field of a JSON object; the last one if there are several.
+pub fn value_of<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let [value] = json_scan::pick(text, [name])?;
+    value
+}
+
+/// The text of the JSON string at `range`; `None` if it is none.
+pub fn text_at(body: &[u8], range: &Range<usize>) -> Option<String> {
+    let raw = std::str::from_utf8(body.get(range.clone())?).ok()?;
+    let is_string = raw.starts_with('"');
+    let text = is_string.then(|| json_scan::unescaped(raw)).flatten();
+    text.map(Into::into)
+}
+
+/// The byte range of the whole field whose value is at `value`: its name, and the comma that it no longer needs. What
+/// is left without it is JSON again. The body must be JSON, and the name must contain no quote.
+pub fn field_around(body: &[u8], value: &Range<usize>) -> Range<usize> {
+    let before = body[..value.start].trim_ascii_end();
+    let name = before.strip_suffix(b":").unwrap_or(before).trim_ascii_end();
+    let name = name.strip_suffix(b"\"").unwrap_or(name);
+    let start = memchr::memrchr(b'"', name).unwrap_or(0);
+    let after = body[value.end..].trim_ascii_start();
+    if after.first() == Some(&b',') {
+        return start..body.len() - after.len() + 1;
+    }
+    let before = body[..start].trim_ascii_end();
+    let has_comma = before.last() == Some(&b',');
+    let start = if has_comma { before.len() - 1 } else { start };
+    start..value.end
 }
 
 /// The model that the value at `range` names; `None` for `null`.
@@ -365,6 +399,35 @@ mod tests {
             peek("{\"a\":".repeat(100_000).as_bytes()),
             Err(PeekError::NotJson(_))
         ));
+    }
+
+    #[test]
+    fn a_field_leaves_nothing_behind() {
+        for (body, expect) in [
+            (r#"{"api_key":"k","query":"q"}"#, r#"{"query":"q"}"#),
+            (r#"{"query":"q","api_key":"k"}"#, r#"{"query":"q"}"#),
+            (
+                r#"{ "a" : 1 , "api_key" : "k" , "b":2}"#,
+                r#"{ "a" : 1 ,  "b":2}"#,
+            ),
+            (r#"{ "a" : 1 , "api_key" : "k\"," }"#, r#"{ "a" : 1  }"#),
+            (r#"{"api_key":null}"#, "{}"),
+            (r#" { "api\u005fkey" : {"a":","} } "#, r#" {  } "#),
+        ] {
+            let fields = peek(body.as_bytes()).unwrap().api_keys;
+            let field = field_around(body.as_bytes(), &fields[0]);
+            let left = format!("{}{}", &body[..field.start], &body[field.end..]);
+            assert_eq!(left, expect, "{body}");
+            assert!(peek(left.as_bytes()).unwrap().api_keys.is_empty());
+        }
+        let twice = peek(br#"{"api_key":"a","x":{"api_key":"inner"},"api_key":7}"#).unwrap();
+        let body = br#"{"api_key":"a","x":{"api_key":"inner"},"api_key":7}"#;
+        let texts: Vec<_> = twice
+            .api_keys
+            .iter()
+            .map(|key| text_at(body, key))
+            .collect();
+        assert_eq!(texts, [Some("a".to_owned()), None]);
     }
 
     #[test]

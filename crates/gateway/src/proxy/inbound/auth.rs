@@ -1,5 +1,6 @@
 //! Who calls, and what the caller may use: virtual keys where they are required, `Host` and `Origin` where they are not.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,6 +17,13 @@ use crate::proxy::log::nobody;
 use crate::settings::VirtualKeySettings;
 use crate::snapshot::{PoolEntry, Snapshot};
 
+/// The head of a request, and the address it came from.
+#[derive(Clone, Copy)]
+pub(crate) struct ClientRequest<'a> {
+    pub(crate) parts: &'a Parts,
+    pub(crate) peer: SocketAddr,
+}
+
 /// Who calls.
 pub(crate) struct Caller {
     /// The virtual key's name, or `-`.
@@ -27,13 +35,15 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// `in_body`: the credential in the body, if it may stand there and there is no other.
     pub(crate) fn authenticate(
         gw: &Gateway,
         snapshot: &Snapshot,
         endpoint: &MatchedEndpoint<'_>,
-        parts: &Parts,
-        peer: SocketAddr,
+        request: ClientRequest<'_>,
+        in_body: Option<String>,
     ) -> Result<Self, GatewayError> {
+        let ClientRequest { parts, peer } = request;
         if !snapshot.needs_virtual_key() {
             check_host(&snapshot.settings.server, parts)?;
             check_origin(&snapshot.settings.server, parts)?;
@@ -44,7 +54,8 @@ impl Caller {
                 by_upload: false,
             });
         }
-        let presented = protocol::presented(&parts.headers, parts.uri.query());
+        let mut presented = protocol::presented(&parts.headers, parts.uri.query());
+        presented.extend(in_body.map(Cow::Owned));
         let known = presented
             .iter()
             .find_map(|secret| snapshot.virtual_key(secret));
@@ -78,6 +89,13 @@ impl Caller {
         }
         if self.may_use_native_paths() {
             return Ok(());
+        }
+        if endpoint.known.is_some() {
+            let message = format!(
+                "{} lists what all callers created: ask for a virtual key with `native = true`",
+                printable(&endpoint.path)
+            );
+            return Err(GatewayError::new(Kind::NativeNotAllowed, message));
         }
         let of_pool = endpoint
             .pool
@@ -122,6 +140,13 @@ impl Caller {
     pub(crate) fn may_use_model(&self, model: &str) -> bool {
         let key = self.key.as_ref();
         key.is_none_or(|key| pattern::any_matches(&key.models, model))
+    }
+
+    /// Whether the caller may use every model, whatever its name.
+    pub(crate) fn may_use_all_models(&self) -> bool {
+        self.key
+            .as_ref()
+            .is_none_or(|key| key.models.iter().any(|model| model == "*"))
     }
 
     /// The part of a model name or pattern that the caller may use. `None`: all of it.

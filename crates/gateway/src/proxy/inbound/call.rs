@@ -23,6 +23,8 @@ use crate::upstream::RequestBody;
 
 /// Longest model name, in bytes.
 const MAX_MODEL: usize = 256;
+/// What Google writes before a model's name.
+const MODELS: &str = "models/";
 /// What needs no encoding in a path segment (RFC 3986 §3.3, `pchar`).
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -41,6 +43,8 @@ pub(crate) struct Call<'a> {
     /// Without a credential; `None` if empty.
     pub(crate) query: Option<String>,
     body: ReceivedBody,
+    /// The field of the body that holds a credential. It never goes upstream.
+    key_field: Option<Range<usize>>,
     /// The client wants a stream.
     pub(crate) wants_stream: bool,
     /// It may be sent again when it is unknown whether the provider has run it.
@@ -56,7 +60,10 @@ pub(crate) struct Call<'a> {
 
 /// The model as the client named it, and where.
 struct NamedModel {
+    /// Without `models/`.
     name: String,
+    /// What comes before the name in the body, and before another one that replaces it.
+    prefix: &'static str,
     at: ModelLocation,
 }
 
@@ -96,6 +103,7 @@ impl<'a> Call<'a> {
             repeatable: is_repeatable(known, &parts.method, fields.rest.store, &body.bytes),
             generates: known.is_some_and(|known| known.generates) && parts.method == Method::POST,
             object_effect: object_effect(&endpoint, &parts.method, fields.rest.store),
+            key_field: key_field(endpoint.protocol, &body.bytes, &fields.rest)?,
             model: fields.model,
             fields: fields.rest,
             body,
@@ -123,6 +131,7 @@ impl<'a> Call<'a> {
             Some(NamedModel {
                 name,
                 at: ModelLocation::Path(range),
+                ..
             }) if name != model => {
                 let encoded = utf8_percent_encode(model, PATH_SEGMENT);
                 let (before, after) = (&path[..range.start], &path[range.end..]);
@@ -142,15 +151,25 @@ impl<'a> Call<'a> {
             .model
             .as_ref()
             .filter(is_replaced)
-            .map(|named| &named.at)
+            .map(|named| (named.prefix, &named.at))
         {
-            Some(ModelLocation::Body(range)) => RequestBody::new(peek::splice(body, range, model)),
-            Some(ModelLocation::Form(range)) => RequestBody::new([
+            Some((prefix, ModelLocation::Body(range))) if prefix.is_empty() => {
+                RequestBody::new(peek::splice(body, range, model))
+            }
+            Some((prefix, ModelLocation::Body(range))) => {
+                RequestBody::new(peek::splice(body, range, &[prefix, model].concat()))
+            }
+            Some((_, ModelLocation::Form(range))) => RequestBody::new([
                 body.slice(..range.start),
                 Bytes::copy_from_slice(model.as_bytes()),
                 body.slice(range.end..),
             ]),
-            Some(ModelLocation::Path(_)) | None => RequestBody::new([body.clone()]),
+            Some((_, ModelLocation::Path(_))) | None => match &self.key_field {
+                None => RequestBody::new([body.clone()]),
+                Some(field) => {
+                    RequestBody::new([body.slice(..field.start), body.slice(field.end..)])
+                }
+            },
         }
     }
 
@@ -163,7 +182,26 @@ impl<'a> Call<'a> {
         Some(StreamEnd::new(kind, self.fields.has_choices || has_prompts))
     }
 
-    /// The model as the client named it; `None` if the call names none.
+    /// Whether the call may run a model that it does not name.
+    pub(crate) fn may_run_unnamed_model(&self) -> bool {
+        let is_left_out = || {
+            let known = self.endpoint.known.as_ref();
+            known.is_some_and(|known| known.model == ModelIn::BodyOrPrompt)
+        };
+        self.method == Method::POST
+            && self.model.is_none()
+            && (self.endpoint.hides_model() || is_left_out())
+    }
+
+    /// Whether this is a known endpoint of objects.
+    pub(crate) fn is_about_known_objects(&self) -> bool {
+        self.endpoint
+            .known
+            .as_ref()
+            .is_some_and(|known| known.objects)
+    }
+
+    /// The model as the client named it, without `models/`; `None` if the call names none.
     pub(crate) fn model_name(&self) -> Option<&str> {
         self.model.as_ref().map(|model| model.name.as_str())
     }
@@ -187,6 +225,40 @@ fn is_repeatable(
     }
 }
 
+/// The field with the credential in the body of a protocol whose clients may put it there.
+fn key_field(
+    protocol: Protocol,
+    body: &Bytes,
+    fields: &peek::Peek,
+) -> Result<Option<Range<usize>>, GatewayError> {
+    if protocol != Protocol::Tavily {
+        return Ok(None);
+    }
+    let value = only_key(fields)?;
+    Ok(value.map(|value| peek::field_around(body, value)))
+}
+
+/// The credential in a body whose clients may put it there; `None` if there is none.
+pub(crate) fn key_in_body(body: &Bytes) -> Result<Option<String>, GatewayError> {
+    // A body that is not JSON is reported once the caller is known.
+    let Ok(fields) = peek::peek(body) else {
+        return Ok(None);
+    };
+    let value = only_key(&fields)?;
+    let secret = value.and_then(|value| peek::text_at(body, value));
+    Ok(secret.filter(|secret| !secret.is_empty()))
+}
+
+fn only_key(fields: &peek::Peek) -> Result<Option<&Range<usize>>, GatewayError> {
+    match &fields.api_keys[..] {
+        [] => Ok(None),
+        [value] => Ok(Some(value)),
+        _ => Err(GatewayError::invalid_request(
+            "the body has more than one `api_key`: send one, or put the key into the header Authorization",
+        )),
+    }
+}
+
 /// What the call does to objects. Not looked up for calls that cannot do anything to them.
 fn object_effect(
     endpoint: &MatchedEndpoint<'_>,
@@ -207,13 +279,39 @@ impl CallFields {
         body: &Bytes,
     ) -> Result<Self, GatewayError> {
         match &endpoint.known {
-            Some(known) if !known.native => Self::of_known(known, &endpoint.path, headers, body),
+            Some(known) if !known.native && !known.objects => {
+                Self::of_known(known, &endpoint.path, headers, body)
+            }
+            Some(known) if known.objects => {
+                if endpoint.upload.is_none() {
+                    check_native(headers, body)?;
+                }
+                if body.is_empty() || known.model == ModelIn::Nowhere {
+                    return Ok(Self::default());
+                }
+                Self::of_known(known, &endpoint.path, headers, body)
+            }
             _ => {
                 if endpoint.upload.is_none() {
                     check_native(headers, body)?;
                 }
-                Ok(Self::default())
+                Ok(Self::of_native(endpoint.protocol, body))
             }
+        }
+    }
+
+    /// Only a credential counts in the body of a path that only the provider knows.
+    fn of_native(protocol: Protocol, body: &Bytes) -> Self {
+        let read = (protocol == Protocol::Tavily)
+            .then(|| peek::peek(body).ok())
+            .flatten();
+        let api_keys = read.map(|read| read.api_keys).unwrap_or_default();
+        Self {
+            model: None,
+            rest: peek::Peek {
+                api_keys,
+                ..peek::Peek::default()
+            },
         }
     }
 
@@ -225,9 +323,13 @@ impl CallFields {
     ) -> Result<Self, GatewayError> {
         let mut fields = match endpoint.model {
             ModelIn::Form | ModelIn::OptionalForm => Self::of_form(headers, body)?,
+            ModelIn::OptionalBody => Self::of_json(headers, body)?,
             _ if endpoint.json => Self::of_json(headers, body)?,
             _ => Self::default(),
         };
+        if let Some(model) = &mut fields.model {
+            model.shorten(endpoint.protocol);
+        }
         let is_needed = match &endpoint.model {
             ModelIn::Path(range) => {
                 fields.model = Some(model_in_path(path, range)?);
@@ -238,6 +340,7 @@ impl CallFields {
                 false
             }
             ModelIn::OptionalBody | ModelIn::OptionalForm => false,
+            ModelIn::BodyOrPrompt => fields.model.is_none() && !has_prompt(body),
             ModelIn::Body | ModelIn::Form => true,
         };
         match &fields.model {
@@ -265,6 +368,7 @@ impl CallFields {
         Ok(Self {
             model: rest.model.take().map(|model| NamedModel {
                 name: model.name,
+                prefix: "",
                 at: ModelLocation::Body(model.range),
             }),
             rest,
@@ -281,6 +385,7 @@ impl CallFields {
         Ok(Self {
             model: form.model.map(|model| NamedModel {
                 name: model.name,
+                prefix: "",
                 at: ModelLocation::Form(model.range),
             }),
             rest: peek::Peek {
@@ -291,12 +396,33 @@ impl CallFields {
     }
 }
 
+impl NamedModel {
+    /// Google writes `models/x` for the model `x`. Where Google defines the protocol, the prefix belongs to every name.
+    fn shorten(&mut self, protocol: Protocol) {
+        let is_in_path = matches!(self.at, ModelLocation::Path(_));
+        let applies = !is_in_path && matches!(protocol, Protocol::OpenAi | Protocol::Gemini);
+        if applies && let Some(short) = self.name.strip_prefix(MODELS) {
+            self.name = short.to_owned();
+            if protocol == Protocol::Gemini {
+                self.prefix = MODELS;
+            }
+        }
+    }
+}
+
+/// Whether the body refers to a stored prompt, which has a model of its own.
+fn has_prompt(body: &[u8]) -> bool {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    matches!(peek::value_of(text, "prompt"), Some(value) if value.starts_with('{'))
+}
+
 fn model_in_path(path: &str, range: &Range<usize>) -> Result<NamedModel, GatewayError> {
     let name = percent_decode_str(&path[range.clone()])
         .decode_utf8()
         .map_err(|_| GatewayError::invalid_request("the model's name in the path is not UTF-8"))?;
     Ok(NamedModel {
         name: name.into_owned(),
+        prefix: "",
         at: ModelLocation::Path(range.clone()),
     })
 }

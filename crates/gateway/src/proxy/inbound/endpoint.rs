@@ -34,16 +34,42 @@ impl<'a> MatchedEndpoint<'a> {
         if let Some((entry, rest)) = named_pool(snapshot, path) {
             return Ok(Self::in_pool(entry, rest, parts));
         }
-        match protocol::lookup(&parts.method, path, &parts.headers, query) {
+        let found = protocol::lookup(&parts.method, path, &parts.headers, query);
+        if !matches!(found, Lookup::Endpoint(_))
+            && let Some(rewritten) = Self::rewritten(snapshot, parts)
+        {
+            return rewritten;
+        }
+        Self::bare(path.to_owned(), found, parts)
+    }
+
+    /// The endpoint that the path means though it is not written like it. Below doubled slashes, a pool may be named too.
+    fn rewritten(snapshot: &'a Snapshot, parts: &Parts) -> Option<Result<Self, RenderableError>> {
+        let (path, query) = (parts.uri.path(), parts.uri.query());
+        let named = path
+            .starts_with("//")
+            .then(|| {
+                named_pool(
+                    snapshot,
+                    &path[path.len() - path.trim_start_matches('/').len() - 1..],
+                )
+            })
+            .flatten();
+        if let Some((entry, rest)) = named {
+            let matched = Self::in_pool(entry, rest, parts);
+            // A native path is never rewritten.
+            return (matched.known.is_some()).then_some(Ok(matched));
+        }
+        let (path, found) = protocol::lookup_rewritten(&parts.method, path, &parts.headers, query)?;
+        Some(Self::bare(path, found, parts))
+    }
+
+    /// A path that names no pool.
+    fn bare(path: String, found: Lookup, parts: &Parts) -> Result<Self, RenderableError> {
+        match found {
             Lookup::Endpoint(endpoint) => {
                 let protocol = endpoint.protocol;
-                Ok(Self::new(
-                    protocol,
-                    Some(endpoint),
-                    None,
-                    path.to_owned(),
-                    parts,
-                ))
+                Ok(Self::new(protocol, Some(endpoint), None, path, parts))
             }
             Lookup::MethodNotAllowed(protocol, allow) => {
                 let message = format!("{path} does not take {}; use {allow}", parts.method);
@@ -51,23 +77,34 @@ impl<'a> MatchedEndpoint<'a> {
                 Err(error.in_protocol(protocol))
             }
             // Rejected by `Caller::check_access`, so that only known callers learn of it.
-            Lookup::Unknown(protocol) => {
-                Ok(Self::new(protocol, None, None, path.to_owned(), parts))
-            }
+            Lookup::Unknown(protocol) => Ok(Self::new(protocol, None, None, path, parts)),
         }
     }
 
     /// `/{pool}/…`: a known endpoint in the given pool, or a native path.
     fn in_pool(entry: &'a Arc<PoolEntry>, rest: &str, parts: &Parts) -> Self {
         let query = parts.uri.query();
+        let served = |found: Lookup| match found {
+            Lookup::Endpoint(endpoint) => Some(endpoint).filter(|endpoint| {
+                let protocol = endpoint.protocol;
+                let holds = !endpoint.objects || entry.holds_objects_of(protocol);
+                holds && entry.speaks(protocol)
+            }),
+            _ => None,
+        };
         for path in spellings(entry, rest) {
-            let lookup = protocol::lookup(&parts.method, &path, &parts.headers, query);
-            if let Lookup::Endpoint(endpoint) = lookup
-                && entry.speaks(endpoint.protocol)
-            {
+            let found = protocol::lookup(&parts.method, &path, &parts.headers, query);
+            if let Some(endpoint) = served(found) {
                 let protocol = endpoint.protocol;
                 return Self::new(protocol, Some(endpoint), Some(entry), path, parts);
             }
+        }
+        let rewritten = protocol::lookup_rewritten(&parts.method, rest, &parts.headers, query);
+        if let Some((path, found)) = rewritten
+            && let Some(endpoint) = served(found)
+        {
+            let protocol = endpoint.protocol;
+            return Self::new(protocol, Some(endpoint), Some(entry), path, parts);
         }
         let protocol = native_protocol(entry, rest, parts);
         Self::new(protocol, None, Some(entry), rest.to_owned(), parts)
@@ -93,6 +130,20 @@ impl<'a> MatchedEndpoint<'a> {
     /// Whether this is one of the provider's own paths.
     pub(crate) fn is_native(&self) -> bool {
         self.known.as_ref().is_none_or(|endpoint| endpoint.native)
+    }
+
+    /// Whether this is about objects, and its body may name some like that of a native path.
+    pub(crate) fn is_about_objects(&self) -> bool {
+        self.known
+            .as_ref()
+            .is_none_or(|endpoint| endpoint.native || endpoint.objects)
+    }
+
+    /// Whether the call may run models that it does not name.
+    pub(crate) fn hides_model(&self) -> bool {
+        self.known
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.hides_model)
     }
 
     /// Whether the path names an object, which decides where the call goes.

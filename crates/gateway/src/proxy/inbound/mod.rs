@@ -7,8 +7,8 @@ mod endpoint;
 mod origin_check;
 mod unread_body;
 
-pub(super) use auth::Caller;
+pub(super) use auth::{Caller, ClientRequest};
 pub(super) use body::ReceivedBody;
-pub(super) use call::Call;
+pub(super) use call::{Call, key_in_body};
 pub(super) use endpoint::MatchedEndpoint;
 pub(super) use unread_body::UnreadBody;

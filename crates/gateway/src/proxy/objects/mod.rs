@@ -69,6 +69,10 @@ impl<'a> ObjectTracking<'a> {
             group = only;
         }
         let Some(group) = group else {
+            let mut targets = targets;
+            if self.is_by_any_object() {
+                targets.truncate(1);
+            }
             return Ok(targets);
         };
         let restricted = self.with_group(&targets, &group, log);
@@ -161,6 +165,13 @@ impl<'a> ObjectTracking<'a> {
         self.call.endpoint.is_by_object()
     }
 
+    /// Whether the targets are all pools that could hold an object of the call.
+    fn is_by_any_object(&self) -> bool {
+        let known = self.call.endpoint.known.as_ref();
+        self.is_by_object()
+            || known.is_some_and(|known| known.objects) && self.call.model_name().is_none()
+    }
+
     /// The targets whose pool has keys of the group, bound to it.
     fn with_group(
         &self,
@@ -177,13 +188,13 @@ impl<'a> ObjectTracking<'a> {
                     model: target.model.clone(),
                 }),
                 // Of all pools that could hold an object most do not, which is not worth recording.
-                None if self.is_by_object() => {}
+                None if self.is_by_any_object() => {}
                 None => {
                     log.record_skipped(&target.entry, &target.model, SkipReason::ObjectElsewhere);
                 }
             }
         }
-        if self.is_by_object() {
+        if self.is_by_any_object() {
             // The same keys in another pool are no further chance.
             found.truncate(1);
         }

@@ -42,7 +42,7 @@ impl ObjectRefs {
             Found::Unknown => refs.has_unknown |= kind == RefKind::Required,
         };
         let endpoint = &call.endpoint;
-        if endpoint.is_native() || endpoint.is_by_object() {
+        if endpoint.is_about_objects() || endpoint.is_by_object() {
             objects::in_path(
                 call.protocol(),
                 call.path(),
@@ -131,7 +131,7 @@ fn is_reachable(group: &GroupId, targets: &[PoolTarget]) -> bool {
 /// Whether the body may name objects. JSON and forms may; a piece of a file may not.
 fn may_name_objects(call: &Call<'_>) -> bool {
     let endpoint = &call.endpoint;
-    let has_names = if endpoint.is_native() {
+    let has_names = if endpoint.is_about_objects() {
         endpoint.upload.is_none()
     } else {
         endpoint.known.as_ref().is_some_and(|known| known.json)
@@ -142,7 +142,7 @@ fn may_name_objects(call: &Call<'_>) -> bool {
 /// Whether the body may require an object, known here or not. Other bodies matter only once an object was recorded.
 fn may_require_object(call: &Call<'_>) -> bool {
     let known = call.endpoint.known.as_ref();
-    known.is_none_or(|known| call.protocol().body_may_require_object(known.repeat))
+    known.is_none_or(|known| known.requires_objects)
 }
 
 /// The call names two objects of the caller's that no key can use together.

@@ -56,9 +56,23 @@ pub(super) fn targets(
     log: &mut RequestLog,
 ) -> Result<Vec<PoolTarget>, GatewayError> {
     let endpoint = &call.endpoint;
+    if call.may_run_unnamed_model() && !caller.may_use_all_models() {
+        return Err(unnamed_model(&endpoint.path));
+    }
     Ok(match (endpoint.pool, call.model_name()) {
         (Some(entry), model) => vec![in_pool(entry, model, caller)?],
         (None, None) if endpoint.is_by_object() => with_objects(snapshot, endpoint, caller)?,
+        (None, None) if call.is_about_known_objects() => {
+            let first = first_pool(snapshot, endpoint, caller)?;
+            let mut targets = vec![PoolTarget::new(first, "")];
+            let others = with_objects(snapshot, endpoint, caller).unwrap_or_default();
+            targets.extend(
+                others
+                    .into_iter()
+                    .filter(|other| !Arc::ptr_eq(&other.entry, first)),
+            );
+            targets
+        }
         (None, None) => vec![PoolTarget::new(first_pool(snapshot, endpoint, caller)?, "")],
         (None, Some(model)) => by_model(snapshot, endpoint.protocol, model, caller, log)?,
     })
@@ -77,7 +91,7 @@ fn in_pool(
         return Ok(PoolTarget::new(entry, ""));
     };
     let prefix = format!("{}/", entry.pool.name());
-    let model = named.strip_prefix(&prefix).unwrap_or(named);
+    let model = without_models(named.strip_prefix(&prefix).unwrap_or(named));
     if !caller.may_use_model(model) && !caller.may_use_model(named) {
         return Err(model_not_allowed(named));
     }
@@ -103,11 +117,17 @@ fn by_model(
             NoRoute::Unknown => not_found::not_found(snapshot, protocol, named, caller),
         }
     })?;
+    let model = without_models(model);
     if !caller.may_use_model(model) && !caller.may_use_model(named) {
         log.record_skipped(entry, &model.into(), SkipReason::ModelNotAllowed);
         return Err(model_not_allowed(named));
     }
     Ok(vec![PoolTarget::new(entry, model)])
+}
+
+/// Google writes `models/x` for the model `x`, in OpenAI's protocol too.
+fn without_models(model: &str) -> &str {
+    model.strip_prefix("models/").unwrap_or(model)
 }
 
 /// Records for every pool why it does not serve `model`.
@@ -178,7 +198,7 @@ fn first_pool<'a>(
     caller: &Caller,
 ) -> Result<&'a Arc<PoolEntry>, GatewayError> {
     let first =
-        |may_use: &dyn Fn(&PoolEntry) -> bool| snapshot.first_speaking(endpoint.protocol, may_use);
+        |may_use: &dyn Fn(&PoolEntry) -> bool| snapshot.first_for(endpoint.protocol, may_use);
     if let Some(entry) = first(&|entry| caller.may_use_pool(entry)) {
         return Ok(entry);
     }
@@ -206,6 +226,16 @@ fn pool_not_allowed(name: &str) -> GatewayError {
     GatewayError::new(
         Kind::ModelNotAllowed,
         format!("this virtual key may not use pool \"{name}\": ask for one that may"),
+    )
+}
+
+/// The models of the call are in a file, in a stored object or left to the provider, so they cannot be checked.
+fn unnamed_model(path: &str) -> GatewayError {
+    GatewayError::new(
+        Kind::ModelNotAllowed,
+        format!(
+            "{path} may run models that the request does not name: name the model, or ask for a virtual key with `models = [\"*\"]`"
+        ),
     )
 }
 
