@@ -45,9 +45,8 @@ impl ObjectOrigin {
 impl Demand {
     /// Whether this key may serve the demand at all.
     pub(super) fn admits(&self, member: &Member) -> bool {
-        self.bound_group
-            .as_ref()
-            .is_none_or(|group| Arc::ptr_eq(group, &member.group))
+        let is_it = |group: &Arc<QuotaGroup>| Arc::ptr_eq(group, &member.group);
+        self.bound_group.as_ref().is_none_or(is_it) && !self.excluded_groups.iter().any(is_it)
     }
 }
 

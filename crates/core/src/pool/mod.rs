@@ -9,6 +9,7 @@ mod health;
 mod key_set;
 mod lease;
 mod obstacle;
+mod opinions;
 mod outcome;
 mod queue;
 mod registry;
@@ -31,6 +32,7 @@ pub use health::{NoFailover, PoolHealth};
 pub use key_set::{KeySet, Member, MemberRef};
 pub use lease::{Lease, Leased, Suspect};
 pub use obstacle::{ExcludedKey, Obstacle};
+pub use opinions::{Opinion, Seeking};
 pub use outcome::Effect;
 pub use queue::{FairnessKey, Handoff, QueueFull, Ticket};
 pub use registry::{Prepare, Registry};
@@ -41,6 +43,7 @@ use crate::availability::WaitSignal;
 use crate::balance::{self, Conversation, OverflowTable};
 use crate::clock::Clock;
 use crate::key::{Key, QuotaGroup, flag};
+use opinions::Opinions;
 use queue::WaitQueues;
 
 /// How often a request may lose the race for a slot before it gives up on the available set.
@@ -56,6 +59,8 @@ pub struct Pool {
     /// Conversations served away from home; only used under `affinity`.
     overflow: OverflowTable,
     clock: Arc<dyn Clock>,
+    /// What other groups say of refusals that no rule knows.
+    opinions: Opinions,
     /// Held while a key is ejected, so that two at once cannot empty the pool.
     ejecting: Mutex<()>,
 }
@@ -73,6 +78,8 @@ pub struct Demand {
     pub tried: Vec<Tried>,
     /// Only keys of this group may serve it; `None`: any.
     pub bound_group: Option<Arc<QuotaGroup>>,
+    /// Groups that must not serve it, since they refused this request for what it is.
+    pub excluded_groups: Vec<Arc<QuotaGroup>>,
 }
 
 /// A key that failed in this request. Named by what a reload keeps, not by its index.
@@ -103,9 +110,14 @@ impl Demand {
         });
     }
 
+    /// Notes that no key of the member's group may serve the request.
+    pub fn exclude_group_of(&mut self, member: &Member) {
+        self.excluded_groups.push(Arc::clone(&member.group));
+    }
+
     /// Whether it differs from other demands by its model alone, so that what was found for one holds for all.
     fn depends_on_model_only(&self) -> bool {
-        self.tried.is_empty() && self.bound_group.is_none()
+        self.tried.is_empty() && self.bound_group.is_none() && self.excluded_groups.is_empty()
     }
 
     fn tried_until(&self, member: &Member, now: Instant) -> Option<Instant> {

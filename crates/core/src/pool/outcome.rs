@@ -45,6 +45,7 @@ impl Pool {
                 let settings = &member.keys().settings.breaker;
                 key.breaker.lock().record(false, settings, now);
                 key.note_served();
+                self.opinions.note_success(lease);
                 if !lease.is_probe() {
                     key.raise_slow_start();
                 }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::availability_cache::AvailabilityCache;
+use super::opinions::Opinions;
 use super::queue::WaitQueues;
 use super::{KeySet, Member, Pool};
 use crate::availability::{Availability, WaitSignal};
@@ -96,6 +97,7 @@ impl Registry {
             queues: Mutex::new(WaitQueues::default()),
             overflow: OverflowTable::new(self.clock.now()),
             clock: Arc::clone(&self.clock),
+            opinions: Opinions::default(),
             ejecting: Mutex::new(()),
         });
         let weak = Arc::downgrade(&pool);

@@ -24,6 +24,8 @@ pub enum SelectedBy {
     Affinity(AffinityMatch),
     /// It is ejected, and no other key is usable.
     LastResort,
+    /// By the strategy, of another group: to tell whether a refusal is about the request.
+    SecondOpinion,
 }
 
 impl SelectedBy {
@@ -35,6 +37,7 @@ impl SelectedBy {
             Self::Affinity(AffinityMatch::Warm) => "affinity_warm",
             Self::Affinity(AffinityMatch::Overflow) => "affinity_overflow",
             Self::LastResort => "last_resort",
+            Self::SecondOpinion => "second_opinion",
         }
     }
 }

@@ -126,6 +126,19 @@ impl Telemetry {
         );
     }
 
+    /// A key was ejected, since its failures are its own: other groups served the same requests.
+    pub(crate) fn ejected(&self, pool: &Pool, key: &MemberRef, cooldown: Duration) {
+        let (number, key_name) = (key.index() + 1, &*key.name);
+        warn!(
+            pool = &**pool.name(),
+            key = number,
+            key_name,
+            cooldown_s = cooldown.as_secs(),
+            ejected = true,
+            "key {number} \"{key_name}\" is ejected: it fails where keys of other groups serve"
+        );
+    }
+
     /// A response failed when it was being relayed, so no other key could be tried.
     pub(crate) fn response_failed(
         &self,
@@ -182,6 +195,8 @@ pub(crate) enum NextStep {
     SameKey,
     NextTarget,
     WaitForKey,
+    /// Another group tells whether the refusal is about the request.
+    SecondOpinion,
     /// Nothing: no key can be tried.
     End(NoKeyReason),
     /// The response had begun: the client gets an error in it.
@@ -195,6 +210,10 @@ impl NextStep {
             Self::NextKey => ("next_key", "the next key is tried"),
             Self::SameKey => ("same_key", "the same key is tried again"),
             Self::NextTarget => ("next_target", "the route's next target is tried"),
+            Self::SecondOpinion => (
+                "second_opinion",
+                "another group is asked whether it is the request",
+            ),
             Self::WaitForKey => ("wait_for_key", "the request waits for a key"),
             Self::End(reason) => (reason.as_str(), reason.text()),
             Self::ClientInformed => ("client_informed", "the client gets an error"),

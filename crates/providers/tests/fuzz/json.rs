@@ -104,10 +104,15 @@ fn expected(body: &[u8]) -> Result<Peek, PeekError> {
         let is_field = |(name, _): &&(&RawValue, _)| named(name).as_deref() == Some(field);
         short_raw(inner.iter().rfind(is_field)?.1)
     };
+    let keys = fields.iter().filter(|(name, _)| name == "api_key");
+    let api_keys = keys.map(|(_, value)| self::place(text, value.get()));
     Ok(Peek {
+        api_keys: api_keys.collect(),
         model,
         stream: boolean("stream") == Some(true),
         store: boolean("store"),
+        background: boolean("background") == Some(true),
+        has_choices: raw("n").is_some_and(|n| !matches!(n, "1" | "null")),
         prompt_cache_key: short("prompt_cache_key"),
         safety_identifier: short("safety_identifier"),
         user: short("user"),

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::{
-    Demand, Effect, Handoff, Lease, Leased, MemberRef, NextAvailable, Pool, Ticket,
+    Demand, Effect, Handoff, Lease, Leased, MemberRef, NextAvailable, Pool, Seeking, Suspect,
+    Ticket,
 };
 use tokio::time::sleep_until;
 
@@ -21,23 +22,27 @@ use crate::upstream::UpstreamError;
 
 /// Tries the targets in order, and the keys of each.
 pub(crate) struct Attempts<'a> {
-    gw: &'a Arc<Gateway>,
-    caller: &'a Caller,
+    pub(super) gw: &'a Arc<Gateway>,
+    pub(super) caller: &'a Caller,
     call: &'a Call<'a>,
     targets: &'a [PoolTarget],
     /// The index of the target that is tried now. All before it are used up.
     target: usize,
-    state: TargetState,
+    pub(super) state: TargetState,
     /// Attempts over all targets.
     attempts: u32,
     pub(crate) time: RequestTime,
     /// Time spent in queues over all targets.
     waited: Duration,
-    last: LastFailure,
+    pub(super) last: LastFailure,
+    /// Failures that count against their keys if a later attempt succeeds on another group.
+    suspects: Vec<Suspect>,
+    /// The opinion that the next attempt is to give.
+    pub(super) seeking: Option<Seeking>,
     /// The provider may have run the call, and running it twice could do harm.
     must_stop: bool,
     /// The last failure. It is logged once it is known what follows.
-    pending_failure: Option<Box<FailedAttempt>>,
+    pub(super) pending_failure: Option<Box<FailedAttempt>>,
 }
 
 /// The time of a request over all attempts: `timeouts.total` of the first target.
@@ -49,10 +54,10 @@ pub(crate) struct RequestTime {
 }
 
 /// The attempts on one target.
-struct TargetState {
-    demand: Demand,
-    attempts: u32,
-    max_attempts: u32,
+pub(super) struct TargetState {
+    pub(super) demand: Demand,
+    pub(super) attempts: u32,
+    pub(super) max_attempts: u32,
     waited: Duration,
 }
 
@@ -60,6 +65,7 @@ impl TargetState {
     fn new(target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
         let demand = Demand {
             conversation: conversation(call, target, caller),
+            endpoint: call.path().into(),
             ..target.demand()
         };
         Self {
@@ -79,6 +85,8 @@ pub(crate) struct LastFailure {
     pub(crate) response: Option<LastResponse>,
     /// Why the last attempt got no response.
     pub(crate) error: Option<LastError>,
+    /// What the client gets is settled: whatever a further attempt meets, it is not shown.
+    pub(super) is_final: bool,
 }
 
 /// An error in place of a response.
@@ -92,6 +100,14 @@ pub(crate) struct LastResponse {
     pub(crate) response: UpstreamResponse,
     pub(crate) entry: Arc<PoolEntry>,
     pub(crate) key: MemberRef,
+}
+
+/// A call that ended, and what that meant for its key.
+pub(super) struct Ended {
+    key: MemberRef,
+    model: Arc<str>,
+    fault: Fault,
+    pub(super) effect: Effect,
 }
 
 /// Attempts that came to their end without a response to relay.
@@ -128,6 +144,8 @@ impl<'a> Attempts<'a> {
             },
             waited: Duration::ZERO,
             last: LastFailure::default(),
+            suspects: Vec::new(),
+            seeking: None,
             must_stop: false,
             pending_failure: None,
         }
@@ -138,7 +156,7 @@ impl<'a> Attempts<'a> {
         &self.targets[self.target]
     }
 
-    fn pool(&self) -> &'a Arc<Pool> {
+    pub(super) fn pool(&self) -> &'a Arc<Pool> {
         &self.target().entry.pool
     }
 
@@ -161,6 +179,7 @@ impl<'a> Attempts<'a> {
                 }
                 Ok(mut leased) => {
                     self.log_failure(log, self.step_with(&leased.lease));
+                    self.begin_opinion(&mut leased);
                     let entry = &self.target().entry;
                     log.record_attempt(entry, &mut leased, self.attempts, self.waited);
                     return Ok(leased.lease);
@@ -182,6 +201,8 @@ impl<'a> Attempts<'a> {
         }
         let leased = match self.pool().acquire(&self.state.demand) {
             Some(leased) => leased,
+            // An opinion is worth no waiting.
+            None if self.seeking.is_some() => return Err(NoKeyReason::NoKeyInTime),
             None => {
                 let give_up = self.waits_until(began);
                 let ticket = self.join_queue(give_up)?;
@@ -255,9 +276,8 @@ impl<'a> Attempts<'a> {
 
     /// Counts a failed attempt: what it means for the key, and what the client may see of it.
     pub(crate) fn failed(&mut self, lease: Lease, failure: Failure, log: &mut RequestLog) {
-        let (pool, key) = (self.pool(), lease.member().clone());
-        let not_before = self.gw.clock.now() + pool.current().settings().retry.backoff;
-        self.state.demand.note_failure(&key, not_before);
+        let key = lease.member().clone();
+        self.note_failure(&key);
         let (fault, status, reason, blames_key) = match failure {
             Failure::Response {
                 fault,
@@ -267,7 +287,7 @@ impl<'a> Attempts<'a> {
                 // The connection is closed before the slot is freed, so that the provider does not count both calls.
                 let response = response.detached();
                 let status = response.parts.status.as_u16();
-                self.refused(response, fault.class, &key);
+                self.got_response(response, &fault, &key);
                 (fault, Some(status), reason, true)
             }
             Failure::NoResponse { error, blames_key } => {
@@ -276,39 +296,94 @@ impl<'a> Attempts<'a> {
                 (fault, None, reason, blames_key)
             }
         };
-        self.last.class = Some(fault.class);
-        let model = Arc::clone(lease.model());
-        let effect = if blames_key {
-            lease.finish(&fault)
-        } else {
-            Effect::default()
+        if matches!(
+            fault.class,
+            Class::TooExpensive | Class::IntermediaryTrouble
+        ) {
+            // One more attempt tells whether the others can do better.
+            self.state.max_attempts = self.state.max_attempts.min(self.state.attempts + 1);
+        }
+        let failed = self.finish(lease, fault, blames_key);
+        self.record(failed, status, reason, log);
+    }
+
+    /// The key is not tried again at once.
+    pub(super) fn note_failure(&mut self, key: &MemberRef) {
+        let not_before = self.gw.clock.now() + self.pool().current().settings().retry.backoff;
+        self.state.demand.note_failure(key, not_before);
+    }
+
+    /// Ends the call: what its failure means for the key takes effect.
+    pub(super) fn finish(&mut self, lease: Lease, fault: Fault, blames_key: bool) -> Ended {
+        let (key, model) = (lease.member().clone(), Arc::clone(lease.model()));
+        let effect = match blames_key {
+            true => {
+                let is_trouble = fault.class == Class::UpstreamTrouble;
+                self.suspects.extend(lease.suspect().filter(|_| is_trouble));
+                lease.finish(&fault)
+            }
+            false => Effect::default(),
         };
-        log.record_failure(fault.class, status, &effect);
-        self.pending_failure = Some(Box::new(FailedAttempt {
-            pool: Arc::clone(pool),
+        Ended {
             key,
+            model,
+            fault,
+            effect,
+        }
+    }
+
+    /// Records a failed attempt, for the log line that follows once it is known what is next.
+    pub(super) fn record(
+        &mut self,
+        ended: Ended,
+        status: Option<u16>,
+        reason: String,
+        log: &mut RequestLog,
+    ) {
+        let class = ended.fault.class;
+        if !self.last.is_final {
+            self.last.class = Some(class);
+        }
+        log.record_failure(class, status, &ended.effect);
+        self.pending_failure = Some(Box::new(FailedAttempt {
+            pool: Arc::clone(self.pool()),
+            key: ended.key,
             attempt: self.state.attempts,
             max_attempts: self.state.max_attempts,
             status,
-            fault,
-            effect,
+            fault: ended.fault,
+            effect: ended.effect,
             reason,
-            model,
+            model: ended.model,
         }));
     }
 
-    /// Keeps a response that the client may get if no key serves: a rate limit, or trouble of the provider. Other errors
-    /// speak of our keys, which is nothing for the client.
-    fn refused(&mut self, response: UpstreamResponse, class: Class, key: &MemberRef) {
+    /// Keeps a response that the client may get if no key serves: a rate limit, trouble of the provider, or a refusal of
+    /// this very request. Other errors speak of our keys, which is nothing for the client.
+    fn got_response(&mut self, response: UpstreamResponse, fault: &Fault, key: &MemberRef) {
         self.must_stop = false;
-        if matches!(class, Class::RateLimited | Class::UpstreamTrouble) {
-            self.last.error = None;
-            self.last.response = Some(LastResponse {
-                response,
-                entry: Arc::clone(&self.target().entry),
-                key: key.clone(),
-            });
+        if fault.class == Class::TooExpensive {
+            self.state.demand.exclude_group_of(key);
         }
+        if matches!(
+            fault.class,
+            Class::RateLimited | Class::UpstreamTrouble | Class::TooExpensive
+        ) {
+            self.keep(response, key);
+        }
+    }
+
+    /// Keeps a response for the client.
+    pub(super) fn keep(&mut self, response: UpstreamResponse, key: &MemberRef) {
+        if self.last.is_final {
+            return;
+        }
+        self.last.error = None;
+        self.last.response = Some(LastResponse {
+            response,
+            entry: Arc::clone(&self.target().entry),
+            key: key.clone(),
+        });
     }
 
     fn got_no_response(&mut self, error: UpstreamError) {
@@ -321,6 +396,25 @@ impl<'a> Attempts<'a> {
             error,
             pool: Arc::clone(self.pool()),
         });
+    }
+
+    /// The attempt with `lease` has a response to relay. If it is a success, earlier failures of the same request with
+    /// other groups were their keys' own.
+    pub(crate) fn answered(&mut self, lease: &Lease, response: &UpstreamResponse) {
+        if response.class != Class::Success {
+            return;
+        }
+        if let Some(seeking) = self.seeking.take() {
+            seeking.served();
+        }
+        for suspect in self.suspects.drain(..) {
+            let effect = suspect.confirmed_by(lease);
+            if let Some(cooldown) = effect.cooldown.filter(|_| effect.ejected) {
+                let (pool, telemetry) = (suspect.pool(), &self.gw.telemetry);
+                telemetry.ejected(pool, suspect.member(), cooldown);
+                telemetry.health.after_failure(pool, self.gw.clock.now());
+            }
+        }
     }
 
     /// Ends the attempts.
@@ -338,7 +432,9 @@ impl<'a> Attempts<'a> {
     /// What follows the last failure: an attempt with `lease`.
     fn step_with(&self, lease: &Lease) -> NextStep {
         let failed = self.pending_failure.as_ref();
-        if self.state.attempts == 1 {
+        if self.seeking.is_some() {
+            NextStep::SecondOpinion
+        } else if self.state.attempts == 1 {
             NextStep::NextTarget
         } else if failed.is_some_and(|failed| failed.key.name == lease.member().name) {
             NextStep::SameKey

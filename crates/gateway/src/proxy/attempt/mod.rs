@@ -2,10 +2,12 @@
 
 mod attempts;
 mod forward_proxy;
+mod opinion;
 mod read;
 mod response;
 mod send;
 
 pub(super) use attempts::{Attempts, Concluded};
+pub(super) use opinion::Unclear;
 pub(super) use response::{AttemptResult, UpstreamResponse};
 pub(super) use send::send;

@@ -9,11 +9,11 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
-use keypool_providers::errors::ErrorResponse;
+use keypool_providers::errors::{ErrorResponse, refusal_form};
 use keypool_providers::response::{Beginning, BeginningReader, Expected, Media};
 use tokio::time::timeout_at;
 
-use super::response::{AttemptResult, Failure, UpstreamResponse, joined};
+use super::response::{AttemptResult, Failure, Refusal, UpstreamResponse, joined};
 use super::send::{AttemptTime, no_response};
 use crate::context::Gateway;
 use crate::proxy::headers::{announced_length, may_have_body};
@@ -179,12 +179,26 @@ impl ResponseReader<'_> {
             now: self.gw.clock.wall(),
         };
         let fault = (self.target.entry.dialect.classify)(&error);
+        let words = || {
+            let words = String::from_utf8_lossy(&body[..body.len().min(MAX_REASON)]);
+            redact(words.trim(), self.lease.member().key.secret.expose())
+        };
         if !fault.class.allows_failover() {
+            let may_be_unclear = self.call.generates && matches!(status, 400 | 403 | 404);
+            let form = (may_be_unclear && !fault.is_recognized)
+                .then(|| refusal_form(&error))
+                .flatten();
             response.class = Class::CallerFault;
-            return AttemptResult::Response(response);
+            return match form {
+                Some(form) => AttemptResult::Unclear(Refusal {
+                    response,
+                    form,
+                    reason: words(),
+                }),
+                None => AttemptResult::Response(response),
+            };
         }
-        let words = String::from_utf8_lossy(&body[..body.len().min(MAX_REASON)]);
-        let reason = redact(words.trim(), self.lease.member().key.secret.expose());
+        let reason = words();
         AttemptResult::Failed(Failure::Response {
             fault,
             response: Box::new(response),

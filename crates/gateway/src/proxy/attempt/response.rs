@@ -14,8 +14,19 @@ use crate::upstream::{UpstreamBody, UpstreamError};
 pub(crate) enum AttemptResult {
     /// A response to be relayed: a success, or the caller's own fault.
     Response(UpstreamResponse),
+    /// A refusal that no rule knows: it may be about the request, or about the account.
+    Unclear(Refusal),
     /// The next key may do better.
     Failed(Failure),
+}
+
+/// A refusal that may be about the request or about the account.
+pub(crate) struct Refusal {
+    pub(crate) response: UpstreamResponse,
+    /// What stays the same when the same refusal meets another request.
+    pub(crate) form: String,
+    /// The provider's words, without secrets, for the log.
+    pub(crate) reason: String,
 }
 
 /// A failed attempt.

@@ -45,10 +45,15 @@ pub(crate) fn final_response(
         Some(Class::Rejected | Class::Exhausted | Class::Forbidden) => {
             Err(no_key(gw, tried, due, concluded.attempts))
         }
+        Some(Class::IntermediaryTrouble) => Err(intermediary(tried, due)),
         Some(class) => match (last.response, last.error) {
             (Some(last), _) => {
                 log.set_response_of(&last.entry, &last.key);
-                let response = with_advice(last.response, class, due);
+                let response = match class {
+                    // It is about the request, so it stays as it is.
+                    Class::CallerFault | Class::TooExpensive => last.response,
+                    _ => with_advice(last.response, class, due),
+                };
                 Ok(relay(gw, call, &last.entry, response, None, log))
             }
             (None, Some(last)) => Err(unreachable(&last.error, last.pool.name(), due)),
@@ -85,6 +90,19 @@ fn with_advice(
         headers.insert("x-should-retry", HeaderValue::from_static("false"));
     }
     response
+}
+
+/// Something on the way to the provider refused the calls.
+fn intermediary(tried: &[PoolTarget], due: Option<Duration>) -> GatewayError {
+    let pool = tried[tried.len() - 1].entry.pool.name();
+    let message = format!(
+        "a CDN or proxy between this gateway and the provider of pool \"{pool}\" refused the call; the log names it"
+    );
+    GatewayError {
+        retry_after: due,
+        dont_retry: true,
+        ..GatewayError::new(Kind::UpstreamUnreachable, message)
+    }
 }
 
 /// The provider did not respond.
