@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use keypool_core::secret::Secret;
 use keypool_core::settings::{KeySettings, PoolSettings};
-use keypool_gateway::context::Reloaded;
 use keypool_gateway::settings::ServerSettings;
 use keypool_gateway::settings::{AdminSettings, AuthMode, Settings};
 use keypool_testkit::{Behaviour, Mock};
@@ -39,17 +38,9 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
             .await
             .map_err(|error| Failure::because("cannot start the mock provider", error))?;
         loaded.settings = settings(loaded.settings, &mock, &sources)?;
-        loaded.files.clear();
         // The warnings are about pools and keys, which the demo does not use.
         loaded.warnings.clear();
-        let unchanged = loaded.settings.clone();
-        let load = move || {
-            Ok(Reloaded {
-                settings: unchanged.clone(),
-                warnings: Vec::new(),
-            })
-        };
-        serve(loaded, Box::new(load), welcome::Kind::Demo, args.threading).await
+        serve(loaded, None, welcome::Kind::Demo, args.threading).await
     })
 }
 

@@ -67,6 +67,7 @@ fn pool(
     let proxy = proxy::setting(&mut table);
     let defaults = keys::Defaults {
         pool: name,
+        dialect,
         base: &base,
         max_concurrent: max_concurrent
             .or_else(|| dialect.and_then(|dialect| dialect.default_max_concurrent)),

@@ -301,6 +301,24 @@ const POOLS: &[(&str, &[&str])] = &[
         &["host or port"],
     ),
     (
+        "[pools.a]\nprovider = 'openai'\nbase_url = §'https://h/v1/chat/completions/'",
+        &[
+            "`pools.a.base_url` ends with an endpoint",
+            "write \"https://h/v1\"",
+        ],
+    ),
+    (
+        "[pools.a]\nprovider = 'gemini'\n[[pools.a.keys]]\nkey = 'k'\nbase_url = §'https://h/v1beta/models/x:generateContent'",
+        &[
+            "`pools.a.keys.base_url` ends with an endpoint",
+            "write \"https://h\"",
+        ],
+    ),
+    (
+        "[pools.a]\nprovider = 'tavily'\nbase_url = §'https://h/search'",
+        &["write \"https://h\""],
+    ),
+    (
         "[pools.a]\nprovider = 'mock'\nbase_url = §'http://LOCALHOST:8080/v1'",
         &["keypool's own address, 127.0.0.1:8080"],
     ),
