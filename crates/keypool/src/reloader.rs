@@ -39,7 +39,7 @@ impl Reloader {
         self.last.lock().files.clone()
     }
 
-    /// Whether a file was too recently emptied at the last attempt, and no longer is.
+    /// Whether an emptied file that was rejected has been empty for long enough now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let empty_since = self.last.lock().empty_since;
         empty_since.is_some_and(|since| now.duration_since(since) >= EMPTY_FOR)
@@ -147,6 +147,7 @@ mod tests {
                 env: Default::default(),
                 dir: dir.clone(),
                 overrides: Overrides::default(),
+                environment_pools: true,
             };
             let loaded = config::load(&sources).unwrap();
             let reloader = Reloader::new(sources, &loaded);
@@ -162,7 +163,7 @@ mod tests {
             std::fs::write(self.dir.join(name), text).unwrap();
         }
 
-        /// The number of pools after a reload so many milliseconds after the start, or the errors.
+        /// Reloads `millis` after the start. Returns the number of pools, or the errors.
         fn load(&self, millis: u64) -> Result<usize, Vec<String>> {
             let now = self.start + Duration::from_millis(millis);
             let reloaded = self.reloader.load(now)?;
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_filled_again_starts_anew() {
+    fn the_wait_for_an_empty_file_starts_again_after_a_text() {
         let home = Home::new("filled", &[("keypool.toml", POOL)]);
         home.write("keypool.toml", "");
         assert!(home.load(0).is_err());

@@ -24,6 +24,7 @@ const KEYS: usize = 3;
 pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
     let mut sources = args.sources()?;
     // The demo uses the configured server and log settings, but not the pools and keys.
+    sources.environment_pools = false;
     let mut loaded = config::load(&sources)?;
     sources.file = None;
     args.threading.runtime()?.block_on(async {

@@ -101,7 +101,10 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     not_implemented::limiter(root.table("limiter"), report);
     let proxies = proxy::Environment::read(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
-    let environment = environment::pools(report, &file, server.listen, &proxies);
+    let environment = match sources.environment_pools {
+        true => environment::pools(report, &file, server.listen, &proxies),
+        false => Vec::new(),
+    };
     let names: Vec<&str> = file
         .names
         .iter()

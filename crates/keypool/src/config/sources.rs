@@ -26,6 +26,8 @@ pub(crate) struct Sources {
     pub(crate) dir: PathBuf,
     /// Settings given by flags.
     pub(crate) overrides: Overrides,
+    /// Whether provider keys in the environment make pools.
+    pub(crate) environment_pools: bool,
 }
 
 /// Settings given by flags.
@@ -54,6 +56,7 @@ impl Sources {
             env,
             dir: std::env::current_dir()?,
             overrides,
+            environment_pools: true,
         })
     }
 }
@@ -69,7 +72,7 @@ pub(crate) struct SourceFile {
     pub(crate) contents: Contents,
 }
 
-/// The contents of a file, as far as a reload must know them.
+/// What a reload must know about the contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contents {
     /// There is no file that can be read.

@@ -109,6 +109,15 @@ const SERVER: &[(&str, &[&str])] = &[
         &["\"*\"", "list the origins"],
     ),
     (
+        "server.allowed_origins = ['https://a', §'null']",
+        &["\"null\"", "list the origins"],
+    ),
+    ("server.allowed_origins = [§' * ']", &["an origin such as"]),
+    (
+        "server.allowed_origins = [§'https://*.example.com']",
+        &["an origin such as"],
+    ),
+    (
         "server.allowed_origins = [§'https://a/b']",
         &["an origin such as"],
     ),

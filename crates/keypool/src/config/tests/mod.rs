@@ -38,6 +38,7 @@ impl Home {
             env: BTreeMap::new(),
             dir,
             overrides: Overrides::default(),
+            environment_pools: true,
         };
         Self { sources }
     }

@@ -117,6 +117,19 @@ fn a_base_url_without_the_path_that_its_host_needs_warns() {
 }
 
 #[test]
+fn a_pool_named_like_the_first_segment_of_an_endpoint_warns() {
+    for name in ["chat", "messages", "models", "embeddings", "cachedContents"] {
+        let text = format!("[pools.§{name}]\nprovider = 'openai'");
+        let expected =
+            format!("the pool `{name}` gets every call whose path begins with `/{name}`");
+        check(&text, &[&expected]);
+    }
+    for name in ["openai", "chatter", "Chat", "beta", "models-eu"] {
+        check(&format!("[pools.{name}]\nprovider = 'openai'"), &[]);
+    }
+}
+
+#[test]
 fn an_empty_list_of_a_virtual_key_warns() {
     // In a pool it makes sense: the pool is for routes, or for calls by its path.
     check("pools.a = { provider = 'openai', models = [] }", &[]);
