@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod logging;
 mod open_files;
+mod reloader;
 mod signals;
 mod watch;
 mod welcome;

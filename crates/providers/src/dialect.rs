@@ -22,6 +22,15 @@ pub struct ListCall {
     pub read_model: fn(&Value, &str) -> Option<ListedModel>,
 }
 
+/// Where a provider serves OpenAI's protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenAiBase {
+    /// Its own hosts, as patterns.
+    pub hosts: &'static [&'static str],
+    /// The path that a base URL needs there.
+    pub path: &'static str,
+}
+
 /// One provider's wire form.
 pub struct Dialect {
     /// The name in `provider = "…"`.
@@ -32,6 +41,8 @@ pub struct Dialect {
     pub env_base_url: Option<&'static str>,
     /// The provider's own base URL; `None` if the operator must give one.
     pub default_base_url: Option<&'static str>,
+    /// Where it serves OpenAI's protocol; `None` if it does not, or if a base URL needs no path.
+    pub openai_base: Option<OpenAiBase>,
     /// Model patterns of the provider's own families; `["*"]` for providers without any, `[]` if calls name no model.
     pub default_models: &'static [&'static str],
     /// Default of `max_concurrent_per_key`.

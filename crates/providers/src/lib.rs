@@ -12,5 +12,5 @@ pub mod secrets;
 mod provider;
 mod read;
 
-pub use self::provider::catalogue;
+pub use self::provider::{base_path, catalogue};
 pub use self::read::{multipart as form, peek, sse};

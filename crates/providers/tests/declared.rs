@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use http::HeaderName;
 use keypool_core::base_url::BaseUrl;
 use keypool_providers::catalogue;
+use keypool_providers::protocol::Protocol;
 
 #[test]
 fn every_provider_has_a_name_of_its_own() {
@@ -37,6 +38,25 @@ fn what_each_dialect_declares_is_valid() {
             assert!(!(dialect.is_private_header)(header), "{name}: {header}");
         }
     }
+}
+
+#[test]
+fn default_base_urls_have_the_path_that_their_host_needs() {
+    let own = catalogue::ALL.iter().filter_map(|dialect| {
+        let url: BaseUrl = dialect.default_base_url?.parse().unwrap();
+        Some((dialect, url, dialect.openai_base?))
+    });
+    let mut seen = 0;
+    for (dialect, url, base) in own {
+        let name = dialect.name;
+        let is_own = |host: &&str| keypool_core::pattern::matches(host, url.authority());
+        assert!(base.hosts.iter().any(is_own), "{name}");
+        if dialect.protocols == [Protocol::OpenAi] {
+            assert_eq!(&**url.path(), base.path, "{name}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 7, "all but DeepSeek, which needs no version");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use keypool_core::secret::Secret;
 use keypool_core::settings::{KeySettings, PoolSettings};
-use keypool_gateway::context::Reloaded;
 use keypool_gateway::settings::ServerSettings;
 use keypool_gateway::settings::{AdminSettings, AuthMode, Settings};
 use keypool_testkit::{Behaviour, Mock};
@@ -25,6 +24,7 @@ const KEYS: usize = 3;
 pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
     let mut sources = args.sources()?;
     // The demo uses the configured server and log settings, but not the pools and keys.
+    sources.environment_pools = false;
     let mut loaded = config::load(&sources)?;
     sources.file = None;
     args.threading.runtime()?.block_on(async {
@@ -39,17 +39,9 @@ pub(super) fn run(args: &Common) -> Result<ExitCode, Failure> {
             .await
             .map_err(|error| Failure::because("cannot start the mock provider", error))?;
         loaded.settings = settings(loaded.settings, &mock, &sources)?;
-        loaded.files.clear();
         // The warnings are about pools and keys, which the demo does not use.
         loaded.warnings.clear();
-        let unchanged = loaded.settings.clone();
-        let load = move || {
-            Ok(Reloaded {
-                settings: unchanged.clone(),
-                warnings: Vec::new(),
-            })
-        };
-        serve(loaded, Box::new(load), welcome::Kind::Demo, args.threading).await
+        serve(loaded, None, welcome::Kind::Demo, args.threading).await
     })
 }
 

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::ValueEnum;
 use keypool_core::secret::Digest256;
 use keypool_gateway::clock::PollClock;
-use keypool_gateway::context::{Gateway, LoadSettings};
+use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
 use tokio::runtime::{Builder, Runtime};
@@ -17,6 +18,7 @@ use crate::admin_token::{self, AdminToken};
 use crate::config::Loaded;
 use crate::logging::{self, Logging};
 use crate::open_files::OpenFiles;
+use crate::reloader::Reloader;
 use crate::{signals, watch, welcome};
 
 /// How work is spread over the CPU cores.
@@ -49,17 +51,17 @@ impl Threading {
     }
 }
 
-/// Serves until a signal stops it.
+/// Serves until a signal stops it. Without a `reloader`, the configuration stays as it is.
 pub(super) async fn serve(
     loaded: Loaded,
-    load: LoadSettings,
+    reloader: Option<Arc<Reloader>>,
     kind: welcome::Kind,
     threading: Threading,
 ) -> Result<ExitCode, Failure> {
     let Loaded {
         settings,
         warnings,
-        files,
+        files: _,
     } = loaded;
     let logging = Arc::new(logging::start(&settings.log));
     for warning in &warnings {
@@ -75,6 +77,7 @@ pub(super) async fn serve(
             error,
         )
     })?;
+    let load = load_again(reloader.clone(), &settings);
     let gw = gateway(settings, &token, load, &logging);
     let listen = gw.snapshot().settings.server.listen;
     let server = Server::bind(Arc::clone(&gw)).await.map_err(|error| {
@@ -88,7 +91,9 @@ pub(super) async fn serve(
     let addr = server
         .addr()
         .map_err(|error| Failure::because("cannot find out the address it listens on", error))?;
-    watch::start(&gw, files);
+    if let Some(reloader) = reloader {
+        watch::start(&gw, reloader);
+    }
     signals::reload_on_hangup(&gw);
     let shutdown = signals::shutdown(&gw);
     // Printed last: its reader may change files or send signals at once.
@@ -110,6 +115,19 @@ pub(super) async fn serve(
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+fn load_again(reloader: Option<Arc<Reloader>>, settings: &Settings) -> LoadSettings {
+    if let Some(reloader) = reloader {
+        return Box::new(move || reloader.load(Instant::now()));
+    }
+    let unchanged = settings.clone();
+    Box::new(move || {
+        Ok(Reloaded {
+            settings: unchanged.clone(),
+            warnings: Vec::new(),
+        })
+    })
 }
 
 fn gateway(

@@ -1,12 +1,13 @@
 //! `keypool serve`: runs the gateway with its configuration until a signal stops it.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
-use keypool_gateway::context::Reloaded;
 
 use super::running::serve;
 use super::{Common, Failure, demo};
+use crate::reloader::Reloader;
 use crate::{config, welcome};
 
 #[derive(Args)]
@@ -30,14 +31,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     {
         return demo::run(&args.common);
     }
-    let load = move || match config::load(&sources) {
-        Ok(loaded) => Ok(Reloaded {
-            settings: loaded.settings,
-            warnings: loaded.warnings,
-        }),
-        Err(errors) => Err(errors.0.iter().map(ToString::to_string).collect()),
-    };
+    let reloader = Arc::new(Reloader::new(sources, &loaded));
     let threading = args.common.threading;
-    let serving = serve(loaded, Box::new(load), welcome::Kind::Serve, threading);
+    let serving = serve(loaded, Some(reloader), welcome::Kind::Serve, threading);
     threading.runtime()?.block_on(serving)
 }

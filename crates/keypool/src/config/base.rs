@@ -1,10 +1,11 @@
 //! Base URLs: where the calls of a pool or key go. A base URL must not lead to keypool itself.
 //!
-//! This module must never connect, and never show what was written: it may contain a password.
+//! This module must never connect, and never show what was written before it is parsed: it may contain a password.
 
 use std::net::SocketAddr;
 
 use keypool_core::base_url::{BaseUrl, BaseUrlError};
+use keypool_providers::base_path::{self, Mistake};
 use keypool_providers::dialect::Dialect;
 
 use super::problem::Problem;
@@ -32,7 +33,7 @@ pub(super) fn of_pool(
     listen: SocketAddr,
 ) -> Base {
     let known = |text: Option<Text<'_>>| {
-        text.and_then(|text| read(&text, listen))
+        text.and_then(|text| read(&text, dialect, listen))
             .map_or(Base::Invalid, Base::Known)
     };
     let Some(dialect) = dialect else {
@@ -56,8 +57,37 @@ pub(super) fn of_pool(
     }
 }
 
-/// Reads a base URL. Messages do not show it: it may contain a password by mistake.
-pub(super) fn read(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
+/// Reads a base URL of a pool with this dialect; `None`: the pool's provider is not known.
+pub(super) fn read(
+    text: &Text<'_>,
+    dialect: Option<&Dialect>,
+    listen: SocketAddr,
+) -> Option<BaseUrl> {
+    let url = address(text, listen)?;
+    match dialect.and_then(|dialect| base_path::mistake(dialect, &url)) {
+        Some(Mistake::Endpoint { correct }) => {
+            let message = format!(
+                "`{}` ends with an endpoint, which keypool adds itself",
+                text.name
+            );
+            text.report()
+                .add(Problem::new(&text.at, message).hint(format!("write \"{correct}\"")));
+            None
+        }
+        Some(Mistake::NoVersion { correct }) => {
+            let warning = format!(
+                "`{}` lacks the version or path that this host needs: write \"{correct}\"",
+                text.name
+            );
+            text.report().warn_at(&text.at, &warning);
+            Some(url)
+        }
+        None => Some(url),
+    }
+}
+
+/// Reads a URL that does not lead to keypool itself. Messages do not show it: it may contain a password by mistake.
+fn address(text: &Text<'_>, listen: SocketAddr) -> Option<BaseUrl> {
     let hint = "a base URL looks like \"https://api.example.com/v1\"";
     let wrong = |why: &str| {
         text.report().add(

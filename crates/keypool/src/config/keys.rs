@@ -10,6 +10,7 @@ use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::KeySettings;
+use keypool_providers::dialect::Dialect;
 use toml::de::DeValue;
 
 use super::base::{self, Base};
@@ -28,6 +29,8 @@ use super::walk::{Node, Table};
 pub(super) struct Defaults<'p> {
     /// The pool's name.
     pub(super) pool: &'p str,
+    /// The provider, if it is known.
+    pub(super) dialect: Option<&'static Dialect>,
     /// The base URL.
     pub(super) base: &'p Base,
     /// Maximum number of concurrent calls per key.
@@ -177,7 +180,12 @@ impl Collector<'_> {
     /// A key's base URL: its own, else the pool's.
     fn base(&mut self, own: Option<Node<'_>>) -> Option<BaseUrl> {
         match (own, self.defaults.base) {
-            (Some(node), _) => base::read(&node.text("a string")?, self.defaults.listen),
+            (Some(node), _) => {
+                let Defaults {
+                    dialect, listen, ..
+                } = *self.defaults;
+                base::read(&node.text("a string")?, dialect, listen)
+            }
             (None, Base::Known(url)) => Some(url.clone()),
             (None, Base::Invalid) => None,
             (None, Base::Missing) => {

@@ -31,7 +31,6 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use keypool_gateway::settings::Settings;
@@ -46,7 +45,7 @@ use vars::Vars;
 use walk::Table;
 
 pub(crate) use errors::Errors;
-pub(crate) use sources::{Overrides, Sources};
+pub(crate) use sources::{Contents, Overrides, SourceFile, Sources};
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -56,13 +55,12 @@ pub(crate) struct Loaded {
     /// Settings that have no effect or are probably not meant, one sentence each.
     pub(crate) warnings: Vec<String>,
     /// The configuration file and `.env`, existing or not. A change to one of them causes a reload.
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Vec<SourceFile>,
 }
 
 /// Reads, merges and validates all sources.
 pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
-    let dotenv = sources.dir.join(".env");
-    let (vars, mistakes) = Vars::read(&dotenv, &sources.env);
+    let (vars, dotenv, mistakes) = Vars::read(&sources.dir, &sources.env);
     let input = Input::read(sources, &vars);
     let report = Report::new(&input.document, &vars);
     mistakes
@@ -89,7 +87,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
     Ok(Loaded {
         settings,
         warnings,
-        files: vec![input.path, dotenv],
+        files: vec![input.file, dotenv],
     })
 }
 
@@ -103,7 +101,10 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     not_implemented::limiter(root.table("limiter"), report);
     let proxies = proxy::Environment::read(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
-    let environment = environment::pools(report, &file, server.listen, &proxies);
+    let environment = match sources.environment_pools {
+        true => environment::pools(report, &file, server.listen, &proxies),
+        false => Vec::new(),
+    };
     let names: Vec<&str> = file
         .names
         .iter()

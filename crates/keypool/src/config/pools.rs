@@ -42,6 +42,13 @@ pub(super) fn read(
             let message = format!("the pool name {} {mistake}", display::name(&name));
             table.report().add(Problem::new(&at, message));
         }
+        if values::begins_endpoint(&name) {
+            let warning = format!(
+                "the pool {} gets every call whose path begins with `/{name}`, also from clients that leave out the version of an endpoint: choose another name",
+                display::name(&name)
+            );
+            table.report().warn_at(&at, &warning);
+        }
         if let Some(mut table) = node.table() {
             let dialect = provider(&mut table);
             out.providers.extend(dialect.map(|dialect| dialect.name));
@@ -67,6 +74,7 @@ fn pool(
     let proxy = proxy::setting(&mut table);
     let defaults = keys::Defaults {
         pool: name,
+        dialect,
         base: &base,
         max_concurrent: max_concurrent
             .or_else(|| dialect.and_then(|dialect| dialect.default_max_concurrent)),

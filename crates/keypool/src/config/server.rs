@@ -149,6 +149,10 @@ fn origins(table: &mut Table<'_>) -> Vec<String> {
             text.invalid("must not contain \"*\", which would let any web page spend the keys; list the origins");
             None
         }
+        "null" => {
+            text.invalid("must not contain \"null\", which any web page can make its origin; list the origins");
+            None
+        }
         _ => text.read(
             "an origin such as \"https://app.example.com\", without a path",
             values::origin,

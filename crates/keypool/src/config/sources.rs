@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use keypool_core::secret::Digest256;
+
 use super::location::{Document, Location};
 use super::problem::Problem;
 use super::vars::Vars;
@@ -24,6 +26,8 @@ pub(crate) struct Sources {
     pub(crate) dir: PathBuf,
     /// Settings given by flags.
     pub(crate) overrides: Overrides,
+    /// Whether provider keys in the environment make pools.
+    pub(crate) environment_pools: bool,
 }
 
 /// Settings given by flags.
@@ -52,14 +56,54 @@ impl Sources {
             env,
             dir: std::env::current_dir()?,
             overrides,
+            environment_pools: true,
         })
+    }
+}
+
+/// A file that the configuration was read from. It need not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SourceFile {
+    /// Its name as the user knows it.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// What was read.
+    pub(crate) contents: Contents,
+}
+
+/// What a reload must know about the contents of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// There is no file that can be read.
+    Missing,
+    /// The file has nothing but white space.
+    Blank,
+    /// The file has a text.
+    Text(Digest256),
+}
+
+impl Contents {
+    /// What is at `path` now; `None` if that cannot be read twice, such as a pipe.
+    pub(crate) fn now(path: &Path) -> Option<Self> {
+        let is_special = std::fs::metadata(path).is_ok_and(|it| !it.is_file());
+        (!is_special).then(|| Self::of(path, &std::fs::read(path)))
+    }
+
+    /// What was read from `path`. A pipe that gives nothing was read before.
+    pub(super) fn of(path: &Path, read: &std::io::Result<Vec<u8>>) -> Self {
+        match read {
+            Ok(bytes) if !bytes.trim_ascii().is_empty() => Self::Text(Digest256::of(bytes)),
+            Ok(_) if path.is_file() => Self::Blank,
+            Ok(_) | Err(_) => Self::Missing,
+        }
     }
 }
 
 /// The configuration file that was read.
 pub(super) struct Input {
-    /// Its path, even if it does not exist.
-    pub(super) path: PathBuf,
+    /// The file.
+    pub(super) file: SourceFile,
     /// Its text.
     pub(super) document: Document,
     /// Why it cannot be used.
@@ -78,7 +122,9 @@ impl Input {
         let name = named.as_deref().unwrap_or(Path::new("keypool.toml"));
         let path = sources.dir.join(name);
         let name = name.display().to_string();
-        let (text, problem) = match std::fs::read(&path).map(String::from_utf8) {
+        let bytes = std::fs::read(&path);
+        let contents = Contents::of(&path, &bytes);
+        let (text, problem) = match bytes.map(String::from_utf8) {
             Ok(Ok(text)) => (text, None),
             Ok(Err(error)) => {
                 let valid = error.utf8_error().valid_up_to();
@@ -102,8 +148,12 @@ impl Input {
             }
         };
         Self {
-            path,
-            document: Document::new(name, &text),
+            document: Document::new(name.clone(), &text),
+            file: SourceFile {
+                name,
+                path,
+                contents,
+            },
             usable: problem.is_none(),
             problem,
         }

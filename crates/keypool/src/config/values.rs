@@ -217,6 +217,40 @@ pub(super) fn pool_name_mistake(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether `name` begins an endpoint whose version clients may leave out, such as `/chat/completions`.
+pub(super) fn begins_endpoint(name: &str) -> bool {
+    const FIRST_SEGMENTS: &[&str] = &[
+        "assistants",
+        "audio",
+        "batches",
+        "cachedContents",
+        "chat",
+        "completions",
+        "containers",
+        "conversations",
+        "embeddings",
+        "evals",
+        "fileSearchStores",
+        "files",
+        "fine_tuning",
+        "images",
+        "interactions",
+        "messages",
+        "models",
+        "moderations",
+        "operations",
+        "rerank",
+        "responses",
+        "skills",
+        "threads",
+        "tunedModels",
+        "uploads",
+        "vector_stores",
+        "videos",
+    ];
+    FIRST_SEGMENTS.contains(&name)
+}
+
 /// Whether a secret is valid in an HTTP header: visible ASCII, no spaces.
 pub(super) fn fits_header(secret: &str) -> bool {
     secret.bytes().all(|byte| byte.is_ascii_graphic())

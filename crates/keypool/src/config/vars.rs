@@ -9,7 +9,11 @@ use std::path::Path;
 use super::dotenv;
 use super::location::Location;
 use super::problem::Problem;
+use super::sources::{Contents, SourceFile};
 use super::values;
+
+/// The name of the file with variables.
+const DOTENV: &str = ".env";
 
 /// All environment variables.
 pub(super) struct Vars {
@@ -32,12 +36,22 @@ pub(super) enum Missing {
 }
 
 impl Vars {
-    /// Reads `.env` at `path`, if it exists, and adds the variables of the process, which win.
-    pub(super) fn read(path: &Path, process: &BTreeMap<String, String>) -> (Self, Vec<Problem>) {
+    /// Reads `.env` in `dir`, if it exists, and adds the variables of the process, which win.
+    pub(super) fn read(
+        dir: &Path,
+        process: &BTreeMap<String, String>,
+    ) -> (Self, SourceFile, Vec<Problem>) {
         let mut vars = Self::of_process(process);
-        let text = match read_text(path) {
+        let path = dir.join(DOTENV);
+        let bytes = std::fs::read(&path);
+        let file = SourceFile {
+            name: DOTENV.to_owned(),
+            contents: Contents::of(&path, &bytes),
+            path,
+        };
+        let text = match text(&file.path, bytes) {
             Ok(text) => text,
-            Err(problem) => return (vars, vec![problem]),
+            Err(problem) => return (vars, file, vec![problem]),
         };
         let parsed = dotenv::parse(&text, process);
         vars.read = parsed.references.into();
@@ -56,7 +70,7 @@ impl Vars {
             .into_iter()
             .map(|(line, message)| Problem::new(&Location::DotEnv(line, 1), message))
             .collect();
-        (vars, problems)
+        (vars, file, problems)
     }
 
     fn of_process(process: &BTreeMap<String, String>) -> Self {
@@ -125,9 +139,9 @@ impl Vars {
     }
 }
 
-/// The text of `.env` at `path`; empty if there is none. A directory of that name is usually a Python environment.
-fn read_text(path: &Path) -> Result<String, Problem> {
-    match std::fs::read(path).map(String::from_utf8) {
+/// The text of `.env`; empty if there is none. A directory of that name is usually a Python environment.
+fn text(path: &Path, bytes: std::io::Result<Vec<u8>>) -> Result<String, Problem> {
+    match bytes.map(String::from_utf8) {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -139,7 +153,7 @@ fn read_text(path: &Path) -> Result<String, Problem> {
             Ok(String::new())
         }
         Err(error) => {
-            let at = Location::Path(".env".to_owned());
+            let at = Location::Path(DOTENV.to_owned());
             Err(Problem::new(&at, format!("cannot be read: {error}")))
         }
     }

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_provider;
 mod callers;
 mod command_line;
+mod config;
 mod connections;
 mod failures;
 mod harness;

@@ -33,7 +33,7 @@ async fn takes_effect(gw: &Gateway, since: Instant, reached: impl Fn(&Value) -> 
     );
 }
 
-/// A gateway whose configuration is a symbolic link, so that it notices a change only on a signal or an API call.
+/// A gateway whose configuration is a symbolic link to a file in another folder.
 async fn linked(config: &str) -> (Gateway, Arc<Folder>) {
     let elsewhere = Folder::new(config);
     let folder = Folder::new("");
@@ -396,4 +396,164 @@ async fn settings_that_need_a_restart_are_named_and_unchanged() {
     }
     assert!(!gw.log().contains("{\"timestamp\""), "{}", gw.log());
     gw.stop().await;
+}
+
+/// Gives a file an old time, so that two files differ in nothing but their text.
+fn age(path: &std::path::Path) {
+    let file = std::fs::File::options().append(true).open(path).unwrap();
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    file.set_modified(time).unwrap();
+}
+
+/// Points a link elsewhere in one step.
+fn link(folder: &Folder, name: &str, to: &str) {
+    let draft = folder.path("link.draft");
+    std::os::unix::fs::symlink(to, &draft).unwrap();
+    std::fs::rename(draft, folder.path(name)).unwrap();
+}
+
+fn has_pool(stats: &Value, name: &str) -> bool {
+    stats.get(name).is_some()
+}
+
+#[tokio::test]
+async fn a_link_to_a_file_of_the_same_size_and_time_takes_effect() {
+    let mock = Mock::start().await.unwrap();
+    let folder = Folder::new("");
+    // As Kubernetes mounts a ConfigMap: keypool.toml -> ..data/keypool.toml, ..data -> a folder.
+    for (n, dir) in ["one", "two", "three"].into_iter().enumerate() {
+        std::fs::create_dir(folder.path(dir)).unwrap();
+        let name = format!("{dir}/keypool.toml");
+        let config = PoolConfig::new(&mock, &format!("pool{n}"), [1]);
+        folder.write(&name, &config.to_string());
+        age(&folder.path(&name));
+    }
+    link(&folder, "..data", "one");
+    link(&folder, "keypool.toml", "..data/keypool.toml");
+    let gw = Gateway::start_in(&folder).await;
+    assert!(has_pool(&gw.stats().await, "pool0"));
+    let changed = Instant::now();
+    link(&folder, "..data", "two");
+    takes_effect(&gw, changed, |stats| has_pool(stats, "pool1")).await;
+    let changed = Instant::now();
+    link(&folder, "keypool.toml", "three/keypool.toml");
+    takes_effect(&gw, changed, |stats| has_pool(stats, "pool2")).await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_written_over_with_the_same_size_and_time_takes_effect() {
+    let mock = Mock::start().await.unwrap();
+    let folder = Folder::new(&pool(&mock, 1));
+    let dotenv = |n| {
+        let base = mock.origin();
+        format!("OPENAI_API_KEY={}\nOPENAI_BASE_URL={base}/v1\n", key(n))
+    };
+    folder.write(".env", &dotenv(1));
+    for name in ["keypool.toml", ".env"] {
+        age(&folder.path(name));
+    }
+    let gw = Gateway::start_in(&folder).await;
+    let changed = Instant::now();
+    let config = PoolConfig::new(&mock, "q", [1]).to_string();
+    std::fs::write(folder.path("keypool.toml"), config).unwrap();
+    age(&folder.path("keypool.toml"));
+    takes_effect(&gw, changed, |stats| has_pool(stats, "q")).await;
+    std::fs::write(folder.path(".env"), dotenv(2)).unwrap();
+    age(&folder.path(".env"));
+    let changed = Instant::now();
+    while mock.seen(&key(2)).requests == 0 {
+        assert!(changed.elapsed() < TAKES_EFFECT_WITHIN, "{}", gw.log());
+        let body = CHAT.replace("gpt-x", "openai/gpt-x");
+        assert_eq!(gw.post(CHAT_PATH, &body).await.status, 200);
+    }
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_empty_for_a_moment_changes_nothing() {
+    let mock = Mock::start().await.unwrap();
+    let dotenv = format!(
+        "OPENAI_API_KEY={}\nOPENAI_BASE_URL={}/v1\n",
+        key(2),
+        mock.origin()
+    );
+    for (name, text, emptied) in [
+        ("keypool.toml", pool(&mock, 1), ""),
+        ("keypool.toml", pool(&mock, 1), " \n\n"),
+        (".env", dotenv, ""),
+    ] {
+        let folder = Folder::new("");
+        folder.write(name, &text);
+        let gw = Gateway::start_in(&folder).await;
+        let start = Instant::now();
+        std::fs::write(folder.path(name), emptied).unwrap();
+        while start.elapsed() < Duration::from_millis(1500) {
+            assert_eq!(gw.chat().await.status, 200, "{name}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        gw.logged(&format!("{name}: the file is empty")).await;
+        std::fs::write(folder.path(name), &text).unwrap();
+        gw.logged("configuration reloaded").await;
+        while start.elapsed() < Duration::from_secs(8) {
+            assert_eq!(gw.chat().await.status, 200, "{name}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        gw.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_stays_empty_is_applied_after_five_seconds() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let emptied = Instant::now();
+    gw.folder().write("keypool.toml", "");
+    gw.process.signal("HUP");
+    gw.logged("the file is empty; if it still is in 5 s, that is applied")
+        .await;
+    let reply = gw.admin("POST", "/api/v1/admin/config/reload").await;
+    assert_eq!(reply.status, 422, "{reply:?}");
+    assert!(reply.text().contains("the file is empty"), "{reply:?}");
+    assert!(emptied.elapsed() < TAKES_EFFECT_WITHIN, "it does not wait");
+    while has_pool(&gw.stats().await, "p") {
+        assert!(emptied.elapsed() < Duration::from_secs(8), "{}", gw.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let after = emptied.elapsed();
+    assert!(after > Duration::from_secs(5), "applied after {after:?}");
+    let changed = Instant::now();
+    gw.folder().write("keypool.toml", &pool(&mock, 2));
+    takes_effect(&gw, changed, |stats| has_pool(stats, "p")).await;
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_an_error_and_the_old_one_stays() {
+    let mock = Mock::start().await.unwrap();
+    let dotenv = format!(
+        "OPENAI_API_KEY={}\nOPENAI_BASE_URL={}/v1\n",
+        key(2),
+        mock.origin()
+    );
+    for (name, text) in [("keypool.toml", pool(&mock, 1)), (".env", dotenv)] {
+        let folder = Folder::new("");
+        folder.write(name, &text);
+        let gw = Gateway::start_in(&folder).await;
+        std::fs::remove_file(folder.path(name)).unwrap();
+        gw.logged(&format!("{name}: the file is gone")).await;
+        let reply = gw.admin("POST", "/api/v1/admin/config/reload").await;
+        assert_eq!(reply.status, 422, "{reply:?}");
+        assert!(reply.text().contains("the file is gone"), "{reply:?}");
+        gw.process.signal("HUP");
+        eventually("the signal's reload is rejected too", || {
+            gw.log().matches("the file is gone").count() >= 3
+        })
+        .await;
+        assert_eq!(gw.chat().await.status, 200, "{name}");
+        folder.write(name, &text);
+        gw.logged("configuration reloaded").await;
+        assert_eq!(gw.chat().await.status, 200, "{name}");
+        gw.stop().await;
+    }
 }

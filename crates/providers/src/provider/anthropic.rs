@@ -9,7 +9,7 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::paths;
-use crate::dialect::{Dialect, ListCall};
+use crate::dialect::{Dialect, ListCall, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
@@ -22,6 +22,10 @@ pub(crate) static ANTHROPIC: Dialect = Dialect {
     env_keys: &["ANTHROPIC_API_KEY"],
     env_base_url: Some("ANTHROPIC_BASE_URL"),
     default_base_url: Some("https://api.anthropic.com"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["api.anthropic.com"],
+        path: "/v1",
+    }),
     default_models: &["claude-*"],
     default_max_concurrent: None,
     protocols: &[Protocol::Anthropic, Protocol::OpenAi],

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::OPENAI_COMPATIBLE;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status};
 
 /// Meaning of codes by prefix, since suffixes vary. The first match decides.
@@ -43,6 +43,10 @@ pub(crate) static ARK: Dialect = Dialect {
     env_keys: &["ARK_API_KEY"],
     env_base_url: Some("ARK_BASE_URL"),
     default_base_url: Some("https://ark.cn-beijing.volces.com/api/v3"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["ark.*.volces.com", "ark.*.bytepluses.com"],
+        path: "/api/v3",
+    }),
     default_models: &[
         "doubao-*",
         "seed-*",

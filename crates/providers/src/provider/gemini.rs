@@ -8,7 +8,7 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::paths;
-use crate::dialect::{Dialect, ListCall};
+use crate::dialect::{Dialect, ListCall, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
@@ -21,6 +21,10 @@ pub(crate) static GEMINI: Dialect = Dialect {
     env_keys: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
     env_base_url: Some("GEMINI_BASE_URL"),
     default_base_url: Some("https://generativelanguage.googleapis.com"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["generativelanguage.googleapis.com"],
+        path: OPENAI_ROOT,
+    }),
     default_models: &[
         "gemini-*",
         "gemma-*",
@@ -48,13 +52,7 @@ pub(crate) static GEMINI: Dialect = Dialect {
         field: "models",
         read_model,
     }),
-    upstream_path: |protocol, base_path, path| match protocol {
-        Protocol::OpenAi if !paths::is_below(path, OPENAI_ROOT) => {
-            let path = [OPENAI_ROOT, paths::without_v1(path)].concat();
-            paths::kept_path(base_path, &path)
-        }
-        _ => paths::kept_path(base_path, path),
-    },
+    upstream_path,
     credential: |protocol, secret| match protocol {
         Protocol::OpenAi => paths::bearer(secret),
         _ => paths::plain("x-goog-api-key", secret),
@@ -62,6 +60,22 @@ pub(crate) static GEMINI: Dialect = Dialect {
     is_private_header: |name| name == "x-goog-user-project" || paths::is_private_everywhere(name),
     classify,
 };
+
+fn upstream_path(protocol: Protocol, base_path: &str, path: &str) -> String {
+    // What clients of OpenAI's protocol use as the base leads to the same host.
+    let base_path = base_path.strip_suffix(OPENAI_ROOT).unwrap_or(base_path);
+    match protocol {
+        Protocol::OpenAi if !paths::is_below(path, OPENAI_ROOT) => {
+            let path = [OPENAI_ROOT, paths::without_v1(path)].concat();
+            paths::kept_path(base_path, &path)
+        }
+        // The version of an upload is its second segment.
+        _ if paths::is_below(path, "/upload") => {
+            paths::kept_path(paths::without_version(base_path), path)
+        }
+        _ => paths::kept_path(base_path, path),
+    }
+}
 
 /// Classifies an error response in Gemini's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
@@ -183,6 +197,12 @@ mod tests {
                 "/v1beta/openai/embeddings",
             ),
             ("/v1beta", "/v1/embeddings", "/v1beta/openai/embeddings"),
+            ("/v1", "/v1/embeddings", "/v1beta/openai/embeddings"),
+            (
+                "/proxy/v1beta/openai",
+                "/v1/embeddings",
+                "/proxy/v1beta/openai/embeddings",
+            ),
             (
                 "/v1beta/openai",
                 "/v1/embeddings",
@@ -216,6 +236,17 @@ mod tests {
                 "/v1beta/models/x:countTokens",
             ),
             ("", "/upload/v1beta/files", "/upload/v1beta/files"),
+            ("/v1beta", "/upload/v1beta/files", "/upload/v1beta/files"),
+            (
+                "/proxy/v1beta/openai",
+                "/v1beta/models/x:countTokens",
+                "/proxy/v1beta/models/x:countTokens",
+            ),
+            (
+                "/v1beta",
+                "/v1/models/x:generateContent",
+                "/v1/models/x:generateContent",
+            ),
         ] {
             assert_eq!(
                 (GEMINI.upstream_path)(Protocol::Gemini, base, path),

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
 /// The code for a reached spend limit: it comes with a 400 and lasts until the next month.
@@ -24,6 +24,10 @@ pub(crate) static GROQ: Dialect = Dialect {
     env_keys: &["GROQ_API_KEY"],
     env_base_url: Some("GROQ_BASE_URL"),
     default_base_url: Some("https://api.groq.com/openai/v1"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["api.groq.com"],
+        path: "/openai/v1",
+    }),
     default_models: &[
         "groq/*",
         "compound-*",

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse};
 
 /// Meaning of its codes and types.
@@ -22,6 +22,10 @@ pub(crate) static MISTRAL: Dialect = Dialect {
     env_keys: &["MISTRAL_API_KEY"],
     env_base_url: Some("MISTRAL_BASE_URL"),
     default_base_url: Some("https://api.mistral.ai/v1"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["api.mistral.ai", "api.*.mistral.ai"],
+        path: "/v1",
+    }),
     default_models: &[
         "mistral-*",
         "ministral-*",

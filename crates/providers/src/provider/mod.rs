@@ -1,5 +1,6 @@
 //! The providers: one file for each, the list of all, and what several of them share.
 
+pub mod base_path;
 pub mod catalogue;
 
 mod anthropic;

@@ -6,7 +6,7 @@ use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
 use super::paths;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 
 /// Response headers that name the account.
@@ -27,6 +27,10 @@ pub(crate) static MOONSHOT: Dialect = Dialect {
     env_keys: &["MOONSHOT_API_KEY"],
     env_base_url: Some("MOONSHOT_BASE_URL"),
     default_base_url: Some("https://api.moonshot.ai/v1"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["api.moonshot.ai", "api.moonshot.cn"],
+        path: "/v1",
+    }),
     default_models: &["moonshot-*", "kimi-*"],
     request_id_headers: &["msh-request-id", "x-request-id", "x-msh-trace-id"],
     is_private_header: |name| ACCOUNT_HEADERS.contains(&name) || paths::is_private_everywhere(name),

@@ -9,7 +9,7 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::paths;
-use crate::dialect::{Dialect, ListCall};
+use crate::dialect::{Dialect, ListCall, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
@@ -38,6 +38,7 @@ pub(crate) const OPENAI_COMPATIBLE: Dialect = Dialect {
     env_keys: &[],
     env_base_url: None,
     default_base_url: None,
+    openai_base: None,
     default_models: &["*"],
     default_max_concurrent: None,
     protocols: &[Protocol::OpenAi],
@@ -63,6 +64,10 @@ pub(crate) static OPENAI: Dialect = Dialect {
     env_keys: &["OPENAI_API_KEY"],
     env_base_url: Some("OPENAI_BASE_URL"),
     default_base_url: Some("https://api.openai.com/v1"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["api.openai.com", "*.api.openai.com"],
+        path: "/v1",
+    }),
     default_models: &[
         "gpt-*",
         "chatgpt-*",

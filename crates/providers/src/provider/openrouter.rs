@@ -8,7 +8,7 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_in, loggable_code, retry_after};
 
 /// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
@@ -66,6 +66,10 @@ pub(crate) static OPENROUTER: Dialect = Dialect {
     env_keys: &["OPENROUTER_API_KEY"],
     env_base_url: Some("OPENROUTER_BASE_URL"),
     default_base_url: Some("https://openrouter.ai/api/v1"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["openrouter.ai"],
+        path: "/api/v1",
+    }),
     request_id_headers: &["x-generation-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE

@@ -5,18 +5,37 @@
 use http::{HeaderName, HeaderValue, header};
 
 /// The path for a base that ends in its version: `/v1/x` and `/x` both become `{base}/x`.
+///
+/// Clients write `/v1` for whatever version the base has. Another version replaces the base's.
 pub(crate) fn versioned_path(base_path: &str, path: &str) -> String {
-    let rest = unrepeated(base_path, path);
-    let rest = match rest.len() == path.len() {
-        true => without_v1(rest),
-        false => rest,
-    };
-    joined(base_path, rest)
+    if let Some(rest) = unrepeated(base_path, path) {
+        return joined(base_path, rest);
+    }
+    match without_v1(path) {
+        rest if rest.len() < path.len() => joined(base_path, rest),
+        _ => joined(base_for(base_path, path), path),
+    }
 }
 
-/// The path for a base that is a bare host, perhaps with a prefix: it is kept.
+/// The path for a base that is a bare host, perhaps with a prefix: it is kept. Its version replaces the base's.
 pub(crate) fn kept_path(base_path: &str, path: &str) -> String {
-    joined(base_path, unrepeated(base_path, path))
+    match unrepeated(base_path, path) {
+        Some(rest) => joined(base_path, rest),
+        None => joined(base_for(base_path, path), path),
+    }
+}
+
+/// `base_path` without the version that it ends with.
+pub(crate) fn without_version(base_path: &str) -> &str {
+    match base_path.rsplit_once('/') {
+        Some((rest, last)) if is_version(last) => rest,
+        _ => base_path,
+    }
+}
+
+/// Whether a segment of `path` is a version.
+pub(crate) fn has_version(path: &str) -> bool {
+    path.split('/').any(is_version)
 }
 
 /// `path` without `/v1` at its start.
@@ -33,15 +52,19 @@ pub(crate) fn is_below(path: &str, root: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// `path` without the segments that `base_path` ends with, if one of them is a version.
-fn unrepeated<'a>(base_path: &str, path: &'a str) -> &'a str {
-    let runs = base_path.match_indices('/').map(|(at, _)| &base_path[at..]);
-    for run in runs {
-        if is_below(path, run) && run.split('/').any(is_version) {
-            return &path[run.len()..];
-        }
+/// `path` without the segments that `base_path` ends with; `None` unless it repeats them and one of them is a version.
+fn unrepeated<'a>(base_path: &str, path: &'a str) -> Option<&'a str> {
+    let mut runs = base_path.match_indices('/').map(|(at, _)| &base_path[at..]);
+    let run = runs.find(|run| is_below(path, run) && has_version(run))?;
+    Some(&path[run.len()..])
+}
+
+/// The base for a path that repeats nothing of it. If the path begins with a version, the base's does not count.
+fn base_for<'a>(base_path: &'a str, path: &str) -> &'a str {
+    match path.split('/').nth(1).is_some_and(is_version) {
+        true => without_version(base_path),
+        false => base_path,
     }
-    path
 }
 
 /// `v1`, `v3`, `v1beta`.
@@ -112,9 +135,14 @@ mod tests {
             ("/openai/v1", "/openai/v1/models", "/openai/v1/models"),
             ("/openai/v1", "/v1/models/a%2Fb", "/openai/v1/models/a%2Fb"),
             ("/v1", "/v1/v1/x", "/v1/v1/x"),
-            ("/v1", "/v2/rerank", "/v1/v2/rerank"),
-            ("/v1", "/v1beta/x", "/v1/v1beta/x"),
-            ("/v1", "/v10/x", "/v1/v10/x"),
+            ("/v1", "/v2/rerank", "/v2/rerank"),
+            ("/api/v3", "/v2/x", "/api/v2/x"),
+            ("/openai/v1", "/v1beta/x", "/openai/v1beta/x"),
+            ("/v1", "/v10/x", "/v10/x"),
+            ("/gateway", "/v2/x", "/gateway/v2/x"),
+            ("/v1beta/openai", "/v2/x", "/v1beta/openai/v2/x"),
+            ("/v1", "/audio/v2", "/v1/audio/v2"),
+            ("/v1", "/versions", "/v1/versions"),
             ("/v1", "/v1", "/v1"),
             ("/v1", "/v1/", "/v1/"),
             (
@@ -142,7 +170,11 @@ mod tests {
                 "/v1beta/models/x:generateContent",
                 "/v1beta/models/x:generateContent",
             ),
-            ("/v1", "/v1beta/models", "/v1/v1beta/models"),
+            ("/v1", "/v1beta/models", "/v1beta/models"),
+            ("/v1beta", "/v1/models/x", "/v1/models/x"),
+            ("/proxy/v1beta", "/v1/models/x", "/proxy/v1/models/x"),
+            ("/v1beta", "/v1alpha/models/x", "/v1alpha/models/x"),
+            ("/v1", "/messages", "/v1/messages"),
             ("/search", "/search", "/search/search"),
             ("", "/", "/"),
         ] {

@@ -5,7 +5,7 @@
 use keypool_core::fault::{Class, Fault};
 
 use super::openai::{self, OPENAI_COMPATIBLE};
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse};
 
 /// Meaning of the numeric codes seen so far. An empty balance comes with 402 or 403.
@@ -22,6 +22,10 @@ pub(crate) static SILICONFLOW: Dialect = Dialect {
     env_keys: &["SILICONFLOW_API_KEY"],
     env_base_url: Some("SILICONFLOW_BASE_URL"),
     default_base_url: Some("https://api.siliconflow.cn/v1"),
+    openai_base: Some(OpenAiBase {
+        hosts: &["api.siliconflow.cn", "api.siliconflow.com"],
+        path: "/v1",
+    }),
     request_id_headers: &["x-siliconcloud-trace-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE

@@ -15,6 +15,7 @@ pub(crate) static TAVILY: Dialect = Dialect {
     env_keys: &["TAVILY_API_KEY"],
     env_base_url: Some("TAVILY_BASE_URL"),
     default_base_url: Some("https://api.tavily.com"),
+    openai_base: None,
     default_models: &[],
     default_max_concurrent: None,
     protocols: &[Protocol::Tavily],

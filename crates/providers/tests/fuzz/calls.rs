@@ -160,8 +160,14 @@ fn every_path_stays_below_its_base() {
         let base = [*source.one_of(&segments), *source.one_of(&segments)].concat();
         let path = format!("/{}", source.text(PATHS));
         let sent = (dialect.upstream_path)(protocol, &base, &path);
+        // A version in the path replaces the one that the base ends with.
+        let kept = base.strip_suffix("/v1beta/openai").unwrap_or(&base);
+        let kept = ["/v1", "/v3", "/v1beta"]
+            .iter()
+            .find_map(|version| kept.strip_suffix(version))
+            .unwrap_or(kept);
         let below = sent
-            .strip_prefix(&base)
+            .strip_prefix(kept)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         assert!(
             sent.starts_with('/') && below,

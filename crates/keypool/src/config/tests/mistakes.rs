@@ -109,6 +109,15 @@ const SERVER: &[(&str, &[&str])] = &[
         &["\"*\"", "list the origins"],
     ),
     (
+        "server.allowed_origins = ['https://a', §'null']",
+        &["\"null\"", "list the origins"],
+    ),
+    ("server.allowed_origins = [§' * ']", &["an origin such as"]),
+    (
+        "server.allowed_origins = [§'https://*.example.com']",
+        &["an origin such as"],
+    ),
+    (
         "server.allowed_origins = [§'https://a/b']",
         &["an origin such as"],
     ),
@@ -299,6 +308,24 @@ const POOLS: &[(&str, &[&str])] = &[
     (
         "[pools.a]\nprovider = 'openai'\nbase_url = §'http://[::1]:99999'",
         &["host or port"],
+    ),
+    (
+        "[pools.a]\nprovider = 'openai'\nbase_url = §'https://h/v1/chat/completions/'",
+        &[
+            "`pools.a.base_url` ends with an endpoint",
+            "write \"https://h/v1\"",
+        ],
+    ),
+    (
+        "[pools.a]\nprovider = 'gemini'\n[[pools.a.keys]]\nkey = 'k'\nbase_url = §'https://h/v1beta/models/x:generateContent'",
+        &[
+            "`pools.a.keys.base_url` ends with an endpoint",
+            "write \"https://h\"",
+        ],
+    ),
+    (
+        "[pools.a]\nprovider = 'tavily'\nbase_url = §'https://h/search'",
+        &["write \"https://h\""],
     ),
     (
         "[pools.a]\nprovider = 'mock'\nbase_url = §'http://LOCALHOST:8080/v1'",

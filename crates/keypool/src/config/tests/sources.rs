@@ -323,7 +323,7 @@ fn a_named_file_must_exist() {
     home = home.env("KEYPOOL_CONFIG", "other.toml");
     let loaded = home.good();
     assert_eq!(loaded.settings.server.listen.port(), 5);
-    assert_eq!(loaded.files[0], home.sources.dir.join("other.toml"));
+    assert_eq!(loaded.files[0].path, home.sources.dir.join("other.toml"));
     home.sources.file = Some("third.toml".into());
     assert!(messages(&home)[0].starts_with("third.toml:1:8: unknown field `listn`"));
     home.sources.file = Some("none.toml".into());

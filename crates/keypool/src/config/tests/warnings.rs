@@ -69,6 +69,67 @@ fn a_stray_dollar_brace_in_dotenv_warns() {
 }
 
 #[test]
+fn a_base_url_without_the_path_that_its_host_needs_warns() {
+    let expected = "`pools.a.base_url` lacks the version or path that this host needs: write \"https://api.groq.com/openai/v1\"";
+    check(
+        "[pools.a]\nprovider = 'groq'\nbase_url = §'https://api.groq.com'",
+        &[expected],
+    );
+    check(
+        "[pools.a]\nprovider = 'openai'\n[[pools.a.keys]]\nkey = 'k'\nbase_url = §'https://openrouter.ai/v1'",
+        &["write \"https://openrouter.ai/api/v1\""],
+    );
+    check(
+        "[pools.a]\nprovider = 'deepseek'\nbase_url = 'https://api.deepseek.com'",
+        &[],
+    );
+    for (variable, value, expect) in [
+        (
+            "MOONSHOT",
+            "https://api.moonshot.cn",
+            "https://api.moonshot.cn/v1",
+        ),
+        (
+            "ARK",
+            "https://ark.cn-beijing.volces.com/",
+            "https://ark.cn-beijing.volces.com/api/v3",
+        ),
+    ] {
+        let home = Home::new()
+            .env(&format!("{variable}_API_KEY"), "k")
+            .env(&format!("{variable}_BASE_URL"), value);
+        let warnings = home.good().warnings.concat();
+        let place = format!("environment, {variable}_BASE_URL: `{variable}_BASE_URL` lacks");
+        assert!(
+            warnings.starts_with(&place) && warnings.ends_with(&format!("write \"{expect}\"")),
+            "{warnings}"
+        );
+        let home = home.env(
+            &format!("{variable}_BASE_URL"),
+            &format!("{expect}/embeddings"),
+        );
+        let message = home.errors()[0].to_string();
+        assert!(
+            message.ends_with(&format!("write \"{expect}\"")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_pool_named_like_the_first_segment_of_an_endpoint_warns() {
+    for name in ["chat", "messages", "models", "embeddings", "cachedContents"] {
+        let text = format!("[pools.§{name}]\nprovider = 'openai'");
+        let expected =
+            format!("the pool `{name}` gets every call whose path begins with `/{name}`");
+        check(&text, &[&expected]);
+    }
+    for name in ["openai", "chatter", "Chat", "beta", "models-eu"] {
+        check(&format!("[pools.{name}]\nprovider = 'openai'"), &[]);
+    }
+}
+
+#[test]
 fn an_empty_list_of_a_virtual_key_warns() {
     // In a pool it makes sense: the pool is for routes, or for calls by its path.
     check("pools.a = { provider = 'openai', models = [] }", &[]);
