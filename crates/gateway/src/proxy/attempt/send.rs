@@ -331,7 +331,7 @@ impl ResponseReader<'_> {
             body,
             now: self.gw.clock.wall(),
         };
-        let fault = (self.target.entry.dialect.classify)(&error);
+        let fault = self.target.entry.dialect.judge(&error);
         if !fault.class.allows_failover() {
             response.class = Class::CallerFault;
             return AttemptResult::Response(response);

@@ -1,0 +1,443 @@
+//! The meaning of sentences, for every provider that has no rule of its own for them.
+//!
+//! Texts are in lower case and without quotations. What a caller wrote may still be in them, so a sentence that takes a
+//! key out of use counts only from its beginning, and under a 400 or 404 only if it says nothing of a field.
+
+use keypool_core::fault::{Class, Scope};
+
+use super::verdict::{Meaning, means};
+
+/// Objects that a request names and that belong to one account.
+const OBJECTS: &[&str] = &[
+    "file",
+    "files",
+    "cachedcontent",
+    "cachedcontents",
+    "cached",
+    "batch",
+    "operation",
+    "response",
+    "container",
+    "thread",
+    "assistant",
+    "skill",
+    "conversation",
+    "video",
+    "upload",
+    "vector",
+    "document",
+    "corpus",
+    "filesearchstore",
+    "store",
+    "task",
+    "job",
+    "interaction",
+    "tunedmodel",
+    "image",
+];
+/// What is said of an object that is gone or that belongs to somebody else.
+const GONE: &[&str] = &[
+    "may not exist",
+    "not found",
+    "no such",
+    "does not exist",
+    "doesn't exist",
+    "do not exist",
+    "has expired",
+    "is expired",
+    "been deleted",
+    "belongs to a",
+    "not in an active state",
+];
+/// What follows the name of an endpoint and not that of an object.
+const NOT_OBJECTS: &[&str] = &[
+    "api",
+    "apis",
+    "endpoint",
+    "endpoints",
+    "feature",
+    "service",
+    "tool",
+    "search",
+    "inputs",
+];
+
+/// The model does not do what the request asks for.
+const UNFIT: &[&str] = &[
+    "not allowed to generate embeddings",
+    "does not support",
+    "doesn't support",
+    "not supported in the",
+    "not supported with",
+    "not a chat model",
+    "only supported in",
+];
+
+/// How a message about an empty account begins.
+const EMPTY: &[&str] = &[
+    "insufficient balance",
+    "insufficient credit",
+    "insufficient fund",
+    "insufficient quota",
+    "insufficient account balance",
+    "not enough credit",
+    "not enough balance",
+    "your account balance",
+    "sorry, your account balance",
+    "your credit balance",
+    "account balance",
+    "you have run out of credit",
+    "you have no credit",
+    "out of credit",
+    "no credits",
+    "user quota is not enough",
+    "token quota is not enough",
+    "pre-consume token quota failed",
+    "余额不足",
+    "账户余额不足",
+    "账号余额不足",
+    "用户额度不足",
+    "额度不足",
+    "令牌额度",
+    "该令牌额度",
+    "账户已欠费",
+    "预扣费额度失败",
+];
+/// Money in a sentence about an account that is closed.
+const UNPAID: &[&str] = &[
+    "balance", "billing", "payment", "overdue", "arrears", "credit", "unpaid", "欠费", "余额",
+];
+
+/// Words under a 401 or 403 about what a key or its account may use.
+const RIGHTS: &[&str] = &[
+    "permission",
+    "scope",
+    "region",
+    "country",
+    "territory",
+    "location",
+    "subscription",
+    " plan",
+    " tier",
+    " role",
+    "not have access",
+    "no access",
+    "not allowed to",
+    "not authorized to",
+    "not entitled",
+    "not enabled for",
+    "not available",
+    "not open",
+    "not activated",
+    "not include",
+    "must be verified",
+    "verification",
+    "real-name",
+    "allowlist",
+    "allow list",
+    "allow-list",
+    "whitelist",
+    "your ip",
+    "ip address",
+    "ip is not",
+    "ip not",
+    "data policy",
+    "blocked at the organization",
+    "blocked at the project",
+    "无权",
+    "权限",
+    "地区",
+    "实名",
+];
+
+/// Words under a 401 about a credential.
+const CREDENTIALS: &[&str] = &[
+    "key",
+    "keys",
+    "apikey",
+    "x-api-key",
+    "token",
+    "credential",
+    "credentials",
+    "auth",
+    "authenticate",
+    "authenticated",
+    "authentication",
+    "unauthenticated",
+    "login",
+    "signature",
+    "user",
+    "member",
+];
+const BAD: &[&str] = &[
+    "invalid",
+    "incorrect",
+    "expired",
+    "revoked",
+    "deleted",
+    "disabled",
+    "malformed",
+    "leaked",
+    "deactivated",
+    "wrong",
+];
+/// Number of words at the beginning of a message within which a credential is called bad.
+const BEGINNING: usize = 8;
+
+/// Who can be closed as a whole, and what is said of them.
+const HOLDERS: &[&str] = &[
+    "organization",
+    "organisation",
+    "account",
+    "workspace",
+    "project",
+    "key",
+    "token",
+    "user",
+    "team",
+    "consumer",
+];
+const CLOSED: &[&str] = &[
+    "disabled",
+    "suspended",
+    "deactivated",
+    "banned",
+    "terminated",
+    "blocked",
+    "revoked",
+    "restricted",
+    "closed",
+    "deleted",
+    "expired",
+    "invalid",
+    "not valid",
+    "on hold",
+    "reported as leaked",
+    "denied access",
+];
+
+/// How a sentence about a model that is closed to an account begins. Others may begin with the caller's words.
+const SUBJECTS: &[&str] = &[
+    "the ",
+    "this ",
+    "your ",
+    "you ",
+    "project ",
+    "organization ",
+    "organisation ",
+    "account ",
+    "model ",
+    "access to ",
+    "user location",
+    "#",
+];
+const NOT_FOR_YOU: &[&str] = &[
+    "available for this",
+    "available for your",
+    "available for free",
+    "available to this",
+    "available to your",
+    "available to new",
+    "available to free",
+    "available on your",
+    "available on this",
+    "available in your",
+    "available with your",
+    "available under your",
+    "supported in your",
+    "supported for your",
+    "supported by your",
+    "enabled for your",
+    "enabled for this",
+    "included in your",
+];
+const CLOSED_MODEL: &[&str] = &[
+    "must be verified to",
+    "does not have access to",
+    "do not have access to",
+    "doesn't have access to",
+    "don't have access to",
+    "not authorized to access",
+    "not supported for the api use",
+    "requires a paid plan",
+    "requires a subscription",
+];
+
+/// Whether the message is about an object that the request names.
+pub(super) fn about_object(status: u16, text: &str) -> Option<Meaning> {
+    if !matches!(status, 400 | 403 | 404) {
+        return None;
+    }
+    let words: Vec<&str> = words(text).collect();
+    let is_object = |word: &&str| OBJECTS.contains(word);
+    let is_gone = words.iter().any(is_object) && GONE.iter().any(|gone| text.contains(gone));
+    let is_foreign = || {
+        let (_, object) = text.split_once("permission to access ")?;
+        let mut object =
+            self::words(object).skip_while(|word| matches!(*word, "the" | "this" | "that"));
+        let is_object = is_object(&object.next()?);
+        let goes_on = object
+            .next()
+            .is_some_and(|word| NOT_OBJECTS.contains(&word));
+        Some(is_object && !goes_on)
+    };
+    (is_gone || is_foreign() == Some(true)).then_some((Class::CallerFault, Scope::Model))
+}
+
+/// The meaning of a message, if its words are known.
+pub(super) fn meaning(status: u16, text: &str) -> Option<Meaning> {
+    match status {
+        401 => closed_holder(status, text)
+            .or_else(|| empty_account(text))
+            .or_else(|| bad_credential(text))
+            .or_else(|| missing_right(text))
+            .or_else(|| {
+                let is_credential = words(text).any(|word| CREDENTIALS.contains(&word));
+                let is_credential = is_credential
+                    || ["令牌", "登录", "密钥"]
+                        .iter()
+                        .any(|word| text.contains(word));
+                is_credential.then_some((Class::Rejected, Scope::Model))
+            }),
+        403 => closed_holder(status, text)
+            .or_else(|| empty_account(text))
+            .or_else(|| bad_credential(text))
+            .or_else(|| unfit_model(text))
+            .or_else(|| missing_right(text)),
+        402 | 429 => empty_account(text),
+        400 | 404 if is_free_of_fields(text) => closed_holder(status, text)
+            .or_else(|| closed_model(text))
+            .or_else(|| unfit_model(text)),
+        503 if text.contains("no available channel") || text.contains("无可用渠道") => {
+            means(Class::CallerFault)
+        }
+        _ => None,
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && !matches!(c, '-' | '\''))
+        .filter(|word| !word.is_empty())
+}
+
+/// Whether the text cannot be about a field. A field's name comes before a colon, and a caller can give it any name.
+fn is_free_of_fields(text: &str) -> bool {
+    text.match_indices(": ")
+        .all(|(at, _)| text[at + 2..].starts_with("http"))
+}
+
+/// `This organization has been disabled.`, `Your API key was reported as leaked. …`
+fn closed_holder(status: u16, text: &str) -> Option<Meaning> {
+    let text = text.trim_start();
+    let text = text.strip_prefix("permission denied: ").unwrap_or(text);
+    let end = text.find([',', '!', '.', ';']).unwrap_or(text.len());
+    let (sentence, after) = text.split_at(end);
+    // Words that go on in lower case may be around a quotation of the caller.
+    let goes_on = after.trim_start_matches(['.', '!', ' ']).starts_with("is ");
+    let verb = [
+        " has been ",
+        " have been ",
+        " was ",
+        " is ",
+        " is currently ",
+    ]
+    .iter()
+    .filter_map(|verb| sentence.find(verb).map(|at| (at, verb.len())))
+    .min()?;
+    let (subject, state) = (&sentence[..verb.0], &sentence[verb.0 + verb.1..]);
+    if goes_on || !is_closed(state) || !is_holder(status, subject) {
+        return None;
+    }
+    match UNPAID.iter().any(|word| sentence.contains(word)) {
+        true => means(Class::Exhausted),
+        false => means(Class::Rejected),
+    }
+}
+
+fn is_closed(state: &str) -> bool {
+    const NEXT: &[&str] = &[" due", " for ", " because", " by ", " and"];
+    let rest = CLOSED.iter().find_map(|closed| state.strip_prefix(closed));
+    rest.is_some_and(|rest| rest.is_empty() || NEXT.iter().any(|next| rest.starts_with(next)))
+}
+
+/// Under a 400 or 404, a key, a token or a user may be a part of the request.
+fn is_holder(status: u16, subject: &str) -> bool {
+    const OURS: &[&str] = &[
+        "this",
+        "your",
+        "the",
+        "api",
+        "account",
+        "organization",
+        "organisation",
+        "project",
+        "consumer",
+    ];
+    let words: Vec<&str> = words(subject).collect();
+    let is_holder = words.len() <= 6 && words.iter().any(|word| HOLDERS.contains(word));
+    let may_be_of_request = words
+        .iter()
+        .any(|word| matches!(*word, "key" | "token" | "user"));
+    let is_ours = words.first().is_some_and(|word| OURS.contains(word))
+        && (!may_be_of_request || words.contains(&"api"));
+    is_holder && (matches!(status, 401 | 403) || is_ours)
+}
+
+/// `Insufficient balance.`
+fn empty_account(text: &str) -> Option<Meaning> {
+    let text = text.trim_start();
+    let is_empty = EMPTY.iter().any(|empty| text.starts_with(empty));
+    is_empty.then_some((Class::Exhausted, Scope::Model))
+}
+
+/// `Incorrect API key provided: …`
+fn bad_credential(text: &str) -> Option<Meaning> {
+    let beginning: Vec<&str> = words(text).take(BEGINNING).collect();
+    let is_key = |word: &&str| {
+        matches!(
+            *word,
+            "key" | "apikey" | "x-api-key" | "api-key" | "token" | "credentials" | "credential"
+        )
+    };
+    let is_bad = beginning.iter().any(|word| BAD.contains(word)) && beginning.iter().any(is_key);
+    is_bad.then_some((Class::Rejected, Scope::Model))
+}
+
+fn missing_right(text: &str) -> Option<Meaning> {
+    if text.contains("scope") || text.contains("insufficient permission") {
+        return Some((Class::Forbidden, Scope::Endpoint));
+    }
+    let is_right = RIGHTS.iter().any(|right| text.contains(right));
+    is_right.then_some((Class::Forbidden, Scope::Model))
+}
+
+/// `This model is no longer available to new users.`, `Your organization must be verified to …`
+fn closed_model(text: &str) -> Option<Meaning> {
+    let text = text.trim_start();
+    let is_sentence = SUBJECTS.iter().any(|subject| text.starts_with(subject));
+    // `The model does not exist or you do not have access to it` is mostly a wrong name.
+    let is_vague = text.contains("not exist");
+    let is_closed = CLOSED_MODEL.iter().any(|words| text.contains(words));
+    let is_for_others = NOT_FOR_YOU.iter().any(|words| text.contains(words))
+        && ["not ", "no longer ", "isn't ", "only "]
+            .iter()
+            .any(|word| text.contains(word));
+    (is_sentence && !is_vague && (is_closed || is_for_others))
+        .then_some((Class::Forbidden, Scope::Model))
+}
+
+fn unfit_model(text: &str) -> Option<Meaning> {
+    const OTHERS: &[&str] = &[
+        " plan",
+        "subscription",
+        " tier",
+        "account",
+        "organization",
+        "project",
+        "region",
+        "country",
+    ];
+    let is_unfit = text.contains("model") && UNFIT.iter().any(|unfit| text.contains(unfit));
+    let is_right = OTHERS.iter().any(|other| text.contains(other));
+    (is_unfit && !is_right).then_some((Class::CallerFault, Scope::Model))
+}
