@@ -11,6 +11,8 @@ use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::{error_in_body, error_in_event};
 use serde_json::Value;
 
+mod docs_table;
+mod quoted;
 mod signals;
 
 /// What `fixtures/<name>.json` holds.

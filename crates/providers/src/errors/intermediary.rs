@@ -85,7 +85,7 @@ pub(crate) fn intermediary_trouble(response: &ErrorResponse<'_>) -> Option<Strin
     match (sign, response.status) {
         // Many providers answer an unknown path or a malformed call with a page of their own framework.
         (None, 400 | 404) => None,
-        (sign, _) => Some(sign.unwrap_or("unknown").to_owned()),
+        (sign, _) => Some(sign.unwrap_or("unknown_proxy").to_owned()),
     }
 }
 
@@ -216,13 +216,13 @@ mod tests {
                 403,
                 &[],
                 "<!-- by us --> <html>Sign in to the network</html>",
-                "unknown",
+                "unknown_proxy",
             ),
             (
                 402,
                 &[],
                 "\u{feff}<html>Pay for the network</html>",
-                "unknown",
+                "unknown_proxy",
             ),
             (403, &[], "RBAC: access denied", "envoy"),
             (407, &[], "", "proxy"),

@@ -73,6 +73,29 @@ const UNFIT: &[&str] = &[
     "only supported in",
 ];
 
+/// The request itself is at fault.
+const OF_REQUEST: &[&str] = &[
+    "context length",
+    "token limit",
+    "failed to deserialize",
+    "invalid json",
+    "content filter",
+    "content policy",
+    "content management policy",
+    "content exists risk",
+    "safety system",
+    "considered high risk",
+];
+/// Said of a model whose name the provider does not know.
+const UNKNOWN: &[&str] = &[
+    "not exist",
+    "not found",
+    "unknown model",
+    "invalid model",
+    "no such model",
+    "unsupported model",
+];
+
 /// How a message about an empty account begins.
 const EMPTY: &[&str] = &[
     "insufficient balance",
@@ -287,8 +310,7 @@ pub(super) fn about_object(status: u16, text: &str) -> Option<Meaning> {
 /// The meaning of a message, if its words are known.
 pub(super) fn meaning(status: u16, text: &str) -> Option<Meaning> {
     match status {
-        401 => closed_holder(status, text)
-            .or_else(|| empty_account(text))
+        401 => empty_account(text)
             .or_else(|| bad_credential(text))
             .or_else(|| missing_right(text))
             .or_else(|| {
@@ -299,15 +321,13 @@ pub(super) fn meaning(status: u16, text: &str) -> Option<Meaning> {
                         .any(|word| text.contains(word));
                 is_credential.then_some((Class::Rejected, Scope::Model))
             }),
-        403 => closed_holder(status, text)
-            .or_else(|| empty_account(text))
+        403 => empty_account(text)
             .or_else(|| bad_credential(text))
-            .or_else(|| unfit_model(text))
+            .or_else(|| unfit_request(text))
             .or_else(|| missing_right(text)),
         402 | 429 => empty_account(text),
-        400 | 404 if is_free_of_fields(text) => closed_holder(status, text)
-            .or_else(|| closed_model(text))
-            .or_else(|| unfit_model(text)),
+        400 | 404 if is_free_of_fields(text) => closed_model(text).or_else(|| unfit_request(text)),
+        400 | 404 => unfit_request(text),
         503 if text.contains("no available channel") || text.contains("无可用渠道") => {
             means(Class::CallerFault)
         }
@@ -326,8 +346,14 @@ fn is_free_of_fields(text: &str) -> bool {
         .all(|(at, _)| text[at + 2..].starts_with("http"))
 }
 
-/// `This organization has been disabled.`, `Your API key was reported as leaked. …`
-fn closed_holder(status: u16, text: &str) -> Option<Meaning> {
+/// Whether the message says that an account or a key is closed as a whole: `This organization has been disabled.`,
+/// `Your API key was reported as leaked. …`
+pub(super) fn closed_account(status: u16, text: &str) -> Option<Meaning> {
+    let may_say_so =
+        matches!(status, 401 | 403) || (matches!(status, 400 | 404) && is_free_of_fields(text));
+    if !may_say_so {
+        return None;
+    }
     let text = text.trim_start();
     let text = text.strip_prefix("permission denied: ").unwrap_or(text);
     let end = text.find([',', '!', '.', ';']).unwrap_or(text.len());
@@ -426,7 +452,8 @@ fn closed_model(text: &str) -> Option<Meaning> {
         .then_some((Class::Forbidden, Scope::Model))
 }
 
-fn unfit_model(text: &str) -> Option<Meaning> {
+/// The model does not know what the request asks for, or the provider does not know the model.
+fn unfit_request(text: &str) -> Option<Meaning> {
     const OTHERS: &[&str] = &[
         " plan",
         "subscription",
@@ -437,7 +464,9 @@ fn unfit_model(text: &str) -> Option<Meaning> {
         "region",
         "country",
     ];
-    let is_unfit = text.contains("model") && UNFIT.iter().any(|unfit| text.contains(unfit));
-    let is_right = OTHERS.iter().any(|other| text.contains(other));
-    (is_unfit && !is_right).then_some((Class::CallerFault, Scope::Model))
+    let says = |all: &[&str]| all.iter().any(|words| text.contains(words));
+    let is_unfit = says(OF_REQUEST)
+        || (text.contains("model") && says(UNKNOWN))
+        || (text.contains("model") && says(UNFIT) && !says(OTHERS));
+    is_unfit.then_some((Class::CallerFault, Scope::Model))
 }

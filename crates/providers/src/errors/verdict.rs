@@ -27,7 +27,12 @@ pub(crate) fn decide(status: u16, body: &ErrorBody, own: impl FnOnce() -> Option
     let known = by_content(status, body, &text, own);
     let (class, scope) = known.unwrap_or((class_of_status(status), Scope::Model));
     let mut fault = Fault::of(class).with_code(loggable_code(body.code_or_kind()));
-    fault.scope = scope;
+    fault.scope = match class {
+        Class::Forbidden if matches!(status, 401 | 403) && text.contains("scope") => {
+            Scope::Endpoint
+        }
+        _ => scope,
+    };
     fault.is_recognized = known.is_some();
     fault
 }
@@ -57,8 +62,9 @@ fn by_content(
     }
     own()
         .and_then(means)
-        // Before names, because an object of another account is refused as a lack of permission.
+        // Before names, because both are often refused under the name of a missing permission.
         .or_else(|| known_words::about_object(status, text))
+        .or_else(|| known_words::closed_account(status, text))
         .or_else(|| known_names::decisive(status, body))
         .or_else(|| known_words::meaning(status, text))
         .or_else(|| known_names::general(status, body))
