@@ -95,6 +95,12 @@ impl ErrorBody {
         start.is_some_and(|start| start.eq_ignore_ascii_case(words))
     }
 
+    /// Whether the message begins with `words` and nothing in it looks like a quotation of the caller: see
+    /// [`is_of_provider`]. For refusals that a request can cause with any text.
+    pub(crate) fn states(&self, words: &str) -> bool {
+        self.begins(words) && is_of_provider(&self.message) && ends_like_sentence(&self.message)
+    }
+
     /// Whether the message contains `words`, given in lower case.
     ///
     /// Only if status, code or type show that the request is not at fault: see `begins`.
@@ -146,6 +152,30 @@ impl ErrorBody {
             _ => None,
         }
     }
+}
+
+/// Whether the last sentence is complete: it ends with a full stop, a quotation or an address.
+pub(super) fn ends_like_sentence(message: &str) -> bool {
+    let message = message.trim_end();
+    let last = message
+        .rsplit(char::is_whitespace)
+        .next()
+        .unwrap_or_default();
+    message.ends_with(['.', '!', ')', '#', '"', '\'', '`']) || last.starts_with("http")
+}
+
+/// Whether a message cannot be a caller's text with the provider's words behind it, such as `{field}: Extra inputs are not
+/// permitted` or `{role} is no role`: it has no colon except before an address, and every sentence begins like one.
+pub(super) fn is_of_provider(message: &str) -> bool {
+    let has_field = message
+        .match_indices(": ")
+        .any(|(at, _)| !message[at + 2..].starts_with("http"));
+    let goes_on = message.match_indices(". ").any(|(at, _)| {
+        message[at + 2..]
+            .trim_start()
+            .starts_with(char::is_lowercase)
+    });
+    !has_field && !goes_on
 }
 
 /// The class that `names` gives this name.
@@ -359,6 +389,21 @@ mod tests {
             assert_eq!(body.begins(words), begins, "{words}");
         }
         assert!(body.says("key not valid"));
+    }
+
+    #[test]
+    fn a_statement_of_the_provider_differs_from_a_quotation() {
+        for (message, states) in [
+            ("API key expired. Please renew the API key.", true),
+            ("API key expired. Go to: https://a.example/x", true),
+            ("API key expired: Extra inputs are not permitted", false),
+            ("API key expired. Please renew. is no role", false),
+            ("API key expired. See https://a.example/x is no role", false),
+            ("Unknown role: API key expired", false),
+        ] {
+            let body = ErrorBody::read(message.as_bytes());
+            assert_eq!(body.states("api key expired"), states, "{message}");
+        }
     }
 
     #[test]

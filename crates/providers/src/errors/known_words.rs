@@ -5,6 +5,7 @@
 
 use keypool_core::fault::{Class, Scope};
 
+use super::error_body::ends_like_sentence;
 use super::verdict::{Meaning, means};
 
 /// Objects that a request names and that belong to one account.
@@ -307,8 +308,8 @@ pub(super) fn about_object(status: u16, text: &str) -> Option<Meaning> {
     (is_gone || is_foreign() == Some(true)).then_some((Class::CallerFault, Scope::Model))
 }
 
-/// The meaning of a message, if its words are known.
-pub(super) fn meaning(status: u16, text: &str) -> Option<Meaning> {
+/// The meaning of a message, if its words are known. `is_of_provider`: see there.
+pub(super) fn meaning(status: u16, is_of_provider: bool, text: &str) -> Option<Meaning> {
     match status {
         401 => empty_account(text)
             .or_else(|| bad_credential(text))
@@ -326,7 +327,7 @@ pub(super) fn meaning(status: u16, text: &str) -> Option<Meaning> {
             .or_else(|| unfit_request(text))
             .or_else(|| missing_right(text)),
         402 | 429 => empty_account(text),
-        400 | 404 if is_free_of_fields(text) => closed_model(text).or_else(|| unfit_request(text)),
+        400 | 404 if is_of_provider => closed_model(text).or_else(|| unfit_request(text)),
         400 | 404 => unfit_request(text),
         503 if text.contains("no available channel") || text.contains("无可用渠道") => {
             means(Class::CallerFault)
@@ -340,26 +341,17 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// Whether the text cannot be about a field. A field's name comes before a colon, and a caller can give it any name.
-fn is_free_of_fields(text: &str) -> bool {
-    text.match_indices(": ")
-        .all(|(at, _)| text[at + 2..].starts_with("http"))
-}
-
 /// Whether the message says that an account or a key is closed as a whole: `This organization has been disabled.`,
 /// `Your API key was reported as leaked. …`
-pub(super) fn closed_account(status: u16, text: &str) -> Option<Meaning> {
-    let may_say_so =
-        matches!(status, 401 | 403) || (matches!(status, 400 | 404) && is_free_of_fields(text));
+pub(super) fn closed_account(status: u16, is_of_provider: bool, text: &str) -> Option<Meaning> {
+    let may_say_so = matches!(status, 401 | 403) || (matches!(status, 400 | 404) && is_of_provider);
     if !may_say_so {
         return None;
     }
     let text = text.trim_start();
     let text = text.strip_prefix("permission denied: ").unwrap_or(text);
     let end = text.find([',', '!', '.', ';']).unwrap_or(text.len());
-    let (sentence, after) = text.split_at(end);
-    // Words that go on in lower case may be around a quotation of the caller.
-    let goes_on = after.trim_start_matches(['.', '!', ' ']).starts_with("is ");
+    let sentence = &text[..end];
     let verb = [
         " has been ",
         " have been ",
@@ -371,7 +363,7 @@ pub(super) fn closed_account(status: u16, text: &str) -> Option<Meaning> {
     .filter_map(|verb| sentence.find(verb).map(|at| (at, verb.len())))
     .min()?;
     let (subject, state) = (&sentence[..verb.0], &sentence[verb.0 + verb.1..]);
-    if goes_on || !is_closed(state) || !is_holder(status, subject) {
+    if !is_closed(state) || !is_holder(status, subject) {
         return None;
     }
     match UNPAID.iter().any(|word| sentence.contains(word)) {
@@ -443,13 +435,25 @@ fn closed_model(text: &str) -> Option<Meaning> {
     let is_sentence = SUBJECTS.iter().any(|subject| text.starts_with(subject));
     // `The model does not exist or you do not have access to it` is mostly a wrong name.
     let is_vague = text.contains("not exist");
-    let is_closed = CLOSED_MODEL.iter().any(|words| text.contains(words));
-    let is_for_others = NOT_FOR_YOU.iter().any(|words| text.contains(words))
-        && ["not ", "no longer ", "isn't ", "only "]
+    let is_closed = CLOSED_MODEL
+        .iter()
+        .any(|words| ends_with_phrase(text, words));
+    let is_negative = ["not ", "no longer ", "isn't ", "only "]
+        .iter()
+        .any(|word| text.contains(word));
+    let is_for_others = is_negative
+        && NOT_FOR_YOU
             .iter()
-            .any(|word| text.contains(word));
+            .any(|words| ends_with_phrase(text, words));
     (is_sentence && !is_vague && (is_closed || is_for_others))
         .then_some((Class::Forbidden, Scope::Model))
+}
+
+/// Whether the text contains a phrase, and what follows is a complete sentence or only the phrase's own noun. Otherwise the
+/// phrase may be a caller's.
+fn ends_with_phrase(text: &str, phrase: &str) -> bool {
+    text.split_once(phrase)
+        .is_some_and(|(_, rest)| ends_like_sentence(rest) || words(rest).count() <= 2)
 }
 
 /// The model does not know what the request asks for, or the provider does not know the model.

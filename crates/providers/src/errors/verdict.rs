@@ -4,7 +4,7 @@
 
 use keypool_core::fault::{Class, Fault, Scope};
 
-use super::error_body::{ErrorBody, class_of_status, loggable_code};
+use super::error_body::{ErrorBody, class_of_status, is_of_provider, loggable_code};
 use super::quotes::without_quotations;
 use super::refusal_form::names_field;
 use super::{ErrorResponse, known_names, known_words, money};
@@ -64,9 +64,9 @@ fn by_content(
         .and_then(means)
         // Before names, because both are often refused under the name of a missing permission.
         .or_else(|| known_words::about_object(status, text))
-        .or_else(|| known_words::closed_account(status, text))
+        .or_else(|| known_words::closed_account(status, is_of_provider(&body.message), text))
         .or_else(|| known_names::decisive(status, body))
-        .or_else(|| known_words::meaning(status, text))
+        .or_else(|| known_words::meaning(status, is_of_provider(&body.message), text))
         .or_else(|| known_names::general(status, body))
         .or_else(|| {
             let is_request = matches!(status, 400 | 404 | 409 | 413 | 422) && names_field(body);

@@ -105,12 +105,9 @@ fn class_of_name(name: &str) -> Option<Class> {
 
 /// Whether the money is spent. The type is then `invalid_request_error` too, and only the message says so.
 ///
-/// An unknown field is quoted at the beginning of a message (`{field}: Extra inputs are not permitted`), so a message
-/// with a colon is about the request, whatever it begins with.
+/// An unknown field is quoted at the beginning of a message (`{field}: Extra inputs are not permitted`).
 fn is_spent(body: &ErrorBody) -> bool {
-    let begins =
-        body.begins("your credit balance is too low") || body.begins("you have reached your");
-    begins && !body.message.contains(": ")
+    body.states("your credit balance is too low") || body.states("you have reached your")
 }
 
 /// The upper bound of the wait: a reset header says when a bucket is full again. The latest reset of the empty buckets

@@ -119,7 +119,7 @@ fn own_class(status: u16, body: &ErrorBody) -> Option<Class> {
     if by_reason.is_some() {
         return by_reason;
     }
-    if DEAD_KEYS.iter().any(|words| body.begins(words)) {
+    if DEAD_KEYS.iter().any(|words| body.states(words)) {
         return Some(Class::Rejected);
     }
     let is_unpaid = status == 402 || body.code.as_deref() == Some("402");
@@ -129,7 +129,7 @@ fn own_class(status: u16, body: &ErrorBody) -> Option<Class> {
         "RESOURCE_EXHAUSTED" if is_unpaid || is_prepay_spent(body) => Some(Class::Exhausted),
         "RESOURCE_EXHAUSTED" => Some(Class::RateLimited),
         "FAILED_PRECONDITION" if is_about_account(body) => Some(Class::Forbidden),
-        "NOT_FOUND" if body.begins("this model ") && body.says("no longer available to new") => {
+        "NOT_FOUND" if body.states("this model ") && body.says("no longer available to new") => {
             Some(Class::Forbidden)
         }
         "NOT_FOUND" | "OUT_OF_RANGE" => Some(Class::CallerFault),
@@ -150,7 +150,7 @@ fn is_about_account(body: &ErrorBody) -> bool {
         "gemini api free tier",
     ]
     .iter()
-    .any(|words| body.begins(words))
+    .any(|words| body.states(words))
 }
 
 /// Whether the money is spent. Only this text says so: "exceeded your current quota" is in every rate limit.

@@ -105,7 +105,7 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
         return Some(Class::CallerFault);
     }
     // The account's own settings exclude every provider of the model.
-    if status == 404 && body.begins("no endpoints found matching your data policy") {
+    if status == 404 && body.states("no endpoints found matching your data policy") {
         return Some(Class::Forbidden);
     }
     let look_up = |names, name: Option<&str>| class_in(names, name?);

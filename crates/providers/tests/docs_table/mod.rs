@@ -83,17 +83,28 @@ fn said(fixture: &Value) -> (String, String) {
 
 fn message(fixture: &Value) -> String {
     let body = body_of(fixture);
-    let body = body.trim_start().trim_start_matches("event: error\n").trim_start_matches("data:");
+    let body = body
+        .trim_start()
+        .trim_start_matches("event: error\n")
+        .trim_start_matches("data:");
     let Ok(mut json) = serde_json::from_str::<Value>(body.trim()) else {
         return body.trim().to_owned();
     };
     if let Some(first) = json.get(0) {
         json = first.clone();
     }
-    ["/error/message", "/detail/error", "/response/error/message", "/message", "/error", "/detail", ""]
-        .iter()
-        .find_map(|path| json.pointer(path)?.as_str().map(str::to_owned))
-        .unwrap_or_default()
+    [
+        "/error/message",
+        "/detail/error",
+        "/response/error/message",
+        "/message",
+        "/error",
+        "/detail",
+        "",
+    ]
+    .iter()
+    .find_map(|path| json.pointer(path)?.as_str().map(str::to_owned))
+    .unwrap_or_default()
 }
 
 /// A text as the cell of a table: on one line, cut short, and without marks that mean something there.
@@ -103,7 +114,15 @@ fn cell(text: &str) -> String {
     if cell.len() < text.len() {
         cell.push('…');
     }
-    for (mark, shown) in [("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("`", "\\`"), ("*", "\\*"), ("_", "\\_"), ("[", "\\[")] {
+    for (mark, shown) in [
+        ("\\", "\\\\"),
+        ("|", "\\|"),
+        ("<", "&lt;"),
+        ("`", "\\`"),
+        ("*", "\\*"),
+        ("_", "\\_"),
+        ("[", "\\["),
+    ] {
         cell = cell.replace(mark, shown);
     }
     cell
