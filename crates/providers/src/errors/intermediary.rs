@@ -161,83 +161,90 @@ mod tests {
         })
     }
 
+    /// Status, headers, body, the intermediary.
+    type Refusal = (
+        u16,
+        &'static [(&'static str, &'static str)],
+        &'static str,
+        &'static str,
+    );
+
+    const OF_INTERMEDIARIES: &[Refusal] = &[
+        (403, &[], "error code: 1000", "cloudflare_1000"),
+        (403, &[], "error code: 1010\n", "cloudflare_1010"),
+        (409, &[], "error code: 1001", "cloudflare_1001"),
+        (403, &[("cf-mitigated", "challenge")], "", "cloudflare"),
+        (
+            403,
+            &[("cf-mitigated", "challenge")],
+            "{\"error\":{}}",
+            "cloudflare",
+        ),
+        (429, &[("cf-mitigated", "block")], "<html>", "cloudflare"),
+        (
+            403,
+            &[],
+            "{\"cloudflare_error\":true,\"error_code\":1020}",
+            "cloudflare",
+        ),
+        (
+            403,
+            &[],
+            "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>",
+            "cloudflare",
+        ),
+        (
+            403,
+            &[("server", "awselb/2.0")],
+            "<html><h1>403 Forbidden</h1></html>",
+            "aws_load_balancer",
+        ),
+        (
+            403,
+            &[],
+            "\n<HTML><HEAD>\n<TITLE>Access Denied</TITLE> errors.edgesuite.net",
+            "akamai",
+        ),
+        (401, &[], "<html><center>nginx</center></html>", "nginx"),
+        (
+            404,
+            &[],
+            "<html><center>nginx/1.27</center></html>",
+            "nginx",
+        ),
+        (
+            400,
+            &[],
+            "<html><center>openresty</center></html>",
+            "openresty",
+        ),
+        (
+            403,
+            &[],
+            "<!-- by us --> <html>Sign in to the network</html>",
+            "unknown_proxy",
+        ),
+        (
+            402,
+            &[],
+            "\u{feff}<html>Pay for the network</html>",
+            "unknown_proxy",
+        ),
+        (403, &[], "RBAC: access denied", "envoy"),
+        (407, &[], "", "proxy"),
+        (
+            403,
+            &[("x-vercel-mitigated", "deny")],
+            "Forbidden",
+            "vercel",
+        ),
+    ];
+
     #[test]
     fn pages_and_lines_of_intermediaries_are_recognized() {
-        for (status, headers, body, name) in [
-            (403, &[][..], "error code: 1000", "cloudflare_1000"),
-            (403, &[], "error code: 1010\n", "cloudflare_1010"),
-            (409, &[], "error code: 1001", "cloudflare_1001"),
-            (403, &[("cf-mitigated", "challenge")], "", "cloudflare"),
-            (
-                403,
-                &[("cf-mitigated", "challenge")],
-                "{\"error\":{}}",
-                "cloudflare",
-            ),
-            (429, &[("cf-mitigated", "block")], "<html>", "cloudflare"),
-            (
-                403,
-                &[],
-                "{\"cloudflare_error\":true,\"error_code\":1020}",
-                "cloudflare",
-            ),
-            (
-                403,
-                &[],
-                "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>",
-                "cloudflare",
-            ),
-            (
-                403,
-                &[("server", "awselb/2.0")],
-                "<html><h1>403 Forbidden</h1></html>",
-                "aws_load_balancer",
-            ),
-            (
-                403,
-                &[],
-                "\n<HTML><HEAD>\n<TITLE>Access Denied</TITLE> errors.edgesuite.net",
-                "akamai",
-            ),
-            (401, &[], "<html><center>nginx</center></html>", "nginx"),
-            (
-                404,
-                &[],
-                "<html><center>nginx/1.27</center></html>",
-                "nginx",
-            ),
-            (
-                400,
-                &[],
-                "<html><center>openresty</center></html>",
-                "openresty",
-            ),
-            (
-                403,
-                &[],
-                "<!-- by us --> <html>Sign in to the network</html>",
-                "unknown_proxy",
-            ),
-            (
-                402,
-                &[],
-                "\u{feff}<html>Pay for the network</html>",
-                "unknown_proxy",
-            ),
-            (403, &[], "RBAC: access denied", "envoy"),
-            (407, &[], "", "proxy"),
-            (
-                403,
-                &[("x-vercel-mitigated", "deny")],
-                "Forbidden",
-                "vercel",
-            ),
-        ] {
-            assert_eq!(
-                found(status, headers, body).as_deref(),
-                Some(name),
-                "{status} {body}"
-            );
+        for (status, headers, body, name) in OF_INTERMEDIARIES {
+            let found = found(*status, headers, body);
+            assert_eq!(found.as_deref(), Some(*name), "{status} {body}");
         }
     }
 

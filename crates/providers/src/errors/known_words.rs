@@ -34,6 +34,7 @@ const OBJECTS: &[&str] = &[
     "job",
     "interaction",
     "tunedmodel",
+    "tuned",
     "image",
 ];
 /// What is said of an object that is gone or that belongs to somebody else.
@@ -264,6 +265,9 @@ const NOT_FOR_YOU: &[&str] = &[
     "available to new",
     "available to free",
     "available on your",
+    "available on the free",
+    "available in the free",
+    "available for the free",
     "available on this",
     "available in your",
     "available with your",
@@ -284,6 +288,9 @@ const CLOSED_MODEL: &[&str] = &[
     "not authorized to access",
     "not supported for the api use",
     "requires a paid plan",
+    "plan does not include",
+    "subscription does not include",
+    "tier does not include",
     "requires a subscription",
 ];
 
@@ -473,4 +480,148 @@ fn unfit_request(text: &str) -> Option<Meaning> {
         || (text.contains("model") && says(UNKNOWN))
         || (text.contains("model") && says(UNFIT) && !says(OTHERS));
     is_unfit.then_some((Class::CallerFault, Scope::Model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errors::error_body::is_of_provider;
+    use crate::errors::quotes::without_quotations;
+
+    fn class(status: u16, message: &str) -> Option<Class> {
+        let text = without_quotations(message);
+        let is_of_provider = is_of_provider(message);
+        about_object(status, &text)
+            .or_else(|| closed_account(status, is_of_provider, &text))
+            .or_else(|| meaning(status, is_of_provider, &text))
+            .map(|(class, _)| class)
+    }
+
+    fn assert_all(expect: Option<Class>, messages: &[(u16, &str)]) {
+        for (status, message) in messages {
+            assert_eq!(class(*status, message), expect, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn closed_accounts_and_dead_keys() {
+        let closed = [
+            (400, "This organization has been disabled."),
+            (400, "Your account has been suspended due to abuse."),
+            (403, "This workspace was deleted"),
+            (404, "The project has been deactivated."),
+            (400, "Your API key is invalid."),
+            (
+                403,
+                "Your API key was reported as leaked. Please use another API key.",
+            ),
+            (
+                403,
+                "Permission denied: Consumer 'api_key:x' has been suspended.",
+            ),
+            (
+                401,
+                "Incorrect API key provided: sk-x. You can find it on your plan's page.",
+            ),
+            (403, "Invalid token."),
+            (401, "No auth credentials found"),
+            (
+                401,
+                "You must be a member of an organization to use the API.",
+            ),
+        ];
+        assert_all(Some(Class::Rejected), &closed);
+        let unpaid = [
+            (403, "Your account is suspended due to an overdue payment."),
+            (401, "Insufficient balance. Manage your billing here."),
+            (429, "余额不足，请充值"),
+        ];
+        assert_all(Some(Class::Exhausted), &unpaid);
+    }
+
+    #[test]
+    fn models_and_endpoints_that_a_key_may_not_use() {
+        let closed = [
+            (
+                401,
+                "You have insufficient permissions for this operation. Missing scopes: model.request.",
+            ),
+            (403, "Your API key lacks permission."),
+            (403, "IP address 203.0.113.7 is not on the allowlist."),
+            (401, "Your IP is not authorized."),
+            (
+                400,
+                "The long context beta is not yet available for this subscription",
+            ),
+            (
+                404,
+                "This model models/x is no longer available to new users. Please use a newer one.",
+            ),
+            (
+                400,
+                "Your organization must be verified to stream this model. Go to: https://a.example/x",
+            ),
+            (404, "Project `p` does not have access to model `m`"),
+            (400, "The model `m` is not available on the free tier."),
+            (400, "Your plan does not include this model."),
+            (400, "User location is not supported for the API use."),
+            (403, "This model requires real-name verification."),
+        ];
+        assert_all(Some(Class::Forbidden), &closed);
+    }
+
+    #[test]
+    fn requests_and_objects_that_are_at_fault_themselves() {
+        let faults = [
+            (
+                403,
+                "You do not have permission to access the File x or it may not exist.",
+            ),
+            (403, "CachedContent not found (or permission denied)"),
+            (403, "You do not have permission to access the Batch x."),
+            (403, "You do not have permission to access tuned model tunedModels/x."),
+            (404, "No such File object: file-abc"),
+            (400, "Previous response with id 'resp_x' not found."),
+            (
+                403,
+                "You are not allowed to generate embeddings from this model",
+            ),
+            (
+                404,
+                "The model `x` does not exist or you do not have access to it.",
+            ),
+            (400, "This model's maximum context length is 8192 tokens."),
+            (503, "No available channel for model x under group default"),
+        ];
+        assert_all(Some(Class::CallerFault), &faults);
+    }
+
+    #[test]
+    fn other_sentences_mean_nothing() {
+        let others = [
+            (401, "Unauthorized"),
+            (401, "Request refused."),
+            (403, "Forbidden"),
+            (403, "Request not allowed"),
+            (400, "The key is invalid."),
+            (400, "The token has expired."),
+            (
+                400,
+                "This organization has been disabled.: Extra inputs are not permitted",
+            ),
+            (400, "This organization has been disabled. is no role"),
+            (
+                400,
+                "Role 'This organization has been disabled.' is unknown",
+            ),
+            (
+                400,
+                "Unknown role: this plan is not available for your subscription.",
+            ),
+            (500, "This organization has been disabled."),
+            (429, "Rate limit reached for this organization."),
+            (400, ""),
+        ];
+        assert_all(None, &others);
+    }
 }
