@@ -1,10 +1,12 @@
 //! One provider's wire form, as plain data and pure functions. Must never know a provider; the list is in `catalogue`.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue};
-use keypool_core::fault::Fault;
+use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
-use crate::errors::{ErrorResponse, json};
+use crate::errors::{ErrorResponse, intermediary_trouble, json, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
 /// How to ask a provider for its model list (`GET`, relative to the key's base URL), and how to read it.
@@ -66,14 +68,31 @@ pub struct Dialect {
     pub credential: fn(Protocol, &str) -> Option<(HeaderName, HeaderValue)>,
     /// Whether a response header (lower case) reveals our account or its limits: never relayed.
     pub is_private_header: fn(&str) -> bool,
-    /// Classifies a response that is not 2xx. Never panics, whatever the bytes.
-    pub classify: fn(&ErrorResponse<'_>) -> Fault,
+    /// Classifies the provider's own refusals: see [`Dialect::judge`], which every response goes through.
+    pub(crate) classify: fn(&ErrorResponse<'_>) -> Fault,
 }
+
+/// Minimum wait: a provider that says 0 s would otherwise be called again at once.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 impl Dialect {
     /// Whether this is the provider that defined `protocol`.
     pub fn defines(&self, protocol: Protocol) -> bool {
         self.name == protocol.provider()
+    }
+
+    /// What a response that is not 2xx means. Never panics, whatever the bytes.
+    ///
+    /// The code of [`Class::IntermediaryTrouble`] is the intermediary's name. Dates count from the response's own `Date`:
+    /// the provider's clock may differ from ours.
+    pub fn judge(&self, response: &ErrorResponse<'_>) -> Fault {
+        if let Some(name) = intermediary_trouble(response) {
+            return Fault::of(Class::IntermediaryTrouble).with_code(Some(name));
+        }
+        let now = retry_after::date(response.headers).unwrap_or(response.now);
+        let fault = (self.classify)(&ErrorResponse { now, ..*response });
+        let wait = fault.wait.map(|wait| wait.max(SHORTEST_WAIT));
+        fault.with_wait(wait)
     }
 
     /// Reads a model list; `None` if it is not one. Entries without an id are left out.

@@ -5,11 +5,14 @@ use std::path::Path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
+use keypool_core::fault::Scope;
 use keypool_providers::catalogue;
 use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::{error_in_body, error_in_event};
 use serde_json::Value;
 
+mod docs_table;
+mod quoted;
 mod signals;
 
 /// What `fixtures/<name>.json` holds.
@@ -71,8 +74,10 @@ fn body_of(fixture: &Value) -> String {
     }
 }
 
-/// How a dialect classifies a fixture: class, wait in milliseconds, code.
-fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option<String>) {
+/// What a dialect makes of a fixture: class, wait in milliseconds, code, whether a rule recognized it, scope.
+type Judged = (&'static str, Option<u128>, Option<String>, bool, Scope);
+
+fn judged(dialect: &str, fixture: &Value) -> Judged {
     let body = body_of(fixture);
     let now: Timestamp = fixture["now"]
         .as_str()
@@ -80,7 +85,7 @@ fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option
         .parse()
         .expect("an RFC 3339 time");
     let dialect = catalogue::find(dialect).expect("a known dialect");
-    let fault = (dialect.classify)(&ErrorResponse {
+    let fault = dialect.judge(&ErrorResponse {
         status: fixture["status"]
             .as_u64()
             .and_then(|status| status.try_into().ok())
@@ -93,6 +98,24 @@ fn judged(dialect: &str, fixture: &Value) -> (&'static str, Option<u128>, Option
         fault.class.as_str(),
         fault.wait.map(|wait| wait.as_millis()),
         fault.code,
+        fault.is_recognized,
+        fault.scope,
+    )
+}
+
+/// What a fixture expects. `recognized` is true unless stated, and `scope` is the model.
+fn expected(fixture: &Value) -> (&str, Option<u128>, Option<String>, bool, Scope) {
+    let scope = match fixture["scope"].as_str() {
+        None => Scope::Model,
+        Some("endpoint") => Scope::Endpoint,
+        Some(other) => panic!("unknown scope `{other}`"),
+    };
+    (
+        fixture["class"].as_str().unwrap(),
+        fixture["wait_ms"].as_u64().map(u128::from),
+        fixture["code"].as_str().map(str::to_owned),
+        fixture["recognized"].as_bool().unwrap_or(true),
+        scope,
     )
 }
 
@@ -101,11 +124,7 @@ fn every_fixture_is_classified_as_its_row_says() {
     let mut wrong = Vec::new();
     for Fixtures { dialect, all, .. } in fixtures() {
         for fixture in &all {
-            let expect = (
-                fixture["class"].as_str().unwrap(),
-                fixture["wait_ms"].as_u64().map(u128::from),
-                fixture["code"].as_str().map(str::to_owned),
-            );
+            let expect = expected(fixture);
             let found = judged(dialect, fixture);
             if found != expect {
                 wrong.push(format!(

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use keypool_core::fault::{Class, Fault};
+use keypool_core::fault::Class;
 use serde_json::Value;
 
 use super::{ErrorResponse, retry_after};
@@ -16,11 +16,14 @@ const LONGEST_CODE: usize = 80;
 const KEY_LENGTH: usize = 16;
 const KEY_DIGITS: usize = 3;
 
+/// Maximum size of a body of plain text that is read as a message.
+const LONGEST_TEXT: usize = 2 << 10;
+
 /// Cooldown after a daily limit without a stated end. Providers do not say when their day begins; a key that is tried
 /// once an hour is back soon after.
 const UNSTATED_DAY: Duration = Duration::from_secs(60 * 60);
 
-/// The parts of an error's body that could be read. All are missing if the body is not JSON.
+/// The parts of an error's body that could be read. Of a body that is not JSON, only the message.
 #[derive(Debug, Default)]
 pub(crate) struct ErrorBody {
     /// `code`, a number as text.
@@ -38,10 +41,15 @@ pub(crate) struct ErrorBody {
 }
 
 impl ErrorBody {
-    /// Reads a body: `{"error":{…}}`, `{"error":"…"}`, `{"detail":…}`, a flat object, an array of one of these.
+    /// Reads a body: `{"error":{…}}`, `{"error":"…"}`, `{"detail":…}`, a flat object, an array of one of these, or a
+    /// line of text.
     pub(crate) fn read(body: &[u8]) -> Self {
         let Some(root) = json(body) else {
-            return Self::default();
+            let message = plain_text(body).unwrap_or_default().to_owned();
+            return Self {
+                message,
+                ..Self::default()
+            };
         };
         let (error, around) = error_object(root);
         let message = ["message", "error", "detail"]
@@ -65,6 +73,14 @@ impl ErrorBody {
             .unwrap_or_default()
     }
 
+    /// The names that the error has: code, type, status name.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.code, &self.kind, &self.status]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+    }
+
     /// The class that `names` gives the code or, if it does not list the code, the type.
     pub(crate) fn named(&self, names: &[(&str, Class)]) -> Option<Class> {
         let mut own = [&self.code, &self.kind].into_iter().flatten();
@@ -77,6 +93,12 @@ impl ErrorBody {
     pub(crate) fn begins(&self, words: &str) -> bool {
         let start = self.message.trim_start().get(..words.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(words))
+    }
+
+    /// Whether the message begins with `words` and nothing in it looks like a quotation of the caller: see
+    /// [`is_of_provider`]. For refusals that a request can cause with any text.
+    pub(crate) fn states(&self, words: &str) -> bool {
+        self.begins(words) && is_of_provider(&self.message) && ends_like_sentence(&self.message)
     }
 
     /// Whether the message contains `words`, given in lower case.
@@ -130,13 +152,30 @@ impl ErrorBody {
             _ => None,
         }
     }
+}
 
-    /// The fault of `class` with the wait stated in the common ways, and the provider's code.
-    pub(crate) fn fault(&self, class: Class, response: &ErrorResponse<'_>) -> Fault {
-        Fault::of(class)
-            .with_wait(self.stated_wait(class, response))
-            .with_code(loggable_code(self.code_or_kind()))
-    }
+/// Whether the last sentence is complete: it ends with a full stop, a quotation or an address.
+pub(super) fn ends_like_sentence(message: &str) -> bool {
+    let message = message.trim_end();
+    let last = message
+        .rsplit(char::is_whitespace)
+        .next()
+        .unwrap_or_default();
+    message.ends_with(['.', '!', ')', '#', '"', '\'', '`']) || last.starts_with("http")
+}
+
+/// Whether a message cannot be a caller's text with the provider's words behind it, such as `{field}: Extra inputs are not
+/// permitted` or `{role} is no role`: it has no colon except before an address, and every sentence begins like one.
+pub(super) fn is_of_provider(message: &str) -> bool {
+    let has_field = message
+        .match_indices(": ")
+        .any(|(at, _)| !message[at + 2..].starts_with("http"));
+    let goes_on = message.match_indices(". ").any(|(at, _)| {
+        message[at + 2..]
+            .trim_start()
+            .starts_with(char::is_lowercase)
+    });
+    !has_field && !goes_on
 }
 
 /// The class that `names` gives this name.
@@ -145,13 +184,13 @@ pub(crate) fn class_in(names: &[(&str, Class)], name: &str) -> Option<Class> {
     found.map(|(_, class)| *class)
 }
 
-/// The class of a status if nothing else in the response decides.
-pub(crate) fn class_of_status(status: u16) -> Class {
+/// The class of a status if nothing else in the response decides. A 403 without a reason is as likely about the request
+/// as about the key.
+pub(super) fn class_of_status(status: u16) -> Class {
     match status {
         0..=399 => Class::Success,
         401 => Class::Rejected,
         402 => Class::Exhausted,
-        403 => Class::Forbidden,
         408 | 425 | 499 | 500.. => Class::UpstreamTrouble,
         429 => Class::RateLimited,
         400..=498 => Class::CallerFault,
@@ -180,6 +219,17 @@ pub(crate) fn json(body: &[u8]) -> Option<Value> {
         Value::Array(items) => items.into_iter().next(),
         value => Some(value),
     }
+}
+
+/// A short text that is neither a web page nor a part of JSON or of an event stream.
+fn plain_text(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body)
+        .ok()?
+        .trim_start_matches('\u{feff}')
+        .trim();
+    let is_other =
+        text.starts_with(['<', '{', '[']) || text.lines().any(|line| line.starts_with("data:"));
+    (text.len() <= LONGEST_TEXT && !is_other).then_some(text)
 }
 
 /// Whether a line can be part of an event. Other text may quote the caller, `data:` lines included.
@@ -275,6 +325,8 @@ mod tests {
             (r#"{"error":null}{"more":1}"#, "", "", ""),
             ("[]", "", "", ""),
             ("<html>502</html>", "", "", ""),
+            (" Insufficient Balance\n", "", "", "Insufficient Balance"),
+            ("{\"error\":{\"code\":", "", "", ""),
             ("", "", "", ""),
         ] {
             assert_eq!(
@@ -340,6 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_of_the_provider_differs_from_a_quotation() {
+        for (message, states) in [
+            ("API key expired. Please renew the API key.", true),
+            ("API key expired. Go to: https://a.example/x", true),
+            ("API key expired: Extra inputs are not permitted", false),
+            ("API key expired. Please renew. is no role", false),
+            ("API key expired. See https://a.example/x is no role", false),
+            ("Unknown role: API key expired", false),
+        ] {
+            let body = ErrorBody::read(message.as_bytes());
+            assert_eq!(body.states("api key expired"), states, "{message}");
+        }
+    }
+
+    #[test]
     fn a_code_never_shows_a_credential() {
         for fit in [
             "insufficient_quota",
@@ -373,11 +440,10 @@ mod tests {
             (Class::Success, &[0, 100, 200, 204, 301, 304, 399][..]),
             (
                 Class::CallerFault,
-                &[400, 404, 405, 409, 410, 413, 415, 422, 432, 451, 498],
+                &[400, 403, 404, 405, 409, 410, 413, 415, 422, 432, 451, 498],
             ),
             (Class::Rejected, &[401]),
             (Class::Exhausted, &[402]),
-            (Class::Forbidden, &[403]),
             (Class::RateLimited, &[429]),
             (
                 Class::UpstreamTrouble,

@@ -6,16 +6,24 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub(crate) use self::error_body::{ErrorBody, class_in, class_of_status, json, loggable_code};
+pub(crate) use self::error_body::{ErrorBody, class_in, json, loggable_code};
 pub use self::in_band::{error_in_body, error_in_event};
 pub(crate) use self::in_band::{error_in_data, only_object};
+pub(crate) use self::intermediary::intermediary_trouble;
 pub use self::refusal_form::refusal_form;
+pub(crate) use self::verdict::{decide, fault};
 
 mod error_body;
 mod error_names;
 mod in_band;
+mod intermediary;
+mod known_names;
+mod known_words;
+mod money;
+mod quotes;
 mod refusal_form;
 pub mod retry_after;
+mod verdict;
 
 /// An upstream response that is an error: the parts of it that a dialect sees.
 #[derive(Clone, Copy, Debug)]

@@ -6,27 +6,13 @@ use serde_json::Value;
 
 use super::ErrorResponse;
 use super::error_body::{ErrorBody, loggable_code};
+use super::quotes::{BLANK, quotation};
 use crate::secrets::looks_like_key;
 
 /// Maximum length of the message's part of a form, in characters. What follows is rarely the same twice.
 const LONGEST_MESSAGE: usize = 200;
 /// An unquoted word of at least this length that mixes upper and lower case is taken for an id.
 const ID_LENGTH: usize = 20;
-/// What quoted text, a number or an id becomes.
-const BLANK: char = '#';
-
-/// Quotation marks whose end differs from their beginning, and backticks. Straight quotes are read apart.
-const QUOTES: &[(char, char)] = &[
-    ('`', '`'),
-    ('“', '”'),
-    ('‘', '’'),
-    ('«', '»'),
-    ('「', '」'),
-    ('『', '』'),
-    ('《', '》'),
-    ('【', '】'),
-];
-
 /// Words before a colon that are no field.
 const NO_FIELDS: &[&str] = &["error", "forbidden", "unauthorized", "denied", "refused"];
 
@@ -35,17 +21,7 @@ const NO_FIELDS: &[&str] = &["error", "forbidden", "unauthorized", "denied", "re
 /// `None` if the refusal names a field of the request, and so is about the request.
 pub fn refusal_form(response: &ErrorResponse<'_>) -> Option<String> {
     let body = ErrorBody::read(response.body);
-    let text;
-    let message = match body.error.is_null() && body.around.is_null() {
-        false => body.message.as_str(),
-        true => {
-            text = String::from_utf8_lossy(response.body);
-            &text
-        }
-    };
-    let is_about_field =
-        has_field(&body.error) || has_field(&body.around) || starts_with_field(message);
-    if is_about_field {
+    if names_field(&body) {
         return None;
     }
     let name = |name: &Option<String>| name.as_deref().and_then(loggable_code).unwrap_or_default();
@@ -54,9 +30,14 @@ pub fn refusal_form(response: &ErrorResponse<'_>) -> Option<String> {
         name(&body.kind),
         name(&body.status),
         name(&body.code),
-        without_particulars(message),
+        without_particulars(&body.message),
     ];
     Some(form.join(" "))
+}
+
+/// Whether a refusal names a field of the request, by its own fields or at the beginning of its message.
+pub(super) fn names_field(body: &ErrorBody) -> bool {
+    has_field(&body.error) || has_field(&body.around) || starts_with_field(&body.message)
 }
 
 /// Whether an error's fields name a field of the request: `param` (OpenAI), `fieldViolations` (Google), `loc` (FastAPI).
@@ -81,9 +62,13 @@ fn has_field(error: &Value) -> bool {
 /// Whether a message begins with the path of a field: `messages.0.content: …`, `max_tokens: …`.
 fn starts_with_field(message: &str) -> bool {
     let message = message.trim_start_matches([' ', '\n', '*']);
+    if message.starts_with("Invalid value at '") {
+        return true;
+    }
     let Some((path, _)) = message.split_once(": ") else {
         return false;
     };
+    let path = path.trim_end().trim_matches(['\'', '"', '`']);
     let is_of_path =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'[' | b']' | b'$');
     let is_compound = path.contains(['.', '_', '[']);
@@ -102,7 +87,7 @@ fn without_particulars(message: &str) -> String {
         if form.chars().count() >= LONGEST_MESSAGE {
             break;
         }
-        let len = if let Some(len) = quoted(rest, first, before) {
+        let len = if let Some(len) = quotation(rest, first, before) {
             push(&mut form, BLANK);
             len
         } else if is_of_word(first) {
@@ -123,34 +108,10 @@ fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ',' | ':' | '/' | '@')
 }
 
-/// The length of the quotation at the start of `text`, marks included. One without an end takes all that follows.
-fn quoted(text: &str, first: char, before: char) -> Option<usize> {
-    let is_straight = matches!(first, '"' | '\'');
-    // An apostrophe inside a word is no quotation mark.
-    if is_straight && before.is_alphanumeric() {
-        return None;
-    }
-    let end = match is_straight {
-        true => first,
-        false => QUOTES.iter().find(|(start, _)| *start == first)?.1,
-    };
-    let mut is_escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        let after = at + c.len_utf8();
-        let ends = c == end && !is_escaped;
-        let is_inside_word = first == '\'' && text[after..].starts_with(char::is_alphanumeric);
-        if ends && !is_inside_word {
-            return Some(after);
-        }
-        is_escaped = c == '\\' && !is_escaped;
-    }
-    Some(text.len())
-}
-
 /// Appends a word, or [`BLANK`] if it is a number, an id, an address or a credential. Punctuation at its end stays.
 fn push_word(form: &mut String, text: &str) {
     let word = text.trim_end_matches(['.', ',', ':', '-', '/']);
-    let has = |test: fn(&u8) -> bool| word.as_bytes().iter().any(|byte| test(byte));
+    let has = |test: fn(&u8) -> bool| word.as_bytes().iter().any(test);
     let is_mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
     let is_particular = has(u8::is_ascii_digit)
         || (is_mixed && word.len() >= ID_LENGTH)
@@ -279,7 +240,6 @@ mod tests {
             ),
             form(400, r#"{"error":"This organization has been disabled."}"#),
             form(403, "Forbidden"),
-            form(403, "<html>No</html>"),
             form(403, ""),
         ];
         for (at, one) in forms.iter().enumerate() {
@@ -300,6 +260,8 @@ mod tests {
             r#"{"error":{"message":"messages[3].role: unknown"}}"#,
             r#"{"error":{"message":"max_tokens: must be positive"}}"#,
             r#"{"error":{"message":"messages: at least one is required"}}"#,
+            r#"{"error":{"message":"'messages.0.role' : value must be one of 'user'"}}"#,
+            r#"{"error":{"message":"Invalid value at 'contents[0].role' (TYPE_STRING), \"x\""}}"#,
             r#"{"error":{"message":"* GenerateContentRequest.contents: contents is not specified"}}"#,
         ] {
             assert_eq!(form(400, body), None, "{body}");

@@ -32,7 +32,7 @@ const LEADS: &[&str] = &[
 ];
 
 /// Reads a wait: seconds (`20`, `1.5`), a Go or protobuf duration (`12ms`, `2m59.56s`, `24s`), an HTTP date,
-/// an RFC 3339 instant, epoch seconds or milliseconds. The past is zero; more than 31 days are 31 days.
+/// an RFC 3339 instant, epoch seconds or milliseconds. More than 31 days are 31 days; the past says nothing.
 pub fn parse_wait(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if text.is_empty() || text.len() > 64 {
@@ -44,7 +44,7 @@ pub fn parse_wait(text: &str, now: SystemTime) -> Option<Duration> {
     if let Some(seconds) = go_duration(text) {
         return of_seconds(seconds);
     }
-    instant(text).map(|at| until(at, now))
+    until(instant(text)?, now)
 }
 
 /// The wait in `retry-after-ms`, otherwise in `Retry-After`.
@@ -54,6 +54,12 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     millis
         .and_then(|ms| of_seconds(ms / 1000.0))
         .or_else(|| parse_wait(text("retry-after")?, now))
+}
+
+/// The provider's own time, in the header `Date`.
+pub(crate) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let text = headers.get("date")?.to_str().ok()?;
+    instant(text.trim()).map(SystemTime::from)
 }
 
 /// The wait until the instant in `X-RateLimit-Reset`; `None` if it has passed.
@@ -75,13 +81,11 @@ pub(crate) fn wait_in_sentence(sentence: &str) -> Option<Duration> {
 ///
 /// Past dates are skipped: they are usually part of a model's name.
 pub(crate) fn date_in(sentence: &str, now: SystemTime) -> Option<Duration> {
-    let dates = sentence
+    let mut dates = sentence
         .char_indices()
         .filter(|(_, c)| c.is_ascii_digit())
         .filter_map(|(at, _)| loose_instant(&sentence[at..]));
-    dates
-        .map(|at| until(at, now))
-        .find(|wait| *wait > Duration::ZERO)
+    dates.find_map(|at| until(at, now))
 }
 
 /// The wait until the next midnight in US Pacific time.
@@ -97,7 +101,7 @@ pub(crate) fn until_midnight_utc(now: SystemTime) -> Option<Duration> {
 fn until_midnight(now: SystemTime, zone: TimeZone) -> Option<Duration> {
     let here = Timestamp::try_from(now).ok()?.to_zoned(zone.clone());
     let midnight = here.date().tomorrow().ok()?.to_zoned(zone).ok()?;
-    Some(until(midnight.timestamp(), now))
+    until(midnight.timestamp(), now)
 }
 
 /// The wait until 00:00 UTC on the first of the next month.
@@ -107,7 +111,7 @@ pub(crate) fn until_next_month(now: SystemTime) -> Option<Duration> {
         .to_zoned(TimeZone::UTC)
         .date();
     let first = today.last_of_month().tomorrow().ok()?;
-    Some(until(first.to_zoned(TimeZone::UTC).ok()?.timestamp(), now))
+    until(first.to_zoned(TimeZone::UTC).ok()?.timestamp(), now)
 }
 
 fn decimal(text: &str) -> Option<f64> {
@@ -130,15 +134,16 @@ fn of_number(number: f64, now: SystemTime) -> Option<Duration> {
         _ => return None,
     };
     // Below `ABSURD`, so it fits.
-    let at = Timestamp::from_millisecond(millis.round() as i64).ok()?;
-    Some(until(at, now))
+    until(
+        Timestamp::from_millisecond(millis.round() as i64).ok()?,
+        now,
+    )
 }
 
-fn until(at: Timestamp, now: SystemTime) -> Duration {
-    SystemTime::from(at)
-        .duration_since(now)
-        .unwrap_or_default()
-        .min(LONGEST)
+/// The wait until an instant; `None` if it has passed.
+fn until(at: Timestamp, now: SystemTime) -> Option<Duration> {
+    let wait = SystemTime::from(at).duration_since(now).ok()?;
+    Some(wait.min(LONGEST))
 }
 
 /// Seconds of `1h2m3s`, `7.66s`, `12ms`.
@@ -285,13 +290,11 @@ mod tests {
             ("Sun, 22 Nov 2026 12:01:00 GMT", 60_000),
             ("Sunday, 22-Nov-26 12:01:00 GMT", 60_000),
             ("Sun Nov 22 12:01:00 2026", 60_000),
-            ("Sun, 22 Nov 2026 11:00:00 GMT", 0),
             ("2026-11-22T12:00:30Z", 30_000),
             ("2026-11-22T20:00:30.5+08:00", 30_500),
             ("1795348860", 60_000),
             ("1795348860000", 60_000),
             ("1795348860123", 60_123),
-            ("1600000000", 0),
             ("999999999", 2_678_400_000),
             ("9999999999", 2_678_400_000),
             ("100000h", 2_678_400_000),
@@ -321,6 +324,10 @@ mod tests {
             "5x",
             "1h2",
             "2026-13-01T00:00:00Z",
+            // The past.
+            "Sun, 22 Nov 2026 11:59:59 GMT",
+            "2026-11-22T11:00:00Z",
+            "1600000000",
             "1000000000000000",
             "٣",
             &long,

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall, OpenAiBase};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
+use crate::errors::{ErrorBody, ErrorResponse, decide, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
 /// Cooldown after a rate limit without a stated wait. A reset header can only shorten it.
@@ -74,7 +74,13 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
         .as_str()
         .or(body.code.as_deref())
         .unwrap_or_default();
-    let class = class_of(response.status, error_code, &body);
+    let kind = body.kind.as_deref().unwrap_or_default();
+    let fault = decide(response.status, &body, || {
+        class_of_name(error_code)
+            .or_else(|| class_of_name(kind))
+            .or_else(|| is_spent(&body).then_some(Class::Exhausted))
+    });
+    let class = fault.class;
     let stated = body.stated_wait(class, response);
     let wait = match class {
         Class::RateLimited => stated.or_else(|| reset_bound(response)),
@@ -83,54 +89,29 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
         }
         _ => stated,
     };
-    let kind = body.kind.as_deref().unwrap_or_default();
-    Fault::of(class)
+    fault
         .with_wait(wait)
         .with_code(loggable_code(error_code).or_else(|| loggable_code(kind)))
 }
 
-fn class_of(status: u16, error_code: &str, body: &ErrorBody) -> Class {
-    if status < 400 {
-        return Class::Success;
-    }
-    if body.is_content_filter() {
-        return Class::CallerFault;
-    }
-    let kind = body.kind.as_deref().unwrap_or_default();
-    class_of_name(error_code)
-        .or_else(|| class_of_name(kind))
-        .or_else(|| is_spent(body).then_some(Class::Exhausted))
-        .unwrap_or_else(|| class_of_status(status))
-}
-
-/// The class of an error code or type that is decisive. `invalid_request_error` is not: in responses of OpenAI's form,
-/// a bad key and a rate limit have it too.
+/// The class of an error code or type that only Anthropic has, or that means something else at other providers.
 fn class_of_name(name: &str) -> Option<Class> {
     Some(match name {
-        "enforced_spend_limit_reached" | "contract_spend_limit_reached" | "billing_error" => {
-            Class::Exhausted
-        }
+        "enforced_spend_limit_reached" | "contract_spend_limit_reached" => Class::Exhausted,
         name if name.starts_with("linked_organization_") => Class::Exhausted,
-        "organization_on_hold" | "authentication_error" => Class::Rejected,
-        "permission_error" => Class::Forbidden,
-        "ramp_limit_exceeded" | "rate_limit_error" => Class::RateLimited,
-        "overloaded_error" | "api_error" | "timeout_error" => Class::UpstreamTrouble,
-        "not_found_error"
-        | "conflict_error"
-        | "request_too_large"
-        | "request_body_too_large_after_decoding" => Class::CallerFault,
+        "organization_on_hold" => Class::Rejected,
+        "ramp_limit_exceeded" => Class::RateLimited,
+        "api_error" | "timeout_error" => Class::UpstreamTrouble,
+        "request_body_too_large_after_decoding" => Class::CallerFault,
         _ => return None,
     })
 }
 
 /// Whether the money is spent. The type is then `invalid_request_error` too, and only the message says so.
 ///
-/// An unknown field is quoted at the beginning of a message (`{field}: Extra inputs are not permitted`), so a message
-/// with a colon is about the request, whatever it begins with.
+/// An unknown field is quoted at the beginning of a message (`{field}: Extra inputs are not permitted`).
 fn is_spent(body: &ErrorBody) -> bool {
-    let begins =
-        body.begins("your credit balance is too low") || body.begins("you have reached your");
-    begins && !body.message.contains(": ")
+    body.states("your credit balance is too low") || body.states("you have reached your")
 }
 
 /// The upper bound of the wait: a reset header says when a bucket is full again. The latest reset of the empty buckets

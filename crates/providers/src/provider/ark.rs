@@ -6,7 +6,7 @@ use keypool_core::fault::{Class, Fault};
 
 use super::openai::OPENAI_COMPATIBLE;
 use crate::dialect::{Dialect, OpenAiBase};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status};
+use crate::errors::{ErrorBody, ErrorResponse, fault};
 
 /// Meaning of codes by prefix, since suffixes vary. The first match decides.
 const CODES: &[(&str, Class)] = &[
@@ -65,27 +65,21 @@ pub(crate) static ARK: Dialect = Dialect {
 /// Classifies an error response in Ark's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
-    body.fault(class_of(response.status, &body), response)
+    fault(response, &body, || own_class(&body))
 }
 
-fn class_of(status: u16, body: &ErrorBody) -> Class {
-    if status < 400 {
-        return Class::Success;
-    }
-    if body.is_content_filter() {
-        return Class::CallerFault;
-    }
+fn own_class(body: &ErrorBody) -> Option<Class> {
     let code = body.code.as_deref().unwrap_or_default();
-    if code.starts_with("QuotaExceeded") {
-        return class_of_quota(body);
+    if code.starts_with("QuotaExceeded") || body.kind.as_deref() == Some("TooManyRequests") {
+        let by_code = class_of_code(code);
+        return by_code.or_else(|| Some(class_of_quota(body)));
     }
-    let by_code = CODES
-        .iter()
-        .find(|(start, _)| code.starts_with(start))
-        .map(|(_, class)| *class);
-    by_code
-        .or_else(|| class_of_type(body))
-        .unwrap_or_else(|| class_of_status(status))
+    class_of_code(code)
+}
+
+fn class_of_code(code: &str) -> Option<Class> {
+    let found = CODES.iter().find(|(start, _)| code.starts_with(start));
+    found.map(|(_, class)| *class)
 }
 
 /// Ark uses one name for three things: a spent trial, a spent subscription window, and a queue that is full right now.
@@ -97,15 +91,5 @@ fn class_of_quota(body: &ErrorBody) -> Class {
     match subscription || body.says("free trial quota") {
         true => Class::Exhausted,
         false => Class::RateLimited,
-    }
-}
-
-/// The class of a type, for codes outside the table. For `BadRequest` and `NotFound` the status decides.
-fn class_of_type(body: &ErrorBody) -> Option<Class> {
-    match body.kind.as_deref()? {
-        "Unauthorized" => Some(Class::Rejected),
-        "Forbidden" => Some(Class::Forbidden),
-        "TooManyRequests" => Some(class_of_quota(body)),
-        _ => None,
     }
 }

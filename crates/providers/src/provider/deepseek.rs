@@ -8,9 +8,6 @@ use super::openai::{self, OPENAI_COMPATIBLE};
 use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse};
 
-/// Meaning of its words if the status says nothing. `invalid_request_error` is left out: an empty balance has it too.
-const NAMES: &[(&str, Class)] = &[("authentication_error", Class::Rejected)];
-
 /// api.deepseek.com.
 pub(crate) static DEEPSEEK: Dialect = Dialect {
     name: "deepseek",
@@ -29,10 +26,7 @@ fn classify(response: &ErrorResponse<'_>) -> Fault {
 }
 
 fn own_class(_refusal: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
-    match is_unpaid(body) {
-        true => Some(Class::Exhausted),
-        false => body.named(NAMES),
-    }
+    is_unpaid(body).then_some(Class::Exhausted)
 }
 
 /// Under load, blank lines before the body come with a 200, so an empty balance cannot be recognised by its status. The

@@ -9,11 +9,47 @@ use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall, OpenAiBase};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
+use crate::errors::{ErrorBody, ErrorResponse, class_in, decide, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
 
 /// The root of its OpenAI-compatible endpoints.
 const OPENAI_ROOT: &str = "/v1beta/openai";
+
+/// Meaning of the `reason` that a refusal gives beside its general status. These are about the whole key; a key that may
+/// not be used from our address or place stays valid.
+const REASONS: &[(&str, Class)] = &[
+    ("API_KEY_INVALID", Class::Rejected),
+    ("API_KEY_EXPIRED", Class::Rejected),
+    ("API_KEY_SERVICE_BLOCKED", Class::Rejected),
+    ("API_KEY_HTTP_REFERRER_BLOCKED", Class::Rejected),
+    ("API_KEY_ANDROID_APP_BLOCKED", Class::Rejected),
+    ("API_KEY_IOS_APP_BLOCKED", Class::Rejected),
+    ("API_KEY_IP_ADDRESS_BLOCKED", Class::Forbidden),
+    ("CONSUMER_INVALID", Class::Rejected),
+    ("CONSUMER_SUSPENDED", Class::Rejected),
+    ("GCP_SUSPENDED", Class::Rejected),
+    ("USER_PROJECT_DENIED", Class::Rejected),
+    ("SERVICE_DISABLED", Class::Rejected),
+    ("SERVICE_NOT_VISIBLE", Class::Rejected),
+    ("ACCOUNT_STATE_INVALID", Class::Rejected),
+    ("CREDENTIALS_MISSING", Class::Rejected),
+    ("ACCESS_TOKEN_EXPIRED", Class::Rejected),
+    ("ACCESS_TOKEN_TYPE_UNSUPPORTED", Class::Rejected),
+    ("BILLING_DISABLED", Class::Exhausted),
+    ("LOCATION_POLICY_VIOLATED", Class::Forbidden),
+    ("LOCATION_TAX_POLICY_VIOLATED", Class::Forbidden),
+    ("ORG_RESTRICTION_VIOLATION", Class::Forbidden),
+    ("SECURITY_POLICY_VIOLATED", Class::Forbidden),
+];
+
+/// How messages about a dead key begin: some responses have no `reason`.
+const DEAD_KEYS: &[&str] = &[
+    "api key not valid",
+    "api key expired",
+    "your api key was reported as leaked",
+    "your project has been denied access",
+    "generative language api has not been used in project",
+];
 
 /// generativelanguage.googleapis.com.
 pub(crate) static GEMINI: Dialect = Dialect {
@@ -80,49 +116,55 @@ fn upstream_path(protocol: Protocol, base_path: &str, path: &str) -> String {
 /// Classifies an error response in Gemini's form.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
-    let class = class_of(response.status, &body);
-    let wait = match class {
+    let fault = decide(response.status, &body, || own_class(response.status, &body));
+    let wait = match fault.class {
         Class::RateLimited => rate_limit_wait(&body, response),
         class => body.stated_wait(class, response),
     };
-    let reason = reason(&body).filter(|reason| reason.starts_with("API_KEY"));
+    let reason = reason(&body).filter(|reason| class_in(REASONS, reason).is_some());
     let code = reason
         .or(body.status.as_deref())
         .unwrap_or_else(|| body.code_or_kind());
-    Fault::of(class)
-        .with_wait(wait)
-        .with_code(loggable_code(code))
+    fault.with_wait(wait).with_code(loggable_code(code))
 }
 
-fn class_of(status: u16, body: &ErrorBody) -> Class {
-    if status < 400 {
-        return Class::Success;
+fn own_class(status: u16, body: &ErrorBody) -> Option<Class> {
+    let by_reason = reason(body).and_then(|reason| class_in(REASONS, reason));
+    if by_reason.is_some() {
+        return by_reason;
     }
-    if body.is_content_filter() {
-        return Class::CallerFault;
+    if DEAD_KEYS.iter().any(|words| body.states(words)) {
+        return Some(Class::Rejected);
     }
-    if reason(body) == Some("API_KEY_INVALID")
-        || body.begins("api key not valid")
-        || body.begins("api key expired")
-    {
-        return Class::Rejected;
-    }
-    let unpaid = status == 402 || body.code.as_deref() == Some("402");
+    let is_unpaid = status == 402 || body.code.as_deref() == Some("402");
     let name = body.status.as_deref().or(body.code.as_deref());
     // The Interactions API writes the same names in lower case, and as the code.
     match name.unwrap_or_default().to_ascii_uppercase().as_str() {
-        "RESOURCE_EXHAUSTED" if unpaid || is_prepay_spent(body) => Class::Exhausted,
-        "PAYMENT_REQUIRED" => Class::Exhausted,
-        "RESOURCE_EXHAUSTED" => Class::RateLimited,
-        "UNAUTHENTICATED" => Class::Rejected,
-        "PERMISSION_DENIED" | "FAILED_PRECONDITION" => Class::Forbidden,
-        "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE" => Class::CallerFault,
-        "INTERNAL" | "UNAVAILABLE" | "DEADLINE_EXCEEDED" => Class::UpstreamTrouble,
-        _ => match class_of_status(status) {
-            Class::RateLimited if is_prepay_spent(body) => Class::Exhausted,
-            class => class,
-        },
+        "RESOURCE_EXHAUSTED" if is_unpaid || is_prepay_spent(body) => Some(Class::Exhausted),
+        "RESOURCE_EXHAUSTED" => Some(Class::RateLimited),
+        "FAILED_PRECONDITION" if is_about_account(body) => Some(Class::Forbidden),
+        "NOT_FOUND" if body.states("this model ") && body.says("no longer available to new") => {
+            Some(Class::Forbidden)
+        }
+        "NOT_FOUND" | "OUT_OF_RANGE" => Some(Class::CallerFault),
+        "INTERNAL" | "UNAVAILABLE" | "DEADLINE_EXCEEDED" => Some(Class::UpstreamTrouble),
+        _ => (status == 429 && is_prepay_spent(body)).then_some(Class::Exhausted),
     }
+}
+
+/// Whether an account lacks something, such as billing. The other precondition is the state of an object, such as a file
+/// that is still being processed.
+fn is_about_account(body: &ErrorBody) -> bool {
+    [
+        "user location",
+        "free tier",
+        "please enable billing",
+        "billing",
+        "your project",
+        "gemini api free tier",
+    ]
+    .iter()
+    .any(|words| body.states(words))
 }
 
 /// Whether the money is spent. Only this text says so: "exceeded your current quota" is in every rate limit.

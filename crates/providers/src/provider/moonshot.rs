@@ -13,9 +13,6 @@ use crate::errors::{ErrorBody, ErrorResponse, retry_after};
 const ACCOUNT_HEADERS: &[&str] = &["msh-org-id", "msh-project-id", "msh-uid", "msh-gid"];
 /// Meaning of its types, whatever the status.
 const NAMES: &[(&str, Class)] = &[
-    ("invalid_authentication_error", Class::Rejected),
-    ("incorrect_api_key_error", Class::Rejected),
-    ("permission_denied_error", Class::Forbidden),
     ("exceeded_current_quota_error", Class::Exhausted),
     ("rate_limit_reached_error", Class::RateLimited),
     ("engine_overloaded_error", Class::UpstreamTrouble),

@@ -10,27 +10,8 @@ use serde_json::Value;
 
 use super::paths;
 use crate::dialect::{Dialect, ListCall, OpenAiBase};
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
+use crate::errors::{ErrorBody, ErrorResponse, decide, retry_after};
 use crate::protocol::{ListedModel, Protocol};
-
-/// Codes (or types) of an account whose money or quota is spent.
-const SPENT: &[&str] = &[
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-    "organization_usage_limit_exceeded",
-    "billing_not_active",
-    "billing_hard_limit_reached",
-];
-/// Codes (or types) for an outage or overload of the provider.
-const TROUBLE: &[&str] = &[
-    "slow_down",
-    "server_is_overloaded",
-    "service_unavailable_error",
-    "server_error",
-    "overloaded_error",
-];
 
 /// Any server that speaks OpenAI's protocol and takes a bearer key. Other providers start from this one.
 pub(crate) const OPENAI_COMPATIBLE: Dialect = Dialect {
@@ -98,65 +79,27 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     judge(response, |_, _| None).1
 }
 
-/// Classifies an error response by a provider's `own` rules, then by OpenAI's. Also returns the body, in case the
-/// provider needs more of it. `own` is not called for successes and content filters.
+/// Classifies an error response by a provider's `own` rules, then by the common ones. Also returns the body, in case the
+/// provider needs more of it. `own` is not called for successes, content filters and comparisons with what is left.
 pub(crate) fn judge(
     response: &ErrorResponse<'_>,
     own: fn(&ErrorResponse<'_>, &ErrorBody) -> Option<Class>,
 ) -> (ErrorBody, Fault) {
     let body = ErrorBody::read(response.body);
-    let has_rules = response.status >= 400 && !body.is_content_filter();
-    let class = has_rules
-        .then(|| own(response, &body))
-        .flatten()
-        .unwrap_or_else(|| class_of(response.status, &body));
-    let fault = fault(class, &body, response);
-    (body, fault)
-}
-
-/// The fault of `class` with the wait that OpenAI's headers or message state, and the code.
-fn fault(class: Class, body: &ErrorBody, response: &ErrorResponse<'_>) -> Fault {
-    let wait = match class {
+    let mut fault = decide(response.status, &body, || own(response, &body));
+    // Waiting never helps a request above the whole limit. Some providers answer it with 413.
+    let is_above_limit = response.status == 413 || exceeds_whole_limit(&body.message);
+    if fault.class == Class::RateLimited && is_above_limit {
+        fault.class = Class::CallerFault;
+        fault.is_recognized = true;
+    }
+    let wait = match fault.class {
         Class::RateLimited => retry_after::retry_after(response.headers, response.now)
             .or_else(|| reset_wait(response))
             .or_else(|| retry_after::wait_in_sentence(&body.message)),
-        _ => body.stated_wait(class, response),
+        class => body.stated_wait(class, response),
     };
-    Fault::of(class)
-        .with_wait(wait)
-        .with_code(loggable_code(body.code_or_kind()))
-}
-
-fn class_of(status: u16, body: &ErrorBody) -> Class {
-    if status < 400 {
-        return Class::Success;
-    }
-    if body.is_content_filter() {
-        return Class::CallerFault;
-    }
-    let by_name = [&body.code, &body.kind]
-        .into_iter()
-        .flatten()
-        .find_map(|name| class_of_name(name));
-    let class = by_name.unwrap_or_else(|| class_of_status(status));
-    match class {
-        // Waiting never helps a request above the whole limit. Some providers answer it with 413.
-        Class::RateLimited if status == 413 || exceeds_whole_limit(&body.message) => {
-            Class::CallerFault
-        }
-        class => class,
-    }
-}
-
-/// The class of a code or type that is decisive. `invalid_request_error` is not: a bad key has it too.
-fn class_of_name(name: &str) -> Option<Class> {
-    match name {
-        name if SPENT.contains(&name) => Some(Class::Exhausted),
-        name if TROUBLE.contains(&name) => Some(Class::UpstreamTrouble),
-        "invalid_api_key" | "authentication_error" => Some(Class::Rejected),
-        "rate_limit_exceeded" | "rate_limit_error" => Some(Class::RateLimited),
-        _ => None,
-    }
+    (body, fault.with_wait(wait))
 }
 
 /// `Request too large … Limit 10000, Requested 12000`.

@@ -11,10 +11,10 @@ use super::openai::{self, OPENAI_COMPATIBLE};
 use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_in, loggable_code, retry_after};
 
-/// Meaning of `metadata.reason`, or of a code that says the same. A request above the whole budget is the caller's
-/// fault: the account still serves smaller ones, and one caller must not make its keys cool down.
+/// Meaning of `metadata.reason`, or of a code that says the same. An account that a request is too expensive for still
+/// serves smaller ones.
 const REASONS: &[(&str, Class)] = &[
-    ("weight_exceeds_budget", Class::CallerFault),
+    ("weight_exceeds_budget", Class::TooExpensive),
     ("in_flight_budget_exhausted", Class::RateLimited),
 ];
 
@@ -107,6 +107,10 @@ fn own_class(response: &ErrorResponse<'_>, body: &ErrorBody) -> Option<Class> {
     let is_hopeless = body.error["availability"]["retryable"] == false;
     if is_hopeless || (status == 403 && is_blocked(body)) {
         return Some(Class::CallerFault);
+    }
+    // The account's own settings exclude every provider of the model.
+    if status == 404 && body.states("no endpoints found matching your data policy") {
+        return Some(Class::Forbidden);
     }
     let look_up = |names, name: Option<&str>| class_in(names, name?);
     look_up(REASONS, reason(body))

@@ -6,7 +6,7 @@ use keypool_core::fault::{Class, Fault};
 
 use super::paths;
 use crate::dialect::Dialect;
-use crate::errors::{ErrorBody, ErrorResponse, class_of_status, loggable_code, retry_after};
+use crate::errors::{ErrorBody, ErrorResponse, decide, retry_after};
 use crate::protocol::Protocol;
 
 /// api.tavily.com.
@@ -30,15 +30,16 @@ pub(crate) static TAVILY: Dialect = Dialect {
     classify,
 };
 
-/// Classifies an error response in Tavily's form, by its status alone.
+/// Classifies an error response in Tavily's form, which has no codes.
 pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
     let body = ErrorBody::read(response.body);
-    let class = match response.status {
+    let fault = decide(response.status, &body, || match response.status {
         // A URL that is not supported or a feature outside the plan, never a bad key.
-        403 => Class::CallerFault,
-        432 | 433 => Class::Exhausted,
-        status => class_of_status(status),
-    };
+        403 => Some(Class::CallerFault),
+        432 | 433 => Some(Class::Exhausted),
+        _ => None,
+    });
+    let class = fault.class;
     let in_body = || {
         let seconds = &body.error["retry_after_seconds"];
         (class == Class::RateLimited)
@@ -46,7 +47,5 @@ pub(crate) fn classify(response: &ErrorResponse<'_>) -> Fault {
             .flatten()
     };
     let wait = body.stated_wait(class, response).or_else(in_body);
-    Fault::of(class)
-        .with_wait(wait)
-        .with_code(loggable_code(body.code_or_kind()))
+    fault.with_wait(wait)
 }

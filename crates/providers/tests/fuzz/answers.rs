@@ -55,7 +55,7 @@ fn every_response_has_a_class_and_a_bounded_wait() {
             body: &body,
             now,
         };
-        let fault = (dialect.classify)(&response);
+        let fault = dialect.judge(&response);
         assert_eq!(
             fault.class == Class::Success,
             status < 400,

@@ -195,12 +195,36 @@ const CALLER_FAULT: &[Signal] = &[
         "openai",
         "a request above the whole limit",
     ),
+    ("moderation", "openrouter", "a moderated prompt"),
+];
+
+const TOO_EXPENSIVE: &[Signal] = &[
     (
         "402 above the budget",
         "openrouter",
         "a request too dear for the balance",
     ),
-    ("moderation", "openrouter", "a moderated prompt"),
+    (
+        "402 can only afford",
+        "openrouter",
+        "a request above what is left",
+    ),
+    (
+        "403 remaining, needed",
+        "openai-compatible",
+        "a request above what is left (new-api)",
+    ),
+];
+
+const INTERMEDIARY: &[Signal] = &[
+    (
+        "403 error code: 1000",
+        "openai-compatible",
+        "a CDN's line of text",
+    ),
+    ("403 cf-mitigated", "openai-compatible", "a CDN's challenge"),
+    ("403 HTML", "openai-compatible", "a proxy's page"),
+    ("407", "openai-compatible", "our own proxy asks for a login"),
 ];
 
 #[test]
@@ -211,7 +235,9 @@ fn every_signal_has_its_fixture() {
         ("exhausted", EXHAUSTED, 17),
         ("rate_limited", RATE_LIMITED, 17),
         ("upstream_trouble", TROUBLE, 17),
-        ("caller_fault", CALLER_FAULT, 11),
+        ("caller_fault", CALLER_FAULT, 10),
+        ("too_expensive", TOO_EXPENSIVE, 3),
+        ("intermediary_trouble", INTERMEDIARY, 4),
     ] {
         assert_eq!(signals.len(), count, "{class}");
         for (signal, dialect, fixture) in signals {
@@ -246,6 +272,7 @@ fn each_class_is_shown_for_each_provider_that_knows_it() {
         "rejected",
         "forbidden",
         "upstream_trouble",
+        "too_expensive",
     ];
     for file in fixtures() {
         let shown = file.all.iter().filter_map(|found| found["class"].as_str());

@@ -178,7 +178,7 @@ impl ResponseReader<'_> {
             body,
             now: self.gw.clock.wall(),
         };
-        let fault = (self.target.entry.dialect.classify)(&error);
+        let fault = self.target.entry.dialect.judge(&error);
         let words = || {
             let words = String::from_utf8_lossy(&body[..body.len().min(MAX_REASON)]);
             redact(words.trim(), self.lease.member().key.secret.expose())

@@ -303,7 +303,7 @@ impl Relay {
 
     /// The stream ended with an error of the provider's, which the client gets as it is.
     fn failed(&mut self, status: u16, body: &[u8]) {
-        let fault = (self.dialect.classify)(&ErrorResponse {
+        let fault = self.dialect.judge(&ErrorResponse {
             status,
             headers: &HeaderMap::new(),
             body,
