@@ -104,7 +104,10 @@ fn expected(body: &[u8]) -> Result<Peek, PeekError> {
         let is_field = |(name, _): &&(&RawValue, _)| named(name).as_deref() == Some(field);
         short_raw(inner.iter().rfind(is_field)?.1)
     };
+    let keys = fields.iter().filter(|(name, _)| name == "api_key");
+    let api_keys = keys.map(|(_, value)| self::place(text, value.get()));
     Ok(Peek {
+        api_keys: api_keys.collect(),
         model,
         stream: boolean("stream") == Some(true),
         store: boolean("store"),
