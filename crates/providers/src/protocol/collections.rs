@@ -59,7 +59,10 @@ impl Collection {
     pub(super) fn below<'p>(&self, path: &'p str) -> Option<&'p str> {
         let below = path.strip_prefix('/')?.strip_prefix(self.at)?;
         let is_below = match below.strip_prefix('/') {
-            Some(segments) => !segments.split('/').any(str::is_empty),
+            Some(segments) => {
+                let is_none = |segment: &str| segment.is_empty() || segment.starts_with(':');
+                !segments.split('/').any(is_none)
+            }
             None => below.is_empty(),
         };
         is_below.then_some(below)

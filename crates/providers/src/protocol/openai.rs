@@ -31,6 +31,10 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         json: false,
         ..post(model)
     };
+    let hiding = |endpoint| Endpoint {
+        hides_model: true,
+        ..endpoint
+    };
     let endpoint = match path {
         // Stored ones are objects. All other methods are for those.
         "/v1/chat/completions" if *method == Method::GET => return None,
@@ -42,6 +46,7 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         "/v1/responses" => Endpoint {
             repeat: Repeat::NeverIfStored,
             requires_objects: true,
+            hides_model: true,
             ..post(ModelIn::BodyOrPrompt)
         },
         "/v1/responses/compact" => Endpoint {
@@ -53,9 +58,10 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
             generates: false,
             ..post(ModelIn::OptionalBody)
         },
-        "/v1/moderations" | "/v1/images/generations" => post(ModelIn::OptionalBody),
-        "/v1/images/edits" if is_json(headers) => post(ModelIn::OptionalBody),
-        "/v1/images/edits" | "/v1/images/variations" => form(ModelIn::OptionalForm),
+        "/v1/moderations" => post(ModelIn::OptionalBody),
+        "/v1/images/generations" => hiding(post(ModelIn::OptionalBody)),
+        "/v1/images/edits" if is_json(headers) => hiding(post(ModelIn::OptionalBody)),
+        "/v1/images/edits" | "/v1/images/variations" => hiding(form(ModelIn::OptionalForm)),
         "/v1/audio/transcriptions" | "/v1/audio/translations" => form(ModelIn::Form),
         "/v1/videos" if is_form(headers) && *method == Method::POST => Endpoint {
             model: ModelIn::OptionalForm,

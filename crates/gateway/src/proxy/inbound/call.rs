@@ -152,9 +152,6 @@ impl<'a> Call<'a> {
             .filter(is_replaced)
             .map(|named| (named.prefix, &named.at))
         {
-            Some((prefix, ModelLocation::Body(range))) if prefix.is_empty() => {
-                RequestBody::new(peek::splice(body, range, model))
-            }
             Some((prefix, ModelLocation::Body(range))) => {
                 RequestBody::new(peek::splice(body, range, &[prefix, model].concat()))
             }
@@ -174,13 +171,7 @@ impl<'a> Call<'a> {
 
     /// Whether the call may run a model that it does not name.
     pub(crate) fn may_run_unnamed_model(&self) -> bool {
-        let is_left_out = || {
-            let known = self.endpoint.known.as_ref();
-            known.is_some_and(|known| known.model == ModelIn::BodyOrPrompt)
-        };
-        self.method == Method::POST
-            && self.model.is_none()
-            && (self.endpoint.hides_model() || is_left_out())
+        self.endpoint.hides_model() && self.model.is_none() && self.method == Method::POST
     }
 
     /// Whether this is a known endpoint of objects.
