@@ -8,6 +8,7 @@ mod callers;
 mod command_line;
 mod connections;
 mod failures;
+mod front_door;
 mod harness;
 mod http;
 mod http2;

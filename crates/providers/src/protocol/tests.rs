@@ -276,97 +276,113 @@ fn geminis_files_are_reached_without_a_pools_name() {
     assert_eq!(endpoint("GET", "/v1/files/f").protocol, OpenAi);
 }
 
+/// Each with a header of the request, a path that creates, and a path of what was created.
+const OBJECTS: &[(Protocol, (&str, &str), &str, &str)] = &[
+    (OpenAi, JSON, "/v1/files", "/v1/files/f/content"),
+    (OpenAi, JSON, "/v1/batches", "/v1/batches/b/cancel"),
+    (
+        OpenAi,
+        JSON,
+        "/v1/conversations",
+        "/v1/conversations/c/items/i",
+    ),
+    (OpenAi, JSON, "/v1/uploads", "/v1/uploads/u/parts"),
+    (
+        OpenAi,
+        JSON,
+        "/v1/vector_stores",
+        "/v1/vector_stores/v/search",
+    ),
+    (OpenAi, JSON, "/v1/containers", "/v1/containers/c/files/f"),
+    (OpenAi, JSON, "/v1/videos", "/v1/videos/v/content"),
+    (OpenAi, JSON, "/v1/videos/edits", "/v1/videos/v/remix"),
+    (
+        OpenAi,
+        JSON,
+        "/v1/fine_tuning/jobs",
+        "/v1/fine_tuning/jobs/j/events",
+    ),
+    (
+        OpenAi,
+        JSON,
+        "/v1/threads/runs",
+        "/v1/threads/t/runs/r/steps",
+    ),
+    (OpenAi, JSON, "/v1/evals", "/v1/evals/e/runs"),
+    (OpenAi, JSON, "/v1/skills", "/v1/skills/s/versions/1"),
+    (
+        Anthropic,
+        JSON,
+        "/v1/messages/batches",
+        "/v1/messages/batches/b/results",
+    ),
+    (
+        Anthropic,
+        ("anthropic-version", "x"),
+        "/v1/files",
+        "/v1/files/f/content",
+    ),
+    (
+        Anthropic,
+        ("anthropic-version", "x"),
+        "/v1/skills",
+        "/v1/skills/s/versions",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/cachedContents",
+        "/v1beta/cachedContents/c",
+    ),
+    (Gemini, JSON, "/v1/cachedContents", "/v1/cachedContents/c"),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/tunedModels",
+        "/v1beta/tunedModels/t/operations/o",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/fileSearchStores",
+        "/v1beta/fileSearchStores/s/documents/d",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/interactions",
+        "/v1beta/interactions/i/cancel",
+    ),
+    (
+        Gemini,
+        ("x-goog-api-key", "x"),
+        "/v1/interactions",
+        "/v1/batches/b:cancel",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/upload/v1beta/files",
+        "/v1beta/models/veo/operations/o",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1/interactions",
+        "/v1/models/veo/operations/o",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1/interactions",
+        "/upload/v1/fileSearchStores/s:uploadToFileSearchStore",
+    ),
+];
+const JSON: (&str, &str) = ("content-type", "application/json");
+
 #[test]
 fn objects_are_created_and_called_without_a_pools_name() {
-    let versioned = ("anthropic-version", "x");
-    let google = ("x-goog-api-key", "x");
-    let json = ("content-type", "application/json");
-    for (protocol, header, creating, path) in [
-        (OpenAi, json, "/v1/files", "/v1/files/f/content"),
-        (OpenAi, json, "/v1/batches", "/v1/batches/b/cancel"),
-        (
-            OpenAi,
-            json,
-            "/v1/conversations",
-            "/v1/conversations/c/items/i",
-        ),
-        (OpenAi, json, "/v1/uploads", "/v1/uploads/u/parts"),
-        (
-            OpenAi,
-            json,
-            "/v1/vector_stores",
-            "/v1/vector_stores/v/search",
-        ),
-        (OpenAi, json, "/v1/containers", "/v1/containers/c/files/f"),
-        (OpenAi, json, "/v1/videos", "/v1/videos/v/content"),
-        (OpenAi, json, "/v1/videos/edits", "/v1/videos/v/remix"),
-        (
-            OpenAi,
-            json,
-            "/v1/fine_tuning/jobs",
-            "/v1/fine_tuning/jobs/j/events",
-        ),
-        (
-            OpenAi,
-            json,
-            "/v1/threads/runs",
-            "/v1/threads/t/runs/r/steps",
-        ),
-        (OpenAi, json, "/v1/evals", "/v1/evals/e/runs"),
-        (OpenAi, json, "/v1/skills", "/v1/skills/s/versions/1"),
-        (
-            Anthropic,
-            json,
-            "/v1/messages/batches",
-            "/v1/messages/batches/b/results",
-        ),
-        (Anthropic, versioned, "/v1/files", "/v1/files/f/content"),
-        (Anthropic, versioned, "/v1/skills", "/v1/skills/s/versions"),
-        (
-            Gemini,
-            json,
-            "/v1beta/cachedContents",
-            "/v1beta/cachedContents/c",
-        ),
-        (Gemini, json, "/v1/cachedContents", "/v1/cachedContents/c"),
-        (
-            Gemini,
-            json,
-            "/v1beta/tunedModels",
-            "/v1beta/tunedModels/t/operations/o",
-        ),
-        (
-            Gemini,
-            json,
-            "/v1beta/fileSearchStores",
-            "/v1beta/fileSearchStores/s/documents/d",
-        ),
-        (
-            Gemini,
-            json,
-            "/v1beta/interactions",
-            "/v1beta/interactions/i/cancel",
-        ),
-        (Gemini, google, "/v1/interactions", "/v1/batches/b:cancel"),
-        (
-            Gemini,
-            json,
-            "/upload/v1beta/files",
-            "/v1beta/models/veo/operations/o",
-        ),
-        (
-            Gemini,
-            json,
-            "/v1/interactions",
-            "/v1/models/veo/operations/o",
-        ),
-        (
-            Gemini,
-            json,
-            "/v1/interactions",
-            "/upload/v1/fileSearchStores/s:uploadToFileSearchStore",
-        ),
-    ] {
+    for &(protocol, header, creating, path) in OBJECTS {
         for (path, by_object) in [(creating, false), (path, true)] {
             let found = call("POST", path, &[header], None);
             let Lookup::Endpoint(found) = found else {

@@ -259,25 +259,18 @@ impl CallFields {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Self, GatewayError> {
+        if endpoint.is_about_objects() && endpoint.upload.is_none() {
+            check_native(headers, body)?;
+        }
         match &endpoint.known {
-            Some(known) if !known.native && !known.objects => {
-                Self::of_known(known, &endpoint.path, headers, body)
+            None => Ok(Self::of_native(endpoint.protocol, body)),
+            // Nothing need be in the body.
+            Some(known)
+                if known.objects && (body.is_empty() || known.model == ModelIn::Nowhere) =>
+            {
+                Ok(Self::default())
             }
-            Some(known) if known.objects => {
-                if endpoint.upload.is_none() {
-                    check_native(headers, body)?;
-                }
-                if body.is_empty() || known.model == ModelIn::Nowhere {
-                    return Ok(Self::default());
-                }
-                Self::of_known(known, &endpoint.path, headers, body)
-            }
-            _ => {
-                if endpoint.upload.is_none() {
-                    check_native(headers, body)?;
-                }
-                Ok(Self::of_native(endpoint.protocol, body))
-            }
+            Some(known) => Self::of_known(known, &endpoint.path, headers, body),
         }
     }
 
