@@ -66,9 +66,9 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         "/v1/videos" if is_form(headers) && *method == Method::POST => Endpoint {
             model: ModelIn::OptionalForm,
             hides_model: true,
-            ..collections::creation(Protocol::OpenAi, headers)
+            ..collections::creation(Protocol::OpenAi)
         },
-        _ => return of_response(method, path.strip_prefix("/v1/responses/")?, headers),
+        _ => return of_response(method, path.strip_prefix("/v1/responses/")?),
     };
     Some(endpoint.only_for("POST", method))
 }
@@ -82,11 +82,11 @@ pub(super) fn lookup_object(method: &Method, path: &str, headers: &HeaderMap) ->
 }
 
 /// A stored response, by what follows `/v1/responses/`.
-fn of_response(method: &Method, below: &str, headers: &HeaderMap) -> Option<Lookup> {
+fn of_response(method: &Method, below: &str) -> Option<Lookup> {
     if below.split('/').any(str::is_empty) {
         return None;
     }
-    let endpoint = collections::of_object(Protocol::OpenAi, method, headers);
+    let endpoint = collections::of_object(Protocol::OpenAi, method);
     let action = below.split_once('/').map(|(_, action)| action);
     Some(match *method {
         _ if action == Some("cancel") => endpoint.only_for("POST", method),

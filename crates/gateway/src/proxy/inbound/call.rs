@@ -247,7 +247,8 @@ fn object_effect(
     store: Option<bool>,
 ) -> Option<ObjectEffect> {
     let known = endpoint.known.as_ref();
-    let may_affect = known.is_none_or(|known| known.repeat != Repeat::Safe) || store == Some(true);
+    let is_about_objects = |known: &Endpoint| known.objects || known.repeat != Repeat::Safe;
+    let may_affect = known.is_none_or(is_about_objects) || store == Some(true);
     may_affect
         .then(|| objects::object_effect(endpoint.protocol, method, &endpoint.path, store))
         .flatten()

@@ -42,9 +42,12 @@ pub(crate) struct Cors {
 impl Cors {
     pub(crate) fn new(server: &ServerSettings, request: &HeaderMap) -> Self {
         let varies = !server.allowed_origins.is_empty();
-        let origin = varies.then(|| request.get(ORIGIN)).flatten();
+        let mut origins = request.get_all(ORIGIN).iter().take(usize::from(varies) * 2);
+        let origin = origins.next().filter(|origin| is_allowed(server, origin));
+        // A browser sends one. Of several, it is not known which one the page has.
+        let is_only = origins.next().is_none();
         Self {
-            origin: origin.filter(|origin| is_allowed(server, origin)).cloned(),
+            origin: origin.filter(|_| is_only).cloned(),
             varies,
         }
     }
