@@ -1,6 +1,7 @@
 //! A provider's base URL, split into origin (part of a key's identity) and path (a prefix).
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -50,10 +51,25 @@ impl BaseUrl {
         &self.path
     }
 
+    /// Whether the host is this machine: `localhost`, `127.0.0.1`, `[::1]`.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.authority)
+    }
+
     /// Whether the connection is encrypted.
     pub fn is_https(&self) -> bool {
         self.origin.starts_with("https:")
     }
+}
+
+/// Whether a host, with or without a port, is this machine.
+pub fn is_loopback(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    let name = authority.host().trim_matches(['[', ']']);
+    let is_address = name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    is_address || name.eq_ignore_ascii_case("localhost")
 }
 
 impl FromStr for BaseUrl {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keypool_core::base_url::BaseUrl;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::PoolSettings;
 
@@ -38,6 +39,9 @@ pub struct ServerSettings {
     pub shutdown_timeout: Duration,
     /// How long `/readyz` answers 503 before accepting ends.
     pub shutdown_delay: Duration,
+    /// How clients reach this server, for addresses in responses: `https`, or `http` at a loopback host. `None`: as the
+    /// request says.
+    pub public_url: Option<BaseUrl>,
     /// `Host` values accepted in addition to the loopback names, without port.
     pub allowed_hosts: Vec<String>,
     /// `Origin` values accepted, such as `https://app.example.com`.
@@ -52,6 +56,7 @@ impl Default for ServerSettings {
             max_request_body: 64 << 20,
             shutdown_timeout: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
+            public_url: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
         }

@@ -11,7 +11,7 @@ use keypool_core::pool::{Member, Pool};
 use keypool_core::secret::Digest256;
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
-use keypool_providers::protocol::Protocol;
+use keypool_providers::protocol::{Endpoint, Protocol};
 
 use crate::prebuilt_headers::name_value;
 
@@ -181,6 +181,14 @@ impl PoolEntry {
     pub(crate) fn holds_objects_of(&self, protocol: Protocol) -> bool {
         self.speaks(protocol)
             && (protocol != Protocol::OpenAi || self.dialect.protocols[0] == protocol)
+    }
+
+    /// Whether its provider has the endpoint.
+    pub(crate) fn serves(&self, endpoint: &Endpoint) -> bool {
+        match endpoint.objects {
+            true => self.holds_objects_of(endpoint.protocol),
+            false => self.speaks(endpoint.protocol),
+        }
     }
 
     /// Whether its provider can be called by `protocol`.

@@ -185,6 +185,15 @@ fn object_json(kind: Kind, call: &Call<'_>, id: &str) -> String {
             ));
             format!(r#"{{"name":{quoted_id},"uri":{uri},"createTime":"{time}","state":"ACTIVE"}}"#)
         }
+        (Protocol::Anthropic, "message_batch") => {
+            let time = rfc3339(created);
+            let results = quoted(&format!(
+                "https://api.anthropic.com/v1/messages/batches/{id}/results"
+            ));
+            format!(
+                r#"{{"id":{quoted_id},"type":"{object}","processing_status":"ended","created_at":"{time}","results_url":{results}}}"#
+            )
+        }
         (Protocol::Anthropic, _) => {
             let time = rfc3339(created);
             format!(r#"{{"id":{quoted_id},"type":"{object}","created_at":"{time}"}}"#)

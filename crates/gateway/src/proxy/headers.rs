@@ -345,88 +345,32 @@ mod tests {
 
     #[test]
     fn headers_that_proxies_and_browsers_add_stay_here() {
-        for name in [
+        for names in [
             // Standards and conventions.
-            "Forwarded",
-            "Via",
-            "Max-Forwards",
-            "X-Forwarded-For",
-            "X-Forwarded-Proto",
-            "X-Forwarded-Client-Cert",
-            "X-Real-IP",
-            "X-Real-Port",
-            "X-Original-URL",
-            "X-Original-Forwarded-For",
-            "X-Originating-IP",
-            "X-Client-IP",
-            "X-Cluster-Client-IP",
-            "WL-Proxy-Client-IP",
-            "Proxy-Client-IP",
-            "X-Request-Start",
-            "X-Scheme",
+            "Forwarded Via Max-Forwards X-Forwarded-For X-Forwarded-Proto X-Forwarded-Client-Cert X-Real-IP \
+             X-Real-Port X-Original-URL X-Original-Forwarded-For X-Originating-IP X-Client-IP \
+             X-Cluster-Client-IP WL-Proxy-Client-IP Proxy-Client-IP X-Request-Start X-Scheme",
             // CDNs.
-            "CF-Connecting-IP",
-            "CF-Ray",
-            "CF-IPCountry",
-            "CF-Visitor",
-            "CF-Worker",
-            "CF-Access-Jwt-Assertion",
-            "CDN-Loop",
-            "CDN-RequestId",
-            "True-Client-IP",
-            "Akamai-Origin-Hop",
-            "X-Akamai-Edgescape",
-            "Fastly-Client-IP",
-            "Fastly-FF",
-            "X-Varnish",
-            "CloudFront-Viewer-Country",
-            "X-Amz-Cf-Id",
-            "Incap-Client-IP",
-            "X-Sucuri-Clientip",
-            "Ali-Cdn-Real-Ip",
-            "EO-Connecting-IP",
+            "CF-Connecting-IP CF-Ray CF-IPCountry CF-Visitor CF-Worker CF-Access-Jwt-Assertion CDN-Loop \
+             CDN-RequestId True-Client-IP Akamai-Origin-Hop X-Akamai-Edgescape Fastly-Client-IP Fastly-FF \
+             X-Varnish CloudFront-Viewer-Country X-Amz-Cf-Id Incap-Client-IP X-Sucuri-Clientip \
+             Ali-Cdn-Real-Ip EO-Connecting-IP",
             // Clouds and hosts.
-            "X-Amzn-Trace-Id",
-            "X-Amzn-Oidc-Data",
-            "X-Cloud-Trace-Context",
-            "X-AppEngine-Country",
-            "X-Goog-Iap-Jwt-Assertion",
-            "X-Serverless-Authorization",
-            "X-Azure-ClientIP",
-            "X-Azure-Ref",
-            "X-ARR-LOG-ID",
-            "X-MS-Client-Principal-Name",
-            "Fly-Client-IP",
-            "Fly-Region",
-            "X-Vercel-IP-Country",
-            "X-NF-Request-ID",
-            "Netlify-Original-Path",
-            "DO-Connecting-IP",
-            "Rndr-Id",
-            "Heroku-Session",
-            "X-Railway-Edge",
+            "X-Amzn-Trace-Id X-Amzn-Oidc-Data X-Cloud-Trace-Context X-AppEngine-Country \
+             X-Goog-Iap-Jwt-Assertion X-Serverless-Authorization X-Azure-ClientIP X-Azure-Ref X-ARR-LOG-ID \
+             X-MS-Client-Principal-Name Fly-Client-IP Fly-Region X-Vercel-IP-Country X-NF-Request-ID \
+             Netlify-Original-Path DO-Connecting-IP Rndr-Id Heroku-Session X-Railway-Edge",
             // Service meshes, gateways and login proxies.
-            "X-Envoy-External-Address",
-            "X-Kong-Request-Id",
-            "X-Consumer-Username",
-            "L5d-Dst-Override",
-            "X-Auth-Request-Email",
-            "Remote-User",
-            "Tailscale-User-Login",
-            "SSL-Client-Subject-DN",
+            "X-Envoy-External-Address X-Kong-Request-Id X-Consumer-Username L5d-Dst-Override \
+             X-Auth-Request-Email Remote-User Tailscale-User-Login SSL-Client-Subject-DN",
             // Browsers.
-            "Origin",
-            "Referer",
-            "Cookie",
-            "Sec-Fetch-Site",
-            "Sec-CH-UA",
-            "Access-Control-Request-Method",
+            "Origin Referer Cookie Sec-Fetch-Site Sec-CH-UA Access-Control-Request-Method",
             // Another call than the one that was checked.
-            "X-HTTP-Method-Override",
-            "Expect",
-            "Prefer",
+            "X-HTTP-Method-Override Expect Prefer",
         ] {
-            assert!(!is_forwarded(name), "{name}");
+            for name in names.split_ascii_whitespace() {
+                assert!(!is_forwarded(name), "{name}");
+            }
         }
     }
 

@@ -28,7 +28,7 @@ use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::Snapshot;
 use crate::traces::Ending;
 use attempt::{AttemptResult, Attempts, Unclear, send};
-use inbound::{Call, Caller, ClientRequest, MatchedEndpoint, ReceivedBody, UnreadBody};
+use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, UnreadBody};
 use log::RequestLog;
 use objects::ObjectTracking;
 use relay::{final_response, relay};
@@ -49,9 +49,15 @@ pub(crate) fn handle(
     let mut log = RequestLog::new(&gw, &parts);
     let mut unread = UnreadBody::new(&gw, &parts, incoming);
     let span = log.span().clone();
+    let snapshot = gw.snapshot();
+    let cors = Cors::new(&snapshot.settings.server, &parts.headers);
     async move {
         let outcome = {
-            let answering = answer_request(&gw, peer, &parts, &mut unread, &mut log);
+            let request = ClientRequest {
+                parts: &parts,
+                peer,
+            };
+            let answering = answer_request(&gw, &snapshot, request, &cors, &mut unread, &mut log);
             let mut answering = std::pin::pin!(answering);
             // When `shutdown_timeout` has passed, every connection's task is woken, and this is polled.
             poll_fn(|cx| match gw.is_aborting() {
@@ -61,43 +67,49 @@ pub(crate) fn handle(
             .await
         };
         unread.drain();
-        Ok(match outcome {
+        let mut response = match outcome {
             Some(Ok(response)) => response,
             Some(Err(error)) => log
                 .finish_with(error.render(), Ending::Complete)
                 .map(OutBody::whole),
             None => log
-                .finish_with(shutdown_response(&gw, &parts), Ending::Shutdown)
+                .finish_with(shutdown_response(&snapshot, &parts), Ending::Shutdown)
                 .map(OutBody::whole),
-        })
+        };
+        cors.apply(response.headers_mut());
+        Ok(response)
     }
 }
 
 /// What happens before [`run`]: match the endpoint, authenticate the caller, read the body.
 async fn answer_request(
     gw: &Arc<Gateway>,
-    peer: SocketAddr,
-    parts: &Parts,
+    snapshot: &Snapshot,
+    request: ClientRequest<'_>,
+    cors: &Cors,
     unread: &mut UnreadBody,
     log: &mut RequestLog,
 ) -> Result<Response<OutBody>, RenderableError> {
+    let parts = request.parts;
     headers::check_head(parts)?;
-    let snapshot = gw.snapshot();
-    let endpoint = MatchedEndpoint::find(&snapshot, parts)?;
+    if let Some(preflight) = cors.preflight(parts) {
+        let response = log.finish_with(preflight, Ending::Complete);
+        return Ok(response.map(OutBody::whole));
+    }
+    let endpoint = MatchedEndpoint::find(snapshot, parts)?;
     let protocol = endpoint.protocol;
     let answering = async {
-        let early = body_with_key(&snapshot, &endpoint, parts, unread).await?;
+        let early = body_with_key(snapshot, &endpoint, parts, unread).await?;
         let key_in_body = match &early {
             Some(body) => inbound::key_in_body(&body.bytes)?,
             None => None,
         };
-        let request = ClientRequest { parts, peer };
-        let caller = Caller::authenticate(gw, &snapshot, &endpoint, request, key_in_body)?;
+        let caller = Caller::authenticate(gw, snapshot, &endpoint, request, key_in_body)?;
         log.set_caller(&caller.name, caller.may_see_traces());
         caller.check_access(&endpoint)?;
         if let Some(models) = endpoint.models_call() {
             // Boxed, like everything rarely needed: it would make every request larger.
-            let listed = Box::pin(models::list(gw, &snapshot, &endpoint, models, &caller)).await?;
+            let listed = Box::pin(models::list(gw, snapshot, &endpoint, models, &caller)).await?;
             let listed = log.finish_with(listed, Ending::Complete);
             return Ok(listed.map(OutBody::whole));
         }
@@ -107,7 +119,7 @@ async fn answer_request(
             None => unread.read(&parts.headers, limit).await?,
         };
         let call = Call::new(endpoint, parts, body)?;
-        run(gw, &snapshot, &call, &caller, log).await
+        run(gw, snapshot, &call, &caller, log).await
     };
     answering
         .await
@@ -163,7 +175,7 @@ async fn run(
         match send(gw, call, target, &lease, attempts.time).await {
             AttemptResult::Response(mut response) => {
                 attempts.answered(&lease, &response);
-                objects.after_response(&lease, &mut response);
+                objects.after_response(&lease, &mut response).await?;
                 return Ok(relay(gw, call, &target.entry, response, Some(lease), log));
             }
             AttemptResult::Unclear(refusal) => match attempts.unclear(lease, refusal, log) {
@@ -179,10 +191,9 @@ async fn run(
 }
 
 /// The response to a request for which a shutdown left no more time.
-fn shutdown_response(gw: &Gateway, parts: &Parts) -> Response<Bytes> {
+fn shutdown_response(snapshot: &Snapshot, parts: &Parts) -> Response<Bytes> {
     let message = "this gateway was shut down before there was an answer: send the request again";
-    let snapshot = gw.snapshot();
-    let protocol = match MatchedEndpoint::find(&snapshot, parts) {
+    let protocol = match MatchedEndpoint::find(snapshot, parts) {
         Ok(endpoint) => endpoint.protocol,
         Err(error) => error.protocol,
     };

@@ -175,6 +175,7 @@ impl Fixed {
             max_request_body: _,
             shutdown_timeout: _,
             shutdown_delay: _,
+            public_url: _,
             allowed_hosts: _,
             allowed_origins: _,
         } = server;

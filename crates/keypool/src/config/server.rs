@@ -47,6 +47,10 @@ pub(super) fn server(
     out.shutdown_delay = table
         .duration("shutdown_delay")
         .unwrap_or(out.shutdown_delay);
+    out.public_url = table.text("public_url").and_then(|text| {
+        let expected = "an https address without a query, such as \"https://llm.example.com\" (http only for a loopback host)";
+        text.read(expected, values::public_url)
+    });
     out.allowed_hosts = list(
         &mut table,
         "allowed_hosts",

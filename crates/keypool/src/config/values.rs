@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use keypool_core::base_url::BaseUrl;
+
 /// `"500ms"`, `"1.5s"`, `"5m"`, `"1h"`, `"7d"`; at most 365 days.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
@@ -114,6 +116,12 @@ pub(super) fn origin(text: &str) -> Option<String> {
         .filter(|port| Some(*port) != own)
         .map_or(String::new(), |port| format!(":{port}"));
     Some(format!("{scheme}://{}{port}", host.to_ascii_lowercase()))
+}
+
+/// How clients reach this server. Plain HTTP would let anyone on the way read what the address carries.
+pub(super) fn public_url(text: &str) -> Option<BaseUrl> {
+    let url: BaseUrl = text.parse().ok()?;
+    (url.is_https() || url.is_loopback()).then_some(url)
 }
 
 /// Whether `text` is a URL with one of `schemes`, an optional user and password, and one or more hosts separated by commas.

@@ -119,7 +119,7 @@ async fn websockets_are_refused_and_other_upgrades_are_ignored() {
         "/nothing",
     ] {
         let reply = gw.send("GET", path, &websocket, b"").await;
-        refused(&reply, 400, "invalid_request", path);
+        refused(&reply, 426, "upgrade_required", path);
         assert!(reply.message().contains("WebSocket"), "{reply:?}");
     }
     let headers = [("x-goog-api-key", "any"), websocket[0], websocket[1]];

@@ -136,7 +136,7 @@ async fn a_virtual_key_grants_only_what_it_allows() {
             403,
             "model_not_allowed",
         ),
-        ("/p/files", String::new(), 403, "native_not_allowed"),
+        ("/p/agents", String::new(), 403, "native_not_allowed"),
         ("/v1/nothing", String::new(), 404, "not_found"),
     ] {
         let reply = gw.send("POST", path, &good, body.as_bytes()).await;
@@ -308,7 +308,7 @@ async fn a_providers_openai_path_is_an_openai_endpoint() {
             "not in OpenAI's format: {error}"
         );
     }
-    let reply = gw.send("POST", "/gemini/v1beta/files", &good, b"{}").await;
+    let reply = gw.send("POST", "/gemini/v1beta/agents", &good, b"{}").await;
     refused(&reply, 403, "native_not_allowed", "a native path");
     assert!(mock.seen_all().is_empty(), "{:?}", mock.recorded());
     let reply = gw

@@ -9,6 +9,7 @@ mod command_line;
 mod config;
 mod connections;
 mod failures;
+mod front_door;
 mod harness;
 mod http;
 mod http2;

@@ -116,6 +116,11 @@ impl<'t> Raw<'t> {
         self.at.len() - 2 > 6 * bytes
     }
 
+    /// Its byte range in the text, quotes included.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.at.clone()
+    }
+
     /// The string without quotes and escapes; empty if an escape is broken.
     pub(super) fn read(&self) -> Cow<'t, str> {
         unescaped(self.text, self.at.clone())

@@ -5,12 +5,14 @@
 //! Sources: the endpoint lists of the providers' own SDKs; SiliconFlow's video API (`/video/submit`, `requestId`). Must
 //! never know a key, a pool or a caller.
 
+mod addresses;
 mod answers;
 mod json;
 mod mentions;
 mod names;
 mod table;
 
+pub use self::addresses::{local_addresses, may_have_addresses};
 pub use self::answers::{
     ObjectEffect, created_ids, makes_though_not_stored, object_effect, upload_session,
 };

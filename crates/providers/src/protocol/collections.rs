@@ -18,6 +18,8 @@ pub(super) struct Collection {
     pub(super) creates: bool,
     /// `GET` lists the objects of all callers.
     pub(super) lists: bool,
+    /// Requests may name a model.
+    pub(super) names_model: bool,
     /// Its objects may run models that a request does not name.
     pub(super) hides_model: bool,
 }
@@ -29,12 +31,21 @@ impl Collection {
             at,
             creates: true,
             lists: true,
+            names_model: false,
             hides_model: false,
+        }
+    }
+
+    pub(super) const fn naming_model(self) -> Self {
+        Self {
+            names_model: true,
+            ..self
         }
     }
 
     pub(super) const fn hiding_model(self) -> Self {
         Self {
+            names_model: true,
             hides_model: true,
             ..self
         }
@@ -59,7 +70,10 @@ impl Collection {
     pub(super) fn below<'p>(&self, path: &'p str) -> Option<&'p str> {
         let below = path.strip_prefix('/')?.strip_prefix(self.at)?;
         let is_below = match below.strip_prefix('/') {
-            Some(segments) => !segments.split('/').any(str::is_empty),
+            Some(segments) => {
+                let is_none = |segment: &str| segment.is_empty() || segment.starts_with(':');
+                !segments.split('/').any(is_none)
+            }
             None => below.is_empty(),
         };
         is_below.then_some(below)
@@ -73,15 +87,24 @@ impl Collection {
         below: &str,
         headers: &HeaderMap,
     ) -> Lookup {
+        let model = match self.names_model && *method != Method::GET {
+            true => optional_model(headers),
+            false => ModelIn::Nowhere,
+        };
         let word = below.trim_start_matches('/');
         if !below.is_empty() && !CREATING_WORDS.contains(&word) {
-            return Lookup::Endpoint(of_object(protocol, method, headers));
+            return Lookup::Endpoint(Endpoint {
+                model,
+                hides_model: self.hides_model,
+                ..of_object(protocol, method)
+            });
         }
         let lists = self.lists && below.is_empty();
         match *method {
             Method::POST if self.creates => Lookup::Endpoint(Endpoint {
+                model,
                 hides_model: self.hides_model,
-                ..creation(protocol, headers)
+                ..creation(protocol)
             }),
             Method::GET if lists => Lookup::Endpoint(list(protocol)),
             _ => Lookup::MethodNotAllowed(
@@ -106,9 +129,8 @@ fn list(protocol: Protocol) -> Endpoint {
 }
 
 /// Creates an object.
-pub(super) fn creation(protocol: Protocol, headers: &HeaderMap) -> Endpoint {
+pub(super) fn creation(protocol: Protocol) -> Endpoint {
     Endpoint {
-        model: optional_model(headers),
         repeat: Repeat::Never,
         objects: true,
         requires_objects: true,
@@ -117,21 +139,17 @@ pub(super) fn creation(protocol: Protocol, headers: &HeaderMap) -> Endpoint {
 }
 
 /// A call of an object, or of something below it.
-pub(super) fn of_object(protocol: Protocol, method: &Method, headers: &HeaderMap) -> Endpoint {
+pub(super) fn of_object(protocol: Protocol, method: &Method) -> Endpoint {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     Endpoint {
         by_object: true,
         repeat: if is_read { Repeat::Safe } else { Repeat::Never },
-        model: match is_read {
-            true => ModelIn::Nowhere,
-            false => optional_model(headers),
-        },
-        ..creation(protocol, headers)
+        ..creation(protocol)
     }
 }
 
 /// Where a call that need not name a model may name one.
-fn optional_model(headers: &HeaderMap) -> ModelIn {
+pub(super) fn optional_model(headers: &HeaderMap) -> ModelIn {
     match is_json(headers) {
         true => ModelIn::OptionalBody,
         false => ModelIn::Nowhere,

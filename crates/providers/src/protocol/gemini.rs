@@ -28,7 +28,7 @@ const MAX_UPLOAD_ID: usize = 1024;
 
 /// The collections that only Gemini has, below the version.
 const OWN: [Collection; 4] = [
-    Collection::new("cachedContents"),
+    Collection::new("cachedContents").naming_model(),
     Collection::new("tunedModels").hiding_model(),
     Collection::new("fileSearchStores"),
     Collection::new("operations").without_creation(),
@@ -85,7 +85,7 @@ fn of_object(
 ) -> Option<Lookup> {
     let gemini = Protocol::Gemini;
     if let Some(below) = path.strip_prefix("/upload") {
-        return of_upload(method, below, headers, query);
+        return of_upload(method, below, query);
     }
     let is_beta = path.starts_with("/v1beta/");
     let rest = path
@@ -97,7 +97,8 @@ fn of_object(
             generates: true,
             repeat: Repeat::NeverIfStored,
             hides_model: true,
-            ..collections::creation(gemini, headers)
+            model: collections::optional_model(headers),
+            ..collections::creation(gemini)
         }));
     }
     if let Some(call) = method_of_tuned_model(rest).filter(|_| *method == Method::POST) {
@@ -110,7 +111,7 @@ fn of_object(
         }));
     }
     if is_operation_of_model(rest) {
-        let endpoint = collections::of_object(gemini, method, headers);
+        let endpoint = collections::of_object(gemini, method);
         return Some(Lookup::Endpoint(endpoint));
     }
     let is_googles = is_beta || protocol_of_headers(headers, query) == gemini;
@@ -125,36 +126,24 @@ fn of_object(
 }
 
 /// An upload: to the files, or to a store. `below` follows `/upload`.
-fn of_upload(
-    method: &Method,
-    below: &str,
-    headers: &HeaderMap,
-    query: Option<&str>,
-) -> Option<Lookup> {
+fn of_upload(method: &Method, below: &str, query: Option<&str>) -> Option<Lookup> {
     let rest = below
         .strip_prefix("/v1beta")
         .or_else(|| below.strip_prefix("/v1"))?;
     let is_of_store = Collection::new("fileSearchStores").below(rest).is_some();
-    let endpoint = match rest {
-        "/files" if query.and_then(upload_id).is_none() => creation_of_file(method, headers),
-        "/files" => collections::of_object(Protocol::Gemini, method, headers),
-        _ if is_of_store && rest.contains(':') => {
-            collections::of_object(Protocol::Gemini, method, headers)
-        }
+    Some(Lookup::Endpoint(match rest {
+        "/files" if query.and_then(upload_id).is_none() => creation_of_file(method),
+        "/files" => collections::of_object(Protocol::Gemini, method),
+        _ if is_of_store && rest.contains(':') => collections::of_object(Protocol::Gemini, method),
         _ => return None,
-    };
-    // The body is a piece of a file, or describes one. It never names a model.
-    Some(Lookup::Endpoint(Endpoint {
-        model: ModelIn::Nowhere,
-        ..endpoint
     }))
 }
 
-fn creation_of_file(method: &Method, headers: &HeaderMap) -> Endpoint {
+fn creation_of_file(method: &Method) -> Endpoint {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     Endpoint {
         repeat: if is_read { Repeat::Safe } else { Repeat::Never },
-        ..collections::creation(Protocol::Gemini, headers)
+        ..collections::creation(Protocol::Gemini)
     }
 }
 

@@ -45,7 +45,7 @@ pub enum ModelIn {
     Body,
     /// Top-level `model` of the JSON body; may be missing (OpenAI moderations).
     OptionalBody,
-    /// Top-level `model` of the JSON body; may be missing beside a stored `prompt`, which has one (OpenAI Responses).
+    /// Top-level `model` of the JSON body; may be missing only beside a stored `prompt`, which has one (OpenAI Responses).
     BodyOrPrompt,
     /// Form field `model` of a multipart body; required.
     Form,

@@ -31,6 +31,10 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         json: false,
         ..post(model)
     };
+    let hiding = |endpoint| Endpoint {
+        hides_model: true,
+        ..endpoint
+    };
     let endpoint = match path {
         // Stored ones are objects. All other methods are for those.
         "/v1/chat/completions" if *method == Method::GET => return None,
@@ -42,6 +46,7 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         "/v1/responses" => Endpoint {
             repeat: Repeat::NeverIfStored,
             requires_objects: true,
+            hides_model: true,
             ..post(ModelIn::BodyOrPrompt)
         },
         "/v1/responses/compact" => Endpoint {
@@ -53,16 +58,17 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
             generates: false,
             ..post(ModelIn::OptionalBody)
         },
-        "/v1/moderations" | "/v1/images/generations" => post(ModelIn::OptionalBody),
-        "/v1/images/edits" if is_json(headers) => post(ModelIn::OptionalBody),
-        "/v1/images/edits" | "/v1/images/variations" => form(ModelIn::OptionalForm),
+        "/v1/moderations" => post(ModelIn::OptionalBody),
+        "/v1/images/generations" => hiding(post(ModelIn::OptionalBody)),
+        "/v1/images/edits" if is_json(headers) => hiding(post(ModelIn::OptionalBody)),
+        "/v1/images/edits" | "/v1/images/variations" => hiding(form(ModelIn::OptionalForm)),
         "/v1/audio/transcriptions" | "/v1/audio/translations" => form(ModelIn::Form),
         "/v1/videos" if is_form(headers) && *method == Method::POST => Endpoint {
             model: ModelIn::OptionalForm,
             hides_model: true,
-            ..collections::creation(Protocol::OpenAi, headers)
+            ..collections::creation(Protocol::OpenAi)
         },
-        _ => return of_response(method, path.strip_prefix("/v1/responses/")?, headers),
+        _ => return of_response(method, path.strip_prefix("/v1/responses/")?),
     };
     Some(endpoint.only_for("POST", method))
 }
@@ -76,11 +82,11 @@ pub(super) fn lookup_object(method: &Method, path: &str, headers: &HeaderMap) ->
 }
 
 /// A stored response, by what follows `/v1/responses/`.
-fn of_response(method: &Method, below: &str, headers: &HeaderMap) -> Option<Lookup> {
+fn of_response(method: &Method, below: &str) -> Option<Lookup> {
     if below.split('/').any(str::is_empty) {
         return None;
     }
-    let endpoint = collections::of_object(Protocol::OpenAi, method, headers);
+    let endpoint = collections::of_object(Protocol::OpenAi, method);
     let action = below.split_once('/').map(|(_, action)| action);
     Some(match *method {
         _ if action == Some("cancel") => endpoint.only_for("POST", method),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 
-use super::{Lookup, Protocol, lookup, protocol_of_headers};
+use super::{Lookup, Protocol, lookup};
 
 /// The base that Google gives to OpenAI's SDKs.
 const GOOGLES_OPENAI: &str = "/v1beta/openai";
@@ -22,65 +22,41 @@ pub fn lookup_rewritten(
     query: Option<&str>,
 ) -> Option<(String, Lookup)> {
     let tidy = tidied(path);
-    let mut refused = None;
-    for candidate in candidates(&tidy, headers, query) {
-        let found = match candidate.is_openais {
-            true => lookup(method, &candidate.path, &without_credentials(headers), None),
-            false => lookup(method, &candidate.path, headers, query),
-        };
-        match found {
-            Lookup::Endpoint(_) => return Some((candidate.path, found)),
-            Lookup::MethodNotAllowed(..) => {
-                refused.get_or_insert((candidate.path, found));
-            }
-            Lookup::Unknown(_) => {}
-        }
-    }
-    refused
-}
-
-/// A path to try.
-struct Candidate {
-    path: String,
-    /// The path says that it is OpenAI's protocol, whatever credential comes with it.
-    is_openais: bool,
-}
-
-impl Candidate {
-    fn new(path: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            is_openais: false,
-        }
-    }
-}
-
-fn candidates(tidy: &str, headers: &HeaderMap, query: Option<&str>) -> Vec<Candidate> {
-    let path = with_one_version(tidy);
+    let path = with_one_version(&tidy);
     if let Some(rest) = path.strip_prefix(GOOGLES_OPENAI) {
+        // The path says that it is OpenAI's protocol, whatever credential comes with it.
         let path = with_one_version(rest);
-        let versioned = match version(path) {
-            Some(_) => path.to_owned(),
-            None => format!("/v1{path}"),
-        };
-        return vec![Candidate {
-            path: versioned,
-            is_openais: true,
-        }];
+        let path = version(path).map_or_else(|| format!("/v1{path}"), |_| path.to_owned());
+        let found = lookup(method, &path, &without_credentials(headers), None);
+        return is_openais(&found).then_some((path, found));
     }
-    if version(path).is_some() {
-        return vec![Candidate::new(path)];
+    let found = lookup(method, path, headers, query);
+    if is_known(&found) || version(path).is_some() {
+        return is_known(&found).then(|| (path.to_owned(), found));
     }
-    // Google's clients put `v1beta` in their base; all others `v1`.
-    let is_googles = path.contains(':') || protocol_of_headers(headers, query) == Protocol::Gemini;
-    let versions = match is_googles {
-        true => ["/v1beta", "/v1"],
-        false => ["/v1", "/v1beta"],
-    };
-    let versioned = versions.map(|version| Candidate::new([version, path].concat()));
-    std::iter::once(Candidate::new(path))
-        .chain(versioned)
-        .collect()
+    let versioned = format!("/v1{path}");
+    let found = lookup(method, &versioned, headers, query);
+    // Google's clients leave out `v1beta`, all others `v1`.
+    let is_googles =
+        matches!(&found, Lookup::Endpoint(endpoint) if endpoint.protocol == Protocol::Gemini);
+    if is_googles {
+        let versioned = format!("/v1beta{path}");
+        let found = lookup(method, &versioned, headers, query);
+        return is_known(&found).then_some((versioned, found));
+    }
+    is_known(&found).then_some((versioned, found))
+}
+
+fn is_openais(found: &Lookup) -> bool {
+    match found {
+        Lookup::Endpoint(endpoint) => endpoint.protocol == Protocol::OpenAi,
+        Lookup::MethodNotAllowed(protocol, _) => *protocol == Protocol::OpenAi,
+        Lookup::Unknown(_) => false,
+    }
+}
+
+fn is_known(found: &Lookup) -> bool {
+    !matches!(found, Lookup::Unknown(_))
 }
 
 /// The path with single slashes, none at its end, and colons as they are.
@@ -214,7 +190,7 @@ mod tests {
             "POST /v1",
             "POST /nowhere",
             "POST /v2/chat/completions",
-            "POST /v1/chat/completions/x/y/%3A",
+            "POST /v1/chat%2Fcompletions",
             "POST /v1betax/chat/completions",
             "POST /v1/openai/chat/completions",
             "POST /v1/search",

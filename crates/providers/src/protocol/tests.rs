@@ -45,39 +45,59 @@ fn openai_endpoints() {
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
-        "/v1/images/generations",
+        "/v1/responses/compact",
         "/v1/audio/speech",
         "/v1/rerank",
     ] {
+        let is_of_responses = path.starts_with("/v1/responses");
         assert_eq!(
             endpoint("POST", path),
-            expect(ModelIn::Body, true, Repeat::Safe),
+            Endpoint {
+                requires_objects: is_of_responses,
+                ..expect(ModelIn::Body, true, Repeat::Safe)
+            },
             "{path}"
         );
     }
     assert_eq!(
         endpoint("POST", "/v1/responses"),
-        expect(ModelIn::Body, true, Repeat::NeverIfStored)
+        Endpoint {
+            requires_objects: true,
+            hides_model: true,
+            ..expect(ModelIn::BodyOrPrompt, true, Repeat::NeverIfStored)
+        }
+    );
+    assert_eq!(
+        endpoint("POST", "/v1/responses/input_tokens"),
+        Endpoint {
+            requires_objects: true,
+            generates: false,
+            ..expect(ModelIn::OptionalBody, true, Repeat::Safe)
+        }
     );
     assert_eq!(
         endpoint("POST", "/v1/moderations"),
         expect(ModelIn::OptionalBody, true, Repeat::Safe)
     );
-    for path in [
-        "/v1/images/edits",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-    ] {
+    for path in ["/v1/audio/transcriptions", "/v1/audio/translations"] {
         assert_eq!(
             endpoint("POST", path),
             expect(ModelIn::Form, false, Repeat::Safe),
             "{path}"
         );
     }
-    assert_eq!(
-        endpoint("POST", "/v1/images/variations"),
-        expect(ModelIn::OptionalForm, false, Repeat::Safe)
-    );
+    for (path, model) in [
+        ("/v1/images/generations", ModelIn::OptionalBody),
+        ("/v1/images/edits", ModelIn::OptionalForm),
+        ("/v1/images/variations", ModelIn::OptionalForm),
+    ] {
+        let json = model == ModelIn::OptionalBody;
+        let images = Endpoint {
+            hides_model: true,
+            ..expect(model, json, Repeat::Safe)
+        };
+        assert_eq!(endpoint("POST", path), images, "{path}");
+    }
     assert!(endpoint("POST", "/v1/chat/completions").generates);
 }
 
@@ -116,7 +136,7 @@ fn stored_responses_are_called_by_their_id() {
         "/v1/responses/",
         "/v1/responses//x",
         "/v1/responses/resp_1/",
-        "/v1/responses/compact",
+        "/v1/responses/compact/",
     ] {
         assert_eq!(
             call("POST", path, &[], None),
@@ -134,13 +154,13 @@ fn image_edits_may_be_json() {
     };
     assert_eq!(
         edits("Application/JSON; charset=utf-8"),
-        (ModelIn::Body, true)
+        (ModelIn::OptionalBody, true)
     );
     assert_eq!(
         edits("multipart/form-data; boundary=application/json"),
-        (ModelIn::Form, false)
+        (ModelIn::OptionalForm, false)
     );
-    assert_eq!(edits("application/jsonl"), (ModelIn::Form, false));
+    assert_eq!(edits("application/jsonl"), (ModelIn::OptionalForm, false));
 }
 
 #[test]
@@ -181,7 +201,8 @@ fn gemini_calls_name_the_model_in_the_path() {
         "/v1beta/models/g:",
         "/v1/models/a/b:generateContent",
         "/v1/models/g:a/b",
-        "/v1beta/tunedModels/x:generateContent",
+        "/v1beta/tunedModels/:generateContent",
+        "/v1beta/tunedModels/a/b:generateContent/",
         "/v1beta/models//:generateContent",
         "/v1beta/files/",
         "/v1beta/filesx",
@@ -239,7 +260,9 @@ fn geminis_files_are_reached_without_a_pools_name() {
             let Lookup::Endpoint(found) = found else {
                 panic!("{method} {path}: {found:?}");
             };
-            assert!(found.native && !found.json && !found.generates, "{path}");
+            let is_list = method == "GET" && !by_object;
+            assert!(found.objects && !found.json && !found.generates, "{path}");
+            assert_eq!(found.native, is_list, "{method} {path}");
             assert_eq!(found.model, ModelIn::Nowhere, "{path}");
             assert_eq!(
                 (found.protocol, found.repeat, found.by_object),
@@ -250,9 +273,205 @@ fn geminis_files_are_reached_without_a_pools_name() {
     }
     let piece = call("POST", "/upload/v1/files", &[], Some("upload_id=U"));
     assert!(matches!(piece, Lookup::Endpoint(found) if found.by_object));
+    assert_eq!(endpoint("GET", "/v1/files/f").protocol, OpenAi);
+}
+
+/// Each with a header of the request, a path that creates, and a path of what was created.
+const OBJECTS: &[(Protocol, (&str, &str), &str, &str)] = &[
+    (OpenAi, JSON, "/v1/files", "/v1/files/f/content"),
+    (OpenAi, JSON, "/v1/batches", "/v1/batches/b/cancel"),
+    (
+        OpenAi,
+        JSON,
+        "/v1/conversations",
+        "/v1/conversations/c/items/i",
+    ),
+    (OpenAi, JSON, "/v1/uploads", "/v1/uploads/u/parts"),
+    (
+        OpenAi,
+        JSON,
+        "/v1/vector_stores",
+        "/v1/vector_stores/v/search",
+    ),
+    (OpenAi, JSON, "/v1/containers", "/v1/containers/c/files/f"),
+    (OpenAi, JSON, "/v1/videos", "/v1/videos/v/content"),
+    (OpenAi, JSON, "/v1/videos/edits", "/v1/videos/v/remix"),
+    (
+        OpenAi,
+        JSON,
+        "/v1/fine_tuning/jobs",
+        "/v1/fine_tuning/jobs/j/events",
+    ),
+    (
+        OpenAi,
+        JSON,
+        "/v1/threads/runs",
+        "/v1/threads/t/runs/r/steps",
+    ),
+    (OpenAi, JSON, "/v1/evals", "/v1/evals/e/runs"),
+    (OpenAi, JSON, "/v1/skills", "/v1/skills/s/versions/1"),
+    (
+        Anthropic,
+        JSON,
+        "/v1/messages/batches",
+        "/v1/messages/batches/b/results",
+    ),
+    (
+        Anthropic,
+        ("anthropic-version", "x"),
+        "/v1/files",
+        "/v1/files/f/content",
+    ),
+    (
+        Anthropic,
+        ("anthropic-version", "x"),
+        "/v1/skills",
+        "/v1/skills/s/versions",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/cachedContents",
+        "/v1beta/cachedContents/c",
+    ),
+    (Gemini, JSON, "/v1/cachedContents", "/v1/cachedContents/c"),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/tunedModels",
+        "/v1beta/tunedModels/t/operations/o",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/fileSearchStores",
+        "/v1beta/fileSearchStores/s/documents/d",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1beta/interactions",
+        "/v1beta/interactions/i/cancel",
+    ),
+    (
+        Gemini,
+        ("x-goog-api-key", "x"),
+        "/v1/interactions",
+        "/v1/batches/b:cancel",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/upload/v1beta/files",
+        "/v1beta/models/veo/operations/o",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1/interactions",
+        "/v1/models/veo/operations/o",
+    ),
+    (
+        Gemini,
+        JSON,
+        "/v1/interactions",
+        "/upload/v1/fileSearchStores/s:uploadToFileSearchStore",
+    ),
+];
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[test]
+fn objects_are_created_and_called_without_a_pools_name() {
+    for &(protocol, header, creating, path) in OBJECTS {
+        for (path, by_object) in [(creating, false), (path, true)] {
+            let found = call("POST", path, &[header], None);
+            let Lookup::Endpoint(found) = found else {
+                panic!("POST {path}: {found:?}");
+            };
+            assert_eq!(found.protocol, protocol, "{path}");
+            assert!(
+                found.objects && found.requires_objects && !found.native,
+                "{path}"
+            );
+            assert_eq!(found.by_object, by_object, "{path}");
+            assert_ne!(found.repeat, Repeat::Safe, "{path}");
+        }
+        let read = call("GET", path, &[header], None);
+        assert!(
+            matches!(read, Lookup::Endpoint(found) if found.by_object && found.repeat == Repeat::Safe && !found.generates),
+            "GET {path}"
+        );
+    }
+}
+
+#[test]
+fn lists_of_objects_are_native_and_some_do_not_exist() {
+    for path in [
+        "/v1/files",
+        "/v1/batches",
+        "/v1/videos",
+        "/v1/chat/completions",
+        "/v1/messages/batches",
+        "/v1beta/cachedContents",
+        "/v1beta/batches",
+        "/v1beta/interactions",
+        "/v1/tunedModels",
+    ] {
+        assert!(endpoint("GET", path).native, "{path}");
+    }
+    for (path, allow) in [
+        ("/v1/conversations", "POST"),
+        ("/v1/uploads", "POST"),
+        ("/v1/threads/runs", "POST"),
+    ] {
+        let found = call("GET", path, &[], None);
+        assert_eq!(found, Lookup::MethodNotAllowed(OpenAi, allow), "{path}");
+    }
+    let created_elsewhere = call("POST", "/v1beta/batches", &[], None);
+    assert_eq!(created_elsewhere, Lookup::MethodNotAllowed(Gemini, "GET"));
+}
+
+#[test]
+fn calls_that_hide_their_model_are_marked() {
+    for (path, hides) in [
+        ("/v1/batches", true),
+        ("/v1/videos", true),
+        ("/v1/assistants", true),
+        ("/v1/messages/batches", true),
+        ("/v1beta/interactions", true),
+        ("/v1beta/tunedModels/t:generateContent", true),
+        ("/v1/images/generations", true),
+        ("/v1/files", false),
+        ("/v1/conversations", false),
+        ("/v1beta/cachedContents", false),
+        ("/v1/moderations", false),
+    ] {
+        assert_eq!(endpoint("POST", path).hides_model, hides, "{path}");
+    }
+}
+
+#[test]
+fn a_tuned_model_is_an_object_that_generates() {
+    let path = "/v1beta/tunedModels/t:streamGenerateContent";
+    let found = endpoint("POST", path);
+    assert!(found.by_object && found.generates && found.stream_by_path);
+    assert_eq!(found.repeat, Repeat::Safe);
+    assert!(!endpoint("POST", "/v1/tunedModels/t:countTokens").generates);
+}
+
+#[test]
+fn a_video_names_its_model_in_json_or_in_a_form() {
+    let model = |media_type| {
+        let headers = [("content-type", media_type)];
+        match call("POST", "/v1/videos", &headers, None) {
+            Lookup::Endpoint(endpoint) => endpoint.model,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(model("application/json"), ModelIn::OptionalBody);
     assert_eq!(
-        call("GET", "/v1/files/f", &[], None),
-        Lookup::Unknown(OpenAi)
+        model("multipart/form-data; boundary=b"),
+        ModelIn::OptionalForm
     );
 }
 
@@ -385,7 +604,7 @@ fn model_lists_answer_in_the_protocol_that_asks() {
 #[test]
 fn known_paths_with_another_method() {
     for (method, path, protocol, takes) in [
-        ("GET", "/v1/chat/completions", OpenAi, "POST"),
+        ("GET", "/v1/completions", OpenAi, "POST"),
         ("OPTIONS", "/v1/chat/completions", OpenAi, "POST"),
         ("HEAD", "/v1/audio/translations", OpenAi, "POST"),
         ("GET", "/v1/responses", OpenAi, "POST"),
@@ -462,10 +681,6 @@ fn other_paths_are_unknown() {
     );
     assert_eq!(
         call("GET", "/nope", &[], Some("key=x")),
-        Lookup::Unknown(Gemini)
-    );
-    assert_eq!(
-        call("GET", "/v1beta/models/veo/operations/o", &[], None),
         Lookup::Unknown(Gemini)
     );
     for path in [

@@ -10,6 +10,8 @@
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
+use keypool_core::base_url::{BaseUrl, is_loopback};
+
 use super::{Protocol, upload_id, without_key};
 
 /// Response headers that name the next address. The second address takes commands only.
@@ -85,17 +87,27 @@ pub fn has_ended(headers: &HeaderMap) -> bool {
     all.any(|status| is_end(status.as_bytes().trim_ascii()))
 }
 
-/// Rewrites the addresses for the next steps in `response` to the host that the client called (`client_uri`,
-/// `client`). Plain HTTP is all that is served here. Addresses that cannot be rewritten are removed: they would lead
-/// past the gateway, and may contain a provider's key.
-pub fn rewrite_addresses(client_uri: &Uri, client: &HeaderMap, response: &mut HeaderMap) {
-    let host = client_uri.authority().map(http::uri::Authority::as_str);
-    let host = host.or_else(|| client.get(HOST)?.to_str().ok());
+/// Rewrites the addresses for the next steps in `response` to `public_url`, or else to the host that the client called
+/// (`client_uri`, `client`). Addresses that cannot be rewritten are removed: they would lead past the gateway, and may
+/// contain a provider's key.
+pub fn rewrite_addresses(
+    client_uri: &Uri,
+    client: &HeaderMap,
+    public_url: Option<&BaseUrl>,
+    response: &mut HeaderMap,
+) {
+    if !ADDRESSES.iter().any(|name| response.contains_key(*name)) {
+        return;
+    }
+    let base = match public_url {
+        Some(url) => Some(url.to_string()),
+        None => called_base(client_uri, client),
+    };
     let rewritten = |address: &HeaderValue| {
         let (_, query) = address.to_str().ok()?.split_once('?')?;
         upload_id(query)?;
-        let (host, path) = (host?, client_uri.path());
-        let here = format!("http://{host}{path}?{}", without_key(query));
+        let (base, path) = (base.as_deref()?, client_uri.path());
+        let here = format!("{base}{path}?{}", without_key(query));
         HeaderValue::try_from(here).ok()
     };
     for name in ADDRESSES {
@@ -117,6 +129,18 @@ fn has_only_commands(headers: &HeaderMap, commands: &[&str]) -> bool {
     let mut commands = headers.get_all(COMMAND).iter();
     headers.contains_key(COMMAND)
         && commands.all(|all| all.to_str().is_ok_and(|all| all.split(',').all(is_known)))
+}
+
+/// The address of the gateway as the client wrote it. Only a loopback host is called by plain HTTP: elsewhere, a proxy in
+/// front speaks HTTPS, and the address is a credential that nobody on the way may read.
+fn called_base(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let host = uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| headers.get(HOST)?.to_str().ok())?;
+    let scheme = match is_loopback(host) {
+        true => "http",
+        false => "https",
+    };
+    Some(format!("{scheme}://{host}"))
 }
 
 #[cfg(test)]
@@ -156,6 +180,51 @@ mod tests {
             assert_eq!(step.may_complete, may_complete, "{method} {command:?}");
         }
         assert_eq!(step(Method::POST, "x=1", Some("upload")), None);
+    }
+
+    #[test]
+    fn the_next_address_is_public_and_plain_http_only_for_loopback() {
+        let next = |host: &str, public_url: Option<&str>| {
+            let (mut client, mut response) = (HeaderMap::new(), HeaderMap::new());
+            client.insert(HOST, host.parse().unwrap());
+            let theirs = "https://google.example/upload/v1beta/files?upload_id=U&key=secret";
+            response.insert(ADDRESSES[0], HeaderValue::from_static(theirs));
+            let uri = Uri::from_static("/p/upload/v1beta/files?key=virtual");
+            let public_url = public_url.map(|url| url.parse().unwrap());
+            rewrite_addresses(&uri, &client, public_url.as_ref(), &mut response);
+            response[ADDRESSES[0]].to_str().unwrap().to_owned()
+        };
+        for (host, public_url, base) in [
+            ("localhost:8080", None, "http://localhost:8080"),
+            ("127.0.0.1:1", None, "http://127.0.0.1:1"),
+            ("127.9.9.9", None, "http://127.9.9.9"),
+            ("[::1]:8080", None, "http://[::1]:8080"),
+            ("llm.example.com", None, "https://llm.example.com"),
+            ("10.0.0.5:8080", None, "https://10.0.0.5:8080"),
+            (
+                "localhost.example.com",
+                None,
+                "https://localhost.example.com",
+            ),
+            (
+                "127.0.0.1.example.com",
+                None,
+                "https://127.0.0.1.example.com",
+            ),
+            (
+                "10.0.0.5",
+                Some("https://llm.example.com/x/"),
+                "https://llm.example.com/x",
+            ),
+            (
+                "localhost",
+                Some("https://llm.example.com"),
+                "https://llm.example.com",
+            ),
+        ] {
+            let expect = format!("{base}/p/upload/v1beta/files?upload_id=U");
+            assert_eq!(next(host, public_url), expect, "{host} {public_url:?}");
+        }
     }
 
     #[test]

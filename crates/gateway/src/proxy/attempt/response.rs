@@ -108,6 +108,13 @@ impl UpstreamResponse {
         *last = joined(std::mem::take(last), piece);
     }
 
+    /// Replaces the whole body, which was read.
+    pub(crate) fn replace_body(&mut self, body: Bytes) {
+        self.length = body.len();
+        self.read = VecDeque::from([body]);
+        self.rest = None;
+    }
+
     /// The response as it is kept while other keys are tried: without its connection.
     pub(super) fn detached(mut self) -> Self {
         if self.rest.take().is_some() {

@@ -142,11 +142,12 @@ impl Caller {
         key.is_none_or(|key| pattern::any_matches(&key.models, model))
     }
 
-    /// Whether the caller may use every model, whatever its name.
-    pub(crate) fn may_use_all_models(&self) -> bool {
-        self.key
-            .as_ref()
-            .is_none_or(|key| key.models.iter().any(|model| model == "*"))
+    /// Whether the caller may use models whose names are not known here: all of them, or native paths, where models are
+    /// not checked.
+    pub(crate) fn may_use_unnamed_models(&self) -> bool {
+        let allows_all =
+            |key: &Arc<VirtualKeySettings>| key.models.iter().any(|model| model == "*");
+        self.may_use_native_paths() || self.key.as_ref().is_none_or(allows_all)
     }
 
     /// The part of a model name or pattern that the caller may use. `None`: all of it.

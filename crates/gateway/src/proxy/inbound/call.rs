@@ -153,9 +153,6 @@ impl<'a> Call<'a> {
             .filter(is_replaced)
             .map(|named| (named.prefix, &named.at))
         {
-            Some((prefix, ModelLocation::Body(range))) if prefix.is_empty() => {
-                RequestBody::new(peek::splice(body, range, model))
-            }
             Some((prefix, ModelLocation::Body(range))) => {
                 RequestBody::new(peek::splice(body, range, &[prefix, model].concat()))
             }
@@ -184,13 +181,7 @@ impl<'a> Call<'a> {
 
     /// Whether the call may run a model that it does not name.
     pub(crate) fn may_run_unnamed_model(&self) -> bool {
-        let is_left_out = || {
-            let known = self.endpoint.known.as_ref();
-            known.is_some_and(|known| known.model == ModelIn::BodyOrPrompt)
-        };
-        self.method == Method::POST
-            && self.model.is_none()
-            && (self.endpoint.hides_model() || is_left_out())
+        self.endpoint.hides_model() && self.model.is_none() && self.method == Method::POST
     }
 
     /// Whether this is a known endpoint of objects.
@@ -266,7 +257,8 @@ fn object_effect(
     store: Option<bool>,
 ) -> Option<ObjectEffect> {
     let known = endpoint.known.as_ref();
-    let may_affect = known.is_none_or(|known| known.repeat != Repeat::Safe) || store == Some(true);
+    let is_about_objects = |known: &Endpoint| known.objects || known.repeat != Repeat::Safe;
+    let may_affect = known.is_none_or(is_about_objects) || store == Some(true);
     may_affect
         .then(|| objects::object_effect(endpoint.protocol, method, &endpoint.path, store))
         .flatten()
@@ -278,25 +270,18 @@ impl CallFields {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Self, GatewayError> {
+        if endpoint.is_about_objects() && endpoint.upload.is_none() {
+            check_native(headers, body)?;
+        }
         match &endpoint.known {
-            Some(known) if !known.native && !known.objects => {
-                Self::of_known(known, &endpoint.path, headers, body)
+            None => Ok(Self::of_native(endpoint.protocol, body)),
+            // Nothing need be in the body.
+            Some(known)
+                if known.objects && (body.is_empty() || known.model == ModelIn::Nowhere) =>
+            {
+                Ok(Self::default())
             }
-            Some(known) if known.objects => {
-                if endpoint.upload.is_none() {
-                    check_native(headers, body)?;
-                }
-                if body.is_empty() || known.model == ModelIn::Nowhere {
-                    return Ok(Self::default());
-                }
-                Self::of_known(known, &endpoint.path, headers, body)
-            }
-            _ => {
-                if endpoint.upload.is_none() {
-                    check_native(headers, body)?;
-                }
-                Ok(Self::of_native(endpoint.protocol, body))
-            }
+            Some(known) => Self::of_known(known, &endpoint.path, headers, body),
         }
     }
 

@@ -84,27 +84,20 @@ impl<'a> MatchedEndpoint<'a> {
     /// `/{pool}/…`: a known endpoint in the given pool, or a native path.
     fn in_pool(entry: &'a Arc<PoolEntry>, rest: &str, parts: &Parts) -> Self {
         let query = parts.uri.query();
-        let served = |found: Lookup| match found {
-            Lookup::Endpoint(endpoint) => Some(endpoint).filter(|endpoint| {
-                let protocol = endpoint.protocol;
-                let holds = !endpoint.objects || entry.holds_objects_of(protocol);
-                holds && entry.speaks(protocol)
-            }),
-            _ => None,
-        };
-        for path in spellings(entry, rest) {
-            let found = protocol::lookup(&parts.method, &path, &parts.headers, query);
-            if let Some(endpoint) = served(found) {
+        let (method, headers) = (&parts.method, &parts.headers);
+        let as_written = spellings(entry, rest).into_iter().map(|path| {
+            let found = protocol::lookup(method, &path, headers, query);
+            (path, found)
+        });
+        let rewritten =
+            std::iter::once_with(|| protocol::lookup_rewritten(method, rest, headers, query));
+        for (path, found) in as_written.chain(rewritten.flatten()) {
+            if let Lookup::Endpoint(endpoint) = found
+                && entry.serves(&endpoint)
+            {
                 let protocol = endpoint.protocol;
                 return Self::new(protocol, Some(endpoint), Some(entry), path, parts);
             }
-        }
-        let rewritten = protocol::lookup_rewritten(&parts.method, rest, &parts.headers, query);
-        if let Some((path, found)) = rewritten
-            && let Some(endpoint) = served(found)
-        {
-            let protocol = endpoint.protocol;
-            return Self::new(protocol, Some(endpoint), Some(entry), path, parts);
         }
         let protocol = native_protocol(entry, rest, parts);
         Self::new(protocol, None, Some(entry), rest.to_owned(), parts)
@@ -134,9 +127,7 @@ impl<'a> MatchedEndpoint<'a> {
 
     /// Whether this is about objects, and its body may name some like that of a native path.
     pub(crate) fn is_about_objects(&self) -> bool {
-        self.known
-            .as_ref()
-            .is_none_or(|endpoint| endpoint.native || endpoint.objects)
+        self.known.as_ref().is_none_or(|endpoint| endpoint.objects)
     }
 
     /// Whether the call may run models that it does not name.

@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod call;
+mod cors;
 mod endpoint;
 mod origin_check;
 mod unread_body;
@@ -10,5 +11,6 @@ mod unread_body;
 pub(super) use auth::{Caller, ClientRequest};
 pub(super) use body::ReceivedBody;
 pub(super) use call::{Call, key_in_body};
+pub(super) use cors::Cors;
 pub(super) use endpoint::MatchedEndpoint;
 pub(super) use unread_body::UnreadBody;

@@ -3,6 +3,7 @@
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 
+use super::cors::is_allowed;
 use crate::error::GatewayError;
 use crate::settings::ServerSettings;
 
@@ -59,19 +60,8 @@ pub(super) fn check_origin(server: &ServerSettings, parts: &Parts) -> Result<(),
             .split_once("://")
             .is_some_and(|(_, host)| host.eq_ignore_ascii_case(own))
     };
-    let allowed = |origin: &str| {
-        is_own(origin)
-            || server
-                .allowed_origins
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(origin))
-    };
-    if parts
-        .headers
-        .get_all(ORIGIN)
-        .iter()
-        .all(|origin| origin.to_str().is_ok_and(allowed))
-    {
+    let mut origins = parts.headers.get_all(ORIGIN).iter();
+    if origins.all(|origin| origin.to_str().is_ok_and(is_own) || is_allowed(server, origin)) {
         return Ok(());
     }
     let message = "requests from other web pages are refused: add the page's origin to server.allowed_origins, or configure virtual keys";

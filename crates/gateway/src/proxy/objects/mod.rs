@@ -4,6 +4,7 @@
 //! The protocol's table says what an id is and which responses contain new ones; [`crate::objects::Objects`] remembers
 //! who owns them.
 
+mod addresses;
 mod refs;
 
 use http::HeaderName;
@@ -103,14 +104,25 @@ impl<'a> ObjectTracking<'a> {
             && !self.call.headers.contains_key(IDEMPOTENCY_KEY);
     }
 
-    /// Records the objects that the response names, before the client can ask for them, and rewrites the addresses of an
-    /// upload to lead here.
-    pub(super) fn after_response(&self, lease: &Lease, response: &mut UpstreamResponse) {
+    /// Records the objects that the response names, before the client can ask for them, and rewrites the addresses that a
+    /// client calls next, so that they lead here.
+    pub(super) async fn after_response(
+        &self,
+        lease: &Lease,
+        response: &mut UpstreamResponse,
+    ) -> Result<(), GatewayError> {
         self.record(lease, response);
         if self.call.protocol().clients_name_objects() {
             let headers = &mut response.parts.headers;
-            upload::rewrite_addresses(self.call.uri, self.call.headers, headers);
+            let public_url = self.snapshot.settings.server.public_url.as_ref();
+            upload::rewrite_addresses(self.call.uri, self.call.headers, public_url, headers);
         }
+        if !addresses::may_have(self.call, response) {
+            return Ok(());
+        }
+        let idle = lease.keys().settings().timeouts.idle;
+        // Boxed, like everything rarely needed: it would make every request larger.
+        Box::pin(addresses::rewrite(response, idle)).await
     }
 
     fn record(&self, lease: &Lease, response: &UpstreamResponse) {

@@ -56,7 +56,7 @@ pub(super) fn targets(
     log: &mut RequestLog,
 ) -> Result<Vec<PoolTarget>, GatewayError> {
     let endpoint = &call.endpoint;
-    if call.may_run_unnamed_model() && !caller.may_use_all_models() {
+    if call.may_run_unnamed_model() && !caller.may_use_unnamed_models() {
         return Err(unnamed_model(&endpoint.path));
     }
     Ok(match (endpoint.pool, call.model_name()) {
