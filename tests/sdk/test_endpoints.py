@@ -328,3 +328,16 @@ def test_ark_allows_three_concurrent_calls_per_key(gateway, mock):
 
     assert len(asyncio.run(call())) == 9
     assert mock.most_at_once("ark") == [3, 3, 3]
+
+
+# Addresses in responses
+
+
+@pytest.mark.parametrize("base", ["", "/anthropic"])
+def test_results_of_a_batch_are_fetched_through_the_gateway(gateway, mock, base):
+    params = {"model": "claude-haiku-4-5-20251001", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    with anthropic.Anthropic(base_url=gateway.url + base, api_key="anything") as client:
+        for batches in (client.messages.batches, client.beta.messages.batches):
+            made = batches.create(requests=[{"custom_id": "one", "params": params}])
+            assert made.results_url == f"/v1/messages/batches/{made.id}/results"
+            assert [result.custom_id for result in batches.results(made.id)] == ["made-up"]

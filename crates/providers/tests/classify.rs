@@ -111,7 +111,7 @@ fn expected(fixture: &Value) -> (&str, Option<u128>, Option<String>, bool, Scope
         Some(other) => panic!("unknown scope `{other}`"),
     };
     (
-        fixture["class"].as_str().unwrap(),
+        fixture["class"].as_str().expect("a class"),
         fixture["wait_ms"].as_u64().map(u128::from),
         fixture["code"].as_str().map(str::to_owned),
         fixture["recognized"].as_bool().unwrap_or(true),

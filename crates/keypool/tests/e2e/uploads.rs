@@ -365,7 +365,7 @@ async fn an_address_permits_nothing_its_caller_may_not_do() {
     let folder = callers.gw.folder();
     let config = std::fs::read_to_string(folder.path("keypool.toml")).unwrap();
     for (change, status, code) in [
-        ("native = false", 403, "native_not_allowed"),
+        ("pools = [\"other\"]", 403, "model_not_allowed"),
         ("native = true\ndisabled = true", 401, "invalid_virtual_key"),
     ] {
         folder.write("keypool.toml", &config.replace("native = true", change));

@@ -370,7 +370,11 @@ pub(super) fn closed_account(status: u16, is_of_provider: bool, text: &str) -> O
     .filter_map(|verb| sentence.find(verb).map(|at| (at, verb.len())))
     .min()?;
     let (subject, state) = (&sentence[..verb.0], &sentence[verb.0 + verb.1..]);
-    if !is_closed(state) || !is_holder(status, subject) {
+    // An incomplete sentence may be a quotation of the caller that goes on with the provider's words.
+    let is_complete = matches!(status, 401 | 403)
+        || ends_like_sentence(text)
+        || (end == text.len() && CLOSED.contains(&state));
+    if !is_complete || !is_closed(state) || !is_holder(status, subject) {
         return None;
     }
     match UNPAID.iter().any(|word| sentence.contains(word)) {
@@ -399,7 +403,13 @@ fn is_holder(status: u16, subject: &str) -> bool {
         "consumer",
     ];
     let words: Vec<&str> = words(subject).collect();
-    let is_holder = words.len() <= 6 && words.iter().any(|word| HOLDERS.contains(word));
+    let is_part = words.iter().any(|word| {
+        matches!(
+            *word,
+            "model" | "models" | "access" | "feature" | "endpoint"
+        )
+    });
+    let is_holder = !is_part && words.len() <= 6 && words.iter().any(|word| HOLDERS.contains(word));
     let may_be_of_request = words
         .iter()
         .any(|word| matches!(*word, "key" | "token" | "user"));
@@ -508,6 +518,7 @@ mod tests {
         let closed = [
             (400, "This organization has been disabled."),
             (400, "Your account has been suspended due to abuse."),
+            (400, "This organization has been disabled"),
             (403, "This workspace was deleted"),
             (404, "The project has been deactivated."),
             (400, "Your API key is invalid."),
@@ -606,6 +617,8 @@ mod tests {
             (401, "Request refused."),
             (403, "Forbidden"),
             (403, "Request not allowed"),
+            (403, "The model is disabled."),
+            (403, "Access to project models is restricted."),
             (400, "The key is invalid."),
             (400, "The token has expired."),
             (
@@ -613,6 +626,7 @@ mod tests {
                 "This organization has been disabled.: Extra inputs are not permitted",
             ),
             (400, "This organization has been disabled. is no role"),
+            (400, "This account is suspended due to abuse is no role"),
             (
                 400,
                 "Role 'This organization has been disabled.' is unknown",

@@ -21,7 +21,9 @@ const COLLECTIONS: [Collection; 13] = [
     Collection::new("v1/threads").without_list().hiding_model(),
     Collection::new("v1/evals").hiding_model(),
     Collection::new("v1/skills"),
-    Collection::new("v1/chat/completions").without_creation(),
+    Collection::new("v1/chat/completions")
+        .without_creation()
+        .without_list(),
     Collection::new("v1/videos").hiding_model(),
 ];
 
@@ -36,8 +38,6 @@ pub(super) fn lookup(method: &Method, path: &str, headers: &HeaderMap) -> Option
         ..endpoint
     };
     let endpoint = match path {
-        // Stored ones are objects. All other methods are for those.
-        "/v1/chat/completions" if *method == Method::GET => return None,
         "/v1/chat/completions"
         | "/v1/completions"
         | "/v1/embeddings"

@@ -410,7 +410,6 @@ fn lists_of_objects_are_native_and_some_do_not_exist() {
         "/v1/files",
         "/v1/batches",
         "/v1/videos",
-        "/v1/chat/completions",
         "/v1/messages/batches",
         "/v1beta/cachedContents",
         "/v1beta/batches",
@@ -604,7 +603,7 @@ fn model_lists_answer_in_the_protocol_that_asks() {
 #[test]
 fn known_paths_with_another_method() {
     for (method, path, protocol, takes) in [
-        ("GET", "/v1/completions", OpenAi, "POST"),
+        ("GET", "/v1/chat/completions", OpenAi, "POST"),
         ("OPTIONS", "/v1/chat/completions", OpenAi, "POST"),
         ("HEAD", "/v1/audio/translations", OpenAi, "POST"),
         ("GET", "/v1/responses", OpenAi, "POST"),

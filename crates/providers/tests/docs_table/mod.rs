@@ -56,7 +56,7 @@ fn rows(file: &Fixtures) -> Vec<String> {
     let mut rows: Vec<(u64, String)> = Vec::new();
     for fixture in &file.all {
         let (class, _, _, is_recognized, scope) = expected(fixture);
-        let status = fixture["status"].as_u64().unwrap();
+        let status = fixture["status"].as_u64().expect("a status");
         let mut meaning = format!("`{class}`");
         if scope == Scope::Endpoint {
             meaning.push_str(", for this endpoint");

@@ -38,13 +38,15 @@ fn refusals(message: &str) -> Vec<String> {
 }
 
 fn judged(dialect: &str, status: u16, body: &str) -> Fault {
-    let now: Timestamp = NOW.parse().unwrap();
-    catalogue::find(dialect).unwrap().judge(&ErrorResponse {
-        status,
-        headers: &HeaderMap::new(),
-        body: body.as_bytes(),
-        now: now.into(),
-    })
+    let now: Timestamp = NOW.parse().expect("an RFC 3339 time");
+    catalogue::find(dialect)
+        .expect("a known dialect")
+        .judge(&ErrorResponse {
+            status,
+            headers: &HeaderMap::new(),
+            body: body.as_bytes(),
+            now: now.into(),
+        })
 }
 
 /// What a caller could write: the message of every fixture that blames a key, or its code.
@@ -52,7 +54,7 @@ fn words_that_blame_a_key() -> Vec<String> {
     let mut words = Vec::new();
     for file in fixtures() {
         for fixture in &file.all {
-            let class = fixture["class"].as_str().unwrap();
+            let class = fixture["class"].as_str().expect("a class");
             if matches!(class, "caller_fault" | "upstream_trouble" | "success") {
                 continue;
             }
