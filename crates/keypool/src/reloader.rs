@@ -2,10 +2,11 @@
 //!
 //! This module must never apply anything: the gateway does that.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keypool_gateway::context::Reloaded;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::config::{self, Contents, Loaded, SourceFile, Sources};
 

@@ -5,10 +5,10 @@
 //! that, and the files are small.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keypool_gateway::context::Gateway;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::{Contents, SourceFile};
 use crate::reloader::Reloader;

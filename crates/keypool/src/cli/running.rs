@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
 
 use clap::ValueEnum;
 use keypool_core::secret::Digest256;
@@ -12,6 +11,7 @@ use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 use super::{Failure, print};
 use crate::admin_token::{self, AdminToken};

@@ -9,6 +9,7 @@ mod display;
 mod dotenv;
 mod environment;
 mod errors;
+mod files;
 mod keys;
 mod location;
 mod lookalikes;
@@ -45,7 +46,8 @@ use vars::Vars;
 use walk::Table;
 
 pub(crate) use errors::Errors;
-pub(crate) use sources::{Contents, Overrides, SourceFile, Sources};
+pub(crate) use files::{Contents, SourceFile};
+pub(crate) use sources::{Overrides, Sources};
 
 /// A valid configuration.
 #[derive(Clone, Debug)]

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::dotenv;
+use super::files::{Contents, SourceFile};
 use super::location::Location;
 use super::problem::Problem;
-use super::sources::{Contents, SourceFile};
 use super::values;
 
 /// The name of the file with variables.

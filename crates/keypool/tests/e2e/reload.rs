@@ -400,16 +400,19 @@ async fn settings_that_need_a_restart_are_named_and_unchanged() {
 
 /// Gives a file an old time, so that two files differ in nothing but their text.
 fn age(path: &std::path::Path) {
-    let file = std::fs::File::options().append(true).open(path).unwrap();
+    let file = std::fs::File::options()
+        .append(true)
+        .open(path)
+        .expect("open");
     let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    file.set_modified(time).unwrap();
+    file.set_modified(time).expect("a time");
 }
 
 /// Points a link elsewhere in one step.
 fn link(folder: &Folder, name: &str, to: &str) {
     let draft = folder.path("link.draft");
-    std::os::unix::fs::symlink(to, &draft).unwrap();
-    std::fs::rename(draft, folder.path(name)).unwrap();
+    std::os::unix::fs::symlink(to, &draft).expect("link");
+    std::fs::rename(draft, folder.path(name)).expect("rename");
 }
 
 fn has_pool(stats: &Value, name: &str) -> bool {
