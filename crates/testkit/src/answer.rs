@@ -44,6 +44,7 @@ pub(crate) enum Kind {
     Overloaded,
     NotFound,
     TooLarge,
+    Forbidden,
     Other,
 }
 
@@ -89,6 +90,10 @@ impl ApiError {
             401 => (
                 Kind::UnknownKey,
                 "The mock provider was told not to know this key.",
+            ),
+            403 => (
+                Kind::Forbidden,
+                "The mock provider was told to forbid this model.",
             ),
             404 => (
                 Kind::NotFound,

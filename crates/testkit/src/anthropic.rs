@@ -208,9 +208,9 @@ pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
         Kind::Overloaded => "overloaded_error",
         Kind::NotFound => "not_found_error",
         Kind::TooLarge => "request_too_large",
+        Kind::Forbidden => "permission_error",
         Kind::Other => match error.status {
             402 => "billing_error",
-            403 => "permission_error",
             504 => "timeout_error",
             500.. => "api_error",
             _ => "invalid_request_error",

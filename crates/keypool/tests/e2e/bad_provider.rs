@@ -280,7 +280,7 @@ async fn bytes_after_an_answer_are_not_taken_for_the_next_answer() {
 
 #[tokio::test]
 async fn a_stream_shorter_than_its_length_ends_with_an_error() {
-    let event = "data: {\"choices\":[]}\n\n";
+    let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
     let mock = Mock::start().await.unwrap();
     let say = Say::close(&format!("{EVENTS}content-length: 1000\r\n\r\n{event}"));
     let bad = RawProvider::start([say]).await;

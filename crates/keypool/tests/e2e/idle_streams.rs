@@ -56,7 +56,8 @@ async fn thousands_of_silent_streams_use_little_memory_and_block_nobody() {
     mock.behave(
         "*",
         Behaviour {
-            fault: Some(Step::StallAfter(1)),
+            // The first event has no output, so it is held until the second comes.
+            fault: Some(Step::StallAfter(2)),
             record: false,
             ..Behaviour::default()
         },

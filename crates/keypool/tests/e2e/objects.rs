@@ -209,7 +209,10 @@ async fn the_id_of_a_long_response_is_read_from_its_beginning() {
             let event = format!(r#"{{"type":"response.created","response":{answer}}}"#);
             (
                 "text/event-stream",
-                format!("event: response.created\ndata: {event}\n\n"),
+                format!(
+                    "event: response.created\ndata: {event}\n\n\
+                     data: {{\"type\":\"response.completed\"}}\n\n"
+                ),
             )
         } else {
             ("application/json", answer)

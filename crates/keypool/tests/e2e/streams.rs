@@ -97,18 +97,20 @@ fn error_in_a_200(body: &str) -> Step {
 async fn every_byte_arrives_as_the_provider_sent_it() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
-    for body in [
-        "data: {\"a\":1}\n\ndata: [DONE]\n\n",
-        "data: {\"a\":1}\r\n\r\n: comment\r\nevent:x\r\nid: 7\r\nretry: 10\r\ndata:{\"b\":\"\\u4f60 你\"}\r\n\r\n",
-        "\u{feff}data: x\n\n\n\n\ndata: y\ndata: z\n\n",
-        "data: {\"a\":1}\r\rdata: mixed\n\r\ndata: no end",
-        ": only a comment\n\n",
-        "\n\n",
-        "no field at all\n\n",
-        "data: last line without an end",
+    const NATIVE: &str = "/p/v1/anything";
+    for (path, body) in [
+        (CHAT_PATH, "data: {\"a\":1}\n\ndata: [DONE]\n\n"),
+        (CHAT_PATH, "data: {\"a\":1}\r\n\r\n: comment\r\nevent:x\r\nid: 7\r\nretry: 10\r\ndata:{\"b\":\"\\u4f60 你\"}\r\n\r\ndata:[DONE]"),
+        (CHAT_PATH, "\u{feff}data: x\n\n\n\n\ndata: y\ndata: z\n\ndata: [DONE]\n"),
+        (CHAT_PATH, ": hi\n\ndata: {\"choices\":[]}\n\ndata: {\"a\":1}\r\rdata: [DONE]\n\r\n: bye"),
+        (NATIVE, "data: {\"a\":1}\r\rdata: mixed\n\r\ndata: no end"),
+        (NATIVE, ": only a comment\n\n"),
+        (NATIVE, "\n\n"),
+        (NATIVE, "no field at all\n\n"),
+        (NATIVE, "data: last line without an end"),
     ] {
         mock.script(&key(1), [event_stream(body)]);
-        let reply = gw.post(CHAT_PATH, STREAM).await;
+        let reply = gw.post(path, STREAM).await;
         assert_eq!(
             (reply.status, reply.text().as_str(), reply.end),
             (200, body, End::Proper)
@@ -315,7 +317,7 @@ async fn an_error_inside_a_200_fails_over() {
 async fn an_error_later_in_a_stream_is_relayed() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;
-    let body = "data: {\"id\":\"1\",\"choices\":[]}\n\ndata: {\"error\":{\"message\":\"later\",\"code\":\"server_error\"}}\n\n";
+    let body = "data: {\"id\":\"1\",\"choices\":[{\"text\":\"a\"}]}\n\ndata: {\"error\":{\"message\":\"later\",\"code\":\"server_error\"}}\n\n";
     mock.script("*", [event_stream(body)]);
     let reply = gw.post(CHAT_PATH, STREAM).await;
     assert_eq!(

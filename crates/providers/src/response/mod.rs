@@ -4,8 +4,10 @@
 //! Must never know a provider, and must never change a byte.
 
 mod beginning;
+mod decoding;
 mod event;
 mod stream_end;
 
 pub use self::beginning::{Beginning, BeginningReader, Expected, Media};
+pub use self::decoding::{Coding, readable};
 pub use self::stream_end::{StreamEnd, StreamKind, StreamOutcome};

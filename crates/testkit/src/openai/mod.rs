@@ -325,13 +325,18 @@ pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
         Kind::Overloaded => ("service_unavailable_error", Some("server_is_overloaded")),
         Kind::NotFound => ("invalid_request_error", Some("not_found")),
         Kind::TooLarge => ("invalid_request_error", Some("request_too_large")),
+        Kind::Forbidden => ("permission_error", Some("permission_denied")),
         Kind::Other if error.status >= 500 => ("server_error", None),
         Kind::Other => ("invalid_request_error", None),
+    };
+    let param = match error.kind {
+        Kind::Invalid => "\"messages\"",
+        _ => "null",
     };
     let code = code.map_or("null".to_owned(), quoted);
     let message = quoted(&error.message);
     let body = format!(
-        r#"{{"error":{{"message":{message},"type":"{kind}","param":null,"code":{code}}}}}"#
+        r#"{{"error":{{"message":{message},"type":"{kind}","param":{param},"code":{code}}}}}"#
     );
     Answer::error(Protocol::OpenAi, state, error.status, body).retry_after(error.retry_after)
 }
@@ -345,6 +350,7 @@ pub(crate) fn ark_error(state: &State, error: &ApiError) -> Answer {
         Kind::Concurrency => ("TooManyRequests", "AccountRateLimitExceeded"),
         Kind::NotFound => ("NotFound", "InvalidEndpointOrModel.NotFound"),
         Kind::Overloaded => ("InternalServerError", "InternalServiceError"),
+        Kind::Forbidden => ("Forbidden", "AccessDenied"),
         Kind::Other if error.status >= 500 => ("InternalServerError", "InternalServiceError"),
         Kind::Other if error.status == 404 => ("NotFound", "NotFound"),
         Kind::Other => ("BadRequest", "InvalidParameter"),

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
 use keypool_providers::errors::{ErrorResponse, refusal_form};
-use keypool_providers::response::{Beginning, BeginningReader, Expected, Media};
+use keypool_providers::response::{Beginning, BeginningReader, Coding, Expected, Media, readable};
 use tokio::time::timeout_at;
 
 use super::response::{AttemptResult, Failure, Refusal, UpstreamResponse, joined};
@@ -78,6 +78,7 @@ impl ResponseReader<'_> {
             response = response.detached();
         }
         let (status, body) = (response.parts.status.as_u16(), response.read_bytes());
+        let body = readable(coding_of(&response.parts.headers), &body).into_owned();
         self.classify(response, status, &body)
     }
 
@@ -99,7 +100,8 @@ impl ResponseReader<'_> {
         };
         let mut held = Held::new(self.time.first_byte_by);
         let found = loop {
-            match reader.read(&held.bytes, response.rest.is_none()) {
+            let is_end = response.rest.is_none();
+            match held.inspected(coding_of(&response.parts.headers), is_end, &mut reader) {
                 Beginning::Undecided if held.bytes.len() > limit => break Beginning::Undecided,
                 Beginning::Undecided => {}
                 found => break found,
@@ -116,7 +118,9 @@ impl ResponseReader<'_> {
         };
         let is_events =
             reader.is_events() || (media == Media::Events && found == Beginning::Undecided);
-        response.is_events = is_events && response.parts.status == StatusCode::OK;
+        // Nothing can be added to a stream that is compressed.
+        let is_plain = held.coding.is_none() && response.parts.status == StatusCode::OK;
+        response.is_events = is_events && is_plain;
         response.add(held.bytes);
         match found {
             Beginning::Error { status, body } => self.classify(response, status, &body),
@@ -210,6 +214,10 @@ impl ResponseReader<'_> {
 /// The beginning of a response, held until it is known what the response is.
 struct Held {
     bytes: Bytes,
+    /// How it is compressed, although it should not be.
+    coding: Option<Coding>,
+    /// Length of what was decoded last, in bytes as they came.
+    decoded: usize,
     /// When it is relayed anyway; before the first byte, when that must be there.
     until: Instant,
 }
@@ -218,7 +226,33 @@ impl Held {
     fn new(until: Instant) -> Self {
         Self {
             bytes: Bytes::new(),
+            coding: None,
+            decoded: 0,
             until,
+        }
+    }
+
+    /// What `reader` finds in it.
+    fn inspected(
+        &mut self,
+        content_encoding: &[u8],
+        is_end: bool,
+        reader: &mut BeginningReader,
+    ) -> Beginning {
+        self.coding = Coding::of(content_encoding, &self.bytes);
+        let Some(coding) = self.coding else {
+            return reader.read(&self.bytes, is_end);
+        };
+        // A body may come byte by byte, and is decoded from its beginning each time.
+        let new = self.bytes.len() - self.decoded;
+        if self.bytes.is_empty() || (!is_end && new * 16 < self.decoded) {
+            return reader.read(b"", is_end);
+        }
+        self.decoded = self.bytes.len();
+        match coding.decode(&self.bytes) {
+            // It is damaged or in a form of its own.
+            nothing if nothing.is_empty() && is_end => Beginning::Output,
+            decoded => reader.read(&decoded, is_end),
         }
     }
 
@@ -262,6 +296,12 @@ impl Held {
         }
         Ok(true)
     }
+}
+
+fn coding_of(headers: &HeaderMap) -> &[u8] {
+    headers
+        .get(CONTENT_ENCODING)
+        .map_or(&b""[..], HeaderValue::as_bytes)
 }
 
 fn media_of(headers: &HeaderMap) -> Media {

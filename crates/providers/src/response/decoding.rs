@@ -1,0 +1,156 @@
+//! Decodes compressed responses, for inspection only: some providers compress although they were asked not to, and some do
+//! not say so.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use brotli_decompressor::Decompressor;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use ruzstd::decoding::StreamingDecoder;
+
+/// Maximum number of bytes of decoded output.
+const MAX_DECODED: u64 = 64 * 1024;
+/// Maximum window of a zstd frame, in bytes (RFC 9659).
+const MAX_WINDOW: u64 = 8 << 20;
+const BROTLI_BUFFER: usize = 4096;
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// `gzip`.
+    Gzip,
+    /// `deflate`: with or without the zlib wrapper.
+    Deflate,
+    /// `br`.
+    Brotli,
+    /// `zstd`.
+    Zstd,
+}
+
+impl Coding {
+    /// The coding that `Content-Encoding` names, or that the first bytes show. `None`: the body can be read as it is, or
+    /// it has more than one layer.
+    pub fn of(content_encoding: &[u8], body: &[u8]) -> Option<Self> {
+        match &*content_encoding.trim_ascii().to_ascii_lowercase() {
+            b"gzip" | b"x-gzip" => return Some(Self::Gzip),
+            b"deflate" => return Some(Self::Deflate),
+            b"br" => return Some(Self::Brotli),
+            b"zstd" => return Some(Self::Zstd),
+            _ => {}
+        }
+        match body {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// What can be decoded of the beginning of a body, at most 64 KiB. Empty if nothing can.
+    pub fn decode(self, body: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Gzip => read(MultiGzDecoder::new(body)),
+            Self::Deflate => match read(ZlibDecoder::new(body)) {
+                nothing if nothing.is_empty() => read(DeflateDecoder::new(body)),
+                decoded => decoded,
+            },
+            Self::Brotli => read(Decompressor::new(body, BROTLI_BUFFER)),
+            Self::Zstd if window(body).is_some_and(|window| window <= MAX_WINDOW) => {
+                StreamingDecoder::new(body).map(read).unwrap_or_default()
+            }
+            Self::Zstd => Vec::new(),
+        }
+    }
+}
+
+/// A body as it can be read: decoded if it is compressed in a way that `Content-Encoding` or its first bytes tell.
+pub fn readable<'b>(content_encoding: &[u8], body: &'b [u8]) -> Cow<'b, [u8]> {
+    match Coding::of(content_encoding, body) {
+        Some(coding) => Cow::Owned(coding.decode(body)),
+        None => Cow::Borrowed(body),
+    }
+}
+
+/// Everything up to the limit, or to where the body ends or is damaged.
+fn read(decoder: impl Read) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    // What was decoded before an error counts.
+    let _ = decoder.take(MAX_DECODED).read_to_end(&mut decoded);
+    decoded
+}
+
+/// The window of a zstd frame (RFC 8878 §3.1.1.1); `None` if its header is not complete. A frame of one segment has none
+/// of its own: its content is the window, and of that no more is decoded than the limit.
+fn window(frame: &[u8]) -> Option<u64> {
+    let (descriptor, size) = (*frame.get(4)?, u64::from(*frame.get(5)?));
+    if descriptor & 0x20 != 0 {
+        return Some(0);
+    }
+    let base = 1_u64 << (10 + (size >> 3));
+    Some(base + base / 8 * (size & 7))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    const TEXT: &[u8] = br#"{"error":{"code":"insufficient_quota"}}"#;
+    /// `TEXT` by the brotli and zstd command lines.
+    const BROTLI: &[u8] = include_bytes!("decoding/error.br");
+    const ZSTD: &[u8] = include_bytes!("decoding/error.zst");
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn every_coding_is_decoded() {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(TEXT).unwrap();
+        let mut raw = DeflateEncoder::new(Vec::new(), Compression::fast());
+        raw.write_all(TEXT).unwrap();
+        for (name, body) in [
+            ("gzip", gzip(TEXT)),
+            ("X-Gzip", gzip(TEXT)),
+            ("deflate", zlib.finish().unwrap()),
+            ("deflate", raw.finish().unwrap()),
+            ("br", BROTLI.to_vec()),
+            ("zstd", ZSTD.to_vec()),
+            ("", gzip(TEXT)),
+            ("", ZSTD.to_vec()),
+            ("identity", gzip(TEXT)),
+        ] {
+            assert_eq!(readable(name.as_bytes(), &body), TEXT, "{name}");
+        }
+        for name in ["", "identity", "gzip, br"] {
+            assert_eq!(readable(name.as_bytes(), TEXT), TEXT, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_body_is_decoded_as_far_as_it_goes() {
+        let body = gzip(&TEXT.repeat(1000));
+        let half = Coding::Gzip.decode(&body[..body.len() / 2]);
+        assert!(half.starts_with(TEXT) && half.len() < 1000 * TEXT.len());
+        for coding in [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd] {
+            for garbage in [&b""[..], b"\x1f", b"no code at all", b"\xff\xff\xff\xff\xff\xff"] {
+                assert!(coding.decode(garbage).len() < 64, "{coding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_stays_small() {
+        let bomb = gzip(&vec![b' '; 10 << 20]);
+        assert_eq!(Coding::Gzip.decode(&bomb).len() as u64, MAX_DECODED);
+        let wide = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 0x01, 0x00, 0x00];
+        assert_eq!(window(&wide).map(|window| window > MAX_WINDOW), Some(true));
+        assert!(Coding::Zstd.decode(&wide).is_empty());
+    }
+}
