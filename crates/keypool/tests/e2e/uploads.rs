@@ -365,7 +365,11 @@ async fn an_address_permits_nothing_its_caller_may_not_do() {
     let folder = callers.gw.folder();
     let config = std::fs::read_to_string(folder.path("keypool.toml")).unwrap();
     for (change, status, code) in [
-        ("pools = [\"other\"]", 403, "model_not_allowed"),
+        (
+            "expires = \"2001-01-01T00:00:00Z\"",
+            401,
+            "invalid_virtual_key",
+        ),
         ("native = true\ndisabled = true", 401, "invalid_virtual_key"),
     ] {
         folder.write("keypool.toml", &config.replace("native = true", change));

@@ -97,6 +97,15 @@ const SERVER: &[(&str, &[&str])] = &[
         &["`server.shutdown_delay`", "found \"soon\""],
     ),
     (
+        "server.public_url = §'http://llm.example.com'",
+        &["an https address", "http only for a loopback host"],
+    ),
+    (
+        "server.public_url = §'llm.example.com'",
+        &["an https address"],
+    ),
+    ("server.allowed_origins = [§'null']", &["an origin such as"]),
+    (
         "server.allowed_hosts = §'a.example'",
         &["must be a list of strings, found a string"],
     ),

@@ -107,6 +107,11 @@ fn the_whole_example_is_read() {
         (settings.server.auth, settings.server.max_request_body),
         (AuthMode::Required, 32 << 20)
     );
+    let public_url = settings.server.public_url.as_ref().map(ToString::to_string);
+    assert_eq!(
+        public_url.as_deref(),
+        Some("https://llm.example.com/gateway")
+    );
     assert_eq!(settings.server.allowed_hosts, ["llm.example.com"]);
     assert_eq!(settings.server.allowed_origins, ["https://app.example.com"]);
     assert_eq!(
