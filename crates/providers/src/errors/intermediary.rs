@@ -1,6 +1,6 @@
 //! Recognizes refusals of something between us and the provider: a CDN, a firewall, a proxy.
 //!
-//! Must never look at a 5xx: that is trouble on the way, whoever says so.
+//! Must never look at a 5xx: from anyone, it is upstream trouble.
 
 use http::HeaderMap;
 use serde_json::Value;
@@ -67,7 +67,7 @@ pub(crate) fn intermediary_trouble(response: &ErrorResponse<'_>) -> Option<Strin
             && json(body).is_some_and(|body| body["cloudflare_error"] == Value::Bool(true));
         return is_of_cdn.then(|| "cloudflare".to_owned());
     }
-    // A limit on calls or sizes is about the calls, whoever counts them.
+    // A limit on calls or sizes is about the calls, also if a proxy counts them.
     if matches!(
         response.status,
         405 | 408 | 410 | 411 | 413..=415 | 425 | 429 | 431 | 499

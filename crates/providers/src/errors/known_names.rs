@@ -6,7 +6,14 @@
 use keypool_core::fault::{Class, Scope};
 
 use super::error_body::{ErrorBody, class_in};
-use super::verdict::{Meaning, means};
+
+/// What a code, a type or words mean.
+pub(super) type Meaning = (Class, Scope);
+
+/// A meaning that covers the whole model, or that has no scope.
+pub(super) fn means(class: Class) -> Option<Meaning> {
+    Some((class, Scope::Model))
+}
 
 /// Names whose words do not say what they mean.
 const NAMES: &[(&str, Class)] = &[

@@ -6,7 +6,7 @@
 use keypool_core::fault::{Class, Scope};
 
 use super::error_body::ends_like_sentence;
-use super::verdict::{Meaning, means};
+use super::known_names::{Meaning, means};
 
 /// Objects that a request names and that belong to one account.
 const OBJECTS: &[&str] = &[

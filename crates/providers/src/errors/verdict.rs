@@ -5,17 +5,10 @@
 use keypool_core::fault::{Class, Fault, Scope};
 
 use super::error_body::{ErrorBody, class_of_status, is_of_provider, loggable_code};
+use super::known_names::{Meaning, means};
 use super::quotes::without_quotations;
 use super::refusal_form::names_field;
 use super::{ErrorResponse, known_names, known_words, money};
-
-/// What a code, a type or words mean.
-pub(super) type Meaning = (Class, Scope);
-
-/// A meaning that covers the whole model, or that has no scope.
-pub(super) fn means(class: Class) -> Option<Meaning> {
-    Some((class, Scope::Model))
-}
 
 /// The fault of an error response by a provider's `own` rules, then by the common ones; without a wait. `own` is not
 /// called for successes, content filters and comparisons with what the key has left.
