@@ -326,6 +326,7 @@ pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
         Kind::NotFound => ("invalid_request_error", Some("not_found")),
         Kind::TooLarge => ("invalid_request_error", Some("request_too_large")),
         Kind::Other if error.status >= 500 => ("server_error", None),
+        Kind::Other if error.status == 403 => ("permission_error", None),
         Kind::Other => ("invalid_request_error", None),
     };
     let code = code.map_or("null".to_owned(), quoted);
