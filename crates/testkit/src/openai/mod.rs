@@ -327,6 +327,7 @@ pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
         Kind::TooLarge => ("invalid_request_error", Some("request_too_large")),
         Kind::Forbidden => ("permission_error", Some("permission_denied")),
         Kind::Other if error.status >= 500 => ("server_error", None),
+        Kind::Other if error.status == 403 => ("permission_error", None),
         Kind::Other => ("invalid_request_error", None),
     };
     let param = match error.kind {
