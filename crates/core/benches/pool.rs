@@ -36,6 +36,7 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         KeySettings::new(format!("key-{n}"), secret, base_url.clone())
     };
     let settings = PoolSettings {
+        second_opinion: true,
         name: "bench".into(),
         provider: "mock",
         strategy,

@@ -25,6 +25,7 @@ fn settings(mock: &Mock) -> Settings {
     let base_url = mock.origin().parse().unwrap();
     let key = KeySettings::new("key", Secret::new("a-made-up-key"), base_url);
     let pool = PoolSettings {
+        second_opinion: true,
         name: "pool".into(),
         provider: "mock",
         strategy: Strategy::RoundRobin,

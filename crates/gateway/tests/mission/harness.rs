@@ -46,6 +46,7 @@ pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
         KeySettings::new(format!("key-{n}"), secret, mock.origin().parse().unwrap())
     };
     PoolSettings {
+        second_opinion: true,
         name: "pool".into(),
         provider: "mock",
         strategy: Strategy::RoundRobin,

@@ -63,6 +63,7 @@ fn key(n: usize) -> KeySettings {
 
 fn settings(keys: usize) -> PoolSettings {
     PoolSettings {
+        second_opinion: true,
         name: "p".into(),
         provider: "mock",
         strategy: Strategy::RoundRobin,
