@@ -182,11 +182,8 @@ impl Seeking {
         let mut memory = self.pool.opinions.memory.lock();
         memory.sought.push_back((now, Arc::clone(caller)));
         // Keys that are known to refuse stay known while another one is in doubt.
-        if !memory
-            .forms
-            .get(&self.form)
-            .is_some_and(|form| form.until > now)
-        {
+        let known = memory.forms.get(&self.form);
+        if known.is_none_or(|form| form.until <= now) {
             memory.remember(&self.form, Verdict::Pending, now);
         }
     }

@@ -155,7 +155,7 @@ struct Readable {
 }
 
 const WHOLE: &str = r#"{"id":1}"#;
-const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xabV*J-.\xcd)Q\xb2\x02\0";
+const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\xabV\xcaLQ\xb22\xac\x05\0\xc5\xf8]D\x08\0\0\0";
 
 /// A JSON answer of `{"id":1}` with these headers, framed as they say.
 fn small(

@@ -100,9 +100,18 @@ async fn every_byte_arrives_as_the_provider_sent_it() {
     const NATIVE: &str = "/p/v1/anything";
     for (path, body) in [
         (CHAT_PATH, "data: {\"a\":1}\n\ndata: [DONE]\n\n"),
-        (CHAT_PATH, "data: {\"a\":1}\r\n\r\n: comment\r\nevent:x\r\nid: 7\r\nretry: 10\r\ndata:{\"b\":\"\\u4f60 你\"}\r\n\r\ndata:[DONE]"),
-        (CHAT_PATH, "\u{feff}data: x\n\n\n\n\ndata: y\ndata: z\n\ndata: [DONE]\n"),
-        (CHAT_PATH, ": hi\n\ndata: {\"choices\":[]}\n\ndata: {\"a\":1}\r\rdata: [DONE]\n\r\n: bye"),
+        (
+            CHAT_PATH,
+            "data: {\"a\":1}\r\n\r\n: comment\r\nevent:x\r\nid: 7\r\nretry: 10\r\ndata:{\"b\":\"\\u4f60 你\"}\r\n\r\ndata:[DONE]",
+        ),
+        (
+            CHAT_PATH,
+            "\u{feff}data: x\n\n\n\n\ndata: y\ndata: z\n\ndata: [DONE]\n",
+        ),
+        (
+            CHAT_PATH,
+            ": hi\n\ndata: {\"choices\":[]}\n\ndata: {\"a\":1}\r\rdata: [DONE]\n\r\n: bye",
+        ),
         (NATIVE, "data: {\"a\":1}\r\rdata: mixed\n\r\ndata: no end"),
         (NATIVE, ": only a comment\n\n"),
         (NATIVE, "\n\n"),

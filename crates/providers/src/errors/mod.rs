@@ -24,6 +24,7 @@ mod quotes;
 mod refusal_form;
 pub mod retry_after;
 mod verdict;
+mod whole_limit;
 
 /// An upstream response that is an error: the parts of it that a dialect sees.
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ use super::error_body::{ErrorBody, class_of_status, is_of_provider, loggable_cod
 use super::known_names::{Meaning, means};
 use super::quotes::without_quotations;
 use super::refusal_form::names_field;
+use super::whole_limit::exceeds_whole_limit;
 use super::{ErrorResponse, known_names, known_words, money};
 
 /// The fault of an error response by a provider's `own` rules, then by the common ones; without a wait. `own` is not
@@ -18,7 +19,13 @@ pub(crate) fn decide(status: u16, body: &ErrorBody, own: impl FnOnce() -> Option
     }
     let text = without_quotations(&body.message);
     let known = by_content(status, body, &text, own);
-    let (class, scope) = known.unwrap_or((class_of_status(status), Scope::Model));
+    let (mut class, scope) = known.unwrap_or((class_of_status(status), Scope::Model));
+    // Some providers answer it with 413.
+    let is_above_limit = || status == 413 || exceeds_whole_limit(&body.message);
+    let is_of_request = class == Class::RateLimited && is_above_limit();
+    if is_of_request {
+        class = Class::CallerFault;
+    }
     let mut fault = Fault::of(class).with_code(loggable_code(body.code_or_kind()));
     fault.scope = match class {
         Class::Forbidden if matches!(status, 401 | 403) && text.contains("scope") => {
@@ -26,7 +33,7 @@ pub(crate) fn decide(status: u16, body: &ErrorBody, own: impl FnOnce() -> Option
         }
         _ => scope,
     };
-    fault.is_recognized = known.is_some();
+    fault.is_recognized = known.is_some() || is_of_request;
     fault
 }
 

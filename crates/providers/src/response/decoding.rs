@@ -139,7 +139,12 @@ mod tests {
         let half = Coding::Gzip.decode(&body[..body.len() / 2]);
         assert!(half.starts_with(TEXT) && half.len() < 1000 * TEXT.len());
         for coding in [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd] {
-            for garbage in [&b""[..], b"\x1f", b"no code at all", b"\xff\xff\xff\xff\xff\xff"] {
+            for garbage in [
+                &b""[..],
+                b"\x1f",
+                b"no code at all",
+                b"\xff\xff\xff\xff\xff\xff",
+            ] {
                 assert!(coding.decode(garbage).len() < 64, "{coding:?}");
             }
         }

@@ -10,7 +10,7 @@ use crate::proxy::log::RequestLog;
 /// What becomes of a refusal that no rule knows.
 pub(crate) enum Unclear {
     /// The client gets it.
-    Relay(Refusal, Lease),
+    Relay(Box<Refusal>, Lease),
     /// Another group is tried.
     Continue,
 }
@@ -20,7 +20,7 @@ impl Attempts<'_> {
     pub(crate) fn unclear(
         &mut self,
         lease: Lease,
-        refusal: Refusal,
+        refusal: Box<Refusal>,
         log: &mut RequestLog,
     ) -> Unclear {
         if let Some(seeking) = self.seeking.take() {
@@ -59,7 +59,13 @@ impl Attempts<'_> {
     }
 
     /// Keeps the refusal for the client in case no other group serves.
-    fn set_aside(&mut self, lease: Lease, refusal: Refusal, fault: &Fault, log: &mut RequestLog) {
+    fn set_aside(
+        &mut self,
+        lease: Lease,
+        refusal: Box<Refusal>,
+        fault: &Fault,
+        log: &mut RequestLog,
+    ) {
         let key = lease.member().clone();
         self.note_failure(&key);
         let response = refusal.response.detached();

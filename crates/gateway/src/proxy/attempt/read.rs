@@ -194,11 +194,11 @@ impl ResponseReader<'_> {
                 .flatten();
             response.class = Class::CallerFault;
             return match form {
-                Some(form) => AttemptResult::Unclear(Refusal {
+                Some(form) => AttemptResult::Unclear(Box::new(Refusal {
                     response,
                     form,
                     reason: words(),
-                }),
+                })),
                 None => AttemptResult::Response(response),
             };
         }

@@ -15,7 +15,7 @@ pub(crate) enum AttemptResult {
     /// A response to be relayed: a success, or the caller's own fault.
     Response(UpstreamResponse),
     /// A refusal that no rule knows: it may be about the request, or about the account.
-    Unclear(Refusal),
+    Unclear(Box<Refusal>),
     /// The next key may do better.
     Failed(Failure),
 }
