@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::key_checks::KeyChecks;
 use crate::model_lists::ModelLists;
 use crate::objects::Objects;
 use crate::prebuilt_headers;
@@ -35,6 +36,7 @@ pub struct Gateway {
     pub tasks: TaskTracker,
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
+    pub(crate) key_checks: KeyChecks,
     pub(crate) objects: Objects,
     pub(crate) telemetry: Telemetry,
     pub(crate) traces: Traces,
@@ -66,6 +68,7 @@ impl Gateway {
         Arc::new(Self {
             upstream: Upstream::new(&telemetry),
             model_lists: ModelLists::default(),
+            key_checks: KeyChecks::default(),
             objects: Objects::default(),
             telemetry,
             traces: Traces::default(),

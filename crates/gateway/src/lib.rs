@@ -6,6 +6,8 @@ mod admin;
 pub mod clock;
 pub mod context;
 mod error;
+mod free_call;
+mod key_checks;
 mod model_lists;
 mod objects;
 mod prebuilt_headers;

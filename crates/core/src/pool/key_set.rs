@@ -88,6 +88,11 @@ impl Member {
         self.model.as_ref().unwrap_or(model)
     }
 
+    /// The provider does not accept the key: it is invalid until somebody resets or replaces it.
+    pub fn reject(&self) {
+        self.key.invalidate();
+    }
+
     /// What the registry's `prepare` made for this key; `None` if that was no `T`.
     pub fn prepared<T: Any>(&self) -> Option<&T> {
         self.prepared.downcast_ref()

@@ -286,6 +286,33 @@ pub(super) fn announced_length(headers: &HeaderMap) -> Option<u64> {
         .ok()
 }
 
+/// Keeps a browser from running a response as a page, if it could take it for one: the dashboard has the same origin.
+pub(super) fn disarm_page(headers: &mut HeaderMap) {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let essence = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let essence = essence
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default();
+    let essence = essence.trim_ascii();
+    let may_be_page = match essence.first() {
+        None => true,
+        Some(_) => {
+            let ends = |end: &[u8]| {
+                essence.len() >= end.len()
+                    && essence[essence.len() - end.len()..].eq_ignore_ascii_case(end)
+            };
+            ends(b"html") || ends(b"xml")
+        }
+    };
+    if may_be_page {
+        let policy = HeaderValue::from_static("sandbox");
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        let no_sniffing = HeaderValue::from_static("nosniff");
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, no_sniffing);
+    }
+}
+
 /// Whether a response of this status can have a body.
 pub(super) fn may_have_body(status: StatusCode) -> bool {
     status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
-use http_body::Body;
-use http_body_util::BodyExt;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
 use keypool_core::pattern;
 use keypool_core::pool::{KeyReport, KeyState};
 use keypool_providers::protocol::{self, ListedModel, ModelsCall};
@@ -20,19 +18,18 @@ use super::inbound::{Caller, MatchedEndpoint};
 use super::routing::is_callable;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::prebuilt_headers::KeyHeaders;
+use crate::free_call;
 use crate::settings::RouteSettings;
 use crate::snapshot::{PoolEntry, Snapshot};
-use crate::upstream::{RequestBody, UpstreamRequest};
 
 /// A provider that takes longer is left out.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a list is cached.
 const KEEP: Duration = Duration::from_secs(300);
 /// How long it takes until a provider that failed is asked again.
-const KEEP_FAILED: Duration = Duration::from_secs(15);
-/// Maximum size of a provider's list, in bytes.
-const MAX_LIST: usize = 8 << 20;
+const KEEP_FAILED: Duration = Duration::from_secs(30);
+/// Maximum number of keys with which one list is requested.
+const MAX_KEYS_ASKED: usize = 6;
 
 pub(super) async fn list(
     gw: &Gateway,
@@ -141,107 +138,22 @@ async fn provider_list(gw: &Gateway, entry: &PoolEntry) -> Vec<ListedModel> {
     models
 }
 
-/// Asks the provider with the first key that is available. The outcome counts for no key.
+/// Asks the provider, with one key after the other until one gets the list. The outcome counts for no key.
 async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
-    let dialect = entry.dialect;
-    let list = dialect.list_models?;
+    entry.dialect.list_models?;
     let reports = entry.pool.report();
     let may_serve =
         |report: &KeyReport| matches!(report.state, KeyState::Active | KeyState::Cooling);
-    let available = reports.iter().position(|report| report.is_available);
-    let index = available.or_else(|| reports.iter().position(may_serve))?;
-    let mut headers = HeaderMap::new();
-    for (name, value) in list.headers {
-        headers.insert(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
-    }
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
-    );
+    let mut order: Vec<usize> = (0..reports.len())
+        .filter(|index| may_serve(&reports[*index]))
+        .collect();
+    order.sort_by_key(|index| !reports[*index].is_available);
     let keys = entry.pool.keys();
-    let member = keys.members().get(index)?;
-    let (method, protocol) = (Method::GET, dialect.protocols[0]);
-    let query = Some(list.query).filter(|query| !query.is_empty());
-    let build = || {
-        let key = KeyHeaders::of(member)?;
-        let mut headers: Vec<_> = headers.iter().collect();
-        headers.push(key.credential(protocol)?);
-        let target = entry.upstream_path_and_query(member, protocol, list.path, query);
-        let body = RequestBody::default();
-        UpstreamRequest::new(&method, target, key.host.as_ref()?, headers, body)
-    };
-    let (base_url, proxy) = (&member.base_url, member.proxy.as_ref());
-    let connect = keys.settings().timeouts.connect;
-    let sending = gw.upstream.send(base_url, proxy, &build, connect, true);
-    let response = sending.await.ok()?;
-    if !response.status().is_success() {
-        return None;
-    }
-    let body = read_whole(response.into_body(), MAX_LIST).await?;
-    dialect.parse_models(&body)
-}
-
-/// A body of at most `limit` bytes, in one buffer: a provider may send it byte by byte, and keeping each piece would take
-/// many times its length. `None` if it is longer, or broke off.
-async fn read_whole<B>(body: B, limit: usize) -> Option<Vec<u8>>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let mut body = body;
-    let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.ok()?.into_data() else {
-            continue;
-        };
-        if piece.len() > limit - whole.len() {
-            return None;
-        }
-        whole.extend_from_slice(&piece);
-        tokio::task::coop::consume_budget().await;
-    }
-    Some(whole)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use http_body::Frame;
-
-    use super::*;
-
-    /// This number of bytes, one by one.
-    struct OneByOne(usize);
-
-    impl Body for OneByOne {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let Some(left) = self.0.checked_sub(1) else {
-                return Poll::Ready(None);
-            };
-            self.0 = left;
-            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+    for index in order.into_iter().take(MAX_KEYS_ASKED) {
+        let member = keys.member(index)?;
+        if let Ok(models) = free_call::list_models(gw, entry, &member).await {
+            return Some(models);
         }
     }
-
-    #[tokio::test]
-    async fn a_list_in_tiny_pieces_becomes_one_buffer_within_its_limit() {
-        let whole = read_whole(OneByOne(100_000), 100_000).await.unwrap();
-        assert_eq!(whole, [b'x'].repeat(100_000));
-        assert!(whole.capacity() <= 2 * whole.len(), "{}", whole.capacity());
-        assert_eq!(read_whole(OneByOne(100_001), 100_000).await, None);
-        assert_eq!(read_whole(OneByOne(0), 0).await, Some(Vec::new()));
-    }
+    None
 }

@@ -32,6 +32,8 @@ pub(crate) struct Telemetry {
     pub(crate) health: HealthMonitor,
     /// Trouble with accepting comes many times a second.
     accept: LogThrottle,
+    /// A provider that redirects does so for every call.
+    redirect: LogThrottle,
 }
 
 impl Telemetry {
@@ -136,6 +138,29 @@ impl Telemetry {
             cooldown_s = cooldown.as_secs(),
             ejected = true,
             "key {number} \"{key_name}\" is ejected: it fails where keys of other groups serve"
+        );
+    }
+
+    /// A provider redirects calls. The client gets the redirect, which SDKs do not follow with their key.
+    pub(crate) fn redirected(&self, pool: &Pool, location: &str) {
+        if self.redirect.is_due() {
+            warn!(
+                pool = &**pool.name(),
+                location,
+                "the provider redirects calls to another address: use that address as the base URL"
+            );
+        }
+    }
+
+    /// A provider rejected a key that had served, and the check confirms it.
+    pub(crate) fn check_failed(&self, pool: &Pool, key: &MemberRef) {
+        let (number, key_name) = (key.index() + 1, &*key.name);
+        error!(
+            pool = &**pool.name(),
+            key = number,
+            key_name,
+            class = Class::Rejected.as_str(),
+            "key {number} \"{key_name}\" is invalid: the provider rejects a call that costs nothing too; replace or reset it"
         );
     }
 

@@ -1,6 +1,7 @@
 //! End to end: the real binary on loopback, in front of a mock provider inside the test process.
 
 mod admin;
+mod answers;
 mod attacks;
 mod bad_input;
 mod bad_provider;
@@ -21,7 +22,9 @@ mod multipart;
 mod object_ids;
 mod object_owners;
 mod objects;
+mod one_caller;
 mod open_files;
+mod opinions;
 mod proxies;
 mod queue;
 mod raw_provider;

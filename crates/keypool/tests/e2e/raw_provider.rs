@@ -35,6 +35,9 @@ impl Say {
     }
 }
 
+/// Chooses what to send by the number of the request, from 0, and its bytes.
+type Choose = dyn Fn(usize, &[u8]) -> Say + Send + Sync;
+
 /// A running raw provider. It stops when dropped.
 pub(crate) struct RawProvider {
     pub(crate) addr: SocketAddr,
@@ -47,6 +50,14 @@ impl RawProvider {
     /// Uses one of `says` per request, in order, and the last one for all further requests.
     pub(crate) async fn start(says: impl IntoIterator<Item = Say>) -> RawProvider {
         let says: Arc<[Say]> = says.into_iter().collect();
+        Self::choosing(move |n, _| says[n.min(says.len() - 1)].clone()).await
+    }
+
+    /// Lets `choose` decide what is sent.
+    pub(crate) async fn choosing(
+        choose: impl Fn(usize, &[u8]) -> Say + Send + Sync + 'static,
+    ) -> RawProvider {
+        let choose: Arc<Choose> = Arc::new(choose);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (requests, gone) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
@@ -55,13 +66,13 @@ impl RawProvider {
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (says, requests, gone) = (
-                    Arc::clone(&says),
+                let (choose, requests, gone) = (
+                    Arc::clone(&choose),
                     Arc::clone(&counts.0),
                     Arc::clone(&counts.1),
                 );
                 connections.spawn(async move {
-                    serve(stream, &says, &requests).await;
+                    serve(stream, &*choose, &requests).await;
                     gone.fetch_add(1, Ordering::SeqCst);
                 });
             }
@@ -89,10 +100,10 @@ impl RawProvider {
     }
 }
 
-async fn serve(mut stream: TcpStream, says: &[Say], requests: &AtomicUsize) {
-    while read_request(&mut stream).await.is_some() {
+async fn serve(mut stream: TcpStream, choose: &Choose, requests: &AtomicUsize) {
+    while let Some(request) = read_request(&mut stream).await {
         let n = requests.fetch_add(1, Ordering::SeqCst);
-        let said = match &says[n.min(says.len() - 1)] {
+        let said = match &choose(n, &request) {
             Say::Close(bytes) => {
                 let _ = stream.write_all(bytes).await;
                 let _ = stream.shutdown().await;
@@ -119,7 +130,7 @@ async fn serve(mut stream: TcpStream, says: &[Say], requests: &AtomicUsize) {
 }
 
 /// Reads a request with a `content-length`; `None` at the end of the connection.
-async fn read_request(stream: &mut TcpStream) -> Option<()> {
+async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut request = Vec::new();
     loop {
         let head = request.windows(4).position(|window| window == b"\r\n\r\n");
@@ -130,7 +141,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<()> {
                 .find_map(|line| line.strip_prefix("content-length:"))
                 .map_or(0, |length| length.trim().parse().expect("a length"));
             if request.len() >= at + 4 + length {
-                return Some(());
+                return Some(request);
             }
         }
         if stream.read_buf(&mut request).await.ok()? == 0 {

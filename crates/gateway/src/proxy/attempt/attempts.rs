@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 
 use super::response::{Failure, UpstreamResponse};
 use crate::context::Gateway;
+use crate::key_checks;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
 use crate::proxy::routing::{PoolTarget, conversation};
@@ -303,8 +304,11 @@ impl<'a> Attempts<'a> {
             // One more attempt tells whether the others can do better.
             self.state.max_attempts = self.state.max_attempts.min(self.state.attempts + 1);
         }
-        let failed = self.finish(lease, fault, blames_key);
-        self.record(failed, status, reason, log);
+        let ended = self.finish(lease, fault, blames_key);
+        if ended.effect.needs_check {
+            key_checks::check(self.gw, &self.target().entry, &key);
+        }
+        self.record(ended, status, reason, log);
     }
 
     /// The key is not tried again at once.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -51,6 +51,18 @@ impl ResponseReader<'_> {
         let mut response = UpstreamResponse::new(parts, body);
         if status.is_client_error() || status.is_server_error() {
             return self.read_error(response).await;
+        }
+        if let Some(location) = response
+            .parts
+            .headers
+            .get(LOCATION)
+            .filter(|_| status.is_redirection())
+        {
+            let location = String::from_utf8_lossy(location.as_bytes());
+            let location = redact(&location, self.lease.member().key.secret.expose());
+            self.gw
+                .telemetry
+                .redirected(&self.target.entry.pool, &location);
         }
         if !status.is_success() || !may_have_body(status) {
             return AttemptResult::Response(response);

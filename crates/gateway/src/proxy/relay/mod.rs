@@ -27,7 +27,7 @@ pub(super) use final_response::final_response;
 pub(crate) use out_body::OutBody;
 
 use super::attempt::UpstreamResponse;
-use super::headers::{UPSTREAM_REQUEST_ID, strip_response};
+use super::headers::{UPSTREAM_REQUEST_ID, disarm_page, strip_response};
 use super::inbound::Call;
 use super::log::RequestLog;
 use crate::context::Gateway;
@@ -156,6 +156,7 @@ fn head(parts: http::response::Parts, dialect: &Dialect, log: &mut RequestLog) -
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = http::Version::HTTP_11;
     let request_id = strip_response(response.headers_mut(), dialect);
+    disarm_page(response.headers_mut());
     log.begin_response(&mut response);
     if let Some(id) = request_id {
         response.headers_mut().insert(UPSTREAM_REQUEST_ID, id);
