@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -30,6 +31,13 @@ pub enum Step {
         headers: Vec<(String, String)>,
         /// The body, sent as it is.
         body: String,
+    },
+    /// A 200 with these bytes, which need not be text.
+    Bytes {
+        /// Its `content-type`.
+        content_type: &'static str,
+        /// The body, sent as it is.
+        body: Bytes,
     },
     /// An error in the format of the request's protocol (Gemini refuses an unknown key with 400).
     Refuse {

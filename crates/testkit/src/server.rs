@@ -183,6 +183,12 @@ fn play(step: &Step, route: &Route, call: &Call<'_>) -> Answer {
             headers,
             body,
         } => verbatim(*status, headers, body),
+        Step::Bytes { content_type, body } => {
+            let headers = [("content-type".to_owned(), (*content_type).to_owned())];
+            let mut answer = verbatim(200, &headers, "");
+            answer.content = Content::Whole(body.clone());
+            answer
+        }
         Step::Refuse {
             status,
             retry_after,

@@ -26,7 +26,8 @@ fn step(random: &mut fastrand::Rng) -> Step {
         )
     };
     match random.u8(..100) {
-        0..60 => Step::Answer,
+        0..54 => Step::Answer,
+        54..60 => odd_answer(random),
         60..65 => Step::Slow(Duration::from_millis(random.u64(1..30))),
         65..70 => openai(503, "server_is_overloaded"),
         70..73 => openai(500, "server_error"),
@@ -50,13 +51,38 @@ fn step(random: &mut fastrand::Rng) -> Step {
     }
 }
 
+/// A 200 that is no answer, or one that ends in an unusual way.
+fn odd_answer(random: &mut fastrand::Rng) -> Step {
+    const EVENTS: &str = "text/event-stream";
+    const JSON: &str = "application/json";
+    // `{"error":{"code":503}}` by gzip.
+    const ZIPPED: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\xabVJ-*\xca/R\xb2\xaaVJ\xceOIU\xb2250\xae\xad\x05\0\xe6\xbb;\xef\x16\0\0\0";
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+    let output = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
+    let error = "{\"error\":{\"code\":503}}";
+    let (content_type, body) = match random.u8(..10) {
+        0 => (EVENTS, format!("{role}data: {error}\n\n").into()),
+        1 => (EVENTS, format!("{output}data: {error}\n\n").into()),
+        2 => (EVENTS, ": busy\n\n".into()),
+        3 => (JSON, String::new().into()),
+        4 => (JSON, "<!doctype html>".into()),
+        5 => (JSON, "{\"choices\":[{\"mess".into()),
+        6 => (EVENTS, error.into()),
+        7 => (JSON, ZIPPED.into()),
+        8 => (EVENTS, output.into()),
+        // Complete, but for the last chunk of the transfer.
+        _ => return Step::CutAfter(usize::MAX),
+    };
+    Step::Bytes { content_type, body }
+}
+
 /// What the provider does to one call with the last key: it answers, or reports the caller's fault.
 fn mild_step(random: &mut fastrand::Rng) -> Step {
     match random.u8(..100) {
         0..80 => Step::Answer,
         _ => Step::status(
             400,
-            r#"{"error":{"message":"made up","type":"invalid_request_error"}}"#,
+            r#"{"error":{"message":"made up","type":"invalid_request_error","param":"messages"}}"#,
         ),
     }
 }

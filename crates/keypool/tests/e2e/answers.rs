@@ -1,9 +1,10 @@
 //! What counts as an answer: a 200 without one goes to the next key, and a stream is complete when its protocol says so.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keypool_testkit::Mock;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::harness::{CHAT, CHAT_PATH, Gateway, PoolConfig, STREAM};
 use crate::http::{End, Reply};
@@ -52,7 +53,7 @@ fn typed(content_type: &str, body: &[u8]) -> Say {
 
 /// A gateway whose first key leads to a provider that says this, and whose second key leads to the mock.
 async fn gateway(say: Say) -> (Gateway, RawProvider, Mock) {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let bad = RawProvider::start([say]).await;
     let config = PoolConfig::new(&mock, "p", [])
         .key(1, &format!("base_url = \"{}\"", bad.origin()))

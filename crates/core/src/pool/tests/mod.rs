@@ -2,6 +2,7 @@
 
 mod affinity;
 mod breaking;
+mod evidence;
 mod groups;
 mod queueing;
 mod refusals;
