@@ -2,7 +2,9 @@
 //!
 //! Must never decide what an error means for a key: a dialect does, from the status found here.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde_json::value::RawValue;
 
 use super::error_names::{stated_status, status_of_word};
@@ -24,7 +26,9 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
         return None;
     }
     // Most bodies are not errors and are not parsed: an error contains this word, at least in escapes.
-    if memmem::find(body, b"\"error\"").is_none() && memmem::find(body, b"\\u").is_none() {
+    static SIGNS: LazyLock<[Finder<'static>; 2]> =
+        LazyLock::new(|| ["\"error\"", "\\u"].map(Finder::new));
+    if SIGNS.iter().all(|sign| sign.find(body).is_none()) {
         return None;
     }
     let object = only_object(body)?;

@@ -794,7 +794,11 @@ fn a_broken_stream_ends_with_one_event() {
             text.ends_with("}\n\n") && !text.trim_end().contains("\n\n"),
             "{text}"
         );
-        assert_eq!(event_data(&event), error_body(protocol, &error), "{text}");
+        assert_eq!(
+            &*event_data(&event),
+            &*error_body(protocol, &error),
+            "{text}"
+        );
         assert_eq!(
             crate::sse::EventReader::default().next(&event),
             Some(0..event.len()),

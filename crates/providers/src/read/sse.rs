@@ -2,6 +2,7 @@
 //!
 //! Must never change, keep or interpret the bytes of a stream beyond its lines.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memchr2;
@@ -137,17 +138,15 @@ impl EventReader {
 }
 
 /// The event's `data` lines, joined by LF.
-pub fn event_data(event: &[u8]) -> Vec<u8> {
-    let mut data = Vec::with_capacity(event.len());
-    for (index, value) in fields(event)
+pub fn event_data(event: &[u8]) -> Cow<'_, [u8]> {
+    let mut lines = fields(event)
         .filter(|(name, _)| *name == b"data")
-        .map(|(_, value)| value)
-        .enumerate()
-    {
-        if index > 0 {
-            data.push(b'\n');
-        }
-        data.extend_from_slice(value);
+        .map(|(_, value)| value);
+    let mut data = Cow::Borrowed(lines.next().unwrap_or_default());
+    for line in lines {
+        let data = data.to_mut();
+        data.push(b'\n');
+        data.extend_from_slice(line);
     }
     data
 }
@@ -163,17 +162,24 @@ pub(crate) fn event_name(event: &[u8]) -> Option<&[u8]> {
 /// Names and values of an event's field lines; comments have the empty name.
 fn fields(event: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     // The empty line within CRLF has no name, like a comment.
-    event
-        .strip_prefix(BOM)
-        .unwrap_or(event)
-        .split(|byte| matches!(byte, b'\n' | b'\r'))
-        .map(|line| {
-            let Some(colon) = memchr::memchr(b':', line) else {
-                return (line, &line[line.len()..]);
-            };
-            let value = &line[colon + 1..];
-            (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
-        })
+    lines(event.strip_prefix(BOM).unwrap_or(event)).map(|line| {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            return (line, &line[line.len()..]);
+        };
+        let value = &line[colon + 1..];
+        (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
+    })
+}
+
+/// The lines of a text. CRLF ends a line and an empty one.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = memchr2(b'\n', b'\r', text);
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
 }
 
 #[cfg(test)]
@@ -257,7 +263,7 @@ mod tests {
             (": data: no\nid: 1\nDATA: no\ndatax: no\n\n", ""),
             ("\u{feff}data: a\n\n", "a"),
         ] {
-            assert_eq!(event_data(event.as_bytes()), data.as_bytes(), "{event:?}");
+            assert_eq!(&*event_data(event.as_bytes()), data.as_bytes(), "{event:?}");
         }
         assert_eq!(
             event_name(b"event: error\r\ndata: {}\r\n\r\n"),

@@ -1,10 +1,12 @@
 //! What an event of a stream means: the response has begun to open, it has output, or it is an error.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde_json::Value;
 
-use crate::errors::{error_in_event, only_object};
+use crate::errors::{error_in_data, only_object};
 use crate::read::json_scan::{pick, unescaped};
 use crate::read::sse::{event_data, event_name};
 
@@ -34,20 +36,33 @@ pub(super) enum Meaning {
 
 /// The meaning of an event, given as its raw bytes.
 pub(super) fn meaning(event: &[u8]) -> Meaning {
-    if let Some(status) = error_in_event(event) {
+    let data = event_data(event);
+    if is_plain_output(&data) {
+        return Meaning::Output;
+    }
+    let name = event_name(event).unwrap_or_default();
+    if let Some(status) = error_in_data(&data, name == b"error") {
         return Meaning::Error(status);
     }
-    let data = event_data(event);
     match data.trim_ascii() {
         b"" => Meaning::Empty,
         b"[DONE]" => Meaning::Done,
-        data if is_opening(event, data) => Meaning::Opening,
+        data if is_opening(name, data) => Meaning::Opening,
         _ => Meaning::Output,
     }
 }
 
-fn is_opening(event: &[u8], data: &[u8]) -> bool {
-    let name = event_name(event).unwrap_or_default();
+/// Whether a few bytes show that it is output, as they do for most streams: then nothing is parsed.
+fn is_plain_output(data: &[u8]) -> bool {
+    static CONTENT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"content\":\""));
+    if let Some(kind) = data.strip_prefix(b"{\"type\":\"") {
+        return kind.starts_with(b"content_block_") || kind.starts_with(b"response.output_");
+    }
+    let text = CONTENT.find(data).map(|at| at + CONTENT.needle().len());
+    text.is_some_and(|text| !matches!(data.get(text), None | Some(b'"')))
+}
+
+fn is_opening(name: &[u8], data: &[u8]) -> bool {
     if OPENING.iter().any(|opening| opening.as_bytes() == name) {
         return true;
     }

@@ -1,6 +1,8 @@
 //! Whether a stream has reached the end that its protocol defines, which its transfer does not tell.
 //!
-//! Every event of every stream passes here, so the usual one is only searched for a few words, never parsed.
+//! Every event of every stream passes here, so nothing is parsed on the way. Where the end is told by names of events, the
+//! beginnings of lines are compared with a few words. Where it is told by a field, only the last bytes are kept, and they
+//! are searched when the transfer ends.
 
 use std::sync::LazyLock;
 
@@ -10,9 +12,13 @@ use serde_json::Value;
 use crate::errors::error_in_data;
 use crate::protocol::Protocol;
 use crate::read::json_scan::{pick, unescaped};
+use crate::read::sse::lines;
 
 /// Maximum length of a line that is kept because it came in parts, in bytes. Of a longer one the beginning is read.
 const MAX_LINE: usize = 64 * 1024;
+
+/// Number of bytes at the end of a stream that are searched: more than the last few events need.
+const TAIL: usize = 8 * 1024;
 
 /// Streams whose protocol defines an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +58,8 @@ pub struct StreamEnd {
     /// Bits of the choices that were seen and of those that have finished.
     seen: u64,
     finished: u64,
-    /// The beginning of a line that came in parts.
-    line: Vec<u8>,
+    /// The beginning of a line that came in parts; or the end of the stream so far.
+    kept: Vec<u8>,
     /// The name of the current event.
     event: EventName,
     outcome: StreamOutcome,
@@ -88,10 +94,24 @@ impl StreamEnd {
             has_choices,
             seen: 0,
             finished: 0,
-            line: Vec::new(),
+            kept: Vec::new(),
             event: EventName::Unnamed,
             outcome: StreamOutcome::Truncated,
         }
+    }
+
+    /// Whether it needs each line, by [`StreamEnd::read`]; otherwise each piece, by [`StreamEnd::keep`].
+    pub fn needs_lines(&self) -> bool {
+        self.has_choices || matches!(self.kind, StreamKind::Messages | StreamKind::Responses)
+    }
+
+    /// Takes a piece of the stream.
+    pub fn keep(&mut self, piece: &[u8]) {
+        let piece = &piece[piece.len().saturating_sub(TAIL)..];
+        if self.kept.len() + piece.len() > 2 * TAIL {
+            self.kept.drain(..self.kept.len().saturating_sub(TAIL));
+        }
+        self.kept.extend_from_slice(piece);
     }
 
     /// Takes a part of a line; with `is_last` the line ends with it.
@@ -100,21 +120,28 @@ impl StreamEnd {
         if self.outcome != StreamOutcome::Truncated {
             return;
         }
-        if is_last && self.line.is_empty() {
+        if is_last && self.kept.is_empty() {
             return self.read_line(text);
         }
-        let room = MAX_LINE - self.line.len();
-        self.line.extend_from_slice(&text[..text.len().min(room)]);
+        let room = MAX_LINE - self.kept.len();
+        self.kept.extend_from_slice(&text[..text.len().min(room)]);
         if is_last {
-            let line = std::mem::take(&mut self.line);
+            let line = std::mem::take(&mut self.kept);
             self.read_line(&line);
         }
     }
 
     /// How the stream ended, if its transfer ends now.
     pub fn outcome(&mut self) -> StreamOutcome {
-        let line = std::mem::take(&mut self.line);
-        self.read_line(&line);
+        let kept = std::mem::take(&mut self.kept);
+        if !self.needs_lines() && kept.trim_ascii_end().ends_with(b"[DONE]") {
+            self.outcome = StreamOutcome::Complete;
+        }
+        for line in lines(&kept) {
+            if self.outcome == StreamOutcome::Truncated {
+                self.read_line(line);
+            }
+        }
         let all_finished = self.finished != 0 && self.seen & !self.finished == 0;
         match &self.outcome {
             StreamOutcome::Truncated if all_finished => StreamOutcome::Complete,
@@ -265,7 +292,11 @@ mod tests {
             let (mut scanner, mut end) =
                 (EventScanner::default(), StreamEnd::new(kind, has_choices));
             for piece in pieces {
-                scanner.feed_lines(piece, |text, is_last| end.read(text, is_last));
+                if end.needs_lines() {
+                    scanner.feed_lines(piece, |text, is_last| end.read(text, is_last));
+                } else {
+                    end.keep(piece);
+                }
             }
             end.outcome()
         };
@@ -318,6 +349,18 @@ mod tests {
         ] {
             assert_eq!(outcome(Chat, &stream), StreamOutcome::Truncated, "{stream}");
         }
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_stream_is_kept() {
+        let mut end = StreamEnd::new(StreamKind::Chat, false);
+        for _ in 0..10_000 {
+            end.keep(TEXT.as_bytes());
+        }
+        end.keep(&TEXT.as_bytes().repeat(1000));
+        assert!(end.kept.capacity() <= 4 * TAIL, "{}", end.kept.capacity());
+        end.keep(STOP.as_bytes());
+        assert_eq!(end.outcome(), StreamOutcome::Complete);
     }
 
     #[test]

@@ -105,8 +105,11 @@ fn a_missing_scope_forbids_the_model_at_one_endpoint() {
     assert!(pool.lease(&at("/speech")).is_none());
     let next = pool.next_available(&at("/speech"));
     assert!(!next.slot_may_free && next.cooldown_ends.is_some());
-    assert!(pool.lease(&at("/chat")).is_some(), "what holds at one endpoint is not taken for all");
-    world.clock.advance(seconds(600));
+    assert!(
+        pool.lease(&at("/chat")).is_some(),
+        "what holds at one endpoint is not taken for all"
+    );
+    world.clock.pass(seconds(600));
     assert!(pool.lease(&at("/speech")).is_some());
 }
 
@@ -164,9 +167,13 @@ fn an_opinion_is_remembered_by_form_and_key() {
     assert_eq!(opinion(&pool, "k1", "g"), "seek", "another form");
     let _ = lease_of(&pool, "k1").finish(&Fault::of(Class::Success));
     for expect in ["next_group", "next_group", "forbidden"] {
-        assert_eq!(opinion(&pool, "k1", "f"), expect, "a success begins the count anew");
+        assert_eq!(
+            opinion(&pool, "k1", "f"),
+            expect,
+            "a success begins the count anew"
+        );
     }
-    world.clock.advance(seconds(601));
+    world.clock.pass(seconds(601));
     assert_eq!(opinion(&pool, "k1", "f"), "seek");
 }
 
@@ -177,9 +184,13 @@ fn equal_refusals_are_the_requests_fault_and_no_answer_is_none() {
     seek(&pool, "f").expect("nobody knows it").refused_alike();
     assert_eq!(opinion(&pool, "k1", "f"), "relay");
     assert_eq!(opinion(&pool, "k2", "f"), "relay");
-    world.clock.advance(seconds(601));
+    world.clock.pass(seconds(601));
     drop(seek(&pool, "f").expect("it is forgotten"));
-    assert_eq!(opinion(&pool, "k1", "f"), "seek", "dropped without an answer");
+    assert_eq!(
+        opinion(&pool, "k1", "f"),
+        "seek",
+        "dropped without an answer"
+    );
 }
 
 #[test]
@@ -200,7 +211,7 @@ fn opinions_are_bounded_per_caller_and_pool() {
     };
     let asked = |caller: &str| (0..20).filter(|n| ask(caller, *n)).count();
     assert_eq!([asked("a"), asked("b"), asked("c")], [5, 5, 0]);
-    world.clock.advance(seconds(60));
+    world.clock.pass(seconds(60));
     assert_eq!(asked("c"), 5);
     let off = world.pool(PoolSettings {
         second_opinion: false,
@@ -208,5 +219,9 @@ fn opinions_are_bounded_per_caller_and_pool() {
     });
     assert_eq!(opinion(&off, "k1", "f"), "relay");
     let lone = world.pool(settings(1));
-    assert_eq!(opinion(&lone, "k1", "f"), "relay", "there is no other group");
+    assert_eq!(
+        opinion(&lone, "k1", "f"),
+        "relay",
+        "there is no other group"
+    );
 }

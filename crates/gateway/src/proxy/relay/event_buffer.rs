@@ -52,9 +52,13 @@ impl EventBuffer {
     /// Moves complete events to `ready`, and holds the rest.
     pub(super) fn accept(&mut self, piece: Bytes, ready: &mut VecDeque<Bytes>) {
         let boundary = match self.end.as_mut() {
-            Some(end) => self
+            Some(end) if end.needs_lines() => self
                 .scanner
                 .feed_lines(&piece, |text, is_last| end.read(text, is_last)),
+            Some(end) => {
+                end.keep(&piece);
+                self.scanner.feed(&piece)
+            }
             None => self.scanner.feed(&piece),
         };
         match boundary {
