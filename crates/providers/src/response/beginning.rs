@@ -221,13 +221,15 @@ impl BeginningReader {
     }
 }
 
-/// Whether a text ends like whole JSON: with a bracket, and with as many closed as opened. Nearly every body does, and
+/// Whether a text ends like whole JSON: with its bracket, as many of them closed as opened. Nearly every body does, and
 /// counting costs a tenth of parsing.
 fn is_balanced(text: &[u8]) -> bool {
-    let count = |wanted: u8| text.iter().filter(|byte| **byte == wanted).count();
-    matches!(text.trim_ascii_end().last(), Some(b'}' | b']'))
-        && count(b'{') == count(b'}')
-        && count(b'[') == count(b']')
+    let count = |wanted: u8| memchr::memchr_iter(wanted, text).count();
+    match (text.first(), text.trim_ascii_end().last()) {
+        (Some(b'{'), Some(b'}')) => count(b'{') == count(b'}'),
+        (Some(b'['), Some(b']')) => count(b'[') == count(b']'),
+        _ => false,
+    }
 }
 
 /// A body that begins like markup. Where text is expected, only a whole page is no answer.

@@ -1,8 +1,7 @@
 //! Whether a stream has reached the end that its protocol defines, which its transfer does not tell.
 //!
-//! Every event of every stream passes here, so nothing is parsed on the way. Where the end is told by names of events, the
-//! beginnings of lines are compared with a few words. Where it is told by a field, only the last bytes are kept, and they
-//! are searched when the transfer ends.
+//! Every event of every stream passes here, so nothing is parsed on the way: lines are searched for a few words. Chat has
+//! the most events and the shortest, so of it only the last bytes are kept, and they are searched when the transfer ends.
 
 use std::sync::LazyLock;
 
@@ -17,8 +16,8 @@ use crate::read::sse::lines;
 /// Maximum length of a line that is kept because it came in parts, in bytes. Of a longer one the beginning is read.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Number of bytes at the end of a stream that are searched: more than the last few events need.
-const TAIL: usize = 8 * 1024;
+/// Number of bytes at the end of a stream of chat that are searched at least: more than its last few events need.
+const TAIL: usize = 2 * 1024;
 
 /// Streams whose protocol defines an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,12 +101,15 @@ impl StreamEnd {
 
     /// Whether it needs each line, by [`StreamEnd::read`]; otherwise each piece, by [`StreamEnd::keep`].
     pub fn needs_lines(&self) -> bool {
-        self.has_choices || matches!(self.kind, StreamKind::Messages | StreamKind::Responses)
+        self.has_choices || self.kind != StreamKind::Chat
     }
 
     /// Takes a piece of the stream.
     pub fn keep(&mut self, piece: &[u8]) {
         let piece = &piece[piece.len().saturating_sub(TAIL)..];
+        if self.kept.capacity() == 0 {
+            self.kept.reserve_exact(2 * TAIL);
+        }
         if self.kept.len() + piece.len() > 2 * TAIL {
             self.kept.drain(..self.kept.len().saturating_sub(TAIL));
         }
@@ -137,10 +139,11 @@ impl StreamEnd {
         if !self.needs_lines() && kept.trim_ascii_end().ends_with(b"[DONE]") {
             self.outcome = StreamOutcome::Complete;
         }
-        for line in lines(&kept) {
-            if self.outcome == StreamOutcome::Truncated {
-                self.read_line(line);
-            }
+        let mut lines = lines(&kept);
+        while self.outcome == StreamOutcome::Truncated
+            && let Some(line) = lines.next()
+        {
+            self.read_line(line);
         }
         let all_finished = self.finished != 0 && self.seen & !self.finished == 0;
         match &self.outcome {
@@ -358,7 +361,7 @@ mod tests {
             end.keep(TEXT.as_bytes());
         }
         end.keep(&TEXT.as_bytes().repeat(1000));
-        assert!(end.kept.capacity() <= 4 * TAIL, "{}", end.kept.capacity());
+        assert!(end.kept.capacity() <= 2 * TAIL, "{}", end.kept.capacity());
         end.keep(STOP.as_bytes());
         assert_eq!(end.outcome(), StreamOutcome::Complete);
     }
