@@ -34,7 +34,7 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
     let object = only_object(body)?;
     let has_no_answer =
         || pick(object, ANSWERS).is_some_and(|found| found.iter().all(Option::is_none));
-    error_in_object(object).filter(|_| has_no_answer())
+    stated_error(object).filter(|_| has_no_answer())
 }
 
 /// The status implied by an event of a stream; `None` if it is not an error. `event` is the event's raw bytes.
@@ -48,23 +48,29 @@ pub(crate) fn error_in_data(data: &[u8], is_named: bool) -> Option<u16> {
     in_data.or_else(|| is_named.then(|| only_object(data).map_or(DEFAULT_STATUS, implied_status)))
 }
 
+/// The status implied by an object of an event.
 fn error_in_object(object: &str) -> Option<u16> {
-    let [error, kind, object_kind, response] =
-        pick(object, ["error", "type", "object", "response"])?;
+    if let Some(status) = stated_error(object) {
+        return Some(status);
+    }
+    let [kind, response] = pick(object, ["type", "response"])?;
+    if kind.and_then(unescaped)? != "response.failed" {
+        return None;
+    }
+    let [error] = response
+        .and_then(|response| pick(response, ["error"]))
+        .unwrap_or_default();
+    Some(error.map_or(DEFAULT_STATUS, implied_status))
+}
+
+/// The status implied by an object that says of itself that it is an error.
+fn stated_error(object: &str) -> Option<u16> {
+    let [error, kind, object_kind] = pick(object, ["error", "type", "object"])?;
     if let Some(error) = not_null(error) {
         return Some(implied_status(error));
     }
-    let is = |field: Option<&str>, word| field.and_then(unescaped).as_deref() == Some(word);
-    if is(kind, "error") || is(object_kind, "error") {
-        return Some(implied_status(object));
-    }
-    if is(kind, "response.failed") {
-        let [error] = response
-            .and_then(|response| pick(response, ["error"]))
-            .unwrap_or_default();
-        return Some(error.map_or(DEFAULT_STATUS, implied_status));
-    }
-    None
+    let is_error = |field: Option<&str>| field.and_then(unescaped).as_deref() == Some("error");
+    (is_error(kind) || is_error(object_kind)).then(|| implied_status(object))
 }
 
 /// The text of the object in `json`, or of the only item if it is a list, as from Gemini.

@@ -78,7 +78,12 @@ const UNFIT: &[&str] = &[
 /// The request itself is at fault.
 const OF_REQUEST: &[&str] = &[
     "context length",
+    "context window",
     "token limit",
+    "number of tokens",
+    "too many tokens",
+    "is too long",
+    "is too large",
     "failed to deserialize",
     "invalid json",
     "content filter",

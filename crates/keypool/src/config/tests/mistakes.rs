@@ -104,7 +104,6 @@ const SERVER: &[(&str, &[&str])] = &[
         "server.public_url = §'llm.example.com'",
         &["an https address"],
     ),
-    ("server.allowed_origins = [§'null']", &["an origin such as"]),
     (
         "server.allowed_hosts = §'a.example'",
         &["must be a list of strings, found a string"],
