@@ -32,11 +32,16 @@ pub(crate) struct Cooldowns {
 }
 
 /// Stands between a model and the endpoint at which alone its cooldown holds.
-const AT: &str = " at ";
+const AT: &str = " at /";
 
 /// The name of a cooldown that holds for a model at one endpoint only, as the API shows it.
 pub(crate) fn at_endpoint(model: &str, endpoint: &str) -> String {
-    format!("{model}{AT}{endpoint}")
+    format!("{model} at {endpoint}")
+}
+
+/// Whether a cooldown of this name holds at one endpoint only.
+pub(crate) fn is_at_endpoint(name: &str) -> bool {
+    name.contains(AT)
 }
 
 fn position_of(model: &str, cooldowns: &[(Arc<str>, Cooldown)]) -> Result<usize, usize> {
@@ -64,13 +69,10 @@ impl Cooldowns {
     }
 
     /// Whether a cooldown holds at one endpoint only.
-    pub(crate) fn any_at_endpoint(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0
-            && self
-                .by_model
-                .lock()
-                .iter()
-                .any(|(name, _)| name.contains(AT))
+    pub(crate) fn any_at_endpoint(&self, now: Instant) -> bool {
+        let holds =
+            |(name, cooldown): &(Arc<str>, Cooldown)| cooldown.until > now && is_at_endpoint(name);
+        self.count.load(Ordering::Acquire) > 0 && self.by_model.lock().iter().any(holds)
     }
 
     /// Starts a cooldown for `model`. If there is a longer one already, that is kept.

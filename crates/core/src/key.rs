@@ -12,7 +12,7 @@ use crate::availability::Availability;
 use crate::breaker::{Breaker, State};
 use crate::cooldowns::Cooldowns;
 use crate::fault::Class;
-use crate::hash;
+use crate::models_in_use::ModelsInUse;
 use crate::secret::{Digest256, Secret};
 use crate::settings::BreakerSettings;
 
@@ -104,41 +104,6 @@ const _: () = {
     use std::mem::offset_of;
     assert!(offset_of!(Key, breaker) + 48 <= 128 && offset_of!(Key, failed) >= 128);
 };
-
-/// Whether a key has been used for one model only: the hash of that model, or a mark.
-#[derive(Default)]
-struct ModelsInUse(AtomicU64);
-
-impl ModelsInUse {
-    const NONE: u64 = 0;
-    const SEVERAL: u64 = 1;
-
-    fn note(&self, model: &str) {
-        let known = self.0.load(Ordering::Relaxed);
-        if known == Self::SEVERAL {
-            return;
-        }
-        let digest = Self::digest(model);
-        if known == digest {
-            return;
-        }
-        let first =
-            self.0
-                .compare_exchange(Self::NONE, digest, Ordering::Relaxed, Ordering::Relaxed);
-        if first.is_err_and(|other| other != digest) {
-            self.0.store(Self::SEVERAL, Ordering::Relaxed);
-        }
-    }
-
-    fn is_only(&self, model: &str) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::digest(model)
-    }
-
-    /// Never one of the two marks.
-    fn digest(model: &str) -> u64 {
-        hash::bytes(0, model.as_bytes()).max(Self::SEVERAL + 1)
-    }
-}
 
 /// A quota group: keys of one organisation, project or account, which share limits and balance.
 #[derive(Debug, Default)]
@@ -418,7 +383,7 @@ impl Key {
         self.sync_full_flag();
     }
 
-    /// The probe had no result (the client left): the next call is the probe.
+    /// The probe proved nothing: the client left, or the failure may not be the key's. The next call is the probe.
     pub(crate) fn probe_undecided(&self) {
         self.change(0, flag::PROBING);
     }

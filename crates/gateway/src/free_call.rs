@@ -1,15 +1,19 @@
 //! The call to a provider that costs nothing: its model list. It also tells whether a key works.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
-use keypool_core::fault::Fault;
+use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::MemberRef;
 use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::ListedModel;
 use keypool_providers::response::readable;
+use tokio::time::timeout;
 
 use crate::context::Gateway;
 use crate::prebuilt_headers::KeyHeaders;
@@ -18,6 +22,9 @@ use crate::upstream::{RequestBody, UpstreamRequest};
 
 /// Maximum size of a provider's list, in bytes.
 const MAX_LIST: usize = 8 << 20;
+
+/// How long a check of a key may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no list.
 #[derive(Debug)]
@@ -72,14 +79,37 @@ pub(crate) async fn list_models(
     let coding = parts.headers.get(http::header::CONTENT_ENCODING);
     let coding = coding.map_or(&b""[..], HeaderValue::as_bytes);
     if parts.status.is_success() {
+        let body = readable(coding, &body, MAX_LIST);
         return dialect.parse_models(&body).ok_or(FreeCallError::NoList);
     }
     Err(FreeCallError::Refused(dialect.judge(&ErrorResponse {
         status: parts.status.as_u16(),
         headers: &parts.headers,
-        body: &readable(coding, &body),
+        body: &readable(coding, &body, MAX_LIST),
         now: gw.clock.wall(),
     })))
+}
+
+/// Checks the key in the background. If the provider rejects it again, it is invalid.
+pub(crate) fn check(gw: &Arc<Gateway>, entry: &Arc<PoolEntry>, member: &MemberRef) {
+    if !gw.key_checks.begin(&member.key.id, gw.clock.now()) {
+        return;
+    }
+    let (gw, entry, member) = (Arc::clone(gw), Arc::clone(entry), member.clone());
+    let tasks = gw.tasks.clone();
+    tasks.spawn(async move {
+        let checking = list_models(&gw, &entry, &member);
+        let Ok(Err(FreeCallError::Refused(fault))) = timeout(TIMEOUT, checking).await else {
+            return;
+        };
+        if fault.class == Class::Rejected {
+            member.reject();
+            gw.telemetry.check_failed(&entry.pool, &member);
+            gw.telemetry
+                .health
+                .after_failure(&entry.pool, gw.clock.now());
+        }
+    });
 }
 
 /// A body of at most `limit` bytes, in one buffer: a provider may send it byte by byte, and keeping each piece would take

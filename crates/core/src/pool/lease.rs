@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::outcome::EndedCall;
 use super::{Demand, Effect, KeySet, MemberRef, Pool, Selection};
 use crate::fault::Fault;
 
@@ -82,7 +83,14 @@ impl Lease {
     /// The call ended with this outcome. What that means for the key takes effect at once, and the slot is free.
     pub fn finish(mut self, outcome: &Fault) -> Effect {
         self.has_result = true;
-        self.pool.apply(&self, outcome)
+        let call = EndedCall {
+            member: &self.member,
+            model: &self.model,
+            endpoint: &self.endpoint,
+            is_probe: self.is_probe,
+            is_bound: self.is_bound,
+        };
+        self.pool.apply(&call, outcome)
     }
 
     /// What to keep of a failure with [`Class::UpstreamTrouble`](crate::fault::Class); `None` if it is never evidence
@@ -93,14 +101,6 @@ impl Lease {
             member: self.member.clone(),
             was_probe: self.is_probe,
         })
-    }
-
-    pub(super) fn endpoint(&self) -> &Arc<str> {
-        &self.endpoint
-    }
-
-    pub(super) fn is_probe(&self) -> bool {
-        self.is_probe
     }
 
     pub(super) fn is_bound(&self) -> bool {

@@ -26,7 +26,7 @@ pub enum Obstacle {
     Forbidden,
     /// It failed in this request already, and its back-off has not ended.
     Tried,
-    /// The request names an object that another group's key made.
+    /// Another group holds the object that the request names, or this group refused this very request.
     OtherGroup,
 }
 

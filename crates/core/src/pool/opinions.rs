@@ -83,6 +83,10 @@ pub struct Seeking {
     form: Arc<str>,
     key: Weak<Key>,
     model: Arc<str>,
+    /// When it was counted, and for whom; `None` once the other group is asked.
+    counted: Option<(Instant, Arc<str>)>,
+    /// It marked the form as pending.
+    is_pending: bool,
 }
 
 impl Pool {
@@ -111,8 +115,19 @@ impl Pool {
         if !memory.may_seek(caller, now) {
             return Opinion::Relay;
         }
+        // Counted and marked at once, so that requests at the same time do not exceed the bounds.
+        let (form, counted): (Arc<str>, _) = (form.into(), (now, Arc::clone(caller)));
+        memory.sought.push_back(counted.clone());
+        // Keys that are known to refuse stay known while another one is in doubt.
+        let known = memory.forms.get(&form);
+        let is_pending = known.is_none_or(|form| form.until <= now);
+        if is_pending {
+            memory.remember(&form, Verdict::Pending, now);
+        }
         Opinion::Seek(Seeking {
-            form: form.into(),
+            form,
+            counted: Some(counted),
+            is_pending,
             key: Arc::downgrade(&lease.member().key),
             model: Arc::clone(lease.model()),
             pool: Arc::clone(self),
@@ -122,18 +137,22 @@ impl Pool {
 
 impl Opinions {
     /// A call of the model went well with this key.
-    pub(super) fn note_success(&self, lease: &Lease) {
+    pub(super) fn note_success(&self, key: &Arc<Key>, model: &Arc<str>, now: Instant) {
         if !self.any_refusing.load(Ordering::Relaxed) {
             return;
         }
         let mut memory = self.memory.lock();
+        memory.forms.retain(|_, form| form.until > now);
+        let mut any_refusing = false;
         for form in memory.forms.values_mut() {
             if let Verdict::OfKeys(keys) = &mut form.verdict {
+                any_refusing = true;
                 keys.iter_mut()
-                    .filter(|refusing| refusing.is_of(lease))
+                    .filter(|refusing| refusing.is_of(key, model))
                     .for_each(|refusing| refusing.in_a_row = 0);
             }
         }
+        self.any_refusing.store(any_refusing, Ordering::Relaxed);
     }
 }
 
@@ -166,26 +185,19 @@ impl Memory {
 
 fn find<'k>(keys: &'k mut [Refusing], lease: &Lease, now: Instant) -> Option<&'k mut Refusing> {
     keys.iter_mut()
-        .find(|refusing| refusing.until > now && refusing.is_of(lease))
+        .find(|refusing| refusing.until > now && refusing.is_of(&lease.member().key, lease.model()))
 }
 
 impl Refusing {
-    fn is_of(&self, lease: &Lease) -> bool {
-        self.key.as_ptr() == Arc::as_ptr(&lease.member().key) && self.model == *lease.model()
+    fn is_of(&self, key: &Arc<Key>, model: &Arc<str>) -> bool {
+        self.key.as_ptr() == Arc::as_ptr(key) && self.model == *model
     }
 }
 
 impl Seeking {
     /// Another group is free and is asked now.
-    pub fn begin(&self, caller: &Arc<str>) {
-        let now = self.pool.clock.now();
-        let mut memory = self.pool.opinions.memory.lock();
-        memory.sought.push_back((now, Arc::clone(caller)));
-        // Keys that are known to refuse stay known while another one is in doubt.
-        let known = memory.forms.get(&self.form);
-        if known.is_none_or(|form| form.until <= now) {
-            memory.remember(&self.form, Verdict::Pending, now);
-        }
+    pub fn begin(&mut self) {
+        self.counted = None;
     }
 
     /// The other group served the request: the first refusal was about its account.
@@ -215,7 +227,11 @@ impl Seeking {
     pub fn refused_alike(self) {
         let now = self.pool.clock.now();
         let mut memory = self.pool.opinions.memory.lock();
-        memory.remember(&self.form, Verdict::OfRequest, now);
+        // If others serve what some keys refuse, the group that was asked may be closed as well.
+        let known = memory.forms.get(&self.form).map(|form| &form.verdict);
+        if !matches!(known, Some(Verdict::OfKeys(_))) {
+            memory.remember(&self.form, Verdict::OfRequest, now);
+        }
     }
 
     /// The form of the refusal.
@@ -227,11 +243,14 @@ impl Seeking {
 impl Drop for Seeking {
     fn drop(&mut self) {
         let mut memory = self.pool.opinions.memory.lock();
-        if memory
-            .forms
-            .get(&self.form)
-            .is_some_and(|form| matches!(form.verdict, Verdict::Pending))
+        if let Some(counted) = &self.counted
+            && let Some(at) = memory.sought.iter().position(|sought| sought == counted)
         {
+            // No other group was free.
+            memory.sought.remove(at);
+        }
+        let known = memory.forms.get(&self.form).map(|form| &form.verdict);
+        if self.is_pending && matches!(known, Some(Verdict::Pending)) {
             memory.forms.remove(&self.form);
         }
     }

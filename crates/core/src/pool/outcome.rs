@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{KeySet, Lease, Pool};
+use super::{KeySet, MemberRef, Pool};
 use crate::breaker::WindowCounts;
 use crate::cooldowns::{Cooldown, at_endpoint};
 use crate::fault::{Class, Fault, Scope};
@@ -20,19 +20,35 @@ pub struct Effect {
     pub needs_check: bool,
 }
 
+/// A call that ended, as its lease knows it.
+pub(super) struct EndedCall<'a> {
+    pub(super) member: &'a MemberRef,
+    /// The model sent upstream.
+    pub(super) model: &'a Arc<str>,
+    pub(super) endpoint: &'a str,
+    /// It was the breaker's probe.
+    pub(super) is_probe: bool,
+    /// It could go to one group only, because of an object that it names.
+    pub(super) is_bound: bool,
+}
+
 impl Pool {
-    pub(super) fn apply(&self, lease: &Lease, outcome: &Fault) -> Effect {
-        let (member, now) = (lease.member(), self.clock.now());
+    pub(super) fn apply(&self, call: &EndedCall<'_>, outcome: &Fault) -> Effect {
+        let (member, now) = (call.member, self.clock.now());
         let key = &member.key;
         if outcome.class.blames_key() {
             key.count_failure();
         }
         if outcome.class == Class::UpstreamTrouble {
-            return self.apply_trouble(lease);
+            return self.apply_trouble(call);
         }
-        if lease.is_probe() {
-            // The provider answered, whatever it said: the trouble is over.
-            key.recover();
+        if call.is_probe {
+            match outcome.class {
+                // It was not the provider that answered.
+                Class::IntermediaryTrouble => key.probe_undecided(),
+                // Whatever the provider said, the trouble is over.
+                _ => key.recover(),
+            }
         }
         let wait = outcome.wait.unwrap_or(default_cooldown(outcome.class));
         let until = now + wait;
@@ -45,8 +61,8 @@ impl Pool {
                 let settings = &member.keys().settings.breaker;
                 key.breaker.lock().record(false, settings, now);
                 key.note_served();
-                self.opinions.note_success(lease);
-                if !lease.is_probe() {
+                self.opinions.note_success(&member.key, call.model, now);
+                if !call.is_probe {
                     key.raise_slow_start();
                 }
                 return Effect::default();
@@ -55,12 +71,12 @@ impl Pool {
             | Class::TooExpensive
             | Class::UpstreamTrouble
             | Class::IntermediaryTrouble => return Effect::default(),
-            Class::RateLimited => member.group.cooldowns.set(lease.model(), cooldown, now),
+            Class::RateLimited => member.group.cooldowns.set(call.model, cooldown, now),
             Class::Forbidden if outcome.scope == Scope::Endpoint => {
-                let name = at_endpoint(lease.model(), lease.endpoint());
+                let name = at_endpoint(call.model, call.endpoint);
                 key.forbidden.set(&name.into(), cooldown, now);
             }
-            Class::Forbidden => key.forbidden.set(lease.model(), cooldown, now),
+            Class::Forbidden => key.forbidden.set(call.model, cooldown, now),
             Class::Exhausted => member
                 .group
                 .keys()
@@ -81,12 +97,12 @@ impl Pool {
 
     /// A failure of the provider or of the way to it. It counts for the breaker at once only if no other group could show
     /// that the key is the reason; see [`Suspect`](super::Suspect).
-    fn apply_trouble(&self, lease: &Lease) -> Effect {
-        let key = &lease.member().key;
-        if !lease.is_bound() && self.is_one_group() {
-            return self.count_trouble(key, lease.is_probe());
+    fn apply_trouble(&self, call: &EndedCall<'_>) -> Effect {
+        let key = &call.member.key;
+        if !call.is_bound && self.is_one_group() {
+            return self.count_trouble(key, call.is_probe);
         }
-        if lease.is_probe() {
+        if call.is_probe {
             key.probe_undecided();
         }
         Effect::default()

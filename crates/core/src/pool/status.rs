@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Demand, KeySet, Member, NextAvailable, Obstacle, Pool};
+use crate::cooldowns::is_at_endpoint;
 use crate::fault::Class;
 use crate::key::flag;
 
@@ -140,15 +141,15 @@ impl KeySet {
         }
         let next_available = self.compute_next_available(demand, now);
         // What holds at one endpoint only says nothing of the others.
-        if !self.any_forbidden_at_endpoint() {
+        if !self.any_forbidden_at_endpoint(now) {
             self.cache.keep(&demand.model, version, next_available);
         }
         next_available
     }
 
-    fn any_forbidden_at_endpoint(&self) -> bool {
+    fn any_forbidden_at_endpoint(&self, now: Instant) -> bool {
         let mut keys = self.members.iter().map(|member| &member.key);
-        keys.any(|key| key.forbidden.any_at_endpoint())
+        keys.any(|key| key.forbidden.any_at_endpoint(now))
     }
 
     /// Looks at every key.
@@ -204,6 +205,7 @@ impl Member {
         let only_model_cools = cooldowns
             .iter()
             .filter_map(|cooldown| cooldown.model.as_ref())
+            .filter(|model| !is_at_endpoint(model))
             .any(|model| self.model.is_some() || key.only_model_is(model));
         let state = match Obstacle::of_flags(flags) {
             Some(Obstacle::Disabled) => KeyState::Disabled,

@@ -27,7 +27,7 @@ use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::Snapshot;
 use crate::traces::Ending;
-use attempt::{AttemptResult, Attempts, Unclear, send};
+use attempt::{AfterRefusal, AttemptResult, Attempts, send};
 use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, UnreadBody};
 use log::RequestLog;
 use objects::ObjectTracking;
@@ -173,17 +173,20 @@ async fn run(
         };
         let target = attempts.target();
         match send(gw, call, target, &lease, attempts.time).await {
+            AttemptResult::Response(response) if attempts.is_other_refusal(&response) => {
+                attempts.differs(lease, response, log);
+            }
             AttemptResult::Response(mut response) => {
                 attempts.answered(&lease, &response);
                 objects.after_response(&lease, &mut response).await?;
                 return Ok(relay(gw, call, &target.entry, response, Some(lease), log));
             }
             AttemptResult::Unclear(refusal) => match attempts.unclear(lease, refusal, log) {
-                Unclear::Relay(refusal, lease) => {
+                AfterRefusal::Relay(refusal, lease) => {
                     let (entry, response) = (&target.entry, refusal.response);
                     return Ok(relay(gw, call, entry, response, Some(lease), log));
                 }
-                Unclear::Continue => {}
+                AfterRefusal::Continue => {}
             },
             AttemptResult::Failed(failure) => attempts.failed(lease, failure, log),
         }

@@ -140,8 +140,8 @@ fn a_key_that_has_served_is_not_rejected_without_a_reason() {
 fn seek(pool: &Arc<Pool>, form: &str) -> Option<Seeking> {
     let lease = lease_of(pool, "k1");
     match pool.opinion(&lease, form, &"caller".into()) {
-        Opinion::Seek(seeking) => {
-            seeking.begin(&"caller".into());
+        Opinion::Seek(mut seeking) => {
+            seeking.begin();
             Some(seeking)
         }
         _ => None,
@@ -205,8 +205,8 @@ fn opinions_are_bounded_per_caller_and_pool() {
         let caller: Arc<str> = caller.into();
         let form = format!("{caller} {n}");
         match pool.opinion(&lease, &form, &caller) {
-            Opinion::Seek(seeking) => {
-                seeking.begin(&caller);
+            Opinion::Seek(mut seeking) => {
+                seeking.begin();
                 true
             }
             _ => false,

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::response::{Failure, UpstreamResponse};
 use crate::context::Gateway;
-use crate::key_checks;
+use crate::free_call;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
 use crate::proxy::routing::{PoolTarget, conversation};
@@ -66,8 +66,7 @@ impl TargetState {
     fn new(target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
         let demand = Demand {
             conversation: conversation(call, target, caller),
-            endpoint: call.path().into(),
-            ..target.demand()
+            ..target.demand(call)
         };
         Self {
             attempts: 0,
@@ -169,7 +168,7 @@ impl<'a> Attempts<'a> {
     pub(crate) async fn next_key(&mut self, log: &mut RequestLog) -> Result<Lease, NoKeyReason> {
         loop {
             match self.next_key_here(log).await {
-                Err(reason) if may_try_next_target(reason) && !self.is_last_target() => {
+                Err(reason) if self.may_try_next_target(reason) => {
                     log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
                     self.target += 1;
                     self.state = TargetState::new(self.target(), self.call, self.caller);
@@ -277,6 +276,8 @@ impl<'a> Attempts<'a> {
 
     /// Counts a failed attempt: what it means for the key, and what the client may see of it.
     pub(crate) fn failed(&mut self, lease: Lease, failure: Failure, log: &mut RequestLog) {
+        // Another group that fails gives no opinion.
+        self.seeking = None;
         let key = lease.member().clone();
         self.note_failure(&key);
         let (fault, status, reason, blames_key) = match failure {
@@ -306,7 +307,7 @@ impl<'a> Attempts<'a> {
         }
         let ended = self.finish(lease, fault, blames_key);
         if ended.effect.needs_check {
-            key_checks::check(self.gw, &self.target().entry, &key);
+            free_call::check(self.gw, &self.target().entry, &key);
         }
         self.record(ended, status, reason, log);
     }
@@ -421,6 +422,18 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Whether the next target may serve the request after this one could not.
+    fn may_try_next_target(&self, reason: NoKeyReason) -> bool {
+        let may_follow = match reason {
+            NoKeyReason::NoAttemptsLeft
+            | NoKeyReason::NoKeyInTime
+            | NoKeyReason::QueueFull
+            | NoKeyReason::QueueTimeout => true,
+            NoKeyReason::NotRepeatable | NoKeyReason::DeadlineExceeded => false,
+        };
+        may_follow && !self.last.is_final && !self.is_last_target()
+    }
+
     /// Ends the attempts.
     pub(crate) fn conclude(self, reason: NoKeyReason, log: &mut RequestLog) -> Concluded<'a> {
         log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
@@ -459,16 +472,5 @@ impl<'a> Attempts<'a> {
                 .health
                 .after_failure(&failed.pool, self.gw.clock.now());
         }
-    }
-}
-
-/// Whether another target may serve the request after this one could not.
-fn may_try_next_target(reason: NoKeyReason) -> bool {
-    match reason {
-        NoKeyReason::NoAttemptsLeft
-        | NoKeyReason::NoKeyInTime
-        | NoKeyReason::QueueFull
-        | NoKeyReason::QueueTimeout => true,
-        NoKeyReason::NotRepeatable | NoKeyReason::DeadlineExceeded => false,
     }
 }

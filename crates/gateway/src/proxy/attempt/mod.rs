@@ -8,6 +8,6 @@ mod response;
 mod send;
 
 pub(super) use attempts::{Attempts, Concluded};
-pub(super) use opinion::Unclear;
+pub(super) use opinion::AfterRefusal;
 pub(super) use response::{AttemptResult, UpstreamResponse};
 pub(super) use send::send;

@@ -52,6 +52,10 @@ impl ResponseReader<'_> {
         if status.is_client_error() || status.is_server_error() {
             return self.read_error(response).await;
         }
+        if status.is_redirection() {
+            // It is relayed, and it is no success.
+            response.class = Class::CallerFault;
+        }
         if let Some(location) = response
             .parts
             .headers
@@ -90,7 +94,7 @@ impl ResponseReader<'_> {
             response = response.detached();
         }
         let (status, body) = (response.parts.status.as_u16(), response.read_bytes());
-        let body = readable(coding_of(&response.parts.headers), &body).into_owned();
+        let body = readable(coding_of(&response.parts.headers), &body, MAX_INSPECTED).into_owned();
         self.classify(response, status, &body)
     }
 
@@ -257,11 +261,11 @@ impl Held {
         };
         // A body may come byte by byte, and is decoded from its beginning each time.
         let new = self.bytes.len() - self.decoded;
-        if self.bytes.is_empty() || (!is_end && new * 16 < self.decoded) {
-            return reader.read(b"", is_end);
+        if !is_end && (new == 0 || new * 16 < self.decoded) {
+            return Beginning::Undecided;
         }
         self.decoded = self.bytes.len();
-        match coding.decode(&self.bytes) {
+        match coding.decode(&self.bytes, MAX_INSPECTED) {
             // It is damaged or in a form of its own.
             nothing if nothing.is_empty() && is_end => Beginning::Output,
             decoded => reader.read(&decoded, is_end),

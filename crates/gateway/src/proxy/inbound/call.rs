@@ -21,6 +21,8 @@ use super::{MatchedEndpoint, ReceivedBody};
 use crate::error::GatewayError;
 use crate::upstream::RequestBody;
 
+/// Longest name of an endpoint, in bytes.
+const MAX_ENDPOINT: usize = 64;
 /// Longest model name, in bytes.
 const MAX_MODEL: usize = 256;
 /// What Google writes before a model's name.
@@ -168,6 +170,23 @@ impl<'a> Call<'a> {
                 }
             },
         }
+    }
+
+    /// What a permission of a key may be for: the endpoint's path, without the ids and names that a caller chooses.
+    pub(crate) fn endpoint_name(&self) -> &str {
+        let path = self.path();
+        let known = self.endpoint.known.as_ref();
+        let is_fixed = known.is_some_and(|known| {
+            known.generates
+                && !known.by_object
+                && matches!(known.model, ModelIn::Body | ModelIn::Form)
+        });
+        if is_fixed {
+            return path;
+        }
+        let second = path.match_indices('/').nth(2);
+        let name = second.map_or(path, |(at, _)| &path[..at]);
+        &name[..name.floor_char_boundary(MAX_ENDPOINT)]
     }
 
     /// What tells whether a stream that answers the call is complete; `None` if its transfer does.

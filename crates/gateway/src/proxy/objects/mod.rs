@@ -11,6 +11,7 @@ use http::HeaderName;
 use keypool_core::pool::{GroupId, Lease, ObjectOrigin};
 use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::protocol::upload;
+use keypool_providers::response::readable;
 
 use super::attempt::UpstreamResponse;
 use super::inbound::{Call, Caller};
@@ -25,6 +26,9 @@ use refs::{ObjectRefs, OwnObject};
 
 /// With this header, a provider may answer a call with what an earlier call created.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Maximum number of bytes of a compressed response in which ids are looked for.
+const MAX_DECODED: usize = 64 << 10;
 
 /// The objects of one call: which it names, and which it creates.
 pub(super) struct ObjectTracking<'a> {
@@ -142,7 +146,11 @@ impl<'a> ObjectTracking<'a> {
             ObjectEffect::Lists(_) | ObjectEffect::Creates | ObjectEffect::BeginsUpload => {}
         }
         let (protocol, path) = (self.call.protocol(), self.call.path());
-        for id in objects::created_ids(protocol, effect, path, &response.read_bytes()) {
+        let coding = response.parts.headers.get(http::header::CONTENT_ENCODING);
+        let coding = coding.map_or(&b""[..], http::HeaderValue::as_bytes);
+        let read = response.read_bytes();
+        let body = readable(coding, &read, MAX_DECODED);
+        for id in objects::created_ids(protocol, effect, path, &body) {
             if self.creates_only_new {
                 known.record_new(&id, &origin, &owner);
             } else {

@@ -31,19 +31,17 @@ pub(crate) fn final_response(
     let tried = concluded.tried;
     let due = tried
         .iter()
-        .filter_map(|target| time_until_due(gw, target))
+        .filter_map(|target| time_until_due(gw, call, target))
         .min();
+    let attempts = concluded.attempts;
+    if concluded.last.class.is_none() {
+        return Err(never_tried(gw, call, &concluded, due));
+    }
     let last = concluded.last;
     match last.class {
-        None => Err(never_tried(
-            gw,
-            tried,
-            concluded.reason,
-            due,
-            concluded.waited,
-        )),
+        None => Err(no_key(gw, call, tried, due, attempts)),
         Some(Class::Rejected | Class::Exhausted | Class::Forbidden) => {
-            Err(no_key(gw, tried, due, concluded.attempts))
+            Err(no_key(gw, call, tried, due, attempts))
         }
         Some(Class::IntermediaryTrouble) => Err(intermediary(tried, due)),
         Some(class) => match (last.response, last.error) {
@@ -57,14 +55,14 @@ pub(crate) fn final_response(
                 Ok(relay(gw, call, &last.entry, response, None, log))
             }
             (None, Some(last)) => Err(unreachable(&last.error, last.pool.name(), due)),
-            (None, None) => Err(no_key(gw, tried, due, concluded.attempts)),
+            (None, None) => Err(no_key(gw, call, tried, due, attempts)),
         },
     }
 }
 
 /// How long until the target's first key is due; `None` if none comes back by itself.
-fn time_until_due(gw: &Gateway, target: &PoolTarget) -> Option<Duration> {
-    let next = target.entry.pool.next_available(&target.demand());
+fn time_until_due(gw: &Gateway, call: &Call<'_>, target: &PoolTarget) -> Option<Duration> {
+    let next = target.entry.pool.next_available(&target.demand(call));
     if next.slot_may_free {
         return Some(Duration::ZERO);
     }
@@ -126,17 +124,17 @@ fn unreachable(error: &UpstreamError, pool: &str, due: Option<Duration>) -> Gate
     }
 }
 
-/// `tried`: at least one target. The error says what ended the search on the last one.
+/// The error says what ended the search on the last one.
 fn never_tried(
     gw: &Gateway,
-    tried: &[PoolTarget],
-    reason: NoKeyReason,
+    call: &Call<'_>,
+    concluded: &Concluded<'_>,
     due: Option<Duration>,
-    waited: Duration,
 ) -> GatewayError {
+    let (tried, waited) = (concluded.tried, concluded.waited);
     let pool = &tried[tried.len() - 1].entry.pool;
     let (name, keys) = (pool.name(), pool.current());
-    let (kind, retry_after, message) = match reason {
+    let (kind, retry_after, message) = match concluded.reason {
         NoKeyReason::QueueFull => (
             Kind::QueueFull,
             Some(Duration::from_secs(1)),
@@ -154,7 +152,7 @@ fn never_tried(
             ),
         ),
         NoKeyReason::NoKeyInTime | NoKeyReason::NoAttemptsLeft | NoKeyReason::NotRepeatable => {
-            return no_key(gw, tried, due, 0);
+            return no_key(gw, call, tried, due, 0);
         }
     };
     GatewayError {
@@ -165,6 +163,7 @@ fn never_tried(
 
 fn no_key(
     gw: &Gateway,
+    call: &Call<'_>,
     tried: &[PoolTarget],
     due: Option<Duration>,
     attempts: u32,
@@ -172,9 +171,9 @@ fn no_key(
     let explained = tried.iter().map(|target| {
         let pool = &target.entry.pool;
         gw.telemetry.health.after_failure(pool, gw.clock.now());
-        let due = time_until_due(gw, target);
+        let due = time_until_due(gw, call, target);
         let attempts = if tried.len() == 1 { attempts } else { 0 };
-        let mut text = explain(pool, &pool.key_counts(&target.demand()), due, attempts);
+        let mut text = explain(pool, &pool.key_counts(&target.demand(call)), due, attempts);
         if target.bound_group.is_some() && !pool.is_one_group() {
             text += "; the request names an object, and only keys of the group that made it can serve it";
         }

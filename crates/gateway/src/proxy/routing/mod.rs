@@ -40,8 +40,9 @@ impl PoolTarget {
     }
 
     /// What the call needs of this pool.
-    pub(super) fn demand(&self) -> Demand {
+    pub(super) fn demand(&self, call: &Call<'_>) -> Demand {
         Demand {
+            endpoint: call.endpoint_name().into(),
             bound_group: self.bound_group.clone(),
             ..Demand::of(Arc::clone(&self.model))
         }

@@ -1,3 +1,5 @@
+//! Whole responses, and the same byte by byte.
+
 use super::*;
 
 const OPENING: &str = "data: {\"type\":\"response.created\"}\n\n";

@@ -123,12 +123,14 @@ impl BeginningReader {
             self.start = 3;
         }
         if self.expected.media != Media::Binary {
-            let blank = buf[self.start..]
+            let blank = buf
+                .get(self.start..)
+                .unwrap_or_default()
                 .iter()
                 .take_while(|byte| byte.is_ascii_whitespace());
             self.start += blank.count();
         }
-        let text = &buf[self.start..];
+        let text = buf.get(self.start..).unwrap_or_default();
         match (text.first(), self.expected.media) {
             (None, _) if is_end => Beginning::Nothing("an empty body"),
             (None, _) => Beginning::Undecided,

@@ -8,9 +8,7 @@ use brotli_decompressor::Decompressor;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use ruzstd::decoding::StreamingDecoder;
 
-/// Maximum number of bytes of decoded output.
-const MAX_DECODED: u64 = 64 * 1024;
-/// Maximum window of a zstd frame, in bytes (RFC 9659).
+/// Maximum window, in bytes, as RFC 9659 has it for zstd.
 const MAX_WINDOW: u64 = 8 << 20;
 const BROTLI_BUFFER: usize = 4096;
 
@@ -45,37 +43,47 @@ impl Coding {
         }
     }
 
-    /// What can be decoded of the beginning of a body, at most 64 KiB. Empty if nothing can.
-    pub fn decode(self, body: &[u8]) -> Vec<u8> {
+    /// What can be decoded of the beginning of a body, at most `limit` bytes. Empty if nothing can.
+    pub fn decode(self, body: &[u8], limit: usize) -> Vec<u8> {
+        let read = |decoder: &mut dyn Read| read(decoder, limit);
         match self {
-            Self::Gzip => read(MultiGzDecoder::new(body)),
-            Self::Deflate => match read(ZlibDecoder::new(body)) {
-                nothing if nothing.is_empty() => read(DeflateDecoder::new(body)),
+            Self::Gzip => read(&mut MultiGzDecoder::new(body)),
+            Self::Deflate => match read(&mut ZlibDecoder::new(body)) {
+                nothing if nothing.is_empty() => read(&mut DeflateDecoder::new(body)),
                 decoded => decoded,
             },
-            Self::Brotli => read(Decompressor::new(body, BROTLI_BUFFER)),
+            Self::Brotli if is_wide_brotli(body) => Vec::new(),
+            Self::Brotli => read(&mut Decompressor::new(body, BROTLI_BUFFER)),
             Self::Zstd if window(body).is_some_and(|window| window <= MAX_WINDOW) => {
-                StreamingDecoder::new(body).map(read).unwrap_or_default()
+                StreamingDecoder::new(body)
+                    .map(|mut decoder| read(&mut decoder))
+                    .unwrap_or_default()
             }
             Self::Zstd => Vec::new(),
         }
     }
 }
 
-/// A body as it can be read: decoded if it is compressed in a way that `Content-Encoding` or its first bytes tell.
-pub fn readable<'b>(content_encoding: &[u8], body: &'b [u8]) -> Cow<'b, [u8]> {
+/// A body as it can be read: decoded, up to `limit` bytes, if it is compressed in a way that `Content-Encoding` or its first bytes tell.
+pub fn readable<'b>(content_encoding: &[u8], body: &'b [u8], limit: usize) -> Cow<'b, [u8]> {
     match Coding::of(content_encoding, body) {
-        Some(coding) => Cow::Owned(coding.decode(body)),
+        Some(coding) => Cow::Owned(coding.decode(body, limit)),
         None => Cow::Borrowed(body),
     }
 }
 
 /// Everything up to the limit, or to where the body ends or is damaged.
-fn read(decoder: impl Read) -> Vec<u8> {
+fn read(decoder: &mut dyn Read, limit: usize) -> Vec<u8> {
     let mut decoded = Vec::new();
     // What was decoded before an error counts.
-    let _ = decoder.take(MAX_DECODED).read_to_end(&mut decoded);
+    let _ = decoder.take(limit as u64).read_to_end(&mut decoded);
     decoded
+}
+
+/// Whether the window of a brotli stream is larger than 8 MiB (RFC 7932 §9.1): 16 MiB, or the extension for large ones.
+fn is_wide_brotli(body: &[u8]) -> bool {
+    body.first()
+        .is_some_and(|bits| bits & 0x0f == 0x0f || bits & 0x7f == 0x11)
 }
 
 /// The window of a zstd frame (RFC 8878 §3.1.1.1); `None` if its header is not complete. A frame of one segment has none
@@ -99,9 +107,10 @@ mod tests {
     use super::*;
 
     const TEXT: &[u8] = br#"{"error":{"code":"insufficient_quota"}}"#;
+    const LIMIT: usize = 64 << 10;
     /// `TEXT` by the brotli and zstd command lines.
-    const BROTLI: &[u8] = include_bytes!("decoding/error.br");
-    const ZSTD: &[u8] = include_bytes!("decoding/error.zst");
+    const BROTLI: &[u8] = include_bytes!("error.br");
+    const ZSTD: &[u8] = include_bytes!("error.zst");
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -126,17 +135,17 @@ mod tests {
             ("", ZSTD.to_vec()),
             ("identity", gzip(TEXT)),
         ] {
-            assert_eq!(readable(name.as_bytes(), &body), TEXT, "{name}");
+            assert_eq!(readable(name.as_bytes(), &body, LIMIT), TEXT, "{name}");
         }
         for name in ["", "identity", "gzip, br"] {
-            assert_eq!(readable(name.as_bytes(), TEXT), TEXT, "{name}");
+            assert_eq!(readable(name.as_bytes(), TEXT, LIMIT), TEXT, "{name}");
         }
     }
 
     #[test]
     fn a_part_of_a_body_is_decoded_as_far_as_it_goes() {
         let body = gzip(&TEXT.repeat(1000));
-        let half = Coding::Gzip.decode(&body[..body.len() / 2]);
+        let half = Coding::Gzip.decode(&body[..body.len() / 2], LIMIT);
         assert!(half.starts_with(TEXT) && half.len() < 1000 * TEXT.len());
         for coding in [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd] {
             for garbage in [
@@ -145,7 +154,7 @@ mod tests {
                 b"no code at all",
                 b"\xff\xff\xff\xff\xff\xff",
             ] {
-                assert!(coding.decode(garbage).len() < 64, "{coding:?}");
+                assert!(coding.decode(garbage, LIMIT).len() < 64, "{coding:?}");
             }
         }
     }
@@ -153,9 +162,9 @@ mod tests {
     #[test]
     fn a_bomb_stays_small() {
         let bomb = gzip(&vec![b' '; 10 << 20]);
-        assert_eq!(Coding::Gzip.decode(&bomb).len() as u64, MAX_DECODED);
+        assert_eq!(Coding::Gzip.decode(&bomb, LIMIT).len(), LIMIT);
         let wide = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 0x01, 0x00, 0x00];
         assert_eq!(window(&wide).map(|window| window > MAX_WINDOW), Some(true));
-        assert!(Coding::Zstd.decode(&wide).is_empty());
+        assert!(Coding::Zstd.decode(&wide, LIMIT).is_empty());
     }
 }
