@@ -70,7 +70,7 @@ fn odd_answer(random: &mut fastrand::Rng) -> Step {
         6 => (EVENTS, error.into()),
         7 => (JSON, ZIPPED.into()),
         8 => (EVENTS, output.into()),
-        // Complete, but for the last chunk of the transfer.
+        // Complete, without the last chunk of the transfer.
         _ => return Step::CutAfter(usize::MAX),
     };
     Step::Bytes { content_type, body }

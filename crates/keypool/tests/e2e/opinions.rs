@@ -29,11 +29,20 @@ async fn another_group_tells_that_a_refusal_is_about_the_account() {
     for (n, status) in [403, 403, 403].into_iter().enumerate() {
         let message = format!("The moon is in house {n} for request 'q{n}'");
         mock.script(&key(1), vec![refusal(status, &message)]);
-        let mut reply = gw.chat().await;
-        while reply.attempts() == "1" {
-            reply = gw.chat().await;
-        }
+        let reply = within(async {
+            loop {
+                let reply = gw.chat().await;
+                if reply.attempts() != "1" {
+                    return reply;
+                }
+            }
+        })
+        .await;
         assert_eq!(served(&reply), (200, "p-2", "2"), "{n}: {reply:?}");
+        let cooldowns = gw.key_stats("p", "p-1").await["cooldowns"]
+            .as_array()
+            .map(Vec::len);
+        assert_eq!(cooldowns, Some(usize::from(n == 2)), "{n}");
     }
     // After three refusals in a row the key is forbidden for the model.
     let state = gw.key_stats("p", "p-1").await;
@@ -189,9 +198,12 @@ async fn a_key_that_has_served_is_checked_before_it_is_invalid() {
         let gw = Gateway::start(&config.to_string()).await;
         assert_eq!(served(&gw.chat().await), (200, "p-1", "1"));
         // A 401 without a reason goes to the next key, and a free call decides.
-        while provider.requests() < 2 {
-            assert_eq!(gw.chat().await.status, 200);
-        }
+        within(async {
+            while provider.requests() < 2 {
+                assert_eq!(gw.chat().await.status, 200);
+            }
+        })
+        .await;
         within(async {
             while provider.requests() < 3 || gw.key_stats("p", "p-1").await["state"] != state {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;

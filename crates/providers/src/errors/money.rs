@@ -42,6 +42,14 @@ const CLAUSES: &[&str] = &[
     ", ", "; ", ". ", "! ", "\n", " but ", " and ", " while ", "(", ")", "，", "；", "。", "（",
     "）", "、", "但",
 ];
+/// What a clause says that ends a message with an id.
+const ID_CLAUSES: &[&str] = &[
+    "request id",
+    "request_id",
+    "requestid",
+    "trace id",
+    "traceid",
+];
 /// Comparisons without figures.
 const WITHOUT_FIGURES: &[&str] = &[
     "exceeds your available",
@@ -89,7 +97,10 @@ fn figures(text: &str) -> Figures {
             .iter()
             .filter_map(|end| Some((rest.find(end)?, end.len())));
         let (end, len) = ends.min().unwrap_or((rest.len(), 0));
-        read_clause(&rest[..end], &mut found);
+        // The number of a request is no price.
+        if !ID_CLAUSES.iter().any(|words| rest[..end].contains(words)) {
+            read_clause(&rest[..end], &mut found);
+        }
         rest = &rest[end + len..];
     }
     found

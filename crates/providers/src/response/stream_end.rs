@@ -6,6 +6,8 @@
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
+use memchr::memrchr;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::errors::error_in_data;
@@ -68,6 +70,8 @@ pub struct StreamEnd {
 enum EventName {
     Unnamed,
     Error,
+    /// The name of the protocol's last event.
+    End,
     Other,
 }
 
@@ -104,16 +108,21 @@ impl StreamEnd {
         self.has_choices || self.kind != StreamKind::Chat
     }
 
-    /// Takes a piece of the stream.
+    /// Takes a piece of the stream. Whole lines are kept, so that the last event stays readable however long it is.
     pub fn keep(&mut self, piece: &[u8]) {
-        let piece = &piece[piece.len().saturating_sub(TAIL)..];
         if self.kept.capacity() == 0 {
             self.kept.reserve_exact(2 * TAIL);
         }
         if self.kept.len() + piece.len() > 2 * TAIL {
-            self.kept.drain(..self.kept.len().saturating_sub(TAIL));
+            let before = &self.kept[..self.kept.len().saturating_sub(TAIL)];
+            let whole_lines = memrchr(b'\n', before).map_or(0, |end| end + 1);
+            self.kept.drain(..whole_lines);
         }
-        self.kept.extend_from_slice(piece);
+        if self.kept.len() > MAX_LINE {
+            self.kept.drain(..self.kept.len() - TAIL);
+        }
+        self.kept
+            .extend_from_slice(&piece[piece.len().saturating_sub(MAX_LINE)..]);
     }
 
     /// Takes a part of a line; with `is_last` the line ends with it.
@@ -136,14 +145,14 @@ impl StreamEnd {
     /// How the stream ended, if its transfer ends now.
     pub fn outcome(&mut self) -> StreamOutcome {
         let kept = std::mem::take(&mut self.kept);
-        if !self.needs_lines() && kept.trim_ascii_end().ends_with(b"[DONE]") {
-            self.outcome = StreamOutcome::Complete;
-        }
-        let mut lines = lines(&kept);
+        let mut lines = lines(&kept).peekable();
         while self.outcome == StreamOutcome::Truncated
             && let Some(line) = lines.next()
         {
-            self.read_line(line);
+            // What follows the last line end may be half a line.
+            if lines.peek().is_some() || is_whole(line) {
+                self.read_line(line);
+            }
         }
         let all_finished = self.finished != 0 && self.seen & !self.finished == 0;
         match &self.outcome {
@@ -165,18 +174,26 @@ impl StreamEnd {
     fn read_name(&mut self, name: &[u8]) {
         self.event = EventName::Other;
         match (self.kind, name) {
-            (_, b"error") => self.event = EventName::Error,
+            (_, b"error") | (StreamKind::Responses, b"response.failed") => {
+                self.event = EventName::Error;
+            }
             (StreamKind::Messages, b"message_stop")
             | (StreamKind::Responses, b"response.completed" | b"response.incomplete") => {
-                self.outcome = StreamOutcome::Complete;
+                self.event = EventName::End;
             }
             _ => {}
         }
     }
 
     fn read_data(&mut self, data: &[u8]) {
-        if self.event == EventName::Error {
-            return self.read_error(data);
+        match self.event {
+            EventName::Error => return self.read_error(data),
+            // Only with its data: the last event may be long, and cut off.
+            EventName::End => {
+                self.outcome = StreamOutcome::Complete;
+                return;
+            }
+            EventName::Unnamed | EventName::Other => {}
         }
         match self.kind {
             StreamKind::Chat => self.read_chunk(data),
@@ -259,6 +276,15 @@ impl StreamEnd {
             _ => self.read_error(data),
         }
     }
+}
+
+/// Whether a line without its end is whole: the last one of a stream may be.
+fn is_whole(line: &[u8]) -> bool {
+    let Some(data) = line.strip_prefix(b"data:") else {
+        return false;
+    };
+    let data = data.trim_ascii();
+    data == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(data).is_ok()
 }
 
 /// Whether the data begins with a type that may end a stream.
@@ -361,9 +387,50 @@ mod tests {
             end.keep(TEXT.as_bytes());
         }
         end.keep(&TEXT.as_bytes().repeat(1000));
-        assert!(end.kept.capacity() <= 2 * TAIL, "{}", end.kept.capacity());
+        assert!(end.kept.len() <= MAX_LINE + 2 * TAIL, "{}", end.kept.len());
         end.keep(STOP.as_bytes());
         assert_eq!(end.outcome(), StreamOutcome::Complete);
+        // A long last event stays whole, whatever its pieces.
+        let error = format!(
+            "data: {{\"error\":{{\"code\":429,\"raw\":\"{}\"}}}}\n\n",
+            "x".repeat(20_000)
+        );
+        for size in [100, 5_000, 30_000] {
+            let mut end = StreamEnd::new(StreamKind::Chat, false);
+            end.keep(&TEXT.as_bytes().repeat(100));
+            error
+                .as_bytes()
+                .chunks(size)
+                .for_each(|piece| end.keep(piece));
+            assert!(
+                matches!(end.outcome(), StreamOutcome::Failed { status: 429, .. }),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_cut_short_is_none() {
+        use StreamKind::{Chat, Gemini, Responses};
+        for (kind, stream) in [
+            (
+                Responses,
+                "event: response.completed\ndata: {\"type\":\"response.completed\",\"resp",
+            ),
+            (Responses, "event: response.completed\n"),
+            (
+                Gemini,
+                "data: {\"candidates\":[{\"finishReason\":\"STOP\",\"ind",
+            ),
+            (
+                Chat,
+                "data: {\"choices\":[{\"delta\":{\"content\":\"see [DONE]",
+            ),
+        ] {
+            assert_eq!(outcome(kind, stream), StreamOutcome::Truncated, "{stream}");
+        }
+        let odd = "event: response.failed\ndata: {\"response\":{\"error\":{\"code\":\"server_error\"}},\"type\":\"response.failed\"}\n\n";
+        assert_eq!(failed_with(Responses, odd), Some(500));
     }
 
     #[test]
@@ -453,7 +520,11 @@ mod tests {
                 "data: {\"object\":\"error\",\"type\":\"rate_limited\"}",
                 429,
             ),
-            (Chat, "event: error\ndata: gone", 500),
+            (
+                Chat,
+                "data: {\"error\":{\"code\":429}}\n\ndata: [DONE]",
+                429,
+            ),
             (
                 Messages,
                 "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}",

@@ -6,6 +6,7 @@ mod opinion;
 mod read;
 mod response;
 mod send;
+mod time;
 
 pub(super) use attempts::{Attempts, Concluded};
 pub(super) use opinion::AfterRefusal;

@@ -13,8 +13,8 @@ use keypool_providers::errors::{ErrorResponse, refusal_form};
 use keypool_providers::response::{Beginning, BeginningReader, Coding, Expected, Media, readable};
 use tokio::time::timeout_at;
 
-use super::response::{AttemptResult, Failure, Refusal, UpstreamResponse, joined};
-use super::send::{AttemptTime, no_response};
+use super::response::{AttemptResult, Failure, Refusal, UpstreamResponse, joined, no_response};
+use super::time::AttemptTime;
 use crate::context::Gateway;
 use crate::proxy::headers::{announced_length, may_have_body};
 use crate::proxy::inbound::Call;

@@ -47,6 +47,14 @@ pub(crate) enum Failure {
     },
 }
 
+/// No response came, for which the key may be to blame.
+pub(super) fn no_response(error: UpstreamError) -> AttemptResult {
+    AttemptResult::Failed(Failure::NoResponse {
+        error,
+        blames_key: true,
+    })
+}
+
 /// A response: its head, what was read of its body, and what is still to come.
 pub(crate) struct UpstreamResponse {
     /// What it means for the key: a success, unless it was found to be the caller's fault.

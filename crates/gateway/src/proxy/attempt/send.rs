@@ -1,20 +1,19 @@
 //! One attempt: the call is sent in the key's form. [`ResponseReader`] reads the response.
 
-use std::time::{Duration, Instant};
-
 use keypool_core::pool::Lease;
 use tokio::time::timeout_at;
 
 use super::attempts::RequestTime;
 use super::forward_proxy;
 use super::read::ResponseReader;
-use super::response::{AttemptResult, Failure};
+use super::response::{AttemptResult, Failure, no_response};
+use super::time::AttemptTime;
 use crate::context::Gateway;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::forwarded;
 use crate::proxy::inbound::Call;
 use crate::proxy::routing::PoolTarget;
-use crate::upstream::{ErrorKind, UpstreamError, UpstreamRequest};
+use crate::upstream::UpstreamRequest;
 
 /// Sends the call with the key of `lease`, and reads its response so far that it is known what it means.
 pub(crate) async fn send(
@@ -90,35 +89,4 @@ fn build_request<'a>(
     headers.push(key.credential(protocol)?);
     let body = call.body_for(member, model);
     UpstreamRequest::new(call.method, path, key.host.as_ref()?, headers, body)
-}
-
-/// The time that an attempt has.
-pub(super) struct AttemptTime {
-    /// When the head of the response must be there, and the first byte of an event stream.
-    pub(super) first_byte_by: Instant,
-    /// Time from the beginning of the attempt until then.
-    limit: Duration,
-    /// The deadline of the request.
-    pub(super) deadline: Instant,
-    /// `limit` is less than half of the request's whole time: earlier attempts and waits used up the rest.
-    is_remainder: bool,
-    /// Longest time between two pieces of the response.
-    pub(super) idle: Duration,
-}
-
-impl AttemptTime {
-    /// No response in time. A key that had only a remainder of the time is not blamed.
-    pub(super) fn out(&self) -> AttemptResult {
-        AttemptResult::Failed(Failure::NoResponse {
-            error: UpstreamError::sent(ErrorKind::ResponseTimeout(self.limit)),
-            blames_key: !self.is_remainder,
-        })
-    }
-}
-
-pub(super) fn no_response(error: UpstreamError) -> AttemptResult {
-    AttemptResult::Failed(Failure::NoResponse {
-        error,
-        blames_key: true,
-    })
 }

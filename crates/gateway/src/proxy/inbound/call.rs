@@ -293,7 +293,7 @@ impl CallFields {
             check_native(headers, body)?;
         }
         match &endpoint.known {
-            None => Ok(Self::of_native(endpoint.protocol, body)),
+            None => Self::of_native(endpoint.protocol, body),
             // Nothing need be in the body.
             Some(known)
                 if known.objects && (body.is_empty() || known.model == ModelIn::Nowhere) =>
@@ -304,19 +304,25 @@ impl CallFields {
         }
     }
 
-    /// Only a credential counts in the body of a path that only the provider knows.
-    fn of_native(protocol: Protocol, body: &Bytes) -> Self {
-        let read = (protocol == Protocol::Tavily)
-            .then(|| peek::peek(body).ok())
-            .flatten();
-        let api_keys = read.map(|read| read.api_keys).unwrap_or_default();
-        Self {
+    /// Only a credential counts in the body of a path that only the provider knows. It never goes on, so a body that may
+    /// hold one must be readable.
+    fn of_native(protocol: Protocol, body: &Bytes) -> Result<Self, GatewayError> {
+        let may_hold_key = protocol == Protocol::Tavily
+            && ["api_key", "\\u"]
+                .iter()
+                .any(|sign| memchr::memmem::find(body, sign.as_bytes()).is_some());
+        let api_keys = match may_hold_key.then(|| peek::peek(body)) {
+            None => Vec::new(),
+            Some(Ok(read)) => read.api_keys,
+            Some(Err(error)) => return Err(GatewayError::invalid_request(error.to_string())),
+        };
+        Ok(Self {
             model: None,
             rest: peek::Peek {
                 api_keys,
                 ..peek::Peek::default()
             },
-        }
+        })
     }
 
     fn of_known(

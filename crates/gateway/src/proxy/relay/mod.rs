@@ -32,6 +32,7 @@ use super::inbound::Call;
 use super::log::RequestLog;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
+use crate::free_call;
 use crate::snapshot::PoolEntry;
 use crate::task_poll;
 use crate::traces::Ending;
@@ -58,7 +59,7 @@ struct Serving {
 pub(crate) struct Relay {
     gw: Arc<Gateway>,
     protocol: Protocol,
-    dialect: &'static Dialect,
+    entry: Arc<PoolEntry>,
     /// Declared before `serving`, since fields are dropped in order: the connection closes before the slot is freed, or
     /// the provider would count two calls.
     upstream: Option<UpstreamBody>,
@@ -77,7 +78,13 @@ pub(crate) struct Relay {
 
 impl Serving {
     /// Settles what the call means for the key, and frees its slot. `reason`: why a response that had begun failed.
-    fn settle(&mut self, gw: &Gateway, fault: &Fault, reason: Option<&str>) {
+    fn settle(
+        &mut self,
+        gw: &Arc<Gateway>,
+        entry: &Arc<PoolEntry>,
+        fault: &Fault,
+        reason: Option<&str>,
+    ) {
         let Some(lease) = self.lease.take() else {
             return;
         };
@@ -87,6 +94,9 @@ impl Serving {
             let id = self.log.request_id();
             gw.telemetry
                 .response_failed(id, &pool, &key, fault.class, reason);
+        }
+        if effect.needs_check {
+            free_call::check(gw, entry, &key);
         }
         let now = gw.clock.now();
         if effect.cooldown.is_some() || fault.class == Class::Rejected {
@@ -104,7 +114,7 @@ impl Serving {
 pub(super) fn relay(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
-    entry: &PoolEntry,
+    entry: &Arc<PoolEntry>,
     response: UpstreamResponse,
     lease: Option<Lease>,
     log: &mut RequestLog,
@@ -124,11 +134,11 @@ pub(super) fn relay(
     }
     if response.class != Class::Success {
         // An error that is only passed on.
-        serving.settle(gw, &Fault::of(response.class), None);
+        serving.settle(gw, entry, &Fault::of(response.class), None);
     }
     let mut relay = Relay {
         gw: Arc::clone(gw),
-        dialect: entry.dialect,
+        entry: Arc::clone(entry),
         protocol: call.protocol(),
         upstream: response.rest,
         serving,
@@ -285,7 +295,7 @@ impl Relay {
             StreamOutcome::Truncated => return self.truncated(reason),
             StreamOutcome::Complete => {
                 self.serving
-                    .settle(&self.gw, &Fault::of(Class::Success), None);
+                    .settle(&self.gw, &self.entry, &Fault::of(Class::Success), None);
             }
             StreamOutcome::Failed { status, body } => self.failed(status, &body),
         }
@@ -297,14 +307,15 @@ impl Relay {
     /// The provider broke off a response that had begun, so failover is no longer possible.
     fn truncated(&mut self, reason: &str) {
         let fault = Fault::of(Class::UpstreamTrouble);
-        self.serving.settle(&self.gw, &fault, Some(reason));
+        self.serving
+            .settle(&self.gw, &self.entry, &fault, Some(reason));
         self.serving.log.finish(Ending::UpstreamBrokeOff);
         self.end_with_error("the provider broke off this answer; what came so far is not complete: send the request again");
     }
 
     /// The stream ended with an error of the provider's, which the client gets as it is.
     fn failed(&mut self, status: u16, body: &[u8]) {
-        let fault = self.dialect.judge(&ErrorResponse {
+        let fault = self.entry.dialect.judge(&ErrorResponse {
             status,
             headers: &HeaderMap::new(),
             body,
@@ -312,7 +323,8 @@ impl Relay {
         });
         let code = fault.code.as_deref().unwrap_or("without a code");
         let reason = format!("it ended with an error: {code}");
-        self.serving.settle(&self.gw, &fault, Some(&reason));
+        self.serving
+            .settle(&self.gw, &self.entry, &fault, Some(&reason));
         self.serving.log.finish(Ending::UpstreamError);
     }
 

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_body_is_decoded_as_far_as_it_goes() {
+    fn a_part_of_a_body_is_decoded_up_to_its_end() {
         let body = gzip(&TEXT.repeat(1000));
         let half = Coding::Gzip.decode(&body[..body.len() / 2], LIMIT);
         assert!(half.starts_with(TEXT) && half.len() < 1000 * TEXT.len());
