@@ -24,6 +24,8 @@ use crate::snapshot::{PoolEntry, Snapshot};
 
 /// A provider that takes longer is left out.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one key may take, so that another one can be asked.
+const KEY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a list is cached.
 const KEEP: Duration = Duration::from_secs(300);
 /// How long it takes until a provider that failed is asked again.
@@ -151,7 +153,8 @@ async fn ask(gw: &Gateway, entry: &PoolEntry) -> Option<Vec<ListedModel>> {
     let keys = entry.pool.keys();
     for index in order.into_iter().take(MAX_KEYS_ASKED) {
         let member = keys.member(index)?;
-        if let Ok(models) = free_call::list_models(gw, entry, &member).await {
+        let asking = free_call::list_models(gw, entry, &member);
+        if let Ok(Ok(models)) = timeout(KEY_TIMEOUT, asking).await {
             return Some(models);
         }
     }

@@ -31,7 +31,9 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
     if SIGNS.iter().all(|sign| sign.find(body).is_none()) {
         return None;
     }
-    let object = only_object(body)?;
+    // A provider's words may be in another encoding.
+    let text = String::from_utf8_lossy(body);
+    let object = only_object(&text)?;
     let has_no_answer =
         || pick(object, ANSWERS).is_some_and(|found| found.iter().all(Option::is_none));
     stated_error(object).filter(|_| has_no_answer())
@@ -44,8 +46,10 @@ pub fn error_in_event(event: &[u8]) -> Option<u16> {
 
 /// The status implied by an event's data. `is_named`: the event's name says that it is an error.
 pub(crate) fn error_in_data(data: &[u8], is_named: bool) -> Option<u16> {
-    let in_data = only_object(data).and_then(error_in_object);
-    in_data.or_else(|| is_named.then(|| only_object(data).map_or(DEFAULT_STATUS, implied_status)))
+    let text = String::from_utf8_lossy(data);
+    let object = only_object(&text);
+    let in_data = object.and_then(error_in_object);
+    in_data.or_else(|| is_named.then(|| object.map_or(DEFAULT_STATUS, implied_status)))
 }
 
 /// The status implied by an object of an event.
@@ -74,8 +78,8 @@ fn stated_error(object: &str) -> Option<u16> {
 }
 
 /// The text of the object in `json`, or of the only item if it is a list, as from Gemini.
-pub(crate) fn only_object(json: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(json).ok()?.trim_start();
+pub(crate) fn only_object(json: &str) -> Option<&str> {
+    let text = json.trim_start();
     if text.starts_with('[') {
         let [object] = serde_json::from_str::<[&RawValue; 1]>(text).ok()?;
         return Some(object.get());
@@ -228,7 +232,10 @@ mod tests {
         ] {
             assert_eq!(error_in_body(body.as_bytes()), None, "{body}");
         }
-        assert_eq!(error_in_body(b"{\"error\":\"\xff\"}"), None);
+        assert_eq!(
+            error_in_body(b"{\"error\":{\"code\":503,\"message\":\"caf\xe9\"}}"),
+            Some(503)
+        );
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn server(headers: &HeaderMap) -> String {
 }
 
 /// Whether a text, in lower case, is a web page.
-fn is_page(text: &str) -> bool {
+pub(crate) fn is_page(text: &str) -> bool {
     let mut text = text.trim_start_matches('\u{feff}').trim_start();
     while let Some((_, after)) = text
         .strip_prefix("<!--")

@@ -196,9 +196,10 @@ fn is_about_request(status: u16, name: &str) -> bool {
     ]);
     let is_missing = words.has(&["found"]) && words.has(&["not"]) && matches!(status, 400 | 404);
     let is_state = words.has(&["conflict"]) || (words.has(&["too"]) && words.has(&["large"]));
-    (400..500).contains(&status)
-        && !matches!(status, 401 | 429)
-        && (is_too_long || is_value || is_missing || is_state)
+    // Some gateways report the provider's refusal of a request as trouble of their own.
+    let is_refusal = (400..500).contains(&status) && !matches!(status, 401 | 429);
+    (is_refusal && (is_missing || is_state))
+        || ((is_refusal || status >= 500) && (is_too_long || is_value))
 }
 
 /// The words of a name in lower case: `CreditsError`, `insufficient_user_quota`, `OperationDenied.ServiceOverdue`.

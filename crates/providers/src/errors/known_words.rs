@@ -28,6 +28,8 @@ const OBJECTS: &[&str] = &[
     "vector",
     "document",
     "corpus",
+    "corpora",
+    "resource",
     "filesearchstore",
     "store",
     "task",
@@ -153,7 +155,11 @@ const RIGHTS: &[&str] = &[
     "not have access",
     "no access",
     "not allowed to",
-    "not authorized to",
+    "not authorized",
+    "not permitted",
+    "may not use",
+    "restricted api key",
+    "restricted key",
     "not entitled",
     "not enabled for",
     "not available",
@@ -180,25 +186,7 @@ const RIGHTS: &[&str] = &[
     "实名",
 ];
 
-/// Words under a 401 about a credential.
-const CREDENTIALS: &[&str] = &[
-    "key",
-    "keys",
-    "apikey",
-    "x-api-key",
-    "token",
-    "credential",
-    "credentials",
-    "auth",
-    "authenticate",
-    "authenticated",
-    "authentication",
-    "unauthenticated",
-    "login",
-    "signature",
-    "user",
-    "member",
-];
+/// What is said of a credential that the provider does not accept.
 const BAD: &[&str] = &[
     "invalid",
     "incorrect",
@@ -208,6 +196,7 @@ const BAD: &[&str] = &[
     "disabled",
     "malformed",
     "leaked",
+    "compromised",
     "deactivated",
     "wrong",
 ];
@@ -242,7 +231,16 @@ const CLOSED: &[&str] = &[
     "invalid",
     "not valid",
     "on hold",
+    "frozen",
+    "locked",
+    "inactive",
+    "no longer active",
+    "cancelled",
+    "canceled",
+    "archived",
+    "compromised",
     "reported as leaked",
+    "reported as compromised",
     "denied access",
 ];
 
@@ -271,6 +269,7 @@ const NOT_FOR_YOU: &[&str] = &[
     "available to free",
     "available on your",
     "available on the free",
+    "available to existing",
     "available in the free",
     "available for the free",
     "available on this",
@@ -301,14 +300,22 @@ const CLOSED_MODEL: &[&str] = &[
 
 /// Whether the message is about an object that the request names.
 pub(super) fn about_object(status: u16, text: &str) -> Option<Meaning> {
-    if !matches!(status, 400 | 403 | 404) {
+    if !matches!(status, 400 | 401 | 403 | 404) {
         return None;
     }
     let words: Vec<&str> = words(text).collect();
     let is_object = |word: &&str| OBJECTS.contains(word);
-    let is_gone = words.iter().any(is_object) && GONE.iter().any(|gone| text.contains(gone));
+    let is_gone =
+        status != 401 && words.iter().any(is_object) && GONE.iter().any(|gone| text.contains(gone));
     let is_foreign = || {
-        let (_, object) = text.split_once("permission to access ")?;
+        let mut leads = [
+            "permission to access ",
+            "have access to ",
+            "authorized to access ",
+            "permission denied on ",
+        ]
+        .iter();
+        let (_, object) = leads.find_map(|lead| text.split_once(lead))?;
         let mut object =
             self::words(object).skip_while(|word| matches!(*word, "the" | "this" | "that"));
         let is_object = is_object(&object.next()?);
@@ -326,14 +333,7 @@ pub(super) fn meaning(status: u16, is_of_provider: bool, text: &str) -> Option<M
         401 => empty_account(text)
             .or_else(|| bad_credential(text))
             .or_else(|| missing_right(text))
-            .or_else(|| {
-                let is_credential = words(text).any(|word| CREDENTIALS.contains(&word));
-                let is_credential = is_credential
-                    || ["令牌", "登录", "密钥"]
-                        .iter()
-                        .any(|word| text.contains(word));
-                is_credential.then_some((Class::Rejected, Scope::Model))
-            }),
+            .or_else(|| unfit_request(text)),
         403 => empty_account(text)
             .or_else(|| bad_credential(text))
             .or_else(|| unfit_request(text))
@@ -423,10 +423,16 @@ fn is_holder(status: u16, subject: &str) -> bool {
     is_holder && (matches!(status, 401 | 403) || is_ours)
 }
 
-/// `Insufficient balance.`
+/// `Insufficient balance.`, `Your workspace has reached its monthly spending limit of $20`
 fn empty_account(text: &str) -> Option<Meaning> {
     let text = text.trim_start();
-    let is_empty = EMPTY.iter().any(|empty| text.starts_with(empty));
+    let is_ours = text.starts_with("your ") || text.starts_with("you ");
+    let is_spent = is_ours
+        && text.contains("reached")
+        && ["spending limit", "spend limit", "usage limit"]
+            .iter()
+            .any(|limit| text.contains(limit));
+    let is_empty = is_spent || EMPTY.iter().any(|empty| text.starts_with(empty));
     is_empty.then_some((Class::Exhausted, Scope::Model))
 }
 
@@ -540,17 +546,30 @@ mod tests {
                 "Incorrect API key provided: sk-x. You can find it on your plan's page.",
             ),
             (403, "Invalid token."),
+            (403, "API key has been compromised."),
+            (403, "Your account has been frozen."),
+            (400, "This organization is no longer active."),
+        ];
+        assert_all(Some(Class::Rejected), &closed);
+        // These may be about the call, so a call that costs nothing decides for a key that has served.
+        let unclear = [
             (401, "No auth credentials found"),
             (
                 401,
                 "You must be a member of an organization to use the API.",
             ),
+            (401, "Login required for model gpt-x"),
+            (401, "User is unknown here"),
         ];
-        assert_all(Some(Class::Rejected), &closed);
+        assert_all(None, &unclear);
         let unpaid = [
             (403, "Your account is suspended due to an overdue payment."),
             (401, "Insufficient balance. Manage your billing here."),
             (429, "余额不足，请充值"),
+            (
+                401,
+                "Your workspace has reached its monthly spending limit of $20.",
+            ),
         ];
         assert_all(Some(Class::Exhausted), &unpaid);
     }
@@ -563,6 +582,9 @@ mod tests {
                 "You have insufficient permissions for this operation. Missing scopes: model.request.",
             ),
             (403, "Your API key lacks permission."),
+            (401, "This API key is not permitted to call this endpoint."),
+            (401, "Your key is not authorized for this operation"),
+            (401, "This key may not use this endpoint"),
             (403, "IP address 203.0.113.7 is not on the allowlist."),
             (401, "Your IP is not authorized."),
             (

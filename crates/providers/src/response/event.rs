@@ -11,12 +11,13 @@ use crate::read::json_scan::{pick, unescaped};
 use crate::read::sse::{event_data, event_name};
 
 /// Events that OpenAI's Responses and Anthropic's Messages send before any output.
-const OPENING: [&str; 5] = [
+const OPENING: [&str; 6] = [
     "response.created",
     "response.queued",
     "response.in_progress",
     "message_start",
     "ping",
+    "keepalive",
 ];
 
 /// What an event means for the attempt.
@@ -66,7 +67,8 @@ fn is_opening(name: &[u8], data: &[u8]) -> bool {
     if OPENING.iter().any(|opening| opening.as_bytes() == name) {
         return true;
     }
-    let Some(object) = only_object(data) else {
+    let text = String::from_utf8_lossy(data);
+    let Some(object) = only_object(&text) else {
         return false;
     };
     let fields = [
@@ -95,7 +97,14 @@ fn is_opening(name: &[u8], data: &[u8]) -> bool {
         }
         None if is_chunk => true,
         // A chunk of Gemini's with nothing but its figures.
-        None => usage.is_some() && candidates.is_none() && feedback.is_none(),
+        None => match candidates {
+            Some(candidates) => {
+                feedback.is_none()
+                    && serde_json::from_str::<Value>(candidates)
+                        .is_ok_and(|candidates| are_empty(&candidates))
+            }
+            None => usage.is_some() && feedback.is_none(),
+        },
     }
 }
 
@@ -111,7 +120,7 @@ fn are_bare(choices: &Value) -> bool {
             .into_iter()
             .flatten()
             .filter(|(name, _)| *name != "role");
-        choice["finish_reason"].is_null()
+        is_blank(&choice["finish_reason"])
             && is_blank(&choice["text"])
             && said.all(|(_, value)| is_blank(value))
     };
@@ -119,6 +128,16 @@ fn are_bare(choices: &Value) -> bool {
         || choices
             .as_array()
             .is_some_and(|choices| choices.iter().all(is_bare))
+}
+
+/// Whether Gemini's candidates have nothing but a role, or there are none.
+fn are_empty(candidates: &Value) -> bool {
+    let is_empty = |candidate: &Value| {
+        is_blank(&candidate["content"]["parts"]) && is_blank(&candidate["finishReason"])
+    };
+    candidates
+        .as_array()
+        .is_some_and(|candidates| candidates.iter().all(is_empty))
 }
 
 fn is_blank(value: &Value) -> bool {
@@ -150,6 +169,10 @@ mod tests {
             r#"data: {"id":"c","object":"chat.completion.chunk"}"#,
             r#"data: {"object":"text_completion","choices":[{"text":"","finish_reason":null}]}"#,
             r#"data: {"usageMetadata":{"promptTokenCount":3},"modelVersion":"m"}"#,
+            r#"data: {"candidates":[],"usageMetadata":{}}"#,
+            r#"data: {"candidates":[{"content":{"role":"model"},"index":0}]}"#,
+            r#"data: {"choices":[{"delta":{"role":"assistant"},"finish_reason":""}]}"#,
+            r#"data: {"type":"keepalive"}"#,
         ] {
             let event = format!("{event}\n\n");
             assert_eq!(meaning(event.as_bytes()), Meaning::Opening, "{event}");
@@ -182,7 +205,7 @@ mod tests {
             r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
             r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
             r#"data: {"choices":[{"text":"a"}]}"#,
-            r#"data: {"candidates":[{"content":{}}],"usageMetadata":{}}"#,
+            r#"data: {"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{}}"#,
             r#"data: {"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{}}"#,
             r#"data: {"type":"response.output_item.added"}"#,
             r#"data: {"type":"content_block_start"}"#,

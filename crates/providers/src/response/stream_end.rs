@@ -116,13 +116,24 @@ impl StreamEnd {
         if self.kept.len() + piece.len() > 2 * TAIL {
             let before = &self.kept[..self.kept.len().saturating_sub(TAIL)];
             let whole_lines = memrchr(b'\n', before).map_or(0, |end| end + 1);
-            self.kept.drain(..whole_lines);
+            self.forget(whole_lines);
         }
         if self.kept.len() > MAX_LINE {
             self.kept.drain(..self.kept.len() - TAIL);
         }
         self.kept
             .extend_from_slice(&piece[piece.len().saturating_sub(MAX_LINE)..]);
+    }
+
+    /// Drops the first bytes, which are whole lines. An end may be followed by much that is none.
+    fn forget(&mut self, length: usize) {
+        static FINISHED: LazyLock<Finder<'static>> =
+            LazyLock::new(|| Finder::new("\"finish_reason\":\""));
+        let rest = self.kept.split_off(length);
+        let lines_of = std::mem::replace(&mut self.kept, rest);
+        if FINISHED.find(&lines_of).is_some() {
+            lines(&lines_of).for_each(|line| self.read_line(line));
+        }
     }
 
     /// Takes a part of a line; with `is_last` the line ends with it.
@@ -238,7 +249,7 @@ impl StreamEnd {
         for choice in chunk["choices"].as_array().into_iter().flatten() {
             let index = choice["index"].as_u64().unwrap_or(0).min(63);
             self.seen |= 1 << index;
-            if !choice["finish_reason"].is_null() {
+            if choice["finish_reason"].as_str() != Some("") && !choice["finish_reason"].is_null() {
                 self.finished |= 1 << index;
             }
         }
@@ -305,10 +316,11 @@ fn names_an_end(data: &[u8]) -> bool {
     .any(|end| kind.starts_with(end))
 }
 
-/// Whether what follows a field's name is `null`.
+/// Whether what follows a field's name is `null` or empty.
 fn is_null(after: &[u8]) -> bool {
     let value = after.trim_ascii_start().strip_prefix(b":");
-    value.is_none_or(|value| value.trim_ascii_start().starts_with(b"null"))
+    let value = value.map(<[u8]>::trim_ascii_start);
+    value.is_none_or(|value| value.starts_with(b"null") || value.starts_with(b"\"\""))
 }
 
 #[cfg(test)]

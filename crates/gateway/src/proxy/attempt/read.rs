@@ -106,6 +106,7 @@ impl ResponseReader<'_> {
         let mut reader = BeginningReader::new(Expected {
             media,
             stream: self.call.wants_stream,
+            may_be_text: self.call.path().starts_with("/v1/audio/"),
             holds_opening: !self.call.fields.background,
         });
         // A long body is no error, so only its first bytes are looked at; but its id may be needed.
@@ -137,6 +138,8 @@ impl ResponseReader<'_> {
         // Nothing can be added to a stream that is compressed.
         let is_plain = held.coding.is_none() && response.parts.status == StatusCode::OK;
         response.is_events = is_events && is_plain;
+        // What was held long enough may still turn out to be an error.
+        response.is_watched = found == Beginning::Undecided && !is_events && is_plain && limit > 0;
         response.add(held.bytes);
         match found {
             Beginning::Error { status, body } => self.classify(response, status, &body),
@@ -267,7 +270,7 @@ impl Held {
         self.decoded = self.bytes.len();
         match coding.decode(&self.bytes, MAX_INSPECTED) {
             // It is damaged or in a form of its own.
-            nothing if nothing.is_empty() && is_end => Beginning::Output,
+            nothing if nothing.is_empty() => reader.read(&self.bytes, is_end),
             decoded => reader.read(&decoded, is_end),
         }
     }

@@ -67,6 +67,8 @@ pub(crate) struct UpstreamResponse {
     pub(crate) rest: Option<UpstreamBody>,
     /// It is a stream of events.
     pub(crate) is_events: bool,
+    /// It is relayed before it is known whether it is an error.
+    pub(crate) is_watched: bool,
 }
 
 /// Pieces below this size, in bytes, are joined to the one before.
@@ -84,6 +86,7 @@ impl UpstreamResponse {
             length: 0,
             rest: Some(body).filter(|body| !body.is_end_stream()),
             is_events: false,
+            is_watched: false,
         }
     }
 
@@ -160,6 +163,7 @@ mod tests {
             length: 0,
             rest: None,
             is_events: false,
+            is_watched: false,
         };
         let body: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         let shared = Bytes::from(body.clone());

@@ -18,7 +18,7 @@ use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::Lease;
 use keypool_providers::dialect::Dialect;
-use keypool_providers::errors::ErrorResponse;
+use keypool_providers::errors::{ErrorResponse, error_in_body};
 use keypool_providers::protocol::Protocol;
 use keypool_providers::response::StreamOutcome;
 use tokio::time::{Instant, Sleep, sleep};
@@ -41,6 +41,8 @@ use event_buffer::EventBuffer;
 
 /// Maximum number of pieces of an event stream that are written at once.
 const MAX_BATCH: usize = 64;
+/// Maximum number of bytes of a body that may turn out to be an error.
+const MAX_WATCHED: usize = 64 * 1024;
 /// A piece of this size, in bytes, is written without waiting for more.
 const LARGE: usize = 8 * 1024;
 
@@ -67,6 +69,8 @@ pub(crate) struct Relay {
     ready: VecDeque<Bytes>,
     /// Set for event streams.
     events: Option<EventBuffer>,
+    /// What has come of a body that may turn out to be an error.
+    watched: Option<Vec<u8>>,
     /// Ends the wait for the provider's next byte. Created at the first wait.
     idle: Option<Pin<Box<Sleep>>>,
     idle_limit: Duration,
@@ -144,6 +148,7 @@ pub(super) fn relay(
         serving,
         ready: VecDeque::new(),
         events,
+        watched: response.is_watched.then(Vec::new),
         idle: None,
         idle_limit: entry.pool.current().settings().timeouts.idle,
         broke_at_poll: None,
@@ -269,8 +274,15 @@ impl Relay {
     fn accept(&mut self, piece: Bytes) {
         match self.events.as_mut() {
             Some(events) => events.accept(piece, &mut self.ready),
-            None => self.ready.push_back(piece),
+            None => {
+                if let Some(watched) = self.watched.as_mut() {
+                    watched.extend_from_slice(&piece);
+                }
+                self.ready.push_back(piece);
+            }
         }
+        // A longer body is no error.
+        self.watched = self.watched.take().filter(|body| body.len() <= MAX_WATCHED);
     }
 
     fn upstream_ended(&mut self) {
@@ -290,6 +302,13 @@ impl Relay {
         let outcome = match self.events.as_mut() {
             Some(events) => events.outcome(by_transfer),
             None => by_transfer,
+        };
+        let outcome = match self.watched.take() {
+            Some(body) if outcome == StreamOutcome::Complete => match error_in_body(&body) {
+                Some(status) => StreamOutcome::Failed { status, body },
+                None => outcome,
+            },
+            _ => outcome,
         };
         match outcome {
             StreamOutcome::Truncated => return self.truncated(reason),

@@ -5,8 +5,11 @@
 use serde::de::IgnoredAny;
 
 use super::event::{Meaning, meaning};
-use crate::errors::error_in_body;
+use crate::errors::{error_in_body, is_page};
 use crate::read::sse::{EventReader, event_data};
+
+/// Number of bytes in which a page shows itself.
+const PAGE_BEGINNING: usize = 512;
 
 /// The class of a response's `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,7 @@ impl Media {
             b"" => Self::Unknown,
             text if text.starts_with(b"text/") || text.ends_with(b"xml") => Self::Text,
             json if memchr::memmem::find(json, b"json").is_some() => Self::Json,
+            b"application/octet-stream" | b"binary/octet-stream" => Self::Unknown,
             _ => Self::Binary,
         }
     }
@@ -54,6 +58,8 @@ pub struct Expected {
     pub media: Media,
     /// The client asked for a stream.
     pub stream: bool,
+    /// The answer may be plain text or sound. Every other answer is JSON or a stream of events, whatever its type.
+    pub may_be_text: bool,
     /// Events before any output are held. Not for background work, whose opening event is the answer.
     pub holds_opening: bool,
 }
@@ -93,7 +99,11 @@ pub struct BeginningReader {
 
 impl BeginningReader {
     /// A reader for a response of which nothing was read.
-    pub fn new(expected: Expected) -> Self {
+    pub fn new(mut expected: Expected) -> Self {
+        let is_vague = matches!(expected.media, Media::Text | Media::Unknown);
+        if is_vague && !expected.may_be_text {
+            expected.media = Media::Json;
+        }
         Self {
             expected,
             start: 0,
@@ -132,9 +142,15 @@ impl BeginningReader {
         }
         let text = buf.get(self.start..).unwrap_or_default();
         match (text.first(), self.expected.media) {
+            // Silence, as a transcription has it.
+            (None, Media::Text) if is_end && !buf.is_empty() => Beginning::Output,
             (None, _) if is_end => Beginning::Nothing("an empty body"),
             (None, _) => Beginning::Undecided,
-            (_, Media::Binary) => Beginning::Output,
+            (_, Media::Binary) if is_plain_error(text) == Some(false) => Beginning::Output,
+            (_, Media::Binary) if is_plain_error(text).is_none() => match is_end {
+                true => Beginning::Output,
+                false => Beginning::Undecided,
+            },
             (Some(b'{' | b'['), _) => self.read_json(text, is_end),
             (Some(b'<'), media) => read_page(text, media, is_end),
             (_, Media::Events) => self.begin_events(buf, is_end),
@@ -201,7 +217,7 @@ impl BeginningReader {
         if !is_end {
             return Beginning::Undecided;
         }
-        if let Some(status) = error_in_body(text) {
+        if let Some(status) = error_in_body(text).or_else(|| error_before_events(text)) {
             return Beginning::Error {
                 status,
                 body: text.to_vec(),
@@ -234,18 +250,44 @@ fn is_balanced(text: &[u8]) -> bool {
     }
 }
 
+/// Whether a body that is said to be sound or a picture begins like an error instead. `None`: too short to tell.
+fn is_plain_error(text: &[u8]) -> Option<bool> {
+    let starts = [
+        &b"{\"error\""[..],
+        b"{\"type\":\"error\"",
+        b"data:",
+        b"event:",
+    ];
+    match starts
+        .iter()
+        .find(|start| start.starts_with(&text[..text.len().min(start.len())]))
+    {
+        Some(start) if text.len() < start.len() => None,
+        found => Some(found.is_some()),
+    }
+}
+
+/// The status of an error as bare JSON to which events were added.
+fn error_before_events(text: &[u8]) -> Option<u16> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let (error, rest) = text.split_at(values.byte_offset());
+    let is_followed_by_events = begins_like_event(rest.trim_ascii_start()) == Some(true);
+    is_followed_by_events
+        .then(|| error_in_body(error))
+        .flatten()
+}
+
 /// A body that begins like markup. Where text is expected, only a whole page is no answer.
 fn read_page(text: &[u8], media: Media, is_end: bool) -> Beginning {
-    const PAGES: [&[u8]; 5] = [b"<!doctype", b"<html", b"<head", b"<body", b"<title"];
-    let is_page = |page: &&[u8]| {
-        let start = &text[..text.len().min(page.len())];
-        page[..start.len()].eq_ignore_ascii_case(start)
-    };
-    match PAGES.iter().find(|page| is_page(page)) {
-        Some(page) if text.len() < page.len() && !is_end => Beginning::Undecided,
-        Some(_) => Beginning::Nothing("a web page"),
-        None if matches!(media, Media::Json | Media::Events) => Beginning::Nothing("markup"),
-        None => Beginning::Output,
+    if media != Media::Text && media != Media::Unknown {
+        return Beginning::Nothing("markup");
+    }
+    let start = String::from_utf8_lossy(&text[..text.len().min(PAGE_BEGINNING)]);
+    match is_page(&start.to_ascii_lowercase()) {
+        true => Beginning::Nothing("a web page"),
+        false if text.len() < PAGE_BEGINNING && !is_end => Beginning::Undecided,
+        false => Beginning::Output,
     }
 }
 

@@ -6,9 +6,15 @@ const OPENING: &str = "data: {\"type\":\"response.created\"}\n\n";
 const OUTPUT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
 
 fn read(content_type: &str, stream: bool, body: &str) -> Beginning {
+    read_as(content_type, stream, false, body)
+}
+
+/// `may_be_text`: of a call that may be answered by plain text.
+fn read_as(content_type: &str, stream: bool, may_be_text: bool, body: &str) -> Beginning {
     let expected = Expected {
         media: Media::of(content_type.as_bytes()),
         stream,
+        may_be_text,
         holds_opening: true,
     };
     let whole = BeginningReader::new(expected).read(body.as_bytes(), true);
@@ -42,14 +48,8 @@ fn an_answer_is_found_by_its_first_bytes() {
         ("application/json", true, r#"[{"candidates":[]}"#),
         ("application/x-ndjson", true, "{\"a\":1}\n{\"b\":"),
         ("", false, r#"{"data":[]}"#),
-        ("", false, "ID3\u{3}sound"),
-        ("text/plain", false, "[Music] and no JSON"),
-        ("text/plain", false, "<i>said</i>"),
-        ("text/vtt", false, "WEBVTT"),
-        ("text/plain", false, ": not an event"),
         ("audio/mpeg", false, "{"),
         ("audio/pcm", false, "  "),
-        ("image/svg+xml", false, "<svg/>"),
         ("text/event-stream", true, OUTPUT),
         ("text/event-stream", true, "data: text\n\n"),
         ("text/plain", true, OUTPUT),
@@ -70,6 +70,40 @@ fn an_answer_is_found_by_its_first_bytes() {
         read("text/event-stream", true, role_only),
         Beginning::Output
     );
+}
+
+#[test]
+fn sound_and_text_are_answers_where_they_may_be() {
+    for (content_type, body) in [
+        ("", "ID3\u{3}sound"),
+        ("application/octet-stream", "RIFF"),
+        ("text/plain", "[Music] and no JSON"),
+        ("text/plain", "<i>said</i>"),
+        ("text/plain", "\n"),
+        ("text/vtt", "WEBVTT"),
+        ("text/plain", ": not an event"),
+    ] {
+        assert_eq!(
+            read_as(content_type, false, true, body),
+            Beginning::Output,
+            "{body}"
+        );
+    }
+    for (content_type, body) in [
+        ("text/html", "<!-- c -->\n<html>"),
+        ("text/plain", ""),
+        ("audio/mpeg", ""),
+    ] {
+        let found = read_as(content_type, false, true, body);
+        assert!(matches!(found, Beginning::Nothing(_)), "{body}: {found:?}");
+    }
+    let error = r#"{"error":{"code":503}}"#;
+    for content_type in ["audio/mpeg", "application/octet-stream", "text/plain"] {
+        assert_eq!(
+            status(&read_as(content_type, false, true, error)),
+            Some(503)
+        );
+    }
 }
 
 #[test]
@@ -102,6 +136,11 @@ fn errors_are_found_in_every_form() {
         ("", true, anthropic.to_owned()),
         ("application/json", true, format!("data: {bare}")),
         (
+            "text/event-stream",
+            true,
+            format!("{bare}\ndata: [DONE]\n\n"),
+        ),
+        (
             "application/json",
             false,
             r#"{"object":"error","code":429,"message":"m"}"#.to_owned(),
@@ -131,6 +170,11 @@ fn a_response_without_an_answer_is_nothing() {
         ("application/json", false, "upstream connect error"),
         ("application/json", false, "<html>login</html>"),
         ("text/html", false, "\n<!DOCTYPE html><p>"),
+        ("text/html", false, "<script>location='x'</script>"),
+        ("text/plain", false, "OK"),
+        ("", false, "all good"),
+        ("text/plain", true, "upstream connect error"),
+        ("text/plain", false, "{\"choices\":[{\"mess"),
         ("text/plain", false, "<HTML>"),
         ("text/event-stream", true, "<html>"),
         ("text/event-stream", true, ""),
@@ -162,6 +206,7 @@ fn the_opening_of_background_work_is_its_answer() {
     let expected = Expected {
         media: Media::Events,
         stream: true,
+        may_be_text: false,
         holds_opening: false,
     };
     let mut reader = BeginningReader::new(expected);

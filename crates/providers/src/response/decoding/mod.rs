@@ -26,19 +26,20 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// The coding that `Content-Encoding` names, or that the first bytes show. `None`: the body can be read as it is, or
-    /// it has more than one layer.
+    /// The coding that the first bytes show, or else that `Content-Encoding` names: labels are wrong more often. `None`: the
+    /// body can be read as it is, or it has more than one layer.
     pub fn of(content_encoding: &[u8], body: &[u8]) -> Option<Self> {
-        match &*content_encoding.trim_ascii().to_ascii_lowercase() {
-            b"gzip" | b"x-gzip" => return Some(Self::Gzip),
-            b"deflate" => return Some(Self::Deflate),
-            b"br" => return Some(Self::Brotli),
-            b"zstd" => return Some(Self::Zstd),
+        match body {
+            [0x1f, 0x8b, ..] => return Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => return Some(Self::Zstd),
+            [0x78, 0x01 | 0x9c | 0xda, ..] => return Some(Self::Deflate),
             _ => {}
         }
-        match body {
-            [0x1f, 0x8b, ..] => Some(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+        match &*content_encoding.trim_ascii().to_ascii_lowercase() {
+            b"gzip" | b"x-gzip" => Some(Self::Gzip),
+            b"deflate" => Some(Self::Deflate),
+            b"br" => Some(Self::Brotli),
+            b"zstd" => Some(Self::Zstd),
             _ => None,
         }
     }
@@ -67,7 +68,11 @@ impl Coding {
 /// A body as it can be read: decoded, up to `limit` bytes, if it is compressed in a way that `Content-Encoding` or its first bytes tell.
 pub fn readable<'b>(content_encoding: &[u8], body: &'b [u8], limit: usize) -> Cow<'b, [u8]> {
     match Coding::of(content_encoding, body) {
-        Some(coding) => Cow::Owned(coding.decode(body, limit)),
+        Some(coding) => match coding.decode(body, limit) {
+            // The label is wrong.
+            nothing if nothing.is_empty() => Cow::Borrowed(body),
+            decoded => Cow::Owned(decoded),
+        },
         None => Cow::Borrowed(body),
     }
 }
@@ -134,6 +139,8 @@ mod tests {
             ("", gzip(TEXT)),
             ("", ZSTD.to_vec()),
             ("identity", gzip(TEXT)),
+            ("br", gzip(TEXT)),
+            ("gzip", TEXT.to_vec()),
         ] {
             assert_eq!(readable(name.as_bytes(), &body, LIMIT), TEXT, "{name}");
         }
