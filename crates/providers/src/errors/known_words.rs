@@ -8,64 +8,6 @@ use keypool_core::fault::{Class, Scope};
 use super::error_body::ends_like_sentence;
 use super::known_names::{Meaning, means};
 
-/// Objects that a request names and that belong to one account.
-const OBJECTS: &[&str] = &[
-    "file",
-    "files",
-    "cachedcontent",
-    "cachedcontents",
-    "cached",
-    "batch",
-    "operation",
-    "response",
-    "container",
-    "thread",
-    "assistant",
-    "skill",
-    "conversation",
-    "video",
-    "upload",
-    "vector",
-    "document",
-    "corpus",
-    "corpora",
-    "resource",
-    "filesearchstore",
-    "store",
-    "task",
-    "job",
-    "interaction",
-    "tunedmodel",
-    "tuned",
-    "image",
-];
-/// What is said of an object that is gone or that belongs to somebody else.
-const GONE: &[&str] = &[
-    "may not exist",
-    "not found",
-    "no such",
-    "does not exist",
-    "doesn't exist",
-    "do not exist",
-    "has expired",
-    "is expired",
-    "been deleted",
-    "belongs to a",
-    "not in an active state",
-];
-/// What follows the name of an endpoint and not that of an object.
-const NOT_OBJECTS: &[&str] = &[
-    "api",
-    "apis",
-    "endpoint",
-    "endpoints",
-    "feature",
-    "service",
-    "tool",
-    "search",
-    "inputs",
-];
-
 /// The model does not do what the request asks for.
 const UNFIT: &[&str] = &[
     "not allowed to generate embeddings",
@@ -298,35 +240,6 @@ const CLOSED_MODEL: &[&str] = &[
     "requires a subscription",
 ];
 
-/// Whether the message is about an object that the request names.
-pub(super) fn about_object(status: u16, text: &str) -> Option<Meaning> {
-    if !matches!(status, 400 | 401 | 403 | 404) {
-        return None;
-    }
-    let words: Vec<&str> = words(text).collect();
-    let is_object = |word: &&str| OBJECTS.contains(word);
-    let is_gone =
-        status != 401 && words.iter().any(is_object) && GONE.iter().any(|gone| text.contains(gone));
-    let is_foreign = || {
-        let mut leads = [
-            "permission to access ",
-            "have access to ",
-            "authorized to access ",
-            "permission denied on ",
-        ]
-        .iter();
-        let (_, object) = leads.find_map(|lead| text.split_once(lead))?;
-        let mut object =
-            self::words(object).skip_while(|word| matches!(*word, "the" | "this" | "that"));
-        let is_object = is_object(&object.next()?);
-        let goes_on = object
-            .next()
-            .is_some_and(|word| NOT_OBJECTS.contains(&word));
-        Some(is_object && !goes_on)
-    };
-    (is_gone || is_foreign() == Some(true)).then_some((Class::CallerFault, Scope::Model))
-}
-
 /// The meaning of a message, if its words are known. `is_of_provider`: see there.
 pub(super) fn meaning(status: u16, is_of_provider: bool, text: &str) -> Option<Meaning> {
     match status {
@@ -348,7 +261,7 @@ pub(super) fn meaning(status: u16, is_of_provider: bool, text: &str) -> Option<M
     }
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && !matches!(c, '-' | '\''))
         .filter(|word| !word.is_empty())
 }
@@ -507,6 +420,7 @@ fn unfit_request(text: &str) -> Option<Meaning> {
 mod tests {
     use super::*;
     use crate::errors::error_body::is_of_provider;
+    use crate::errors::named_objects::about_object;
     use crate::errors::quotes::without_quotations;
 
     fn class(status: u16, message: &str) -> Option<Class> {

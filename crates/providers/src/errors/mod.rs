@@ -20,6 +20,7 @@ mod intermediary;
 mod known_names;
 mod known_words;
 mod money;
+mod named_objects;
 mod quotes;
 mod refusal_form;
 pub mod retry_after;

@@ -9,7 +9,7 @@ use super::known_names::{Meaning, means};
 use super::quotes::without_quotations;
 use super::refusal_form::names_field;
 use super::whole_limit::exceeds_whole_limit;
-use super::{ErrorResponse, known_names, known_words, money};
+use super::{ErrorResponse, known_names, known_words, money, named_objects};
 
 /// The fault of an error response by a provider's `own` rules, then by the common ones; without a wait. `own` is not
 /// called for successes, content filters and comparisons with what the key has left.
@@ -63,7 +63,7 @@ fn by_content(
     own()
         .and_then(means)
         // Before names, because both are often refused under the name of a missing permission.
-        .or_else(|| known_words::about_object(status, text))
+        .or_else(|| named_objects::about_object(status, text))
         .or_else(|| known_words::closed_account(status, is_of_provider(&body.message), text))
         .or_else(|| known_names::decisive(status, body))
         .or_else(|| known_words::meaning(status, is_of_provider(&body.message), text))
