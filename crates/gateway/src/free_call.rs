@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::context::Gateway;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::snapshot::PoolEntry;
-use crate::upstream::{RequestBody, UpstreamRequest};
+use crate::upstream::{RequestBody, UpstreamRequest, content_encoding};
 
 /// Maximum size of a provider's list, in bytes.
 const MAX_LIST: usize = 8 << 20;
@@ -76,8 +76,7 @@ pub(crate) async fn list_models(
     let body = read_whole(body, MAX_LIST)
         .await
         .ok_or(FreeCallError::NoList)?;
-    let coding = parts.headers.get(http::header::CONTENT_ENCODING);
-    let coding = coding.map_or(&b""[..], HeaderValue::as_bytes);
+    let coding = content_encoding(&parts.headers);
     if parts.status.is_success() {
         let body = readable(coding, &body, MAX_LIST);
         return dialect.parse_models(&body).ok_or(FreeCallError::NoList);

@@ -217,7 +217,13 @@ pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
         },
     };
     let id = state.id("req_");
-    let message = quoted(&error.message);
+    let message = match error.kind {
+        // As Anthropic does, it names the field.
+        Kind::Invalid if !error.message.contains(": ") => {
+            quoted(&format!("messages.0: {}", error.message))
+        }
+        _ => quoted(&error.message),
+    };
     let body = format!(
         r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}},"request_id":"{id}"}}"#
     );

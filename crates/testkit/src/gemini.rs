@@ -287,6 +287,9 @@ pub(crate) fn error(state: &State, error: &ApiError) -> Answer {
             r#","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com","metadata":{"service":"generativelanguage.googleapis.com"}}]"#.to_owned()
         }
         Kind::Requests | Kind::Concurrency => exhausted(error.retry_after),
+        Kind::Invalid => {
+            r#","details":[{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"contents","description":"It is invalid."}]}]"#.to_owned()
+        }
         _ => String::new(),
     };
     let body = format!(

@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Response, StatusCode, Version};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::ProxyUrl;
 use tokio::net::TcpStream;
@@ -258,6 +258,13 @@ fn as_http1<B>(mut response: Response<B>) -> Response<B> {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     response
+}
+
+/// How a response says that its body is compressed; empty if it says nothing.
+pub(crate) fn content_encoding(headers: &HeaderMap) -> &[u8] {
+    headers
+        .get(CONTENT_ENCODING)
+        .map_or(&b""[..], HeaderValue::as_bytes)
 }
 
 #[cfg(test)]

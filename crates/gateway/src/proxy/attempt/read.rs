@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -20,7 +20,7 @@ use crate::proxy::headers::{announced_length, may_have_body};
 use crate::proxy::inbound::Call;
 use crate::proxy::routing::PoolTarget;
 use crate::telemetry::redact;
-use crate::upstream::{ErrorKind, UpstreamBody, UpstreamError};
+use crate::upstream::{ErrorKind, UpstreamBody, UpstreamError, content_encoding};
 
 /// Maximum number of bytes of a response that are inspected before it is relayed.
 const MAX_INSPECTED: usize = 64 * 1024;
@@ -94,7 +94,12 @@ impl ResponseReader<'_> {
             response = response.detached();
         }
         let (status, body) = (response.parts.status.as_u16(), response.read_bytes());
-        let body = readable(coding_of(&response.parts.headers), &body, MAX_INSPECTED).into_owned();
+        let body = readable(
+            content_encoding(&response.parts.headers),
+            &body,
+            MAX_INSPECTED,
+        )
+        .into_owned();
         self.classify(response, status, &body)
     }
 
@@ -118,7 +123,11 @@ impl ResponseReader<'_> {
         let mut held = Held::new(self.time.first_byte_by);
         let found = loop {
             let is_end = response.rest.is_none();
-            match held.inspected(coding_of(&response.parts.headers), is_end, &mut reader) {
+            match held.inspected(
+                content_encoding(&response.parts.headers),
+                is_end,
+                &mut reader,
+            ) {
                 Beginning::Undecided if held.bytes.len() > limit => break Beginning::Undecided,
                 Beginning::Undecided => {}
                 found => break found,
@@ -315,12 +324,6 @@ impl Held {
         }
         Ok(true)
     }
-}
-
-fn coding_of(headers: &HeaderMap) -> &[u8] {
-    headers
-        .get(CONTENT_ENCODING)
-        .map_or(&b""[..], HeaderValue::as_bytes)
 }
 
 fn media_of(headers: &HeaderMap) -> Media {

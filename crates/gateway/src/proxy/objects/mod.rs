@@ -22,6 +22,7 @@ use crate::error::{GatewayError, Kind};
 use crate::objects::{Found, Owner};
 use crate::snapshot::{PoolEntry, Snapshot};
 use crate::traces::SkipReason;
+use crate::upstream::content_encoding;
 use refs::{ObjectRefs, OwnObject};
 
 /// With this header, a provider may answer a call with what an earlier call created.
@@ -146,8 +147,7 @@ impl<'a> ObjectTracking<'a> {
             ObjectEffect::Lists(_) | ObjectEffect::Creates | ObjectEffect::BeginsUpload => {}
         }
         let (protocol, path) = (self.call.protocol(), self.call.path());
-        let coding = response.parts.headers.get(http::header::CONTENT_ENCODING);
-        let coding = coding.map_or(&b""[..], http::HeaderValue::as_bytes);
+        let coding = content_encoding(&response.parts.headers);
         let read = response.read_bytes();
         let body = readable(coding, &read, MAX_DECODED);
         for id in objects::created_ids(protocol, effect, path, &body) {
