@@ -129,11 +129,11 @@ impl StreamEnd {
     fn forget(&mut self, length: usize) {
         static FINISHED: LazyLock<Finder<'static>> =
             LazyLock::new(|| Finder::new("\"finish_reason\":\""));
-        let rest = self.kept.split_off(length);
-        let lines_of = std::mem::replace(&mut self.kept, rest);
-        if FINISHED.find(&lines_of).is_some() {
-            lines(&lines_of).for_each(|line| self.read_line(line));
+        if FINISHED.find(&self.kept[..length]).is_some() {
+            let dropped = self.kept[..length].to_vec();
+            lines(&dropped).for_each(|line| self.read_line(line));
         }
+        self.kept.drain(..length);
     }
 
     /// Takes a part of a line; with `is_last` the line ends with it.
@@ -155,7 +155,16 @@ impl StreamEnd {
 
     /// How the stream ended, if its transfer ends now.
     pub fn outcome(&mut self) -> StreamOutcome {
+        static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
         let kept = std::mem::take(&mut self.kept);
+        // How nearly every stream of chat ends.
+        let last = kept
+            .trim_ascii_end()
+            .rsplit(|byte| matches!(byte, b'\n' | b'\r'))
+            .next();
+        if matches!(last, Some(b"data: [DONE]")) && ERROR.find(&kept).is_none() {
+            return StreamOutcome::Complete;
+        }
         let mut lines = lines(&kept).peekable();
         while self.outcome == StreamOutcome::Truncated
             && let Some(line) = lines.next()

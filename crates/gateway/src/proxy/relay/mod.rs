@@ -282,7 +282,13 @@ impl Relay {
             }
         }
         // A longer body is no error.
-        self.watched = self.watched.take().filter(|body| body.len() <= MAX_WATCHED);
+        if self
+            .watched
+            .as_ref()
+            .is_some_and(|body| body.len() > MAX_WATCHED)
+        {
+            self.watched = None;
+        }
     }
 
     fn upstream_ended(&mut self) {

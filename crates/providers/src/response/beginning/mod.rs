@@ -217,14 +217,15 @@ impl BeginningReader {
         if !is_end {
             return Beginning::Undecided;
         }
-        if let Some(status) = error_in_body(text).or_else(|| error_before_events(text)) {
+        let error = error_in_body(text);
+        if error.is_none() && is_balanced(text) {
+            return Beginning::Output;
+        }
+        if let Some(status) = error.or_else(|| error_before_events(text)) {
             return Beginning::Error {
                 status,
                 body: text.to_vec(),
             };
-        }
-        if is_balanced(text) {
-            return Beginning::Output;
         }
         let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
         match values.next() {
