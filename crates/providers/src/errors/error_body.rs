@@ -8,6 +8,7 @@ use keypool_core::fault::Class;
 use serde_json::Value;
 
 use super::{ErrorResponse, retry_after};
+use crate::read::sse::FIELD_STARTS;
 use crate::secrets::looks_like_key;
 
 /// Maximum length of a code that is shown; a longer one is free text.
@@ -234,8 +235,7 @@ fn plain_text(body: &[u8]) -> Option<&str> {
 
 /// Whether a line can be part of an event. Other text may quote the caller, `data:` lines included.
 fn is_event_line(line: &[u8]) -> bool {
-    const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
-    line.is_empty() || FIELDS.iter().any(|field| line.starts_with(field))
+    line.is_empty() || FIELD_STARTS.iter().any(|field| line.starts_with(field))
 }
 
 fn first_value(text: &[u8]) -> Option<Value> {

@@ -2,6 +2,7 @@
 //!
 //! Must never decide what an error means for a key: a dialect does, from the status found here.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
@@ -31,8 +32,7 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
     if SIGNS.iter().all(|sign| sign.find(body).is_none()) {
         return None;
     }
-    // A provider's words may be in another encoding.
-    let text = String::from_utf8_lossy(body);
+    let text = text_of(body);
     let object = only_object(&text)?;
     let has_no_answer =
         || pick(object, ANSWERS).is_some_and(|found| found.iter().all(Option::is_none));
@@ -46,7 +46,7 @@ pub fn error_in_event(event: &[u8]) -> Option<u16> {
 
 /// The status implied by an event's data. `is_named`: the event's name says that it is an error.
 pub(crate) fn error_in_data(data: &[u8], is_named: bool) -> Option<u16> {
-    let text = String::from_utf8_lossy(data);
+    let text = text_of(data);
     let object = only_object(&text);
     let in_data = object.and_then(error_in_object);
     in_data.or_else(|| is_named.then(|| object.map_or(DEFAULT_STATUS, implied_status)))
@@ -85,6 +85,11 @@ pub(crate) fn only_object(json: &str) -> Option<&str> {
         return Some(object.get());
     }
     text.starts_with('{').then_some(text)
+}
+
+/// The bytes as text. A provider's words may be in another encoding, and its codes are still ASCII.
+pub(crate) fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    simdutf8::basic::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 fn not_null(raw: Option<&str>) -> Option<&str> {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 pub(crate) use self::error_body::{ErrorBody, class_in, json, loggable_code};
 pub use self::in_band::{error_in_body, error_in_event};
-pub(crate) use self::in_band::{error_in_data, only_object};
+pub(crate) use self::in_band::{error_in_data, only_object, text_of};
 pub(crate) use self::intermediary::{intermediary_trouble, is_page};
 pub use self::refusal_form::refusal_form;
 pub(crate) use self::verdict::{decide, fault};

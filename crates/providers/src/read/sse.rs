@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
+/// How the lines of an event begin; a comment has no name.
+pub(crate) const FIELD_STARTS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Follows a stream chunk by chunk and knows where its last event ended. A byte order mark counts as part of a line.

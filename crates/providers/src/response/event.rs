@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 use serde_json::Value;
 
-use crate::errors::{error_in_data, only_object};
+use crate::errors::{error_in_data, only_object, text_of};
 use crate::read::json_scan::{pick, unescaped};
 use crate::read::sse::{event_data, event_name};
 
@@ -22,7 +22,7 @@ const OPENING: [&str; 6] = [
 
 /// What an event means for the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum EventKind {
     /// It says nothing: a block without data.
     Empty,
     /// It comes before any output, so the attempt may still fail unseen.
@@ -35,21 +35,21 @@ pub(super) enum Meaning {
     Error(u16),
 }
 
-/// The meaning of an event, given as its raw bytes.
-pub(super) fn meaning(event: &[u8]) -> Meaning {
+/// The kind of an event, given as its raw bytes.
+pub(super) fn kind_of(event: &[u8]) -> EventKind {
     let data = event_data(event);
     if is_plain_output(&data) {
-        return Meaning::Output;
+        return EventKind::Output;
     }
     let name = event_name(event).unwrap_or_default();
     if let Some(status) = error_in_data(&data, name == b"error") {
-        return Meaning::Error(status);
+        return EventKind::Error(status);
     }
     match data.trim_ascii() {
-        b"" => Meaning::Empty,
-        b"[DONE]" => Meaning::Done,
-        data if is_opening(name, data) => Meaning::Opening,
-        _ => Meaning::Output,
+        b"" => EventKind::Empty,
+        b"[DONE]" => EventKind::Done,
+        data if is_opening(name, data) => EventKind::Opening,
+        _ => EventKind::Output,
     }
 }
 
@@ -67,7 +67,7 @@ fn is_opening(name: &[u8], data: &[u8]) -> bool {
     if OPENING.iter().any(|opening| opening.as_bytes() == name) {
         return true;
     }
-    let text = String::from_utf8_lossy(data);
+    let text = text_of(data);
     let Some(object) = only_object(&text) else {
         return false;
     };
@@ -175,7 +175,7 @@ mod tests {
             r#"data: {"type":"keepalive"}"#,
         ] {
             let event = format!("{event}\n\n");
-            assert_eq!(meaning(event.as_bytes()), Meaning::Opening, "{event}");
+            assert_eq!(kind_of(event.as_bytes()), EventKind::Opening, "{event}");
         }
     }
 
@@ -190,8 +190,8 @@ mod tests {
             "event: x\nid: 2\ndata:",
         ] {
             assert_eq!(
-                meaning(format!("{event}\n\n").as_bytes()),
-                Meaning::Empty,
+                kind_of(format!("{event}\n\n").as_bytes()),
+                EventKind::Empty,
                 "{event}"
             );
         }
@@ -215,13 +215,13 @@ mod tests {
             "data: {\"b\":1}",
         ] {
             assert_eq!(
-                meaning(format!("{event}\n\n").as_bytes()),
-                Meaning::Output,
+                kind_of(format!("{event}\n\n").as_bytes()),
+                EventKind::Output,
                 "{event}"
             );
         }
-        assert_eq!(meaning(b"data: [DONE]\n\n"), Meaning::Done);
+        assert_eq!(kind_of(b"data: [DONE]\n\n"), EventKind::Done);
         let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
-        assert_eq!(meaning(error.as_bytes()), Meaning::Error(529));
+        assert_eq!(kind_of(error.as_bytes()), EventKind::Error(529));
     }
 }

@@ -162,7 +162,8 @@ impl StreamEnd {
             .trim_ascii_end()
             .rsplit(|byte| matches!(byte, b'\n' | b'\r'))
             .next();
-        if matches!(last, Some(b"data: [DONE]")) && ERROR.find(&kept).is_none() {
+        let is_undecided = !self.needs_lines() && self.outcome == StreamOutcome::Truncated;
+        if is_undecided && last == Some(b"data: [DONE]") && ERROR.find(&kept).is_none() {
             return StreamOutcome::Complete;
         }
         let mut lines = lines(&kept).peekable();
@@ -428,6 +429,26 @@ mod tests {
                 "{size}"
             );
         }
+    }
+
+    #[test]
+    fn an_error_far_from_the_end_is_not_forgotten() {
+        let failed =
+            "data: {\"choices\":[{\"finish_reason\":\"error\"}],\"error\":{\"code\":502}}\n\n";
+        let mut end = StreamEnd::new(StreamKind::Chat, false);
+        end.keep(failed.as_bytes());
+        (0..100).for_each(|_| end.keep(b": still here, and busy with something else\n\n"));
+        end.keep(b"data: [DONE]\n\n");
+        assert!(matches!(
+            end.outcome(),
+            StreamOutcome::Failed { status: 502, .. }
+        ));
+        // Only chat ends with it.
+        let done = format!("{TEXT}data: [DONE]");
+        assert_eq!(
+            outcome(StreamKind::Responses, &done),
+            StreamOutcome::Truncated
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
@@ -20,14 +20,12 @@ use crate::proxy::headers::{announced_length, may_have_body};
 use crate::proxy::inbound::Call;
 use crate::proxy::routing::PoolTarget;
 use crate::telemetry::redact;
-use crate::upstream::{ErrorKind, UpstreamBody, UpstreamError, content_encoding};
+use crate::upstream::{ConnectionError, ErrorKind, UpstreamBody, UpstreamError, content_encoding};
 
 /// Maximum number of bytes of a response that are inspected before it is relayed.
 const MAX_INSPECTED: usize = 64 * 1024;
 /// How long a response is held from its first byte on, if it has no output yet.
 const MAX_HOLD: Duration = Duration::from_secs(5);
-/// A deadline beyond every other one: only the idle timeout counts.
-const FAR: Duration = Duration::from_secs(86_400);
 /// Maximum number of bytes of an error's body that are kept while other keys are tried.
 const MAX_ERROR: usize = 1 << 20;
 /// How long the body of an error may take.
@@ -53,20 +51,9 @@ impl ResponseReader<'_> {
             return self.read_error(response).await;
         }
         if status.is_redirection() {
+            self.note_redirect(&response.parts.headers);
             // It is relayed, and it is no success.
             response.class = Class::CallerFault;
-        }
-        if let Some(location) = response
-            .parts
-            .headers
-            .get(LOCATION)
-            .filter(|_| status.is_redirection())
-        {
-            let location = String::from_utf8_lossy(location.as_bytes());
-            let location = redact(&location, self.lease.member().key.secret.expose());
-            self.gw
-                .telemetry
-                .redirected(&self.target.entry.pool, &location);
         }
         if !status.is_success() || !may_have_body(status) {
             return AttemptResult::Response(response);
@@ -78,12 +65,22 @@ impl ResponseReader<'_> {
         response.is_events = media == Media::Events && status == StatusCode::OK;
         // The id of a new object is at the beginning, however long the response is.
         if self.call.object_effect.is_some() && media == Media::Json {
-            let far = self.gw.clock.now() + FAR;
-            if let Err(error) = self.fill(&mut response, MAX_INSPECTED, far).await {
+            let deadline = self.time.deadline;
+            if let Err(error) = self.fill(&mut response, MAX_INSPECTED, deadline).await {
                 return no_response(error);
             }
         }
         AttemptResult::Response(response)
+    }
+
+    fn note_redirect(&self, headers: &HeaderMap) {
+        let Some(location) = headers.get(LOCATION) else {
+            return;
+        };
+        let location = String::from_utf8_lossy(location.as_bytes());
+        let location = redact(&location, self.lease.member().key.secret.expose());
+        let pool = &self.target.entry.pool;
+        self.gw.telemetry.redirected(pool, &location);
     }
 
     async fn read_error(&self, mut response: UpstreamResponse) -> AttemptResult {
@@ -135,8 +132,8 @@ impl ResponseReader<'_> {
             match held.read_more(self, &mut response).await {
                 Ok(true) => {}
                 // The id of a new object must be read. A blank beginning only keeps the connection alive.
-                Ok(false) if self.call.object_effect.is_some() && reader.is_json() => {
-                    held.until = self.gw.clock.now() + FAR;
+                Ok(false) if self.needs_id(&reader) && held.until < self.time.deadline => {
+                    held.until = self.time.deadline;
                 }
                 Ok(false) => break Beginning::Undecided,
                 Err(result) => return result,
@@ -157,6 +154,10 @@ impl ResponseReader<'_> {
             }
             Beginning::Output | Beginning::Undecided => AttemptResult::Response(response),
         }
+    }
+
+    fn needs_id(&self, reader: &BeginningReader) -> bool {
+        self.call.object_effect.is_some() && reader.is_json()
     }
 
     /// Reads the body up to `limit` bytes. If that was all of it, `rest` is `None` afterwards.
@@ -183,20 +184,12 @@ impl ResponseReader<'_> {
         };
         let timeout = || UpstreamError::sent(ErrorKind::ResponseTimeout(self.time.idle));
         let limit = until.min(self.gw.clock.now() + self.time.idle);
-        yield_and_check_deadline(limit)
-            .await
-            .map_err(|()| timeout())?;
-        match timeout_at(limit.into(), body.frame()).await {
-            Err(_) => return Err(timeout()),
-            Ok(None) => response.rest = None,
-            Ok(Some(Err(error))) => {
-                return Err(UpstreamError::sent(ErrorKind::ResponseBroke(error)));
-            }
-            Ok(Some(Ok(frame))) => {
-                if let Ok(piece) = frame.into_data() {
-                    response.add(piece);
-                }
-            }
+        let frame = frame_by(body, limit).await.ok_or_else(timeout)?;
+        let frame = frame.map_err(|error| UpstreamError::sent(ErrorKind::ResponseBroke(error)))?;
+        match frame.map(Frame::into_data) {
+            None => response.rest = None,
+            Some(Ok(piece)) => response.add(piece),
+            Some(Err(_trailers)) => {}
         }
         Ok(())
     }
@@ -297,22 +290,17 @@ impl Held {
         let waits_for_stream = self.bytes.is_empty() && reader.call.wants_stream;
         let is_idle = !waits_for_stream && idle < self.until;
         let until = if is_idle { idle } else { self.until };
-        let coming = async {
-            yield_and_check_deadline(until).await?;
-            timeout_at(until.into(), body.frame()).await.map_err(drop)
-        };
-        let frame = match coming.await {
-            Err(()) if is_idle => {
+        let frame = match frame_by(body, until).await {
+            None if is_idle => {
                 let timeout = ErrorKind::ResponseTimeout(reader.time.idle);
                 return Err(no_response(UpstreamError::sent(timeout)));
             }
-            Err(()) if self.bytes.is_empty() => return Err(reader.time.out()),
-            Err(()) => return Ok(false),
-            Ok(frame) => frame,
+            None if self.bytes.is_empty() => return Err(reader.time.out()),
+            None => return Ok(false),
+            Some(frame) => frame,
         };
-        let frame = frame
-            .transpose()
-            .map_err(|error| no_response(UpstreamError::sent(ErrorKind::ResponseBroke(error))))?;
+        let broke = |error| no_response(UpstreamError::sent(ErrorKind::ResponseBroke(error)));
+        let frame = frame.map_err(broke)?;
         if body.is_end_stream() || frame.is_none() {
             response.rest = None;
         }
@@ -331,12 +319,18 @@ fn media_of(headers: &HeaderMap) -> Media {
     Media::of(content_type.map_or(&b""[..], HeaderValue::as_bytes))
 }
 
+/// The next frame of a body, or its end; `None` if the deadline passes first.
+///
 /// Yields when the coop budget is used up, so an always-ready body cannot starve other tasks; and checks the deadline,
 /// which `timeout_at` never does while its future is ready.
-async fn yield_and_check_deadline(until: Instant) -> Result<(), ()> {
+async fn frame_by(
+    body: &mut UpstreamBody,
+    until: Instant,
+) -> Option<Result<Option<Frame<Bytes>>, ConnectionError>> {
     tokio::task::coop::consume_budget().await;
     if tokio::time::Instant::now() >= until.into() {
-        return Err(());
+        return None;
     }
-    Ok(())
+    let frame = timeout_at(until.into(), body.frame()).await.ok()?;
+    Some(frame.transpose())
 }

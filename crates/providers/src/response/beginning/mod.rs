@@ -4,9 +4,9 @@
 
 use serde::de::IgnoredAny;
 
-use super::event::{Meaning, meaning};
+use super::event::{EventKind, kind_of};
 use crate::errors::{error_in_body, is_page};
-use crate::read::sse::{EventReader, event_data};
+use crate::read::sse::{EventReader, FIELD_STARTS, event_data};
 
 /// Number of bytes in which a page shows itself.
 const PAGE_BEGINNING: usize = 512;
@@ -192,18 +192,18 @@ impl BeginningReader {
     }
 
     fn read_event(&mut self, event: &[u8]) -> Beginning {
-        let meaning = meaning(event);
+        let kind = kind_of(event);
         let (had_event, holds) = (self.has_event, self.expected.holds_opening);
-        self.has_event |= meaning != Meaning::Empty;
-        match meaning {
-            Meaning::Error(status) => Beginning::Error {
+        self.has_event |= kind != EventKind::Empty;
+        match kind {
+            EventKind::Error(status) => Beginning::Error {
                 status,
                 body: event_data(event).into_owned(),
             },
-            Meaning::Empty => Beginning::Undecided,
-            Meaning::Opening if holds => Beginning::Undecided,
-            Meaning::Done if !had_event => Beginning::Nothing("a stream without an answer"),
-            Meaning::Opening | Meaning::Output | Meaning::Done => Beginning::Output,
+            EventKind::Empty => Beginning::Undecided,
+            EventKind::Opening if holds => Beginning::Undecided,
+            EventKind::Done if !had_event => Beginning::Nothing("a stream without an answer"),
+            EventKind::Opening | EventKind::Output | EventKind::Done => Beginning::Output,
         }
     }
 
@@ -294,11 +294,8 @@ fn read_page(text: &[u8], media: Media, is_end: bool) -> Beginning {
 
 /// Whether the first line can be part of an event. `None`: too short to tell.
 fn begins_like_event(text: &[u8]) -> Option<bool> {
-    const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
-    let mut fits = FIELDS
-        .iter()
-        .filter(|field| text.starts_with(&field[..field.len().min(text.len())]));
-    match fits.next() {
+    let fits = |field: &&&[u8]| text.starts_with(&field[..field.len().min(text.len())]);
+    match FIELD_STARTS.iter().find(fits) {
         Some(field) if text.len() < field.len() => None,
         found => Some(found.is_some()),
     }
