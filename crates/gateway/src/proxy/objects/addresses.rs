@@ -7,12 +7,14 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderValue, Method};
 use http_body_util::BodyExt;
 use keypool_providers::objects;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{GatewayError, Kind};
 use crate::proxy::attempt::UpstreamResponse;
 use crate::proxy::inbound::Call;
 
+/// How long the whole body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum size of a body that is rewritten, in bytes. A full page of batches has about 1 MiB.
 const MAX_BODY: usize = 16 << 20;
 
@@ -34,8 +36,10 @@ pub(super) async fn rewrite(
         return Err(unreadable("it is compressed"));
     }
     let mut body = BytesMut::from(&response.read_bytes()[..]);
+    let deadline = Instant::now() + BODY_TIMEOUT;
     while let Some(rest) = response.rest.as_mut() {
-        match timeout(idle, rest.frame()).await {
+        let until = deadline.min(Instant::now() + idle);
+        match timeout_at(until, rest.frame()).await {
             Err(_) => return Err(unreadable("its rest did not come in time")),
             Ok(Some(Err(_))) => return Err(unreadable("it broke off")),
             Ok(None) => response.rest = None,
@@ -63,7 +67,7 @@ pub(super) async fn rewrite(
 
 fn unreadable(what: &str) -> GatewayError {
     let message = format!(
-        "the provider's answer could not be read, because {what}; it may name an address that must not be called with a virtual key: send the request again"
+        "the provider's answer could not be read, because {what}; it may name an address that must not be called with a virtual key: if the request made something, list what there is before you send it again"
     );
     GatewayError::new(Kind::UpstreamUnreachable, message)
 }
