@@ -13,4 +13,4 @@ mod provider;
 mod read;
 
 pub use self::provider::{base_path, catalogue};
-pub use self::read::{multipart as form, peek, sse};
+pub use self::read::{list_scan, multipart as form, peek, sse};

@@ -177,14 +177,29 @@ async fn run(
                 attempts.differs(lease, response, log);
             }
             AttemptResult::Response(mut response) => {
-                attempts.answered(&lease, &response);
-                objects.after_response(&lease, &mut response).await?;
-                return Ok(relay(gw, call, &target.entry, response, Some(lease), log));
+                let answering = attempts.answered(lease, &response);
+                let tracked = objects.after_response(&answering.lease, &mut response);
+                tracked.await?;
+                return Ok(relay(
+                    gw,
+                    call,
+                    &target.entry,
+                    response,
+                    Some(answering),
+                    log,
+                ));
             }
             AttemptResult::Unclear(refusal) => match attempts.unclear(lease, refusal, log) {
                 AfterRefusal::Relay(refusal, lease) => {
-                    let (entry, response) = (&target.entry, refusal.response);
-                    return Ok(relay(gw, call, entry, response, Some(lease), log));
+                    let answering = attempts.answered(lease, &refusal.response);
+                    return Ok(relay(
+                        gw,
+                        call,
+                        &target.entry,
+                        refusal.response,
+                        Some(answering),
+                        log,
+                    ));
                 }
                 AfterRefusal::Continue => {}
             },

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use keypool_testkit::Mock;
+use keypool_testkit::{Behaviour, Mock, Step};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::harness::{CHAT, CHAT_PATH, Gateway, PoolConfig, STREAM};
+use crate::harness::{CHAT, CHAT_PATH, Gateway, PoolConfig, STREAM, key};
 use crate::http::{End, Reply};
 use crate::raw_provider::{RawProvider, Say};
 
@@ -255,6 +255,82 @@ async fn a_stream_without_its_protocols_end_is_truncated_however_it_ends() {
         assert!(after.contains("upstream_unreachable"), "{path}: {reply:?}");
         assert_eq!(failed, 1, "{path}");
     }
+}
+
+/// Gemini's form without `alt=sse`.
+#[tokio::test]
+async fn a_stream_that_is_a_list_is_judged_by_its_elements() {
+    let path = "/v1beta/models/gpt-x:streamGenerateContent";
+    let text = "{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}";
+    let finish = "{\"candidates\":[{\"finishReason\":\"STOP\"}]}";
+    let error = "{\"error\":{\"code\":503,\"message\":\"m\",\"status\":\"UNAVAILABLE\"}}";
+    let list = |body: &str, is_whole| {
+        say(
+            "content-type: application/json\r\n",
+            body.as_bytes(),
+            is_whole,
+        )
+    };
+    // Whether the transfer ends or not, and how often the key failed.
+    for (body, is_whole, fails) in [
+        (format!("[{text}\n,\r\n{finish}\n]"), true, 0),
+        (format!("[{text},{finish}"), false, 0),
+        (format!("[{text},{error}]"), true, 1),
+    ] {
+        let (reply, failed) = call(list(&body, is_whole), path, request(GEMINI)).await;
+        assert_eq!((reply.text(), reply.end), (body.clone(), End::Proper));
+        assert_eq!(failed, fails, "{body}");
+    }
+    for (body, is_whole) in [
+        (format!("[{text}]"), true),
+        (format!("[{text},{}", &finish[..20]), true),
+        (format!("[{text}\n,\r\n"), false),
+        ("[ ".to_owned() + text, false),
+    ] {
+        let (reply, failed) = call(list(&body, is_whole), path, request(GEMINI)).await;
+        assert_eq!(
+            (reply.end, &failed),
+            (End::Proper, &Value::from(1)),
+            "{body}"
+        );
+        let elements: Vec<Value> = serde_json::from_str(&reply.text()).expect("a whole list");
+        assert_eq!(elements.len(), 2, "{elements:?}");
+        assert_eq!(
+            elements[1]["error"]["status"], "UNAVAILABLE",
+            "{elements:?}"
+        );
+    }
+    // Another key can still serve while nothing but an error has come.
+    assert_fails_over(list(&format!("[{error}]"), true), path, request(GEMINI)).await;
+}
+
+/// A success is one at its end.
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_no_evidence_against_another_key() {
+    let mock = Mock::start().await.expect("a mock");
+    mock.behave(
+        &key(1),
+        Behaviour {
+            fault: Some(Step::refuse(503)),
+            ..Behaviour::default()
+        },
+    );
+    let cut = RawProvider::start([events(OUTPUT)]).await;
+    let config = PoolConfig::new(&mock, "p", [])
+        .key(1, "")
+        .key(2, &format!("base_url = \"{}\"", cut.origin()));
+    let gw = Gateway::start(&config.to_string()).await;
+    for _ in 0..40 {
+        assert_eq!(gw.post(CHAT_PATH, STREAM).await.key(), "p-2");
+    }
+    gw.all_idle().await;
+    let key = gw.key_stats("p", "p-1").await;
+    assert!(key["failed_requests"].as_u64() >= Some(10), "{key}");
+    assert_eq!(
+        (&key["state"], &key["cooldowns"]),
+        (&"active".into(), &serde_json::json!([]))
+    );
+    gw.stop().await;
 }
 
 #[tokio::test]

@@ -26,10 +26,7 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
     if body.len() > LARGEST_ERROR {
         return None;
     }
-    // Most bodies are not errors and are not parsed: an error contains this word, at least in escapes.
-    static SIGNS: LazyLock<[Finder<'static>; 2]> =
-        LazyLock::new(|| ["\"error\"", "\\u"].map(Finder::new));
-    if SIGNS.iter().all(|sign| sign.find(body).is_none()) {
+    if !may_be_error(body) {
         return None;
     }
     let text = text_of(body);
@@ -39,6 +36,13 @@ pub fn error_in_body(body: &[u8]) -> Option<u16> {
     stated_error(object).filter(|_| has_no_answer())
 }
 
+/// Whether a text contains a word that every error has. Most texts are no errors, and need not be parsed.
+fn may_be_error(text: &[u8]) -> bool {
+    static SIGNS: LazyLock<[Finder<'static>; 3]> =
+        LazyLock::new(|| ["\"error\"", "\"response.failed\"", "\\u"].map(Finder::new));
+    SIGNS.iter().any(|sign| sign.find(text).is_some())
+}
+
 /// The status implied by an event of a stream; `None` if it is not an error. `event` is the event's raw bytes.
 pub fn error_in_event(event: &[u8]) -> Option<u16> {
     error_in_data(&event_data(event), event_name(event) == Some(b"error"))
@@ -46,6 +50,9 @@ pub fn error_in_event(event: &[u8]) -> Option<u16> {
 
 /// The status implied by an event's data. `is_named`: the event's name says that it is an error.
 pub(crate) fn error_in_data(data: &[u8], is_named: bool) -> Option<u16> {
+    if !is_named && !may_be_error(data) {
+        return None;
+    }
     let text = text_of(data);
     let object = only_object(&text);
     let in_data = object.and_then(error_in_object);

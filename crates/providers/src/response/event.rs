@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::errors::{error_in_data, only_object, text_of};
-use crate::read::json_scan::{pick, unescaped};
+use crate::read::json_scan::{fields, pick, unescaped};
 use crate::read::sse::{event_data, event_name};
 
 /// Events that OpenAI's Responses and Anthropic's Messages send before any output.
@@ -92,17 +92,11 @@ fn is_opening(name: &[u8], data: &[u8]) -> bool {
         "chat.completion.chunk" | "text_completion"
     );
     match choices {
-        Some(choices) => {
-            serde_json::from_str::<Value>(choices).is_ok_and(|choices| are_bare(&choices))
-        }
+        Some(choices) => choices == "null" || all_items(choices, is_bare_choice),
         None if is_chunk => true,
         // A chunk of Gemini's with nothing but its figures.
         None => match candidates {
-            Some(candidates) => {
-                feedback.is_none()
-                    && serde_json::from_str::<Value>(candidates)
-                        .is_ok_and(|candidates| are_empty(&candidates))
-            }
+            Some(candidates) => feedback.is_none() && all_items(candidates, is_empty_candidate),
             None => usage.is_some() && feedback.is_none(),
         },
     }
@@ -112,42 +106,51 @@ fn word(raw: Option<&str>) -> Cow<'_, str> {
     raw.and_then(unescaped).unwrap_or_default()
 }
 
-/// Whether the choices of a chunk have nothing but a role, or there are none.
-fn are_bare(choices: &Value) -> bool {
-    let is_bare = |choice: &Value| {
-        let delta = choice["delta"].as_object();
-        let mut said = delta
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| *name != "role");
-        is_blank(&choice["finish_reason"])
-            && is_blank(&choice["text"])
-            && said.all(|(_, value)| is_blank(value))
-    };
-    choices.is_null()
-        || choices
-            .as_array()
-            .is_some_and(|choices| choices.iter().all(is_bare))
+/// Whether `list` is a list whose items, as JSON, all pass.
+fn all_items(list: &str, passes: impl Fn(&str) -> bool) -> bool {
+    serde_json::from_str::<Vec<&RawValue>>(list)
+        .is_ok_and(|items| items.iter().all(|item| passes(item.get())))
 }
 
-/// Whether Gemini's candidates have nothing but a role, or there are none.
-fn are_empty(candidates: &Value) -> bool {
-    let is_empty = |candidate: &Value| {
-        is_blank(&candidate["content"]["parts"]) && is_blank(&candidate["finishReason"])
+/// Whether a choice of a chunk has nothing but a role.
+fn is_bare_choice(choice: &str) -> bool {
+    let Some([delta, reason, text]) = pick(choice, ["delta", "finish_reason", "text"]) else {
+        return false;
     };
-    candidates
-        .as_array()
-        .is_some_and(|candidates| candidates.iter().all(is_empty))
-}
-
-fn is_blank(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
+    let mut says_nothing = true;
+    if let Some(delta) = delta {
+        let is_read = fields(delta, |name, value| {
+            says_nothing &= name == "role" || is_blank(Some(&delta[value]));
+        });
+        says_nothing &= is_read.is_ok() || delta == "null";
     }
+    says_nothing && is_blank(reason) && is_blank(text)
+}
+
+/// Whether a candidate of Gemini's has nothing but a role.
+fn is_empty_candidate(candidate: &str) -> bool {
+    let Some([content, reason]) = pick(candidate, ["content", "finishReason"]) else {
+        return false;
+    };
+    let has_no_parts = |content| pick(content, ["parts"]).is_none_or(|[parts]| is_blank(parts));
+    is_blank(reason) && content.is_none_or(has_no_parts)
+}
+
+/// Whether a value is missing, null or empty.
+fn is_blank(value: Option<&str>) -> bool {
+    let Some(value) = value else {
+        return true;
+    };
+    let brackets = [("\"", "\""), ("[", "]"), ("{", "}")];
+    let is_empty = |(open, close): (&str, &str)| {
+        let inner = value
+            .strip_prefix(open)
+            .and_then(|rest| rest.strip_suffix(close));
+        inner.is_some_and(|inner| {
+            inner.is_empty() || (open != "\"" && inner.trim_ascii().is_empty())
+        })
+    };
+    value == "null" || brackets.into_iter().any(is_empty)
 }
 
 #[cfg(test)]
@@ -171,6 +174,9 @@ mod tests {
             r#"data: {"usageMetadata":{"promptTokenCount":3},"modelVersion":"m"}"#,
             r#"data: {"candidates":[],"usageMetadata":{}}"#,
             r#"data: {"candidates":[{"content":{"role":"model"},"index":0}]}"#,
+            r#"data: {"candidates":[{"content":{"role":"model","parts":[ ]}}]}"#,
+            r#"data: {"choices":[{"delta":null},{"delta":{"tool_calls":[]}}]}"#,
+            r#"data: {"id":"c","choices":null}"#,
             r#"data: {"choices":[{"delta":{"role":"assistant"},"finish_reason":""}]}"#,
             r#"data: {"type":"keepalive"}"#,
         ] {
@@ -205,6 +211,9 @@ mod tests {
             r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
             r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
             r#"data: {"choices":[{"text":"a"}]}"#,
+            r#"data: {"choices":[{"delta":{"content":" "}}]}"#,
+            r#"data: {"choices":[{"delta":[]}]}"#,
+            r#"data: {"choices":[{"delta":{"tool_calls":[{}]}}]}"#,
             r#"data: {"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{}}"#,
             r#"data: {"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{}}"#,
             r#"data: {"type":"response.output_item.added"}"#,

@@ -8,6 +8,6 @@ mod decoding;
 mod event;
 mod stream_end;
 
-pub use self::beginning::{Beginning, BeginningReader, Expected, Media};
+pub use self::beginning::{Beginning, BeginningReader, Expected, Media, StreamForm};
 pub use self::decoding::{Coding, readable};
 pub use self::stream_end::{StreamEnd, StreamKind, StreamOutcome};

@@ -1,25 +1,34 @@
 //! Whether a stream has reached the end that its protocol defines, which its transfer does not tell.
 //!
 //! Every event of every stream passes here, so nothing is parsed on the way: lines are searched for a few words. Chat has
-//! the most events and the shortest, so of it only the last bytes are kept, and they are searched when the transfer ends.
+//! the most events and the shortest: of most of them only the last bytes are compared.
 
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use memchr::memrchr;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::errors::error_in_data;
+use crate::errors::{error_in_data, text_of};
 use crate::protocol::Protocol;
 use crate::read::json_scan::{pick, unescaped};
-use crate::read::sse::lines;
 
-/// Maximum length of a line that is kept because it came in parts, in bytes. Of a longer one the beginning is read.
+/// Maximum length of a line that is kept because it came in parts, in bytes. Of a longer one the beginning and the end are
+/// read, since pictures stand in between.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Number of bytes at the end of a stream of chat that are searched at least: more than its last few events need.
-const TAIL: usize = 2 * 1024;
+/// Maximum length of the usual end of a chunk of chat, in bytes.
+const MAX_USUAL_END: usize = 128;
+
+/// How types begin that end a stream well.
+const COMPLETE: [&[u8]; 3] = [
+    b"\"message_stop\"",
+    b"\"response.completed\"",
+    b"\"response.incomplete\"",
+];
+/// How types begin that end it with an error.
+const FAILED: [&[u8]; 2] = [b"\"error", b"\"response.failed"];
 
 /// Streams whose protocol defines an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +68,11 @@ pub struct StreamEnd {
     /// Bits of the choices that were seen and of those that have finished.
     seen: u64,
     finished: u64,
-    /// The beginning of a line that came in parts; or the end of the stream so far.
+    /// The beginning of a line that came in parts.
     kept: Vec<u8>,
+    /// The end of a chunk of chat from its `"finish_reason":null` on, as most chunks of the stream have it. Empty if none
+    /// was seen.
+    usual_end: Vec<u8>,
     /// The name of the current event.
     event: EventName,
     outcome: StreamOutcome,
@@ -98,82 +110,51 @@ impl StreamEnd {
             seen: 0,
             finished: 0,
             kept: Vec::new(),
+            usual_end: Vec::new(),
             event: EventName::Unnamed,
             outcome: StreamOutcome::Truncated,
         }
     }
 
-    /// Whether it needs each line, by [`StreamEnd::read`]; otherwise each piece, by [`StreamEnd::keep`].
-    pub fn needs_lines(&self) -> bool {
-        self.has_choices || self.kind != StreamKind::Chat
-    }
-
-    /// Takes a piece of the stream. Whole lines are kept, so that the last event stays readable however long it is.
-    pub fn keep(&mut self, piece: &[u8]) {
-        if self.kept.capacity() == 0 {
-            self.kept.reserve_exact(2 * TAIL);
-        }
-        if self.kept.len() + piece.len() > 2 * TAIL {
-            let before = &self.kept[..self.kept.len().saturating_sub(TAIL)];
-            let whole_lines = memrchr(b'\n', before).map_or(0, |end| end + 1);
-            self.forget(whole_lines);
-        }
-        if self.kept.len() > MAX_LINE {
-            self.kept.drain(..self.kept.len() - TAIL);
-        }
-        self.kept
-            .extend_from_slice(&piece[piece.len().saturating_sub(MAX_LINE)..]);
-    }
-
-    /// Drops the first bytes, which are whole lines. An end may be followed by much that is none.
-    fn forget(&mut self, length: usize) {
-        static FINISHED: LazyLock<Finder<'static>> =
-            LazyLock::new(|| Finder::new("\"finish_reason\":\""));
-        if FINISHED.find(&self.kept[..length]).is_some() {
-            let dropped = self.kept[..length].to_vec();
-            lines(&dropped).for_each(|line| self.read_line(line));
-        }
-        self.kept.drain(..length);
-    }
-
     /// Takes a part of a line; with `is_last` the line ends with it.
     #[inline]
     pub fn read(&mut self, text: &[u8], is_last: bool) {
+        self.read_part(text, is_last, Self::read_line);
+    }
+
+    /// Takes a part of an element of a list, which is the data of an event; with `is_last` the element ends with it.
+    pub fn read_element(&mut self, text: &[u8], is_last: bool) {
+        self.read_part(text, is_last, Self::read_data);
+    }
+
+    #[inline]
+    fn read_part(&mut self, text: &[u8], is_last: bool, read: impl Fn(&mut Self, &[u8])) {
         if self.outcome != StreamOutcome::Truncated {
             return;
         }
         if is_last && self.kept.is_empty() {
-            return self.read_line(text);
+            return read(self, text);
         }
-        let room = MAX_LINE - self.kept.len();
-        self.kept.extend_from_slice(&text[..text.len().min(room)]);
+        let (beginning, end) = text.split_at(text.len() - text.len().min(MAX_LINE / 2));
+        let room = (MAX_LINE / 2).saturating_sub(self.kept.len());
+        self.kept
+            .extend_from_slice(&beginning[..beginning.len().min(room)]);
+        self.kept.extend_from_slice(end);
+        if self.kept.len() > MAX_LINE {
+            self.kept
+                .drain(MAX_LINE / 2..self.kept.len() - MAX_LINE / 2);
+        }
         if is_last {
-            let line = std::mem::take(&mut self.kept);
-            self.read_line(&line);
+            let text = std::mem::take(&mut self.kept);
+            read(self, &text);
         }
     }
 
     /// How the stream ended, if its transfer ends now.
     pub fn outcome(&mut self) -> StreamOutcome {
-        static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
-        let kept = std::mem::take(&mut self.kept);
-        // How nearly every stream of chat ends.
-        let last = kept
-            .trim_ascii_end()
-            .rsplit(|byte| matches!(byte, b'\n' | b'\r'))
-            .next();
-        let is_undecided = !self.needs_lines() && self.outcome == StreamOutcome::Truncated;
-        if is_undecided && last == Some(b"data: [DONE]") && ERROR.find(&kept).is_none() {
-            return StreamOutcome::Complete;
-        }
-        let mut lines = lines(&kept).peekable();
-        while self.outcome == StreamOutcome::Truncated
-            && let Some(line) = lines.next()
-        {
-            // What follows the last line end may be half a line.
-            if lines.peek().is_some() || is_whole(line) {
-                self.read_line(line);
-            }
+        let last = std::mem::take(&mut self.kept);
+        if self.outcome == StreamOutcome::Truncated && is_whole(&last) {
+            self.read_line(&last);
         }
         let all_finished = self.finished != 0 && self.seen & !self.finished == 0;
         match &self.outcome {
@@ -236,21 +217,29 @@ impl StreamEnd {
     fn read_chunk(&mut self, data: &[u8]) {
         static FINISH: LazyLock<Finder<'static>> =
             LazyLock::new(|| Finder::new("\"finish_reason\""));
+        if !self.usual_end.is_empty() && data.ends_with(&self.usual_end) {
+            return;
+        }
         if data.starts_with(b"[DONE]") {
             self.outcome = StreamOutcome::Complete;
             return;
         }
-        let (mut has_reason, mut is_finish) = (false, false);
+        let (mut reasons, mut is_finish) = (0, false);
         for at in FINISH.find_iter(data) {
-            has_reason = true;
+            reasons += 1;
             is_finish |= !is_null(&data[at + FINISH.needle().len()..]);
+            if !self.has_choices && !is_finish && data.len() - at <= MAX_USUAL_END {
+                self.usual_end = data[at..].to_vec();
+            }
         }
-        if !has_reason {
-            // Every usual chunk states the reason, if only as null.
+        // Every usual chunk states the reason, if only as null.
+        if reasons == 0 || is_finish {
             self.read_error(data);
         }
-        if (is_finish || self.has_choices) && self.outcome == StreamOutcome::Truncated {
+        if self.has_choices {
             self.follow_choices(data);
+        } else if is_finish {
+            (self.seen, self.finished) = (1, 1);
         }
     }
 
@@ -263,9 +252,6 @@ impl StreamEnd {
                 self.finished |= 1 << index;
             }
         }
-        if !chunk["error"].is_null() {
-            self.read_error(data);
-        }
     }
 
     fn read_candidates(&mut self, data: &[u8]) {
@@ -275,7 +261,7 @@ impl StreamEnd {
             let mut found = finder.find_iter(data);
             found.any(|at| !is_null(&data[at + finder.needle().len()..]))
         };
-        if REASON.iter().any(is_reason) {
+        if REASON.iter().any(is_reason) && states_an_end(data) {
             self.outcome = StreamOutcome::Complete;
         } else if !data.starts_with(b"{\"candidates\"") {
             self.read_error(data);
@@ -294,9 +280,28 @@ impl StreamEnd {
             Some("message_stop" | "response.completed" | "response.incomplete") => {
                 self.outcome = StreamOutcome::Complete;
             }
+            // Of a long event the middle is missing.
+            None if begins_with_type(data, &COMPLETE) => self.outcome = StreamOutcome::Complete,
             _ => self.read_error(data),
         }
     }
+}
+
+/// Whether a chunk of Gemini's states why it is the last. The words may also stand in the arguments of a function call.
+fn states_an_end(data: &[u8]) -> bool {
+    let text = text_of(data);
+    let Some([candidates, feedback]) = pick(&text, ["candidates", "promptFeedback"]) else {
+        // Of a long chunk the middle is missing.
+        return true;
+    };
+    let has = |object: &str, field| {
+        let value = pick(object, [field]).and_then(|[value]| value);
+        value.is_some_and(|value| !matches!(value, "null" | "\"\""))
+    };
+    let candidates = candidates.map(serde_json::from_str::<Vec<&RawValue>>);
+    let candidates = candidates.and_then(Result::ok).unwrap_or_default();
+    let is_finished = |candidate: &&RawValue| has(candidate.get(), "finishReason");
+    candidates.iter().any(is_finished) || feedback.is_some_and(|it| has(it, "blockReason"))
 }
 
 /// Whether a line without its end is whole: the last one of a stream may be.
@@ -310,20 +315,14 @@ fn is_whole(line: &[u8]) -> bool {
 
 /// Whether the data begins with a type that may end a stream.
 fn names_an_end(data: &[u8]) -> bool {
-    const TYPE: &[u8] = b"{\"type\":";
-    let Some(kind) = data.strip_prefix(TYPE) else {
-        return false;
-    };
-    let kind = kind.trim_ascii_start();
-    [
-        &b"\"error"[..],
-        b"\"response.failed",
-        b"\"message_stop",
-        b"\"response.completed",
-        b"\"response.incomplete",
-    ]
-    .iter()
-    .any(|end| kind.starts_with(end))
+    begins_with_type(data, &COMPLETE) || begins_with_type(data, &FAILED)
+}
+
+fn begins_with_type(data: &[u8], types: &[&[u8]]) -> bool {
+    let kind = data
+        .strip_prefix(b"{\"type\":")
+        .map(<[u8]>::trim_ascii_start);
+    kind.is_some_and(|kind| types.iter().any(|known| kind.starts_with(known)))
 }
 
 /// Whether what follows a field's name is `null` or empty.
@@ -336,6 +335,7 @@ fn is_null(after: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::list_scan::ListScanner;
     use crate::sse::EventScanner;
 
     fn outcome_with(kind: StreamKind, has_choices: bool, stream: &str) -> StreamOutcome {
@@ -343,11 +343,7 @@ mod tests {
             let (mut scanner, mut end) =
                 (EventScanner::default(), StreamEnd::new(kind, has_choices));
             for piece in pieces {
-                if end.needs_lines() {
-                    scanner.feed_lines(piece, |text, is_last| end.read(text, is_last));
-                } else {
-                    end.keep(piece);
-                }
+                scanner.feed_lines(piece, |text, is_last| end.read(text, is_last));
             }
             end.outcome()
         };
@@ -403,31 +399,52 @@ mod tests {
     }
 
     #[test]
-    fn only_the_end_of_a_long_stream_is_kept() {
-        let mut end = StreamEnd::new(StreamKind::Chat, false);
-        for _ in 0..10_000 {
-            end.keep(TEXT.as_bytes());
+    fn the_usual_end_of_a_chunk_is_compared_and_anything_else_is_read() {
+        use StreamKind::Chat;
+        let usual = TEXT.repeat(20);
+        let with_padding = |padding: &str| {
+            let chunk = TEXT.trim_end().trim_end_matches('}');
+            format!("{chunk},\"obfuscation\":\"{padding}\"}}\n\n")
+        };
+        let padded: String = ["a", "bc", "", "d"].map(with_padding).concat();
+        let after = ": still here\n\n".repeat(1000);
+        for stream in [
+            format!("{usual}{STOP}{after}"),
+            format!("{usual}{padded}{STOP}"),
+            format!("{padded}{}{STOP}", padded.replace("null", "\"\"")),
+        ] {
+            assert_eq!(outcome(Chat, &stream), StreamOutcome::Complete, "{stream}");
         }
-        end.keep(&TEXT.as_bytes().repeat(1000));
-        assert!(end.kept.len() <= MAX_LINE + 2 * TAIL, "{}", end.kept.len());
-        end.keep(STOP.as_bytes());
-        assert_eq!(end.outcome(), StreamOutcome::Complete);
-        // A long last event stays whole, whatever its pieces.
-        let error = format!(
-            "data: {{\"error\":{{\"code\":429,\"raw\":\"{}\"}}}}\n\n",
-            "x".repeat(20_000)
+        // Text that looks like a chunk's end stands in a string, so its quotes are escaped.
+        let quoting = TEXT.replace("\"a\"", r#""\"finish_reason\":null}]}""#);
+        let stream = format!("{quoting}{usual}{quoting}");
+        assert_eq!(outcome(Chat, &stream), StreamOutcome::Truncated);
+        let error =
+            format!("{usual}data: {{\"error\":{{\"code\":429}}}}\n\n{usual}data: [DONE]\n\n");
+        assert_eq!(failed_with(Chat, &error), Some(429));
+    }
+
+    #[test]
+    fn of_a_long_line_the_beginning_and_the_end_are_kept() {
+        let picture = "x".repeat(5 * MAX_LINE);
+        let gemini = format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"inlineData\":{{\"data\":\"{picture}\"}}}}]}},\"finishReason\":\"STOP\"}}]}}\n\n"
         );
-        for size in [100, 5_000, 30_000] {
-            let mut end = StreamEnd::new(StreamKind::Chat, false);
-            end.keep(&TEXT.as_bytes().repeat(100));
-            error
-                .as_bytes()
-                .chunks(size)
-                .for_each(|piece| end.keep(piece));
-            assert!(
-                matches!(end.outcome(), StreamOutcome::Failed { status: 429, .. }),
-                "{size}"
-            );
+        let completed = format!(
+            "data: {{\"type\":\"response.completed\",\"response\":{{\"output\":\"{picture}\"}}}}\n\n"
+        );
+        for (kind, stream) in [
+            (StreamKind::Gemini, gemini),
+            (StreamKind::Responses, completed),
+        ] {
+            for size in [1000, MAX_LINE / 2, 2 * MAX_LINE, stream.len()] {
+                let (mut scanner, mut end) = (EventScanner::default(), StreamEnd::new(kind, false));
+                for piece in stream.as_bytes().chunks(size) {
+                    scanner.feed_lines(piece, |text, is_last| end.read(text, is_last));
+                    assert!(end.kept.len() <= MAX_LINE);
+                }
+                assert_eq!(end.outcome(), StreamOutcome::Complete, "{kind:?} {size}");
+            }
         }
     }
 
@@ -435,12 +452,10 @@ mod tests {
     fn an_error_far_from_the_end_is_not_forgotten() {
         let failed =
             "data: {\"choices\":[{\"finish_reason\":\"error\"}],\"error\":{\"code\":502}}\n\n";
-        let mut end = StreamEnd::new(StreamKind::Chat, false);
-        end.keep(failed.as_bytes());
-        (0..100).for_each(|_| end.keep(b": still here, and busy with something else\n\n"));
-        end.keep(b"data: [DONE]\n\n");
+        let comments = ": still here, and busy with something else\n\n".repeat(100);
+        let stream = format!("{failed}{comments}data: [DONE]\n\n");
         assert!(matches!(
-            end.outcome(),
+            outcome(StreamKind::Chat, &stream),
             StreamOutcome::Failed { status: 502, .. }
         ));
         // Only chat ends with it.
@@ -539,7 +554,42 @@ mod tests {
                 StreamOutcome::Complete
             );
         }
-        assert_eq!(outcome(StreamKind::Gemini, text), StreamOutcome::Truncated);
+        let call = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"functionCall\":{\"args\":{\"finishReason\":\"x\"}}}]},\"finishReason\":null}]}\n\n";
+        for stream in [text, call] {
+            let found = outcome(StreamKind::Gemini, stream);
+            assert_eq!(found, StreamOutcome::Truncated, "{stream}");
+        }
+    }
+
+    #[test]
+    fn the_elements_of_a_list_are_its_events() {
+        let text = "{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}";
+        let finish = "{\n  \"candidates\": [{\"finishReason\": \"STOP\"}]\n}";
+        let error = "{\"error\":{\"code\":429,\"status\":\"RESOURCE_EXHAUSTED\"}}";
+        let failed = StreamOutcome::Failed {
+            status: 429,
+            body: error.into(),
+        };
+        for (stream, expect) in [
+            (format!("[{text}\n,\r\n{finish}]"), StreamOutcome::Complete),
+            (format!("[{text}\n,{finish}"), StreamOutcome::Complete),
+            (format!("[{text},{error}]"), failed),
+            (format!("[{text}]"), StreamOutcome::Truncated),
+            (
+                format!("[{text},{}", &finish[..30]),
+                StreamOutcome::Truncated,
+            ),
+            ("[]".to_owned(), StreamOutcome::Truncated),
+        ] {
+            for size in [1, 7, 1000] {
+                let mut scanner = ListScanner::default();
+                let mut end = StreamEnd::new(StreamKind::Gemini, false);
+                for piece in stream.as_bytes().chunks(size) {
+                    scanner.feed(piece, |text, is_last| end.read_element(text, is_last));
+                }
+                assert_eq!(end.outcome(), expect, "{size}: {stream}");
+            }
+        }
     }
 
     #[test]

@@ -110,6 +110,13 @@ pub(super) struct Ended {
     pub(super) effect: Effect,
 }
 
+/// The attempt whose response is relayed.
+pub(crate) struct Answering {
+    pub(crate) lease: Lease,
+    /// Earlier failures of the same request, which count against their keys once this attempt has succeeded.
+    pub(crate) suspects: Vec<Suspect>,
+}
+
 /// Attempts that came to their end without a response to relay.
 pub(crate) struct Concluded<'a> {
     /// The targets that were tried, at least one.
@@ -403,22 +410,17 @@ impl<'a> Attempts<'a> {
         });
     }
 
-    /// The attempt with `lease` has a response to relay. If it is a success, earlier failures of the same request with
+    /// The attempt has a response to relay. If that turns out to be a success, earlier failures of the same request with
     /// other groups were their keys' own.
-    pub(crate) fn answered(&mut self, lease: &Lease, response: &UpstreamResponse) {
-        if response.class != Class::Success {
-            return;
-        }
-        if let Some(seeking) = self.seeking.take() {
+    pub(crate) fn answered(&mut self, lease: Lease, response: &UpstreamResponse) -> Answering {
+        if response.class == Class::Success
+            && let Some(seeking) = self.seeking.take()
+        {
             seeking.served();
         }
-        for suspect in self.suspects.drain(..) {
-            let effect = suspect.confirmed_by(lease);
-            if let Some(cooldown) = effect.cooldown.filter(|_| effect.ejected) {
-                let (pool, telemetry) = (suspect.pool(), &self.gw.telemetry);
-                telemetry.ejected(pool, suspect.member(), cooldown);
-                telemetry.health.after_failure(pool, self.gw.clock.now());
-            }
+        Answering {
+            lease,
+            suspects: std::mem::take(&mut self.suspects),
         }
     }
 

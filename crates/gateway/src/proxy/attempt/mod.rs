@@ -8,7 +8,7 @@ mod response;
 mod send;
 mod time;
 
-pub(super) use attempts::{Attempts, Concluded};
+pub(super) use attempts::{Answering, Attempts, Concluded};
 pub(super) use opinion::AfterRefusal;
 pub(super) use response::{AttemptResult, UpstreamResponse};
 pub(super) use send::send;

@@ -10,7 +10,10 @@ use http_body_util::BodyExt;
 use keypool_core::fault::Class;
 use keypool_core::pool::Lease;
 use keypool_providers::errors::{ErrorResponse, refusal_form};
-use keypool_providers::response::{Beginning, BeginningReader, Coding, Expected, Media, readable};
+use keypool_providers::protocol::Protocol;
+use keypool_providers::response::{
+    Beginning, BeginningReader, Coding, Expected, Media, StreamForm, readable,
+};
 use tokio::time::timeout_at;
 
 use super::response::{AttemptResult, Failure, Refusal, UpstreamResponse, joined, no_response};
@@ -62,7 +65,8 @@ impl ResponseReader<'_> {
             return self.read_beginning(response).await;
         }
         let media = media_of(&response.parts.headers);
-        response.is_events = media == Media::Events && status == StatusCode::OK;
+        let is_events = media == Media::Events && status == StatusCode::OK;
+        response.stream_form = is_events.then_some(StreamForm::Events);
         // The id of a new object is at the beginning, however long the response is.
         if self.call.object_effect.is_some() && media == Media::Json {
             let deadline = self.time.deadline;
@@ -139,13 +143,17 @@ impl ResponseReader<'_> {
                 Err(result) => return result,
             }
         };
-        let is_events =
-            reader.is_events() || (media == Media::Events && found == Beginning::Undecided);
+        let is_undecided = found == Beginning::Undecided;
+        let form = match reader.stream_form() {
+            None if is_undecided && media == Media::Events => Some(StreamForm::Events),
+            Some(StreamForm::List) if self.call.protocol() != Protocol::Gemini => None,
+            form => form,
+        };
         // Nothing can be added to a stream that is compressed.
         let is_plain = held.coding.is_none() && response.parts.status == StatusCode::OK;
-        response.is_events = is_events && is_plain;
+        response.stream_form = form.filter(|_| is_plain);
         // What was held long enough may still turn out to be an error.
-        response.is_watched = found == Beginning::Undecided && !is_events && is_plain && limit > 0;
+        response.is_watched = is_undecided && form.is_none() && is_plain && limit > 0;
         response.add(held.bytes);
         match found {
             Beginning::Error { status, body } => self.classify(response, status, &body),

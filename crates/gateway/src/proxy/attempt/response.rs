@@ -7,6 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http_body::Body;
 use keypool_core::fault::{Class, Fault};
+use keypool_providers::response::StreamForm;
 
 use crate::upstream::{UpstreamBody, UpstreamError};
 
@@ -65,8 +66,8 @@ pub(crate) struct UpstreamResponse {
     pub(super) length: usize,
     /// `None` once all was read.
     pub(crate) rest: Option<UpstreamBody>,
-    /// It is a stream of events.
-    pub(crate) is_events: bool,
+    /// The form of the stream; `None` if it is none, or one that only its transfer ends.
+    pub(crate) stream_form: Option<StreamForm>,
     /// It is relayed before it is known whether it is an error.
     pub(crate) is_watched: bool,
 }
@@ -85,7 +86,7 @@ impl UpstreamResponse {
             read: VecDeque::new(),
             length: 0,
             rest: Some(body).filter(|body| !body.is_end_stream()),
-            is_events: false,
+            stream_form: None,
             is_watched: false,
         }
     }
@@ -162,7 +163,7 @@ mod tests {
             read: VecDeque::new(),
             length: 0,
             rest: None,
-            is_events: false,
+            stream_form: None,
             is_watched: false,
         };
         let body: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();

@@ -1,4 +1,5 @@
-//! Passes complete events of a stream on, and holds the beginning of an incomplete one for a moment.
+//! Passes complete events of a stream on, and holds the beginning of an incomplete one for a moment. The elements of a
+//! stream that is a JSON list are its events.
 //!
 //! If the provider breaks off inside an event that is still held, the event is left out, so that the client can read the
 //! error that follows.
@@ -9,7 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keypool_providers::response::{StreamEnd, StreamOutcome};
+use keypool_providers::list_scan::ListScanner;
+use keypool_providers::response::{StreamEnd, StreamForm, StreamOutcome};
 use keypool_providers::sse::EventScanner;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -20,7 +22,7 @@ const MAX_HELD: usize = 64 * 1024;
 
 /// Where events end, and what is held of an incomplete one.
 pub(super) struct EventBuffer {
-    scanner: EventScanner,
+    scanner: Scanner,
     /// Knows whether the stream is complete; `None` if its transfer alone decides.
     end: Option<StreamEnd>,
     held: VecDeque<Bytes>,
@@ -28,19 +30,31 @@ pub(super) struct EventBuffer {
     held_length: usize,
     /// When the held bytes are released. Set while something is held.
     release: Option<Pin<Box<Sleep>>>,
-    /// The client has received the beginning of an incomplete event.
+    /// The client has received more than complete events.
     client_is_inside: bool,
+    /// It has received a complete event.
+    has_passed_on: bool,
+}
+
+/// Finds where events end.
+enum Scanner {
+    Events(EventScanner),
+    List(ListScanner),
 }
 
 impl EventBuffer {
-    pub(super) fn new(end: Option<StreamEnd>) -> Self {
+    pub(super) fn new(form: StreamForm, end: Option<StreamEnd>) -> Self {
         Self {
-            scanner: EventScanner::default(),
+            scanner: match form {
+                StreamForm::Events => Scanner::Events(EventScanner::default()),
+                StreamForm::List => Scanner::List(ListScanner::default()),
+            },
             end,
             held: VecDeque::new(),
             held_length: 0,
             release: None,
             client_is_inside: false,
+            has_passed_on: false,
         }
     }
 
@@ -51,20 +65,21 @@ impl EventBuffer {
 
     /// Moves complete events to `ready`, and holds the rest.
     pub(super) fn accept(&mut self, piece: Bytes, ready: &mut VecDeque<Bytes>) {
-        let boundary = match self.end.as_mut() {
-            Some(end) if end.needs_lines() => self
-                .scanner
-                .feed_lines(&piece, |text, is_last| end.read(text, is_last)),
-            Some(end) => {
-                end.keep(&piece);
-                self.scanner.feed(&piece)
+        let boundary = match (&mut self.scanner, self.end.as_mut()) {
+            (Scanner::Events(scanner), Some(end)) => {
+                scanner.feed_lines(&piece, |text, is_last| end.read(text, is_last))
             }
-            None => self.scanner.feed(&piece),
+            (Scanner::Events(scanner), None) => scanner.feed(&piece),
+            (Scanner::List(scanner), Some(end)) => {
+                scanner.feed(&piece, |text, is_last| end.read_element(text, is_last))
+            }
+            (Scanner::List(scanner), None) => scanner.feed(&piece, |_, _| ()),
         };
         match boundary {
             Some(end) => {
                 self.release(ready);
                 self.client_is_inside = false;
+                self.has_passed_on = true;
                 ready.push_back(piece.slice(..end));
                 if end < piece.len() {
                     self.hold(piece.slice(end..));
@@ -78,9 +93,30 @@ impl EventBuffer {
         }
     }
 
-    /// Whether the client has received the beginning of an incomplete event.
-    pub(super) fn client_is_inside(&self) -> bool {
-        self.client_is_inside
+    /// The last bytes of a stream that broke off: `error` as its last event. `None` if the client can receive no further
+    /// event, or `error` is empty.
+    pub(super) fn with_error(&self, event: Bytes, object: &[u8]) -> Option<Bytes> {
+        if event.is_empty() {
+            return None;
+        }
+        let list = match &self.scanner {
+            Scanner::Events(_) if self.client_is_inside => {
+                return Some([b"\n\n", &event[..]].concat().into());
+            }
+            Scanner::Events(_) => return Some(event),
+            Scanner::List(list) => list,
+        };
+        // What is held never reaches the client.
+        let (before, after) = match self.client_is_inside {
+            true => list.around_last_element()?,
+            false if self.has_passed_on => (",", "]"),
+            false => ("[", "]"),
+        };
+        Some(
+            [before.as_bytes(), object, after.as_bytes()]
+                .concat()
+                .into(),
+        )
     }
 
     /// Moves everything that is held to `ready`.
@@ -104,7 +140,7 @@ impl EventBuffer {
     }
 
     fn hold(&mut self, piece: Bytes) {
-        if !self.scanner.mid_event() {
+        if matches!(&self.scanner, Scanner::Events(scanner) if !scanner.mid_event()) {
             return;
         }
         self.held_length += piece.len();

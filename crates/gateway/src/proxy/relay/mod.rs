@@ -16,7 +16,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
 use keypool_core::fault::{Class, Fault};
-use keypool_core::pool::Lease;
+use keypool_core::pool::{Lease, Suspect};
 use keypool_providers::dialect::Dialect;
 use keypool_providers::errors::{ErrorResponse, error_in_body};
 use keypool_providers::protocol::Protocol;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(super) use final_response::final_response;
 pub(crate) use out_body::OutBody;
 
-use super::attempt::UpstreamResponse;
+use super::attempt::{Answering, UpstreamResponse};
 use super::headers::{UPSTREAM_REQUEST_ID, disarm_page, strip_response};
 use super::inbound::Call;
 use super::log::RequestLog;
@@ -53,7 +53,7 @@ struct BrokeOff;
 /// What travels with a response to its last byte: the key's slot and the record of the request.
 struct Serving {
     /// `None` once it is settled what the call means for the key.
-    lease: Option<Lease>,
+    answering: Option<Answering>,
     log: RequestLog,
 }
 
@@ -89,9 +89,12 @@ impl Serving {
         fault: &Fault,
         reason: Option<&str>,
     ) {
-        let Some(lease) = self.lease.take() else {
+        let Some(Answering { lease, suspects }) = self.answering.take() else {
             return;
         };
+        if fault.class == Class::Success {
+            confirm(gw, &suspects, &lease);
+        }
         let (pool, key) = (Arc::clone(lease.pool()), lease.member().clone());
         let effect = lease.finish(fault);
         if let Some(reason) = reason.filter(|_| fault.class.blames_key()) {
@@ -111,23 +114,34 @@ impl Serving {
     }
 }
 
+/// The request has succeeded with `lease`, so what failed with keys of other groups was those keys' own.
+fn confirm(gw: &Gateway, suspects: &[Suspect], lease: &Lease) {
+    for suspect in suspects {
+        let effect = suspect.confirmed_by(lease);
+        if let Some(cooldown) = effect.cooldown.filter(|_| effect.ejected) {
+            let pool = suspect.pool();
+            gw.telemetry.ejected(pool, suspect.member(), cooldown);
+            gw.telemetry.health.after_failure(pool, gw.clock.now());
+        }
+    }
+}
+
 /// Relays a response.
 ///
-/// `lease`: the attempt's; `None` if the attempt is over, and this is the last response to a request that no key could
-/// serve.
+/// `answering`: the attempt; `None` if it is over, and this is the last response to a request that no key could serve.
 pub(super) fn relay(
     gw: &Arc<Gateway>,
     call: &Call<'_>,
     entry: &Arc<PoolEntry>,
     response: UpstreamResponse,
-    lease: Option<Lease>,
+    answering: Option<Answering>,
     log: &mut RequestLog,
 ) -> Response<OutBody> {
     let events = response
-        .is_events
-        .then(|| EventBuffer::new(call.stream_end()));
+        .stream_form
+        .map(|form| EventBuffer::new(form, call.stream_end()));
     let log = log.take();
-    let mut serving = Serving { lease, log };
+    let mut serving = Serving { answering, log };
     let mut head = head(response.parts, entry.dialect, &mut serving.log);
     if events.is_some() {
         let headers = head.headers_mut();
@@ -185,7 +199,7 @@ impl Relay {
         self.ready.is_empty()
             && self.upstream.is_none()
             && self.broke_at_poll.is_none()
-            && self.serving.lease.is_none()
+            && self.serving.answering.is_none()
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
@@ -356,7 +370,7 @@ impl Relay {
     /// `shutdown_timeout` has passed. Nothing is counted for the key.
     fn end_for_shutdown(&mut self) {
         self.upstream = None;
-        self.serving.lease = None;
+        self.serving.answering = None;
         self.serving.log.finish(Ending::Shutdown);
         self.end_with_error(
             "this gateway was shut down before the answer was complete: send the request again",
@@ -367,15 +381,13 @@ impl Relay {
     /// the connection.
     fn end_with_error(&mut self, message: &str) {
         let error = GatewayError::new(Kind::UpstreamUnreachable, message);
-        let error = error.render_in_stream(self.protocol);
-        match self.events.take() {
-            Some(events) if !error.is_empty() => {
-                if events.client_is_inside() {
-                    self.ready.push_back(Bytes::from_static(b"\n\n"));
-                }
-                self.ready.push_back(error);
-            }
-            _ => self.broke_at_poll = Some(task_poll::current()),
+        let last = self.events.take().and_then(|events| {
+            let event = error.render_in_stream(self.protocol);
+            events.with_error(event, error.render(self.protocol).body())
+        });
+        match last {
+            Some(last) => self.ready.push_back(last),
+            None => self.broke_at_poll = Some(task_poll::current()),
         }
     }
 

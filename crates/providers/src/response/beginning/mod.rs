@@ -51,6 +51,15 @@ impl Media {
     }
 }
 
+/// The form of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamForm {
+    /// Server-sent events.
+    Events,
+    /// The elements of one JSON list, as from Gemini.
+    List,
+}
+
 /// What is known of a response before its body.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
@@ -95,6 +104,8 @@ pub struct BeginningReader {
     is_events: bool,
     /// The body begins like JSON.
     is_json: bool,
+    /// The body begins like a list, and a stream is expected.
+    is_list: bool,
 }
 
 impl BeginningReader {
@@ -111,6 +122,7 @@ impl BeginningReader {
             has_event: false,
             is_events: false,
             is_json: false,
+            is_list: false,
         }
     }
 
@@ -119,9 +131,13 @@ impl BeginningReader {
         self.is_json
     }
 
-    /// Whether the body was found to be a stream of events.
-    pub fn is_events(&self) -> bool {
-        self.is_events
+    /// The form of the stream; `None` if the body was not found to be one.
+    pub fn stream_form(&self) -> Option<StreamForm> {
+        match (self.is_events, self.is_list) {
+            (true, _) => Some(StreamForm::Events),
+            (_, true) => Some(StreamForm::List),
+            _ => None,
+        }
     }
 
     /// Reads `buf`, which begins with the bytes of the previous calls. `is_end`: nothing more comes.
@@ -210,8 +226,8 @@ impl BeginningReader {
     /// A body as JSON. Of a stream of JSON values only what begins like an error is held.
     fn read_json(&mut self, text: &[u8], is_end: bool) -> Beginning {
         self.is_json = true;
-        if self.expected.stream && text.starts_with(b"[") && begins_like_error(text) == Some(false)
-        {
+        self.is_list = self.expected.stream && text.starts_with(b"[");
+        if self.is_list && begins_like_error(text) == Some(false) {
             return Beginning::Output;
         }
         if !is_end {
