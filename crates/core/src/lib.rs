@@ -12,6 +12,7 @@ mod cooldowns;
 pub mod fault;
 pub mod hash;
 pub mod key;
+pub mod limit;
 mod models_in_use;
 pub mod pattern;
 pub mod pool;
