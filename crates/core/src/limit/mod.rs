@@ -2,6 +2,10 @@
 //!
 //! Pure: the time is passed in, and nothing waits here.
 
+mod output_reservation;
+
+pub use output_reservation::OutputReservation;
+
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
