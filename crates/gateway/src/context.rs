@@ -150,7 +150,7 @@ pub(crate) const BUDGET_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use crate::settings::{AdminSettings, LogSettings, ServerSettings};
+    use crate::settings::{AdminSettings, LimiterSettings, LogSettings, ServerSettings};
 
     use super::*;
     use crate::clock::PollClock;
@@ -166,6 +166,7 @@ mod tests {
                 token: None,
                 token_file: "unused".into(),
             },
+            limiter: LimiterSettings::default(),
             pools: Vec::new(),
             virtual_keys: Vec::new(),
             routes: Vec::new(),

@@ -23,6 +23,10 @@ pub use self::window::{DIMENSIONS, Tick};
 #[cfg(test)]
 mod tests;
 
+mod output_reservation;
+
+pub use output_reservation::OutputReservation;
+
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
