@@ -72,3 +72,66 @@ fn names(
 fn namesake<'s>(pool: &PoolSettings, settings: &'s Settings) -> Option<&'s Arc<PoolSettings>> {
     settings.pools.iter().find(|other| other.name == pool.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use keypool_core::limit::Limits;
+    use keypool_core::secret::{Digest256, Secret};
+    use keypool_core::settings::KeySettings;
+
+    use super::*;
+    use crate::settings::{
+        AdminSettings, LimiterSettings, LogSettings, ServerSettings, VirtualKeySettings,
+    };
+
+    /// A configuration with these limits on calls for its only virtual key and its only upstream key.
+    fn settings(caller: u32, upstream: u32) -> Settings {
+        let limits = |requests| Limits {
+            requests: Some(requests),
+            ..Limits::default()
+        };
+        let base_url = "http://127.0.0.1:1".parse().unwrap();
+        let key = KeySettings {
+            limits: limits(upstream),
+            ..KeySettings::new("key", Secret::new("made-up"), base_url)
+        };
+        let pool = PoolSettings {
+            name: "pool".into(),
+            keys: vec![key],
+            ..PoolSettings::default()
+        };
+        let virtual_key = VirtualKeySettings {
+            limits: limits(caller),
+            ..VirtualKeySettings::new("caller", Digest256::of(b"made-up"))
+        };
+        Settings {
+            server: ServerSettings::default(),
+            log: LogSettings::default(),
+            admin: AdminSettings {
+                token: None,
+                token_file: "unused".into(),
+            },
+            limiter: LimiterSettings::default(),
+            pools: vec![pool.into()],
+            virtual_keys: vec![virtual_key],
+            routes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_changed_limit_is_a_change() {
+        for (caller, upstream, sections, pools) in [
+            (1, 1, &[][..], &[][..]),
+            (2, 1, &["virtual_keys"], &[]),
+            (1, 2, &[], &["pool"]),
+        ] {
+            let loaded = Reloaded {
+                settings: settings(caller, upstream),
+                warnings: Vec::new(),
+            };
+            let changes = Changes::between(&settings(1, 1), &loaded);
+            assert_eq!(changes.sections_changed, sections);
+            assert_eq!(changes.pools_changed, pools);
+        }
+    }
+}

@@ -33,8 +33,8 @@ pub(super) fn per_minute(table: &mut Table<'_>) -> Limits {
 
 /// Reads the limits of a virtual key, and warns about settings that have no effect.
 pub(super) fn of_caller(table: &mut Table<'_>) -> CallerLimits {
-    let reservations =
-        [OutputReservation::Learned, OutputReservation::MaxTokens].map(|it| (it.as_str(), it));
+    let reservations = [OutputReservation::Learned, OutputReservation::MaxTokens]
+        .map(|word| (word.as_str(), word));
     let actions = [("reject", OnLimit::Reject), ("wait", OnLimit::Wait)];
     let limits = Limits {
         concurrent: limit(table, "max_concurrent"),

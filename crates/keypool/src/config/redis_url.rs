@@ -137,6 +137,14 @@ mod tests {
         RedisServers::Single { address, database }
     }
 
+    /// Checks servers, TLS, user and password of a URL.
+    fn assert_parts(text: &str, parts: (RedisServers, bool, Option<&str>, Option<&str>)) {
+        let read = parse(text).unwrap_or_else(|mistake| panic!("{text}: {mistake}"));
+        let (user, password) = (read.user.as_deref(), read.password.as_ref());
+        let password = password.map(Secret::expose);
+        assert_eq!((read.servers, read.tls, user, password), parts, "{text}");
+    }
+
     #[test]
     fn the_parts_of_a_url_are_read() {
         for (text, servers, tls, user, password) in [
@@ -192,6 +200,14 @@ mod tests {
                 Some("m@e"),
                 Some("p/w:%к"),
             ),
+        ] {
+            assert_parts(text, (servers, tls, user, password));
+        }
+    }
+
+    #[test]
+    fn the_nodes_of_a_cluster_are_read() {
+        for (text, servers, tls, user, password) in [
             (
                 "redis-cluster://h1:1,h2,[::1]:3",
                 RedisServers::Cluster(vec![
@@ -211,10 +227,7 @@ mod tests {
                 Some("p,w"),
             ),
         ] {
-            let read = parse(text).unwrap_or_else(|mistake| panic!("{text}: {mistake}"));
-            assert_eq!((&read.servers, read.tls), (&servers, tls), "{text}");
-            let shown = read.password.as_ref().map(Secret::expose);
-            assert_eq!((read.user.as_deref(), shown), (user, password), "{text}");
+            assert_parts(text, (servers, tls, user, password));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The limits of virtual keys and upstream keys, and the store that counts them.
 
+use std::path::Path;
+
 use keypool_core::limit::{Limits, OutputReservation};
 use keypool_gateway::settings::{
     LimiterMode, LimiterSettings, LimiterStore, OnLimit, OnStoreFailure, RedisAddress,
@@ -334,5 +336,31 @@ fn a_redis_user_without_a_password_warns() {
             !all.contains("canary") && !all.contains("no effect"),
             "{all}"
         );
+    }
+}
+
+/// The blocks of TOML in a page.
+fn toml_blocks(markdown: &str) -> Vec<&str> {
+    let blocks = markdown.split("```toml\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_examples_of_the_page_about_limits_are_read_without_a_warning() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/limits.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks = toml_blocks(&page);
+    assert_eq!(blocks.len(), 4, "{blocks:#?}");
+    for block in blocks {
+        let home = crate::config::values::references(block)
+            .iter()
+            .fold(toml(block), |home, name| {
+                home.env(name, &format!("{name}-0123456789"))
+            });
+        let warnings = home.good().warnings;
+        let is_known = |warning: &String| warning.starts_with("`limiter.url` is not implemented");
+        assert!(warnings.iter().all(is_known), "{block}\n{warnings:#?}");
     }
 }
