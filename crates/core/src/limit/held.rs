@@ -34,6 +34,16 @@ impl OutputHold {
         }
     }
 
+    /// The same for a call that cannot produce more than `tokens`.
+    #[must_use]
+    pub fn at_most(self, tokens: u32) -> Self {
+        Self {
+            mean: self.mean.min(tokens.into()),
+            max: self.max.min(tokens),
+            ..self
+        }
+    }
+
     /// What is held for the call if it is the only one.
     pub fn alone(&self) -> u32 {
         let held = Held::default().with(self).tokens();

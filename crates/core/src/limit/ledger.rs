@@ -47,8 +47,9 @@ pub struct Refusal {
 pub enum Until {
     /// At this time.
     At(Tick),
-    /// When one of the calls in flight ends.
-    CallEnds,
+    /// When calls in flight end, which may take any time. At the latest at this time, if they have ended by then; `None` if
+    /// nothing tells.
+    CallEnds(Option<Tick>),
     /// Never: it needs more than the whole limit.
     Never,
 }
@@ -93,10 +94,11 @@ impl Ledger {
         limits: &Limits,
         cost: &Cost,
     ) -> Result<Admission, Refusal> {
-        self.window.expire(now, length);
+        if let Some(refusal) = self.refusal(now, length, limits, cost) {
+            return Err(refusal);
+        }
         let caps = caps(limits);
         let needed = [1, cost.input_tokens, 0];
-        self.check(length, limits, &caps, cost)?;
         let counted = caps.map(|cap| cap.is_some());
         let charged = std::array::from_fn(|dimension| match counted[dimension] {
             true => needed[dimension],
@@ -115,14 +117,16 @@ impl Ledger {
         })
     }
 
-    /// Refuses a call that does not fit. Of several reasons, the one that lasts longest counts.
-    fn check(
-        &self,
+    /// Why a call would be refused; `None`: it would be admitted. Of several reasons, the one that lasts longest counts.
+    pub fn refusal(
+        &mut self,
+        now: Tick,
         length: Duration,
         limits: &Limits,
-        caps: &[Option<u32>; DIMENSIONS],
         cost: &Cost,
-    ) -> Result<(), Refusal> {
+    ) -> Option<Refusal> {
+        self.window.expire(now, length);
+        let caps = caps(limits);
         let held = self.held.with(&cost.output).tokens();
         let needed = [1, cost.input_tokens.into(), held];
         let alone = [1, cost.input_tokens, cost.output.alone()];
@@ -134,7 +138,7 @@ impl Ledger {
             refusal = Some(Refusal {
                 dimension: Dimension::Concurrency,
                 limit,
-                until: Until::CallEnds,
+                until: Until::CallEnds(None),
             });
         }
         for (index, dimension) in NAMES.into_iter().enumerate() {
@@ -148,7 +152,7 @@ impl Ledger {
                 false => match self.window.frees(index, excess, length) {
                     Some(tick) => Until::At(tick),
                     // What is held is in the way. Once those calls have ended, they count from their admission on.
-                    None => Until::At(self.newest + length),
+                    None => Until::CallEnds(Some(self.newest + length)),
                 },
             };
             let lasts_longer = refusal.is_none_or(|known| known.until.rank() < until.rank());
@@ -160,7 +164,7 @@ impl Ledger {
                 });
             }
         }
-        refusal.map_or(Ok(()), Err)
+        refusal
     }
 
     /// Ends a call that was admitted.
@@ -241,6 +245,20 @@ fn caps(limits: &Limits) -> [Option<u32>; DIMENSIONS] {
     [limits.requests, limits.input_tokens, limits.output_tokens]
 }
 
+impl Cost {
+    /// One request, and no tokens.
+    pub const REQUEST: Self = Self {
+        input_tokens: 0,
+        output: OutputHold::NONE,
+    };
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self::REQUEST
+    }
+}
+
 impl Admission {
     /// What was charged and held.
     pub fn cost(&self) -> &Cost {
@@ -260,8 +278,8 @@ impl Until {
     /// Orders by how long to wait.
     fn rank(self) -> u64 {
         match self {
-            Self::CallEnds => 0,
-            Self::At(tick) => tick.0,
+            Self::CallEnds(None) => 0,
+            Self::At(tick) | Self::CallEnds(Some(tick)) => tick.0,
             Self::Never => u64::MAX,
         }
     }

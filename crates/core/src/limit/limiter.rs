@@ -82,6 +82,9 @@ pub trait Limiter: Send + Sync {
         now: Instant,
     ) -> [Option<Remaining>; DIMENSIONS];
 
+    /// Forgets callers and keys of which nothing counts any more.
+    fn sweep(&self, now: Instant);
+
     /// The moment that a tick of this limiter stands for.
     fn instant(&self, tick: super::Tick) -> Instant;
 }

@@ -54,14 +54,6 @@ impl MemoryLimiter {
         self.len() == 0
     }
 
-    /// Forgets callers and keys of which nothing counts any more.
-    pub fn sweep(&self, now: Instant) {
-        let now = self.tick(now);
-        for shard in &self.shards {
-            shard.lock().sweep(now, self.window);
-        }
-    }
-
     fn shard(&self, id: LimitId) -> &Mutex<Shard> {
         // The map uses the lower bits.
         let at = (id.0 >> 64) as usize % SHARDS;
@@ -125,6 +117,13 @@ impl Limiter for MemoryLimiter {
         let mut shard = self.shard(id).lock();
         let ledger = shard.ledger(id, now, self.window);
         ledger.remaining(now, self.window, limits)
+    }
+
+    fn sweep(&self, now: Instant) {
+        let now = self.tick(now);
+        for shard in &self.shards {
+            shard.lock().sweep(now, self.window);
+        }
     }
 
     fn instant(&self, tick: Tick) -> Instant {

@@ -9,6 +9,7 @@ mod held;
 mod ledger;
 mod limiter;
 mod memory;
+mod output_reservation;
 mod reservation;
 mod window;
 
@@ -17,15 +18,12 @@ pub use self::held::OutputHold;
 pub use self::ledger::{Admission, Cost, Ledger, Refusal, Remaining, Settlement, Until};
 pub use self::limiter::{Ask, LimitId, Limiter, Reserving};
 pub use self::memory::MemoryLimiter;
+pub use self::output_reservation::OutputReservation;
 pub use self::reservation::Reservation;
 pub use self::window::{DIMENSIONS, Tick};
 
 #[cfg(test)]
 mod tests;
-
-mod output_reservation;
-
-pub use output_reservation::OutputReservation;
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +67,18 @@ impl Limits {
     /// Whether nothing is limited.
     pub fn is_unlimited(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Of each dimension the lower limit.
+    #[must_use]
+    pub fn lowest(&self, other: &Self) -> Self {
+        let lower = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+        Self {
+            requests: lower(self.requests, other.requests),
+            input_tokens: lower(self.input_tokens, other.input_tokens),
+            output_tokens: lower(self.output_tokens, other.output_tokens),
+            concurrent: lower(self.concurrent, other.concurrent),
+        }
     }
 
     /// Whether tokens are limited, so that they must be counted.

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Admission, LimitId, Limiter, Settlement, Usage};
+use super::{Admission, Cost, LimitId, Limiter, Settlement};
 use crate::clock::Clock;
 
-/// The room that a call has reserved. It is settled once: by [`Reservation::settle`], or when it is dropped.
-///
-/// Dropped before anything was sent, it gives everything back. Dropped later, the provider may have run the call, so nothing
-/// is given back.
+/// The room that a call has reserved. It is settled once, when it is dropped, on whatever path that is: as not sent, unless
+/// [`Reservation::settle_when_dropped`] said otherwise.
 #[must_use = "dropping a reservation settles it"]
 pub struct Reservation {
     limiter: Arc<dyn Limiter>,
@@ -36,19 +34,19 @@ impl Reservation {
         }
     }
 
-    /// From now on a provider may have the call.
-    pub fn note_sent(&mut self) {
-        self.if_dropped = Settlement::Ended(Usage::default());
+    /// How it is settled if it is dropped now.
+    pub fn if_dropped(&self) -> Settlement {
+        self.if_dropped
     }
 
-    /// The provider's last word was an error. The tokens come back, and the request does not.
-    pub fn note_failed(&mut self) {
-        self.if_dropped = Settlement::Failed;
+    /// From now on it is settled in this way when it is dropped.
+    pub fn settle_when_dropped(&mut self, settlement: Settlement) {
+        self.if_dropped = settlement;
     }
 
-    /// The call ended with this usage.
-    pub fn settle(mut self, usage: Usage) {
-        self.if_dropped = Settlement::Ended(usage);
+    /// What was charged and held.
+    pub fn cost(&self) -> &Cost {
+        self.admission.cost()
     }
 }
 

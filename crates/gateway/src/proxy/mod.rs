@@ -7,6 +7,7 @@ mod log;
 mod models;
 mod objects;
 mod relay;
+mod reservation;
 mod routing;
 
 use std::convert::Infallible;
@@ -32,6 +33,7 @@ use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, 
 use log::RequestLog;
 use objects::ObjectTracking;
 use relay::{final_response, relay};
+use reservation::CallerReservation;
 
 /// Maximum size of a body in which a credential is looked for, in bytes.
 const MAX_BODY_WITH_KEY: u64 = 256 * 1024;
@@ -118,7 +120,10 @@ async fn answer_request(
             Some(body) => body,
             None => unread.read(&parts.headers, limit).await?,
         };
-        let call = Call::new(endpoint, parts, body)?;
+        let mut call = Call::new(endpoint, parts, body)?;
+        call.counts_tokens = caller
+            .limited_key()
+            .is_some_and(|key| key.limits.count_tokens());
         run(gw, snapshot, &call, &caller, log).await
     };
     answering
@@ -161,6 +166,14 @@ async fn run(
     let mut objects = ObjectTracking::new(gw, snapshot, call, caller);
     let targets = objects.restrict(routing::targets(snapshot, call, caller, log)?, log)?;
     log.set_pool(&targets[0].entry);
+    let mut reserved = match caller.limited_key() {
+        None => CallerReservation::default(),
+        // Boxed: it would make every request larger.
+        Some(key) => {
+            let dialect = targets[0].entry.dialect;
+            Box::pin(CallerReservation::of(gw, call, key, dialect, log)).await?
+        }
+    };
     let mut attempts = Attempts::new(gw, call, &targets, caller);
     objects.before_send();
     loop {
@@ -172,12 +185,15 @@ async fn run(
             }
         };
         let target = attempts.target();
-        match send(gw, call, target, &lease, attempts.time).await {
+        let before = reserved.begin_attempt();
+        let result = send(gw, call, target, &lease, attempts.time).await;
+        reserved.note_result(&result, before);
+        match result {
             AttemptResult::Response(response) if attempts.is_other_refusal(&response) => {
                 attempts.differs(lease, response, log);
             }
             AttemptResult::Response(mut response) => {
-                let answering = attempts.answered(lease, &response);
+                let answering = attempts.answered(lease, &response, reserved);
                 let tracked = objects.after_response(&answering.lease, &mut response);
                 tracked.await?;
                 return Ok(relay(
@@ -191,7 +207,7 @@ async fn run(
             }
             AttemptResult::Unclear(refusal) => match attempts.unclear(lease, refusal, log) {
                 AfterRefusal::Relay(refusal, lease) => {
-                    let answering = attempts.answered(lease, &refusal.response);
+                    let answering = attempts.answered(lease, &refusal.response, reserved);
                     return Ok(relay(
                         gw,
                         call,

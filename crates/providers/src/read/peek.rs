@@ -123,14 +123,9 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     Ok(peek)
 }
 
-/// The body with the string at `range` replaced by `model`, in three pieces; head and tail are not copied.
-pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
-    let name = serde_json::Value::from(model).to_string();
-    [
-        body.slice(..range.start),
-        Bytes::from(name),
-        body.slice(range.end..),
-    ]
+/// A text as a JSON string, with its quotes.
+pub fn quoted(text: &str) -> Bytes {
+    Bytes::from(serde_json::Value::from(text).to_string())
 }
 
 /// The raw value of a top-level field of a JSON object; the last one if there are several.

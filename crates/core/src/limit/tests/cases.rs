@@ -202,7 +202,7 @@ fn calls_in_flight_are_limited_and_freed_when_they_end() {
     let refusal = admit(&mut ledger, 100_000, &limits, cost(5, 5)).unwrap_err();
     assert_eq!(
         (refusal.dimension, refusal.until),
-        (Dimension::Concurrency, Until::CallEnds)
+        (Dimension::Concurrency, Until::CallEnds(None))
     );
     ledger.settle(at(100_000), MINUTE, &first, &Settlement::NotSent);
     assert!(admit(&mut ledger, 100_000, &limits, cost(5, 5)).is_ok());

@@ -165,7 +165,7 @@ impl Trace {
         let totals = |ledger: &mut Ledger| ledger.remaining(self.now, self.length, &self.limits);
         let mut after = self.ledger.clone();
         assert_eq!(totals(&mut before), totals(&mut after));
-        let Until::At(tick) = until else {
+        let (Until::At(tick) | Until::CallEnds(Some(tick))) = until else {
             panic!("every call fits into the empty window, {until:?}");
         };
         assert!(tick > self.now);

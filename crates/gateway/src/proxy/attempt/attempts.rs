@@ -15,6 +15,7 @@ use crate::context::Gateway;
 use crate::free_call;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
+use crate::proxy::reservation::CallerReservation;
 use crate::proxy::routing::{PoolTarget, conversation};
 use crate::snapshot::PoolEntry;
 use crate::telemetry::{FailedAttempt, NextStep};
@@ -115,6 +116,8 @@ pub(crate) struct Answering {
     pub(crate) lease: Lease,
     /// Earlier failures of the same request, which count against their keys once this attempt has succeeded.
     pub(crate) suspects: Vec<Suspect>,
+    /// What the call has reserved of its caller's limits.
+    pub(crate) reserved: CallerReservation,
 }
 
 /// Attempts that came to their end without a response to relay.
@@ -412,7 +415,12 @@ impl<'a> Attempts<'a> {
 
     /// The attempt has a response to relay. If that turns out to be a success, earlier failures of the same request with
     /// other groups were their keys' own.
-    pub(crate) fn answered(&mut self, lease: Lease, response: &UpstreamResponse) -> Answering {
+    pub(crate) fn answered(
+        &mut self,
+        lease: Lease,
+        response: &UpstreamResponse,
+        reserved: CallerReservation,
+    ) -> Answering {
         if response.class == Class::Success
             && let Some(seeking) = self.seeking.take()
         {
@@ -421,6 +429,7 @@ impl<'a> Attempts<'a> {
         Answering {
             lease,
             suspects: std::mem::take(&mut self.suspects),
+            reserved,
         }
     }
 

@@ -108,6 +108,11 @@ impl Caller {
         Err(GatewayError::new(Kind::NativeNotAllowed, message))
     }
 
+    /// The virtual key, if it has limits.
+    pub(crate) fn limited_key(&self) -> Option<&Arc<VirtualKeySettings>> {
+        self.key.as_ref().filter(|key| !key.limits.is_unlimited())
+    }
+
     /// Whose requests share a turn in a pool's queue: those of one virtual key, else of one address.
     pub(crate) fn fairness_key(&self) -> Arc<str> {
         match &self.key {
