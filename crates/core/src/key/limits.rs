@@ -57,7 +57,9 @@ impl KeyLimits {
             return Ok(None);
         };
         let tick = counted.tick(now);
-        let admitted = counted.ledger.admit(tick, WINDOW, &counted.limits, cost);
+        let cost = counted.within_limit(cost);
+        let limits = counted.limits;
+        let admitted = counted.ledger.admit(tick, WINDOW, &limits, &cost);
         match admitted {
             Ok(admission) => Ok(Some(Admitted {
                 admission,
@@ -72,8 +74,8 @@ impl KeyLimits {
         let mut counted = self.0.lock();
         let counted = counted.as_mut()?;
         let tick = counted.tick(now);
-        let limits = counted.limits;
-        let refusal = counted.ledger.refusal(tick, WINDOW, &limits, cost)?;
+        let (limits, cost) = (counted.limits, counted.within_limit(cost));
+        let refusal = counted.ledger.refusal(tick, WINDOW, &limits, &cost)?;
         Some(counted.no_room(refusal.until))
     }
 
@@ -104,6 +106,15 @@ pub(crate) struct Admitted {
 impl Counted {
     fn tick(&self, now: Instant) -> Tick {
         Tick::default() + now.saturating_duration_since(self.epoch)
+    }
+
+    /// No call holds more output than the whole limit, or it could never be admitted.
+    fn within_limit(&self, cost: &Cost) -> Cost {
+        let limit = self.limits.output_tokens.unwrap_or(u32::MAX);
+        Cost {
+            output: cost.output.at_most(limit),
+            ..*cost
+        }
     }
 
     fn has_no_request_left(&mut self, tick: Tick) -> bool {

@@ -3,6 +3,7 @@
 mod rate_headers;
 mod turnstile;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use keypool_core::limit::{
 };
 
 pub(crate) use rate_headers::{Left, RateHeaders};
+use tokio::time::MissedTickBehavior;
 use turnstile::Turnstiles;
 
 /// The time over which limits hold.
@@ -128,11 +130,6 @@ impl CallerLimits {
         }))
     }
 
-    /// Forgets callers of which nothing counts any more.
-    pub(crate) fn sweep(&self) {
-        self.limiter.sweep(self.clock.now());
-    }
-
     async fn decide(&self, ask: &Ask, now: Instant) -> Result<Admission, Refusal> {
         match self.limiter.try_reserve(ask, now) {
             Some(decided) => decided,
@@ -205,6 +202,16 @@ impl CallerLimits {
                 id,
             },
         }
+    }
+}
+
+/// Forgets, once a minute, callers of which nothing counts any more.
+pub(crate) async fn sweep_regularly(limits: &CallerLimits) -> Infallible {
+    let mut ticks = tokio::time::interval(WINDOW);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        limits.limiter.sweep(limits.clock.now());
     }
 }
 

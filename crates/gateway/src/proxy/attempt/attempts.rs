@@ -64,9 +64,10 @@ pub(super) struct TargetState {
 }
 
 impl TargetState {
-    fn new(target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
+    fn new(gw: &Gateway, target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
         let demand = Demand {
             conversation: conversation(call, target, caller),
+            cost: target.cost(call, &gw.limits.estimates),
             ..target.demand(call)
         };
         Self {
@@ -146,7 +147,7 @@ impl<'a> Attempts<'a> {
             call,
             targets,
             target: 0,
-            state: TargetState::new(&targets[0], call, caller),
+            state: TargetState::new(gw, &targets[0], call, caller),
             attempts: 0,
             time: RequestTime {
                 total,
@@ -181,7 +182,7 @@ impl<'a> Attempts<'a> {
                 Err(reason) if self.may_try_next_target(reason) => {
                     log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
                     self.target += 1;
-                    self.state = TargetState::new(self.target(), self.call, self.caller);
+                    self.state = TargetState::new(self.gw, self.target(), self.call, self.caller);
                 }
                 Err(reason) => {
                     self.log_failure(log, NextStep::End(reason));

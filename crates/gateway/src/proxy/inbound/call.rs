@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
+use keypool_core::limit::LimitId;
 use keypool_core::pool::Member;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::form;
@@ -19,7 +20,7 @@ use keypool_providers::response::{StreamEnd, StreamKind};
 use keypool_providers::usage;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{MatchedEndpoint, ReceivedBody};
+use super::{MatchedEndpoint, ReceivedBody, TokenGuess};
 use crate::error::GatewayError;
 use crate::upstream::RequestBody;
 
@@ -59,8 +60,8 @@ pub(crate) struct Call<'a> {
     pub(crate) object_effect: Option<ObjectEffect>,
     /// What else the body says.
     pub(crate) fields: peek::Peek,
-    /// A limit needs to know how many tokens it uses.
-    pub(crate) counts_tokens: bool,
+    /// The tokens that it may use, if a limit needs to know.
+    pub(crate) tokens: Option<TokenGuess>,
     model: Option<NamedModel>,
 }
 
@@ -112,7 +113,7 @@ impl<'a> Call<'a> {
             key_field: key_field(endpoint.protocol, &body.bytes, &fields.rest)?,
             model: fields.model,
             fields: fields.rest,
-            counts_tokens: false,
+            tokens: None,
             body,
             endpoint,
         })
@@ -172,6 +173,16 @@ impl<'a> Call<'a> {
         RequestBody::new(pieces)
     }
 
+    /// Guesses how many tokens the call uses, since a limit needs to know.
+    pub(crate) fn guess_tokens(&mut self, caller: LimitId, dialect: &Dialect) {
+        if self.generates {
+            let model = self.model_name().unwrap_or_default();
+            let (endpoint, body) = (&self.endpoint, self.body());
+            let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
+            self.tokens = Some(guess);
+        }
+    }
+
     /// What replaces the model's name in the body.
     fn model_edit(&self, member: &Member, model: &str) -> Option<(Range<usize>, Bytes)> {
         let named = self.model.as_ref()?;
@@ -194,7 +205,7 @@ impl<'a> Call<'a> {
             let kind = StreamKind::of(self.protocol(), self.path());
             self.generates && kind == Some(StreamKind::Chat)
         };
-        if !self.counts_tokens || !dialect.needs_include_usage || !is_chat() {
+        if self.tokens.is_none() || !dialect.needs_include_usage || !is_chat() {
             return None;
         }
         let edit = usage::include_usage(self.body(), &self.fields)?;

@@ -161,7 +161,7 @@ pub(super) fn relay(
     let events = response
         .stream_form
         .map(|form| EventBuffer::new(form, call.stream_end(), withholds));
-    let meter = Meter::new(call, reserved, is_success);
+    let meter = Meter::new(call, reserved, &gw.limits, is_success);
     let log = log.take();
     let mut serving = Serving { attempt, log };
     let mut head = head(response.parts, entry.dialect, &mut serving.log);
@@ -357,7 +357,8 @@ impl Relay {
         match outcome {
             StreamOutcome::Truncated => return self.truncated(reason),
             StreamOutcome::Complete => {
-                self.meter.complete();
+                let lease = self.serving.attempt.as_mut();
+                self.meter.complete(lease.map(|attempt| &mut attempt.lease));
                 self.serving
                     .settle(&self.gw, &self.entry, &Fault::of(Class::Success), None);
             }
