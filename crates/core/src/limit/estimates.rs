@@ -22,10 +22,13 @@ const FAST: f64 = 1.0 / 8.0;
 const SLOW: f64 = 1.0 / 64.0;
 /// Share of a new ratio in the correction of input estimates.
 const CORRECTION: f64 = 1.0 / 32.0;
-/// Number of calls from which on a caller's own lengths are believed.
-const ENOUGH: u32 = 5;
-/// Length that is expected of a model that nobody has called, in tokens.
-const UNKNOWN: f64 = 1024.0;
+/// Length that is expected of a model that nobody has called, in tokens. A guess that is too low is a debt, one that is too
+/// high keeps callers with low limits out.
+const UNKNOWN: f64 = 256.0;
+/// Share of the limit that is expected if that is less, so that such a caller can make several calls at once.
+const UNKNOWN_SHARE: f64 = 1.0 / 16.0;
+/// Number of calls that weigh as much as the guess.
+const GUESS_WEIGHT: f64 = 2.0;
 
 /// A call whose output is to be expected.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,8 @@ pub struct OutputOf<'a> {
     pub model: &'a str,
     /// What the call cannot exceed, such as its `max_tokens`; `None` if it does not say.
     pub max: Option<u32>,
+    /// The caller's limit; `None` if there is none.
+    pub limit: Option<u32>,
 }
 
 /// What calls are expected to use.
@@ -84,12 +89,16 @@ impl Lengths {
         self.slow.add(tokens.into(), SLOW.max(at_first));
     }
 
-    fn hold(&self, max: u32) -> OutputHold {
+    /// `guess`: the mean and the deviation of calls of which nothing is known.
+    fn hold(&self, guess: f64, max: u32) -> OutputHold {
+        let share = GUESS_WEIGHT / (GUESS_WEIGHT + f64::from(self.calls));
+        let blended = |known: f64, guess: f64| known + share * (guess - known);
         // A few calls say little of how far others stray.
-        let doubt = 1.0 + 4.0 / f64::from(self.calls);
+        let doubt = 1.0 + 4.0 / f64::from(self.calls.max(1));
+        let variance = self.fast.variance.max(self.slow.variance) * doubt;
         OutputHold {
-            mean: self.fast.mean.max(self.slow.mean).min(max.into()),
-            variance: self.fast.variance.max(self.slow.variance) * doubt,
+            mean: blended(self.fast.mean.max(self.slow.mean), guess).min(max.into()),
+            variance: blended(variance, guess * guess),
             max,
         }
     }
@@ -98,25 +107,16 @@ impl Lengths {
 impl Estimates {
     /// What a call is expected to produce: as this caller's calls did, or else as all calls of the model.
     pub fn output(&self, call: &OutputOf<'_>) -> OutputHold {
-        let max = call.max.unwrap_or(u32::MAX);
+        let limit = call.limit.unwrap_or(u32::MAX);
+        let max = call.max.unwrap_or(u32::MAX).min(limit);
+        let guess = UNKNOWN
+            .min(f64::from(limit) * UNKNOWN_SHARE)
+            .min(max.into());
         let outputs = self.outputs.lock();
         let known = [self.own(call), self.of_all(call.model)]
             .into_iter()
-            .find_map(|name| {
-                outputs
-                    .get(name)
-                    .filter(|known| known.calls >= ENOUGH)
-                    .copied()
-            });
-        let unknown = UNKNOWN.min(max.into());
-        known.map_or(
-            OutputHold {
-                mean: unknown,
-                variance: unknown * unknown,
-                max,
-            },
-            |known| known.hold(max),
-        )
+            .find_map(|name| outputs.get(name).copied());
+        known.unwrap_or_default().hold(guess, max)
     }
 
     /// Learns what a call produced.
@@ -170,6 +170,7 @@ mod tests {
         caller: LimitId(1),
         model: "m",
         max: Some(4096),
+        limit: None,
     };
     /// Calls in flight.
     const IN_FLIGHT: usize = 20;
@@ -286,15 +287,24 @@ mod tests {
             caller: LimitId(2),
             ..CALL
         };
-        assert_eq!(estimates.output(&CALL).alone(), 4096, "nothing is known");
-        (0..100).for_each(|_| estimates.note_output(&CALL, 50));
-        assert!(estimates.output(&CALL).alone() < 60);
+        assert_eq!(estimates.output(&CALL).alone(), 5 * 256, "nothing is known");
+        let low = OutputOf {
+            limit: Some(1600),
+            ..CALL
+        };
+        assert_eq!(
+            estimates.output(&low).alone(),
+            5 * 100,
+            "a share of the limit"
+        );
+        (0..1000).for_each(|_| estimates.note_output(&CALL, 50));
+        assert!(estimates.output(&CALL).alone() < 110);
         assert!(
-            estimates.output(&other).alone() < 60,
+            estimates.output(&other).alone() < 110,
             "as others of the model"
         );
-        (0..100).for_each(|_| estimates.note_output(&other, 500));
-        assert!(estimates.output(&CALL).alone() < 60);
+        (0..1000).for_each(|_| estimates.note_output(&other, 500));
+        assert!(estimates.output(&CALL).alone() < 110);
         assert!(estimates.output(&other).alone() >= 500);
     }
 

@@ -59,12 +59,13 @@ impl TokenGuess {
         limit: Option<u32>,
         reservation: OutputReservation,
     ) -> Cost {
-        let limit = limit.unwrap_or(u32::MAX);
         let output = match reservation {
             _ if !self.produces => OutputHold::NONE,
             // Whoever sets no maximum may get any number of tokens: such a call is admitted alone.
-            OutputReservation::MaxTokens => OutputHold::exactly(self.max_output.unwrap_or(limit)),
-            OutputReservation::Learned => estimates.output(&self.output_of()).at_most(limit),
+            OutputReservation::MaxTokens => {
+                OutputHold::exactly(self.max_output.or(limit).unwrap_or_default())
+            }
+            OutputReservation::Learned => estimates.output(&self.output_of(limit)),
         };
         Cost {
             input_tokens: estimates.input(&self.model, self.kind, self.input),
@@ -78,15 +79,16 @@ impl TokenGuess {
             estimates.note_input(&self.model, self.kind, self.input, tokens);
         }
         if let Some(tokens) = usage.output_tokens.filter(|_| self.produces) {
-            estimates.note_output(&self.output_of(), tokens);
+            estimates.note_output(&self.output_of(None), tokens);
         }
     }
 
-    fn output_of(&self) -> OutputOf<'_> {
+    fn output_of(&self, limit: Option<u32>) -> OutputOf<'_> {
         OutputOf {
             caller: self.caller,
             model: &self.model,
             max: self.max_output,
+            limit,
         }
     }
 }

@@ -217,6 +217,10 @@ fn explain(pool: &Pool, keys: &KeyCounts, due: Option<Duration>, attempts: u32) 
     };
     let case = match pool.no_failover() {
         Some(reason) => format!("no failover is possible: {}", no_failover(reason)),
+        None if keys.over_limit == keys.total => {
+            "all keys are at limits that this gateway was given for them: raise those, or add keys"
+                .to_owned()
+        }
         None if states.len() == 1 && keys.active == 0 => {
             "all keys fail alike: look at the account or the provider, not at one key".to_owned()
         }

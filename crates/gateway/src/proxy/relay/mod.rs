@@ -161,6 +161,8 @@ pub(super) fn relay(
     let events = response
         .stream_form
         .map(|form| EventBuffer::new(form, call.stream_end(), withholds));
+    // What an error gives back is known.
+    let reserved = Some(reserved).filter(|_| is_success).unwrap_or_default();
     let meter = Meter::new(call, reserved, &gw.limits, is_success);
     let log = log.take();
     let mut serving = Serving { attempt, log };
