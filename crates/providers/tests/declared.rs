@@ -41,6 +41,26 @@ fn what_each_dialect_declares_is_valid() {
 }
 
 #[test]
+fn providers_are_asked_for_usage_only_where_they_need_it_and_take_it() {
+    let needing = catalogue::ALL
+        .iter()
+        .filter(|dialect| dialect.needs_include_usage)
+        .map(|dialect| dialect.name);
+    // Mistral answers 422. It and the others missing here report usage unasked; Tavily has none.
+    let expect = [
+        "openai",
+        "anthropic",
+        "gemini",
+        "ark",
+        "deepseek",
+        "siliconflow",
+        "openai-compatible",
+        "mock",
+    ];
+    assert_eq!(needing.collect::<Vec<_>>(), expect);
+}
+
+#[test]
 fn default_base_urls_have_the_path_that_their_host_needs() {
     let own = catalogue::ALL.iter().filter_map(|dialect| {
         let url: BaseUrl = dialect.default_base_url?.parse().unwrap();

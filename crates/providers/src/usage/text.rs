@@ -2,14 +2,18 @@
 //!
 //! Must never know JSON beyond the escapes of a string.
 
-/// Tokens for each thing in a text, fitted to OpenAI's `o200k_base` over 200 samples of English, code and Chinese: half of
-/// the samples are within 4 %, nine of ten within 15 %.
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
+/// Tokens for each thing in a text as JSON has it, fitted to OpenAI's `o200k_base` over 200 samples of English, code and
+/// Chinese: half of the samples are within 4 %, nine of ten within 14 %.
 const WORD: f64 = 0.77;
-const LETTER: f64 = 0.048;
+const LETTER: f64 = 0.05;
 const PUNCTUATION: f64 = 0.84;
 const NUMBER: f64 = 0.5;
 const DIGIT: f64 = 0.33;
-const LINE: f64 = 1.1;
+const LINE: f64 = 0.9;
 /// For each character by its length in UTF-8, in bytes: accents and Cyrillic; Chinese, Japanese, Korean; emoji.
 const TWO_BYTES: f64 = 0.3;
 const THREE_BYTES: f64 = 0.75;
@@ -21,7 +25,7 @@ const CHINESE_SHARE: f64 = 0.25;
 const CODE_PUNCTUATION: f64 = 0.5;
 
 /// Number of bytes that are counted in one go, so that no counter of a byte overflows.
-const STRIDE: usize = 255;
+const STRIDE: usize = 128;
 
 /// What a request is mostly made of. How far a guess is off differs between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +49,7 @@ pub(super) struct TextCounts {
     punctuation: u64,
     numbers: u64,
     digits: u64,
-    /// Escaped line ends and tabs.
+    /// Escaped line ends and tabs. Their backslashes are punctuation.
     lines: u64,
     two_bytes: u64,
     three_bytes: u64,
@@ -74,14 +78,12 @@ impl Default for TextCounts {
 impl TextCounts {
     /// Adds the content of a JSON string, as written between its quotes.
     pub(super) fn add(&mut self, content: &[u8]) {
+        static CODE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
         self.last = b' ';
-        let mut rest = content;
-        while let Some(at) = memchr::memchr(b'\\', rest) {
-            self.add_plain(&rest[..at]);
-            let read = self.add_escape(&rest[at + 1..]);
-            rest = rest.get(at + 1 + read..).unwrap_or_default();
+        match CODE.find(content) {
+            None => self.add_plain(content),
+            Some(_) => self.add_with_codes(content),
         }
-        self.add_plain(rest);
     }
 
     pub(super) fn tokens(&self) -> f64 {
@@ -108,27 +110,23 @@ impl TextCounts {
         }
     }
 
-    /// Adds what follows a backslash, and returns its length.
-    fn add_escape(&mut self, rest: &[u8]) -> usize {
-        match rest.first() {
-            Some(b'n' | b't' | b'r') => {
-                self.lines += 1;
-                self.last = b' ';
-                1
+    /// Adds content with characters that are written as codes. Any other escape is counted like two characters.
+    fn add_with_codes(&mut self, content: &[u8]) {
+        let (mut added, mut at) = (0, 0);
+        while let Some(found) = memchr::memchr(b'\\', content.get(at..).unwrap_or_default()) {
+            let escape = at + found;
+            at = escape + 2;
+            if content.get(escape + 1) == Some(&b'u') {
+                self.add_plain(&content[added..escape]);
+                at = (escape + 6).min(content.len());
+                self.add_code(&content[escape + 2..at]);
+                added = at;
             }
-            Some(b'u') => {
-                self.add_code(rest.get(1..5).unwrap_or_default());
-                5
-            }
-            Some(punctuation) => {
-                self.add_plain(&[*punctuation]);
-                1
-            }
-            None => 0,
         }
+        self.add_plain(&content[added..]);
     }
 
-    /// Adds a character that is written as four hexadecimal digits. Each half of a surrogate pair is half a character.
+    /// Adds a character of four hexadecimal digits. Each half of a surrogate pair is half a character.
     fn add_code(&mut self, digits: &[u8]) {
         let digits = std::str::from_utf8(digits).unwrap_or_default();
         let code = u16::from_str_radix(digits, 16).unwrap_or_default();
@@ -155,34 +153,53 @@ impl TextCounts {
 
     /// Adds a few bytes. `before`: the byte before each. Without branches, so that the compiler vectorises it.
     fn add_run(&mut self, run: &[u8], before: &[u8]) {
-        let [
-            mut words,
-            mut letters,
-            mut punctuation,
-            mut numbers,
-            mut digits,
-        ] = [0_u8; 5];
+        let [mut words, mut letters, mut punctuation] = [0_u8; 3];
+        let [mut numbers, mut digits, mut lines] = [0_u8; 3];
         let [mut two_bytes, mut three_bytes, mut four_bytes] = [0_u8; 3];
-        for (byte, before) in run.iter().zip(before) {
-            let is_letter = byte.is_ascii_alphabetic();
-            let is_digit = byte.is_ascii_digit();
-            let is_punctuation = byte.is_ascii_punctuation();
-            letters += u8::from(is_letter);
-            words += u8::from(is_letter & !before.is_ascii_alphabetic());
-            digits += u8::from(is_digit);
-            numbers += u8::from(is_digit & !before.is_ascii_digit());
-            punctuation += u8::from(is_punctuation & !before.is_ascii_punctuation());
-            two_bytes += u8::from(matches!(byte, 0xc0..=0xdf));
-            three_bytes += u8::from(matches!(byte, 0xe0..=0xef));
-            four_bytes += u8::from(matches!(byte, 0xf0..));
+        for (&byte, &before) in run.iter().zip(before) {
+            let is_line =
+                equal(before, b'\\') & (equal(byte, b'n') | equal(byte, b't') | equal(byte, b'r'));
+            let is_letter = letter(byte) & !is_line;
+            lines += is_line;
+            letters += is_letter;
+            words += is_letter & !letter(before);
+            digits += digit(byte);
+            numbers += digit(byte) & !digit(before);
+            punctuation += mark(byte) & !mark(before);
+            two_bytes += below(byte.wrapping_sub(0xc0), 0x20);
+            three_bytes += below(byte.wrapping_sub(0xe0), 0x10);
+            four_bytes += below(byte.wrapping_sub(0xf0), 0x10);
         }
         self.words += u64::from(words);
         self.letters += u64::from(letters);
         self.punctuation += u64::from(punctuation);
         self.numbers += u64::from(numbers);
         self.digits += u64::from(digits);
+        self.lines += u64::from(lines);
         self.two_bytes += u64::from(two_bytes);
         self.three_bytes += u64::from(three_bytes);
         self.four_bytes += u64::from(four_bytes);
     }
+}
+
+/// Comparisons as 0 or 1, which the compiler vectorises.
+fn below(byte: u8, end: u8) -> u8 {
+    u8::from(byte < end)
+}
+
+fn equal(byte: u8, other: u8) -> u8 {
+    u8::from(byte == other)
+}
+
+fn letter(byte: u8) -> u8 {
+    below((byte | 0x20).wrapping_sub(b'a'), 26)
+}
+
+fn digit(byte: u8) -> u8 {
+    below(byte.wrapping_sub(b'0'), 10)
+}
+
+/// Punctuation.
+fn mark(byte: u8) -> u8 {
+    below(byte.wrapping_sub(b'!'), 94) & !(letter(byte) | digit(byte))
 }
