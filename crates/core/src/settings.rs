@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base_url::BaseUrl;
+use crate::limit::Limits;
 use crate::proxy_url::ProxyUrl;
 use crate::secret::Secret;
 
@@ -71,10 +72,12 @@ pub struct KeySettings {
     pub weight: u32,
     /// Maximum number of calls in flight; `None`: no cap.
     pub max_concurrent: Option<u32>,
+    /// `rpm`, `input_tpm` and `output_tpm`. Its `concurrent` is always `None`: see `max_concurrent`.
+    pub limits: Limits,
 }
 
 impl KeySettings {
-    /// A key with the default settings: no proxy, the client's model, a quota group of its own, weight 1, no cap.
+    /// A key with the default settings: no proxy, the client's model, a quota group of its own, weight 1, no cap, no limits.
     pub fn new(name: impl Into<Arc<str>>, secret: Secret, base_url: BaseUrl) -> Self {
         Self {
             name: name.into(),
@@ -85,6 +88,7 @@ impl KeySettings {
             group: None,
             weight: 1,
             max_concurrent: None,
+            limits: Limits::default(),
         }
     }
 }

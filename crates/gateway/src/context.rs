@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::key_checks::KeyChecks;
+use crate::limits::CallerLimits;
 use crate::model_lists::ModelLists;
 use crate::objects::Objects;
 use crate::prebuilt_headers;
@@ -40,6 +41,7 @@ pub struct Gateway {
     pub(crate) objects: Objects,
     pub(crate) telemetry: Telemetry,
     pub(crate) traces: Traces,
+    pub(crate) limits: Arc<CallerLimits>,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) admin_token: Digest256,
     snapshot: ArcSwap<Snapshot>,
@@ -72,6 +74,7 @@ impl Gateway {
             objects: Objects::default(),
             telemetry,
             traces: Traces::default(),
+            limits: CallerLimits::in_memory(&clock),
             body_budget: Arc::new(Semaphore::new(budget)),
             snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools)),
             admin_token,
@@ -150,7 +153,7 @@ pub(crate) const BUDGET_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use crate::settings::{AdminSettings, LogSettings, ServerSettings};
+    use crate::settings::{AdminSettings, LimiterSettings, LogSettings, ServerSettings};
 
     use super::*;
     use crate::clock::PollClock;
@@ -166,6 +169,7 @@ mod tests {
                 token: None,
                 token_file: "unused".into(),
             },
+            limiter: LimiterSettings::default(),
             pools: Vec::new(),
             virtual_keys: Vec::new(),
             routes: Vec::new(),

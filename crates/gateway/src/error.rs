@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Response, StatusCode};
+use keypool_core::limit::Dimension;
 use keypool_providers::protocol::{self, OwnError, Protocol};
 
 /// What went wrong. Each kind has one code and one status.
@@ -27,6 +28,10 @@ pub(crate) enum Kind {
     NoKeyAvailable,
     QueueFull,
     QueueTimeout,
+    /// A limit of the caller has no room now.
+    RateLimitExceeded(Dimension),
+    /// The call needs more than a whole limit of the caller.
+    RequestExceedsLimit(Dimension),
     UpstreamUnreachable,
     UpstreamTimeout,
 }
@@ -77,6 +82,8 @@ impl Kind {
             Self::NoKeyAvailable => (StatusCode::SERVICE_UNAVAILABLE, "no_key_available"),
             Self::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             Self::QueueTimeout => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
+            Self::RateLimitExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
+            Self::RequestExceedsLimit(_) => (StatusCode::BAD_REQUEST, "request_exceeds_limit"),
             Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
         }
@@ -143,6 +150,13 @@ impl GatewayError {
             status: status.as_u16(),
             code,
             message: &self.message,
+            dimension: match self.kind {
+                Kind::RateLimitExceeded(dimension) | Kind::RequestExceedsLimit(dimension) => {
+                    Some(dimension.as_str())
+                }
+                _ => None,
+            },
+            retry_after: self.retry_after.map(in_whole_seconds),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod context;
 mod error;
 mod free_call;
 mod key_checks;
+mod limits;
 mod model_lists;
 mod objects;
 mod prebuilt_headers;

@@ -26,7 +26,7 @@ pub struct Changes {
     pub pools_removed: Vec<String>,
     /// Pools whose settings or keys changed.
     pub pools_changed: Vec<String>,
-    /// Other sections that changed: `server`, `log`, `admin`, `virtual_keys`, `routes`.
+    /// Other sections that changed: `server`, `log`, `admin`, `limiter`, `virtual_keys`, `routes`.
     pub sections_changed: Vec<&'static str>,
     /// Settings that have no effect yet, one sentence each.
     pub warnings: Vec<String>,
@@ -40,6 +40,7 @@ impl Changes {
             ("server", before.server != after.server),
             ("log", before.log != after.log),
             ("admin", before.admin != after.admin),
+            ("limiter", before.limiter != after.limiter),
             ("virtual_keys", before.virtual_keys != after.virtual_keys),
             ("routes", before.routes != after.routes),
         ];
@@ -70,4 +71,67 @@ fn names(
 /// The pool of the same name in `settings`.
 fn namesake<'s>(pool: &PoolSettings, settings: &'s Settings) -> Option<&'s Arc<PoolSettings>> {
     settings.pools.iter().find(|other| other.name == pool.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use keypool_core::limit::Limits;
+    use keypool_core::secret::{Digest256, Secret};
+    use keypool_core::settings::KeySettings;
+
+    use super::*;
+    use crate::settings::{
+        AdminSettings, LimiterSettings, LogSettings, ServerSettings, VirtualKeySettings,
+    };
+
+    /// A configuration with these limits on calls for its only virtual key and its only upstream key.
+    fn settings(caller: u32, upstream: u32) -> Settings {
+        let limits = |requests| Limits {
+            requests: Some(requests),
+            ..Limits::default()
+        };
+        let base_url = "http://127.0.0.1:1".parse().unwrap();
+        let key = KeySettings {
+            limits: limits(upstream),
+            ..KeySettings::new("key", Secret::new("made-up"), base_url)
+        };
+        let pool = PoolSettings {
+            name: "pool".into(),
+            keys: vec![key],
+            ..PoolSettings::default()
+        };
+        let virtual_key = VirtualKeySettings {
+            limits: limits(caller),
+            ..VirtualKeySettings::new("caller", Digest256::of(b"made-up"))
+        };
+        Settings {
+            server: ServerSettings::default(),
+            log: LogSettings::default(),
+            admin: AdminSettings {
+                token: None,
+                token_file: "unused".into(),
+            },
+            limiter: LimiterSettings::default(),
+            pools: vec![pool.into()],
+            virtual_keys: vec![virtual_key],
+            routes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_changed_limit_is_a_change() {
+        for (caller, upstream, sections, pools) in [
+            (1, 1, &[][..], &[][..]),
+            (2, 1, &["virtual_keys"], &[]),
+            (1, 2, &[], &["pool"]),
+        ] {
+            let loaded = Reloaded {
+                settings: settings(caller, upstream),
+                warnings: Vec::new(),
+            };
+            let changes = Changes::between(&settings(1, 1), &loaded);
+            assert_eq!(changes.sections_changed, sections);
+            assert_eq!(changes.pools_changed, pools);
+        }
+    }
 }

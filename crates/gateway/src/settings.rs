@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_core::base_url::BaseUrl;
+use keypool_core::limit::{Limits, OutputReservation};
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::PoolSettings;
 
@@ -18,6 +19,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// `[admin]`
     pub admin: AdminSettings,
+    /// `[limiter]`
+    pub limiter: LimiterSettings,
     /// `[pools.*]` in the order of the file, then the pools made from environment keys.
     pub pools: Vec<Arc<PoolSettings>>,
     /// `[[virtual_keys]]`
@@ -119,6 +122,85 @@ pub struct AdminSettings {
     pub token_file: PathBuf,
 }
 
+/// `[limiter]`: where limits are counted. A change takes effect at the next start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimiterSettings {
+    /// `limiter.url`
+    pub store: LimiterStore,
+    /// How a Redis store is asked.
+    pub mode: LimiterMode,
+    /// What happens while a Redis store does not respond.
+    pub on_store_failure: OnStoreFailure,
+}
+
+/// `limiter.url`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum LimiterStore {
+    /// In this process, for this process alone.
+    #[default]
+    Memory,
+    /// In Redis, for all processes that use it.
+    Redis(RedisSettings),
+}
+
+/// How to reach Redis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedisSettings {
+    /// One server, or the nodes of a cluster.
+    pub servers: RedisServers,
+    /// Whether connections are encrypted.
+    pub tls: bool,
+    /// The ACL user; `None`: the default user.
+    pub user: Option<String>,
+    /// The user's password; `None`: connections do not authenticate.
+    pub password: Option<Secret>,
+}
+
+/// The servers of one Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisServers {
+    /// A single server.
+    Single {
+        /// Its address.
+        address: RedisAddress,
+        /// The number of the database, from 0.
+        database: u32,
+    },
+    /// Nodes of a cluster, from which the others are discovered; at least one.
+    Cluster(Vec<RedisAddress>),
+}
+
+/// The host and port of a Redis server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RedisAddress {
+    /// A host name or an address; an IPv6 address without brackets.
+    pub host: String,
+    /// The port, at least 1.
+    pub port: u16,
+}
+
+/// `limiter.mode`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LimiterMode {
+    /// Nodes take a part of each limit for some seconds, and decide on it by themselves.
+    #[default]
+    Leased,
+    /// Redis decides about each call.
+    Strict,
+}
+
+/// `limiter.on_store_failure`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// Each node admits its share of each limit.
+    #[default]
+    Degrade,
+    /// Calls that have a limit are refused.
+    Reject,
+    /// Calls are admitted without limits.
+    Allow,
+}
+
 /// One `[[virtual_keys]]` entry: what a client presents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualKeySettings {
@@ -136,6 +218,43 @@ pub struct VirtualKeySettings {
     pub expires: Option<std::time::SystemTime>,
     /// Switched off: not accepted.
     pub disabled: bool,
+    /// `rpm`, `input_tpm`, `output_tpm` and `max_concurrent`.
+    pub limits: Limits,
+    /// How many output tokens a call holds while it is in flight.
+    pub output_reservation: OutputReservation,
+    /// What a call gets that a limit does not admit now.
+    pub on_limit: OnLimit,
+    /// Maximum time that a call waits with `OnLimit::Wait`.
+    pub limit_wait: Duration,
+}
+
+impl VirtualKeySettings {
+    /// A virtual key with the default settings: every model and pool, no native paths, no end, no limits.
+    pub fn new(name: impl Into<Arc<str>>, digest: Digest256) -> Self {
+        Self {
+            name: name.into(),
+            digest,
+            models: vec!["*".to_owned()],
+            pools: vec!["*".to_owned()],
+            native: false,
+            expires: None,
+            disabled: false,
+            limits: Limits::default(),
+            output_reservation: OutputReservation::default(),
+            on_limit: OnLimit::default(),
+            limit_wait: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `on_limit`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLimit {
+    /// 429 at once, with the time until the call would be admitted.
+    #[default]
+    Reject,
+    /// The call waits for up to `limit_wait`.
+    Wait,
 }
 
 /// One `[[routes]]` entry: a model name that the operator chose.

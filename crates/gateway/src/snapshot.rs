@@ -9,6 +9,7 @@ use crate::settings::{AuthMode, RouteSettings, Settings, VirtualKeySettings};
 use keypool_core::pattern;
 use keypool_core::pool::{Member, Pool};
 use keypool_core::secret::Digest256;
+use keypool_core::settings::PoolSettings;
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use keypool_providers::protocol::{Endpoint, Protocol};
@@ -35,6 +36,8 @@ pub struct PoolEntry {
     pub dialect: &'static Dialect,
     /// The pool's name, as clients see it in a header.
     pub name_header: HeaderValue,
+    /// A key of the pool has limits of tokens.
+    pub(crate) counts_tokens: bool,
 }
 
 /// Why no pool can be called for a model.
@@ -55,7 +58,7 @@ impl Snapshot {
             .map(|key| (key.digest, Arc::new(key.clone())))
             .collect();
         let pools = settings.pools.iter().zip(&pools);
-        let pools = pools.filter_map(|(settings, pool)| PoolEntry::of(pool, &settings.models));
+        let pools = pools.filter_map(|(settings, pool)| PoolEntry::of(pool, settings));
         let pools = pools.map(Arc::new).collect();
         Self {
             settings,
@@ -149,10 +152,11 @@ impl Snapshot {
 
 impl PoolEntry {
     /// The pool with its dialect; `None` for a provider that has none.
-    fn of(pool: &Arc<Pool>, models: &[String]) -> Option<Self> {
+    fn of(pool: &Arc<Pool>, settings: &PoolSettings) -> Option<Self> {
         let dialect = catalogue::find(pool.provider())?;
         Some(Self {
-            models: models.to_vec(),
+            models: settings.models.clone(),
+            counts_tokens: settings.keys.iter().any(|key| key.limits.count_tokens()),
             name_header: name_value(pool.name()),
             dialect,
             pool: Arc::clone(pool),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::errors::{ErrorResponse, intermediary_trouble, json, retry_after};
 use crate::protocol::{ListedModel, Protocol};
+use crate::usage::ImageRule;
 
 /// How to ask a provider for its model list (`GET`, relative to the key's base URL), and how to read it.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,11 @@ pub struct Dialect {
     pub openai_root: Option<&'static str>,
     /// Request headers (lower case) that choose an account, organisation, project or workspace: never forwarded.
     pub account_headers: &'static [&'static str],
+    /// Whether a stream of its chat endpoint reports usage only if `stream_options.include_usage` asks for it. Otherwise it
+    /// reports it unasked, and may refuse the field.
+    pub needs_include_usage: bool,
+    /// How it counts the tokens of an image.
+    pub image_rule: ImageRule,
     /// Response headers that may carry the provider's own request id, in order.
     pub request_id_headers: &'static [&'static str],
     /// How to list the provider's models; `None` if it has no such list.

@@ -8,6 +8,7 @@ pub mod objects;
 pub mod protocol;
 pub mod response;
 pub mod secrets;
+pub mod usage;
 
 mod provider;
 mod read;

@@ -116,7 +116,7 @@ fn messages(call: &Call<'_>) -> Result<Answer, ApiError> {
             call.protocol,
             call.state,
             EVENTS,
-            events(&id, &asked.model, &reply),
+            events(call, &id, &asked.model, &reply),
         ));
     }
     let content = format!(r#"{{"type":"text","text":{}}}"#, quoted(&reply.text()));
@@ -126,7 +126,7 @@ fn messages(call: &Call<'_>) -> Result<Answer, ApiError> {
         &asked.model,
         &content,
         &stop,
-        &usage(reply.input_tokens, reply.output_tokens),
+        &usage(call, reply.input_tokens, reply.output_tokens),
     );
     Ok(Answer::json(call.protocol, call.state, text))
 }
@@ -137,10 +137,10 @@ fn message(id: &str, model: &str, content: &str, stop: &str, usage: &str) -> Str
     )
 }
 
-fn usage(input: u64, output: u64) -> String {
-    format!(
+fn usage(call: &Call<'_>, input: u64, output: u64) -> String {
+    call.usage(format!(
         r#"{{"input_tokens":{input},"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}},"output_tokens":{output},"service_tier":"standard"}}"#
-    )
+    ))
 }
 
 fn stop_reason(reply: &Reply) -> &'static str {
@@ -157,9 +157,9 @@ fn event(kind: &str, fields: &str) -> Bytes {
     ))
 }
 
-fn events(id: &str, model: &str, reply: &Reply) -> Vec<Bytes> {
+fn events(call: &Call<'_>, id: &str, model: &str, reply: &Reply) -> Vec<Bytes> {
     let mut events = Vec::with_capacity(reply.pieces.len() + 6);
-    let begun = message(id, model, "", "null", &usage(reply.input_tokens, 1));
+    let begun = message(id, model, "", "null", &usage(call, reply.input_tokens, 1));
     events.push(event("message_start", &format!(r#","message":{begun}"#)));
     events.push(event(
         "content_block_start",
@@ -175,10 +175,11 @@ fn events(id: &str, model: &str, reply: &Reply) -> Vec<Bytes> {
     }
     events.push(event("content_block_stop", r#","index":0"#));
     let (stop, output) = (stop_reason(reply), reply.output_tokens);
-    let last = format!(
-        r#","delta":{{"stop_reason":"{stop}","stop_sequence":null}},"usage":{{"output_tokens":{output}}}"#
-    );
-    events.push(event("message_delta", &last));
+    let usage = call.usage(format!(r#"{{"output_tokens":{output}}}"#));
+    let last =
+        format!(r#","delta":{{"stop_reason":"{stop}","stop_sequence":null}},"usage":{usage}"#);
+    let last = event("message_delta", &last);
+    events.extend(std::iter::repeat_n(last, call.behaviour.usage_times));
     events.push(event("message_stop", ""));
     events
 }

@@ -41,6 +41,11 @@ impl<'a> Call<'a> {
         input_tokens(self.body.len(), self.behaviour)
     }
 
+    /// The usage object to report: the one set, else `usual`.
+    pub(crate) fn usage(&self, usual: String) -> String {
+        self.behaviour.usage.clone().unwrap_or(usual)
+    }
+
     /// The models to list: those set, else `usual`.
     pub(crate) fn models(&self, usual: &[&str]) -> Vec<String> {
         match self.behaviour.models.as_slice() {

@@ -211,6 +211,9 @@ struct WrittenBehaviour {
     require_key: Option<bool>,
     input_tokens: Option<u64>,
     output_tokens: Option<u64>,
+    /// As JSON, or as a string that holds JSON: `"null"` for none.
+    usage: Option<Value>,
+    usage_times: Option<usize>,
     prompt_cache_ms: Option<u64>,
     account: Option<String>,
     models: Option<Vec<String>>,
@@ -232,6 +235,8 @@ fn behave(state: &State, body: &[u8]) -> Result<Value, String> {
         require_key: written.require_key.unwrap_or(usual.require_key),
         input_tokens: written.input_tokens,
         output_tokens: written.output_tokens,
+        usage: written.usage.as_ref().map(text),
+        usage_times: written.usage_times.unwrap_or(usual.usage_times),
         prompt_cache: written.prompt_cache_ms.map(Duration::from_millis),
         account: written.account,
         models: written.models.unwrap_or_default(),

@@ -176,18 +176,27 @@ fn details(tokens: u64) -> String {
 
 /// One response object: `text`, the finish reason if it is the last, and the output tokens so far.
 fn chunk(shared: &Shared<'_>, text: &str, finish: Option<&str>, output: u64) -> String {
-    let Shared { id, model, input } = shared;
+    let Shared {
+        call,
+        id,
+        model,
+        input,
+    } = shared;
     let finish = finish
         .map(|reason| format!(r#""finishReason":"{reason}","#))
         .unwrap_or_default();
     let (total, details, text) = (input + output, details(*input), quoted(text));
+    let usage = call.usage(format!(
+        r#"{{"promptTokenCount":{input},"candidatesTokenCount":{output},"totalTokenCount":{total},"promptTokensDetails":{details}}}"#
+    ));
     format!(
-        r#"{{"candidates":[{{"content":{{"parts":[{{"text":{text}}}],"role":"model"}},{finish}"index":0}}],"usageMetadata":{{"promptTokenCount":{input},"candidatesTokenCount":{output},"totalTokenCount":{total},"promptTokensDetails":{details}}},"modelVersion":{model},"responseId":"{id}"}}"#
+        r#"{{"candidates":[{{"content":{{"parts":[{{"text":{text}}}],"role":"model"}},{finish}"index":0}}],"usageMetadata":{usage},"modelVersion":{model},"responseId":"{id}"}}"#
     )
 }
 
 /// The parts that all chunks of one response share.
 struct Shared<'a> {
+    call: &'a Call<'a>,
     id: &'a str,
     model: &'a str,
     input: u64,
@@ -205,6 +214,7 @@ fn generate(call: &Call<'_>, model: &str) -> Result<String, ApiError> {
     let reply = read(call)?;
     let (id, model) = (call.state.id(""), quoted(model));
     let shared = Shared {
+        call,
         id: &id,
         model: &model,
         input: reply.input_tokens,
@@ -222,6 +232,7 @@ fn stream(call: &Call<'_>, model: &str) -> Result<Answer, ApiError> {
     let reply = read(call)?;
     let (id, model) = (call.state.id(""), quoted(model));
     let shared = Shared {
+        call,
         id: &id,
         model: &model,
         input: reply.input_tokens,

@@ -102,6 +102,10 @@ pub struct Behaviour {
     pub input_tokens: Option<u64>,
     /// Output tokens to report, instead of the number of words.
     pub output_tokens: Option<u64>,
+    /// JSON to report in place of each usage object, whatever the protocol: a wrong figure, or `null` for none.
+    pub usage: Option<String>,
+    /// How often a stream of chat, completions or messages states its final usage.
+    pub usage_times: usize,
     /// How long chat prompts stay cached after their last use, as at providers.
     pub prompt_cache: Option<Duration>,
     /// Keys of one account share their prompt cache. `None`: the key has its own.
@@ -126,6 +130,8 @@ impl Default for Behaviour {
             require_key: false,
             input_tokens: None,
             output_tokens: None,
+            usage: None,
+            usage_times: 1,
             prompt_cache: None,
             account: None,
             models: Vec::new(),

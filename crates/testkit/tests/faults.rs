@@ -509,6 +509,22 @@ async fn requests_are_recorded_unchanged() {
 }
 
 #[tokio::test]
+async fn the_remote_control_sets_the_usage_and_no_usage() {
+    let mock = Mock::start().await.unwrap();
+    for (written, usage) in [
+        (json!({"prompt_tokens": -1}), json!({"prompt_tokens": -1})),
+        (json!("null"), Value::Null),
+        (json!("{\"a\":1,\"a\":2.50}"), json!({"a": 2.5})),
+    ] {
+        let behaviour = json!({"key": "k", "usage": written}).to_string();
+        let set = call(&mock, "POST", "/_mock/behave", &[], &behaviour).await;
+        assert_eq!(set.unwrap().status, 200);
+        let answer = post(&mock, "k", PATH, CHAT).await.json();
+        assert_eq!(answer["usage"], usage);
+    }
+}
+
+#[tokio::test]
 async fn the_remote_control_can_do_what_the_library_can() {
     let mock = Mock::start().await.unwrap();
     let control = async |action: &str, body: Value| {

@@ -125,6 +125,53 @@ async fn chat_streams_have_usage_only_on_request() {
 }
 
 #[tokio::test]
+async fn any_usage_can_be_reported_in_every_protocol() {
+    let mock = Mock::start().await.unwrap();
+    let wrong = r#"{"prompt_tokens":-1,"output_tokens":"x"}"#;
+    mock.behave(
+        "k",
+        Behaviour {
+            usage: Some(wrong.to_owned()),
+            usage_times: 2,
+            ..Behaviour::default()
+        },
+    );
+    let wrong: Value = serde_json::from_str(wrong).unwrap();
+    let anthropic =
+        r#"{"model":"c","max_tokens":5,"messages":[{"role":"user","content":"hello"}]}"#;
+    let gemini = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
+    for (path, body, field) in [
+        ("/v1/chat/completions", CHAT, "usage"),
+        ("/v1/responses", r#"{"model":"m","input":"a"}"#, "usage"),
+        ("/v1/embeddings", r#"{"model":"m","input":"a"}"#, "usage"),
+        ("/v1/images/generations", r#"{"prompt":"a"}"#, "usage"),
+        ("/v1/messages", anthropic, "usage"),
+        ("/v1beta/models/m:generateContent", gemini, "usageMetadata"),
+    ] {
+        let answer = post(&mock, "k", path, body).await.json();
+        assert_eq!(answer[field], wrong, "{path}");
+    }
+    let asked = CHAT.replacen(
+        '{',
+        r#"{"stream":true,"stream_options":{"include_usage":true},"#,
+        1,
+    );
+    let streamed = anthropic.replacen('{', r#"{"stream":true,"#, 1);
+    for (path, body) in [("/v1/chat/completions", asked), ("/v1/messages", streamed)] {
+        let events = post(&mock, "k", path, &body).await.events();
+        let stated = events.iter().filter(|(_, data)| data["usage"] == wrong);
+        assert_eq!(stated.count(), 2, "{path}");
+    }
+    let events = post(&mock, "k", "/v1/chat/completions", STREAM)
+        .await
+        .events();
+    assert!(
+        events.iter().all(|(_, data)| data["usage"].is_null()),
+        "only if requested"
+    );
+}
+
+#[tokio::test]
 async fn token_limits_usage_and_chunks_follow_the_settings() {
     let mock = Mock::start().await.unwrap();
     let body = CHAT.replace(r#""messages""#, r#""max_tokens":3,"messages""#);

@@ -1,6 +1,29 @@
 //! Limits on what a caller or a key may use in every 60 seconds, wherever they begin.
 //!
-//! Pure: the time is passed in, and nothing waits here.
+//! A call is admitted with a reservation and settled once it has ended: [`Limiter`] and [`Reservation`] say how. The rules
+//! are in [`Ledger`], which is pure: the time is passed in, and nothing waits.
+
+mod estimates;
+mod generations;
+mod held;
+mod ledger;
+mod limiter;
+mod memory;
+mod output_reservation;
+mod reservation;
+mod window;
+
+pub use self::estimates::{Estimates, OutputOf};
+pub use self::held::OutputHold;
+pub use self::ledger::{Admission, Cost, Ledger, Refusal, Remaining, Settlement, Until};
+pub use self::limiter::{Ask, LimitId, Limiter, Reserving};
+pub use self::memory::MemoryLimiter;
+pub use self::output_reservation::OutputReservation;
+pub use self::reservation::Reservation;
+pub use self::window::{DIMENSIONS, Tick};
+
+#[cfg(test)]
+mod tests;
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,4 +61,37 @@ pub struct Limits {
     pub output_tokens: Option<u32>,
     /// `max_concurrent`: calls in flight.
     pub concurrent: Option<u32>,
+}
+
+impl Limits {
+    /// Whether nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Of each dimension the lower limit.
+    #[must_use]
+    pub fn lowest(&self, other: &Self) -> Self {
+        let lower = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+        Self {
+            requests: lower(self.requests, other.requests),
+            input_tokens: lower(self.input_tokens, other.input_tokens),
+            output_tokens: lower(self.output_tokens, other.output_tokens),
+            concurrent: lower(self.concurrent, other.concurrent),
+        }
+    }
+
+    /// Whether tokens are limited, so that they must be counted.
+    pub fn count_tokens(&self) -> bool {
+        self.input_tokens.is_some() || self.output_tokens.is_some()
+    }
+}
+
+/// What a provider says that a call used, in tokens; `None`: it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, cached ones included.
+    pub input_tokens: Option<u32>,
+    /// Tokens that were produced, reasoning included.
+    pub output_tokens: Option<u32>,
 }

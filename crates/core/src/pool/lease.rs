@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::outcome::EndedCall;
 use super::{Demand, Effect, KeySet, MemberRef, Pool, Selection};
 use crate::fault::Fault;
+use crate::key::Slot;
+use crate::limit::{Admission, Settlement};
 
 /// The right to use one key for one attempt. Dropped without a result (the client left), it gives the slot back and
 /// blames nobody.
@@ -18,6 +20,10 @@ pub struct Lease {
     /// The call could go to one group only, because of an object that it names.
     is_bound: bool,
     has_result: bool,
+    /// What the call uses of the key's own limits; `None`: there are none.
+    admission: Option<Admission>,
+    /// How that is settled when the lease is dropped.
+    settlement: Settlement,
 }
 
 /// A failure that may count against a key's breaker: if the same request then succeeds with a key of another group.
@@ -43,7 +49,7 @@ impl Lease {
         pool: Arc<Pool>,
         member: MemberRef,
         model: Arc<str>,
-        is_probe: bool,
+        slot: Slot,
         demand: &Demand,
     ) -> Self {
         if let Some(ring) = &member.keys().ring {
@@ -53,10 +59,12 @@ impl Lease {
             pool,
             member,
             model,
-            is_probe,
+            is_probe: slot.is_probe,
             endpoint: Arc::clone(&demand.endpoint),
             is_bound: demand.bound_group.is_some(),
             has_result: false,
+            admission: slot.admission,
+            settlement: Settlement::NotSent,
         }
     }
 
@@ -78,6 +86,16 @@ impl Lease {
     /// The model sent upstream.
     pub fn model(&self) -> &Arc<str> {
         &self.model
+    }
+
+    /// How the call counts under the key's own limits, if the lease is dropped now. At first: as not sent.
+    pub fn settle_when_dropped(&mut self, settlement: Settlement) {
+        self.settlement = settlement;
+    }
+
+    /// Whether the key's own limits must know how many tokens the call uses.
+    pub fn counts_tokens(&self) -> bool {
+        self.admission.is_some() && self.member.key.counts_tokens()
     }
 
     /// The call ended with this outcome. What that means for the key takes effect at once, and the slot is free.
@@ -141,6 +159,9 @@ impl Drop for Lease {
         }
         if let Some(ring) = &self.member.keys().ring {
             ring.call_ended(self.member.index());
+        }
+        if let Some(admission) = &self.admission {
+            key.settle(admission, &self.settlement, self.pool.clock.now());
         }
         key.release();
         if self.pool.wait_signal.anyone_anywhere() {

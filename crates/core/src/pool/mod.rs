@@ -42,7 +42,8 @@ pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState};
 use crate::availability::WaitSignal;
 use crate::balance::{self, Conversation, OverflowTable};
 use crate::clock::Clock;
-use crate::key::{Key, QuotaGroup, flag};
+use crate::key::{Key, QuotaGroup, TakeTime, flag};
+use crate::limit::Cost;
 use opinions::Opinions;
 use queue::WaitQueues;
 
@@ -78,6 +79,8 @@ pub struct Demand {
     pub tried: Vec<Tried>,
     /// Only keys of this group may serve it; `None`: any.
     pub bound_group: Option<Arc<QuotaGroup>>,
+    /// What it uses of the keys' own limits.
+    pub cost: Cost,
     /// Groups that must not serve it, since they refused this request for what it is.
     pub excluded_groups: Vec<Arc<QuotaGroup>>,
 }
@@ -117,7 +120,10 @@ impl Demand {
 
     /// Whether it differs from other demands by its model alone, so that what was found for one holds for all.
     fn depends_on_model_only(&self) -> bool {
-        self.tried.is_empty() && self.bound_group.is_none() && self.excluded_groups.is_empty()
+        self.tried.is_empty()
+            && self.bound_group.is_none()
+            && self.excluded_groups.is_empty()
+            && self.cost == Cost::REQUEST
     }
 
     fn tried_until(&self, member: &Member, now: Instant) -> Option<Instant> {
@@ -276,14 +282,18 @@ impl Pool {
         blocked_by: u32,
     ) -> Option<Lease> {
         let member = &keys.members[index];
-        let slot = member.key.take(blocked_by, wall_ms(&*self.clock))?;
+        let time = TakeTime {
+            wall_ms: wall_ms(&*self.clock),
+            clock: &*self.clock,
+        };
+        let slot = member.key.take(blocked_by, &demand.cost, time)?;
         let model = Arc::clone(member.upstream_model(&demand.model));
         member.key.note_model(&model);
         Some(Lease::new(
             Arc::clone(self),
             MemberRef::new(Arc::clone(keys), index),
             model,
-            slot.is_probe,
+            slot,
             demand,
         ))
     }

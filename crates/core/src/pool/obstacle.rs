@@ -22,6 +22,8 @@ pub enum Obstacle {
     Full,
     /// Its group is rate-limited for this model.
     RateLimited,
+    /// Its own limits leave no room for the call.
+    OverLimit,
     /// It may not use this model.
     Forbidden,
     /// It failed in this request already, and its back-off has not ended.
@@ -42,6 +44,7 @@ impl Obstacle {
             Self::Full => "full",
             Self::OtherGroup => "other_group",
             Self::RateLimited => "rate_limited",
+            Self::OverLimit => "over_limit",
             Self::Forbidden => "forbidden",
             Self::Tried => "tried_before",
         }
@@ -116,7 +119,12 @@ impl KeySet {
         if tried.is_some() {
             return found(Obstacle::Tried, tried);
         }
-        Obstacle::of_flags(flags).and_then(|obstacle| found(obstacle, None))
+        if let Some(obstacle) = Obstacle::of_flags(flags) {
+            return found(obstacle, None);
+        }
+        // Last, since it takes a lock.
+        let no_room = member.key.no_room(&demand.cost, now)?;
+        found(Obstacle::OverLimit, no_room.until)
     }
 
     /// When the last of the timed reasons ends that keep a key from serving the demand.
@@ -135,6 +143,10 @@ impl KeySet {
             member.group.cooldowns.until(model, now),
             demand.tried_until(member, now),
             is_exhausted.then(exhausted).flatten(),
+            member
+                .key
+                .no_room(&demand.cost, now)
+                .and_then(|no_room| no_room.until),
         ]
         .into_iter()
         .flatten()

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use crate::availability::{Availability, WaitSignal};
 use crate::balance::{AffinityRing, OverflowTable};
 use crate::clock::Clock;
 use crate::key::{Key, KeyId, QuotaGroup};
+use crate::limit::Limits;
 use crate::secret::{Digest256, Secret};
 use crate::settings::{KeySettings, PoolSettings, Strategy};
 
@@ -61,7 +63,7 @@ impl Registry {
         // Before the keys can be used: a new key must not take more calls than its cap allows.
         let key_sets = || planned.iter().map(|(_, keys)| &**keys);
         apply_groups(key_sets);
-        apply_caps(key_sets());
+        apply_caps(key_sets(), self.clock.now());
         let replace = |(pool, keys): (Arc<Pool>, Arc<KeySet>)| {
             pool.replace_keys(keys);
             pool
@@ -204,19 +206,28 @@ fn apply_groups<'a, I: Iterator<Item = &'a KeySet>>(key_sets: impl Fn() -> I) {
     members().for_each(|member| member.group.join(&member.key));
 }
 
-/// Caps each key. Where pools give one key different caps, the lowest holds.
-fn apply_caps<'a>(key_sets: impl Iterator<Item = &'a KeySet>) {
-    let mut caps: HashMap<*const Key, (&Arc<Key>, Option<u32>)> = HashMap::new();
+/// Sets the cap and the limits of each key. Where pools give one key different ones, the lowest holds.
+fn apply_caps<'a>(key_sets: impl Iterator<Item = &'a KeySet>, now: Instant) {
+    let mut caps: HashMap<*const Key, (&Arc<Key>, Limits)> = HashMap::new();
     for keys in key_sets {
         for (member, settings) in keys.members.iter().zip(&keys.settings.keys) {
-            let (_, cap) = caps
+            let (_, lowest) = caps
                 .entry(Arc::as_ptr(&member.key))
-                .or_insert((&member.key, None));
-            *cap = [*cap, settings.max_concurrent].into_iter().flatten().min();
+                .or_insert((&member.key, Limits::default()));
+            let limits = Limits {
+                concurrent: settings.max_concurrent,
+                ..settings.limits
+            };
+            *lowest = lowest.lowest(&limits);
         }
     }
-    for (key, cap) in caps.into_values() {
-        key.set_cap(cap);
+    for (key, limits) in caps.into_values() {
+        key.set_cap(limits.concurrent);
+        let in_window = Limits {
+            concurrent: None,
+            ..limits
+        };
+        key.set_limits(in_window, now);
         key.serve_waiting();
     }
 }

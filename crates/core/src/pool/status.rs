@@ -7,6 +7,7 @@ use super::{Demand, KeySet, Member, NextAvailable, Obstacle, Pool};
 use crate::cooldowns::is_at_endpoint;
 use crate::fault::Class;
 use crate::key::flag;
+use crate::limit::Cost;
 
 /// A key's state as the API names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +78,8 @@ pub struct KeyCounts {
     pub active: usize,
     /// Rate-limited for this model.
     pub rate_limited: usize,
+    /// At a limit of their own.
+    pub over_limit: usize,
     /// Forbidden for this model.
     pub forbidden: usize,
     /// Ejected by the breaker.
@@ -168,6 +171,11 @@ impl KeySet {
                     | Obstacle::RateLimited
                     | Obstacle::Tried,
                 ) => (false, self.cooling_until(index, demand, now)),
+                Some(Obstacle::OverLimit) => {
+                    let no_room = self.members[index].key.no_room(&demand.cost, now);
+                    let may_free = no_room.is_none_or(|no_room| no_room.may_free);
+                    (may_free, self.cooling_until(index, demand, now))
+                }
                 // An ejected key serves if no other can; and when its probe is due, it may serve again.
                 Some(Obstacle::Ejected) => (true, self.members[index].key.open_until()),
             };
@@ -190,6 +198,7 @@ impl KeyCounts {
             Some(Obstacle::Exhausted) => &mut self.exhausted,
             Some(Obstacle::Forbidden) => &mut self.forbidden,
             Some(Obstacle::RateLimited) => &mut self.rate_limited,
+            Some(Obstacle::OverLimit) => &mut self.over_limit,
             Some(Obstacle::Ejected | Obstacle::Probing) => &mut self.ejected,
         };
         *count += 1;
@@ -222,7 +231,9 @@ impl Member {
             failed: key.failed(),
             last_used_ms: key.last_used_ms(),
             state,
-            is_available: flags & flag::BLOCKING == 0 && !only_model_cools,
+            is_available: flags & flag::BLOCKING == 0
+                && !only_model_cools
+                && key.no_room(&Cost::REQUEST, now).is_none(),
             cooldowns,
         }
     }

@@ -7,6 +7,7 @@ mod log;
 mod models;
 mod objects;
 mod relay;
+mod reservation;
 mod routing;
 
 use std::convert::Infallible;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use keypool_core::limit::{Settlement, Usage};
 use keypool_providers::protocol::{self, Protocol};
 
 pub(crate) use relay::OutBody;
@@ -32,6 +34,7 @@ use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, 
 use log::RequestLog;
 use objects::ObjectTracking;
 use relay::{final_response, relay};
+use reservation::{CallerReservation, settlement_of};
 
 /// Maximum size of a body in which a credential is looked for, in bytes.
 const MAX_BODY_WITH_KEY: u64 = 256 * 1024;
@@ -118,8 +121,8 @@ async fn answer_request(
             Some(body) => body,
             None => unread.read(&parts.headers, limit).await?,
         };
-        let call = Call::new(endpoint, parts, body)?;
-        run(gw, snapshot, &call, &caller, log).await
+        let mut call = Call::new(endpoint, parts, body)?;
+        run(gw, snapshot, &mut call, &caller, log).await
     };
     answering
         .await
@@ -154,17 +157,30 @@ async fn body_with_key(
 async fn run(
     gw: &Arc<Gateway>,
     snapshot: &Snapshot,
-    call: &Call<'_>,
+    call: &mut Call<'_>,
     caller: &Caller,
     log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
+    let targets = routing::targets(snapshot, call, caller, log)?;
+    let limited = caller.limited_key();
+    let counts_tokens = limited.is_some_and(|key| key.limits.count_tokens())
+        || targets.iter().any(|target| target.entry.counts_tokens);
+    if counts_tokens {
+        call.guess_tokens(caller.limit_id(), targets[0].entry.dialect);
+    }
+    let call = &*call;
     let mut objects = ObjectTracking::new(gw, snapshot, call, caller);
-    let targets = objects.restrict(routing::targets(snapshot, call, caller, log)?, log)?;
+    let targets = objects.restrict(targets, log)?;
     log.set_pool(&targets[0].entry);
+    let mut reserved = match limited {
+        None => CallerReservation::default(),
+        // Boxed: it would make every request larger.
+        Some(key) => Box::pin(CallerReservation::of(gw, call, key, log)).await?,
+    };
     let mut attempts = Attempts::new(gw, call, &targets, caller);
     objects.before_send();
     loop {
-        let lease = match attempts.next_key(log).await {
+        let mut lease = match attempts.next_key(log).await {
             Ok(lease) => lease,
             Err(reason) => {
                 let concluded = attempts.conclude(reason, log);
@@ -172,12 +188,20 @@ async fn run(
             }
         };
         let target = attempts.target();
-        match send(gw, call, target, &lease, attempts.time).await {
+        let before = reserved.begin_attempt();
+        lease.settle_when_dropped(Settlement::Ended(Usage::default()));
+        let result = send(gw, call, target, &lease, attempts.time).await;
+        let settlement = settlement_of(&result);
+        reserved.end_attempt(settlement, before);
+        settlement
+            .into_iter()
+            .for_each(|settlement| lease.settle_when_dropped(settlement));
+        match result {
             AttemptResult::Response(response) if attempts.is_other_refusal(&response) => {
                 attempts.differs(lease, response, log);
             }
             AttemptResult::Response(mut response) => {
-                let answering = attempts.answered(lease, &response);
+                let answering = attempts.answered(lease, &response, reserved);
                 let tracked = objects.after_response(&answering.lease, &mut response);
                 tracked.await?;
                 return Ok(relay(
@@ -191,7 +215,7 @@ async fn run(
             }
             AttemptResult::Unclear(refusal) => match attempts.unclear(lease, refusal, log) {
                 AfterRefusal::Relay(refusal, lease) => {
-                    let answering = attempts.answered(lease, &refusal.response);
+                    let answering = attempts.answered(lease, &refusal.response, reserved);
                     return Ok(relay(
                         gw,
                         call,

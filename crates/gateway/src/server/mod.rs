@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::Admin;
 use crate::context::Gateway;
+use crate::limits;
 use crate::proxy::{self, OutBody};
 use crate::task_poll::PollScope;
 use crate::write_limit::{self, WriteLimit};
@@ -96,6 +97,7 @@ impl Server {
         }
         tokio::select! {
             never = acceptor.accept_all(listener) => never?,
+            never = limits::sweep_regularly(&gw.limits) => match never {},
             () = stop => {}
         }
         // The listener is closed by now. Connections finish their request and close.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use crate::settings::{AdminSettings, LogSettings, ServerSettings, Settings};
+use crate::settings::{AdminSettings, LimiterSettings, LogSettings, ServerSettings, Settings};
 use keypool_core::clock::Clock;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::{
@@ -48,6 +48,7 @@ fn settings(mock: &Mock) -> Settings {
             token: None,
             token_file: "unused".into(),
         },
+        limiter: LimiterSettings::default(),
         pools: vec![pool.into()],
         virtual_keys: Vec::new(),
     }

@@ -20,7 +20,9 @@ use keypool_core::settings::{
 use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, Reloaded};
 use keypool_gateway::server::Server;
-use keypool_gateway::settings::{AdminSettings, LogSettings, ServerSettings, Settings};
+use keypool_gateway::settings::{
+    AdminSettings, LimiterSettings, LogSettings, ServerSettings, Settings,
+};
 use keypool_testkit::Mock;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -74,6 +76,7 @@ fn settings(pool: PoolSettings) -> Settings {
             token: None,
             token_file: "unused".into(),
         },
+        limiter: LimiterSettings::default(),
         pools: vec![pool.into()],
         virtual_keys: Vec::new(),
         routes: Vec::new(),

@@ -112,14 +112,12 @@ async fn an_error_has_a_trace_header_of_bounded_length() {
 async fn only_virtual_keys_with_native_access_see_traces() {
     let (_mock, pool) = failing_pool().await;
     let running = Running::start(pool).await;
-    let keys = [("plain", false), ("native", true)].map(|(name, native)| VirtualKeySettings {
-        name: name.into(),
-        digest: Digest256::of(format!("virtual-key-{name}").as_bytes()),
-        models: vec!["*".into()],
-        pools: vec!["*".into()],
-        native,
-        expires: None,
-        disabled: false,
+    let keys = [("plain", false), ("native", true)].map(|(name, native)| {
+        let digest = Digest256::of(format!("virtual-key-{name}").as_bytes());
+        VirtualKeySettings {
+            native,
+            ..VirtualKeySettings::new(name, digest)
+        }
     });
     running.next.lock().virtual_keys = keys.to_vec();
     running.gw.reload().unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use keypool_core::secret::Secret;
 use keypool_core::settings::{KeySettings, PoolSettings};
 use keypool_gateway::settings::ServerSettings;
-use keypool_gateway::settings::{AdminSettings, AuthMode, Settings};
+use keypool_gateway::settings::{AdminSettings, AuthMode, LimiterSettings, Settings};
 use keypool_testkit::{Behaviour, Mock};
 
 use super::running::serve;
@@ -80,6 +80,7 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
         pools: vec![pool.into()],
         virtual_keys: Vec::new(),
         admin,
+        limiter: LimiterSettings::default(),
         ..configured
     })
 }

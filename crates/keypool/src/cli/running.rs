@@ -9,7 +9,9 @@ use keypool_core::secret::Digest256;
 use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
 use keypool_gateway::server::Server;
-use keypool_gateway::settings::{AdminSettings, LogFormat, LogSettings, ServerSettings, Settings};
+use keypool_gateway::settings::{
+    AdminSettings, LimiterSettings, LogFormat, LogSettings, ServerSettings, Settings,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
@@ -155,6 +157,7 @@ struct Fixed {
     listen: SocketAddr,
     format: LogFormat,
     admin: AdminSettings,
+    limiter: LimiterSettings,
 }
 
 impl Fixed {
@@ -164,6 +167,7 @@ impl Fixed {
             server,
             log,
             admin,
+            limiter,
             // The gateway reads these from the current snapshot.
             pools: _,
             virtual_keys: _,
@@ -185,6 +189,7 @@ impl Fixed {
             listen: *listen,
             format: *format,
             admin: admin.clone(),
+            limiter: limiter.clone(),
         }
     }
 
@@ -194,11 +199,13 @@ impl Fixed {
             ("`server.listen`", settings.server.listen != self.listen),
             ("`log.format`", settings.log.format != self.format),
             ("`[admin]`", settings.admin != self.admin),
+            ("`[limiter]`", settings.limiter != self.limiter),
         ];
         // The address that was bound still counts: it decides whether a virtual key is required.
         settings.server.listen = self.listen;
         settings.log.format = self.format;
         settings.admin = self.admin.clone();
+        settings.limiter = self.limiter.clone();
         let names = changed.into_iter().filter(|(_, differs)| *differs);
         names.map(|(name, _)| name).collect()
     }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use keypool_core::secret::Digest256;
+use keypool_core::hash;
 
 /// A file that the configuration was read from. It need not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(crate) enum Contents {
     Missing,
     /// The file has nothing but white space.
     Blank,
-    /// The file has a text.
-    Text(Digest256),
+    /// The file has a text, with this hash. Its author gains nothing by making two texts with the same one.
+    Text(u64),
 }
 
 impl Contents {
@@ -38,7 +38,7 @@ impl Contents {
     /// What was read from `path`. A pipe that gives nothing was read before.
     pub(super) fn of(path: &Path, read: &std::io::Result<Vec<u8>>) -> Self {
         match read {
-            Ok(bytes) if !bytes.trim_ascii().is_empty() => Self::Text(Digest256::of(bytes)),
+            Ok(bytes) if !bytes.trim_ascii().is_empty() => Self::Text(hash::bytes(0, bytes)),
             Ok(_) if path.is_file() => Self::Blank,
             Ok(_) | Err(_) => Self::Missing,
         }

@@ -15,8 +15,8 @@ use toml::de::DeValue;
 
 use super::base::{self, Base};
 use super::display;
+use super::limits;
 use super::location::Location;
-use super::not_implemented;
 use super::problem::Problem;
 use super::proxy::{self, ProxySetting};
 use super::report::Report;
@@ -163,7 +163,7 @@ impl Collector<'_> {
         let max_concurrent = table
             .whole("max_concurrent", 1..=u32::MAX)
             .or(self.defaults.max_concurrent);
-        not_implemented::key_limits(&mut table);
+        let limits = limits::per_minute(&mut table);
         table.finish();
         if let (Some(secret), Some(base_url)) = (secret, base) {
             self.out.keys.push(KeySettings {
@@ -172,6 +172,7 @@ impl Collector<'_> {
                 group,
                 weight,
                 max_concurrent,
+                limits,
                 ..KeySettings::new(name, secret, base_url)
             });
         }

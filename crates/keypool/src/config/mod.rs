@@ -11,6 +11,8 @@ mod environment;
 mod errors;
 mod files;
 mod keys;
+mod limiter;
+mod limits;
 mod location;
 mod lookalikes;
 mod not_implemented;
@@ -18,6 +20,7 @@ mod pools;
 mod problem;
 mod proxy;
 mod reachability;
+mod redis_url;
 mod report;
 mod routes;
 mod secrets;
@@ -100,7 +103,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let log = server::log(root.table("log"), report, &sources.overrides);
     let (admin, store) = (root.table("admin"), root.table("store"));
     let admin = admin::read(admin, store, report, &sources.dir);
-    not_implemented::limiter(root.table("limiter"), report);
+    let limiter = limiter::read(root.table("limiter"), report);
     let proxies = proxy::Environment::read(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
     let environment = match sources.environment_pools {
@@ -134,6 +137,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         server,
         log,
         admin,
+        limiter,
         pools,
         virtual_keys,
         routes,

@@ -105,7 +105,7 @@ pub(super) fn warn_exposure(
     keys: &[VirtualKeySettings],
 ) {
     if let (AuthMode::None, Some(at), false) = (server.auth, auth_at, keys.is_empty()) {
-        let warning = "`server.auth` is \"none\", so no caller needs a virtual key: the permissions of `[[virtual_keys]]` have no effect";
+        let warning = "`server.auth` is \"none\", so no caller needs a virtual key: the permissions and limits of `[[virtual_keys]]` have no effect";
         report.warn_at(at, warning);
     }
     let listen = server.listen;

@@ -12,8 +12,8 @@ use keypool_gateway::settings::VirtualKeySettings;
 use super::admin::client_secret;
 use super::display;
 use super::keys::checked_name;
+use super::limits;
 use super::location::Location;
-use super::not_implemented;
 use super::problem::Problem;
 use super::routes;
 use super::walk::{Node, Table};
@@ -48,7 +48,7 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
         table.warn_if_empty("pools", "this virtual key may use no pool");
         let models = table.labels("models").unwrap_or_else(everything);
         let pools = pool_patterns(&mut table, pools);
-        not_implemented::virtual_key_limits(&mut table);
+        let limits = limits::of_caller(&mut table);
         let native = table.switch("native").unwrap_or_default();
         let expires = table.take("expires").and_then(|node| expires(&node));
         let disabled = table.switch("disabled").unwrap_or_default();
@@ -62,6 +62,10 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
                 native,
                 expires,
                 disabled,
+                limits: limits.limits,
+                output_reservation: limits.output_reservation,
+                on_limit: limits.on_limit,
+                limit_wait: limits.limit_wait,
             });
         }
     }

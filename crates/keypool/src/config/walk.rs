@@ -370,6 +370,15 @@ impl<'w> Node<'w> {
 
     /// Reports that the value is not what was expected.
     pub(super) fn must_be(&self, expected: &str) {
+        self.report.add(self.unexpected(expected));
+    }
+
+    /// Reports that the value is not what was expected, and what to do.
+    pub(super) fn must_be_with_hint(&self, expected: &str, hint: &str) {
+        self.report.add(self.unexpected(expected).hint(hint));
+    }
+
+    fn unexpected(&self, expected: &str) -> Problem {
         let found = match self.value.get_ref() {
             DeValue::String(_) => "a string".to_owned(),
             // A number in place of a string may be a key without its quotes: do not show it.
@@ -388,13 +397,12 @@ impl<'w> Node<'w> {
             DeValue::Array(_) => "a list".to_owned(),
             DeValue::Table(_) => "a table".to_owned(),
         };
-        self.report.add(Problem::new(
-            &self.at(),
-            format!("`{}` must be {expected}, found {found}", self.path),
-        ));
+        let message = format!("`{}` must be {expected}, found {found}", self.path);
+        Problem::new(&self.at(), message)
     }
 
-    fn whole(&self) -> Option<i128> {
+    /// The value as a whole number.
+    pub(super) fn whole(&self) -> Option<i128> {
         let number = self.value.get_ref().as_integer()?;
         i128::from_str_radix(number.as_str(), number.radix()).ok()
     }

@@ -426,29 +426,25 @@ async fn an_answer_that_breaks_off_midway_reaches_the_client_broken() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let speech = r#"{"model":"tts-x","input":"hello","voice":"alloy"}"#;
-    let array = "/v1beta/models/gemini-x:streamGenerateContent";
-    let mut failed = 0;
-    for (path, body) in [("/v1/audio/speech", speech), (array, GENERATE)] {
-        let whole = gw.post(path, body).await;
-        assert_eq!((whole.status, whole.end), (200, End::Proper), "{whole:?}");
-        for step in [Step::CutAfter(2), Step::ResetMidBody] {
-            mock.script(&key(1), [step.clone()]);
-            let reply = gw.post(path, body).await;
-            failed += 1;
-            assert_eq!(
-                (reply.status, reply.end),
-                (200, End::Broken),
-                "{path} {step:?}: {} of {} bytes",
-                reply.body.len(),
-                whole.body.len()
-            );
-            let stats = gw.key_stats("p", "p-1").await;
-            assert_eq!(
-                (&stats["failed_requests"], &stats["active_requests"]),
-                (&json!(failed), &json!(0)),
-                "{path} {step:?}"
-            );
-        }
+    let path = "/v1/audio/speech";
+    let whole = gw.post(path, speech).await;
+    assert_eq!((whole.status, whole.end), (200, End::Proper), "{whole:?}");
+    for (step, failed) in [(Step::CutAfter(2), 1), (Step::ResetMidBody, 2)] {
+        mock.script(&key(1), [step.clone()]);
+        let reply = gw.post(path, speech).await;
+        assert_eq!(
+            (reply.status, reply.end),
+            (200, End::Broken),
+            "{step:?}: {} of {} bytes",
+            reply.body.len(),
+            whole.body.len()
+        );
+        let stats = gw.key_stats("p", "p-1").await;
+        assert_eq!(
+            (&stats["failed_requests"], &stats["active_requests"]),
+            (&json!(failed), &json!(0)),
+            "{step:?}"
+        );
     }
     gw.stop().await;
 }

@@ -49,7 +49,10 @@ pub(super) fn error(error: &OwnError<'_>) -> Value {
         _ => "invalid_request_error",
     };
     // SDKs read the code from `details`; people and other programs look for it next to the message.
-    let details = json!({"error_code": error.code});
+    let mut details = json!({"error_code": error.code});
+    if let Some(dimension) = error.dimension {
+        details["dimension"] = dimension.into();
+    }
     json!({"type": "error", "error": {"type": kind, "message": error.message, "code": error.code, "details": details}})
 }
 

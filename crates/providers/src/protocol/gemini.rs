@@ -211,13 +211,24 @@ pub(super) fn error(error: &OwnError<'_>) -> Value {
         500.. => "INTERNAL",
         _ => "INVALID_ARGUMENT",
     };
-    let info = json!({
+    let mut info = json!({
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
         "reason": error.code.to_ascii_uppercase(),
         "domain": "keypool",
         "metadata": {"code": error.code},
     });
-    json!({"error": {"code": error.status, "message": error.message, "status": status, "details": [info]}})
+    if let Some(dimension) = error.dimension {
+        info["metadata"]["dimension"] = dimension.into();
+    }
+    let mut details = vec![info];
+    // Google's own programs wait as long as this says.
+    details.extend(error.retry_after.map(|seconds| {
+        json!({
+            "@type": "type.googleapis.com/google.rpc.RetryInfo",
+            "retryDelay": format!("{seconds}s"),
+        })
+    }));
+    json!({"error": {"code": error.status, "message": error.message, "status": status, "details": details}})
 }
 
 pub(super) fn model_list(models: &[ListedModel]) -> Value {

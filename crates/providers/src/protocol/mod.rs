@@ -140,6 +140,10 @@ pub struct OwnError<'a> {
     pub code: &'a str,
     /// A sentence that says what to do.
     pub message: &'a str,
+    /// What there is too little of, such as `input_tokens`, if a limit was exceeded.
+    pub dimension: Option<&'a str>,
+    /// When to try again, in whole seconds.
+    pub retry_after: Option<u64>,
 }
 
 /// What `method` and `path` call. `path` is as sent: percent-encoded, without the query.

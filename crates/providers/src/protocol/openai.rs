@@ -104,7 +104,12 @@ pub(super) fn error(error: &OwnError<'_>) -> Value {
         500.. => "server_error",
         _ => "invalid_request_error",
     };
-    json!({"error": {"message": error.message, "type": kind, "param": null, "code": error.code}})
+    let mut body =
+        json!({"message": error.message, "type": kind, "param": null, "code": error.code});
+    if let Some(dimension) = error.dimension {
+        body["dimension"] = dimension.into();
+    }
+    json!({ "error": body })
 }
 
 pub(super) fn model_list(models: &[ListedModel]) -> Value {

@@ -35,5 +35,9 @@ pub(super) fn lookup(method: &Method, path: &str) -> Option<Lookup> {
 
 /// Tavily's SDKs show only the message in `detail.error`.
 pub(super) fn error(error: &OwnError<'_>) -> Value {
-    json!({"detail": {"error": error.message, "code": error.code}})
+    let mut detail = json!({"error": error.message, "code": error.code});
+    if let Some(dimension) = error.dimension {
+        detail["dimension"] = dimension.into();
+    }
+    json!({ "detail": detail })
 }

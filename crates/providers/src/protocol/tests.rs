@@ -704,6 +704,8 @@ fn body(protocol: Protocol, status: u16, code: &str) -> Value {
         status,
         code,
         message: "Wait \"30\" s\nand try again.",
+        dimension: None,
+        retry_after: None,
     };
     serde_json::from_slice(&error_body(protocol, &error)).unwrap()
 }
@@ -786,6 +788,8 @@ fn a_broken_stream_ends_with_one_event() {
         status: 503,
         code: "upstream_unreachable",
         message: "The stream broke.\n\nTry again.",
+        dimension: None,
+        retry_after: None,
     };
     for protocol in [OpenAi, Anthropic, Gemini] {
         let event = stream_error(protocol, &error);
@@ -819,6 +823,8 @@ fn own_errors_are_recognised_as_errors() {
             status,
             code: "x",
             message: "m",
+            dimension: None,
+            retry_after: None,
         };
         for protocol in [OpenAi, Gemini, Anthropic] {
             assert!(

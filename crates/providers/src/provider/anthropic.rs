@@ -12,6 +12,7 @@ use super::paths;
 use crate::dialect::{Dialect, ListCall, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, decide, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
+use crate::usage::ImageRule;
 
 /// Cooldown after a rate limit without a stated wait. A reset header can only shorten it.
 const UNSTATED: Duration = Duration::from_secs(60);
@@ -37,6 +38,8 @@ pub(crate) static ANTHROPIC: Dialect = Dialect {
         "openai-organization",
         "openai-project",
     ],
+    needs_include_usage: true,
+    image_rule: ImageRule::Anthropic,
     request_id_headers: &["request-id", "x-request-id"],
     list_models: Some(ListCall {
         path: "/v1/models",

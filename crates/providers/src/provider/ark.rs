@@ -7,6 +7,7 @@ use keypool_core::fault::{Class, Fault};
 use super::openai::OPENAI_COMPATIBLE;
 use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, fault};
+use crate::usage::ImageRule;
 
 /// Meaning of codes by prefix, since suffixes vary. The first match decides.
 const CODES: &[(&str, Class)] = &[
@@ -58,6 +59,7 @@ pub(crate) static ARK: Dialect = Dialect {
     ],
     default_max_concurrent: Some(3),
     account_headers: &["openai-organization", "openai-project", "x-project-name"],
+    image_rule: ImageRule::Ark,
     classify,
     ..OPENAI_COMPATIBLE
 };

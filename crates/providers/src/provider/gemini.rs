@@ -11,6 +11,7 @@ use super::paths;
 use crate::dialect::{Dialect, ListCall, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_in, decide, loggable_code, retry_after};
 use crate::protocol::{ListedModel, Protocol};
+use crate::usage::ImageRule;
 
 /// The root of its OpenAI-compatible endpoints.
 const OPENAI_ROOT: &str = "/v1beta/openai";
@@ -80,6 +81,8 @@ pub(crate) static GEMINI: Dialect = Dialect {
         "openai-organization",
         "openai-project",
     ],
+    needs_include_usage: true,
+    image_rule: ImageRule::Gemini,
     request_id_headers: &["x-request-id"],
     list_models: Some(ListCall {
         path: "/v1beta/models",

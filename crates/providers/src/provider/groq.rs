@@ -44,6 +44,8 @@ pub(crate) static GROQ: Dialect = Dialect {
         "playai-*",
         "allam-*",
     ],
+    // In `x_groq.usage` of the last chunk.
+    needs_include_usage: false,
     classify,
     ..OPENAI_COMPATIBLE
 };

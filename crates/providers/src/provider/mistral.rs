@@ -37,6 +37,8 @@ pub(crate) static MISTRAL: Dialect = Dialect {
         "open-mistral-*",
         "open-mixtral-*",
     ],
+    // In the last chunk. It answers 422 to the field.
+    needs_include_usage: false,
     request_id_headers: &[
         "mistral-correlation-id",
         "x-kong-request-id",

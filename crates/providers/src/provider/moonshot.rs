@@ -29,6 +29,8 @@ pub(crate) static MOONSHOT: Dialect = Dialect {
         path: "/v1",
     }),
     default_models: &["moonshot-*", "kimi-*"],
+    // In the choice of the last chunk.
+    needs_include_usage: false,
     request_id_headers: &["msh-request-id", "x-request-id", "x-msh-trace-id"],
     is_private_header: |name| ACCOUNT_HEADERS.contains(&name) || paths::is_private_everywhere(name),
     classify,

@@ -12,6 +12,7 @@ use super::paths;
 use crate::dialect::{Dialect, ListCall, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, decide, retry_after};
 use crate::protocol::{ListedModel, Protocol};
+use crate::usage::ImageRule;
 
 /// Any server that speaks OpenAI's protocol and takes a bearer key. Other providers start from this one.
 pub(crate) const OPENAI_COMPATIBLE: Dialect = Dialect {
@@ -25,6 +26,8 @@ pub(crate) const OPENAI_COMPATIBLE: Dialect = Dialect {
     protocols: &[Protocol::OpenAi],
     openai_root: None,
     account_headers: &["openai-organization", "openai-project"],
+    needs_include_usage: true,
+    image_rule: ImageRule::OpenAi,
     request_id_headers: &["x-request-id"],
     list_models: Some(ListCall {
         path: "/v1/models",

@@ -70,6 +70,8 @@ pub(crate) static OPENROUTER: Dialect = Dialect {
         hosts: &["openrouter.ai"],
         path: "/api/v1",
     }),
+    // In the last chunk; it ignores the field.
+    needs_include_usage: false,
     request_id_headers: &["x-generation-id", "x-request-id"],
     classify,
     ..OPENAI_COMPATIBLE

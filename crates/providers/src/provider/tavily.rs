@@ -8,6 +8,7 @@ use super::paths;
 use crate::dialect::Dialect;
 use crate::errors::{ErrorBody, ErrorResponse, decide, retry_after};
 use crate::protocol::Protocol;
+use crate::usage::ImageRule;
 
 /// api.tavily.com.
 pub(crate) static TAVILY: Dialect = Dialect {
@@ -22,6 +23,8 @@ pub(crate) static TAVILY: Dialect = Dialect {
     openai_root: None,
     // The access mode asks for service without a key, which contradicts a pool's key.
     account_headers: &["x-tavily-access-mode", "x-tavily-orgid", "x-project-id"],
+    needs_include_usage: false,
+    image_rule: ImageRule::OpenAi,
     request_id_headers: &["x-request-id"],
     list_models: None,
     upstream_path: |_, base_path, path| paths::kept_path(base_path, path),

@@ -10,7 +10,7 @@ use super::json_scan::{self, ParseError};
 
 /// The top-level fields of a request's body that the gateway reads.
 ///
-/// If a field is repeated, the last one counts, as in most parsers. A field of another type counts as missing. Texts are
+/// If a field is repeated, the last one counts, as in most parsers; of a number, the largest. A field of another type counts as missing. Texts are
 /// unescaped, not empty, and not longer than [`LONGEST_TEXT`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peek {
@@ -46,6 +46,14 @@ pub struct Peek {
     pub system_instruction: Option<Range<usize>>,
     /// Byte range of the value of each `api_key`.
     pub api_keys: Vec<Range<usize>>,
+    /// Maximum number of output tokens that the caller sets, for one choice: the largest of `max_tokens`,
+    /// `max_completion_tokens`, `max_output_tokens`, and of `maxOutputTokens` in `generationConfig`.
+    pub max_output_tokens: Option<u64>,
+    /// Number of choices that the caller asks for: the largest of `n`, `best_of`, and of `candidateCount` in
+    /// `generationConfig`.
+    pub choices: Option<u64>,
+    /// Byte range of the value of `stream_options`.
+    pub stream_options: Option<Range<usize>>,
 }
 
 /// Maximum length of a text that is read, in bytes as written in the body: ids are shorter, and each text is copied. The
@@ -97,7 +105,16 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
             b"stream" => peek.stream = raw == "true",
             b"store" => peek.store = raw.parse().ok(),
             b"background" => peek.background = raw == "true",
-            b"n" => peek.has_choices = raw != "1" && raw != "null",
+            b"n" => {
+                peek.has_choices = raw != "1" && raw != "null";
+                raise(&mut peek.choices, whole_number(raw));
+            }
+            b"best_of" => raise(&mut peek.choices, whole_number(raw)),
+            b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => {
+                raise(&mut peek.max_output_tokens, whole_number(raw));
+            }
+            b"generationConfig" | b"generation_config" => peek.read_generation_config(raw),
+            b"stream_options" => peek.stream_options = Some(value),
             b"prompt_cache_key" => peek.prompt_cache_key = short_text(raw),
             b"safety_identifier" => peek.safety_identifier = short_text(raw),
             b"user" => peek.user = short_text(raw),
@@ -123,14 +140,43 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     Ok(peek)
 }
 
-/// The body with the string at `range` replaced by `model`, in three pieces; head and tail are not copied.
-pub fn splice(body: &Bytes, range: &Range<usize>, model: &str) -> [Bytes; 3] {
-    let name = serde_json::Value::from(model).to_string();
-    [
-        body.slice(..range.start),
-        Bytes::from(name),
-        body.slice(range.end..),
-    ]
+impl Peek {
+    fn read_generation_config(&mut self, raw: &str) {
+        if !raw.starts_with('{') {
+            return;
+        }
+        // The whole body was JSON.
+        let _ = json_scan::fields(raw, |name, value| match name {
+            "maxOutputTokens" | "max_output_tokens" => {
+                raise(&mut self.max_output_tokens, whole_number(&raw[value]));
+            }
+            "candidateCount" | "candidate_count" => {
+                raise(&mut self.choices, whole_number(&raw[value]));
+            }
+            _ => {}
+        });
+    }
+}
+
+/// The larger of both counts, since it is unknown which of them a provider follows.
+fn raise(known: &mut Option<u64>, other: Option<u64>) {
+    *known = (*known).max(other);
+}
+
+/// A number that is whole and not negative, also if it is written as `100.0` or `1e2`.
+fn whole_number(raw: &str) -> Option<u64> {
+    /// The first whole number that is not exact as a fraction.
+    const INEXACT: f64 = 9_007_199_254_740_992.0;
+    raw.parse().ok().or_else(|| {
+        let number: f64 = raw.parse().ok()?;
+        let is_whole = number.fract() == 0.0 && (0.0..INEXACT).contains(&number);
+        is_whole.then_some(number as u64)
+    })
+}
+
+/// A text as a JSON string, with its quotes.
+pub fn quoted(text: &str) -> Bytes {
+    Bytes::from(serde_json::Value::from(text).to_string())
 }
 
 /// The raw value of a top-level field of a JSON object; the last one if there are several.
@@ -316,6 +362,55 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_number_of_output_tokens_counts() {
+        for (body, expect) in [
+            (r#"{"max_tokens":100}"#, Some(100)),
+            (
+                r#"{"max_tokens":100,"max_completion_tokens":200}"#,
+                Some(200),
+            ),
+            (r#"{"max_output_tokens":7,"max_tokens":null}"#, Some(7)),
+            (r#"{"max_tokens":5,"max_tokens":4}"#, Some(5)),
+            (
+                r#"{"generationConfig":{"maxOutputTokens":9,"candidateCount":3}}"#,
+                Some(9),
+            ),
+            (r#"{"generation_config":{"max_output_tokens":9}}"#, Some(9)),
+            (r#"{"generationConfig":[{"maxOutputTokens":9}]}"#, None),
+            (r#"{"max_tokens":1e2}"#, Some(100)),
+            (r#"{"max_tokens":64.0}"#, Some(64)),
+            (r#"{"max_tokens":64.5}"#, None),
+            (r#"{"max_tokens":-1}"#, None),
+            (r#"{"max_tokens":"64"}"#, None),
+            (r#"{"max_tokens":1e400}"#, None),
+            (
+                r#"{"max_tokens":18446744073709551615}"#,
+                Some(18_446_744_073_709_551_615),
+            ),
+            (r#"{"messages":[{"max_tokens":3}]}"#, None),
+        ] {
+            assert_eq!(seen(body).max_output_tokens, expect, "{body}");
+        }
+        for (body, choices, has_choices) in [
+            (r#"{"n":3,"best_of":5}"#, Some(5), true),
+            (r#"{"n":1}"#, Some(1), false),
+            (
+                r#"{"generationConfig":{"candidateCount":4}}"#,
+                Some(4),
+                false,
+            ),
+            (r#"{"n":null}"#, None, false),
+        ] {
+            let seen = seen(body);
+            assert_eq!(
+                (seen.choices, seen.has_choices),
+                (choices, has_choices),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
     fn says_what_is_wrong_and_quotes_nothing() {
         let not_json = [
             "",
@@ -428,17 +523,5 @@ mod tests {
             .map(|key| text_at(body, key))
             .collect();
         assert_eq!(texts, [Some("a".to_owned()), None]);
-    }
-
-    #[test]
-    fn splice_shares_head_and_tail() {
-        let body = Bytes::from_static(br#"{"a":1.50, "model":"old" ,"b":"\u0041"}"#);
-        let range = peek(&body).unwrap().model.unwrap().range;
-        let [head, model, tail] = splice(&body, &range, "ne\"w\n");
-        assert_eq!(head, br#"{"a":1.50, "model":"#.as_slice());
-        assert_eq!(model, br#""ne\"w\n""#.as_slice());
-        assert_eq!(tail, br#" ,"b":"\u0041"}"#.as_slice());
-        assert_eq!(head.as_ptr(), body.as_ptr());
-        assert_eq!(tail.as_ptr(), body[range.end..].as_ptr());
     }
 }

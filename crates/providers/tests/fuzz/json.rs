@@ -1,11 +1,10 @@
-//! Peek and splice compared with a plain reading by serde_json: both refuse the same bodies and read the same fields.
+//! Peek compared with a plain reading by serde_json: both refuse the same bodies and read the same fields.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use bytes::Bytes;
-use keypool_providers::peek::{LONGEST_TEXT, ModelAt, Peek, PeekError, peek, splice};
+use keypool_providers::peek::{LONGEST_TEXT, ModelAt, Peek, PeekError, peek, quoted};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -31,7 +30,7 @@ fn peek_reads_what_serde_json_reads() {
 }
 
 #[test]
-fn splice_changes_the_model_and_nothing_else() {
+fn a_replaced_model_changes_nothing_else() {
     fuzz!(|source: &mut Source<'_>| {
         let new = if source.flip() {
             (*source.one_of(WORDS)).to_owned()
@@ -39,7 +38,7 @@ fn splice_changes_the_model_and_nothing_else() {
             let length = source.below(12);
             String::from_utf8_lossy(source.take(length)).into_owned()
         };
-        let body = Bytes::from(source.body());
+        let body = source.body();
         let Ok(Peek {
             model: Some(ModelAt { name, range }),
             ..
@@ -47,10 +46,8 @@ fn splice_changes_the_model_and_nothing_else() {
         else {
             return;
         };
-        let spliced = splice(&body, &range, &new);
         let (head, tail) = (&body[..range.start], &body[range.end..]);
-        assert_eq!([&spliced[0], &spliced[2]], [head, tail]);
-        let spliced = spliced.concat();
+        let spliced = [head, &quoted(&new), tail].concat();
         // Some JSON does not fit into a tree: huge numbers, deep nesting, half of a surrogate pair.
         if let Ok(mut tree) = serde_json::from_slice::<Value>(&body) {
             assert_eq!(tree["model"], name);
@@ -123,6 +120,49 @@ fn expected(body: &[u8]) -> Result<Peek, PeekError> {
         instructions: place("instructions"),
         system: place("system"),
         system_instruction: place("systemInstruction"),
+        max_output_tokens: largest(&fields, MAX_TOKENS, "max_output_tokens"),
+        choices: largest(&fields, CHOICES, "candidate_count"),
+        stream_options: place("stream_options"),
+    })
+}
+
+const MAX_TOKENS: &[&str] = &["max_tokens", "max_completion_tokens", "max_output_tokens"];
+const CHOICES: &[&str] = &["n", "best_of"];
+
+/// The largest whole number in the fields of these names, and in those of Gemini's configuration.
+fn largest(fields: &[(String, &RawValue)], names: &[&str], in_config: &str) -> Option<u64> {
+    let top = fields.iter().filter(|(name, _)| names.contains(&&**name));
+    let configs = fields
+        .iter()
+        .filter(|(name, _)| one_config(name) == "generation_config")
+        .filter_map(|(_, value)| serde_json::from_str(value.get()).ok());
+    let inner = configs
+        .flat_map(|Fields(inner)| inner)
+        .filter(|(name, _)| {
+            let name: Option<String> = serde_json::from_str(name.get()).ok();
+            name.is_some_and(|name| one_config(&name) == in_config)
+        })
+        .map(|(_, value)| value);
+    let all = top.map(|(_, value)| *value).chain(inner);
+    all.filter_map(|value| whole_number(value.get())).max()
+}
+
+/// The one spelling of the names in and of Gemini's configuration.
+fn one_config(name: &str) -> &str {
+    match name {
+        "generationConfig" => "generation_config",
+        "maxOutputTokens" => "max_output_tokens",
+        "candidateCount" => "candidate_count",
+        name => name,
+    }
+}
+
+fn whole_number(raw: &str) -> Option<u64> {
+    let number: serde_json::Number = serde_json::from_str(raw).ok()?;
+    number.as_u64().or_else(|| {
+        let number = number.as_f64()?;
+        let is_whole = number >= 0.0 && number % 1.0 == 0.0 && number < 9_007_199_254_740_992.0;
+        is_whole.then_some(number as u64)
     })
 }
 

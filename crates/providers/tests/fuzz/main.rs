@@ -9,6 +9,7 @@ mod calls;
 mod json;
 mod source;
 mod streams;
+mod usage;
 
 /// Number of inputs for each target as a test.
 #[cfg(not(fuzzing))]

@@ -64,10 +64,8 @@ pub(super) fn embeddings(call: &Call<'_>) -> Result<Answer, ApiError> {
         };
         format!(r#"{{"object":"embedding","index":{index},"embedding":{embedding}}}"#)
     });
-    let (data, tokens) = (array(data), call.input_tokens());
-    let text = format!(
-        r#"{{"object":"list","data":{data},"model":{model},"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}"#
-    );
+    let (data, usage) = (array(data), input_usage(call));
+    let text = format!(r#"{{"object":"list","data":{data},"model":{model},"usage":{usage}}}"#);
     Ok(Answer::json(call.protocol, call.state, text))
 }
 
@@ -82,9 +80,14 @@ pub(super) fn rerank(call: &Call<'_>) -> Result<Answer, ApiError> {
         let score = 1.0 / (index + 1) as f64;
         format!(r#"{{"index":{index},"relevance_score":{score:.6}}}"#)
     }));
-    let (id, tokens) = (call.state.id("rerank-"), call.input_tokens());
-    let text = format!(
-        r#"{{"id":"{id}","model":{model},"results":{results},"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}"#
-    );
+    let (id, usage) = (call.state.id("rerank-"), input_usage(call));
+    let text = format!(r#"{{"id":"{id}","model":{model},"results":{results},"usage":{usage}}}"#);
     Ok(Answer::json(call.protocol, call.state, text))
+}
+
+fn input_usage(call: &Call<'_>) -> String {
+    let tokens = call.input_tokens();
+    call.usage(format!(
+        r#"{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}"#
+    ))
 }

@@ -73,7 +73,8 @@ pub(super) fn speech(call: &Call<'_>) -> Result<Answer, ApiError> {
 
 pub(super) fn transcription(call: &Call<'_>) -> Answer {
     let text = quoted(call.reply("", None).text().trim());
-    let body = format!(r#"{{"text":{text},"usage":{{"type":"duration","seconds":1}}}}"#);
+    let usage = call.usage(r#"{"type":"duration","seconds":1}"#.to_owned());
+    let body = format!(r#"{{"text":{text},"usage":{usage}}}"#);
     Answer::json(call.protocol, call.state, body)
 }
 
@@ -93,9 +94,10 @@ pub(super) fn images(call: &Call<'_>) -> Result<Answer, ApiError> {
     };
     let data = array((0..n).map(|_| format!(r#"{{{image},"size":"1x1"}}"#)));
     let created = call.state.unix();
-    let text = format!(
-        r#"{{"model":{model},"created":{created},"data":{data},"usage":{{"generated_images":{n},"output_tokens":{n},"total_tokens":{n}}}}}"#
-    );
+    let usage = call.usage(format!(
+        r#"{{"generated_images":{n},"output_tokens":{n},"total_tokens":{n}}}"#
+    ));
+    let text = format!(r#"{{"model":{model},"created":{created},"data":{data},"usage":{usage}}}"#);
     Ok(Answer::json(call.protocol, call.state, text))
 }
 
@@ -107,9 +109,10 @@ fn image_answer(call: &Call<'_>, n: usize) -> Answer {
     let data = array((0..n).map(|_| format!(r#"{{"b64_json":"{}"}}"#, base64(&PIXEL))));
     let (created, input, output) = (call.state.unix(), call.input_tokens(), n as u64);
     let total = input + output;
-    let text = format!(
-        r#"{{"created":{created},"data":{data},"usage":{{"input_tokens":{input},"output_tokens":{output},"total_tokens":{total},"input_tokens_details":{{"text_tokens":{input},"image_tokens":0}}}}}}"#
-    );
+    let usage = call.usage(format!(
+        r#"{{"input_tokens":{input},"output_tokens":{output},"total_tokens":{total},"input_tokens_details":{{"text_tokens":{input},"image_tokens":0}}}}"#
+    ));
+    let text = format!(r#"{{"created":{created},"data":{data},"usage":{usage}}}"#);
     Answer::json(call.protocol, call.state, text)
 }
 

@@ -146,6 +146,9 @@ struct Frames {
     close: &'static str,
     finish: String,
     include_usage: bool,
+    usage: String,
+    /// How often the usage is stated, if it was requested.
+    usage_times: usize,
 }
 
 impl Frames {
@@ -176,10 +179,8 @@ impl Frames {
         events.push(self.event(&self.finish));
         if self.include_usage {
             let head = self.open.split(r#""choices":"#).next().unwrap_or_default();
-            events.push(Bytes::from(format!(
-                "{head}\"choices\":[],\"usage\":{}}}\n\n",
-                usage(reply)
-            )));
+            let chunk = format!("{head}\"choices\":[],\"usage\":{}}}\n\n", self.usage);
+            events.extend(std::iter::repeat_n(Bytes::from(chunk), self.usage_times));
         }
         events.push(Bytes::from_static(b"data: [DONE]\n\n"));
         events
@@ -206,11 +207,13 @@ fn chat(call: &Call<'_>) -> Result<Answer, ApiError> {
         let text = format!(
             r#"{{"id":"{id}","object":"chat.completion","created":{created},"model":{model},"choices":[{{"index":0,"message":{{"role":"assistant","content":{},"refusal":null,"annotations":[]}},"logprobs":null,"finish_reason":"{finish}"}}],"usage":{},"service_tier":"default","system_fingerprint":"fp_mock"}}"#,
             quoted(&reply.text()),
-            usage(&reply),
+            usage(call, &reply),
         );
         return Ok(Answer::json(call.protocol, call.state, text));
     }
     let frames = Frames {
+        usage: usage(call, &reply),
+        usage_times: call.behaviour.usage_times,
         open: format!(
             r#"data: {{"id":"{id}","object":"chat.completion.chunk","created":{created},"model":{model},"service_tier":"default","system_fingerprint":"fp_mock","choices":[{{"index":0,"delta":"#
         ),
@@ -242,13 +245,15 @@ fn completions(call: &Call<'_>) -> Result<Answer, ApiError> {
     );
     if body.stream != Some(true) {
         let text = quoted(&reply.text());
-        let usage = usage(&reply);
+        let usage = usage(call, &reply);
         let text = format!(
             r#"{open}{text},"index":0,"logprobs":null,"finish_reason":"{finish}"}}],"usage":{usage}}}"#
         );
         return Ok(Answer::json(call.protocol, call.state, text));
     }
     let frames = Frames {
+        usage: usage(call, &reply),
+        usage_times: call.behaviour.usage_times,
         open: format!("data: {open}"),
         close: "}]",
         finish: format!(r#""","index":0,"logprobs":null,"finish_reason":"{finish}""#),
@@ -273,14 +278,14 @@ fn finish_reason(reply: &Reply) -> &'static str {
     if reply.cut_short { "length" } else { "stop" }
 }
 
-fn usage(reply: &Reply) -> String {
-    format!(
+fn usage(call: &Call<'_>, reply: &Reply) -> String {
+    call.usage(format!(
         r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
         reply.input_tokens,
         reply.output_tokens,
         reply.total_tokens(),
         reply.cached_tokens,
-    )
+    ))
 }
 
 fn listed(call: &Call<'_>) -> Vec<String> {

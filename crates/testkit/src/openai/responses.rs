@@ -64,13 +64,13 @@ pub(super) fn create(call: &Call<'_>) -> Result<Answer, ApiError> {
             call.protocol,
             call.state,
             EVENTS,
-            events(&subject, &reply),
+            events(call, &subject, &reply),
         ));
     }
     Ok(Answer::json(
         call.protocol,
         call.state,
-        finished(&subject, &reply),
+        finished(call, &subject, &reply),
     ))
 }
 
@@ -87,7 +87,7 @@ pub(super) fn get(call: &Call<'_>, id: &str) -> Result<Answer, ApiError> {
     Ok(Answer::json(
         call.protocol,
         call.state,
-        finished(&subject, &call.reply("", None)),
+        finished(call, &subject, &call.reply("", None)),
     ))
 }
 
@@ -150,13 +150,13 @@ fn last_status(reply: &Reply) -> &'static str {
     }
 }
 
-fn finished(subject: &ResponseFields, reply: &Reply) -> String {
-    let usage = format!(
+fn finished(call: &Call<'_>, subject: &ResponseFields, reply: &Reply) -> String {
+    let usage = call.usage(format!(
         r#"{{"input_tokens":{},"input_tokens_details":{{"cached_tokens":0}},"output_tokens":{},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{}}}"#,
         reply.input_tokens,
         reply.output_tokens,
         reply.total_tokens(),
-    );
+    ));
     let status = last_status(reply);
     object(
         subject,
@@ -178,7 +178,7 @@ impl Events {
     }
 }
 
-fn events(subject: &ResponseFields, reply: &Reply) -> Vec<Bytes> {
+fn events(call: &Call<'_>, subject: &ResponseFields, reply: &Reply) -> Vec<Bytes> {
     let mut events = Events(Vec::with_capacity(reply.pieces.len() + 8));
     let id = &subject.message_id;
     let begun = format!(
@@ -220,7 +220,7 @@ fn events(subject: &ResponseFields, reply: &Reply) -> Vec<Bytes> {
     let last = format!("response.{}", last_status(reply));
     events.push(
         &last,
-        &format!(r#""response":{}"#, finished(subject, reply)),
+        &format!(r#""response":{}"#, finished(call, subject, reply)),
     );
     events.0
 }

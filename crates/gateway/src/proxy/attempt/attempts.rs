@@ -15,6 +15,7 @@ use crate::context::Gateway;
 use crate::free_call;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
+use crate::proxy::reservation::CallerReservation;
 use crate::proxy::routing::{PoolTarget, conversation};
 use crate::snapshot::PoolEntry;
 use crate::telemetry::{FailedAttempt, NextStep};
@@ -63,9 +64,10 @@ pub(super) struct TargetState {
 }
 
 impl TargetState {
-    fn new(target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
+    fn new(gw: &Gateway, target: &PoolTarget, call: &Call<'_>, caller: &Caller) -> Self {
         let demand = Demand {
             conversation: conversation(call, target, caller),
+            cost: target.cost(call, &gw.limits.estimates),
             ..target.demand(call)
         };
         Self {
@@ -115,6 +117,8 @@ pub(crate) struct Answering {
     pub(crate) lease: Lease,
     /// Earlier failures of the same request, which count against their keys once this attempt has succeeded.
     pub(crate) suspects: Vec<Suspect>,
+    /// What the call has reserved of its caller's limits.
+    pub(crate) reserved: CallerReservation,
 }
 
 /// Attempts that came to their end without a response to relay.
@@ -143,7 +147,7 @@ impl<'a> Attempts<'a> {
             call,
             targets,
             target: 0,
-            state: TargetState::new(&targets[0], call, caller),
+            state: TargetState::new(gw, &targets[0], call, caller),
             attempts: 0,
             time: RequestTime {
                 total,
@@ -178,7 +182,7 @@ impl<'a> Attempts<'a> {
                 Err(reason) if self.may_try_next_target(reason) => {
                     log.record_no_key(self.pool(), &self.state.demand, reason, self.waited);
                     self.target += 1;
-                    self.state = TargetState::new(self.target(), self.call, self.caller);
+                    self.state = TargetState::new(self.gw, self.target(), self.call, self.caller);
                 }
                 Err(reason) => {
                     self.log_failure(log, NextStep::End(reason));
@@ -412,7 +416,12 @@ impl<'a> Attempts<'a> {
 
     /// The attempt has a response to relay. If that turns out to be a success, earlier failures of the same request with
     /// other groups were their keys' own.
-    pub(crate) fn answered(&mut self, lease: Lease, response: &UpstreamResponse) -> Answering {
+    pub(crate) fn answered(
+        &mut self,
+        lease: Lease,
+        response: &UpstreamResponse,
+        reserved: CallerReservation,
+    ) -> Answering {
         if response.class == Class::Success
             && let Some(seeking) = self.seeking.take()
         {
@@ -421,6 +430,7 @@ impl<'a> Attempts<'a> {
         Answering {
             lease,
             suspects: std::mem::take(&mut self.suspects),
+            reserved,
         }
     }
 

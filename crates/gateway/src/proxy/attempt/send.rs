@@ -87,6 +87,6 @@ fn build_request<'a>(
     );
     let mut headers = forwarded(call.headers, entry.dialect);
     headers.push(key.credential(protocol)?);
-    let body = call.body_for(member, model);
+    let body = call.body_for(member, model, entry.dialect);
     UpstreamRequest::new(call.method, path, key.host.as_ref()?, headers, body)
 }

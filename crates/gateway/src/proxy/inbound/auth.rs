@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
+use keypool_core::limit::LimitId;
 use keypool_core::pattern;
 use keypool_providers::protocol;
 
@@ -106,6 +107,16 @@ impl Caller {
             of_pool.unwrap_or_default()
         );
         Err(GatewayError::new(Kind::NativeNotAllowed, message))
+    }
+
+    /// The virtual key, if it has limits.
+    pub(crate) fn limited_key(&self) -> Option<&Arc<VirtualKeySettings>> {
+        self.key.as_ref().filter(|key| !key.limits.is_unlimited())
+    }
+
+    /// Names the caller for what is learned of its calls.
+    pub(crate) fn limit_id(&self) -> LimitId {
+        LimitId::of_virtual_key(&self.name)
     }
 
     /// Whose requests share a turn in a pool's queue: those of one virtual key, else of one address.

@@ -9,15 +9,18 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
+use keypool_core::limit::LimitId;
 use keypool_core::pool::Member;
+use keypool_providers::dialect::Dialect;
 use keypool_providers::form;
 use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use keypool_providers::response::{StreamEnd, StreamKind};
+use keypool_providers::usage;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{MatchedEndpoint, ReceivedBody};
+use super::{MatchedEndpoint, ReceivedBody, TokenGuess};
 use crate::error::GatewayError;
 use crate::upstream::RequestBody;
 
@@ -57,6 +60,8 @@ pub(crate) struct Call<'a> {
     pub(crate) object_effect: Option<ObjectEffect>,
     /// What else the body says.
     pub(crate) fields: peek::Peek,
+    /// The tokens that it may use, if a limit needs to know.
+    pub(crate) tokens: Option<TokenGuess>,
     model: Option<NamedModel>,
 }
 
@@ -108,6 +113,7 @@ impl<'a> Call<'a> {
             key_field: key_field(endpoint.protocol, &body.bytes, &fields.rest)?,
             model: fields.model,
             fields: fields.rest,
+            tokens: None,
             body,
             endpoint,
         })
@@ -143,33 +149,72 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The body for a key, with its model in place of the client's. All other bytes stay as they came.
-    pub(crate) fn body_for(&self, member: &Member, model: &str) -> RequestBody {
+    /// The body for a key, with its model in place of the client's. All other bytes stay as they came, except that a stream's
+    /// usage is asked for where a limit needs it.
+    pub(crate) fn body_for(&self, member: &Member, model: &str, dialect: &Dialect) -> RequestBody {
         let body = self.body();
-        let is_replaced = |named: &&NamedModel| {
-            named.name != model && (member.model.is_some() || !model.is_empty())
-        };
-        match self
-            .model
-            .as_ref()
-            .filter(is_replaced)
-            .map(|named| (named.prefix, &named.at))
-        {
-            Some((prefix, ModelLocation::Body(range))) => {
-                RequestBody::new(peek::splice(body, range, &[prefix, model].concat()))
-            }
-            Some((_, ModelLocation::Form(range))) => RequestBody::new([
-                body.slice(..range.start),
-                Bytes::copy_from_slice(model.as_bytes()),
-                body.slice(range.end..),
-            ]),
-            Some((_, ModelLocation::Path(_))) | None => match &self.key_field {
-                None => RequestBody::new([body.clone()]),
-                Some(field) => {
-                    RequestBody::new([body.slice(..field.start), body.slice(field.end..)])
-                }
-            },
+        let edits = [
+            self.model_edit(member, model),
+            self.usage_edit(dialect),
+            self.key_field.clone().map(|field| (field, Bytes::new())),
+        ];
+        if edits.iter().all(Option::is_none) {
+            return RequestBody::new([body.clone()]);
         }
+        let mut edits: Vec<_> = edits.into_iter().flatten().collect();
+        edits.sort_unstable_by_key(|(range, _)| range.start);
+        let (mut pieces, mut from) = (Vec::with_capacity(2 * edits.len() + 1), 0);
+        for (range, text) in edits {
+            pieces.push(body.slice(from..range.start));
+            pieces.push(text);
+            from = range.end;
+        }
+        pieces.push(body.slice(from..));
+        RequestBody::new(pieces)
+    }
+
+    /// Guesses how many tokens the call uses, since a limit needs to know.
+    pub(crate) fn guess_tokens(&mut self, caller: LimitId, dialect: &Dialect) {
+        if self.generates {
+            let model = self.model_name().unwrap_or_default();
+            let (endpoint, body) = (&self.endpoint, self.body());
+            let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
+            self.tokens = Some(guess);
+        }
+    }
+
+    /// What replaces the model's name in the body.
+    fn model_edit(&self, member: &Member, model: &str) -> Option<(Range<usize>, Bytes)> {
+        let named = self.model.as_ref()?;
+        let is_replaced = named.name != model && (member.model.is_some() || !model.is_empty());
+        match &named.at {
+            ModelLocation::Body(range) if is_replaced => {
+                let text = peek::quoted(&[named.prefix, model].concat());
+                Some((range.clone(), text))
+            }
+            ModelLocation::Form(range) if is_replaced => {
+                Some((range.clone(), Bytes::copy_from_slice(model.as_bytes())))
+            }
+            _ => None,
+        }
+    }
+
+    /// What makes the provider report the usage of a stream, if a limit needs it and the client did not ask.
+    fn usage_edit(&self, dialect: &Dialect) -> Option<(Range<usize>, Bytes)> {
+        let is_chat = || {
+            let kind = StreamKind::of(self.protocol(), self.path());
+            self.generates && kind == Some(StreamKind::Chat)
+        };
+        if self.tokens.is_none() || !dialect.needs_include_usage || !is_chat() {
+            return None;
+        }
+        let edit = usage::include_usage(self.body(), &self.fields)?;
+        Some((edit.range, Bytes::from_static(edit.text.as_bytes())))
+    }
+
+    /// Whether the provider is asked for the usage of a stream although the client did not ask.
+    pub(crate) fn adds_usage(&self, dialect: &Dialect) -> bool {
+        self.usage_edit(dialect).is_some()
     }
 
     /// What a permission of a key may be for: the endpoint's path, without the ids and names that a caller chooses.

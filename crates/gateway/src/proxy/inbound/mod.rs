@@ -6,6 +6,7 @@ mod call;
 mod cors;
 mod endpoint;
 mod origin_check;
+mod tokens;
 mod unread_body;
 
 pub(super) use auth::{Caller, ClientRequest};
@@ -13,4 +14,5 @@ pub(super) use body::ReceivedBody;
 pub(super) use call::{Call, key_in_body};
 pub(super) use cors::Cors;
 pub(super) use endpoint::MatchedEndpoint;
+pub(super) use tokens::TokenGuess;
 pub(super) use unread_body::UnreadBody;

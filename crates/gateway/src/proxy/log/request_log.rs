@@ -15,6 +15,7 @@ use tracing::{Span, field, info};
 
 use super::trace_header;
 use crate::context::Gateway;
+use crate::limits::RateHeaders;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use crate::snapshot::PoolEntry;
@@ -50,6 +51,8 @@ pub(crate) struct RequestLog {
     steps: Vec<Step>,
     /// The caller asked for the trace in a header and may see it.
     shows_trace: bool,
+    /// What the caller's limits leave; `None` if it has none.
+    rate_headers: Option<Box<RateHeaders>>,
 }
 
 impl RequestLog {
@@ -71,6 +74,7 @@ impl RequestLog {
             is_finished: false,
             steps: Vec::new(),
             shows_trace: trace_header::is_requested(&parts.headers),
+            rate_headers: None,
         }
     }
 
@@ -88,6 +92,11 @@ impl RequestLog {
     pub(crate) fn set_caller(&mut self, name: &Arc<str>, may_see_traces: bool) {
         self.caller = Arc::clone(name);
         self.shows_trace &= may_see_traces;
+    }
+
+    /// Records what the caller's limits leave.
+    pub(crate) fn set_rate_headers(&mut self, rate_headers: RateHeaders) {
+        self.rate_headers = Some(Box::new(rate_headers));
     }
 
     /// Records the pool that the request goes to first.
@@ -179,6 +188,9 @@ impl RequestLog {
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, self.request_id.clone());
+        if let Some(rate_headers) = &self.rate_headers {
+            rate_headers.insert(headers);
+        }
         // Before the caller is known there are no steps, so nothing is shown to a caller who may not see it.
         if self.shows_trace
             && let Some(trace) = trace_header::value(&self.steps)
@@ -267,6 +279,7 @@ impl RequestLog {
             is_finished: self.is_finished,
             steps: std::mem::take(&mut self.steps),
             shows_trace: self.shows_trace,
+            rate_headers: self.rate_headers.take(),
         };
         self.is_finished = true;
         taken

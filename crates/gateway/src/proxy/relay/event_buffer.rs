@@ -13,7 +13,10 @@ use bytes::Bytes;
 use keypool_providers::list_scan::ListScanner;
 use keypool_providers::response::{StreamEnd, StreamForm, StreamOutcome};
 use keypool_providers::sse::EventScanner;
+use keypool_providers::usage::UsageReader;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::usage_filter::UsageFilter;
 
 /// How long the beginning of an event is held.
 const HOLD: Duration = Duration::from_millis(50);
@@ -25,6 +28,8 @@ pub(super) struct EventBuffer {
     scanner: Scanner,
     /// Knows whether the stream is complete; `None` if its transfer alone decides.
     end: Option<StreamEnd>,
+    /// Set if the client must not see the chunk with the usage. It holds incomplete events itself.
+    filter: Option<UsageFilter>,
     held: VecDeque<Bytes>,
     /// In bytes.
     held_length: usize,
@@ -43,13 +48,15 @@ enum Scanner {
 }
 
 impl EventBuffer {
-    pub(super) fn new(form: StreamForm, end: Option<StreamEnd>) -> Self {
+    /// `withholds`: the chunk with the usage is left out.
+    pub(super) fn new(form: StreamForm, end: Option<StreamEnd>, withholds: bool) -> Self {
         Self {
             scanner: match form {
                 StreamForm::Events => Scanner::Events(EventScanner::default()),
                 StreamForm::List => Scanner::List(ListScanner::default()),
             },
             end,
+            filter: withholds.then(UsageFilter::default),
             held: VecDeque::new(),
             held_length: 0,
             release: None,
@@ -64,17 +71,20 @@ impl EventBuffer {
     }
 
     /// Moves complete events to `ready`, and holds the rest.
-    pub(super) fn accept(&mut self, piece: Bytes, ready: &mut VecDeque<Bytes>) {
-        let boundary = match (&mut self.scanner, self.end.as_mut()) {
-            (Scanner::Events(scanner), Some(end)) => {
-                scanner.feed_lines(&piece, |text, is_last| end.read(text, is_last))
+    pub(super) fn accept(
+        &mut self,
+        piece: Bytes,
+        usage: Option<&mut UsageReader>,
+        ready: &mut VecDeque<Bytes>,
+    ) {
+        let boundary = self.scan(&piece, usage);
+        if let Some(filter) = &mut self.filter {
+            let passed = filter.pass(&piece);
+            if !passed.is_empty() {
+                ready.push_back(passed);
             }
-            (Scanner::Events(scanner), None) => scanner.feed(&piece),
-            (Scanner::List(scanner), Some(end)) => {
-                scanner.feed(&piece, |text, is_last| end.read_element(text, is_last))
-            }
-            (Scanner::List(scanner), None) => scanner.feed(&piece, |_, _| ()),
-        };
+            return;
+        }
         match boundary {
             Some(end) => {
                 self.release(ready);
@@ -90,6 +100,36 @@ impl EventBuffer {
         }
         if self.held_length > MAX_HELD {
             self.release(ready);
+        }
+    }
+
+    /// Where the last event ends within the piece.
+    fn scan(&mut self, piece: &[u8], usage: Option<&mut UsageReader>) -> Option<usize> {
+        match (&mut self.scanner, self.end.as_mut(), usage) {
+            (Scanner::Events(scanner), Some(end), None) => {
+                scanner.feed_lines(piece, |text, is_last| end.read(text, is_last))
+            }
+            (Scanner::Events(scanner), None, None) => scanner.feed(piece),
+            (Scanner::Events(scanner), end, Some(usage)) => {
+                let mut end = end;
+                scanner.feed_lines(piece, |text, is_last| {
+                    usage.read_line(text, is_last);
+                    if let Some(end) = &mut end {
+                        end.read(text, is_last);
+                    }
+                })
+            }
+            (Scanner::List(scanner), end, usage) => {
+                let (mut end, mut usage) = (end, usage);
+                scanner.feed(piece, |text, is_last| {
+                    if let Some(usage) = &mut usage {
+                        usage.read_element(text, is_last);
+                    }
+                    if let Some(end) = &mut end {
+                        end.read_element(text, is_last);
+                    }
+                })
+            }
         }
     }
 
@@ -121,6 +161,13 @@ impl EventBuffer {
 
     /// Moves everything that is held to `ready`.
     pub(super) fn release(&mut self, ready: &mut VecDeque<Bytes>) {
+        if let Some(filter) = &mut self.filter {
+            let rest = filter.rest();
+            if !rest.is_empty() {
+                ready.push_back(rest);
+            }
+            return;
+        }
         if self.held.is_empty() {
             return;
         }

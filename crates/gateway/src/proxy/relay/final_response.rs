@@ -198,6 +198,7 @@ fn explain(pool: &Pool, keys: &KeyCounts, due: Option<Duration>, attempts: u32) 
     let counts = [
         (keys.active, "usable"),
         (keys.rate_limited, "rate-limited"),
+        (keys.over_limit, "at a limit of their own"),
         (keys.exhausted, "out of quota or balance"),
         (keys.invalid, "rejected by the provider"),
         (keys.forbidden, "not allowed to use this model"),

@@ -3,7 +3,9 @@
 
 mod event_buffer;
 mod final_response;
+mod meter;
 mod out_body;
+mod usage_filter;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -30,6 +32,7 @@ use super::attempt::{Answering, UpstreamResponse};
 use super::headers::{UPSTREAM_REQUEST_ID, disarm_page, strip_response};
 use super::inbound::Call;
 use super::log::RequestLog;
+use super::reservation::CallerReservation;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::free_call;
@@ -38,6 +41,7 @@ use crate::task_poll;
 use crate::traces::Ending;
 use crate::upstream::UpstreamBody;
 use event_buffer::EventBuffer;
+use meter::Meter;
 
 /// Maximum number of pieces of an event stream that are written at once.
 const MAX_BATCH: usize = 64;
@@ -53,8 +57,15 @@ struct BrokeOff;
 /// What travels with a response to its last byte: the key's slot and the record of the request.
 struct Serving {
     /// `None` once it is settled what the call means for the key.
-    answering: Option<Answering>,
+    attempt: Option<Attempt>,
     log: RequestLog,
+}
+
+/// The attempt whose response is relayed.
+struct Attempt {
+    lease: Lease,
+    /// Earlier failures of the same request, which count against their keys once this attempt has succeeded.
+    suspects: Vec<Suspect>,
 }
 
 /// A response on its way to the client.
@@ -66,6 +77,7 @@ pub(crate) struct Relay {
     /// the provider would count two calls.
     upstream: Option<UpstreamBody>,
     serving: Serving,
+    meter: Meter,
     ready: VecDeque<Bytes>,
     /// Set for event streams.
     events: Option<EventBuffer>,
@@ -89,7 +101,7 @@ impl Serving {
         fault: &Fault,
         reason: Option<&str>,
     ) {
-        let Some(Answering { lease, suspects }) = self.answering.take() else {
+        let Some(Attempt { lease, suspects }) = self.attempt.take() else {
             return;
         };
         if fault.class == Class::Success {
@@ -137,11 +149,21 @@ pub(super) fn relay(
     answering: Option<Answering>,
     log: &mut RequestLog,
 ) -> Response<OutBody> {
+    let (attempt, reserved) = match answering {
+        Some(it) => {
+            let (lease, suspects) = (it.lease, it.suspects);
+            (Some(Attempt { lease, suspects }), it.reserved)
+        }
+        None => (None, CallerReservation::default()),
+    };
+    let is_success = response.class == Class::Success;
+    let withholds = is_success && call.adds_usage(entry.dialect);
     let events = response
         .stream_form
-        .map(|form| EventBuffer::new(form, call.stream_end()));
+        .map(|form| EventBuffer::new(form, call.stream_end(), withholds));
+    let meter = Meter::new(call, reserved, &gw.limits, is_success);
     let log = log.take();
-    let mut serving = Serving { answering, log };
+    let mut serving = Serving { attempt, log };
     let mut head = head(response.parts, entry.dialect, &mut serving.log);
     if events.is_some() {
         let headers = head.headers_mut();
@@ -150,7 +172,7 @@ pub(super) fn relay(
         // nginx would buffer the stream otherwise.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
-    if response.class != Class::Success {
+    if !is_success {
         // An error that is only passed on.
         serving.settle(gw, entry, &Fault::of(response.class), None);
     }
@@ -160,6 +182,7 @@ pub(super) fn relay(
         protocol: call.protocol(),
         upstream: response.rest,
         serving,
+        meter,
         ready: VecDeque::new(),
         events,
         watched: response.is_watched.then(Vec::new),
@@ -199,7 +222,7 @@ impl Relay {
         self.ready.is_empty()
             && self.upstream.is_none()
             && self.broke_at_poll.is_none()
-            && self.serving.answering.is_none()
+            && self.serving.attempt.is_none()
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
@@ -287,8 +310,9 @@ impl Relay {
     /// Takes a piece from the provider. Of an event stream, the part after the last complete event is held.
     fn accept(&mut self, piece: Bytes) {
         match self.events.as_mut() {
-            Some(events) => events.accept(piece, &mut self.ready),
+            Some(events) => events.accept(piece, self.meter.reader(), &mut self.ready),
             None => {
+                self.meter.read_body(&piece);
                 if let Some(watched) = self.watched.as_mut() {
                     watched.extend_from_slice(&piece);
                 }
@@ -333,6 +357,8 @@ impl Relay {
         match outcome {
             StreamOutcome::Truncated => return self.truncated(reason),
             StreamOutcome::Complete => {
+                let lease = self.serving.attempt.as_mut();
+                self.meter.complete(lease.map(|attempt| &mut attempt.lease));
                 self.serving
                     .settle(&self.gw, &self.entry, &Fault::of(Class::Success), None);
             }
@@ -370,7 +396,7 @@ impl Relay {
     /// `shutdown_timeout` has passed. Nothing is counted for the key.
     fn end_for_shutdown(&mut self) {
         self.upstream = None;
-        self.serving.answering = None;
+        self.serving.attempt = None;
         self.serving.log.finish(Ending::Shutdown);
         self.end_with_error(
             "this gateway was shut down before the answer was complete: send the request again",

@@ -1,6 +1,7 @@
 //! What the configuration promises, tested through `load` alone.
 
 mod guide;
+mod limits;
 mod mistakes;
 mod provider_keys;
 mod proxies;
@@ -332,19 +333,7 @@ fn a_setting_that_is_not_implemented_warns_once() {
         "store.master_key",
         "store.url",
         "limiter.url",
-        "limiter.mode",
-        "limiter.on_store_failure",
-        "pools.*.keys.rpm",
-        "pools.*.keys.input_tpm",
-        "pools.*.keys.output_tpm",
         "strategy = \"headroom\"",
-        "virtual_keys.rpm",
-        "virtual_keys.input_tpm",
-        "virtual_keys.output_tpm",
-        "virtual_keys.max_concurrent",
-        "virtual_keys.output_reservation",
-        "virtual_keys.on_limit",
-        "virtual_keys.limit_wait",
         "files.max_size",
         "metrics.public",
     ] {
@@ -358,7 +347,7 @@ fn a_setting_that_is_not_implemented_warns_once() {
             "{setting}: {warnings:#?}"
         );
     }
-    assert_eq!(warnings.len(), 21, "{warnings:#?}");
+    assert_eq!(warnings.len(), 9, "{warnings:#?}");
     assert!(loaded.settings.pools[1..].iter().all(|pool| {
         let is_affine = &*pool.name == "anthropic";
         pool.strategy

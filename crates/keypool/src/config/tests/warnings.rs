@@ -5,7 +5,7 @@ use super::*;
 const POOLS: &str = "pools.a = { provider = 'openai' }\npools.b = { provider = 'anthropic' }\npools.t = { provider = 'tavily' }\n";
 
 /// Checks the warnings about `text`: each starts with the next location marked by `§`, and contains the next expected text.
-fn check(text: &str, expect: &[&str]) {
+pub(super) fn check(text: &str, expect: &[&str]) {
     let mut locations = Vec::new();
     let mut plain = String::new();
     for part in text.split_inclusive('§') {

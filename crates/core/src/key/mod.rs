@@ -2,19 +2,29 @@
 //!
 //! The state of a key is shared by every pool that it is in, and survives a reload. Reading it takes no lock.
 
+pub(crate) mod flag;
+mod limits;
+mod quota_group;
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+pub(crate) use limits::NoRoom;
+pub use quota_group::QuotaGroup;
+
 use crate::availability::Availability;
 use crate::breaker::{Breaker, State};
+use crate::clock::Clock;
 use crate::cooldowns::Cooldowns;
 use crate::fault::Class;
+use crate::limit::{Admission, Cost, Limits, Settlement};
 use crate::models_in_use::ModelsInUse;
 use crate::secret::{Digest256, Secret};
 use crate::settings::BreakerSettings;
+use limits::KeyLimits;
 
 /// What identifies a key: two configured keys are one if they have the same secret at the same provider and host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,33 +37,13 @@ pub struct KeyId {
     pub digest: Digest256,
 }
 
-/// The state of a key as bits of one word, and the sets of them that decisions ask for.
-pub(crate) mod flag {
-    /// An operator switched it off.
-    pub(crate) const DISABLED: u32 = 1;
-    /// The provider does not accept it.
-    pub(crate) const INVALID: u32 = 1 << 1;
-    /// Its quota group has no quota or balance left.
-    pub(crate) const EXHAUSTED: u32 = 1 << 2;
-    /// Its breaker is open.
-    pub(crate) const EJECTED: u32 = 1 << 3;
-    /// Its breaker is half-open, and the probe is in flight.
-    pub(crate) const PROBING: u32 = 1 << 4;
-    /// It has as many calls in flight as it may have.
-    pub(crate) const FULL: u32 = 1 << 5;
-    /// Its breaker is half-open: the next call is the probe. Does not keep it from serving.
-    pub(crate) const HALF_OPEN: u32 = 1 << 6;
-    /// The provider has accepted it: a call went well. Says nothing about the calls to come.
-    pub(crate) const HAS_SERVED: u32 = 1 << 7;
-
-    /// It cannot serve, even if no other key can.
-    pub(crate) const UNUSABLE: u32 = DISABLED | INVALID | EXHAUSTED;
-    /// Its breaker keeps it from the usual load.
-    pub(crate) const EJECTED_OR_PROBING: u32 = EJECTED | PROBING;
-    /// Its breaker is open or half-open.
-    pub(crate) const BREAKER_NOT_CLOSED: u32 = EJECTED | PROBING | HALF_OPEN;
-    /// The flags that keep a key out of the available set. A key with none of them is available.
-    pub(crate) const BLOCKING: u32 = UNUSABLE | EJECTED_OR_PROBING | FULL;
+/// The time of an attempt to take a slot.
+#[derive(Clone, Copy)]
+pub(crate) struct TakeTime<'a> {
+    /// Milliseconds since the Unix epoch.
+    pub(crate) wall_ms: u64,
+    /// For the monotonic time, which only limited keys need.
+    pub(crate) clock: &'a dyn Clock,
 }
 
 /// Number of calls that a recovered key may have in flight at first; each success allows one more.
@@ -87,6 +77,8 @@ pub struct Key {
     pub(crate) forbidden: Cooldowns,
     pub(crate) breaker: Mutex<Breaker>,
     failed: AtomicU64,
+    /// `rpm`, `input_tpm` and `output_tpm`. Only to be looked at if it is `LIMITED`.
+    pub(crate) limits: KeyLimits,
     /// The group of a key for which none is configured.
     pub(crate) own_group: Arc<QuotaGroup>,
     /// When `EXHAUSTED` ends by itself.
@@ -105,32 +97,6 @@ const _: () = {
     assert!(offset_of!(Key, breaker) + 48 <= 128 && offset_of!(Key, failed) >= 128);
 };
 
-/// A quota group: keys of one organisation, project or account, which share limits and balance.
-#[derive(Debug, Default)]
-pub struct QuotaGroup {
-    /// Models that are rate-limited for all keys of the group.
-    pub(crate) cooldowns: Cooldowns,
-    keys: Mutex<Vec<Weak<Key>>>,
-}
-
-impl QuotaGroup {
-    pub(crate) fn leave_all(&self) {
-        self.keys.lock().clear();
-    }
-
-    pub(crate) fn join(&self, key: &Arc<Key>) {
-        let mut keys = self.keys.lock();
-        if !keys.iter().any(|old| old.as_ptr() == Arc::as_ptr(key)) {
-            keys.push(Arc::downgrade(key));
-        }
-    }
-
-    /// The keys that belong to it now.
-    pub(crate) fn keys(&self) -> Vec<Arc<Key>> {
-        self.keys.lock().iter().filter_map(Weak::upgrade).collect()
-    }
-}
-
 impl Key {
     pub(crate) fn new(id: KeyId, secret: Secret) -> Arc<Self> {
         Arc::new(Self {
@@ -142,6 +108,7 @@ impl Key {
             slow_start: AtomicU32::new(u32::MAX),
             total: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            limits: KeyLimits::default(),
             last_used_ms: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::default()),
             forbidden: Cooldowns::default(),
@@ -189,6 +156,29 @@ impl Key {
         }
     }
 
+    /// Sets the key's own limits.
+    pub(crate) fn set_limits(&self, limits: Limits, now: Instant) {
+        if !self.limits.set(limits, now) {
+            return;
+        }
+        match limits.is_unlimited() {
+            true => self.change(0, flag::LIMITED),
+            false => self.change(flag::LIMITED, 0),
+        }
+        self.notify_changed();
+    }
+
+    /// Whether its own limits count tokens.
+    pub fn counts_tokens(&self) -> bool {
+        self.flags() & flag::LIMITED != 0 && self.limits.count_tokens()
+    }
+
+    /// Why its own limits have no room for a call; `None`: they have.
+    pub(crate) fn no_room(&self, cost: &Cost, now: Instant) -> Option<NoRoom> {
+        let is_limited = self.flags() & flag::LIMITED != 0;
+        is_limited.then(|| self.limits.no_room(cost, now)).flatten()
+    }
+
     pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {
         self.cap.store(cap.unwrap_or(u32::MAX), Ordering::SeqCst);
         self.sync_full_flag();
@@ -217,8 +207,8 @@ impl Key {
             .collect()
     }
 
-    /// Takes one slot, if there is one. `blocked_by`: the flags that forbid it.
-    pub(crate) fn take(&self, blocked_by: u32, now_ms: u64) -> Option<Slot> {
+    /// Takes one slot, and room under the key's own limits, if there is any. `blocked_by`: the flags that forbid it.
+    pub(crate) fn take(&self, blocked_by: u32, cost: &Cost, time: TakeTime<'_>) -> Option<Slot> {
         if self.flags() & blocked_by != 0 {
             return None;
         }
@@ -231,16 +221,48 @@ impl Key {
         let active = taken.ok()? + 1;
         let is_probe = self.flags() & flag::HALF_OPEN != 0 && self.begin_probe();
         if !is_probe && self.flags() & blocked_by & flag::PROBING != 0 {
-            self.active.fetch_sub(1, Ordering::SeqCst);
-            self.sync_full_flag();
+            self.give_back();
             return None;
         }
+        let Ok(admission) = self.admit(cost, &time) else {
+            if is_probe {
+                self.probe_undecided();
+            }
+            self.give_back();
+            return None;
+        };
         self.total.fetch_add(1, Ordering::Relaxed);
-        self.last_used_ms.store(now_ms, Ordering::Relaxed);
+        self.last_used_ms.store(time.wall_ms, Ordering::Relaxed);
         if active >= limit {
             self.sync_full_flag();
         }
-        Some(Slot { is_probe })
+        Some(Slot {
+            is_probe,
+            admission,
+        })
+    }
+
+    fn admit(&self, cost: &Cost, time: &TakeTime<'_>) -> Result<Option<Admission>, NoRoom> {
+        if self.flags() & flag::LIMITED == 0 {
+            return Ok(None);
+        }
+        let admitted = self.limits.admit(cost, time.clock.now())?;
+        if admitted.as_ref().is_some_and(|admitted| admitted.was_last) {
+            // What was known of the next available key is no longer true.
+            self.notify_changed();
+        }
+        Ok(admitted.map(|admitted| admitted.admission))
+    }
+
+    /// Settles a call under the key's own limits.
+    pub(crate) fn settle(&self, admission: &Admission, settlement: &Settlement, now: Instant) {
+        self.limits.settle(admission, settlement, now);
+        self.notify_changed();
+    }
+
+    fn give_back(&self) {
+        self.active.fetch_sub(1, Ordering::SeqCst);
+        self.sync_full_flag();
     }
 
     /// Whether this request is the probe. Two requests never are: the first sets the flag.
@@ -462,6 +484,8 @@ impl Key {
 pub(crate) struct Slot {
     /// The call is the breaker's probe.
     pub(crate) is_probe: bool,
+    /// What it uses of the key's own limits; `None`: there are none.
+    pub(crate) admission: Option<Admission>,
 }
 
 /// The cooldown of each class if the provider does not say.

@@ -1,0 +1,90 @@
+//! The trait behind which limits are kept: in this process, or in a store that several nodes share.
+
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::pin::Pin;
+use std::time::Instant;
+
+use super::ledger::{Admission, Cost, Refusal, Remaining, Settlement};
+use super::{DIMENSIONS, Limits};
+use crate::secret::Digest256;
+
+/// Names what is limited: half of a SHA-256, so that names of any length and origin do not collide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LimitId(pub u128);
+
+impl LimitId {
+    /// The id of the virtual key of that name.
+    pub fn of_virtual_key(name: &str) -> Self {
+        Self(Digest256::of(format!("virtual_key:{name}").as_bytes()).half())
+    }
+}
+
+impl Hash for LimitId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Any part of a digest is as random as a hash of it.
+        state.write_u64(self.0 as u64);
+    }
+}
+
+/// Hashes [`LimitId`]s, which need no mixing.
+pub(super) type IdHasher = BuildHasherDefault<Passed>;
+
+/// Takes the last number as the hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Passed(u64);
+
+impl Hasher for Passed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = crate::hash::bytes(self.0, bytes);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// One call that asks to be admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Who or what is limited.
+    pub id: LimitId,
+    /// The limits that hold now.
+    pub limits: Limits,
+    /// What the call needs.
+    pub cost: Cost,
+}
+
+/// A decision that may have to wait for a store.
+pub type Reserving<'a> = Pin<Box<dyn Future<Output = Result<Admission, Refusal>> + Send + 'a>>;
+
+/// Keeps the use of callers and keys.
+pub trait Limiter: Send + Sync {
+    /// Decides without waiting; `None` if a store must be asked.
+    fn try_reserve(&self, ask: &Ask, now: Instant) -> Option<Result<Admission, Refusal>>;
+
+    /// Decides, after asking a store if need be.
+    fn reserve<'a>(&'a self, ask: &'a Ask, now: Instant) -> Reserving<'a>;
+
+    /// Ends a call that was admitted. Must be called exactly once for each admission, which [`Reservation`] sees to.
+    ///
+    /// [`Reservation`]: super::Reservation
+    fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant);
+
+    /// What each limit leaves, as far as this node knows.
+    fn remaining(
+        &self,
+        id: LimitId,
+        limits: &Limits,
+        now: Instant,
+    ) -> [Option<Remaining>; DIMENSIONS];
+
+    /// Forgets callers and keys of which nothing counts any more.
+    fn sweep(&self, now: Instant);
+
+    /// The moment that a tick of this limiter stands for.
+    fn instant(&self, tick: super::Tick) -> Instant;
+}

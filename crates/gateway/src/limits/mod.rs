@@ -1,0 +1,222 @@
+//! The limits of callers: what a call reserves before it is sent, and how it is settled.
+
+mod rate_headers;
+mod turnstile;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keypool_core::clock::Clock;
+use keypool_core::limit::{
+    Admission, Ask, Dimension, Estimates, LimitId, Limiter, Limits, MemoryLimiter, Refusal,
+    Reservation, Until,
+};
+
+pub(crate) use rate_headers::{Left, RateHeaders};
+use tokio::time::MissedTickBehavior;
+use turnstile::Turnstiles;
+
+/// The time over which limits hold.
+const WINDOW: Duration = Duration::from_secs(60);
+/// How long any call waits rather than being refused. Calls of a model last longer.
+const MICRO_WAIT: Duration = Duration::from_millis(250);
+/// When a call may try again if one in flight must end first, which nobody can foresee.
+const WHEN_A_CALL_ENDS: Duration = Duration::from_secs(1);
+
+/// The limits of all callers.
+pub(crate) struct CallerLimits {
+    /// What calls are expected to use.
+    pub(crate) estimates: Estimates,
+    limiter: Arc<dyn Limiter>,
+    turnstiles: Turnstiles,
+    clock: Arc<dyn Clock>,
+}
+
+/// Why a call was not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) dimension: Dimension,
+    pub(crate) limit: u32,
+    /// When the same call will be admitted; `None`: never.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// How long a call may wait to be admitted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    longest: Duration,
+    /// It also waits for calls in flight to end, although that may take any time.
+    for_calls: bool,
+}
+
+/// What a call has reserved.
+pub(crate) struct CallReservation {
+    // Dropped, and so settled, before those who wait are woken.
+    pub(crate) room: Reservation,
+    _wakes: Wakes,
+}
+
+/// Wakes the calls of a caller that wait for room.
+struct Wakes {
+    limits: Arc<CallerLimits>,
+    id: LimitId,
+}
+
+impl Patience {
+    /// For callers that are refused rather than kept waiting.
+    pub(crate) const LITTLE: Self = Self {
+        longest: MICRO_WAIT,
+        for_calls: false,
+    };
+
+    /// For callers that wait this long.
+    pub(crate) fn of(limit_wait: Duration) -> Self {
+        Self {
+            longest: limit_wait,
+            for_calls: true,
+        }
+    }
+}
+
+impl CallerLimits {
+    /// Limits that are counted in this process.
+    pub(crate) fn in_memory(clock: &Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            estimates: Estimates::default(),
+            limiter: Arc::new(MemoryLimiter::new(WINDOW, clock.now())),
+            turnstiles: Turnstiles::default(),
+            clock: Arc::clone(clock),
+        })
+    }
+
+    /// Admits a call, after a wait if that is allowed, or says why not.
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
+        ask: &Ask,
+        patience: Patience,
+    ) -> Result<CallReservation, Refused> {
+        // Nobody overtakes those who wait.
+        if self.turnstiles.is_free(ask.id) {
+            let now = self.clock.now();
+            match self.decide(ask, now).await {
+                Ok(admission) => return Ok(self.admitted(ask.id, admission)),
+                Err(refusal)
+                    if !self.is_worth_waiting(&refusal, now + patience.longest, patience) =>
+                {
+                    return Err(self.refused(&refusal, now));
+                }
+                Err(_) => {}
+            }
+        }
+        // Boxed, like everything rarely needed: it would make every request larger.
+        let admission = Box::pin(self.wait(ask, patience)).await?;
+        Ok(self.admitted(ask.id, admission))
+    }
+
+    /// What the limits leave, for the client.
+    pub(crate) fn headers(&self, id: LimitId, limits: &Limits) -> RateHeaders {
+        let now = self.clock.now();
+        let left = self.limiter.remaining(id, limits, now);
+        RateHeaders(left.map(|left| {
+            left.map(|left| Left {
+                limit: left.limit,
+                remaining: left.remaining,
+                reset: self
+                    .limiter
+                    .instant(left.resets)
+                    .saturating_duration_since(now),
+            })
+        }))
+    }
+
+    async fn decide(&self, ask: &Ask, now: Instant) -> Result<Admission, Refusal> {
+        match self.limiter.try_reserve(ask, now) {
+            Some(decided) => decided,
+            None => self.limiter.reserve(ask, now).await,
+        }
+    }
+
+    /// Waits for its turn among the calls of the same caller, and then for room.
+    async fn wait(&self, ask: &Ask, patience: Patience) -> Result<Admission, Refused> {
+        let give_up = self.clock.now() + patience.longest;
+        let Some(turn) = self.turnstiles.enter(ask.id, give_up).await else {
+            // Its turn did not come in time. One look tells why there is no room.
+            let now = self.clock.now();
+            let decided = self.decide(ask, now).await;
+            return decided.map_err(|refusal| self.refused(&refusal, now));
+        };
+        loop {
+            let mut changed = std::pin::pin!(turn.changed());
+            // Registered before looking, so that no change is missed in between.
+            changed.as_mut().enable();
+            let now = self.clock.now();
+            let refusal = match self.decide(ask, now).await {
+                Ok(admission) => return Ok(admission),
+                Err(refusal) => refusal,
+            };
+            if now >= give_up || !self.is_worth_waiting(&refusal, give_up, patience) {
+                return Err(self.refused(&refusal, now));
+            }
+            let look_again = match refusal.until {
+                Until::At(tick) => self.limiter.instant(tick).min(give_up),
+                Until::CallEnds(_) | Until::Never => give_up,
+            };
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(look_again.into()) => {}
+            }
+        }
+    }
+
+    /// Whether room comes soon enough. A call in flight may end at any time, which is worth a wait only if one is asked for.
+    fn is_worth_waiting(&self, refusal: &Refusal, give_up: Instant, patience: Patience) -> bool {
+        match refusal.until {
+            Until::At(tick) => self.limiter.instant(tick) <= give_up,
+            Until::CallEnds(_) => patience.for_calls,
+            Until::Never => false,
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal, now: Instant) -> Refused {
+        let retry_after = match refusal.until {
+            Until::At(tick) | Until::CallEnds(Some(tick)) => {
+                Some(self.limiter.instant(tick).saturating_duration_since(now))
+            }
+            Until::CallEnds(None) => Some(WHEN_A_CALL_ENDS),
+            Until::Never => None,
+        };
+        Refused {
+            dimension: refusal.dimension,
+            limit: refusal.limit,
+            retry_after,
+        }
+    }
+
+    fn admitted(self: &Arc<Self>, id: LimitId, admission: Admission) -> CallReservation {
+        let (limiter, clock) = (Arc::clone(&self.limiter), Arc::clone(&self.clock));
+        CallReservation {
+            room: Reservation::new(limiter, clock, id, admission),
+            _wakes: Wakes {
+                limits: Arc::clone(self),
+                id,
+            },
+        }
+    }
+}
+
+/// Forgets, once a minute, callers of which nothing counts any more.
+pub(crate) async fn sweep_regularly(limits: &CallerLimits) -> Infallible {
+    let mut ticks = tokio::time::interval(WINDOW);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        limits.limiter.sweep(limits.clock.now());
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.limits.turnstiles.wake(self.id);
+    }
+}

@@ -1,0 +1,92 @@
+//! How many tokens a call is expected to use, and what is learned once that is known.
+
+use keypool_core::limit::{
+    Cost, Estimates, LimitId, OutputHold, OutputOf, OutputReservation, Usage,
+};
+use keypool_providers::dialect::Dialect;
+use keypool_providers::peek::Peek;
+use keypool_providers::response::StreamKind;
+use keypool_providers::usage::InputGuess;
+
+use super::MatchedEndpoint;
+
+/// What was read of a call before it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenGuess {
+    /// Who calls.
+    caller: LimitId,
+    model: Box<str>,
+    input: u32,
+    /// Guesses of each kind of text are off by a factor of their own.
+    kind: u8,
+    /// The maximum that the call sets, for all choices.
+    max_output: Option<u32>,
+    /// Calls of the endpoint produce tokens.
+    produces: bool,
+}
+
+impl TokenGuess {
+    /// Guesses from the request. `dialect`: of the provider that is tried first.
+    pub(super) fn of(
+        endpoint: &MatchedEndpoint<'_>,
+        model: &str,
+        body: &[u8],
+        fields: &Peek,
+        dialect: &Dialect,
+        caller: LimitId,
+    ) -> Self {
+        let (protocol, path) = (endpoint.protocol, &*endpoint.path);
+        let guess = InputGuess::of(protocol, path, body, dialect.image_rule);
+        let choices = fields.choices.unwrap_or(1).max(1);
+        let max = fields
+            .max_output_tokens
+            .map(|max| max.saturating_mul(choices));
+        Self {
+            caller,
+            model: model.into(),
+            // A float beyond the largest number becomes the largest number.
+            input: guess.tokens.ceil() as u32,
+            kind: guess.kind as u8,
+            max_output: max.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+            produces: StreamKind::of(protocol, path).is_some(),
+        }
+    }
+
+    /// What is reserved for the call. `limit`: of output tokens; no call needs more than that.
+    pub(crate) fn cost(
+        &self,
+        estimates: &Estimates,
+        limit: Option<u32>,
+        reservation: OutputReservation,
+    ) -> Cost {
+        let limit = limit.unwrap_or(u32::MAX);
+        let output = match reservation {
+            _ if !self.produces => OutputHold::NONE,
+            // Whoever sets no maximum may get any number of tokens: such a call is admitted alone.
+            OutputReservation::MaxTokens => OutputHold::exactly(self.max_output.unwrap_or(limit)),
+            OutputReservation::Learned => estimates.output(&self.output_of()).at_most(limit),
+        };
+        Cost {
+            input_tokens: estimates.input(&self.model, self.kind, self.input),
+            output,
+        }
+    }
+
+    /// Learns from what the call used.
+    pub(crate) fn learn(&self, estimates: &Estimates, usage: &Usage) {
+        if let Some(tokens) = usage.input_tokens {
+            estimates.note_input(&self.model, self.kind, self.input, tokens);
+        }
+        if let Some(tokens) = usage.output_tokens.filter(|_| self.produces) {
+            estimates.note_output(&self.output_of(), tokens);
+        }
+    }
+
+    fn output_of(&self) -> OutputOf<'_> {
+        OutputOf {
+            caller: self.caller,
+            model: &self.model,
+            max: self.max_output,
+        }
+    }
+}

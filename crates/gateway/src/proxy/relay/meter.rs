@@ -1,0 +1,81 @@
+//! Reads what a response says about its usage, and settles by it what was reserved for the call.
+
+use std::sync::Arc;
+
+use keypool_core::limit::{Settlement, Usage};
+use keypool_core::pool::Lease;
+use keypool_providers::usage::{UsageForm, UsageReader};
+
+use crate::limits::CallerLimits;
+use crate::proxy::inbound::{Call, TokenGuess};
+use crate::proxy::reservation::CallerReservation;
+
+/// Follows one response. Dropped before the response has ended, it settles by what has come so far.
+pub(super) struct Meter {
+    reserved: CallerReservation,
+    /// `None` if nobody needs to know the tokens.
+    tokens: Option<Box<Tokens>>,
+}
+
+struct Tokens {
+    reader: UsageReader,
+    guess: TokenGuess,
+    limits: Arc<CallerLimits>,
+}
+
+impl Meter {
+    /// `is_readable`: it is a success, and not compressed.
+    pub(super) fn new(
+        call: &Call<'_>,
+        reserved: CallerReservation,
+        limits: &Arc<CallerLimits>,
+        is_readable: bool,
+    ) -> Self {
+        let tokens = call.tokens.as_ref().filter(|_| is_readable);
+        let tokens = tokens.and_then(|guess| {
+            let form = UsageForm::of(call.protocol(), call.path())?;
+            Some(Box::new(Tokens {
+                reader: UsageReader::new(form),
+                guess: guess.clone(),
+                limits: Arc::clone(limits),
+            }))
+        });
+        Self { reserved, tokens }
+    }
+
+    /// What reads the lines of a stream.
+    pub(super) fn reader(&mut self) -> Option<&mut UsageReader> {
+        self.tokens.as_mut().map(|tokens| &mut tokens.reader)
+    }
+
+    /// Takes a piece of a body that is no stream.
+    pub(super) fn read_body(&mut self, piece: &[u8]) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.reader.read_body(piece);
+        }
+    }
+
+    /// The response came to its end: what was reserved for the caller, and of the key, is settled by what was used.
+    pub(super) fn complete(&mut self, lease: Option<&mut Lease>) {
+        let mut usage = Usage::default();
+        if let Some(tokens) = &self.tokens {
+            usage = tokens.used();
+            tokens.guess.learn(&tokens.limits.estimates, &usage);
+        }
+        self.reserved.settle(usage);
+        if let Some(lease) = lease {
+            lease.settle_when_dropped(Settlement::Ended(usage));
+        }
+    }
+}
+
+impl Tokens {
+    fn used(&self) -> Usage {
+        let said = self.reader.usage();
+        let whole = |tokens: Option<u64>| tokens.and_then(|tokens| u32::try_from(tokens).ok());
+        Usage {
+            input_tokens: whole(said.input_tokens),
+            output_tokens: whole(said.output_tokens),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a call reserves of its caller's limits, and how that is settled once it is known what became of the call.
+
+use std::time::Duration;
+
+use keypool_core::fault::Class;
+use keypool_core::limit::{Ask, Cost, Dimension, LimitId, Settlement, Usage};
+
+use super::attempt::{AttemptResult, Failure};
+use super::inbound::Call;
+use super::log::RequestLog;
+use crate::context::Gateway;
+use crate::error::{GatewayError, Kind, in_whole_seconds};
+use crate::limits::{CallReservation, Patience, Refused};
+use crate::settings::{OnLimit, VirtualKeySettings};
+
+/// What a call has reserved of its caller's limits; nothing for a caller without limits.
+#[derive(Default)]
+pub(crate) struct CallerReservation(Option<Box<CallReservation>>);
+
+/// How an attempt counts for whatever was reserved for it, by its result; `None`: that is known at the end of the response.
+pub(super) fn settlement_of(result: &AttemptResult) -> Option<Settlement> {
+    match result {
+        AttemptResult::Response(response) if response.class == Class::Success => None,
+        AttemptResult::Response(_)
+        | AttemptResult::Unclear(_)
+        | AttemptResult::Failed(Failure::Response { .. }) => Some(Settlement::Failed),
+        AttemptResult::Failed(Failure::NoResponse { error, .. }) if !error.may_have_run => {
+            Some(Settlement::NotSent)
+        }
+        // The provider may have run it.
+        AttemptResult::Failed(Failure::NoResponse { .. }) => None,
+    }
+}
+
+impl CallerReservation {
+    /// Reserves what a call needs of the limits of its virtual key.
+    pub(super) async fn of(
+        gw: &Gateway,
+        call: &Call<'_>,
+        key: &VirtualKeySettings,
+        log: &mut RequestLog,
+    ) -> Result<Self, GatewayError> {
+        let (limits, id) = (&gw.limits, LimitId::of_virtual_key(&key.name));
+        let cost = call.tokens.as_ref().map_or(Cost::REQUEST, |tokens| {
+            let limit = key.limits.output_tokens;
+            tokens.cost(&limits.estimates, limit, key.output_reservation)
+        });
+        let ask = Ask {
+            id,
+            limits: key.limits,
+            cost,
+        };
+        let patience = match key.on_limit {
+            OnLimit::Reject => Patience::LITTLE,
+            OnLimit::Wait => Patience::of(key.limit_wait),
+        };
+        let reserved = limits.reserve(&ask, patience).await;
+        log.set_rate_headers(limits.headers(id, &key.limits));
+        let reserved = reserved.map_err(|refused| refusal(key, &cost, &refused))?;
+        Ok(Self(Some(Box::new(reserved))))
+    }
+
+    /// An attempt begins: from now on a provider may have the call. Returns how it would have been settled without that.
+    pub(super) fn begin_attempt(&mut self) -> Settlement {
+        self.settle_as(Settlement::Ended(Usage::default()))
+    }
+
+    /// An attempt has ended. `before`: how the call would have been settled without it.
+    pub(super) fn end_attempt(&mut self, settlement: Option<Settlement>, before: Settlement) {
+        match settlement {
+            // As if there had been no attempt.
+            Some(Settlement::NotSent) => _ = self.settle_as(before),
+            Some(settlement) => _ = self.settle_as(settlement),
+            None => {}
+        }
+    }
+
+    /// The call has ended, and used this.
+    pub(super) fn settle(&mut self, usage: Usage) {
+        self.settle_as(Settlement::Ended(usage));
+        self.0 = None;
+    }
+
+    fn settle_as(&mut self, settlement: Settlement) -> Settlement {
+        let Some(reserved) = &mut self.0 else {
+            return settlement;
+        };
+        let before = reserved.room.if_dropped();
+        reserved.room.settle_when_dropped(settlement);
+        before
+    }
+}
+
+/// Says which limit was exceeded, and what to do.
+fn refusal(key: &VirtualKeySettings, cost: &Cost, refused: &Refused) -> GatewayError {
+    let (name, limit, dimension) = (&key.name, refused.limit, refused.dimension);
+    let what = match dimension {
+        Dimension::Requests => "requests a minute",
+        Dimension::InputTokens => "input tokens a minute",
+        Dimension::OutputTokens => "output tokens a minute",
+        Dimension::Concurrency => "requests at once",
+    };
+    let Some(retry_after) = refused.retry_after else {
+        let (needs, advice) = match dimension {
+            Dimension::OutputTokens => (
+                cost.output.alone(),
+                "lower its maximum of output tokens (max_tokens)",
+            ),
+            _ => (cost.input_tokens, "send a shorter one"),
+        };
+        let message = format!(
+            "this request needs about {needs} tokens, and the virtual key \"{name}\" may use {limit} {what}, so it can never be served: {advice}, or ask the operator of this gateway for a higher limit"
+        );
+        return GatewayError {
+            dont_retry: true,
+            ..GatewayError::new(Kind::RequestExceedsLimit(dimension), message)
+        };
+    };
+    let seconds = in_whole_seconds(retry_after);
+    let message = format!(
+        "the virtual key \"{name}\" may use {limit} {what}, and this request would exceed that: try again in {seconds} s"
+    );
+    GatewayError {
+        retry_after: Some(retry_after.max(Duration::from_millis(1))),
+        ..GatewayError::new(Kind::RateLimitExceeded(dimension), message)
+    }
+}
