@@ -23,9 +23,10 @@ run: ## build and serve on http://127.0.0.1:8080 (without keys: the demo); passe
 	@exec "$(TARGET)/release/keypool" serve --or-demo $(ARGS)
 
 test: ## install what the tests need, then run all tests
+	@KEYPOOL_CACHE="$(CACHE)" tests/servers/install
 	@status=0; \
 	echo "==> Rust: unit, property, simulation and end-to-end tests, and the tidy rules"; \
-	cargo test --locked --workspace --no-fail-fast $(ARGS) || status=1; \
+	KEYPOOL_CACHE="$(CACHE)" cargo test --locked --workspace --no-fail-fast $(ARGS) || status=1; \
 	echo "==> Python: the figures of the benchmarks"; \
 	python3 -m unittest discover --start-directory bench || status=1; \
 	echo "==> Python: the official SDKs against the gateway"; \
@@ -42,6 +43,7 @@ lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax
 	@echo "==> syntax of scripts"
 	@bash -n .ci/run
 	@sh -n tests/sdk/run
+	@sh -n tests/servers/install
 	@sh -n tests/fuzz/run
 	@find bench tests -name '*.py' -exec python3 -c 'import ast, sys; [ast.parse(open(f, encoding="utf-8").read(), f) for f in sys.argv[1:]]' {} +
 

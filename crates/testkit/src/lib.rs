@@ -1,4 +1,5 @@
 //! The mock provider: responds like OpenAI, Anthropic, Gemini, Ark and Tavily, fails on demand, and counts its requests.
+//! Beside it, for tests: real Redis servers, and a network that fails.
 //!
 //! This crate must never know the gateway or its settings: a test that shares code with what it tests proves nothing.
 
@@ -12,11 +13,13 @@ mod objects;
 mod openai;
 mod prompt_cache;
 mod recorded;
+mod redis;
 mod request_text;
 mod route;
 mod script;
 mod server;
 mod shape;
+mod stalling_proxy;
 mod state;
 mod tavily;
 mod upload;
@@ -31,7 +34,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use recorded::{MAX_RECORDED_BODY, Recorded, fnv1a};
+pub use redis::{RedisCluster, RedisOptions, RedisServer};
 pub use script::{Behaviour, Seen, Step};
+pub use stalling_proxy::StallingProxy;
 pub use state::MAX_RECORDED_REQUESTS;
 use state::State;
 

@@ -1,0 +1,3 @@
+//! Where the state of limits is kept.
+
+pub mod redis;

@@ -1,0 +1,19 @@
+//! Redis, Valkey or a Redis Cluster, from version 6.2.
+//!
+//! [`RedisClient`] runs scripts with a deadline over one connection per server, and replaces a connection that is lost.
+//! [`RedisClient::check`] says at start what is wrong with the server or with the settings.
+//! The scripts are in `scripts/`, each with its KEYS and ARGV described at the top.
+
+mod check;
+mod client;
+mod connection;
+mod error;
+mod link;
+mod script;
+mod target;
+
+pub use check::{Facts, Problem, Warning};
+pub use client::RedisClient;
+pub use error::RedisError;
+pub use script::Script;
+pub use target::{RedisAddress, RedisTarget, RedisTimeouts, Tls};
