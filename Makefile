@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench bench-pool bench-instructions bench-mission fuzz
+.PHONY: help run test lint fmt bench bench-pool bench-limiter bench-instructions bench-mission fuzz
 
 # Tools for the checks are installed here, outside the clone.
 CACHE := $(or $(KEYPOOL_CACHE),$(HOME)/.cache/keypool)
@@ -60,6 +60,9 @@ bench-mission: ## measure what several keys gain, beside what was promised; ARGS
 
 bench-pool: ## measure choosing a key in pools of 1, 20 and 10,000 keys
 	@cargo bench --locked --package keypool-core $(ARGS)
+
+bench-limiter: ## measure deciding about limits, for one key and for a million
+	@cargo bench --locked --package keypool-backends $(ARGS)
 
 fuzz: ## search for inputs that break the parsers; FUZZ="json" selects targets, RUNS="10000000" the number of inputs
 	@KEYPOOL_CACHE="$(CACHE)" tests/fuzz/run "$(FUZZ)" "$(RUNS)"

@@ -1,4 +1,4 @@
-//! The stores behind the core's traits: Redis for limits that hold for several gateways together.
+//! What stands behind the core's traits: limits that are counted in this process, or in Redis for several gateways together.
 //!
 //! This crate must never know providers or the gateway.
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::settings::Settings;
 use arc_swap::ArcSwap;
 use keypool_core::clock::Clock;
+use keypool_core::limit::Limiter;
 use keypool_core::pool::Registry;
 use keypool_core::secret::Digest256;
 use parking_lot::Mutex;
@@ -56,11 +57,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `settings`. `admin_token`: the digest of the admin token.
+    /// A gateway for `settings`. `admin_token`: the digest of the admin token. `limiter`: counts the limits of callers.
     pub fn new(
         settings: Settings,
         admin_token: Digest256,
         clock: Arc<dyn Clock>,
+        limiter: Arc<dyn Limiter>,
         load: LoadSettings,
     ) -> Arc<Self> {
         let registry = Registry::new(Arc::clone(&clock), Box::new(prebuilt_headers::prepare));
@@ -74,7 +76,7 @@ impl Gateway {
             objects: Objects::default(),
             telemetry,
             traces: Traces::default(),
-            limits: CallerLimits::in_memory(&clock),
+            limits: CallerLimits::new(limiter, &clock),
             body_budget: Arc::new(Semaphore::new(budget)),
             snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools)),
             admin_token,
@@ -189,6 +191,7 @@ mod tests {
             settings(1 << 20),
             token,
             Arc::new(PollClock),
+            crate::limits::unlimited(),
             Box::new(load),
         );
         let budget = || gw.body_budget.available_permits() as u64 * BUDGET_UNIT;

@@ -1,3 +1,6 @@
 //! Where the state of limits is kept.
 
+mod memory;
 pub mod redis;
+
+pub use memory::MemoryLimiter;

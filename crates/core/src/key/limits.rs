@@ -1,13 +1,10 @@
 //! The limits of one upstream key, counted by this node.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::limit::{Admission, Cost, Ledger, Limits, Settlement, Tick, Until};
-
-/// The time over which the limits hold.
-const WINDOW: Duration = Duration::from_secs(60);
+use crate::limit::{Admission, Cost, Ledger, Limits, Settlement, Tick, Until, WINDOW};
 
 /// The limits of one key, and what its calls have used of them.
 #[derive(Default)]

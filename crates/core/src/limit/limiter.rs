@@ -27,11 +27,11 @@ impl Hash for LimitId {
 }
 
 /// Hashes [`LimitId`]s, which need no mixing.
-pub(super) type IdHasher = BuildHasherDefault<Passed>;
+pub type IdHasher = BuildHasherDefault<Passed>;
 
 /// Takes the last number as the hash.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Passed(u64);
+pub struct Passed(u64);
 
 impl Hasher for Passed {
     fn finish(&self) -> u64 {

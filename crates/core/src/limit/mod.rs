@@ -8,7 +8,6 @@ mod generations;
 mod held;
 mod ledger;
 mod limiter;
-mod memory;
 mod output_reservation;
 mod reservation;
 mod window;
@@ -16,14 +15,18 @@ mod window;
 pub use self::estimates::{Estimates, OutputOf};
 pub use self::held::OutputHold;
 pub use self::ledger::{Admission, Cost, Ledger, Refusal, Remaining, Settlement, Until};
-pub use self::limiter::{Ask, LimitId, Limiter, Reserving};
-pub use self::memory::MemoryLimiter;
+pub use self::limiter::{Ask, IdHasher, LimitId, Limiter, Reserving};
 pub use self::output_reservation::OutputReservation;
 pub use self::reservation::Reservation;
 pub use self::window::{DIMENSIONS, Tick};
 
+use std::time::Duration;
+
 #[cfg(test)]
 mod tests;
+
+/// The time over which limits hold.
+pub const WINDOW: Duration = Duration::from_secs(60);
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use keypool_core::clock::Clock;
 use keypool_core::limit::{
-    Admission, Ask, Dimension, Estimates, LimitId, Limiter, Limits, MemoryLimiter, Refusal,
-    Reservation, Until,
+    Admission, Ask, Dimension, Estimates, LimitId, Limiter, Limits, Refusal, Reservation, Until,
 };
 
 pub(crate) use rate_headers::{Left, RateHeaders};
 use tokio::time::MissedTickBehavior;
 use turnstile::Turnstiles;
 
-/// The time over which limits hold.
-const WINDOW: Duration = Duration::from_secs(60);
+/// How often callers of which nothing counts any more are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long any call waits rather than being refused. Calls of a model last longer.
 const MICRO_WAIT: Duration = Duration::from_millis(250);
 /// When a call may try again if one in flight must end first, which nobody can foresee.
@@ -80,11 +79,11 @@ impl Patience {
 }
 
 impl CallerLimits {
-    /// Limits that are counted in this process.
-    pub(crate) fn in_memory(clock: &Arc<dyn Clock>) -> Arc<Self> {
+    /// Limits that `limiter` counts.
+    pub(crate) fn new(limiter: Arc<dyn Limiter>, clock: &Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             estimates: Estimates::default(),
-            limiter: Arc::new(MemoryLimiter::new(WINDOW, clock.now())),
+            limiter,
             turnstiles: Turnstiles::default(),
             clock: Arc::clone(clock),
         })
@@ -205,9 +204,9 @@ impl CallerLimits {
     }
 }
 
-/// Forgets, once a minute, callers of which nothing counts any more.
+/// Forgets, again and again, callers of which nothing counts any more.
 pub(crate) async fn sweep_regularly(limits: &CallerLimits) -> Infallible {
-    let mut ticks = tokio::time::interval(WINDOW);
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -219,4 +218,12 @@ impl Drop for Wakes {
     fn drop(&mut self) {
         self.limits.turnstiles.wake(self.id);
     }
+}
+
+/// A limiter for tests of other things.
+#[cfg(test)]
+pub(crate) fn unlimited() -> Arc<dyn Limiter> {
+    use keypool_backends::limiter::MemoryLimiter;
+    let now = tokio::time::Instant::now().into_std();
+    Arc::new(MemoryLimiter::new(keypool_core::limit::WINDOW, now))
 }

@@ -81,6 +81,19 @@ impl CallerReservation {
         self.0 = None;
     }
 
+    /// The response was cut off, after this had been used. The provider may have gone on, so no less than what is held
+    /// counts.
+    pub(super) fn settle_cut(&mut self, so_far: Usage) {
+        let Some(reserved) = &self.0 else {
+            return;
+        };
+        let held = reserved.room.cost().output.alone();
+        self.settle(Usage {
+            output_tokens: so_far.output_tokens.filter(|tokens| *tokens > held),
+            ..so_far
+        });
+    }
+
     fn settle_as(&mut self, settlement: Settlement) -> Settlement {
         let Some(reserved) = &mut self.0 else {
             return settlement;

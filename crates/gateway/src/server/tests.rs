@@ -140,7 +140,13 @@ impl Client {
         let load = || Err(vec!["nothing is loaded again".to_owned()]);
         let clock: Arc<dyn Clock> = Arc::new(PollClock);
         let token = Digest256::of(b"unused");
-        let gw = Gateway::new(settings(mock), token, clock, Box::new(load));
+        let gw = Gateway::new(
+            settings(mock),
+            token,
+            clock,
+            crate::limits::unlimited(),
+            Box::new(load),
+        );
         let admin = Arc::new(Admin::new(Arc::clone(&gw)));
         let (ours, stream) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(Writes::default());

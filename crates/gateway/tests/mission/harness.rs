@@ -11,7 +11,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use keypool_backends::limiter::MemoryLimiter;
 use keypool_core::clock::Clock;
+use keypool_core::limit::WINDOW;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::{
     BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
@@ -103,7 +105,8 @@ impl Running {
         let gw = Gateway::new(
             settings,
             Digest256::of(ADMIN_TOKEN.as_bytes()),
-            clock,
+            Arc::clone(&clock),
+            Arc::new(MemoryLimiter::new(WINDOW, clock.now())),
             Box::new(load),
         );
         let server = Server::bind(Arc::clone(&gw)).await.unwrap();

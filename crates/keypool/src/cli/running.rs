@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use keypool_backends::limiter::MemoryLimiter;
+use keypool_core::clock::Clock;
+use keypool_core::limit::WINDOW;
 use keypool_core::secret::Digest256;
 use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
@@ -149,7 +152,9 @@ fn gateway(
         reloaded.warnings.extend(postponed.into_iter().map(warning));
         Ok(reloaded)
     };
-    Gateway::new(settings, digest, Arc::new(PollClock), Box::new(load))
+    let clock: Arc<dyn Clock> = Arc::new(PollClock);
+    let limiter = Arc::new(MemoryLimiter::new(WINDOW, clock.now()));
+    Gateway::new(settings, digest, clock, limiter, Box::new(load))
 }
 
 /// The settings that only change at a restart, as they were at the start.

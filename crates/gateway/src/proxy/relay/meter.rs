@@ -62,9 +62,18 @@ impl Meter {
             usage = tokens.used();
             tokens.guess.learn(&tokens.limits.estimates, &usage);
         }
+        self.tokens = None;
         self.reserved.settle(usage);
         if let Some(lease) = lease {
             lease.settle_when_dropped(Settlement::Ended(usage));
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(tokens) = &self.tokens {
+            self.reserved.settle_cut(tokens.used());
         }
     }
 }

@@ -29,7 +29,9 @@ impl UsageFilter {
         }
         if end > 0 {
             self.held.advance(end);
+            // Reads what is left from its beginning: it has no whole event.
             self.reader = EventReader::default();
+            self.reader.next(&self.held);
         }
         let is_comment = self.reader.unfinished(&self.held).is_none();
         if is_comment || self.held.len() > MAX_EXAMINED {

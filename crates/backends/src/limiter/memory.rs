@@ -3,13 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use super::limiter::IdHasher;
-use super::{
-    Admission, Ask, DIMENSIONS, Ledger, LimitId, Limiter, Limits, Refusal, Remaining, Reserving,
-    Settlement, Tick,
+use keypool_core::limit::{
+    Admission, Ask, DIMENSIONS, IdHasher, Ledger, LimitId, Limiter, Limits, Refusal, Remaining,
+    Reserving, Settlement, Tick,
 };
+use parking_lot::Mutex;
 
 /// Number of parts of the map, each with a lock of its own. Calls of one caller always meet at the same lock.
 const SHARDS: usize = 256;
