@@ -152,6 +152,44 @@ fn every_form_of_a_request_counts_the_same_text() {
 }
 
 #[test]
+fn a_body_that_refers_to_more_is_not_whole() {
+    for (body, is_whole) in [
+        (json!({"input": "a"}), true),
+        (json!({"input": "a", "previous_response_id": null}), true),
+        (json!({"input": [{"previous_response_id": "resp_1"}]}), true),
+        (json!({"prompt": "a"}), true),
+        (
+            json!({"messages": [{"content": [{"type": "input_image", "image_url": "https://a.example/1.png"}]}]}),
+            true,
+        ),
+        (
+            json!({"input": "a", "previous_response_id": "resp_1"}),
+            false,
+        ),
+        (
+            json!({"input": "a", "conversation": {"id": "conv_1"}}),
+            false,
+        ),
+        (json!({"prompt": {"id": "pmpt_1"}}), false),
+        (
+            json!({"contents": [], "cachedContent": "cachedContents/1"}),
+            false,
+        ),
+        (
+            json!({"contents": [{"parts": [{"fileData": {"fileUri": "https://a.example/1"}}]}]}),
+            false,
+        ),
+        (
+            json!({"input": [{"content": [{"type": "input_file", "file_id": "file-1"}]}]}),
+            false,
+        ),
+    ] {
+        let guess = guess(Protocol::OpenAi, "/v1/responses", &body);
+        assert_eq!(guess.is_whole, is_whole, "{body}");
+    }
+}
+
+#[test]
 fn lists_of_tokens_count_as_their_length() {
     let ids: Vec<u32> = (0..500).map(|id| id * 97).collect();
     for body in [

@@ -239,8 +239,10 @@ impl<P: Copy> ObjectFinder<P> {
     ) -> usize {
         let end = inside.end(text);
         let read = end.unwrap_or(text.len());
-        if inside.is_taken && self.taken.len() <= MAX_OBJECT {
-            self.taken.extend_from_slice(&text[..read]);
+        if inside.is_taken {
+            // One byte more than an object may have, so that a longer one is known.
+            let room = (MAX_OBJECT + 1).saturating_sub(self.taken.len());
+            self.taken.extend_from_slice(&text[..read.min(room)]);
         }
         self.state = match end {
             Some(_) => State::Between,

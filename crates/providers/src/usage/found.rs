@@ -44,7 +44,9 @@ pub(super) struct Found {
     image_parts: u32,
     /// Images and files that are only referred to.
     references: u32,
-    /// Images among them with low and with high detail.
+    /// The model reads more than the body holds.
+    is_part: bool,
+    /// Images among the references with low and with high detail.
     details: [u32; 2],
     /// The detail that the current object states before its image.
     detail: Option<Detail>,
@@ -71,6 +73,7 @@ impl Found {
             images: 0,
             image_parts: 0,
             references: 0,
+            is_part: false,
             details: [0; 2],
             detail: None,
             image: LastImage::None,
@@ -98,6 +101,16 @@ impl Found {
             0 => self.text.kind(),
             _ => InputKind::Images,
         }
+    }
+
+    /// Whether everything that the model reads was in the body. An image that is only referred to has a usual size.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_part && self.references == 0
+    }
+
+    /// The model reads something that is not in the body.
+    pub(super) fn elsewhere(&mut self) {
+        self.is_part = true;
     }
 
     /// A message begins.

@@ -19,6 +19,9 @@ pub struct InputGuess {
     pub tokens: f64,
     /// What to correct it by.
     pub kind: InputKind,
+    /// Everything that the model reads is in the body. Otherwise there is more: an earlier response, a cached content, a
+    /// file that is only referred to. Then what the provider reports says nothing about guesses.
+    pub is_whole: bool,
 }
 
 impl InputGuess {
@@ -38,6 +41,7 @@ impl InputGuess {
         Self {
             tokens: tokens.max(1.0),
             kind: found.kind(),
+            is_whole: found.is_whole(),
         }
     }
 }

@@ -30,6 +30,16 @@ const READ_BY_MODEL: [&[u8]; 19] = [
 ];
 /// Those of them with schemas: there names are read too.
 const SCHEMAS: [&[u8]; 3] = [b"tools", b"functions", b"response_format"];
+/// The top-level fields that refer to something that a model reads and the body does not hold.
+const REFERRING: [&[u8]; 6] = [
+    b"previous_response_id",
+    b"conversation",
+    b"cachedContent",
+    b"cached_content",
+    b"context_id",
+    b"previous_interaction_id",
+];
+
 /// What a JSON body holds, added to `found`.
 pub(super) fn walk(body: &[u8], found: Found) -> Found {
     let mut walk = Walk {
@@ -102,6 +112,11 @@ impl<'b> Walk<'b> {
         self.name = name;
         self.is_field = true;
         if self.depth == 1 {
+            let value = self.body[self.at..].trim_ascii_start();
+            let is_stored_prompt = name == b"prompt" && value.starts_with(b"{");
+            if is_stored_prompt || (REFERRING.contains(&name) && !value.starts_with(b"null")) {
+                self.found.elsewhere();
+            }
             self.reads_names = SCHEMAS.contains(&name);
             if !READ_BY_MODEL.contains(&name) {
                 self.skip_value();

@@ -44,8 +44,20 @@ fn usage_is_found_in_its_places_only_however_a_body_is_cut() {
         };
         let usage = read(body.len().max(1));
         assert_eq!(read(size), usage, "{size}: {}", body.escape_ascii());
-        let mut by_line = UsageReader::new(FORMS[index]);
-        by_line.read_line(&[b"data: ", &*body].concat(), true);
+        // Rankings are not streamed.
+        let is_line = !body.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
+        if is_line && FORMS[index] != UsageForm::InputOnly {
+            let line = [b"data: ", &*body].concat();
+            let mut at_once = UsageReader::new(FORMS[index]);
+            at_once.read_line(&line, true);
+            assert_eq!(at_once.usage(), usage, "{}", body.escape_ascii());
+            let mut in_parts = UsageReader::new(FORMS[index]);
+            let last = line.len().div_ceil(size) - 1;
+            for (part, text) in line.chunks(size).enumerate() {
+                in_parts.read_line(text, part == last);
+            }
+            assert_eq!(in_parts.usage(), usage, "{size}: {}", body.escape_ascii());
+        }
         let Ok(tree) = serde_json::from_slice::<Value>(&body) else {
             return;
         };
