@@ -74,7 +74,7 @@ pub trait Limiter: Send + Sync {
     /// [`Reservation`]: super::Reservation
     fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant);
 
-    /// What each limit leaves, as far as this node knows.
+    /// What each limit leaves, to this node's knowledge.
     fn remaining(
         &self,
         id: LimitId,

@@ -1,5 +1,5 @@
 //! Lines of calls that wait for room under a limit, one for each caller: first come, first served. Without them, a large call
-//! would wait for ever behind small ones.
+//! would wait forever behind small ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -34,7 +34,8 @@ use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, 
 use log::RequestLog;
 use objects::ObjectTracking;
 use relay::{final_response, relay};
-use reservation::{CallerReservation, settlement_of};
+use reservation::CallerReservation;
+use routing::PoolTarget;
 
 /// Maximum size of a body in which a credential is looked for, in bytes.
 const MAX_BODY_WITH_KEY: u64 = 256 * 1024;
@@ -162,21 +163,12 @@ async fn run(
     log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
     let targets = routing::targets(snapshot, call, caller, log)?;
-    let limited = caller.limited_key();
-    let counts_tokens = limited.is_some_and(|key| key.limits.count_tokens())
-        || targets.iter().any(|target| target.entry.counts_tokens);
-    if counts_tokens {
-        call.guess_tokens(caller.limit_id(), targets[0].entry.dialect);
-    }
+    expect_tokens(call, caller, &targets);
     let call = &*call;
     let mut objects = ObjectTracking::new(gw, snapshot, call, caller);
     let targets = objects.restrict(targets, log)?;
     log.set_pool(&targets[0].entry);
-    let mut reserved = match limited {
-        None => CallerReservation::default(),
-        // Boxed: it would make every request larger.
-        Some(key) => Box::pin(CallerReservation::of(gw, call, key, log)).await?,
-    };
+    let mut reserved = CallerReservation::of(gw, call, caller, log).await?;
     let mut attempts = Attempts::new(gw, call, &targets, caller);
     objects.before_send();
     loop {
@@ -191,7 +183,7 @@ async fn run(
         let before = reserved.begin_attempt();
         lease.settle_when_dropped(Settlement::Ended(Usage::default()));
         let result = send(gw, call, target, &lease, attempts.time).await;
-        let settlement = settlement_of(&result);
+        let settlement = result.settlement();
         reserved.end_attempt(settlement, before);
         settlement
             .into_iter()
@@ -229,6 +221,16 @@ async fn run(
             },
             AttemptResult::Failed(failure) => attempts.failed(lease, failure, log),
         }
+    }
+}
+
+/// Guesses how many tokens the call uses, if a limit of the caller or of a key counts them.
+fn expect_tokens(call: &mut Call<'_>, caller: &Caller, targets: &[PoolTarget]) {
+    let limited = caller.limited_key();
+    let counts_tokens = limited.is_some_and(|key| key.limits.count_tokens())
+        || targets.iter().any(|target| target.entry.counts_tokens);
+    if counts_tokens {
+        call.guess_tokens(caller.limit_id(), targets[0].entry.dialect);
     }
 }
 

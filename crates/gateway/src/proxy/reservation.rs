@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use keypool_core::fault::Class;
 use keypool_core::limit::{Ask, Cost, Dimension, LimitId, Settlement, Usage};
 
-use super::attempt::{AttemptResult, Failure};
-use super::inbound::Call;
+use super::inbound::{Call, Caller};
 use super::log::RequestLog;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, in_whole_seconds};
@@ -17,24 +15,22 @@ use crate::settings::{OnLimit, VirtualKeySettings};
 #[derive(Default)]
 pub(crate) struct CallerReservation(Option<Box<CallReservation>>);
 
-/// How an attempt counts for whatever was reserved for it, by its result; `None`: that is known at the end of the response.
-pub(super) fn settlement_of(result: &AttemptResult) -> Option<Settlement> {
-    match result {
-        AttemptResult::Response(response) if response.class == Class::Success => None,
-        AttemptResult::Response(_)
-        | AttemptResult::Unclear(_)
-        | AttemptResult::Failed(Failure::Response { .. }) => Some(Settlement::Failed),
-        AttemptResult::Failed(Failure::NoResponse { error, .. }) if !error.may_have_run => {
-            Some(Settlement::NotSent)
-        }
-        // The provider may have run it.
-        AttemptResult::Failed(Failure::NoResponse { .. }) => None,
-    }
-}
-
 impl CallerReservation {
-    /// Reserves what a call needs of the limits of its virtual key.
+    /// Reserves what a call needs of its caller's limits.
     pub(super) async fn of(
+        gw: &Gateway,
+        call: &Call<'_>,
+        caller: &Caller,
+        log: &mut RequestLog,
+    ) -> Result<Self, GatewayError> {
+        match caller.limited_key() {
+            None => Ok(Self::default()),
+            // Boxed: it would make every request larger.
+            Some(key) => Box::pin(Self::of_key(gw, call, key, log)).await,
+        }
+    }
+
+    async fn of_key(
         gw: &Gateway,
         call: &Call<'_>,
         key: &VirtualKeySettings,

@@ -139,7 +139,7 @@ async fn tokens_are_settled_to_what_the_provider_reports() {
 }
 
 #[tokio::test]
-async fn a_streams_usage_is_asked_for_and_its_chunk_withheld_only_where_a_limit_needs_it() {
+async fn a_streams_usage_is_asked_for_where_a_limit_needs_it() {
     let (gw, mock) = gateway("output_tpm = 5_000").await;
     mock.behave(&key(1), reporting(7, 50));
     let asks = r#"{"model":"gpt-x","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hello"}]}"#;

@@ -10,5 +10,5 @@ mod time;
 
 pub(super) use attempts::{Answering, Attempts, Concluded};
 pub(super) use opinion::AfterRefusal;
-pub(super) use response::{AttemptResult, Failure, UpstreamResponse};
+pub(super) use response::{AttemptResult, UpstreamResponse};
 pub(super) use send::send;

@@ -7,6 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http_body::Body;
 use keypool_core::fault::{Class, Fault};
+use keypool_core::limit::Settlement;
 use keypool_providers::response::StreamForm;
 
 use crate::upstream::{UpstreamBody, UpstreamError};
@@ -19,6 +20,23 @@ pub(crate) enum AttemptResult {
     Unclear(Box<Refusal>),
     /// The next key may do better.
     Failed(Failure),
+}
+
+impl AttemptResult {
+    /// How the attempt counts for what was reserved for it; `None`: that is known at the end of the response.
+    pub(crate) fn settlement(&self) -> Option<Settlement> {
+        match self {
+            Self::Response(response) if response.class == Class::Success => None,
+            Self::Response(_) | Self::Unclear(_) | Self::Failed(Failure::Response { .. }) => {
+                Some(Settlement::Failed)
+            }
+            Self::Failed(Failure::NoResponse { error, .. }) if !error.may_have_run => {
+                Some(Settlement::NotSent)
+            }
+            // The provider may have run it.
+            Self::Failed(Failure::NoResponse { .. }) => None,
+        }
+    }
 }
 
 /// A refusal that may be about the request or about the account.

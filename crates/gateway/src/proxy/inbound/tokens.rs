@@ -23,6 +23,8 @@ pub(crate) struct TokenGuess {
     max_output: Option<u32>,
     /// Calls of the endpoint produce tokens.
     produces: bool,
+    /// The model reads nothing that is not in the body.
+    is_whole: bool,
 }
 
 impl TokenGuess {
@@ -47,6 +49,7 @@ impl TokenGuess {
             // A float beyond the largest number becomes the largest number.
             input: guess.tokens.ceil() as u32,
             kind: guess.kind as u8,
+            is_whole: guess.is_whole,
             max_output: max.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
             produces: StreamKind::of(protocol, path).is_some(),
         }
@@ -61,7 +64,7 @@ impl TokenGuess {
     ) -> Cost {
         let output = match reservation {
             _ if !self.produces => OutputHold::NONE,
-            // Whoever sets no maximum may get any number of tokens: such a call is admitted alone.
+            // A call without a maximum may get any number of tokens, so it is admitted alone.
             OutputReservation::MaxTokens => {
                 OutputHold::exactly(self.max_output.or(limit).unwrap_or_default())
             }
@@ -75,7 +78,7 @@ impl TokenGuess {
 
     /// Learns from what the call used.
     pub(crate) fn learn(&self, estimates: &Estimates, usage: &Usage) {
-        if let Some(tokens) = usage.input_tokens {
+        if let Some(tokens) = usage.input_tokens.filter(|_| self.is_whole) {
             estimates.note_input(&self.model, self.kind, self.input, tokens);
         }
         if let Some(tokens) = usage.output_tokens.filter(|_| self.produces) {
