@@ -5,9 +5,10 @@
 //! each, so for it the log is exact; a busy one has a bounded number of entries, and still loses almost nothing, since the
 //! next charge follows at once.
 
-use std::collections::VecDeque;
 use std::ops::Add;
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 /// A point in time: nanoseconds since a beginning that all ticks of a limiter share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,17 +59,22 @@ impl Entry {
     }
 }
 
+/// Number of entries that need no memory of their own. Most callers have no more, and each access to memory costs as much
+/// as all of the arithmetic.
+const INLINE: usize = 4;
+
 /// The charges of the last `length`.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    entries: VecDeque<Entry>,
+    /// The oldest first. Removing the first ones moves the others, which happens once for each entry.
+    entries: SmallVec<[Entry; INLINE]>,
     totals: [u64; DIMENSIONS],
 }
 
 impl Default for Window {
     fn default() -> Self {
         Self {
-            entries: VecDeque::new(),
+            entries: SmallVec::new(),
             totals: [0; DIMENSIONS],
         }
     }
@@ -77,16 +83,18 @@ impl Default for Window {
 impl Window {
     /// Lets go of what is `length` old or older.
     pub(super) fn expire(&mut self, now: Tick, length: Duration) {
-        while let Some(oldest) = self.entries.front()
-            && oldest.last + length <= now
-        {
-            for (total, amount) in self.totals.iter_mut().zip(oldest.amounts) {
+        let is_old = |entry: &&Entry| entry.last + length <= now;
+        let old = self.entries.iter().take_while(is_old).count();
+        if old == 0 {
+            return;
+        }
+        for entry in self.entries.drain(..old) {
+            for (total, amount) in self.totals.iter_mut().zip(entry.amounts) {
                 *total -= u64::from(amount);
             }
-            self.entries.pop_front();
         }
-        if self.entries.is_empty() && self.entries.capacity() > FEW {
-            self.entries = VecDeque::new();
+        if self.entries.is_empty() {
+            self.entries = SmallVec::new();
         }
     }
 
@@ -99,7 +107,7 @@ impl Window {
         };
         // What an entry's span can hold is longer than four seconds.
         let longest = (length / parts).min(Duration::from_nanos(u32::MAX.into()));
-        match self.entries.back_mut() {
+        match self.entries.last_mut() {
             Some(newest) if now.since(newest.first()) < longest => {
                 let first = newest.first();
                 newest.last = newest.last.max(now);
@@ -107,7 +115,7 @@ impl Window {
             }
             newest => {
                 let last = newest.map_or(now, |newest| newest.last.max(now));
-                self.entries.push_back(Entry {
+                self.entries.push(Entry {
                     last,
                     span: 0,
                     amounts: [0; DIMENSIONS],
