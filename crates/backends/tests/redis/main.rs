@@ -5,4 +5,5 @@ mod check;
 mod cluster;
 mod harness;
 mod loss;
+mod reserve;
 mod tls;

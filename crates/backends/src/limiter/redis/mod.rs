@@ -9,11 +9,15 @@ mod client;
 mod connection;
 mod error;
 mod link;
+mod reserve;
 mod script;
 mod target;
 
 pub use check::{Facts, Problem, Warning};
 pub use client::RedisClient;
 pub use error::RedisError;
+pub use reserve::{
+    Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RefusedUntil, Reserve,
+};
 pub use script::Script;
 pub use target::{RedisAddress, RedisTarget, RedisTimeouts, Tls};

@@ -1,0 +1,226 @@
+//! `scripts/reserve.lua` with types: what a node tells Redis about one caller or key, and what Redis decides.
+//!
+//! Times are Redis's, in milliseconds since 1970. They are compared with each other only.
+
+use std::time::Duration;
+
+use keypool_core::limit::{Cost, DIMENSIONS, Dimension, LimitId, Limits};
+
+use super::client::RedisClient;
+use super::error::RedisError;
+use super::script::Script;
+
+/// Maximum number of calls that one [`NodeCall`] asks about.
+pub const MAX_DECISIONS: usize = 32;
+
+/// The script.
+#[derive(Clone, Debug)]
+pub struct Reserve(Script);
+
+/// One step: settlements of earlier calls, then decisions about others, in their order.
+#[derive(Clone, Debug)]
+pub struct NodeCall<'a> {
+    /// Who or what is limited.
+    pub id: LimitId,
+    /// Length of the window; at least a millisecond.
+    pub length: Duration,
+    /// The limits that hold now.
+    pub limits: Limits,
+    /// A number that no other process uses.
+    pub node: u32,
+    /// The number of this step among the node's steps for this id, from 1. Sent again with the same number, it counts once.
+    pub seq: u32,
+    /// How long Redis keeps what the node holds, unless it hears from the node again.
+    pub record_ttl: Duration,
+    /// What the node's calls in flight hold, without those that are decided here.
+    pub held: HeldByNode,
+    /// Ends of earlier calls.
+    pub settlements: &'a [Correction],
+    /// Calls to decide about, at most [`MAX_DECISIONS`].
+    pub calls: &'a [Cost],
+}
+
+/// The sums over a node's calls in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HeldByNode {
+    /// Number of calls.
+    pub calls: u32,
+    /// Of the means of their output tokens.
+    pub mean: f64,
+    /// Of the variances.
+    pub variance: f64,
+    /// Of the maxima.
+    pub max: u64,
+}
+
+/// What the end of a call changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Correction {
+    /// When the call was admitted, as Redis said.
+    pub at_ms: u64,
+    /// Added to what was charged then: requests, input tokens, output tokens. Negative: given back.
+    pub then: [i64; DIMENSIONS],
+    /// Charged now, even past the limit: input tokens, output tokens.
+    pub debt: [u32; 2],
+}
+
+/// What Redis says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReply {
+    /// Redis's time of the decision.
+    pub now_ms: u64,
+    /// Whether Redis had received this step before. What it admitted then is admitted; nothing else is.
+    pub is_repetition: bool,
+    /// Used in the window, of all nodes, after this step.
+    pub used: [u64; DIMENSIONS],
+    /// Output tokens held for calls in flight of all nodes.
+    pub held_output: u64,
+    /// Calls in flight of all nodes.
+    pub calls: u64,
+    /// When everything that is used in a dimension will have left the window; `None`: nothing is used.
+    pub empty_at_ms: [Option<u64>; DIMENSIONS],
+    /// One for each call, in their order.
+    pub decisions: Vec<Decision>,
+}
+
+/// About one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It counts at this time. It is among what the node holds until the node states that without it.
+    Admitted {
+        /// For [`Correction::at_ms`].
+        at_ms: u64,
+    },
+    /// It left no trace.
+    Refused {
+        /// What there is too little of; of several, what lasts longest.
+        dimension: Dimension,
+        /// When the same call will be admitted, if nobody else takes the room.
+        until: RefusedUntil,
+    },
+}
+
+/// When a call that was refused will be admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedUntil {
+    /// At this time.
+    At(u64),
+    /// When calls in flight end. At the latest at this time, if they have ended by then; `None` if nothing tells.
+    CallEnds(Option<u64>),
+    /// Never: it needs more than the whole limit.
+    Never,
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Self(Script::new(include_str!("scripts/reserve.lua")))
+    }
+}
+
+impl Reserve {
+    /// Sends one step, and may be called again with the same step after any error.
+    ///
+    /// # Errors
+    /// As [`RedisClient::run`]. Error `redis_unexpected` also if the node has made a later step for this id.
+    pub async fn step(
+        &self,
+        redis: &RedisClient,
+        call: &NodeCall<'_>,
+    ) -> Result<NodeReply, RedisError> {
+        let args = call.args();
+        let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
+        let key = key(call.id);
+        let reply: Vec<i64> = redis.run(&self.0, &[key.as_bytes()], &args).await?;
+        read(&reply).ok_or_else(|| RedisError::Unexpected {
+            detail: format!("a reply of {} numbers", reply.len()),
+        })
+    }
+}
+
+/// The key of an id. Its braces make it the hash tag, so that whatever is kept of an id is in one slot of a cluster.
+pub(super) fn key(id: LimitId) -> String {
+    format!("kp:{{{:032x}}}", id.0)
+}
+
+impl NodeCall<'_> {
+    fn args(&self) -> Vec<String> {
+        let limits = [
+            self.limits.requests,
+            self.limits.input_tokens,
+            self.limits.output_tokens,
+            self.limits.concurrent,
+        ];
+        let mut args = vec![self.length.as_millis().to_string()];
+        args.extend(limits.map(|limit| limit.map_or(-1, i64::from).to_string()));
+        args.extend([self.node.to_string(), self.seq.to_string()]);
+        args.push(self.record_ttl.as_millis().to_string());
+        let HeldByNode {
+            calls,
+            mean,
+            variance,
+            max,
+        } = self.held;
+        args.extend([
+            calls.to_string(),
+            mean.to_string(),
+            variance.to_string(),
+            max.to_string(),
+        ]);
+        args.push(self.settlements.len().to_string());
+        for settlement in self.settlements {
+            args.push(settlement.at_ms.to_string());
+            args.extend(settlement.then.map(|amount| amount.to_string()));
+            args.extend(settlement.debt.map(|amount| amount.to_string()));
+        }
+        for call in self.calls.iter().take(MAX_DECISIONS) {
+            args.push(call.input_tokens.to_string());
+            args.extend([
+                call.output.mean.to_string(),
+                call.output.variance.to_string(),
+            ]);
+            args.push(call.output.max.to_string());
+        }
+        args
+    }
+}
+
+fn read(reply: &[i64]) -> Option<NodeReply> {
+    let (facts, decisions) = reply.split_at_checked(10)?;
+    let numbers: Vec<u64> = facts
+        .iter()
+        .map(|fact| u64::try_from(*fact).ok())
+        .collect::<Option<_>>()?;
+    let at = |time: u64| (time > 0).then_some(time);
+    let decisions = decisions.chunks(3).map(decision).collect::<Option<_>>()?;
+    Some(NodeReply {
+        now_ms: numbers[0],
+        is_repetition: numbers[1] == 1,
+        used: [numbers[2], numbers[3], numbers[4]],
+        held_output: numbers[5],
+        calls: numbers[6],
+        empty_at_ms: [at(numbers[7]), at(numbers[8]), at(numbers[9])],
+        decisions,
+    })
+}
+
+fn decision(numbers: &[i64]) -> Option<Decision> {
+    let [dimension, kind, time] = *numbers else {
+        return None;
+    };
+    let time = u64::try_from(time).ok();
+    let dimension = match dimension {
+        0 => return Some(Decision::Admitted { at_ms: time? }),
+        1 => Dimension::Requests,
+        2 => Dimension::InputTokens,
+        3 => Dimension::OutputTokens,
+        4 => Dimension::Concurrency,
+        _ => return None,
+    };
+    let until = match kind {
+        0 => RefusedUntil::At(time?),
+        1 => RefusedUntil::CallEnds(time),
+        2 => RefusedUntil::Never,
+        _ => return None,
+    };
+    Some(Decision::Refused { dimension, until })
+}

@@ -1,0 +1,283 @@
+-- Settles calls of one node and decides about others, for one caller or key, in one step. It is strict mode's only script.
+--
+-- The rules are those of the in-process limiter: a window of charges as an adaptive run-length log, and beside it what the
+-- calls in flight hold, per node. Each node states what it holds absolutely, and numbers its calls, so that a call that
+-- arrives twice counts once. What a node held that is silent for too long counts as used when its time ends.
+--
+-- KEYS[1]      kp:{id}
+-- ARGV[1]      length of the window, ms
+-- ARGV[2..5]   limits: requests, input tokens, output tokens, calls in flight; -1: no limit
+-- ARGV[6]      the node, a number below 2^32 that no other process uses
+-- ARGV[7]      the number of this call among the node's calls for this key, rising, from 1, below 2^32
+-- ARGV[8]      how long the node's record holds without another call, ms
+-- ARGV[9..12]  what the node's calls in flight hold, without those that are decided here: number of calls; output tokens:
+--              sum of means, of variances, of maxima
+-- ARGV[13]     number of settlements; then six for each:
+--              when the call was admitted (as returned), ms; what to add to the charges of that time (negative: give
+--              back): requests, input tokens, output tokens; what to charge now: input tokens, output tokens
+-- then         four for each call to decide, at most 32: input tokens; output tokens: mean, variance, maximum
+--
+-- Returns integers: the server's time, ms; whether this call had been received before (1); used in the window: requests,
+-- input tokens, output tokens; held: output tokens, calls; when all of each dimension will have left the window, ms (0:
+-- nothing used); then three for each call to decide:
+--   0, 0, when it counts (ms)          admitted
+--   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
+--   dimension, 1, T                    refused until calls in flight end; then at the latest at T (-1: nothing tells)
+--   dimension, 2, 0                    refused; it needs more than the whole limit
+-- with dimension 1 requests, 2 input tokens, 3 output tokens, 4 calls in flight. An admitted call is in the node's holds
+-- until a later call of the node states them without it.
+-- Error STALE: the node has made a later call.
+--
+-- The value: version, time of the newest decision, time of the first entry, numbers of entries and nodes; then entries:
+-- last charge (ms since the first entry's), ms from the first charge to the last, three amounts, each 2 bytes in version
+-- 1 and 4 in version 2; then nodes: id, number of the newest call, end of its record, its admissions (bits) and their
+-- time, number of calls, and if there are any, the three sums.
+
+-- While there are fewer entries than FEW, one spans at most 1/SHORT of the window, then 1/LONG. That bounds the value to
+-- about 100 entries.
+local FEW, SHORT, LONG = 32, 6000, 60
+-- Standard deviations of the sum that are held beside its mean.
+local DEVIATIONS = 4
+local FORMATS = {'>I2I2I2I2I2', '>I4I4I4I4I4'}
+local NARROW = 65535
+local WIDE = 4294967295
+
+local length = tonumber(ARGV[1])
+local limits = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
+local max_calls = tonumber(ARGV[5])
+local node_id, seq, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+
+local entries, totals, nodes = {}, {0, 0, 0}, {}
+local clock = 0
+
+local function read(value)
+  local version, newest, base, n_entries, n_nodes, at = struct.unpack('>BI6I6I2I2', value)
+  clock = newest
+  for i = 1, n_entries do
+    local entry = {}
+    entry.last, entry.span, entry[1], entry[2], entry[3], at = struct.unpack(FORMATS[version], value, at)
+    entry.last = entry.last + base
+    for d = 1, 3 do totals[d] = totals[d] + entry[d] end
+    entries[i] = entry
+  end
+  for i = 1, n_nodes do
+    local node = {mean = 0, variance = 0, max = 0}
+    node.id, node.seq, node.ends, node.bits, node.at, node.calls, at = struct.unpack('>I4I4I6I4I6I4', value, at)
+    if node.calls > 0 then
+      node.mean, node.variance, node.max, at = struct.unpack('>ddI6', value, at)
+    end
+    nodes[i] = node
+  end
+end
+
+local function write()
+  local base = entries[1] and entries[1].last or 0
+  local version = 1
+  for _, entry in ipairs(entries) do
+    local widest = math.max(entry.last - base, entry.span, entry[1], entry[2], entry[3])
+    if widest > NARROW then version = 2 end
+  end
+  local parts = {struct.pack('>BI6I6I2I2', version, clock, base, #entries, #nodes)}
+  for _, entry in ipairs(entries) do
+    parts[#parts + 1] = struct.pack(FORMATS[version], entry.last - base, entry.span, entry[1], entry[2], entry[3])
+  end
+  for _, node in ipairs(nodes) do
+    parts[#parts + 1] = struct.pack('>I4I4I6I4I6I4', node.id, node.seq, node.ends, node.bits, node.at, node.calls)
+    if node.calls > 0 then
+      parts[#parts + 1] = struct.pack('>ddI6', node.mean, node.variance, math.min(node.max, 2 ^ 48 - 1))
+    end
+  end
+  return table.concat(parts)
+end
+
+local function pooled(held)
+  return math.min(math.ceil(held.mean + DEVIATIONS * math.sqrt(held.variance)), held.max)
+end
+
+local function add(entry, amounts)
+  for d = 1, 3 do
+    local sum = math.max(0, math.min(entry[d] + amounts[d], WIDE))
+    totals[d] = totals[d] + sum - entry[d]
+    entry[d] = sum
+  end
+end
+
+-- Charges at `at`, or at a later time that was charged before, and returns that time.
+local function charge(at, amounts)
+  local newest = entries[#entries]
+  if newest and at < newest.last then at = newest.last end
+  local longest = length / (#entries < FEW and SHORT or LONG)
+  if newest and at - (newest.last - newest.span) < longest then
+    newest.span = newest.span + at - newest.last
+    newest.last = at
+  else
+    newest = {last = at, span = 0, 0, 0, 0}
+    entries[#entries + 1] = newest
+  end
+  add(newest, amounts)
+  return at
+end
+
+-- Adds to what was charged at `at`, unless that has left the window.
+local function correct(at, amounts)
+  for _, entry in ipairs(entries) do
+    if entry.last >= at then
+      if entry.last - entry.span <= at then add(entry, amounts) end
+      return
+    end
+  end
+end
+
+local function expire(now)
+  local gone = 0
+  while entries[gone + 1] and entries[gone + 1].last + length <= now do
+    gone = gone + 1
+    for d = 1, 3 do totals[d] = totals[d] - entries[gone][d] end
+  end
+  if gone == 0 then return end
+  local left = {}
+  for i = gone + 1, #entries do left[#left + 1] = entries[i] end
+  entries = left
+end
+
+-- Drops nodes that were silent for too long. What they held counts from the end of their record on.
+local function bury(now)
+  local alive = {}
+  for _, node in ipairs(nodes) do
+    if node.ends > now then
+      alive[#alive + 1] = node
+    elseif node.calls > 0 and limits[3] >= 0 then
+      charge(node.ends, {0, 0, pooled(node)})
+    end
+  end
+  nodes = alive
+end
+
+local function own_record()
+  for _, node in ipairs(nodes) do
+    if node.id == node_id then return node end
+  end
+  local node = {id = node_id, seq = 0, bits = 0, at = 0}
+  nodes[#nodes + 1] = node
+  return node
+end
+
+-- When at least `amount` of a dimension will have left the window; nil if it holds less.
+local function frees(d, amount)
+  local freed = 0
+  for _, entry in ipairs(entries) do
+    freed = freed + entry[d]
+    if freed >= amount then return entry.last + length end
+  end
+end
+
+local function decide(now, held, call)
+  local after = {mean = held.mean + call.mean, variance = held.variance + call.variance, max = held.max + call.max}
+  local needed = {1, call.input, pooled(after)}
+  local alone = {1, call.input, pooled(call)}
+  local dimension, kind, time, rank = 0, 0, 0, -1
+  if max_calls >= 0 and held.calls >= max_calls then
+    dimension, kind, time, rank = 4, 1, -1, 0
+  end
+  for d = 1, 3 do
+    local excess = totals[d] + needed[d] - limits[d]
+    if limits[d] >= 0 and excess > 0 then
+      local k, t, r = 2, 0, math.huge
+      if alone[d] <= limits[d] then
+        local free = frees(d, excess)
+        local newest = entries[#entries]
+        k, t = free and 0 or 1, free or (newest and newest.last or now) + length
+        r = t
+      end
+      if r > rank then dimension, kind, time, rank = d, k, t, r end
+    end
+  end
+  return dimension, kind, time
+end
+
+local function admit(now, held, node, call)
+  for _, sums in ipairs({held, node}) do
+    sums.calls = sums.calls + 1
+    sums.mean, sums.variance, sums.max = sums.mean + call.mean, sums.variance + call.variance, sums.max + call.max
+  end
+  if math.max(limits[1], limits[2], limits[3]) < 0 then return now end
+  local amounts = {limits[1] >= 0 and 1 or 0, limits[2] >= 0 and call.input or 0, 0}
+  -- The window counts whole milliseconds. So that nothing leaves it early, a charge counts from the end of its own.
+  return charge(now + 1, amounts)
+end
+
+local function empties(d)
+  for i = #entries, 1, -1 do
+    if entries[i][d] > 0 then return entries[i].last + length end
+  end
+  return 0
+end
+
+local value = redis.call('GET', KEYS[1])
+if value then read(value) end
+local time = redis.call('TIME')
+-- A clock that goes back frees nothing.
+local now = math.max(clock, time[1] * 1000 + math.floor(time[2] / 1000))
+clock = now
+bury(now)
+expire(now)
+
+local node = own_record()
+if seq < node.seq then return redis.error_reply('STALE the node has made a later call') end
+local repeated = seq == node.seq
+if not repeated then
+  node.seq, node.bits = seq, 0
+  node.calls, node.mean = tonumber(ARGV[9]), tonumber(ARGV[10])
+  node.variance, node.max = tonumber(ARGV[11]), tonumber(ARGV[12])
+end
+node.ends = now + ttl
+
+local position = 14
+for _ = 1, tonumber(ARGV[13]) do
+  if not repeated then
+    local a = {}
+    for i = 1, 6 do a[i] = tonumber(ARGV[position + i - 1]) end
+    correct(a[1], {a[2], a[3], a[4]})
+    if a[5] > 0 or a[6] > 0 then charge(now + 1, {0, a[5], a[6]}) end
+  end
+  position = position + 6
+end
+
+local held = {calls = 0, mean = 0, variance = 0, max = 0}
+for _, of in ipairs(nodes) do
+  held.calls, held.mean = held.calls + of.calls, held.mean + of.mean
+  held.variance, held.max = held.variance + of.variance, held.max + of.max
+end
+
+local decisions = {}
+local bit = 1
+while ARGV[position] do
+  local call = {input = tonumber(ARGV[position]), mean = tonumber(ARGV[position + 1])}
+  call.variance, call.max = tonumber(ARGV[position + 2]), tonumber(ARGV[position + 3])
+  position = position + 4
+  local dimension, kind, at = 0, 0, node.at
+  local was_admitted = math.floor(node.bits / bit) % 2 == 1
+  if not was_admitted then
+    dimension, kind, at = decide(now, held, call)
+    -- A call that was refused, in a reply that was lost, is not admitted by the repetition.
+    if dimension == 0 and repeated then dimension, at = 1, now end
+    if dimension == 0 then
+      at = admit(now, held, node, call)
+      node.at, node.bits = at, node.bits + bit
+    end
+  end
+  decisions[#decisions + 1] = dimension
+  decisions[#decisions + 1] = kind
+  decisions[#decisions + 1] = at
+  bit = bit * 2
+end
+
+local ends = now
+for _, entry in ipairs(entries) do ends = math.max(ends, entry.last + length) end
+for _, of in ipairs(nodes) do ends = math.max(ends, of.ends + (of.calls > 0 and length or 0)) end
+redis.call('SET', KEYS[1], write(), 'PX', ends - now + 1)
+
+local reply = {now, repeated and 1 or 0, totals[1], totals[2], totals[3], pooled(held), held.calls}
+for d = 1, 3 do reply[#reply + 1] = empties(d) end
+for _, number in ipairs(decisions) do reply[#reply + 1] = number end
+return reply
