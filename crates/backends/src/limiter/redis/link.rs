@@ -97,6 +97,11 @@ impl Link {
         Instant::now() + self.response_timeout
     }
 
+    /// Whether the last attempt to connect failed, so that calls would fail at once.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Down(_))
+    }
+
     /// Why there is no connection at the moment.
     pub(super) fn problem(&self) -> Option<RedisError> {
         match &*self.state.borrow() {
