@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keypool_backends::limiter::redis::RedisError;
-use keypool_testkit::{RedisServer, StallingProxy};
+use keypool_testkit::{RedisOptions, RedisServer, StallingProxy};
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{client, count, impatient, recovered, target};
@@ -124,6 +124,27 @@ async fn a_network_that_swallows_everything_is_noticed() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// Behind the name of a primary, a former primary may answer: a new connection may lead elsewhere.
+#[tokio::test]
+async fn a_replica_is_connected_to_again_but_not_for_every_call() {
+    let primary = RedisServer::start().await.unwrap();
+    let options = RedisOptions::default().replica_of(&primary);
+    let replica = options.start().await.unwrap();
+    let client = client(target(replica.addr()));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert_eq!(count(&client, "k").await, Err(RedisError::ReadOnly));
+    }
+    let info = replica.command(&["INFO", "clients"]).await.unwrap();
+    let ids = replica.command(&["CLIENT", "LIST"]).await.unwrap();
+    let newest = ids
+        .lines()
+        .filter_map(|line| line.strip_prefix("id=")?.split(' ').next());
+    let newest: u64 = newest.filter_map(|id| id.parse().ok()).max().unwrap();
+    // Some of them are those of the test itself.
+    assert!((4..20).contains(&newest), "{newest} connections: {info}");
 }
 
 #[tokio::test]
