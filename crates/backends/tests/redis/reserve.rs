@@ -466,23 +466,14 @@ async fn a_clock_that_goes_back_stands_still() {
     // A server's clock cannot be moved here. To the script, a decision in the future is the same.
     let ahead = "local value = redis.call('GET', KEYS[1]) \
         redis.call('SET', KEYS[1], string.sub(value, 1, 1) .. struct.pack('>I6', ARGV[1]) .. string.sub(value, 8))";
-    let (key, future) = ("kp:{00000000000000000000000000000007}", at + 99);
+    let (key, future) = ("kp:{00000000000000000000000000000007}", at + 3_600_000);
     let set = ["EVAL", ahead, "1", key, &future.to_string()];
     server.command(&set).await.unwrap();
-    let reply = node.step(&[], &[cost(1, 0)]).await;
-    assert_eq!((reply.now_ms, admitted(&reply)), (future, vec![None]));
-    let far = at + 3_600_000;
-    server
-        .command(&["EVAL", ahead, "1", key, &far.to_string()])
-        .await
-        .unwrap();
-    let reply = node.step(&[], &[cost(1, 0), cost(1, 0)]).await;
-    assert_eq!(
-        (reply.now_ms, admitted(&reply)),
-        (far, vec![Some(far + 1), None])
-    );
-    sleep(Duration::from_millis(150)).await;
-    assert_eq!(admitted(&node.step(&[], &[cost(1, 0)]).await), [None]);
+    for _ in 0..2 {
+        let reply = node.step(&[], &[cost(1, 0)]).await;
+        assert_eq!((reply.now_ms, admitted(&reply)), (future, vec![None]));
+        sleep(Duration::from_millis(150)).await;
+    }
 }
 
 #[tokio::test]
