@@ -223,6 +223,9 @@ impl Drop for Wakes {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// A limiter for tests of other things.
 #[cfg(test)]
 pub(crate) fn unlimited() -> Arc<dyn Limiter> {

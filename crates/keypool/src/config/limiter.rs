@@ -43,12 +43,12 @@ pub(super) fn read(table: Option<Table<'_>>, report: &Report<'_>) -> LimiterSett
         redis_only.extend(changed.filter_map(|(name, _)| Some((name, table.location_of(name)?))));
         table.finish();
     }
-    let read = |text: &Text<'_>| Some((store(text)?, text.name.clone()));
-    let chosen = last_valid(url, [Text::variable(report, "KEYPOOL_LIMITER_URL")], read);
+    let chosen = last_valid(url, [Text::variable(report, "KEYPOOL_LIMITER_URL")], store);
     match chosen {
-        Some((LimiterStore::Redis(redis), name)) => {
+        Some(LimiterStore::Redis(redis)) => {
             if out.mode == LimiterMode::Leased {
-                report.not_implemented(&name, "leases come with a later version; until then `mode = \"leased\"` asks Redis about each call, as \"strict\" does");
+                let why = "Redis is asked about each call, as with \"strict\"";
+                report.not_implemented("limiter.mode = \"leased\"", why);
             }
             out.store = LimiterStore::Redis(redis);
         }

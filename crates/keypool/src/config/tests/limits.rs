@@ -360,7 +360,9 @@ fn the_examples_of_the_page_about_limits_are_read_without_a_warning() {
                 home.env(name, &format!("{name}-0123456789"))
             });
         let warnings = home.good().warnings;
-        let is_known = |warning: &String| warning.starts_with("`limiter.url` is not implemented");
+        let is_known = |warning: &String| {
+            warning.starts_with("`limiter.mode = \"leased\"` is not implemented")
+        };
         assert!(warnings.iter().all(is_known), "{block}\n{warnings:#?}");
     }
 }

@@ -332,7 +332,6 @@ fn a_setting_that_is_not_implemented_warns_once() {
         "server.tls",
         "store.master_key",
         "store.url",
-        "limiter.url",
         "strategy = \"headroom\"",
         "files.max_size",
         "metrics.public",
@@ -347,7 +346,7 @@ fn a_setting_that_is_not_implemented_warns_once() {
             "{setting}: {warnings:#?}"
         );
     }
-    assert_eq!(warnings.len(), 9, "{warnings:#?}");
+    assert_eq!(warnings.len(), 8, "{warnings:#?}");
     assert!(loaded.settings.pools[1..].iter().all(|pool| {
         let is_affine = &*pool.name == "anthropic";
         pool.strategy

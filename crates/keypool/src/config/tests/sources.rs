@@ -389,7 +389,7 @@ fn a_variable_that_is_not_implemented_warns_once() {
         [
             "KEYPOOL_STORE_URL",
             "KEYPOOL_MASTER_KEY",
-            "KEYPOOL_LIMITER_URL"
+            "limiter.mode = \"leased\""
         ]
     );
     assert!(!warnings.concat().contains("canary"));

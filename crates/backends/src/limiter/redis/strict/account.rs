@@ -10,7 +10,6 @@ use keypool_core::limit::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::step::Step;
 use super::{OnFailure, Shared};
 use crate::limiter::redis::{Correction, HeldByNode};
 
@@ -53,6 +52,16 @@ pub(super) struct Inner {
 pub(super) struct Waiting {
     pub(super) cost: Cost,
     pub(super) answer: Answer,
+}
+
+/// One step, kept until Redis has confirmed it.
+#[derive(Clone)]
+pub(super) struct Step {
+    pub(super) seq: u32,
+    pub(super) limits: Limits,
+    pub(super) held: HeldByNode,
+    pub(super) settlements: Vec<Correction>,
+    pub(super) costs: Vec<Cost>,
 }
 
 /// A refusal, and for which calls it holds.

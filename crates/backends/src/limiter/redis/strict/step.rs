@@ -5,21 +5,11 @@ use std::time::Duration;
 
 use keypool_core::limit::{Admission, Cost, Limits, Refusal, Tick, Until};
 
-use super::account::{Account, Answer, Inner, Refused, Seen, Waiting};
+use super::account::{Account, Answer, Inner, Refused, Seen, Step, Waiting};
 use super::{RECORD_TTL, Shared};
 use crate::limiter::redis::{
-    Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
+    Correction, Decision, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
 };
-
-/// One step, kept until Redis has confirmed it.
-#[derive(Clone)]
-pub(super) struct Step {
-    seq: u32,
-    limits: Limits,
-    held: HeldByNode,
-    settlements: Vec<Correction>,
-    costs: Vec<Cost>,
-}
 
 /// Sends steps until nothing is left to ask or to settle, or Redis does not respond.
 pub(super) async fn run(shared: &Arc<Shared>, account: &Arc<Account>) {
