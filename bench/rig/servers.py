@@ -229,5 +229,12 @@ def pool(provider_address, keys, more=""):
     return f'[pools.bench]\nprovider = "mock"\nbase_url = "http://{provider_address}/v1"\nkeys = {json.dumps(keys)}\n{more}'
 
 
+def virtual_key(key, limits, name="bench", pools=None):
+    """A virtual key of a configuration. `limits`: numbers by setting. `pools`: the only ones that it may use."""
+    lines = ["[[virtual_keys]]", f'name = "{name}"', f'key = "{key}"']
+    lines += [f"pools = {json.dumps(pools)}"] if pools else []
+    return "\n".join([*lines, *(f"{setting} = {limit}" for setting, limit in limits.items())]) + "\n"
+
+
 def secrets(count):
     return [f"secret-key-{number:05}" for number in range(count)]
