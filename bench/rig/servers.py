@@ -218,8 +218,19 @@ class Nginx(Process):
                 time.sleep(0.02)
 
 
+class Redis(Process):
+    """Redis without persistence."""
+
+    def __init__(self, folder):
+        port = free_port()
+        options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        super().__init__([machine.tool("redis-server"), *options], folder)
+        self.address = f"127.0.0.1:{port}"
+        self.line("Ready to accept connections")
+
+
 def free_port():
-    """A free port. nginx cannot choose one itself."""
+    """A free port. nginx and Redis cannot choose one themselves."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
