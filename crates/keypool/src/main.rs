@@ -3,6 +3,7 @@
 mod admin_token;
 mod cli;
 mod config;
+mod limiter;
 mod logging;
 mod open_files;
 mod reloader;

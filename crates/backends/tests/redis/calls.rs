@@ -191,5 +191,5 @@ async fn a_call_ends_at_its_deadline() {
     let error = count(&client, "k").await;
     assert_eq!(error, Err(RedisError::Timeout));
     let passed = begun.elapsed();
-    assert!((100..400).contains(&passed.as_millis()), "{passed:?}");
+    assert!((100..2000).contains(&passed.as_millis()), "{passed:?}");
 }

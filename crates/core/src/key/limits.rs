@@ -130,7 +130,7 @@ impl Counted {
                 until: tick.map(instant),
                 may_free: true,
             },
-            Until::Never => NoRoom {
+            Until::Never | Until::StoreReturns => NoRoom {
                 until: None,
                 may_free: false,
             },

@@ -29,6 +29,20 @@ pub struct Admission {
     cost: Cost,
     /// The dimensions that were limited, and so are counted.
     counted: [bool; DIMENSIONS],
+    /// When a store that several nodes share counts it, in the store's own milliseconds; `None`: there is none, or it does
+    /// not know of the call.
+    pub stored_at: Option<u64>,
+}
+
+/// What the end of a call changes in the window: requests, input tokens, output tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Given back of what was charged at the admission.
+    pub refund: [u32; DIMENSIONS],
+    /// Charged at the time of the admission.
+    pub charge: [u32; DIMENSIONS],
+    /// Charged from now on: what nobody expected. It keeps others out until it has left the window.
+    pub debt: [u32; DIMENSIONS],
 }
 
 /// Why a call was not admitted.
@@ -52,6 +66,8 @@ pub enum Until {
     CallEnds(Option<Tick>),
     /// Never: it needs more than the whole limit.
     Never,
+    /// When the store that counts responds again.
+    StoreReturns,
 }
 
 /// How an admitted call ended.
@@ -97,9 +113,20 @@ impl Ledger {
         if let Some(refusal) = self.refusal(now, length, limits, cost) {
             return Err(refusal);
         }
-        let caps = caps(limits);
+        Ok(self.admit_anyway(now, length, limits, cost))
+    }
+
+    /// Counts a call that was admitted elsewhere.
+    pub fn admit_anyway(
+        &mut self,
+        now: Tick,
+        length: Duration,
+        limits: &Limits,
+        cost: &Cost,
+    ) -> Admission {
+        self.window.expire(now, length);
         let needed = [1, cost.input_tokens, 0];
-        let counted = caps.map(|cap| cap.is_some());
+        let counted = caps(limits).map(|cap| cap.is_some());
         let charged = std::array::from_fn(|dimension| match counted[dimension] {
             true => needed[dimension],
             false => 0,
@@ -110,11 +137,12 @@ impl Ledger {
             false => self.window.charge(now, length, charged),
         };
         self.newest = self.newest.max(at);
-        Ok(Admission {
+        Admission {
             at,
             cost: *cost,
             counted,
-        })
+            stored_at: None,
+        }
     }
 
     /// Why a call would be refused; `None`: it would be admitted. Of several reasons, the one that lasts longest counts.
@@ -177,27 +205,11 @@ impl Ledger {
     ) {
         self.window.expire(now, length);
         self.held = self.held.without(&call.cost.output);
-        let estimate = call.cost.input_tokens;
-        let Settlement::Ended(usage) = settlement else {
-            let requests = u32::from(*settlement == Settlement::NotSent);
-            let refund = call.counted([requests, estimate, 0]);
-            return self.window.refund(call.at, refund);
-        };
-        let input = usage.input_tokens.unwrap_or(estimate);
-        let expected = call.cost.output.alone();
-        let output = usage.output_tokens.unwrap_or(expected);
-        let refund = [0, estimate.saturating_sub(input), 0];
-        self.window.refund(call.at, call.counted(refund));
-        let within = call.counted([0, 0, output.min(expected)]);
-        self.window.charge_at(call.at, within);
-        // What nobody expected counts from now on: a debt that keeps others out until it has left the window.
-        let debt = call.counted([
-            0,
-            input.saturating_sub(estimate),
-            output.saturating_sub(expected),
-        ]);
-        if debt != [0; DIMENSIONS] {
-            self.window.charge(now, length, debt);
+        let changes = call.changes(settlement);
+        self.window.refund(call.at, changes.refund);
+        self.window.charge_at(call.at, changes.charge);
+        if changes.debt != [0; DIMENSIONS] {
+            self.window.charge(now, length, changes.debt);
         }
     }
 
@@ -265,6 +277,31 @@ impl Admission {
         &self.cost
     }
 
+    /// What the end of the call changes.
+    pub fn changes(&self, settlement: &Settlement) -> Changes {
+        let estimate = self.cost.input_tokens;
+        let Settlement::Ended(usage) = settlement else {
+            let requests = u32::from(*settlement == Settlement::NotSent);
+            return Changes {
+                refund: self.counted([requests, estimate, 0]),
+                ..Changes::default()
+            };
+        };
+        let input = usage.input_tokens.unwrap_or(estimate);
+        let expected = self.cost.output.alone();
+        let output = usage.output_tokens.unwrap_or(expected);
+        let debt = [
+            0,
+            input.saturating_sub(estimate),
+            output.saturating_sub(expected),
+        ];
+        Changes {
+            refund: self.counted([0, estimate.saturating_sub(input), 0]),
+            charge: self.counted([0, 0, output.min(expected)]),
+            debt: self.counted(debt),
+        }
+    }
+
     /// The amounts of the dimensions that are counted.
     fn counted(&self, amounts: Amounts) -> Amounts {
         std::array::from_fn(|dimension| match self.counted[dimension] {
@@ -280,7 +317,7 @@ impl Until {
         match self {
             Self::CallEnds(None) => 0,
             Self::At(tick) | Self::CallEnds(Some(tick)) => tick.0,
-            Self::Never => u64::MAX,
+            Self::Never | Self::StoreReturns => u64::MAX,
         }
     }
 }

@@ -14,7 +14,7 @@ mod window;
 
 pub use self::estimates::{Estimates, OutputOf};
 pub use self::held::OutputHold;
-pub use self::ledger::{Admission, Cost, Ledger, Refusal, Remaining, Settlement, Until};
+pub use self::ledger::{Admission, Changes, Cost, Ledger, Refusal, Remaining, Settlement, Until};
 pub use self::limiter::{Ask, IdHasher, LimitId, Limiter, Reserving};
 pub use self::output_reservation::OutputReservation;
 pub use self::reservation::Reservation;
@@ -70,6 +70,28 @@ impl Limits {
     /// Whether nothing is limited.
     pub fn is_unlimited(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The limit of one dimension.
+    pub fn of(&self, dimension: Dimension) -> Option<u32> {
+        match dimension {
+            Dimension::Requests => self.requests,
+            Dimension::InputTokens => self.input_tokens,
+            Dimension::OutputTokens => self.output_tokens,
+            Dimension::Concurrency => self.concurrent,
+        }
+    }
+
+    /// One of `parts` equal shares, rounded down, but at least 1.
+    #[must_use]
+    pub fn share(&self, parts: u32) -> Self {
+        let share = |limit: Option<u32>| limit.map(|limit| (limit / parts.max(1)).max(1));
+        Self {
+            requests: share(self.requests),
+            input_tokens: share(self.input_tokens),
+            output_tokens: share(self.output_tokens),
+            concurrent: share(self.concurrent),
+        }
     }
 
     /// Of each dimension the lower limit.

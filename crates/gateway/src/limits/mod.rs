@@ -20,8 +20,8 @@ use turnstile::Turnstiles;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long any call waits rather than being refused. Calls of a model last longer.
 const MICRO_WAIT: Duration = Duration::from_millis(250);
-/// When a call may try again if one in flight must end first, which nobody can foresee.
-const WHEN_A_CALL_ENDS: Duration = Duration::from_secs(1);
+/// When a call may try again if a call in flight must end first, or the store must return, which nobody can foresee.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The limits of all callers.
 pub(crate) struct CallerLimits {
@@ -39,6 +39,8 @@ pub(crate) struct Refused {
     pub(crate) limit: u32,
     /// When the same call will be admitted; `None`: never.
     pub(crate) retry_after: Option<Duration>,
+    /// The store that counts does not respond.
+    pub(crate) is_store_gone: bool,
 }
 
 /// How long a call may wait to be admitted.
@@ -159,7 +161,7 @@ impl CallerLimits {
             }
             let look_again = match refusal.until {
                 Until::At(tick) => self.limiter.instant(tick).min(give_up),
-                Until::CallEnds(_) | Until::Never => give_up,
+                Until::CallEnds(_) | Until::Never | Until::StoreReturns => give_up,
             };
             tokio::select! {
                 () = changed => {}
@@ -173,7 +175,7 @@ impl CallerLimits {
         match refusal.until {
             Until::At(tick) => self.limiter.instant(tick) <= give_up,
             Until::CallEnds(_) => patience.for_calls,
-            Until::Never => false,
+            Until::Never | Until::StoreReturns => false,
         }
     }
 
@@ -182,13 +184,14 @@ impl CallerLimits {
             Until::At(tick) | Until::CallEnds(Some(tick)) => {
                 Some(self.limiter.instant(tick).saturating_duration_since(now))
             }
-            Until::CallEnds(None) => Some(WHEN_A_CALL_ENDS),
+            Until::CallEnds(None) | Until::StoreReturns => Some(SOON),
             Until::Never => None,
         };
         Refused {
             dimension: refusal.dimension,
             limit: refusal.limit,
             retry_after,
+            is_store_gone: refusal.until == Until::StoreReturns,
         }
     }
 

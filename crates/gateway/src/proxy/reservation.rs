@@ -126,9 +126,12 @@ fn refusal(key: &VirtualKeySettings, cost: &Cost, refused: &Refused) -> GatewayE
         };
     };
     let seconds = in_whole_seconds(retry_after);
-    let message = format!(
+    let message = match refused.is_store_gone {
+        true => "this gateway cannot count the limits of its callers at the moment, because the store that counts does not respond: try again soon".to_owned(),
+        false => format!(
         "the virtual key \"{name}\" may use {limit} {what}, and this request would exceed that: try again in {seconds} s"
-    );
+    ),
+    };
     GatewayError {
         retry_after: Some(retry_after.max(Duration::from_millis(1))),
         ..GatewayError::new(Kind::RateLimitExceeded(dimension), message)

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use keypool_backends::limiter::MemoryLimiter;
 use keypool_core::clock::Clock;
-use keypool_core::limit::WINDOW;
+use keypool_core::limit::Limiter;
 use keypool_core::secret::Digest256;
 use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
@@ -24,7 +23,7 @@ use crate::config::Loaded;
 use crate::logging::{self, Logging};
 use crate::open_files::OpenFiles;
 use crate::reloader::Reloader;
-use crate::{signals, watch, welcome};
+use crate::{limiter, signals, watch, welcome};
 
 /// How work is spread over the CPU cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -83,7 +82,11 @@ pub(super) async fn serve(
         )
     })?;
     let load = load_again(reloader.clone(), &settings);
-    let gw = gateway(settings, &token, load, &logging);
+    let clock: Arc<dyn Clock> = Arc::new(PollClock);
+    let limiter = limiter::start(&settings.limiter, &clock)
+        .await
+        .map_err(|problem| Failure::because("cannot count limits", problem))?;
+    let gw = gateway(settings, &token, load, &logging, limiter);
     let listen = gw.snapshot().settings.server.listen;
     let server = Server::bind(Arc::clone(&gw)).await.map_err(|error| {
         let hint = if error.kind() == std::io::ErrorKind::AddrInUse {
@@ -140,6 +143,7 @@ fn gateway(
     token: &AdminToken,
     load: LoadSettings,
     logging: &Arc<Logging>,
+    limiter: Arc<dyn Limiter>,
 ) -> Arc<Gateway> {
     let digest = Digest256::of(token.secret.expose().as_bytes());
     let logging = Arc::clone(logging);
@@ -152,9 +156,13 @@ fn gateway(
         reloaded.warnings.extend(postponed.into_iter().map(warning));
         Ok(reloaded)
     };
-    let clock: Arc<dyn Clock> = Arc::new(PollClock);
-    let limiter = Arc::new(MemoryLimiter::new(WINDOW, clock.now()));
-    Gateway::new(settings, digest, clock, limiter, Box::new(load))
+    Gateway::new(
+        settings,
+        digest,
+        Arc::new(PollClock),
+        limiter,
+        Box::new(load),
+    )
 }
 
 /// The settings that only change at a restart, as they were at the start.

@@ -47,7 +47,9 @@ pub(super) fn read(table: Option<Table<'_>>, report: &Report<'_>) -> LimiterSett
     let chosen = last_valid(url, [Text::variable(report, "KEYPOOL_LIMITER_URL")], read);
     match chosen {
         Some((LimiterStore::Redis(redis), name)) => {
-            report.not_implemented(&name, "each process counts limits by itself");
+            if out.mode == LimiterMode::Leased {
+                report.not_implemented(&name, "leases come with a later version; until then `mode = \"leased\"` asks Redis about each call, as \"strict\" does");
+            }
             out.store = LimiterStore::Redis(redis);
         }
         _ => warn_without_redis(report, &redis_only),

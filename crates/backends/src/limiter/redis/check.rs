@@ -93,6 +93,21 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether it may end by itself, without a change of settings.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Redis { error, .. } => matches!(
+                error,
+                RedisError::Unreachable { .. }
+                    | RedisError::Timeout
+                    | RedisError::Loading
+                    | RedisError::ClusterUnavailable { .. }
+                    | RedisError::OutOfMemory
+            ),
+            Self::TooOld { .. } | Self::NoTls { .. } | Self::NeedsTls { .. } => false,
+        }
+    }
+
     /// The stable name, as in logs.
     pub fn code(&self) -> &'static str {
         match self {

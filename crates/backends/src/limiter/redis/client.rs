@@ -50,6 +50,11 @@ impl RedisClient {
         })
     }
 
+    /// Whether Redis is known to be unreachable, so that a call would fail at once.
+    pub fn is_down(&self) -> bool {
+        self.link.is_down()
+    }
+
     /// Why Redis is unreachable at the moment; `None` while it is connected.
     pub fn problem(&self) -> Option<RedisError> {
         self.link.problem()

@@ -17,8 +17,10 @@ use super::target::{RedisTarget, RedisTimeouts};
 /// a second of its return.
 const FIRST_WAIT: Duration = Duration::from_millis(25);
 const LONGEST_WAIT: Duration = Duration::from_millis(400);
-/// A connection to a cluster is replaced at most this often: it repairs its nodes itself, and knows better which.
-const CLUSTER_REPLACED_EVERY: Duration = Duration::from_secs(1);
+/// A connection to a cluster is replaced at most this often: it repairs its nodes itself, and knows better which. One to a
+/// server that is lost sooner than this is replaced after a wait that grows, so that calls that a server closes or refuses
+/// do not each cause a new one.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The connection of a client.
 pub(super) struct Link {
@@ -97,6 +99,11 @@ impl Link {
         Instant::now() + self.response_timeout
     }
 
+    /// Whether the last attempt to connect failed, so that calls would fail at once.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Down(_))
+    }
+
     /// Why there is no connection at the moment.
     pub(super) fn problem(&self) -> Option<RedisError> {
         match &*self.state.borrow() {
@@ -145,18 +152,23 @@ impl Connector {
     }
 
     async fn keep_connected(&self, mut losses: mpsc::Receiver<u64>) {
+        let mut wait = FIRST_WAIT;
         for number in 0.. {
             let connection = self.connect().await;
-            let next = Instant::now() + CLUSTER_REPLACED_EVERY;
+            let begun = Instant::now();
             self.states.send_replace(State::Up { connection, number });
             while losses.recv().await.is_some_and(|lost| lost != number) {}
-            if losses.is_closed() {
-                return;
+            // Meanwhile calls use the old connection: of a cluster, other nodes may serve.
+            match (self.target.cluster, begun.elapsed() < SOON) {
+                (true, _) => sleep_until(begun + SOON).await,
+                (false, true) => {
+                    sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                (false, false) => wait = FIRST_WAIT,
             }
-            match self.target.cluster {
-                // Other nodes may serve meanwhile.
-                true => sleep_until(next).await,
-                false => drop(self.states.send_replace(State::Connecting)),
+            if !self.target.cluster {
+                self.states.send_replace(State::Connecting);
             }
         }
     }

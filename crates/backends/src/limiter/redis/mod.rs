@@ -11,6 +11,7 @@ mod error;
 mod link;
 mod reserve;
 mod script;
+mod strict;
 mod target;
 
 pub use check::{Facts, Problem, Warning};
@@ -20,4 +21,5 @@ pub use reserve::{
     Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RefusedUntil, Reserve,
 };
 pub use script::Script;
+pub use strict::{OnFailure, StrictLimiter};
 pub use target::{RedisAddress, RedisTarget, RedisTimeouts, Tls};

@@ -28,116 +28,135 @@
 -- until a later call of the node states them without it.
 -- Error STALE: the node has made a later call.
 --
--- The value: version, time of the newest decision, time of the first entry, numbers of entries and nodes; then entries:
--- last charge (ms since the first entry's), ms from the first charge to the last, three amounts, each 2 bytes in version
--- 1 and 4 in version 2; then nodes: id, number of the newest call, end of its record, its admissions (bits) and their
--- time, number of calls, and if there are any, the three sums.
+-- The value: version, time of the newest decision, what is used (three sums), a base time (ms before the end of the newest
+-- decision's millisecond), ms from the first charge of the newest entry to its last, numbers of entries and nodes; then
+-- entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
+-- then nodes: id, number of the newest call, end of its record (ms from the newest decision), its admissions (bits) and
+-- their time (as the base), number of calls, and if there are any, the three sums.
+-- Entries are read only where they are needed: mostly the oldest and the newest.
 
 -- While there are fewer entries than FEW, one spans at most 1/SHORT of the window, then 1/LONG. That bounds the value to
--- about 100 entries.
+-- about 93 entries.
 local FEW, SHORT, LONG = 32, 6000, 60
 -- Standard deviations of the sum that are held beside its mean.
 local DEVIATIONS = 4
-local FORMATS = {'>I2I2I2I2I2', '>I4I4I4I4I4'}
-local NARROW = 65535
-local WIDE = 4294967295
+local HEADER, NODE, HELD = '>BI6I5I5I5I4I2I2I2', '>I4I4I4I4I4I4', '>ddI6'
+local FORMATS, SIZES, MOST = {'>I2I2I2I2', '>I4I4I4I4'}, {8, 16}, {65535, 4294967295}
+-- The longest time from the base to an entry.
+local LATEST = {65535, 2 ^ 31}
 
 local length = tonumber(ARGV[1])
 local limits = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
 local max_calls = tonumber(ARGV[5])
 local node_id, seq, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
-local entries, totals, nodes = {}, {0, 0, 0}, {}
-local clock = 0
+local version, clock, base, span, count, body = 1, 0, 0, 0, 0, ''
+local totals, nodes = {0, 0, 0}, {}
 
 local function read(value)
-  local version, newest, base, n_entries, n_nodes, at = struct.unpack('>BI6I6I2I2', value)
-  clock = newest
-  for i = 1, n_entries do
-    local entry = {}
-    entry.last, entry.span, entry[1], entry[2], entry[3], at = struct.unpack(FORMATS[version], value, at)
-    entry.last = entry.last + base
-    for d = 1, 3 do totals[d] = totals[d] + entry[d] end
-    entries[i] = entry
-  end
+  local n_nodes, at
+  version, clock, totals[1], totals[2], totals[3], base, span, count, n_nodes, at = struct.unpack(HEADER, value)
+  base = clock + 1 - base
+  body = string.sub(value, at, at + count * SIZES[version] - 1)
+  at = at + #body
   for i = 1, n_nodes do
     local node = {mean = 0, variance = 0, max = 0}
-    node.id, node.seq, node.ends, node.bits, node.at, node.calls, at = struct.unpack('>I4I4I6I4I6I4', value, at)
+    node.id, node.seq, node.ends, node.bits, node.at, node.calls, at = struct.unpack(NODE, value, at)
+    node.ends, node.at = clock + node.ends, clock + 1 - node.at
     if node.calls > 0 then
-      node.mean, node.variance, node.max, at = struct.unpack('>ddI6', value, at)
+      node.mean, node.variance, node.max, at = struct.unpack(HELD, value, at)
     end
     nodes[i] = node
   end
 end
 
 local function write()
-  local base = entries[1] and entries[1].last or 0
-  local version = 1
-  for _, entry in ipairs(entries) do
-    local widest = math.max(entry.last - base, entry.span, entry[1], entry[2], entry[3])
-    if widest > NARROW then version = 2 end
-  end
-  local parts = {struct.pack('>BI6I6I2I2', version, clock, base, #entries, #nodes)}
-  for _, entry in ipairs(entries) do
-    parts[#parts + 1] = struct.pack(FORMATS[version], entry.last - base, entry.span, entry[1], entry[2], entry[3])
-  end
+  local since = clock + 1 - (count > 0 and base or clock)
+  local parts = {
+    struct.pack(HEADER, version, clock, totals[1], totals[2], totals[3], since, math.min(span, MOST[1]), count, #nodes), body
+  }
   for _, node in ipairs(nodes) do
-    parts[#parts + 1] = struct.pack('>I4I4I6I4I6I4', node.id, node.seq, node.ends, node.bits, node.at, node.calls)
+    parts[#parts + 1] = struct.pack(NODE, node.id, node.seq, node.ends - clock, node.bits, clock + 1 - node.at, node.calls)
     if node.calls > 0 then
-      parts[#parts + 1] = struct.pack('>ddI6', node.mean, node.variance, math.min(node.max, 2 ^ 48 - 1))
+      parts[#parts + 1] = struct.pack(HELD, node.mean, node.variance, math.min(node.max, 2 ^ 48 - 1))
     end
   end
   return table.concat(parts)
+end
+
+-- Time of the last charge of an entry, and its three amounts.
+local function entry(i)
+  local last, a, b, c = struct.unpack(FORMATS[version], body, (i - 1) * SIZES[version] + 1)
+  return last + base, a, b, c
+end
+
+local function recode(new_version, new_base)
+  local parts = {}
+  for i = 1, count do
+    local last, a, b, c = entry(i)
+    parts[i] = struct.pack(FORMATS[new_version], last - new_base, a, b, c)
+  end
+  version, base, body = new_version, new_base, table.concat(parts)
+end
+
+-- Writes an entry, a new one if `i` is count + 1, after adding `amounts` to the old ones.
+local function put(i, last, old, amounts)
+  local new = {}
+  for d = 1, 3 do
+    new[d] = math.max(0, math.min(old[d] + amounts[d], MOST[2]))
+    totals[d] = totals[d] + new[d] - old[d]
+  end
+  if count == 0 then version, base = 1, last end
+  if math.max(new[1], new[2], new[3]) > MOST[version] then recode(2, base) end
+  if last - base > LATEST[version] then
+    local first = entry(1)
+    recode(last - first > LATEST[version] and 2 or version, first)
+  end
+  local before, size = (i - 1) * SIZES[version], SIZES[version]
+  local packed = struct.pack(FORMATS[version], last - base, new[1], new[2], new[3])
+  body = string.sub(body, 1, before) .. packed .. string.sub(body, before + size + 1)
+  count = math.max(count, i)
 end
 
 local function pooled(held)
   return math.min(math.ceil(held.mean + DEVIATIONS * math.sqrt(held.variance)), held.max)
 end
 
-local function add(entry, amounts)
-  for d = 1, 3 do
-    local sum = math.max(0, math.min(entry[d] + amounts[d], WIDE))
-    totals[d] = totals[d] + sum - entry[d]
-    entry[d] = sum
-  end
-end
-
 -- Charges at `at`, or at a later time that was charged before, and returns that time.
 local function charge(at, amounts)
-  local newest = entries[#entries]
-  if newest and at < newest.last then at = newest.last end
-  local longest = length / (#entries < FEW and SHORT or LONG)
-  if newest and at - (newest.last - newest.span) < longest then
-    newest.span = newest.span + at - newest.last
-    newest.last = at
-  else
-    newest = {last = at, span = 0, 0, 0, 0}
-    entries[#entries + 1] = newest
+  if count > 0 then
+    local last, a, b, c = entry(count)
+    at = math.max(at, last)
+    if at - (last - span) < length / (count < FEW and SHORT or LONG) then
+      span = span + at - last
+      put(count, at, {a, b, c}, amounts)
+      return at
+    end
   end
-  add(newest, amounts)
+  span = 0
+  put(count + 1, at, {0, 0, 0}, amounts)
   return at
 end
 
 -- Adds to what was charged at `at`, unless that has left the window.
-local function correct(at, amounts)
-  for _, entry in ipairs(entries) do
-    if entry.last >= at then
-      if entry.last - entry.span <= at then add(entry, amounts) end
-      return
-    end
-  end
+local function correct(now, at, amounts)
+  if count == 0 or at + length <= now or entry(count) < at then return end
+  local i = count
+  while i > 1 and entry(i - 1) >= at do i = i - 1 end
+  local last, a, b, c = entry(i)
+  put(i, last, {a, b, c}, amounts)
 end
 
 local function expire(now)
   local gone = 0
-  while entries[gone + 1] and entries[gone + 1].last + length <= now do
+  while gone < count do
+    local last, a, b, c = entry(gone + 1)
+    if last + length > now then break end
     gone = gone + 1
-    for d = 1, 3 do totals[d] = totals[d] - entries[gone][d] end
+    totals[1], totals[2], totals[3] = totals[1] - a, totals[2] - b, totals[3] - c
   end
-  if gone == 0 then return end
-  local left = {}
-  for i = gone + 1, #entries do left[#left + 1] = entries[i] end
-  entries = left
+  body = string.sub(body, gone * SIZES[version] + 1)
+  count = count - gone
 end
 
 -- Drops nodes that were silent for too long. What they held counts from the end of their record on.
@@ -153,11 +172,11 @@ local function bury(now)
   nodes = alive
 end
 
-local function own_record()
+local function own_record(now)
   for _, node in ipairs(nodes) do
     if node.id == node_id then return node end
   end
-  local node = {id = node_id, seq = 0, bits = 0, at = 0}
+  local node = {id = node_id, seq = 0, bits = 0, at = now}
   nodes[#nodes + 1] = node
   return node
 end
@@ -165,9 +184,10 @@ end
 -- When at least `amount` of a dimension will have left the window; nil if it holds less.
 local function frees(d, amount)
   local freed = 0
-  for _, entry in ipairs(entries) do
-    freed = freed + entry[d]
-    if freed >= amount then return entry.last + length end
+  for i = 1, count do
+    local charged = {entry(i)}
+    freed = freed + charged[1 + d]
+    if freed >= amount then return charged[1] + length end
   end
 end
 
@@ -185,8 +205,7 @@ local function decide(now, held, call)
       local k, t, r = 2, 0, math.huge
       if alone[d] <= limits[d] then
         local free = frees(d, excess)
-        local newest = entries[#entries]
-        k, t = free and 0 or 1, free or (newest and newest.last or now) + length
+        k, t = free and 0 or 1, free or (count > 0 and (entry(count)) or now) + length
         r = t
       end
       if r > rank then dimension, kind, time, rank = d, k, t, r end
@@ -207,10 +226,11 @@ local function admit(now, held, node, call)
 end
 
 local function empties(d)
-  for i = #entries, 1, -1 do
-    if entries[i][d] > 0 then return entries[i].last + length end
+  if totals[d] == 0 then return 0 end
+  for i = count, 1, -1 do
+    local charged = {entry(i)}
+    if charged[1 + d] > 0 then return charged[1] + length end
   end
-  return 0
 end
 
 local value = redis.call('GET', KEYS[1])
@@ -222,11 +242,11 @@ clock = now
 bury(now)
 expire(now)
 
-local node = own_record()
+local node = own_record(now)
 if seq < node.seq then return redis.error_reply('STALE the node has made a later call') end
 local repeated = seq == node.seq
 if not repeated then
-  node.seq, node.bits = seq, 0
+  node.seq, node.bits, node.at = seq, 0, now
   node.calls, node.mean = tonumber(ARGV[9]), tonumber(ARGV[10])
   node.variance, node.max = tonumber(ARGV[11]), tonumber(ARGV[12])
 end
@@ -237,7 +257,7 @@ for _ = 1, tonumber(ARGV[13]) do
   if not repeated then
     local a = {}
     for i = 1, 6 do a[i] = tonumber(ARGV[position + i - 1]) end
-    correct(a[1], {a[2], a[3], a[4]})
+    correct(now, a[1], {a[2], a[3], a[4]})
     if a[5] > 0 or a[6] > 0 then charge(now + 1, {0, a[5], a[6]}) end
   end
   position = position + 6
@@ -272,8 +292,7 @@ while ARGV[position] do
   bit = bit * 2
 end
 
-local ends = now
-for _, entry in ipairs(entries) do ends = math.max(ends, entry.last + length) end
+local ends = count > 0 and (entry(count)) + length or now
 for _, of in ipairs(nodes) do ends = math.max(ends, of.ends + (of.calls > 0 and length or 0)) end
 redis.call('SET', KEYS[1], write(), 'PX', ends - now + 1)
 

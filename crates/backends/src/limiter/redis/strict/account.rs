@@ -1,0 +1,236 @@
+//! What a node knows of one caller or key: what it wants to ask and to tell Redis, and what it has admitted itself.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use keypool_core::limit::{
+    Admission, Ask, Cost, DIMENSIONS, Dimension, Ledger, LimitId, Limits, Refusal, Remaining,
+    Settlement, Tick, Until,
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::step::Step;
+use super::{OnFailure, Shared};
+use crate::limiter::redis::{Correction, HeldByNode};
+
+/// How a waiting call learns of its decision; `None`: Redis did not respond.
+pub(super) type Answer = oneshot::Sender<Option<Result<Admission, Refusal>>>;
+
+/// One caller or key.
+pub(super) struct Account {
+    pub(super) id: LimitId,
+    pub(super) inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    /// A task asks Redis about this account.
+    pub(super) is_asking: bool,
+    /// A task will, in a moment.
+    will_flush: bool,
+    /// Number of the last step.
+    pub(super) seq: u32,
+    /// The limits that hold now.
+    pub(super) limits: Limits,
+    /// Calls that wait for a decision.
+    pub(super) waiting: VecDeque<Waiting>,
+    /// Ends of calls that Redis does not know of yet.
+    pub(super) settlements: Vec<Correction>,
+    /// What this node's calls in flight hold, of those that Redis admitted.
+    pub(super) held: HeldByNode,
+    /// A step of which it is not known whether Redis received it.
+    pub(super) unconfirmed: Option<Step>,
+    /// The last refusal, while it holds.
+    pub(super) refused: Option<Refused>,
+    /// What Redis said last.
+    pub(super) seen: Option<Seen>,
+    /// What this node itself has admitted.
+    pub(super) own: Ledger,
+}
+
+/// A call that waits for a decision.
+pub(super) struct Waiting {
+    pub(super) cost: Cost,
+    pub(super) answer: Answer,
+}
+
+/// A refusal, and for which calls it holds.
+#[derive(Clone, Copy)]
+pub(super) struct Refused {
+    pub(super) cost: Cost,
+    pub(super) limits: Limits,
+    pub(super) refusal: Refusal,
+}
+
+/// What is used, of all nodes, as Redis said last.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) used: [u64; DIMENSIONS],
+    pub(super) empty_at: [Option<Tick>; DIMENSIONS],
+    pub(super) at: Tick,
+}
+
+impl Account {
+    pub(super) fn new(id: LimitId) -> Self {
+        Self {
+            id,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Adds a call that waits for a decision. Returns whether a task must be started that asks.
+    pub(super) fn enqueue(&self, ask: &Ask, answer: Answer) -> bool {
+        let mut inner = self.inner.lock();
+        inner.limits = ask.limits;
+        inner.waiting.push_back(Waiting {
+            cost: ask.cost,
+            answer,
+        });
+        !std::mem::replace(&mut inner.is_asking, true)
+    }
+
+    /// Whether settlements wait, and nobody asks already.
+    pub(super) fn begin_flush(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.will_flush = false;
+        let is_needed = !inner.is_asking && !inner.settlements.is_empty();
+        inner.is_asking |= is_needed;
+        is_needed
+    }
+
+    /// Whether calls in flight must be stated again, and nobody asks already.
+    pub(super) fn begin_restating(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let is_needed = !inner.is_asking && inner.held.calls > 0;
+        inner.is_asking |= is_needed;
+        is_needed
+    }
+
+    /// The last refusal, if it holds for this call too.
+    pub(super) fn known_refusal(&self, ask: &Ask, now: Tick) -> Option<Refusal> {
+        let mut inner = self.inner.lock();
+        let refused = inner.refused?;
+        let Until::At(until) = refused.refusal.until else {
+            return None;
+        };
+        if until <= now || refused.limits != ask.limits {
+            inner.refused = None;
+            return None;
+        }
+        let (cost, known) = (&ask.cost, &refused.cost);
+        let needs_as_much = match refused.refusal.dimension {
+            Dimension::Requests | Dimension::Concurrency => true,
+            Dimension::InputTokens => cost.input_tokens >= known.input_tokens,
+            Dimension::OutputTokens => cost.output.alone() >= known.output.alone(),
+        };
+        needs_as_much.then_some(refused.refusal)
+    }
+
+    /// Decides without Redis.
+    pub(super) fn decide_alone(
+        &self,
+        shared: &Shared,
+        ask: &Ask,
+        now: Tick,
+    ) -> Result<Admission, Refusal> {
+        let mut inner = self.inner.lock();
+        match shared.on_failure {
+            OnFailure::Allow => {
+                Ok(inner
+                    .own
+                    .admit_anyway(now, shared.window, &ask.limits, &ask.cost))
+            }
+            OnFailure::Reject => Err(Refusal {
+                dimension: Dimension::Requests,
+                limit: ask.limits.requests.unwrap_or(0),
+                until: Until::StoreReturns,
+            }),
+            OnFailure::Degrade => {
+                let share = ask.limits.share(shared.nodes.count());
+                inner.own.admit(now, shared.window, &share, &ask.cost)
+            }
+        }
+    }
+
+    /// Ends a call. Returns whether a task must be started that tells Redis.
+    pub(super) fn settle(
+        &self,
+        shared: &Shared,
+        admission: &Admission,
+        settlement: &Settlement,
+        now: Tick,
+    ) -> bool {
+        let mut inner = self.inner.lock();
+        inner.own.settle(now, shared.window, admission, settlement);
+        let Some(at_ms) = admission.stored_at else {
+            return false;
+        };
+        inner.held.remove(admission.cost());
+        let changes = admission.changes(settlement);
+        let then = std::array::from_fn(|dimension| {
+            i64::from(changes.charge[dimension]) - i64::from(changes.refund[dimension])
+        });
+        inner.settlements.push(Correction {
+            at_ms,
+            then,
+            debt: [changes.debt[1], changes.debt[2]],
+        });
+        // There may be room again.
+        inner.refused = None;
+        let must_start = !inner.is_asking && !inner.will_flush;
+        inner.will_flush |= must_start;
+        must_start
+    }
+
+    /// What is left, as Redis said last.
+    pub(super) fn remaining(
+        &self,
+        shared: &Shared,
+        limits: &Limits,
+        now: Tick,
+    ) -> [Option<Remaining>; DIMENSIONS] {
+        let mut inner = self.inner.lock();
+        let Some(seen) = inner.seen.filter(|seen| now.since(seen.at) < shared.window) else {
+            return inner.own.remaining(now, shared.window, limits);
+        };
+        let caps = [limits.requests, limits.input_tokens, limits.output_tokens];
+        std::array::from_fn(|dimension| {
+            let limit = caps[dimension]?;
+            let left = u64::from(limit).saturating_sub(seen.used[dimension]);
+            Some(Remaining {
+                limit,
+                remaining: u32::try_from(left).unwrap_or(limit),
+                resets: seen.empty_at[dimension].unwrap_or(now),
+            })
+        })
+    }
+
+    /// Whether nothing need be remembered.
+    pub(super) fn is_idle(&self, now: Tick, window: Duration) -> bool {
+        let mut inner = self.inner.lock();
+        let is_quiet = !inner.is_asking && !inner.will_flush && inner.unconfirmed.is_none();
+        is_quiet && inner.held.calls == 0 && inner.own.is_idle(now, window)
+    }
+}
+
+impl HeldByNode {
+    pub(super) fn add(&mut self, cost: &Cost) {
+        self.calls += 1;
+        self.mean += cost.output.mean;
+        self.variance += cost.output.variance;
+        self.max += u64::from(cost.output.max);
+    }
+
+    pub(super) fn remove(&mut self, cost: &Cost) {
+        // Rounding errors end with the last call.
+        if self.calls <= 1 {
+            *self = Self::default();
+            return;
+        }
+        self.calls -= 1;
+        self.mean = (self.mean - cost.output.mean).max(0.0);
+        self.variance = (self.variance - cost.output.variance).max(0.0);
+        self.max = self.max.saturating_sub(u64::from(cost.output.max));
+    }
+}

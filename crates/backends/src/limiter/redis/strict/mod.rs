@@ -1,0 +1,203 @@
+//! Strict mode: Redis decides about every call, for all nodes together.
+//!
+//! Calls of one caller that come while Redis is asked are asked about together. A refusal is remembered until it ends, so a
+//! caller who does not give up costs Redis nothing. Beside that, each node counts by itself what it has admitted: while
+//! Redis does not respond, that decides.
+
+mod account;
+mod nodes;
+mod step;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keypool_core::clock::Clock;
+use keypool_core::limit::{
+    Admission, Ask, DIMENSIONS, IdHasher, LimitId, Limiter, Limits, Refusal, Remaining, Reserving,
+    Settlement, Tick,
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::RedisClient;
+use account::Account;
+use nodes::Nodes;
+
+/// How long settlements wait for a call to ask about, which takes them along.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+/// How long Redis keeps what a node's calls hold, unless it hears from the node.
+const RECORD_TTL: Duration = Duration::from_secs(45);
+/// How often a node states what its calls hold.
+const RESTATE_AFTER: Duration = Duration::from_secs(15);
+
+/// What happens while Redis does not respond.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Each node admits its share of the limits.
+    #[default]
+    Degrade,
+    /// Nobody with limits is admitted.
+    Reject,
+    /// Everybody is admitted.
+    Allow,
+}
+
+/// Limits that Redis counts.
+pub struct StrictLimiter(Arc<Shared>);
+
+/// What the limiter and its tasks share.
+struct Shared {
+    redis: RedisClient,
+    script: super::Reserve,
+    clock: Arc<dyn Clock>,
+    epoch: Instant,
+    window: Duration,
+    on_failure: OnFailure,
+    nodes: Nodes,
+    accounts: Mutex<HashMap<LimitId, Arc<Account>, IdHasher>>,
+}
+
+impl StrictLimiter {
+    /// A limiter with a window of this length. Must be called within a runtime, which keeps its tasks.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "lives as long as the limiter; a shutdown does not wait for it"
+    )]
+    pub fn start(
+        redis: RedisClient,
+        window: Duration,
+        on_failure: OnFailure,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            redis,
+            script: super::Reserve::default(),
+            epoch: clock.now(),
+            clock,
+            window,
+            on_failure,
+            nodes: Nodes::default(),
+            accounts: Mutex::default(),
+        });
+        tokio::spawn(nodes::keep_counted(Arc::downgrade(&shared)));
+        tokio::spawn(restate_regularly(Arc::downgrade(&shared)));
+        Self(shared)
+    }
+}
+
+impl Shared {
+    fn account(&self, id: LimitId) -> Arc<Account> {
+        let mut accounts = self.accounts.lock();
+        Arc::clone(
+            accounts
+                .entry(id)
+                .or_insert_with(|| Arc::new(Account::new(id))),
+        )
+    }
+
+    fn now(&self) -> Tick {
+        self.tick(self.clock.now())
+    }
+
+    fn tick(&self, now: Instant) -> Tick {
+        Tick::default() + now.saturating_duration_since(self.epoch)
+    }
+
+    /// Asks Redis until nothing is left to ask or to settle. One task does that for each caller at a time.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends by itself, since every call has a deadline"
+    )]
+    fn run_steps(self: &Arc<Self>, account: &Arc<Account>) {
+        let (shared, account) = (Arc::clone(self), Arc::clone(account));
+        tokio::spawn(async move { step::run(&shared, &account).await });
+    }
+}
+
+impl Limiter for StrictLimiter {
+    fn try_reserve(&self, ask: &Ask, now: Instant) -> Option<Result<Admission, Refusal>> {
+        let shared = &self.0;
+        let (account, now) = (shared.account(ask.id), shared.tick(now));
+        if shared.redis.is_down() {
+            return Some(account.decide_alone(shared, ask, now));
+        }
+        account.known_refusal(ask, now).map(Err)
+    }
+
+    fn reserve<'a>(&'a self, ask: &'a Ask, now: Instant) -> Reserving<'a> {
+        let shared = &self.0;
+        let account = shared.account(ask.id);
+        let (answer, answered) = oneshot::channel();
+        if account.enqueue(ask, answer) {
+            shared.run_steps(&account);
+        }
+        let now = shared.tick(now);
+        Box::pin(async move {
+            match answered.await {
+                Ok(Some(decided)) => decided,
+                // Redis did not respond.
+                Ok(None) | Err(_) => account.decide_alone(shared, ask, now),
+            }
+        })
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends by itself, after a moment and a call with a deadline"
+    )]
+    fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant) {
+        let shared = &self.0;
+        let account = shared.account(id);
+        if account.settle(shared, admission, settlement, shared.tick(now)) {
+            let (shared, account) = (Arc::clone(shared), Arc::clone(&account));
+            tokio::spawn(async move {
+                sleep(FLUSH_AFTER).await;
+                if account.begin_flush() {
+                    step::run(&shared, &account).await;
+                }
+            });
+        }
+    }
+
+    fn remaining(
+        &self,
+        id: LimitId,
+        limits: &Limits,
+        now: Instant,
+    ) -> [Option<Remaining>; DIMENSIONS] {
+        let shared = &self.0;
+        let account = shared.account(id);
+        account.remaining(shared, limits, shared.tick(now))
+    }
+
+    fn sweep(&self, now: Instant) {
+        let shared = &self.0;
+        let now = shared.tick(now);
+        let is_used = |account: &Arc<Account>| {
+            Arc::strong_count(account) > 1 || !account.is_idle(now, shared.window)
+        };
+        shared.accounts.lock().retain(|_, account| is_used(account));
+    }
+
+    fn instant(&self, tick: Tick) -> Instant {
+        self.0.epoch + tick.since(Tick::default())
+    }
+}
+
+/// States what calls in flight hold before Redis forgets it.
+async fn restate_regularly(shared: std::sync::Weak<Shared>) {
+    loop {
+        sleep(RESTATE_AFTER).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let accounts: Vec<_> = shared.accounts.lock().values().cloned().collect();
+        for account in accounts {
+            if account.begin_restating() {
+                step::run(&shared, &account).await;
+            }
+        }
+    }
+}

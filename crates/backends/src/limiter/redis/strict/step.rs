@@ -1,0 +1,215 @@
+//! Asking Redis about one caller: step by step, each with a number, so that one that is sent twice counts once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_core::limit::{Admission, Cost, Limits, Refusal, Tick, Until};
+
+use super::account::{Account, Answer, Inner, Refused, Seen, Waiting};
+use super::{RECORD_TTL, Shared};
+use crate::limiter::redis::{
+    Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
+};
+
+/// One step, kept until Redis has confirmed it.
+#[derive(Clone)]
+pub(super) struct Step {
+    seq: u32,
+    limits: Limits,
+    held: HeldByNode,
+    settlements: Vec<Correction>,
+    costs: Vec<Cost>,
+}
+
+/// Sends steps until nothing is left to ask or to settle, or Redis does not respond.
+pub(super) async fn run(shared: &Arc<Shared>, account: &Arc<Account>) {
+    let mut must_state = true;
+    loop {
+        if !confirm(shared, account).await {
+            return account.give_up();
+        }
+        let Some((step, answers)) = account.next_step(must_state) else {
+            return;
+        };
+        must_state = false;
+        let sent = shared.now();
+        match send(shared, account, &step).await {
+            Ok(reply) => account.apply(shared, &step, answers, &reply, sent),
+            Err(_) => {
+                account.inner.lock().unconfirmed = Some(step);
+                // Each of them decides by itself.
+                drop(answers);
+                return account.give_up();
+            }
+        }
+    }
+}
+
+/// Sends a step again of which it is not known whether Redis received it. Its calls were decided meanwhile without Redis, so
+/// what it admits of them is given back.
+async fn confirm(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
+    let Some(step) = account.inner.lock().unconfirmed.clone() else {
+        return true;
+    };
+    let Ok(reply) = send(shared, account, &step).await else {
+        return false;
+    };
+    let mut inner = account.inner.lock();
+    inner.unconfirmed = None;
+    for (cost, decision) in step.costs.iter().zip(&reply.decisions) {
+        if let Decision::Admitted { at_ms } = decision {
+            inner
+                .settlements
+                .push(Correction::giving_back(*at_ms, cost, &step.limits));
+        }
+    }
+    true
+}
+
+async fn send(shared: &Shared, account: &Account, step: &Step) -> Result<NodeReply, RedisError> {
+    let call = NodeCall {
+        id: account.id,
+        length: shared.window,
+        limits: step.limits,
+        node: shared.nodes.own(),
+        seq: step.seq,
+        record_ttl: RECORD_TTL,
+        held: step.held,
+        settlements: &step.settlements,
+        calls: &step.costs,
+    };
+    shared.script.step(&shared.redis, &call).await
+}
+
+impl Account {
+    /// The next step, and who waits for it; `None` if there is nothing to say. `must_state`: what is held is news.
+    fn next_step(&self, must_state: bool) -> Option<(Step, Vec<Answer>)> {
+        let mut inner = self.inner.lock();
+        // A client that left no longer asks.
+        inner.waiting.retain(|waiting| !waiting.answer.is_closed());
+        let is_news = must_state && inner.held.calls > 0;
+        if inner.waiting.is_empty() && inner.settlements.is_empty() && !is_news {
+            inner.is_asking = false;
+            return None;
+        }
+        inner.seq += 1;
+        let count = inner.waiting.len().min(MAX_DECISIONS);
+        let waiting: Vec<Waiting> = inner.waiting.drain(..count).collect();
+        let step = Step {
+            seq: inner.seq,
+            limits: inner.limits,
+            held: inner.held,
+            settlements: std::mem::take(&mut inner.settlements),
+            costs: waiting.iter().map(|waiting| waiting.cost).collect(),
+        };
+        Some((
+            step,
+            waiting.into_iter().map(|waiting| waiting.answer).collect(),
+        ))
+    }
+
+    /// Redis does not respond: those who wait decide by themselves.
+    fn give_up(&self) {
+        let mut inner = self.inner.lock();
+        inner.is_asking = false;
+        inner.waiting.clear();
+    }
+
+    /// Takes over what Redis decided.
+    fn apply(
+        &self,
+        shared: &Shared,
+        step: &Step,
+        answers: Vec<Answer>,
+        reply: &NodeReply,
+        sent: Tick,
+    ) {
+        let mut inner = self.inner.lock();
+        // Redis's time was now_ms at some moment after the step was sent. As if it was then, so that nobody comes too early.
+        let local = |at_ms: u64| shared.now().max(sent) + ahead(at_ms, reply.now_ms);
+        inner.seen = Some(Seen {
+            used: [
+                reply.used[0],
+                reply.used[1],
+                reply.used[2] + reply.held_output,
+            ],
+            empty_at: reply.empty_at_ms.map(|at| at.map(local)),
+            at: sent,
+        });
+        for ((cost, decision), answer) in step.costs.iter().zip(&reply.decisions).zip(answers) {
+            let decided = match decision {
+                Decision::Admitted { at_ms } => Ok(inner.admit(shared, step, cost, *at_ms)),
+                Decision::Refused { dimension, until } => {
+                    let until = match until {
+                        RefusedUntil::At(at_ms) => Until::At(local(*at_ms)),
+                        RefusedUntil::CallEnds(at) => Until::CallEnds(at.map(local)),
+                        RefusedUntil::Never => Until::Never,
+                    };
+                    let refusal = Refusal {
+                        dimension: *dimension,
+                        limit: step.limits.of(*dimension).unwrap_or_default(),
+                        until,
+                    };
+                    inner.refused = Some(Refused {
+                        cost: *cost,
+                        limits: step.limits,
+                        refusal,
+                    });
+                    Err(refusal)
+                }
+            };
+            // A client that has just left drops its admission, which must be given back.
+            if let Err(Some(Ok(admission))) = answer.send(Some(decided)) {
+                inner.take_back(shared, &admission);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn admit(&mut self, shared: &Shared, step: &Step, cost: &Cost, at_ms: u64) -> Admission {
+        self.held.add(cost);
+        let mut admission = self
+            .own
+            .admit_anyway(shared.now(), shared.window, &step.limits, cost);
+        admission.stored_at = Some(at_ms);
+        admission
+    }
+
+    fn take_back(&mut self, shared: &Shared, admission: &Admission) {
+        use keypool_core::limit::Settlement;
+        self.own
+            .settle(shared.now(), shared.window, admission, &Settlement::NotSent);
+        self.held.remove(admission.cost());
+        if let Some(at_ms) = admission.stored_at {
+            let changes = admission.changes(&Settlement::NotSent);
+            self.settlements.push(Correction {
+                at_ms,
+                then: changes.refund.map(|amount| -i64::from(amount)),
+                debt: [0; 2],
+            });
+        }
+    }
+}
+
+/// How long after `now_ms` a time is.
+fn ahead(at_ms: u64, now_ms: u64) -> Duration {
+    Duration::from_millis(at_ms.saturating_sub(now_ms))
+}
+
+impl Correction {
+    /// Gives back what a call was charged that nobody made.
+    fn giving_back(at_ms: u64, cost: &Cost, limits: &Limits) -> Self {
+        let counted =
+            |limit: Option<u32>, amount: u32| -> i64 { limit.map_or(0, |_| -i64::from(amount)) };
+        Self {
+            at_ms,
+            then: [
+                counted(limits.requests, 1),
+                counted(limits.input_tokens, cost.input_tokens),
+                0,
+            ],
+            debt: [0; 2],
+        }
+    }
+}

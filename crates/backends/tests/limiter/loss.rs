@@ -1,0 +1,119 @@
+//! Redis that goes away and comes back.
+
+use std::time::Duration;
+
+use keypool_backends::limiter::redis::OnFailure;
+use keypool_core::limit::{Limiter, Settlement, Until};
+use keypool_testkit::RedisServer;
+use tokio::time::{sleep, timeout};
+
+use crate::backend::{ask, now, strict};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn admits(limiter: &dyn Limiter, limit: u32) -> bool {
+    let one = ask(1, [limit, 0, 0], 0, 0);
+    let deciding = async {
+        match limiter.try_reserve(&one, now()) {
+            Some(decided) => decided,
+            None => limiter.reserve(&one, now()).await,
+        }
+    };
+    let decided = timeout(Duration::from_secs(2), deciding).await;
+    decided.expect("every decision has a deadline").is_ok()
+}
+
+#[tokio::test]
+async fn without_redis_each_way_to_go_on_is_taken_at_once() {
+    for (on_failure, admitted) in [
+        (OnFailure::Degrade, 4),
+        (OnFailure::Reject, 0),
+        (OnFailure::Allow, 20),
+    ] {
+        let mut redis = RedisServer::start().await.unwrap();
+        let limiter = strict(&redis, MINUTE, on_failure);
+        // Two of six are used before. The others count on.
+        assert!(admits(&limiter, 6).await && admits(&limiter, 6).await);
+        redis.kill().unwrap();
+        sleep(Duration::from_millis(100)).await;
+        let mut found = 0;
+        for _ in 0..20 {
+            found += usize::from(admits(&limiter, 6).await);
+        }
+        assert_eq!(found, admitted, "{on_failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_returns_decides_again_within_two_seconds() {
+    let mut redis = RedisServer::start().await.unwrap();
+    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    assert!(admits(&limiter, 1000).await);
+    redis.restart_empty().await.unwrap();
+    let returned = now();
+    while !admits(&limiter, 1000).await {
+        assert!(returned.elapsed() < Duration::from_secs(2));
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_delays_calls_by_its_deadline_only() {
+    let redis = RedisServer::start().await.unwrap();
+    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    assert!(admits(&limiter, 10).await);
+    redis.pause().unwrap();
+    for _ in 0..3 {
+        assert!(!admits(&limiter, 10).await);
+    }
+    redis.resume().unwrap();
+    let resumed = now();
+    while !admits(&limiter, 10).await {
+        assert!(resumed.elapsed() < Duration::from_secs(2));
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Of what was asked while it hung, nothing counts twice or stays.
+    sleep(Duration::from_millis(300)).await;
+    let mut admitted = 2;
+    while admits(&limiter, 10).await {
+        admitted += 1;
+    }
+    assert_eq!(admitted, 10);
+}
+
+#[tokio::test]
+async fn a_refused_caller_costs_redis_nothing_until_it_may_be_admitted() {
+    let redis = RedisServer::start().await.unwrap();
+    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let one = ask(1, [1, 0, 0], 0, 0);
+    let first = limiter.reserve(&one, now()).await.unwrap();
+    let refusal = limiter.reserve(&one, now()).await.unwrap_err();
+    assert!(matches!(refusal.until, Until::At(_)));
+    for _ in 0..100_000 {
+        assert_eq!(limiter.try_reserve(&one, now()), Some(Err(refusal)));
+    }
+    // What is given back may make room.
+    limiter.settle(one.id, &first, &Settlement::NotSent, now());
+    assert!(limiter.try_reserve(&one, now()).is_none());
+    assert!(limiter.reserve(&one, now()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_redis_is_asked_holds_nothing() {
+    let redis = RedisServer::start().await.unwrap();
+    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let one = ask(1, [5, 0, 0], 0, 0);
+    for _ in 0..50 {
+        let asking = limiter.reserve(&one, now());
+        // Too short for a reply, or just long enough.
+        let _ = timeout(Duration::from_micros(fastrand::u64(0..400)), asking)
+            .await
+            .map(|decided| {
+                decided.map(|it| limiter.settle(one.id, &it, &Settlement::NotSent, now()))
+            });
+    }
+    sleep(Duration::from_millis(400)).await;
+    for n in 0..5 {
+        assert!(limiter.reserve(&one, now()).await.is_ok(), "{n}");
+    }
+}
