@@ -23,7 +23,9 @@ CALLS = RATE * SECONDS // CLIENTS
 TIER_OF = "hmhlhmhlhm"
 # Share of refusals that may be wrong: clients see the end of a call a moment before it is settled.
 WRONG_REFUSALS = 0.01
-# Milliseconds. The reference is the whole response of an earlier system, without a provider behind it.
+# Share of refusals of which the clients' moments do not tell. With more, the line above says too little.
+UNCLEAR_REFUSALS = 0.25
+# Milliseconds: the time of a whole response in the system whose figures are to be beaten.
 REFERENCE = {"mean": 2.85, "P95": 3.86, "P99": 62.3}
 
 # What the provider takes and reports. Every call uses the same, so that keypool's estimate is exact after a few calls.
@@ -190,7 +192,8 @@ def _decisions(by_tier):
     wrong = count("refusals_with_room")
     unclear = len(refused) - wrong - count("refusals_without_room")
     figures = f"≤ {WRONG_REFUSALS:.0%}", "0", f"{wrong} of {len(refused)}, {unclear} unclear"
-    yield Row("refused with room", *figures, wrong <= WRONG_REFUSALS * len(refused))
+    holds = wrong <= WRONG_REFUSALS * len(refused) and unclear <= UNCLEAR_REFUSALS * len(refused)
+    yield Row("refused with room", *figures, holds)
     promised = count("promises_beyond_a_limit")
     yield Row("x-ratelimit-remaining above what is left", "0", "0", f"{promised} of {_total(by_tier)}", promised == 0)
     by_dimension = collections.Counter(call.dimension for call in refused)
