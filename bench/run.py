@@ -67,6 +67,7 @@ def figures(rig, names):
     against_nginx = {case.name: case for case in cases.AGAINST_NGINX}
     own = {
         cases.FAILING: measure.failing,
+        cases.LIMITS: measure.limits,
         cases.OPEN_LOOP: measure.open_loop,
         cases.INSTRUCTIONS: instructions.instructions,
     }

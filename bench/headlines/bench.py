@@ -33,24 +33,47 @@ class Answer:
 
 
 class Bench:
-    """Where headlines are measured. `scale`: the factor by which time is sped up."""
+    """Where headlines are measured.
 
-    def __init__(self, binaries, folder, scale):
+    `scale`: the factor by which time is sped up. `processes`, `limiter`: of headlines about limits.
+    """
+
+    def __init__(self, binaries, folder, scale, processes, limiter):
         self._binaries = binaries
         self._folder = pathlib.Path(folder)
         self._started = 0
         self.scale = scale
+        self.processes = processes
+        self.limiter = limiter
 
     @contextlib.contextmanager
     def keypool(self, settings, behaviour, env=None):
         """A keypool and its provider. `settings`: a configuration; {provider} in it becomes the provider's address."""
-        self._started += 1
-        folder = self._folder / str(self._started)
-        with servers.Mock(self._binaries, folder / "mock") as mock:
+        with self.keypools(1, settings, behaviour, env) as ((keypool,), mock):
+            yield keypool, mock
+
+    @contextlib.contextmanager
+    def keypools(self, count, settings, behaviour, env=None):
+        """Several keypools with the same configuration, and their provider."""
+        folder = self._next_folder()
+        with contextlib.ExitStack() as running:
+            mock = running.enter_context(servers.Mock(self._binaries, folder / "mock"))
             mock.behave(**behaviour)
             settings = settings.replace("{provider}", mock.address)
-            with servers.Keypool(self._binaries, folder / "keypool", settings, env=env) as keypool:
-                yield keypool, mock
+            yield [
+                running.enter_context(
+                    servers.Keypool(self._binaries, folder / f"keypool-{number}", settings, env=env)
+                )
+                for number in range(1, count + 1)
+            ], mock
+
+    def redis(self):
+        """A Redis of its own, empty."""
+        return servers.Redis(self._next_folder() / "redis")
+
+    def _next_folder(self):
+        self._started += 1
+        return self._folder / str(self._started)
 
 
 class Caller:

@@ -37,9 +37,10 @@ class Case:
     seconds: int = 1
 
 
+SMALL = Case("small", "small call", "small", 64, Asked(1.5, 1.25))
 # In this order. The gateway with one key is one process through all cases.
 AGAINST_NGINX = [
-    Case("small", "small call", "small", 64, Asked(1.5, 1.25)),
+    SMALL,
     Case("small-20", "small call, 20 keys", "small", 64, Asked(1.5, 1.25), keys=20),
     Case("small-10000", "small call, 10,000 keys", "small", 64, Asked(1.5, 1.25), keys=10_000),
     Case("paced", "stream of 50 chunks, 10 ms apart", "stream", 64, Asked(1.4, 1.2), provider=PACED, seconds=2),
@@ -53,6 +54,12 @@ AGAINST_NGINX = [
 FAILING = "failing"
 FAILING_TITLE = "small call, 10 of 30 keys fail"
 FAILING_ASKED = Asked(0.95, at_least=True)
+
+LIMITS = "limits"
+LIMITS_TITLE = "small call, a caller with three limits"
+# None of them ever refuses a call.
+LIMITS_SET = dict.fromkeys(("rpm", "input_tpm", "output_tpm"), 4_000_000_000)
+LIMITS_ASKED = Asked(1.05)
 
 OPEN_LOOP = "open-loop"
 OPEN_LOOP_RATE = 1000
@@ -69,6 +76,6 @@ INSTRUCTIONS_TITLE = "small call, 10,000 keys against 1"
 INSTRUCTIONS_REQUESTS = 10_000
 INSTRUCTIONS_ASKED = Asked(1.05)
 
-NAMES = [case.name for case in AGAINST_NGINX] + [FAILING, OPEN_LOOP, INSTRUCTIONS]
+NAMES = [case.name for case in AGAINST_NGINX] + [FAILING, LIMITS, OPEN_LOOP, INSTRUCTIONS]
 # Left out of a quick run: these take a minute or more.
 LONG = [INSTRUCTIONS]

@@ -10,6 +10,8 @@ import subprocess
 from . import machine
 
 PATH = "/v1/chat/completions"
+# What wrk sends as its key. Where keypool requires a virtual key, it is this one.
+CLIENT_KEY = "the-key-of-the-load-generator"
 BODIES = {
     "small": {
         "model": "m",
@@ -37,7 +39,7 @@ BODIES = {
 SCRIPT = """\
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
-wrk.headers["authorization"] = "Bearer any"
+wrk.headers["authorization"] = "Bearer {key}"
 local file = assert(io.open("{body}", "rb"))
 wrk.body = file:read("*a")
 file:close()
@@ -64,7 +66,7 @@ class Load:
         for name, body in BODIES.items():
             file = self._body(name)
             file.write_text(json.dumps(body, separators=(",", ":")))
-            file.with_suffix(".lua").write_text(SCRIPT.format(body=file))
+            file.with_suffix(".lua").write_text(SCRIPT.format(body=file, key=CLIENT_KEY))
 
     def closed(self, address, body, connections, seconds):
         """Calls as fast as responses arrive, over keep-alive connections."""

@@ -10,9 +10,11 @@ import subprocess
 import tempfile
 
 # The Debian package of each tool.
-PACKAGES = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind"}
+PACKAGES = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "redis-server": "redis-server"}
+# Where tests/servers/install puts Redis.
+SERVERS = pathlib.Path(os.environ.get("KEYPOOL_CACHE") or pathlib.Path.home() / ".cache/keypool") / "servers/bin"
 # With the folders that Debian adds for root only.
-SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+SEARCHED = f"{SERVERS}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 class Missing(Exception):

@@ -2,6 +2,7 @@
 
 from . import cases, servers
 from .figures import Figure, Spread, pairs
+from .load import CLIENT_KEY
 from .rig import progress
 
 
@@ -43,7 +44,7 @@ def failing(rig):
     # Two good keys, then one that fails, and so on: in practice they are mixed too.
     mixed = [key for n, bad in enumerate(third) for key in (*cases.GOOD_KEYS[2 * n : 2 * n + 2], bad)]
     some, none = rig.in_turns(
-        next(case for case in cases.AGAINST_NGINX if case.name == "small"),
+        cases.SMALL,
         rig.keypool("keypool-some-fail", mixed),
         rig.keypool("keypool-none-fails", cases.GOOD_KEYS),
     )
@@ -56,6 +57,20 @@ def failing(rig):
         Figure(title, "throughput, good keys alone = 1", "×", pace, cases.FAILING_ASKED, _pace(some, none)),
         Figure(title, "CPU per request, good keys alone = 1", "×", cpu),
     ]
+
+
+def limits(rig):
+    """A caller with three limits, against a caller with none."""
+    rig.mock.behave()
+    secrets = servers.secrets(1)
+    some, none = rig.in_turns(
+        cases.SMALL,
+        rig.keypool("keypool-limits", secrets, more=servers.virtual_key(CLIENT_KEY, cases.LIMITS_SET)),
+        rig.keypool("keypool-no-limits", secrets, more=servers.virtual_key(CLIENT_KEY, {})),
+    )
+    cpu = pairs(_each(some, "cpu_us"), _each(none, "cpu_us"))
+    note = f"{_usual(some, 'cpu_us')} µs against {_usual(none, 'cpu_us')} µs; " + _pace(some, none)
+    return [Figure(cases.LIMITS_TITLE, "CPU per request, without limits = 1", "×", cpu, cases.LIMITS_ASKED, note)]
 
 
 def open_loop(rig):

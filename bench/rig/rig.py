@@ -55,9 +55,12 @@ class Rig:
     def nginx(self):
         return self._start("nginx", servers.Nginx, provider=self.mock.address, core=self.core)
 
-    def keypool(self, name, secrets, binaries=None):
-        """The keypool process of this name, with a pool of these keys. `binaries`: those of another build."""
-        settings = servers.pool(self.mock.address, secrets)
+    def keypool(self, name, secrets, binaries=None, more=""):
+        """The keypool process of this name, with a pool of these keys.
+
+        `binaries`: those of another build. `more`: further lines of its configuration.
+        """
+        settings = servers.pool(self.mock.address, secrets, more)
         binaries = binaries or self.binaries
         return self._start(name, servers.Keypool, binaries=binaries, settings=settings, core=self.core)
 

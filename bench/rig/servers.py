@@ -218,8 +218,19 @@ class Nginx(Process):
                 time.sleep(0.02)
 
 
+class Redis(Process):
+    """Redis without persistence."""
+
+    def __init__(self, folder):
+        port = free_port()
+        options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        super().__init__([machine.tool("redis-server"), *options], folder)
+        self.address = f"127.0.0.1:{port}"
+        self.line("Ready to accept connections")
+
+
 def free_port():
-    """A free port. nginx cannot choose one itself."""
+    """A free port. nginx and Redis cannot choose one themselves."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -227,6 +238,13 @@ def free_port():
 def pool(provider_address, keys, more=""):
     """A configuration with one pool of `keys` (secrets) at the mock provider."""
     return f'[pools.bench]\nprovider = "mock"\nbase_url = "http://{provider_address}/v1"\nkeys = {json.dumps(keys)}\n{more}'
+
+
+def virtual_key(key, limits, name="bench", pools=None):
+    """A virtual key of a configuration. `limits`: numbers by setting. `pools`: the only ones that it may use."""
+    lines = ["[[virtual_keys]]", f'name = "{name}"', f'key = "{key}"']
+    lines += [f"pools = {json.dumps(pools)}"] if pools else []
+    return "\n".join([*lines, *(f"{setting} = {limit}" for setting, limit in limits.items())]) + "\n"
 
 
 def secrets(count):

@@ -34,15 +34,27 @@ FULL_KEY = "canary-virtual-full-77c1a2f4d0"
 NARROW_KEY = "canary-virtual-narrow-1b9e83c6aa"
 WRONG_KEY = "canary-virtual-wrong-4e02dd91f7"
 
+# Callers with limits: name, virtual key, limits.
+ONE_A_MINUTE = "canary-virtual-one-a-minute-c0417be2"
+ONE_AT_ONCE = "canary-virtual-one-at-once-92ad6f38"
+ONE_TOKEN = "canary-virtual-one-token-5b70e1d4"
+METERED = "canary-virtual-metered-e83c19f6"
+LIMITED = [
+    ("one-a-minute", ONE_A_MINUTE, "rpm = 1"),
+    ("one-at-once", ONE_AT_ONCE, "max_concurrent = 1"),
+    ("one-token", ONE_TOKEN, "input_tpm = 1"),
+    ("metered", METERED, "output_tpm = 100_000"),
+]
+
 
 def provider_keys(pool):
     """The three keys of a pool, in order."""
     return [f"canary-{pool}-key{n}-9f3b6c" for n in (1, 2, 3)]
 
 
-SECRETS = [ADMIN_TOKEN, FULL_KEY, NARROW_KEY, WRONG_KEY] + [
-    key for pool in POOLS for key in provider_keys(pool)
-]
+SECRETS = [ADMIN_TOKEN, FULL_KEY, NARROW_KEY, WRONG_KEY]
+SECRETS += [key for pool in POOLS for key in provider_keys(pool)]
+SECRETS += [key for _, key, _ in LIMITED]
 
 
 def config(mock_origin, virtual_keys=False):
@@ -64,6 +76,7 @@ def config(mock_origin, virtual_keys=False):
             f'[[virtual_keys]]\nname = "narrow"\nkey = "{NARROW_KEY}"\n'
             'pools = ["openai"]\nmodels = ["gpt-4.1"]\n'
         )
+        parts += [f'[[virtual_keys]]\nname = "{name}"\nkey = "{key}"\n{limits}\n' for name, key, limits in LIMITED]
     return "\n".join(parts)
 
 
