@@ -68,13 +68,6 @@ impl Digest256 {
             .fold(0, |head, byte| head << 8 | u64::from(*byte))
     }
 
-    /// Its first 128 bits: enough to name what must never be confused.
-    pub(crate) fn half(&self) -> u128 {
-        self.0[..16]
-            .iter()
-            .fold(0, |half, byte| half << 8 | u128::from(*byte))
-    }
-
     /// Reads 64 hexadecimal digits; `None` for anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {

@@ -238,7 +238,8 @@ impl Key {
         }
         Some(Slot {
             is_probe,
-            admission,
+            // Boxed: few keys have limits, and leases are moved often.
+            admission: admission.map(Box::new),
         })
     }
 
@@ -485,7 +486,7 @@ pub(crate) struct Slot {
     /// The call is the breaker's probe.
     pub(crate) is_probe: bool,
     /// What it uses of the key's own limits; `None`: there are none.
-    pub(crate) admission: Option<Admission>,
+    pub(crate) admission: Option<Box<Admission>>,
 }
 
 /// The cooldown of each class if the provider does not say.

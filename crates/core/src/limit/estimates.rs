@@ -6,13 +6,12 @@
 //!
 //! Input: how far the first guess from the request's text is off, for each model and kind of text.
 
-use std::hash::{BuildHasher, RandomState};
-
 use parking_lot::Mutex;
 
 use super::LimitId;
 use super::generations::Generations;
 use super::held::OutputHold;
+use crate::hash;
 
 /// Maximum number of callers' models, and of models, that are remembered.
 const MAX_REMEMBERED: usize = 10_000;
@@ -44,9 +43,9 @@ pub struct OutputOf<'a> {
 }
 
 /// What calls are expected to use.
-#[derive(Default)]
 pub struct Estimates {
-    hasher: RandomState,
+    /// Random, so that nobody can choose models whose names have the same hash.
+    seed: u64,
     outputs: Mutex<Generations<Lengths>>,
     inputs: Mutex<Generations<Ratio>>,
 }
@@ -104,6 +103,16 @@ impl Lengths {
     }
 }
 
+impl Default for Estimates {
+    fn default() -> Self {
+        Self {
+            seed: fastrand::u64(..),
+            outputs: Mutex::default(),
+            inputs: Mutex::default(),
+        }
+    }
+}
+
 impl Estimates {
     /// What a call is expected to produce: as this caller's calls did, or else as all calls of the model.
     pub fn output(&self, call: &OutputOf<'_>) -> OutputHold {
@@ -129,7 +138,7 @@ impl Estimates {
 
     /// The input tokens that a call is expected to have. `kind`: of text, since each is off by a factor of its own.
     pub fn input(&self, model: &str, kind: u8, guess: u32) -> u32 {
-        let name = self.hasher.hash_one((model, kind));
+        let name = self.of_kind(model, kind);
         let known = self.inputs.lock().get(name).copied();
         let factor = known.map_or(1.0, |known| known.log.exp());
         // A float beyond the largest number becomes the largest number.
@@ -141,7 +150,7 @@ impl Estimates {
         if guess == 0 || tokens == 0 {
             return;
         }
-        let name = self.hasher.hash_one((model, kind));
+        let name = self.of_kind(model, kind);
         let mut inputs = self.inputs.lock();
         let known = inputs.entry(name, MAX_REMEMBERED);
         known.calls = known.calls.saturating_add(1);
@@ -152,12 +161,17 @@ impl Estimates {
 
     /// Calls that allow answers of similar length are alike.
     fn own(&self, call: &OutputOf<'_>) -> u64 {
-        let class = call.max.map(|max| max.max(1).ilog2());
-        self.hasher.hash_one((call.caller, call.model, class))
+        let class = call.max.map_or(33, |max| max.max(1).ilog2());
+        let caller = call.caller.0 as u64 ^ u64::from(class);
+        hash::bytes(self.seed ^ hash::scatter(caller), call.model.as_bytes())
     }
 
     fn of_all(&self, model: &str) -> u64 {
-        self.hasher.hash_one(model)
+        hash::bytes(self.seed, model.as_bytes())
+    }
+
+    fn of_kind(&self, model: &str, kind: u8) -> u64 {
+        hash::bytes(!self.seed ^ u64::from(kind), model.as_bytes())
     }
 }
 

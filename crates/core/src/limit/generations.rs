@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::mem;
 
+use super::limiter::IdHasher;
+
 /// Two maps. Entries that are used move to the younger one; once that is full, the older one is dropped.
 #[derive(Debug)]
 pub(super) struct Generations<V> {
-    young: HashMap<u64, V>,
-    old: HashMap<u64, V>,
+    young: HashMap<u64, V, IdHasher>,
+    old: HashMap<u64, V, IdHasher>,
 }
 
 impl<V> Default for Generations<V> {
     fn default() -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
         }
     }
 }

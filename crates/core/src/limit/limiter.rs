@@ -6,27 +6,31 @@ use std::time::Instant;
 
 use super::ledger::{Admission, Cost, Refusal, Remaining, Settlement};
 use super::{DIMENSIONS, Limits};
-use crate::secret::Digest256;
+use crate::hash;
 
-/// Names what is limited: half of a SHA-256, so that names of any length and origin do not collide.
+/// Where the hashes of virtual keys' names begin.
+const VIRTUAL_KEY: u64 = 0x7669_7274_7561_6c6b;
+
+/// Names what is limited: a hash of 128 bits. A person who can choose two names with the same one can choose their limits too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LimitId(pub u128);
 
 impl LimitId {
     /// The id of the virtual key of that name.
     pub fn of_virtual_key(name: &str) -> Self {
-        Self(Digest256::of(format!("virtual_key:{name}").as_bytes()).half())
+        let half = |seed: u64| u128::from(hash::bytes(seed, name.as_bytes()));
+        Self(half(VIRTUAL_KEY) << 64 | half(!VIRTUAL_KEY))
     }
 }
 
 impl Hash for LimitId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Any part of a digest is as random as a hash of it.
+        // Any part of a hash is as random as a hash of it.
         state.write_u64(self.0 as u64);
     }
 }
 
-/// Hashes [`LimitId`]s, which need no mixing.
+/// Hashes [`LimitId`]s and other numbers that are hashes already.
 pub type IdHasher = BuildHasherDefault<Passed>;
 
 /// Takes the last number as the hash.

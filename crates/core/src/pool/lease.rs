@@ -21,7 +21,7 @@ pub struct Lease {
     is_bound: bool,
     has_result: bool,
     /// What the call uses of the key's own limits; `None`: there are none.
-    admission: Option<Admission>,
+    admission: Option<Box<Admission>>,
     /// How that is settled when the lease is dropped.
     settlement: Settlement,
 }

@@ -46,6 +46,7 @@ pub(crate) struct RateHeaders(pub(crate) [Option<Left>; 3]);
 
 impl RateHeaders {
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
+        headers.reserve(3 * self.0.iter().flatten().count());
         for (left, names) in self.0.iter().zip(&NAMES) {
             let Some(left) = left else { continue };
             headers.insert(names.limit.clone(), left.limit.into());

@@ -36,7 +36,7 @@ impl Meter {
             let form = UsageForm::of(call.protocol(), call.path())?;
             Some(Box::new(Tokens {
                 reader: UsageReader::new(form),
-                guess: guess.clone(),
+                guess: (**guess).clone(),
                 limits: Arc::clone(limits),
             }))
         });

@@ -60,7 +60,7 @@ pub(crate) struct Call<'a> {
     /// What else the body says.
     pub(crate) fields: peek::Peek,
     /// The tokens that it may use, if a limit needs to know.
-    pub(crate) tokens: Option<TokenGuess>,
+    pub(crate) tokens: Option<Box<TokenGuess>>,
     model: Option<NamedModel>,
 }
 
@@ -154,7 +154,7 @@ impl<'a> Call<'a> {
             let model = self.model_name().unwrap_or_default();
             let (endpoint, body) = (&self.endpoint, self.body());
             let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
-            self.tokens = Some(guess);
+            self.tokens = Some(Box::new(guess));
         }
     }
 
