@@ -54,7 +54,7 @@ bench: ## measure the gateway beside nginx and write bench/RESULTS.md; ARGS="--q
 bench-instructions: ## count instructions per request with 1 key and with 10,000 (valgrind)
 	@$(MAKE) --no-print-directory bench ARGS="instructions $(ARGS)"
 
-bench-mission: ## measure what several keys gain, beside what was promised; ARGS="A B", ARGS=--full-time
+bench-mission: ## measure what several keys gain and whether limits hold, beside what was promised; ARGS="A B", ARGS=--full-time
 	@cargo build --locked --release --package keypool --package keypool-testkit
 	@python3 bench/mission.py --binaries "$(TARGET)/release" $(ARGS)
 

@@ -1,7 +1,7 @@
 """An exact log of calls as their clients saw them, and which decisions about them were certainly wrong.
 
-A client does not see the moment of a decision, only two moments around it. So a decision is wrong if it is wrong wherever
-it lies between them: no order of the calls explains it. Pure: no process, no clock.
+A client does not see the moment of a decision, only two moments around it. So a decision is wrong if it is wrong
+wherever it lies between them: no order of the calls explains it. Pure: no process, no clock.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ CONCURRENCY = "concurrency"
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a call uses of one limit: the true amount once it has ended, and before that between `least` and `most`."""
+    """What a call uses of one limit: `true` once it has ended, and before that what is held, from `least` to `most`."""
 
     true: int
     least: int
@@ -112,7 +112,11 @@ class ExactLog:
     def _least(self, name, counted, at):
         """What these calls used at least when `at` was decided about."""
         cost = self._costs[name]
-        return sum(cost.true if _has_ended(call, at) else min(cost.least, cost.true) for call in counted)
+        in_any_case = min(cost.least, cost.true)
+        return sum(
+            cost.true if _has_ended(call, at) else cost.least if _is_in_flight(call, at) else in_any_case
+            for call in counted
+        )
 
     def _most(self, name, counted, at):
         """What these calls and `at` used at most when it was decided about."""
@@ -122,4 +126,12 @@ class ExactLog:
 
 
 def _has_ended(call, at):
+    """Whether `call` has surely ended when `at` is decided about."""
     return call.ended is not None and call.ended[1] <= at.decided[0]
+
+
+def _is_in_flight(call, at):
+    """Whether `call` is surely in flight, or itself what is decided about."""
+    if call.ended is None:
+        return call is at
+    return (call is at or call.is_surely_before(at)) and call.ended[0] >= at.decided[1]

@@ -47,6 +47,15 @@ class Admissions(unittest.TestCase):
         calls = [admitted(n, n) for n in range(3)]
         self.assertEqual(ExactLog(calls, {"input_tokens": 27}, costs).admissions_beyond_a_limit(), [])
 
+    def test_a_call_in_flight_counts_as_what_it_holds(self):
+        costs, first = {"output_tokens": Cost(10, 30, 30)}, admitted(0, 1, (5, 6))
+        log = ExactLog([first, admitted(2, 3, (7, 8))], {"output_tokens": 59}, costs)
+        self.assertEqual(len(log.admissions_beyond_a_limit()), 1)
+        # The first may have ended before, or has.
+        for second in admitted(4, 6, (9, 9)), admitted(7, 8, (9, 9)):
+            log = ExactLog([first, second], {"output_tokens": 40}, costs)
+            self.assertEqual(log.admissions_beyond_a_limit(), [])
+
     def test_only_calls_surely_in_flight_exceed_concurrency(self):
         first = admitted(0, 1, (5, 9))
         self.assertEqual(len(at_once(1, first, admitted(3, 4, (8, 9))).admissions_beyond_a_limit()), 1)

@@ -31,17 +31,19 @@ REFERENCE = {"mean": 2.85, "P95": 3.86, "P99": 62.3}
 # What the provider takes and reports. Every call uses the same, so that keypool's estimate is exact after a few calls.
 LATENCY = 0.1
 INPUT, OUTPUT = 100, 20
+# As usual, an answer needs a tenth of it. The rest of what a call holds is given back to all processes.
+MAX_TOKENS = 10 * OUTPUT
 BEHAVIOUR = {"latency_ms": round(LATENCY * 1000), "input_tokens": INPUT, "output_tokens": OUTPUT}
 WARM_UP_CALLS = 3
 # The estimate is rounded up.
 COSTS = {
     "requests": Cost(1, 1, 1),
     "input_tokens": Cost(INPUT, INPUT, INPUT + 1),
-    "output_tokens": Cost(OUTPUT, OUTPUT, OUTPUT),
+    "output_tokens": Cost(OUTPUT, MAX_TOKENS, MAX_TOKENS),
 }
 SETTING = {"requests": "rpm", "input_tokens": "input_tpm", "output_tokens": "output_tpm", CONCURRENCY: "max_concurrent"}
-# Each tier has all four limits and asks for about twice as much: low of requests, medium of input tokens, high of output
-# tokens and of calls in flight.
+# Each tier has all four limits and asks for about twice as much: low of requests, medium of input tokens, high of
+# output tokens and of calls in flight.
 TIERS = {
     "low": {"requests": 100, "input_tokens": 50_000, "output_tokens": 10_000, CONCURRENCY: 10},
     "medium": {"requests": 600, "input_tokens": 15_000, "output_tokens": 20_000, CONCURRENCY: 20},
@@ -50,7 +52,8 @@ TIERS = {
 LETTERS = {name[0]: name for name in TIERS}
 
 PATH = "/v1/chat/completions"
-BODY = json.dumps({"model": "m", "max_tokens": OUTPUT, "messages": [{"role": "user", "content": "Say hello, please."}]})
+MESSAGES = [{"role": "user", "content": "Say hello to the world, please."}]
+BODY = json.dumps({"model": "m", "max_tokens": MAX_TOKENS, "messages": MESSAGES})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,8 @@ def measure(bench):
         free, _ = _load(addresses, "unlimited")
         limited, took = _load(addresses, "limited")
     where = f"{bench.processes} processes, {bench.limiter}" if bench.processes > 1 else f"1 process, {bench.limiter}"
-    yield Row(f"calls, {where}", f"{RATE} a second", "", f"{_total(limited) / took:.1f} a second", took < SECONDS * 1.05)
+    pace = _total(limited) / took
+    yield Row(f"calls, {where}", f"{RATE} a second", "", f"{pace:.1f} a second", pace > 0.95 * RATE)
     yield from _decisions(limited)
     yield from _latencies(free, limited)
 
@@ -191,7 +195,7 @@ def _decisions(by_tier):
     yield Row("admitted beyond a limit", "0", "0", f"{beyond} of {admitted}", beyond == 0)
     wrong = count("refusals_with_room")
     unclear = len(refused) - wrong - count("refusals_without_room")
-    figures = f"≤ {WRONG_REFUSALS:.0%}", "0", f"{wrong} of {len(refused)}, {unclear} unclear"
+    figures = f"≤ {100 * WRONG_REFUSALS:.0f} %", "0", f"{wrong} of {len(refused)}, {unclear} unclear"
     holds = wrong <= WRONG_REFUSALS * len(refused) and unclear <= UNCLEAR_REFUSALS * len(refused)
     yield Row("refused with room", *figures, holds)
     promised = count("promises_beyond_a_limit")
