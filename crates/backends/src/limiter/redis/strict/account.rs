@@ -10,7 +10,7 @@ use keypool_core::limit::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{OnFailure, Shared};
+use super::{FLUSH_AFTER, FLUSH_SOON, OnFailure, Shared};
 use crate::limiter::redis::{Correction, HeldByNode};
 
 /// How a waiting call learns of its decision; `None`: Redis did not respond.
@@ -64,9 +64,11 @@ pub(super) struct Step {
     pub(super) costs: Vec<Cost>,
 }
 
-/// A refusal, and for which calls it holds.
+/// A refusal, for which calls it holds, and how long.
 #[derive(Clone, Copy)]
 pub(super) struct Refused {
+    /// Other nodes cannot make room before.
+    pub(super) holds_until: Tick,
     pub(super) cost: Cost,
     pub(super) limits: Limits,
     pub(super) refusal: Refusal,
@@ -120,10 +122,7 @@ impl Account {
     pub(super) fn known_refusal(&self, ask: &Ask, now: Tick) -> Option<Refusal> {
         let mut inner = self.inner.lock();
         let refused = inner.refused?;
-        let Until::At(until) = refused.refusal.until else {
-            return None;
-        };
-        if until <= now || refused.limits != ask.limits {
+        if refused.holds_until <= now || refused.limits != ask.limits {
             inner.refused = None;
             return None;
         }
@@ -162,19 +161,17 @@ impl Account {
         }
     }
 
-    /// Ends a call. Returns whether a task must be started that tells Redis.
+    /// Ends a call. Returns after what time a task must tell Redis; `None` if one will anyway.
     pub(super) fn settle(
         &self,
         shared: &Shared,
         admission: &Admission,
         settlement: &Settlement,
         now: Tick,
-    ) -> bool {
+    ) -> Option<Duration> {
         let mut inner = self.inner.lock();
         inner.own.settle(now, shared.window, admission, settlement);
-        let Some(at_ms) = admission.stored_at else {
-            return false;
-        };
+        let at_ms = admission.stored_at?;
         inner.held.remove(admission.cost());
         let changes = admission.changes(settlement);
         let then = std::array::from_fn(|dimension| {
@@ -187,9 +184,14 @@ impl Account {
         });
         // There may be room again.
         inner.refused = None;
-        let must_start = !inner.is_asking && !inner.will_flush;
-        inner.will_flush |= must_start;
-        must_start
+        if inner.is_asking || inner.will_flush {
+            return None;
+        }
+        inner.will_flush = true;
+        Some(match inner.is_tight() {
+            true => FLUSH_SOON,
+            false => FLUSH_AFTER,
+        })
     }
 
     /// What is left, as Redis said last.
@@ -220,6 +222,22 @@ impl Account {
         let mut inner = self.inner.lock();
         let is_quiet = !inner.is_asking && !inner.will_flush && inner.unconfirmed.is_none();
         is_quiet && inner.held.calls == 0 && inner.own.is_idle(now, window)
+    }
+}
+
+impl Inner {
+    /// Whether little was left when Redis was asked last, so that what is given back may matter to another node.
+    fn is_tight(&self) -> bool {
+        let used = self.seen.map_or([0; DIMENSIONS], |seen| seen.used);
+        let caps = [
+            self.limits.requests,
+            self.limits.input_tokens,
+            self.limits.output_tokens,
+        ];
+        let is_tight = |(cap, used): (Option<u32>, u64)| {
+            cap.is_some_and(|cap| used.saturating_mul(4) > u64::from(cap).saturating_mul(3))
+        };
+        self.limits.concurrent.is_some() || caps.into_iter().zip(used).any(is_tight)
     }
 }
 

@@ -27,6 +27,8 @@ use nodes::Nodes;
 
 /// How long settlements wait for a call to ask about, which takes them along.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
+/// The same where another node may be refused meanwhile.
+const FLUSH_SOON: Duration = Duration::from_millis(2);
 /// How long Redis keeps what a node's calls hold, unless it hears from the node.
 const RECORD_TTL: Duration = Duration::from_secs(45);
 /// How often a node states what its calls hold.
@@ -150,10 +152,10 @@ impl Limiter for StrictLimiter {
     fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant) {
         let shared = &self.0;
         let account = shared.account(id);
-        if account.settle(shared, admission, settlement, shared.tick(now)) {
+        if let Some(wait) = account.settle(shared, admission, settlement, shared.tick(now)) {
             let (shared, account) = (Arc::clone(shared), Arc::clone(&account));
             tokio::spawn(async move {
-                sleep(FLUSH_AFTER).await;
+                sleep(wait).await;
                 if account.begin_flush() {
                     step::run(&shared, &account).await;
                 }

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_core::limit::{Admission, Cost, Limits, Refusal, Tick, Until};
+use keypool_core::limit::{Admission, Cost, Dimension, Limits, Refusal, Tick, Until};
 
 use super::account::{Account, Answer, Inner, Refused, Seen, Step, Waiting};
 use super::{RECORD_TTL, Shared};
 use crate::limiter::redis::{
     Correction, Decision, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
 };
+
+/// How long a refusal is remembered that may end at any time.
+const REMEMBERED: Duration = Duration::from_millis(50);
 
 /// Sends steps until nothing is left to ask or to settle, or Redis does not respond.
 pub(super) async fn run(shared: &Arc<Shared>, account: &Arc<Account>) {
@@ -141,6 +144,7 @@ impl Account {
                         until,
                     };
                     inner.refused = Some(Refused {
+                        holds_until: holds_until(&refusal, reply, shared.now()),
                         cost: *cost,
                         limits: step.limits,
                         refusal,
@@ -179,6 +183,18 @@ impl Inner {
                 debt: [0; 2],
             });
         }
+    }
+}
+
+/// How long a refusal can be remembered. Calls in flight on other nodes may give tokens back at any time.
+fn holds_until(refusal: &Refusal, reply: &NodeReply, now: Tick) -> Tick {
+    let Until::At(until) = refusal.until else {
+        return now;
+    };
+    let may_free = reply.calls > 0 && refusal.dimension != Dimension::Requests;
+    match may_free {
+        true => until.min(now + REMEMBERED),
+        false => until,
     }
 }
 
