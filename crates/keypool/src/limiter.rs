@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use keypool_backends::limiter::MemoryLimiter;
 use keypool_backends::limiter::redis::{
-    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter, Tls,
+    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter,
+    StrictSettings, Tls,
 };
 use keypool_core::clock::Clock;
 use keypool_core::limit::{Limiter, WINDOW};
@@ -42,7 +43,11 @@ pub(crate) async fn start(
         OnStoreFailure::Reject => OnFailure::Reject,
         OnStoreFailure::Allow => OnFailure::Allow,
     };
-    let limiter = StrictLimiter::start(client, WINDOW, on_failure, Arc::clone(clock));
+    let limiter = StrictLimiter::start(
+        client,
+        StrictSettings::new(WINDOW, on_failure),
+        Arc::clone(clock),
+    );
     Ok(Arc::new(limiter))
 }
 

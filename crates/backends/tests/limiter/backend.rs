@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keypool_backends::limiter::MemoryLimiter;
 use keypool_backends::limiter::redis::{
-    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter,
+    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter, StrictSettings,
 };
 use keypool_core::clock::Clock;
 use keypool_core::limit::{
@@ -59,7 +59,8 @@ pub(crate) fn strict(
         port: redis.addr().port(),
     });
     let client = RedisClient::start(target, RedisTimeouts::default());
-    StrictLimiter::start(client, window, on_failure, Arc::new(RealClock))
+    let settings = StrictSettings::new(window, on_failure);
+    StrictLimiter::start(client, settings, Arc::new(RealClock))
 }
 
 impl Backend {

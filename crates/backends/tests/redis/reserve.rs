@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use keypool_backends::limiter::redis::{
-    Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RedisClient,
-    RefusedUntil, Reserve,
+    Correction, Decision, HeldByNode, Known, MAX_DECISIONS, NodeCall, NodeReply, RedisClient,
+    RefusedUntil, Report, Reserve,
 };
 use keypool_core::limit::{Cost, Dimension, LimitId, Limits, OutputHold};
 use keypool_testkit::RedisServer;
@@ -67,6 +67,9 @@ impl<'a> Node<'a> {
             seq: self.seq,
             record_ttl: self.record_ttl,
             held: self.held,
+            confirmed: 0,
+            knows: Known::default(),
+            report: Report::default(),
             settlements,
             calls,
         };
@@ -296,12 +299,12 @@ async fn sparse_calls_are_decided_exactly_as_by_a_full_log() {
 
 /// Ages the base time of a value by 65.4 s, as if its key had been in use without a pause.
 const AGE: &str = "local value = redis.call('GET', KEYS[1]) \
-    local header, item = '>BI6I5I5I5I4I2I2I2', '>I2I2I2I2' \
+    local header, item = '>BI6I5I5I5I4I2I2I2I4', '>I2I2I2I2' \
     local h = {struct.unpack(header, value)} \
-    local at = h[10] \
+    local at = h[11] \
     if h[1] == 2 or h[6] > 130 then return 0 end \
     h[6] = h[6] + 65400 \
-    local parts = {struct.pack(header, unpack(h, 1, 9))} \
+    local parts = {struct.pack(header, unpack(h, 1, 10))} \
     for i = 1, h[8] do \
         local last, a, b, c, after = struct.unpack(item, value, at) \
         parts[#parts + 1] = struct.pack(item, last + 65400, a, b, c) \
@@ -410,6 +413,9 @@ async fn a_step_that_arrives_twice_counts_once_and_an_older_one_is_refused() {
         seq: 4,
         record_ttl: MINUTE,
         held: HeldByNode::default(),
+        confirmed: 0,
+        knows: Known::default(),
+        report: Report::default(),
         settlements: &[],
         calls: &[cost(1, 1)],
     };

@@ -239,6 +239,13 @@ impl Ledger {
         })
     }
 
+    /// What counts in the window, the oldest first: the time of the last of some charges, and their sums of requests, input
+    /// tokens and output tokens.
+    pub fn charges(&mut self, now: Tick, length: Duration) -> Vec<(Tick, Amounts)> {
+        self.window.expire(now, length);
+        self.window.charges().collect()
+    }
+
     /// Whether nothing counts any more, so that it can be forgotten.
     pub fn is_idle(&mut self, now: Tick, length: Duration) -> bool {
         self.window.expire(now, length);

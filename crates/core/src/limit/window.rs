@@ -169,6 +169,11 @@ impl Window {
         newest.map(|entry| entry.last + length)
     }
 
+    /// What counts now, the oldest first, each with the time of its last charge. Call [`Window::expire`] first.
+    pub(super) fn charges(&self) -> impl Iterator<Item = (Tick, Amounts)> {
+        self.entries.iter().map(|entry| (entry.last, entry.amounts))
+    }
+
     /// Whether nothing counts.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()

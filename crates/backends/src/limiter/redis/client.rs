@@ -55,6 +55,11 @@ impl RedisClient {
         self.link.is_down()
     }
 
+    /// The number of the current connection, which rises with each that is opened; `None` while there is none.
+    pub(super) fn connection(&self) -> Option<u64> {
+        self.link.number()
+    }
+
     /// Why Redis is unreachable at the moment; `None` while it is connected.
     pub fn problem(&self) -> Option<RedisError> {
         self.link.problem()

@@ -104,6 +104,14 @@ impl Link {
         matches!(&*self.state.borrow(), State::Down(_))
     }
 
+    /// The number of the current connection.
+    pub(super) fn number(&self) -> Option<u64> {
+        match &*self.state.borrow() {
+            State::Up { number, .. } => Some(*number),
+            State::Connecting | State::Down(_) => None,
+        }
+    }
+
     /// Why there is no connection at the moment.
     pub(super) fn problem(&self) -> Option<RedisError> {
         match &*self.state.borrow() {

@@ -18,8 +18,9 @@ pub use check::{Facts, Problem, Warning};
 pub use client::RedisClient;
 pub use error::RedisError;
 pub use reserve::{
-    Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RefusedUntil, Reserve,
+    Charge, Correction, Decision, HeldByNode, Known, MAX_DECISIONS, NodeCall, NodeReply,
+    RefusedUntil, Report, Reserve,
 };
 pub use script::Script;
-pub use strict::{OnFailure, StrictLimiter};
+pub use strict::{OnFailure, StrictLimiter, StrictSettings};
 pub use target::{RedisAddress, RedisTarget, RedisTimeouts, Tls};

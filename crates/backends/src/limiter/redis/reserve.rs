@@ -34,10 +34,48 @@ pub struct NodeCall<'a> {
     pub record_ttl: Duration,
     /// What the node's calls in flight hold, without those that are decided here.
     pub held: HeldByNode,
+    /// The number of the newest step that was confirmed, if anything of the node may still count; else 0. If Redis does not
+    /// know of it, nothing is done: see [`NodeReply::is_lost`].
+    pub confirmed: u32,
+    /// What is known of all nodes.
+    pub knows: Known,
+    /// What Redis does not know of.
+    pub report: Report<'a>,
     /// Ends of earlier calls.
     pub settlements: &'a [Correction],
     /// Calls to decide about, at most [`MAX_DECISIONS`].
     pub calls: &'a [Cost],
+}
+
+/// What a node knows of all nodes that share the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Number of nodes.
+    pub nodes: u32,
+    /// Since when each of them has told all that it uses.
+    pub told_since_ms: u64,
+    /// Whether Redis may have lost data since then, so that a key that does not exist may have been lost.
+    pub may_be_lost: bool,
+    /// How long nodes have to tell what they use after a loss. Nothing is admitted in that time before all have.
+    pub patience: Duration,
+}
+
+/// What a node tells of charges that Redis does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report<'a> {
+    /// Whether it is all that the node has used, because Redis has lost it. Otherwise it is added.
+    pub is_all: bool,
+    /// The oldest first.
+    pub charges: &'a [Charge],
+}
+
+/// What a node admitted at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// How long ago.
+    pub age: Duration,
+    /// Requests, input tokens, output tokens.
+    pub amounts: [u32; DIMENSIONS],
 }
 
 /// The sums over a node's calls in flight.
@@ -71,6 +109,9 @@ pub struct NodeReply {
     pub now_ms: u64,
     /// Whether Redis had received this step before. What it admitted then is admitted; nothing else is.
     pub is_repetition: bool,
+    /// Redis does not know of a step that it had confirmed. It has done nothing: the step must be sent again, with a
+    /// [`Report`] of all that the node has used.
+    pub is_lost: bool,
     /// Used in the window, of all nodes, after this step.
     pub used: [u64; DIMENSIONS],
     /// Output tokens held for calls in flight of all nodes.
@@ -166,6 +207,17 @@ impl NodeCall<'_> {
             variance.to_string(),
             max.to_string(),
         ]);
+        let knows = &self.knows;
+        args.extend([self.confirmed.to_string(), knows.nodes.to_string()]);
+        args.push(knows.told_since_ms.to_string());
+        args.push(u8::from(knows.may_be_lost).to_string());
+        args.push(knows.patience.as_millis().to_string());
+        args.push(u8::from(self.report.is_all).to_string());
+        args.push(self.report.charges.len().to_string());
+        for charge in self.report.charges {
+            args.push(charge.age.as_millis().to_string());
+            args.extend(charge.amounts.map(|amount| amount.to_string()));
+        }
         args.push(self.settlements.len().to_string());
         for settlement in self.settlements {
             args.push(settlement.at_ms.to_string());
@@ -195,6 +247,7 @@ fn read(reply: &[i64]) -> Option<NodeReply> {
     Some(NodeReply {
         now_ms: numbers[0],
         is_repetition: numbers[1] == 1,
+        is_lost: numbers[1] == 2,
         used: [numbers[2], numbers[3], numbers[4]],
         held_output: numbers[5],
         calls: numbers[6],

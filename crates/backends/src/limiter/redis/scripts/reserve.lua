@@ -4,6 +4,10 @@
 -- calls in flight hold, per node. Each node states what it holds absolutely, and numbers its calls, so that a call that
 -- arrives twice counts once. What a node held that is silent for too long counts as used when its time ends.
 --
+-- Redis may lose all of it, or the last moments. A node whose newest call is not known any more then says so, and makes its
+-- call again with all that it has used; the value is built anew from what the nodes say. Until all have said it, nothing is
+-- admitted, at first; later what the others may have used is withheld, until it would have left the window.
+--
 -- KEYS[1]      kp:{id}
 -- ARGV[1]      length of the window, ms
 -- ARGV[2..5]   limits: requests, input tokens, output tokens, calls in flight; -1: no limit
@@ -12,13 +16,21 @@
 -- ARGV[8]      how long the node's record holds without another call, ms
 -- ARGV[9..12]  what the node's calls in flight hold, without those that are decided here: number of calls; output tokens:
 --              sum of means, of variances, of maxima
--- ARGV[13]     number of settlements; then six for each:
+-- ARGV[13]     the number of the node's newest call that was confirmed, if anything of the node may still count, else 0
+-- ARGV[14..15] what is known of all nodes: how many there are; since when (ms) each has told all that it uses
+-- ARGV[16]     1: data may have been lost since then, so that a key that does not exist may have been lost too
+-- ARGV[17]     how long the nodes have to say what they use, ms
+-- ARGV[18]     1: the node says all that it has used, for a value that was lost; 0: it adds what it admitted without Redis
+-- ARGV[19]     number of charges that it says; then four for each, the oldest first: age, ms; requests, input tokens,
+--              output tokens
+-- then         number of settlements; then six for each:
 --              when the call was admitted (as returned), ms; what to add to the charges of that time (negative: give
 --              back): requests, input tokens, output tokens; what to charge now: input tokens, output tokens
 -- then         four for each call to decide, at most 32: input tokens; output tokens: mean, variance, maximum
 --
--- Returns integers: the server's time, ms; whether this call had been received before (1); used in the window: requests,
--- input tokens, output tokens; held: output tokens, calls; when all of each dimension will have left the window, ms (0:
+-- Returns integers: the server's time, ms; 1 if this call had been received before, 2 if earlier ones were lost, so that
+-- nothing was done, else 0; used in the window: requests, input tokens, output tokens; held: output tokens, calls; when all
+-- of each dimension will have left the window, ms (0:
 -- nothing used); then three for each call to decide:
 --   0, 0, when it counts (ms)          admitted
 --   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
@@ -29,7 +41,8 @@
 -- Error STALE: the node has made a later call.
 --
 -- The value: version, time of the newest decision, what is used (three sums), a base time (ms before the end of the newest
--- decision's millisecond), ms from the first charge of the newest entry to its last, numbers of entries and nodes; then
+-- decision's millisecond), ms from the first charge of the newest entry to its last, numbers of entries and nodes, when it
+-- was built anew after a loss (as the base; 0: it was not); then
 -- entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
 -- then nodes: id, number of the newest call, end of its record (ms from the newest decision), its admissions (bits) and
 -- their time (as the base), number of calls, and if there are any, the three sums.
@@ -40,7 +53,7 @@
 local FEW, SHORT, LONG = 32, 6000, 60
 -- Standard deviations of the sum that are held beside its mean.
 local DEVIATIONS = 4
-local HEADER, NODE, HELD = '>BI6I5I5I5I4I2I2I2', '>I4I4I4I4I4I4', '>ddI6'
+local HEADER, NODE, HELD = '>BI6I5I5I5I4I2I2I2I4', '>I4I4I4I4I4I4', '>ddI6'
 local FORMATS, SIZES, MOST = {'>I2I2I2I2', '>I4I4I4I4'}, {8, 16}, {65535, 4294967295}
 -- The longest time from the base to an entry.
 local LATEST = {65535, 2 ^ 31}
@@ -49,14 +62,17 @@ local length = tonumber(ARGV[1])
 local limits = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
 local max_calls = tonumber(ARGV[5])
 local node_id, seq, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local confirmed, known_nodes, told_since = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+local doubtful, patience, tells_all = ARGV[16] == '1', tonumber(ARGV[17]), ARGV[18] == '1'
 
-local version, clock, base, span, count, body = 1, 0, 0, 0, 0, ''
+local version, clock, base, span, count, body, rebuilt = 1, 0, 0, 0, 0, '', 0
 local totals, nodes = {0, 0, 0}, {}
 
 local function read(value)
-  local n_nodes, at
-  version, clock, totals[1], totals[2], totals[3], base, span, count, n_nodes, at = struct.unpack(HEADER, value)
+  local n_nodes, built, at
+  version, clock, totals[1], totals[2], totals[3], base, span, count, n_nodes, built, at = struct.unpack(HEADER, value)
   base = clock + 1 - base
+  rebuilt = built > 0 and clock + 1 - built or 0
   body = string.sub(value, at, at + count * SIZES[version] - 1)
   at = at + #body
   for i = 1, n_nodes do
@@ -72,8 +88,10 @@ end
 
 local function write()
   local since = clock + 1 - (count > 0 and base or clock)
+  local built = rebuilt > 0 and clock + 1 - rebuilt or 0
+  local used = {totals[1], totals[2], totals[3]}
   local parts = {
-    struct.pack(HEADER, version, clock, totals[1], totals[2], totals[3], since, math.min(span, MOST[1]), count, #nodes), body
+    struct.pack(HEADER, version, clock, used[1], used[2], used[3], since, math.min(span, MOST[1]), count, #nodes, built), body
   }
   for _, node in ipairs(nodes) do
     parts[#parts + 1] = struct.pack(NODE, node.id, node.seq, node.ends - clock, node.bits, clock + 1 - node.at, node.calls)
@@ -172,10 +190,28 @@ local function bury(now)
   nodes = alive
 end
 
-local function own_record(now)
+local function find_own()
   for _, node in ipairs(nodes) do
     if node.id == node_id then return node end
   end
+end
+
+local function forget()
+  version, base, span, count, body = 1, 0, 0, 0, ''
+  totals, nodes = {0, 0, 0}, {}
+end
+
+-- Adds charges to those of other nodes, in the order of their times.
+local function add_charges(charges)
+  for i = 1, count do charges[#charges + 1] = {entry(i)} end
+  table.sort(charges, function(one, other) return one[1] < other[1] end)
+  version, base, span, count, body, totals = 1, 0, 0, 0, '', {0, 0, 0}
+  for _, of in ipairs(charges) do charge(of[1], {of[2], of[3], of[4]}) end
+end
+
+local function own_record(now)
+  local found = find_own()
+  if found then return found end
   local node = {id = node_id, seq = 0, bits = 0, at = now}
   nodes[#nodes + 1] = node
   return node
@@ -191,7 +227,20 @@ local function frees(d, amount)
   end
 end
 
+-- What may be used of each limit: all of it, unless other nodes have still to say what they used.
+local caps = limits
+
+local function withhold(now)
+  if rebuilt > 0 and #nodes < known_nodes and told_since < rebuilt then
+    local part = now < rebuilt + patience and 0 or #nodes / known_nodes
+    caps = {}
+    for d = 1, 3 do caps[d] = math.floor(limits[d] * part) end
+    if max_calls >= 0 then max_calls = math.ceil(max_calls * part) end
+  end
+end
+
 local function decide(now, held, call)
+  local withholds = caps ~= limits
   local after = {mean = held.mean + call.mean, variance = held.variance + call.variance, max = held.max + call.max}
   local needed = {1, call.input, pooled(after)}
   local alone = {1, call.input, pooled(call)}
@@ -200,7 +249,7 @@ local function decide(now, held, call)
     dimension, kind, time, rank = 4, 1, -1, 0
   end
   for d = 1, 3 do
-    local excess = totals[d] + needed[d] - limits[d]
+    local excess = totals[d] + needed[d] - caps[d]
     if limits[d] >= 0 and excess > 0 then
       local k, t, r = 2, 0, math.huge
       if alone[d] <= limits[d] then
@@ -211,6 +260,8 @@ local function decide(now, held, call)
       if r > rank then dimension, kind, time, rank = d, k, t, r end
     end
   end
+  -- What is withheld may be there at any time.
+  if withholds and dimension > 0 and kind ~= 2 then kind, time = 0, now + math.ceil(patience / 8) end
   return dimension, kind, time
 end
 
@@ -241,10 +292,19 @@ local now = math.max(clock, time[1] * 1000 + math.floor(time[2] / 1000))
 clock = now
 bury(now)
 expire(now)
+if now >= rebuilt + length then rebuilt = 0 end
 
+local before = find_own()
+if before and seq < before.seq then return redis.error_reply('STALE the node has made a later call') end
+if not tells_all and confirmed > (before and before.seq or 0) then return {now, 2, 0, 0, 0, 0, 0, 0, 0, 0} end
+local repeated = before ~= nil and seq == before.seq
+if tells_all and not repeated and (before or rebuilt == 0) then
+  forget()
+  rebuilt = now
+elseif not value and doubtful then
+  rebuilt = now
+end
 local node = own_record(now)
-if seq < node.seq then return redis.error_reply('STALE the node has made a later call') end
-local repeated = seq == node.seq
 if not repeated then
   node.seq, node.bits, node.at = seq, 0, now
   node.calls, node.mean = tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -252,8 +312,19 @@ if not repeated then
 end
 node.ends = now + ttl
 
-local position = 14
-for _ = 1, tonumber(ARGV[13]) do
+local position, told = 20, {}
+for _ = 1, tonumber(ARGV[19]) do
+  -- As in `admit`, it counts from the end of its millisecond.
+  local at = now + 1 - tonumber(ARGV[position])
+  if at + length > now then
+    told[#told + 1] = {at, tonumber(ARGV[position + 1]), tonumber(ARGV[position + 2]), tonumber(ARGV[position + 3])}
+  end
+  position = position + 4
+end
+if #told > 0 and not repeated then add_charges(told) end
+
+position = position + 1
+for _ = 1, tonumber(ARGV[position - 1]) do
   if not repeated then
     local a = {}
     for i = 1, 6 do a[i] = tonumber(ARGV[position + i - 1]) end
@@ -269,6 +340,7 @@ for _, of in ipairs(nodes) do
   held.variance, held.max = held.variance + of.variance, held.max + of.max
 end
 
+withhold(now)
 local decisions = {}
 local bit = 1
 while ARGV[position] do

@@ -13,6 +13,14 @@ use tokio::sync::oneshot;
 use super::{FLUSH_AFTER, FLUSH_SOON, OnFailure, Shared};
 use crate::limiter::redis::{Correction, HeldByNode};
 
+/// Calls that were admitted without Redis, which does not know of them yet.
+pub(super) struct Alone {
+    /// When the first of them was admitted.
+    since: Tick,
+    /// All of them.
+    pub(super) ledger: Ledger,
+}
+
 /// How a waiting call learns of its decision; `None`: Redis did not respond.
 pub(super) type Answer = oneshot::Sender<Option<Result<Admission, Refusal>>>;
 
@@ -26,6 +34,8 @@ pub(super) struct Account {
 pub(super) struct Inner {
     /// A task asks Redis about this account.
     pub(super) is_asking: bool,
+    /// The next step is needed even if nothing is asked.
+    pub(super) must_restate: bool,
     /// A task will, in a moment.
     will_flush: bool,
     /// Number of the last step.
@@ -36,7 +46,7 @@ pub(super) struct Inner {
     pub(super) waiting: VecDeque<Waiting>,
     /// Ends of calls that Redis does not know of yet.
     pub(super) settlements: Vec<Correction>,
-    /// What this node's calls in flight hold, of those that Redis admitted.
+    /// What this node's calls in flight hold.
     pub(super) held: HeldByNode,
     /// A step of which it is not known whether Redis received it.
     pub(super) unconfirmed: Option<Step>,
@@ -46,6 +56,10 @@ pub(super) struct Inner {
     pub(super) seen: Option<Seen>,
     /// What this node itself has admitted.
     pub(super) own: Ledger,
+    /// Of that, what Redis does not know of.
+    pub(super) alone: Option<Box<Alone>>,
+    /// Number of the newest step that Redis has confirmed, and when.
+    pub(super) confirmed: (u32, Tick),
 }
 
 /// A call that waits for a decision.
@@ -62,6 +76,10 @@ pub(super) struct Step {
     pub(super) held: HeldByNode,
     pub(super) settlements: Vec<Correction>,
     pub(super) costs: Vec<Cost>,
+    /// Charges that Redis does not have.
+    pub(super) charges: Vec<(Tick, [u32; DIMENSIONS])>,
+    /// Whether they are all that this node has used.
+    pub(super) tells_all: bool,
 }
 
 /// A refusal, for which calls it holds, and how long.
@@ -110,12 +128,17 @@ impl Account {
         is_needed
     }
 
-    /// Whether calls in flight must be stated again, and nobody asks already.
-    pub(super) fn begin_restating(&self) -> bool {
+    /// Has one more step taken. Returns the number of the last one before it, and whether a task must be started, since
+    /// none asks already.
+    pub(super) fn begin_restating(&self) -> (u32, bool) {
         let mut inner = self.inner.lock();
-        let is_needed = !inner.is_asking && inner.held.calls > 0;
-        inner.is_asking |= is_needed;
-        is_needed
+        inner.must_restate = true;
+        let is_asking = std::mem::replace(&mut inner.is_asking, true);
+        (inner.seq, !is_asking)
+    }
+
+    pub(super) fn has_calls_in_flight(&self) -> bool {
+        self.inner.lock().held.calls > 0
     }
 
     /// The last refusal, if it holds for this call too.
@@ -144,11 +167,7 @@ impl Account {
     ) -> Result<Admission, Refusal> {
         let mut inner = self.inner.lock();
         match shared.on_failure {
-            OnFailure::Allow => {
-                Ok(inner
-                    .own
-                    .admit_anyway(now, shared.window, &ask.limits, &ask.cost))
-            }
+            OnFailure::Allow => Ok(inner.admit_alone(shared, ask, now)),
             OnFailure::Reject => Err(Refusal {
                 dimension: Dimension::Requests,
                 limit: ask.limits.requests.unwrap_or(0),
@@ -156,7 +175,11 @@ impl Account {
             }),
             OnFailure::Degrade => {
                 let share = ask.limits.share(shared.nodes.count());
-                inner.own.admit(now, shared.window, &share, &ask.cost)
+                let window = shared.window;
+                match inner.own.refusal(now, window, &share, &ask.cost) {
+                    Some(refusal) => Err(refusal),
+                    None => Ok(inner.admit_alone(shared, ask, now)),
+                }
             }
         }
     }
@@ -171,17 +194,30 @@ impl Account {
     ) -> Option<Duration> {
         let mut inner = self.inner.lock();
         inner.own.settle(now, shared.window, admission, settlement);
-        let at_ms = admission.stored_at?;
         inner.held.remove(admission.cost());
         let changes = admission.changes(settlement);
-        let then = std::array::from_fn(|dimension| {
-            i64::from(changes.charge[dimension]) - i64::from(changes.refund[dimension])
-        });
-        inner.settlements.push(Correction {
-            at_ms,
-            then,
-            debt: [changes.debt[1], changes.debt[2]],
-        });
+        let correction = match admission.stored_at {
+            Some(at_ms) => Correction {
+                at_ms,
+                then: std::array::from_fn(|dimension| {
+                    i64::from(changes.charge[dimension]) - i64::from(changes.refund[dimension])
+                }),
+                debt: [changes.debt[1], changes.debt[2]],
+            },
+            None => match &mut inner.alone {
+                Some(alone) if admission.at >= alone.since => {
+                    let ledger = &mut alone.ledger;
+                    ledger.settle(now, shared.window, admission, settlement);
+                    return None;
+                }
+                // Redis has been told of it meanwhile, but not of its end. Nobody knows under which time it counts there.
+                _ => Correction {
+                    debt: [changes.debt[1], changes.charge[2] + changes.debt[2]],
+                    ..Correction::default()
+                },
+            },
+        };
+        inner.settlements.push(correction);
         // There may be room again.
         inner.refused = None;
         if inner.is_asking || inner.will_flush {
@@ -218,10 +254,32 @@ impl Account {
     }
 
     /// Whether nothing need be remembered.
-    pub(super) fn is_idle(&self, now: Tick, window: Duration) -> bool {
+    pub(super) fn is_idle(&self, now: Tick, shared: &Shared) -> bool {
         let mut inner = self.inner.lock();
         let is_quiet = !inner.is_asking && !inner.will_flush && inner.unconfirmed.is_none();
-        is_quiet && inner.held.calls == 0 && inner.own.is_idle(now, window)
+        // While Redis has the node's record, its numbers of steps go on.
+        let has_record = now.since(inner.confirmed.1) <= shared.record_ttl;
+        is_quiet && !has_record && inner.held.calls == 0 && inner.own.is_idle(now, shared.window)
+    }
+}
+
+impl Inner {
+    /// Admits a call of which Redis is told later.
+    fn admit_alone(&mut self, shared: &Shared, ask: &Ask, now: Tick) -> Admission {
+        let (limits, cost) = (&ask.limits, &ask.cost);
+        let admission = self.own.admit_anyway(now, shared.window, limits, cost);
+        let since = admission.at;
+        let alone = self.alone.get_or_insert_with(|| {
+            Box::new(Alone {
+                since,
+                ledger: Ledger::default(),
+            })
+        });
+        alone
+            .ledger
+            .admit_anyway(since, shared.window, limits, cost);
+        self.held.add(cost);
+        admission
     }
 }
 

@@ -29,10 +29,6 @@ use nodes::Nodes;
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// The same where another node may be refused meanwhile.
 const FLUSH_SOON: Duration = Duration::from_millis(2);
-/// How long Redis keeps what a node's calls hold, unless it hears from the node.
-const RECORD_TTL: Duration = Duration::from_secs(45);
-/// How often a node states what its calls hold.
-const RESTATE_AFTER: Duration = Duration::from_secs(15);
 
 /// What happens while Redis does not respond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +42,33 @@ pub enum OnFailure {
     Allow,
 }
 
+/// How a [`StrictLimiter`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StrictSettings {
+    /// Length of the window.
+    pub window: Duration,
+    /// What happens while Redis does not respond.
+    pub on_failure: OnFailure,
+    /// How often a node says that it lives. So often it learns, too, that Redis has lost data.
+    pub heartbeat: Duration,
+    /// How long Redis keeps what a node's calls hold, unless it hears from the node. Then it counts as used. Longer than the
+    /// window, so that a record that is missing was lost as long as anything counts.
+    pub record_ttl: Duration,
+}
+
+impl StrictSettings {
+    /// The usual settings for a window.
+    pub fn new(window: Duration, on_failure: OnFailure) -> Self {
+        let heartbeat = Duration::from_millis(250);
+        Self {
+            window,
+            on_failure,
+            heartbeat,
+            record_ttl: window + heartbeat,
+        }
+    }
+}
+
 /// Limits that Redis counts.
 pub struct StrictLimiter(Arc<Shared>);
 
@@ -57,30 +80,27 @@ struct Shared {
     epoch: Instant,
     window: Duration,
     on_failure: OnFailure,
+    record_ttl: Duration,
     nodes: Nodes,
     accounts: Mutex<HashMap<LimitId, Arc<Account>, IdHasher>>,
 }
 
 impl StrictLimiter {
-    /// A limiter with a window of this length. Must be called within a runtime, which keeps its tasks.
+    /// Starts a limiter. Must be called within a runtime, which keeps its tasks.
     #[expect(
         clippy::disallowed_methods,
         reason = "lives as long as the limiter; a shutdown does not wait for it"
     )]
-    pub fn start(
-        redis: RedisClient,
-        window: Duration,
-        on_failure: OnFailure,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn start(redis: RedisClient, settings: StrictSettings, clock: Arc<dyn Clock>) -> Self {
         let shared = Arc::new(Shared {
             redis,
             script: super::Reserve::default(),
             epoch: clock.now(),
             clock,
-            window,
-            on_failure,
-            nodes: Nodes::default(),
+            window: settings.window,
+            on_failure: settings.on_failure,
+            record_ttl: settings.record_ttl,
+            nodes: Nodes::new(settings.heartbeat),
             accounts: Mutex::default(),
         });
         tokio::spawn(nodes::keep_counted(Arc::downgrade(&shared)));
@@ -178,7 +198,7 @@ impl Limiter for StrictLimiter {
         let shared = &self.0;
         let now = shared.tick(now);
         let is_used = |account: &Arc<Account>| {
-            Arc::strong_count(account) > 1 || !account.is_idle(now, shared.window)
+            Arc::strong_count(account) > 1 || !account.is_idle(now, shared)
         };
         shared.accounts.lock().retain(|_, account| is_used(account));
     }
@@ -190,15 +210,15 @@ impl Limiter for StrictLimiter {
 
 /// States what calls in flight hold before Redis forgets it.
 async fn restate_regularly(shared: std::sync::Weak<Shared>) {
-    loop {
-        sleep(RESTATE_AFTER).await;
+    while let Some(pause) = shared.upgrade().map(|shared| shared.record_ttl / 4) {
+        sleep(pause).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
         let accounts: Vec<_> = shared.accounts.lock().values().cloned().collect();
         for account in accounts {
-            if account.begin_restating() {
-                step::run(&shared, &account).await;
+            if account.has_calls_in_flight() {
+                step::restate(&shared, &account).await;
             }
         }
     }

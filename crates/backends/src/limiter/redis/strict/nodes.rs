@@ -1,41 +1,76 @@
-//! How many nodes share the limits: what each of them may admit by itself while Redis does not respond.
+//! What a node knows of the others: how many share the limits, and whether Redis has lost what they told it.
+//!
+//! Every node beats: it says in Redis that it lives, and since when it has told Redis all that it uses. Each learns by that
+//! of a loss that any of them has noticed. It then tells what it uses of every caller; once all have done so, nothing is
+//! withheld any more.
 
 use std::collections::VecDeque;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keypool_core::limit::Tick;
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
-use super::Shared;
-use crate::limiter::redis::Script;
+use super::account::Account;
+use super::{Shared, step};
+use crate::limiter::redis::{Known, RedisError, Script};
 
-/// How often a node says that it lives.
-const BEAT: Duration = Duration::from_secs(2);
-/// How long it counts without that.
-const COUNTS_FOR: Duration = Duration::from_secs(10);
-/// The largest number of nodes in this time counts, since what they used counts as long.
-const REMEMBERED: Duration = Duration::from_secs(120);
+/// Where they are in Redis.
+const KEY: &[u8] = b"kp:nodes";
+/// How many beats may be missing before a node is no longer counted.
+const COUNTS_FOR: u32 = 40;
+/// How many beats nodes have to tell what they use after a loss.
+const PATIENCE: u32 = 8;
+/// Callers of whom Redis is told at the same time.
+const AT_ONCE: usize = 64;
 
 /// The nodes that were seen lately.
 pub(super) struct Nodes {
     own: u32,
-    /// Numbers of nodes, with the time at which they were seen.
-    seen: Mutex<VecDeque<(Tick, u32)>>,
+    beat: Duration,
+    script: Script,
+    /// One beat at a time.
+    beating: tokio::sync::Mutex<()>,
+    /// There is news for the other nodes, or much to tell Redis.
+    news: Arc<Notify>,
+    state: Mutex<State>,
 }
 
-impl Default for Nodes {
-    fn default() -> Self {
-        Self {
-            // So large that two processes do not get the same.
-            own: fastrand::u32(1..),
-            seen: Mutex::default(),
-        }
-    }
+#[derive(Default)]
+struct State {
+    /// The connection of the last beat. On another one, Redis may be another.
+    connection: Option<u64>,
+    /// Numbers of nodes and when they were seen, without those that a later, larger number covers.
+    counts: VecDeque<(Tick, u32)>,
+    /// Redis's time at the last beat.
+    now_ms: u64,
+    /// Since when this node has told all that it uses; 0: it has not beaten yet.
+    told_ms: u64,
+    /// Since when all nodes have.
+    all_told_ms: u64,
+    /// When data was lost, and when this node learned of it.
+    lost_ms: u64,
+    learned: Tick,
+    /// What was admitted without Redis has to be told.
+    has_returned: bool,
 }
 
 impl Nodes {
+    pub(super) fn new(beat: Duration) -> Self {
+        Self {
+            // So large that two processes do not get the same.
+            own: fastrand::u32(1..),
+            beat,
+            script: Script::new(include_str!("../scripts/nodes.lua")),
+            beating: tokio::sync::Mutex::default(),
+            news: Arc::default(),
+            state: Mutex::default(),
+        }
+    }
+
     /// This node's number.
     pub(super) fn own(&self) -> u32 {
         self.own
@@ -43,41 +78,151 @@ impl Nodes {
 
     /// The largest number of nodes that were seen lately; at least 1.
     pub(super) fn count(&self) -> u32 {
-        let seen = self.seen.lock();
-        seen.iter()
-            .map(|(_, count)| *count)
-            .max()
-            .unwrap_or(1)
-            .max(1)
+        let state = self.state.lock();
+        state.counts.front().map_or(1, |(_, count)| *count)
     }
 
-    fn note(&self, now: Tick, count: u32) {
-        let mut seen = self.seen.lock();
-        seen.retain(|(at, _)| now.since(*at) < REMEMBERED);
-        seen.push_back((now, count));
+    pub(super) fn known(&self, now: Tick, window: Duration) -> Known {
+        let nodes = self.count();
+        let state = self.state.lock();
+        Known {
+            nodes,
+            told_since_ms: state.all_told_ms,
+            may_be_lost: state.lost_ms > state.all_told_ms && now.since(state.learned) < window,
+            patience: self.beat * PATIENCE,
+        }
+    }
+
+    /// Redis has lost data; `at_ms` is its time at which it was told again.
+    pub(super) fn note_loss(&self, now: Tick, at_ms: u64) {
+        self.state.lock().note_loss(now, at_ms);
+        self.news.notify_one();
+    }
+
+    /// Beats on the current connection before anything else is asked on it: Redis may have been replaced.
+    pub(super) async fn ensure_counted(&self, shared: &Shared) -> Result<(), RedisError> {
+        let is_counted = || {
+            let connection = shared.redis.connection();
+            connection.is_some() && self.state.lock().connection == connection
+        };
+        if is_counted() {
+            return Ok(());
+        }
+        let _one = self.beating.lock().await;
+        match is_counted() {
+            true => Ok(()),
+            false => self.beat(shared).await,
+        }
+    }
+
+    /// One at a time.
+    async fn beat(&self, shared: &Shared) -> Result<(), RedisError> {
+        let (told, lost) = {
+            let state = self.state.lock();
+            (state.told_ms, state.lost_ms)
+        };
+        let counts_for = self.beat * COUNTS_FOR;
+        let args = [
+            u64::from(self.own),
+            counts_for.as_millis() as u64,
+            told,
+            lost,
+        ];
+        let args = args.map(|number| number.to_string());
+        let args = args.each_ref().map(|number| number.as_bytes());
+        let connection = shared.redis.connection();
+        let reply: Vec<u64> = shared.redis.run(&self.script, &[KEY], &args).await?;
+        let mut state = self.state.lock();
+        if state.connection != connection {
+            state.has_returned |= state.told_ms > 0;
+            state.connection = connection;
+            self.news.notify_one();
+        }
+        state.note(shared.now(), 2 * shared.window, &reply);
+        Ok(())
+    }
+
+    async fn beat_alone(&self, shared: &Shared) {
+        let _one = self.beating.lock().await;
+        // Without Redis there is nothing to learn.
+        let _ = self.beat(shared).await;
+    }
+
+    /// Redis's time from which on everything will have been told, if that is to be done now.
+    fn must_tell(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        let must = std::mem::take(&mut state.has_returned) || state.lost_ms > state.told_ms;
+        must.then_some(state.now_ms)
     }
 }
 
-/// Says again and again that this node lives.
+impl State {
+    /// Takes over what Redis says. `remembered`: how long a number of nodes counts, since what they used counts as long.
+    fn note(&mut self, now: Tick, remembered: Duration, reply: &[u64]) {
+        let [now_ms, lost_ms, told @ ..] = reply else {
+            return;
+        };
+        self.now_ms = *now_ms;
+        if self.told_ms == 0 {
+            self.told_ms = *now_ms;
+        }
+        self.note_loss(now, *lost_ms);
+        let count = u32::try_from(told.len()).unwrap_or(u32::MAX);
+        while self.counts.back().is_some_and(|(_, known)| *known <= count) {
+            self.counts.pop_back();
+        }
+        self.counts.push_back((now, count));
+        while now.since(self.counts[0].0) > remembered {
+            self.counts.pop_front();
+        }
+        let mut told = told.to_vec();
+        told.sort_unstable_by(|one, other| other.cmp(one));
+        let last = self.counts[0].1.saturating_sub(1);
+        self.all_told_ms = told.get(last as usize).copied().unwrap_or(0);
+    }
+
+    fn note_loss(&mut self, now: Tick, at_ms: u64) {
+        if at_ms > self.lost_ms {
+            (self.lost_ms, self.learned) = (at_ms, now);
+        }
+    }
+}
+
+/// Beats, and tells Redis all that this node uses when that is needed.
 pub(super) async fn keep_counted(shared: Weak<Shared>) {
-    let script = Script::new(include_str!("../scripts/nodes.lua"));
     loop {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let (own, length) = (
-            shared.nodes.own().to_string(),
-            COUNTS_FOR.as_millis().to_string(),
-        );
-        let args = [own.as_bytes(), length.as_bytes()];
-        let counted = shared
-            .redis
-            .run::<u32>(&script, &[b"kp:nodes"], &args)
-            .await;
-        if let Ok(count) = counted {
-            shared.nodes.note(shared.now(), count);
+        let nodes = &shared.nodes;
+        nodes.beat_alone(&shared).await;
+        if let Some(since_ms) = nodes.must_tell() {
+            match tell_all(&shared).await {
+                true => nodes.state.lock().told_ms = since_ms,
+                false => nodes.state.lock().has_returned = true,
+            }
+            nodes.beat_alone(&shared).await;
         }
+        let (news, beat) = (Arc::clone(&nodes.news), nodes.beat);
         drop(shared);
-        sleep(BEAT).await;
+        if timeout(beat, news.notified()).await.is_ok() {
+            // Much news comes at once.
+            sleep(beat / 16).await;
+        }
     }
+}
+
+/// Takes one step for every caller who may use something. Returns whether Redis has confirmed all.
+async fn tell_all(shared: &Arc<Shared>) -> bool {
+    let accounts: Vec<Arc<Account>> = shared.accounts.lock().values().cloned().collect();
+    let mut all = true;
+    for some in accounts.chunks(AT_ONCE) {
+        let mut telling = JoinSet::new();
+        for account in some {
+            let (shared, account) = (Arc::clone(shared), Arc::clone(account));
+            telling.spawn(async move { step::restate(&shared, &account).await });
+        }
+        all &= telling.join_all().await.into_iter().all(|told| told);
+    }
+    all
 }

@@ -3,30 +3,43 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_core::limit::{Admission, Cost, Dimension, Limits, Refusal, Tick, Until};
+use keypool_core::limit::{Admission, Cost, DIMENSIONS, Dimension, Limits, Refusal, Tick, Until};
+use tokio::time::sleep;
 
+use super::Shared;
 use super::account::{Account, Answer, Inner, Refused, Seen, Step, Waiting};
-use super::{RECORD_TTL, Shared};
 use crate::limiter::redis::{
-    Correction, Decision, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
+    Charge, Correction, Decision, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
+    Report,
 };
 
 /// How long a refusal is remembered that may end at any time.
 const REMEMBERED: Duration = Duration::from_millis(50);
 
+/// Tells Redis what this node uses of one account. Returns whether Redis has confirmed it.
+pub(super) async fn restate(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
+    let (before, must_start) = account.begin_restating();
+    if must_start {
+        run(shared, account).await;
+    }
+    // Otherwise the task that asks already takes that step too.
+    while account.is_asking() && !account.has_confirmed_after(before) {
+        sleep(Duration::from_millis(2)).await;
+    }
+    account.has_confirmed_after(before)
+}
+
 /// Sends steps until nothing is left to ask or to settle, or Redis does not respond.
 pub(super) async fn run(shared: &Arc<Shared>, account: &Arc<Account>) {
-    let mut must_state = true;
     loop {
         if !confirm(shared, account).await {
             return account.give_up();
         }
-        let Some((step, answers)) = account.next_step(must_state) else {
+        let Some((mut step, answers)) = account.next_step(shared) else {
             return;
         };
-        must_state = false;
         let sent = shared.now();
-        match send(shared, account, &step).await {
+        match send(shared, account, &mut step).await {
             Ok(reply) => account.apply(shared, &step, answers, &reply, sent),
             Err(_) => {
                 account.inner.lock().unconfirmed = Some(step);
@@ -41,14 +54,14 @@ pub(super) async fn run(shared: &Arc<Shared>, account: &Arc<Account>) {
 /// Sends a step again of which it is not known whether Redis received it. Its calls were decided meanwhile without Redis, so
 /// what it admits of them is given back.
 async fn confirm(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
-    let Some(step) = account.inner.lock().unconfirmed.clone() else {
+    let Some(mut step) = account.inner.lock().unconfirmed.take() else {
         return true;
     };
-    let Ok(reply) = send(shared, account, &step).await else {
+    let Ok(reply) = send(shared, account, &mut step).await else {
+        account.inner.lock().unconfirmed = Some(step);
         return false;
     };
     let mut inner = account.inner.lock();
-    inner.unconfirmed = None;
     for (cost, decision) in step.costs.iter().zip(&reply.decisions) {
         if let Decision::Admitted { at_ms } = decision {
             inner
@@ -59,15 +72,49 @@ async fn confirm(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
     true
 }
 
-async fn send(shared: &Shared, account: &Account, step: &Step) -> Result<NodeReply, RedisError> {
+/// Sends a step. If Redis has lost what it was told before, it is told all of it.
+async fn send(
+    shared: &Shared,
+    account: &Account,
+    step: &mut Step,
+) -> Result<NodeReply, RedisError> {
+    shared.nodes.ensure_counted(shared).await?;
+    let mut reply = send_once(shared, account, step).await?;
+    if reply.is_lost {
+        account.tell_all(shared, step);
+        reply = send_once(shared, account, step).await?;
+        shared.nodes.note_loss(shared.now(), reply.now_ms);
+    }
+    account.inner.lock().confirmed = (step.seq, shared.now());
+    Ok(reply)
+}
+
+async fn send_once(
+    shared: &Shared,
+    account: &Account,
+    step: &Step,
+) -> Result<NodeReply, RedisError> {
+    let now = shared.now();
+    let charge = |(at, amounts): &(Tick, [u32; DIMENSIONS])| Charge {
+        age: now.since(*at),
+        amounts: *amounts,
+    };
+    let charges: Vec<Charge> = step.charges.iter().map(charge).collect();
+    let may_count = !account.inner.lock().own.is_idle(now, shared.window);
     let call = NodeCall {
         id: account.id,
         length: shared.window,
         limits: step.limits,
         node: shared.nodes.own(),
         seq: step.seq,
-        record_ttl: RECORD_TTL,
+        record_ttl: shared.record_ttl,
         held: step.held,
+        confirmed: if may_count { step.seq - 1 } else { 0 },
+        knows: shared.nodes.known(now, shared.window),
+        report: Report {
+            is_all: step.tells_all,
+            charges: &charges,
+        },
         settlements: &step.settlements,
         calls: &step.costs,
     };
@@ -75,12 +122,31 @@ async fn send(shared: &Shared, account: &Account, step: &Step) -> Result<NodeRep
 }
 
 impl Account {
-    /// The next step, and who waits for it; `None` if there is nothing to say. `must_state`: what is held is news.
-    fn next_step(&self, must_state: bool) -> Option<(Step, Vec<Answer>)> {
+    fn is_asking(&self) -> bool {
+        self.inner.lock().is_asking
+    }
+
+    fn has_confirmed_after(&self, seq: u32) -> bool {
+        self.inner.lock().confirmed.0 > seq
+    }
+
+    /// Has a step tell all that this node has used, the ends of calls included.
+    fn tell_all(&self, shared: &Shared, step: &mut Step) {
+        let mut inner = self.inner.lock();
+        step.charges = inner.own.charges(shared.now(), shared.window);
+        step.tells_all = true;
+        step.held = inner.held;
+        step.settlements.clear();
+        inner.settlements.clear();
+        inner.alone = None;
+    }
+
+    /// The next step, and who waits for it; `None` if there is nothing to say.
+    fn next_step(&self, shared: &Shared) -> Option<(Step, Vec<Answer>)> {
         let mut inner = self.inner.lock();
         // A client that left no longer asks.
         inner.waiting.retain(|waiting| !waiting.answer.is_closed());
-        let is_news = must_state && inner.held.calls > 0;
+        let is_news = std::mem::take(&mut inner.must_restate) || inner.alone.is_some();
         if inner.waiting.is_empty() && inner.settlements.is_empty() && !is_news {
             inner.is_asking = false;
             return None;
@@ -88,12 +154,16 @@ impl Account {
         inner.seq += 1;
         let count = inner.waiting.len().min(MAX_DECISIONS);
         let waiting: Vec<Waiting> = inner.waiting.drain(..count).collect();
+        let alone = inner.alone.take();
+        let charges = alone.map(|mut it| it.ledger.charges(shared.now(), shared.window));
         let step = Step {
             seq: inner.seq,
             limits: inner.limits,
             held: inner.held,
             settlements: std::mem::take(&mut inner.settlements),
             costs: waiting.iter().map(|waiting| waiting.cost).collect(),
+            charges: charges.unwrap_or_default(),
+            tells_all: false,
         };
         Some((
             step,
