@@ -24,9 +24,9 @@ TIER_OF = "hmhlhmhlhm"
 # Share of refusals that may be wrong: clients see the end of a call a moment before it is settled.
 WRONG_REFUSALS = 0.01
 # Share of refusals of which the clients' moments do not tell. With more, the line above says too little.
+UNCLEAR_REFUSALS = 0.25
 # Share of responses whose headers may be out of date.
 STALE_HEADERS = 0.05
-UNCLEAR_REFUSALS = 0.25
 # Milliseconds: the time of a whole response in the system whose figures are to be beaten.
 REFERENCE = {"mean": 2.85, "P95": 3.86, "P99": 62.3}
 

@@ -1,8 +1,8 @@
 //! `x-ratelimit-*`: what the limits of a caller leave, in OpenAI's form.
 
-use std::fmt::Write;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The headers of one dimension.
@@ -31,6 +31,9 @@ static NAMES: [Names; 3] = [
     },
 ];
 
+/// Usual length of the three values of a dimension, in bytes.
+const MAX_VALUES: usize = 40;
+
 /// What one limit leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
@@ -46,44 +49,60 @@ pub(crate) struct RateHeaders(pub(crate) [Option<Left>; 3]);
 
 impl RateHeaders {
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
-        headers.reserve(3 * self.0.iter().flatten().count());
+        let limits = self.0.iter().flatten().count();
+        headers.reserve(3 * limits);
+        // All values together need one allocation.
+        let mut buffer = BytesMut::with_capacity(MAX_VALUES * limits);
         for (left, names) in self.0.iter().zip(&NAMES) {
             let Some(left) = left else { continue };
-            headers.insert(names.limit.clone(), left.limit.into());
-            headers.insert(names.remaining.clone(), left.remaining.into());
-            headers.insert(names.reset.clone(), go_duration(left.reset));
+            let mut digits = itoa::Buffer::new();
+            let limit = value(&mut buffer, digits.format(left.limit));
+            let remaining = value(&mut buffer, digits.format(left.remaining));
+            write_go_duration(&mut buffer, left.reset);
+            let reset = taken(&mut buffer);
+            headers.insert(names.limit.clone(), limit);
+            headers.insert(names.remaining.clone(), remaining);
+            headers.insert(names.reset.clone(), reset);
         }
     }
 }
 
-/// A duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`.
-fn go_duration(time: Duration) -> HeaderValue {
-    let millis = time.as_nanos().div_ceil(1_000_000);
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = match millis {
-        1..1000 => write!(text, "{millis}ms"),
-        _ => write_seconds(&mut text, millis),
-    };
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0s"))
+fn value(buffer: &mut BytesMut, text: &str) -> HeaderValue {
+    buffer.extend_from_slice(text.as_bytes());
+    taken(buffer)
 }
 
-fn write_seconds(text: &mut String, millis: u128) -> std::fmt::Result {
-    let (minutes, seconds) = (millis / 60_000, millis % 60_000);
-    let (hours, minutes_left) = (minutes / 60, minutes % 60);
-    if hours > 0 {
-        write!(text, "{hours}h")?;
+fn taken(buffer: &mut BytesMut) -> HeaderValue {
+    HeaderValue::from_maybe_shared(buffer.split().freeze()).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// A duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`.
+fn write_go_duration(text: &mut BytesMut, time: Duration) {
+    let mut digits = itoa::Buffer::new();
+    let mut write = |number: u64, unit: &[u8]| {
+        text.extend_from_slice(digits.format(number).as_bytes());
+        text.extend_from_slice(unit);
+    };
+    let millis = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    if (1..1000).contains(&millis) {
+        return write(millis, b"ms");
+    }
+    let (minutes, millis) = (millis / 60_000, millis % 60_000);
+    if minutes >= 60 {
+        write(minutes / 60, b"h");
     }
     if minutes > 0 {
-        write!(text, "{minutes_left}m")?;
+        write(minutes % 60, b"m");
     }
-    write!(text, "{}", seconds / 1000)?;
-    if seconds % 1000 > 0 {
-        let fraction = format!(".{:03}", seconds % 1000);
-        text.push_str(fraction.trim_end_matches('0'));
+    let (seconds, fraction) = (millis / 1000, millis % 1000);
+    if fraction == 0 {
+        return write(seconds, b"s");
     }
-    text.push('s');
-    Ok(())
+    write(seconds, b".");
+    let digits = [fraction / 100, fraction / 10 % 10, fraction % 10];
+    let used = 3 - digits.iter().rev().take_while(|digit| **digit == 0).count();
+    digits[..used].iter().for_each(|digit| write(*digit, b""));
+    text.extend_from_slice(b"s");
 }
 
 #[cfg(test)]
@@ -104,7 +123,9 @@ mod tests {
             (360_050_000_000, "6m0.05s"),
             (3_600_000_000_000, "1h0m0s"),
         ] {
-            assert_eq!(go_duration(Duration::from_nanos(nanos)), text, "{nanos}");
+            let mut written = BytesMut::new();
+            write_go_duration(&mut written, Duration::from_nanos(nanos));
+            assert_eq!(&written[..], text.as_bytes(), "{nanos}");
         }
     }
 

@@ -91,6 +91,16 @@ impl<P: Copy> ObjectFinder<P> {
         }
     }
 
+    /// Whether nothing of the document has come.
+    pub(super) fn is_at_start(&self) -> bool {
+        matches!(self.state, State::Start)
+    }
+
+    /// What follows is not looked at.
+    pub(super) fn end(&mut self) {
+        self.state = State::End;
+    }
+
     /// A new document begins.
     pub(super) fn restart(&mut self) {
         self.entered.clear();
