@@ -296,7 +296,7 @@ impl Inside {
 }
 
 /// The position of the quote that ends a string; and if there is none, whether the next byte is escaped by a backslash.
-fn string_end(text: &[u8], is_escaped: bool) -> (Option<usize>, bool) {
+pub(super) fn string_end(text: &[u8], is_escaped: bool) -> (Option<usize>, bool) {
     let mut at = usize::from(is_escaped);
     loop {
         let Some(rest) = text.get(at..) else {

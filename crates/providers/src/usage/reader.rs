@@ -4,12 +4,11 @@
 
 use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::{memchr3, memmem};
 
 use super::counts::{Counts, Names, Usage};
-use super::find::{ObjectFinder, Visit};
+use super::find::{ObjectFinder, Visit, string_end};
 use crate::protocol::Protocol;
-use crate::read::json_scan;
 
 /// How the line of an event begins that has its data.
 const DATA: &[u8] = b"data:";
@@ -142,24 +141,24 @@ impl UsageReader {
         self.counts.usage()
     }
 
-    /// Reads a document that is small, came whole, and has its usage at the top, as most do: for those, serde_json is faster.
+    /// Reads a document that is small, came whole, and has its usage at the top, as most do.
     fn read_whole(&mut self, document: &[u8]) -> bool {
-        if document.len() > SMALL || document.first() != Some(&b'{') {
+        static NAMES: LazyLock<[memmem::Finder<'static>; 2]> =
+            LazyLock::new(|| ["\"usage\"", "\"usageMetadata\""].map(memmem::Finder::new));
+        if document.len() > SMALL || !document.starts_with(b"{") {
             return false;
         }
-        let name = match self.form {
-            UsageForm::Gemini => "usageMetadata",
-            UsageForm::OpenAi | UsageForm::InputOnly | UsageForm::Anthropic => "usage",
-        };
-        let Ok(text) = simdutf8::basic::from_utf8(document) else {
-            return false;
-        };
-        let usage = json_scan::pick(text, [name]).and_then(|[usage]| usage);
-        let Some(usage) = usage.filter(|usage| usage.starts_with('{')) else {
+        let name = &NAMES[usize::from(self.form == UsageForm::Gemini)];
+        // Quotes within a text are escaped, so this is a string of its own: a name if a colon follows.
+        let name = name
+            .find_iter(document)
+            .last()
+            .map(|at| at + name.needle().len());
+        let Some(usage) = name.and_then(|end| object_at_the_top(document, end)) else {
             return false;
         };
         let place = Place::Document(self.form);
-        self.counts.read(names(self.form, place), usage.as_bytes());
+        self.counts.read(names(self.form, place), usage);
         self.finder.end();
         true
     }
@@ -192,6 +191,45 @@ impl UsageReader {
             self.line = LineStart::Matched(0);
         }
     }
+}
+
+/// The object that follows the name that ends at `name`, if the document is whole and the name one of its own.
+fn object_at_the_top(document: &[u8], name: usize) -> Option<&[u8]> {
+    let value = document[name..].trim_ascii_start().strip_prefix(b":")?;
+    let value = value.trim_ascii_start();
+    if !value.starts_with(b"{") {
+        return None;
+    }
+    let start = document.len() - value.len();
+    let (mut depth, mut end) = (0, None);
+    for (at, change) in braces(document) {
+        if at == start + 1 && depth != 1 {
+            return None;
+        }
+        depth += change;
+        if at > start + 1 && depth == 1 && end.is_none() {
+            end = Some(at);
+        }
+    }
+    let is_whole = depth == 0 && document.trim_ascii_end().ends_with(b"}");
+    document.get(start..end?).filter(|_| is_whole)
+}
+
+/// The braces of a JSON text outside of strings: the offset after each, and by how much it changes the depth.
+fn braces(text: &[u8]) -> impl Iterator<Item = (usize, i32)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let found = memchr3(b'"', b'{', b'}', text.get(at..)?)?;
+            let sign = text[at + found];
+            at += found + 1;
+            match sign {
+                b'{' => return Some((at, 1)),
+                b'}' => return Some((at, -1)),
+                _ => at += string_end(&text[at..], false).0? + 1,
+            }
+        }
+    })
 }
 
 /// Whether the data of an event has a field that may be the usage, and that is not null.

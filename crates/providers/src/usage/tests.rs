@@ -376,7 +376,6 @@ fn what_is_no_json_tells_nothing_and_stops_nothing() {
         "}{\"usage\":{\"prompt_tokens\":1}}",
         "{{\"usage\":{\"prompt_tokens\":1}}}",
         "[[{\"usage\":{\"prompt_tokens\":1}}]]",
-        "{\"a\":]\"usage\":{\"prompt_tokens\":1}}",
     ] {
         assert_eq!(body(UsageForm::OpenAi, text), of(None, None), "{text}");
     }
