@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_backends::limiter::redis::OnFailure;
+use keypool_backends::limiter::redis::{OnFailure, StrictLimiter};
 use keypool_core::limit::{Limiter, Settlement, Usage};
 use keypool_testkit::{RedisServer, StallingProxy};
 use tokio::time::sleep;
@@ -38,77 +38,88 @@ async fn cut_off(on_failure: OnFailure) -> ([u64; 3], [u64; 3]) {
 }
 
 #[tokio::test]
-async fn a_node_that_is_cut_off_degrades_to_its_share() {
-    let (most, later) = cut_off(OnFailure::Degrade).await;
-    assert!(most[0] <= u64::from(LIMITS[0] + LIMITS[0] / 4), "{most:?}");
-    assert!(later[0] <= LIMITS[0].into(), "{later:?}");
+async fn a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later() {
+    let (degrade, reject, allow) = tokio::join!(
+        cut_off(OnFailure::Degrade),
+        cut_off(OnFailure::Reject),
+        cut_off(OnFailure::Allow),
+    );
+    let limit = u64::from(LIMITS[0]);
+    assert!(degrade.0[0] <= limit + limit / 4, "{degrade:?}");
+    assert!(reject.0[0] <= limit, "{reject:?}");
+    assert!(allow.0[0] > 2 * limit, "{allow:?}");
+    for (_, later) in [degrade, reject, allow] {
+        assert!(later[0] <= limit, "{later:?}");
+    }
 }
 
-#[tokio::test]
-async fn a_node_that_is_cut_off_and_rejects_admits_nothing_beyond() {
-    let (most, later) = cut_off(OnFailure::Reject).await;
-    assert!(most[0] <= LIMITS[0].into(), "{most:?}");
-    assert!(later[0] <= LIMITS[0].into(), "{later:?}");
+/// What a caller's calls used: requests and input tokens.
+type Used = [u64; 2];
+
+/// Some calls of many callers at once. Adds what they used, and returns how many were refused.
+async fn some_calls(node: &StrictLimiter, used: &mut [Used], random: &mut fastrand::Rng) -> usize {
+    let callers = 0..used.len() * 4;
+    let asks: Vec<_> = callers
+        .map(|n| ask((n / 4) as u128, MANY, random.u32(1..500), 0))
+        .collect();
+    let decided = futures_util::future::join_all(asks.iter().map(|one| decide(node, one))).await;
+    let mut refused = 0;
+    for (n, (one, decided)) in asks.iter().zip(decided).enumerate() {
+        let Ok(admission) = decided else {
+            refused += 1;
+            continue;
+        };
+        let input = one.cost.input_tokens / 2;
+        let usage = Usage {
+            input_tokens: Some(input),
+            output_tokens: Some(0),
+        };
+        node.settle(one.id, &admission, &Settlement::Ended(usage), now());
+        used[n / 4][0] += 1;
+        used[n / 4][1] += u64::from(input);
+    }
+    refused
 }
 
-#[tokio::test]
-async fn a_node_that_is_cut_off_and_allows_admits_all_until_it_returns() {
-    let (most, later) = cut_off(OnFailure::Allow).await;
-    assert!(most[0] > 2 * u64::from(LIMITS[0]), "{most:?}");
-    assert!(later[0] <= LIMITS[0].into(), "{later:?}");
-}
+const MANY: [u32; 3] = [100_000, 50_000_000, 0];
 
 #[tokio::test]
 async fn replies_that_are_lost_cause_no_double_charge_or_refund() {
     let minute = Duration::from_secs(60);
-    let limits = [100_000, 50_000_000, 0];
     let redis = RedisServer::start().await.unwrap();
     let proxy = StallingProxy::start(redis.addr()).await.unwrap();
     let through = node(server(proxy.addr()), minute, OnFailure::Reject);
-    let (mut used, mut refused) = ([0_u64; 2], 0);
-    let begun = now();
     let mut random = fastrand::Rng::with_seed(5);
-    while begun.elapsed() < Duration::from_millis(2_000) {
-        proxy.delay(Duration::from_millis(1));
-        let asks: Vec<_> = (0..8)
-            .map(|_| ask(1, limits, random.u32(1..500), 0))
-            .collect();
+    let (mut used, mut refused, mut rounds_refused) = ([[0; 2]; 24], 0, 0);
+    for _ in 0..12 {
+        refused += some_calls(&through, &mut used, &mut random).await;
+        let pause = Duration::from_micros(random.u64(300..6_000));
         let cut = async {
-            sleep(Duration::from_micros(random.u64(500..4_000))).await;
+            sleep(pause).await;
             proxy.cut();
         };
-        let decided = futures_util::future::join_all(asks.iter().map(|one| decide(&through, one)));
-        let (decided, ()) = tokio::join!(decided, cut);
-        for (one, decided) in asks.iter().zip(decided) {
-            let Ok(admission) = decided else {
-                refused += 1;
-                continue;
-            };
-            let input = one.cost.input_tokens / 2;
-            let usage = Usage {
-                input_tokens: Some(input),
-                output_tokens: Some(0),
-            };
-            through.settle(one.id, &admission, &Settlement::Ended(usage), now());
-            used = [used[0] + 1, used[1] + u64::from(input)];
+        let (lost, ()) = tokio::join!(some_calls(&through, &mut used, &mut random), cut);
+        refused += lost;
+        rounds_refused += usize::from(lost > 0);
+        while decide(&through, &ask(99, MANY, 0, 0)).await.is_err() {
+            sleep(Duration::from_millis(5)).await;
         }
-        sleep(Duration::from_millis(random.u64(0..60))).await;
     }
     assert!(
-        refused > 20 && used[0] > 20,
-        "{refused} refused, {used:?} used"
+        rounds_refused > 2,
+        "{refused} refused in {rounds_refused} rounds"
     );
-    proxy.delay(Duration::ZERO);
-    while decide(&through, &ask(1, limits, 0, 0)).await.is_err() {
-        sleep(Duration::from_millis(10)).await;
-    }
-    sleep(Duration::from_millis(400)).await;
+    // Everybody's last step is confirmed, and every end of a call is told.
+    some_calls(&through, &mut used, &mut random).await;
+    sleep(Duration::from_millis(300)).await;
     let other = node(server(redis.addr()), minute, OnFailure::Reject);
-    let last = ask(1, limits, 0, 0);
-    decide(&other, &last).await.unwrap();
-    let left = other.remaining(last.id, &last.limits, now());
-    let found = [0, 1].map(|d| u64::from(limits[d] - left[d].unwrap().remaining));
-    assert_eq!(found, [used[0] + 2, used[1]]);
+    for (id, used) in (0..).zip(used) {
+        let last = ask(id, MANY, 0, 0);
+        decide(&other, &last).await.unwrap();
+        let left = other.remaining(last.id, &last.limits, now());
+        let found = [0, 1].map(|d| u64::from(MANY[d] - left[d].unwrap().remaining));
+        assert_eq!(found, [used[0] + 1, used[1]], "caller {id}");
+    }
 }
 
 #[tokio::test]
