@@ -2,5 +2,9 @@
 
 mod backend;
 mod behaviour;
+mod costs;
+mod cuts;
+mod fleet;
 mod loss;
+mod recovery;
 mod traces;

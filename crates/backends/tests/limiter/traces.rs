@@ -15,10 +15,10 @@ const AT_ONCE: usize = 32;
 const LIMITS: [u32; 3] = [60, 12_000, 9_000];
 
 /// When an admitted call counts, in nanoseconds, and for how much.
-type Charge = (u64, [u64; 3]);
+pub(crate) type Charge = (u64, [u64; 3]);
 
 /// The largest sum in any interval of this length, for each dimension.
-fn worst(mut charges: Vec<Charge>, window: Duration) -> [u64; 3] {
+pub(crate) fn worst(mut charges: Vec<Charge>, window: Duration) -> [u64; 3] {
     charges.sort_unstable();
     let (mut oldest, mut sum, mut worst) = (0, [0; 3], [0; 3]);
     for (at, amounts) in &charges {

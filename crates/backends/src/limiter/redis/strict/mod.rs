@@ -148,19 +148,18 @@ impl Limiter for StrictLimiter {
         account.known_refusal(ask, now).map(Err)
     }
 
-    fn reserve<'a>(&'a self, ask: &'a Ask, now: Instant) -> Reserving<'a> {
+    fn reserve<'a>(&'a self, ask: &'a Ask, _now: Instant) -> Reserving<'a> {
         let shared = &self.0;
         let account = shared.account(ask.id);
         let (answer, answered) = oneshot::channel();
         if account.enqueue(ask, answer) {
             shared.run_steps(&account);
         }
-        let now = shared.tick(now);
         Box::pin(async move {
             match answered.await {
                 Ok(Some(decided)) => decided,
-                // Redis did not respond.
-                Ok(None) | Err(_) => account.decide_alone(shared, ask, now),
+                // Redis did not respond, which took time.
+                Ok(None) | Err(_) => account.decide_alone(shared, ask, shared.now()),
             }
         })
     }

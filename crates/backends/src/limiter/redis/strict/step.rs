@@ -100,7 +100,12 @@ async fn send_once(
         amounts: *amounts,
     };
     let charges: Vec<Charge> = step.charges.iter().map(charge).collect();
-    let may_count = !account.inner.lock().own.is_idle(now, shared.window);
+    // Before that, Redis may have let go of the node's record by itself, and nothing that it had counts any more.
+    let may_count = {
+        let mut inner = account.inner.lock();
+        let is_recent = now.since(inner.confirmed.1) < shared.window;
+        is_recent && !inner.own.is_idle(now, shared.window)
+    };
     let call = NodeCall {
         id: account.id,
         length: shared.window,

@@ -1,0 +1,154 @@
+//! Several nodes under load on a Redis that fails, and an exact log of what all of them admit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use keypool_backends::limiter::redis::{
+    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter, StrictSettings,
+};
+use keypool_core::limit::{Admission, Ask, Limiter, Refusal, Settlement, Usage};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::backend::{RealClock, ask, now};
+use crate::traces::{Charge, worst};
+
+/// Requests, input tokens, output tokens.
+pub(crate) const LIMITS: [u32; 3] = [60, 12_000, 9_000];
+/// How often a node beats in these tests.
+pub(crate) const BEAT: Duration = Duration::from_millis(50);
+/// Calls of one node that ask at the same time.
+const AT_ONCE: usize = 6;
+
+/// A node of a fleet.
+pub(crate) fn node(
+    target: RedisTarget,
+    window: Duration,
+    on_failure: OnFailure,
+) -> Arc<StrictLimiter> {
+    let timeouts = RedisTimeouts {
+        response: Duration::from_millis(150),
+        connect: Duration::from_millis(500),
+    };
+    let settings = StrictSettings {
+        window,
+        on_failure,
+        heartbeat: BEAT,
+        record_ttl: window + BEAT,
+    };
+    let redis = RedisClient::start(target, timeouts);
+    Arc::new(StrictLimiter::start(redis, settings, Arc::new(RealClock)))
+}
+
+pub(crate) fn address(addr: SocketAddr) -> RedisAddress {
+    RedisAddress {
+        host: addr.ip().to_string(),
+        port: addr.port(),
+    }
+}
+
+pub(crate) fn server(addr: SocketAddr) -> RedisTarget {
+    RedisTarget::server(address(addr))
+}
+
+/// The time that Redis on this machine has too, in milliseconds.
+#[expect(clippy::disallowed_methods, reason = "compared with Redis's own clock")]
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Asks as the gateway does. No decision may take longer than Redis's deadlines.
+pub(crate) async fn decide(limiter: &StrictLimiter, one: &Ask) -> Result<Admission, Refusal> {
+    let deciding = async {
+        match limiter.try_reserve(one, now()) {
+            Some(decided) => decided,
+            None => limiter.reserve(one, now()).await,
+        }
+    };
+    let decided = timeout(Duration::from_millis(1500), deciding).await;
+    decided.expect("every decision has a deadline")
+}
+
+/// When the call counts, in nanoseconds: as Redis says, or from now on.
+pub(crate) fn counts_at(admission: &Admission) -> u64 {
+    admission.stored_at.unwrap_or_else(wall_ms) * 1_000_000
+}
+
+/// What all nodes have admitted.
+pub(crate) type Log = Arc<Mutex<Vec<Charge>>>;
+
+/// Nodes under load.
+pub(crate) struct Fleet {
+    pub(crate) log: Log,
+    window: Duration,
+    callers: JoinSet<()>,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Fleet {
+    /// Begins to ask for the same caller at all of `nodes`.
+    pub(crate) fn start(nodes: &[Arc<StrictLimiter>], window: Duration) -> Self {
+        let mut fleet = Self {
+            log: Log::default(),
+            window,
+            callers: JoinSet::new(),
+            stop: Arc::default(),
+        };
+        for n in 0..nodes.len() * AT_ONCE {
+            let node = Arc::clone(&nodes[n % nodes.len()]);
+            let (log, stop) = (Arc::clone(&fleet.log), Arc::clone(&fleet.stop));
+            fleet.callers.spawn(async move {
+                let mut random = fastrand::Rng::with_seed(n as u64);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    call(&node, &log, &mut random).await;
+                    sleep(Duration::from_micros(random.u64(500..4_000))).await;
+                }
+            });
+        }
+        fleet
+    }
+
+    /// Ends the load, and returns the log.
+    pub(crate) async fn stop(self) -> Vec<Charge> {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.callers.join_all().await;
+        std::mem::take(&mut *self.log.lock())
+    }
+
+    /// How many calls were admitted since a time, in nanoseconds.
+    pub(crate) fn admitted_since(&self, at: u64) -> usize {
+        self.log.lock().iter().filter(|(of, _)| *of >= at).count()
+    }
+
+    /// Ends the load. No window may hold more than the limits.
+    pub(crate) async fn assert_no_more_than_the_limit(self) -> Vec<Charge> {
+        let window = self.window;
+        let log = self.stop().await;
+        let most = worst(log.clone(), window);
+        for (most, limit) in most.into_iter().zip(LIMITS) {
+            assert!(most <= limit.into(), "{most} of {limit}");
+        }
+        assert!(most[0] >= 50, "nearly all of the limit was used: {most:?}");
+        log
+    }
+}
+
+async fn call(node: &StrictLimiter, log: &Log, random: &mut fastrand::Rng) {
+    let (input, output) = (random.u32(0..300), random.u32(0..200));
+    let one = ask(1, LIMITS, input, output);
+    let Ok(admission) = decide(node, &one).await else {
+        return;
+    };
+    let at = counts_at(&admission);
+    sleep(Duration::from_micros(random.u64(0..5_000))).await;
+    let (input, output) = (random.u32(0..=input), random.u32(0..=output));
+    let usage = Usage {
+        input_tokens: Some(input),
+        output_tokens: Some(output),
+    };
+    node.settle(one.id, &admission, &Settlement::Ended(usage), now());
+    log.lock().push((at, [1, input.into(), output.into()]));
+}

@@ -1,0 +1,228 @@
+//! Redis that loses its data: what the nodes admitted counts again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_backends::limiter::redis::{OnFailure, RedisTarget, StrictLimiter};
+use keypool_core::limit::Limiter;
+use keypool_testkit::{RedisCluster, RedisServer};
+use tokio::time::sleep;
+
+use crate::backend::{ask, now};
+use crate::fleet::{BEAT, Fleet, LIMITS, address, decide, node, server, wall_ms};
+use crate::traces::worst;
+
+const WINDOW: Duration = Duration::from_millis(1200);
+
+fn nodes(redis: &RedisServer, on_failure: OnFailure, window: Duration) -> Vec<Arc<StrictLimiter>> {
+    let one = |_| node(server(redis.addr()), window, on_failure);
+    (0..4).map(one).collect()
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[tokio::test]
+async fn a_redis_that_restarts_empty_under_load_admits_nothing_beyond() {
+    let mut redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let fleet = Fleet::start(&nodes, WINDOW);
+    for _ in 0..3 {
+        sleep(WINDOW / 2).await;
+        redis.kill().unwrap();
+        sleep(millis(60)).await;
+        redis.restart_empty().await.unwrap();
+    }
+    let returned = wall_ms() * 1_000_000;
+    sleep(millis(2_000)).await;
+    // As much as fits into that time, since nothing is withheld once all nodes have told what they used.
+    let admitted = fleet.admitted_since(returned);
+    assert!(admitted >= 60, "{admitted}");
+    fleet.assert_no_more_than_the_limit().await;
+}
+
+#[tokio::test]
+async fn degraded_nodes_admit_less_than_twice_the_limit_and_it_counts() {
+    let mut redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Degrade, WINDOW);
+    let fleet = Fleet::start(&nodes, WINDOW);
+    sleep(WINDOW / 2).await;
+    redis.kill().unwrap();
+    sleep(WINDOW).await;
+    redis.restart_empty().await.unwrap();
+    sleep(millis(300)).await;
+    let after = wall_ms() * 1_000_000;
+    sleep(2 * WINDOW).await;
+    let log = fleet.stop().await;
+    let most = worst(log.clone(), WINDOW);
+    assert!(most[0] < 2 * u64::from(LIMITS[0]), "{most:?}");
+    // What was admitted without Redis keeps others out after its return.
+    let returned = after - millis(300).as_nanos() as u64 - WINDOW.as_nanos() as u64 / 2;
+    let later = log.into_iter().filter(|(at, _)| *at >= returned).collect();
+    let most = worst(later, WINDOW);
+    assert!(most[0] <= LIMITS[0].into(), "{most:?}");
+}
+
+#[tokio::test]
+async fn data_that_is_deleted_under_load_is_told_again() {
+    let redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let fleet = Fleet::start(&nodes, WINDOW);
+    for _ in 0..8 {
+        sleep(millis(250)).await;
+        redis.command(&["FLUSHALL"]).await.unwrap();
+    }
+    let before = wall_ms() * 1_000_000;
+    sleep(WINDOW).await;
+    let admitted = fleet.admitted_since(before);
+    assert!(admitted >= 40, "{admitted}");
+    fleet.assert_no_more_than_the_limit().await;
+}
+
+/// As an eviction does it: the nodes stay known.
+#[tokio::test]
+async fn a_key_that_is_evicted_under_load_is_told_again() {
+    let redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let fleet = Fleet::start(&nodes, WINDOW);
+    for _ in 0..10 {
+        sleep(millis(170)).await;
+        let key = format!("kp:{{{:032x}}}", 1);
+        redis.command(&["DEL", &key]).await.unwrap();
+    }
+    sleep(WINDOW / 2).await;
+    fleet.assert_no_more_than_the_limit().await;
+}
+
+#[tokio::test]
+async fn scripts_that_are_deleted_under_load_are_loaded_again() {
+    let redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let fleet = Fleet::start(&nodes, WINDOW);
+    let begun = wall_ms() * 1_000_000;
+    for _ in 0..60 {
+        sleep(millis(20)).await;
+        redis.command(&["SCRIPT", "FLUSH"]).await.unwrap();
+    }
+    assert!(fleet.admitted_since(begun) >= 55);
+    fleet.assert_no_more_than_the_limit().await;
+}
+
+#[tokio::test]
+async fn what_one_node_used_keeps_out_others_that_never_asked() {
+    let window = millis(4_000);
+    let redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Reject, window);
+    let one = ask(1, [10, 0, 0], 0, 0);
+    for _ in 0..10 {
+        decide(&nodes[0], &one).await.unwrap();
+    }
+    let used = now();
+    redis.command(&["FLUSHALL"]).await.unwrap();
+    sleep(BEAT * 3).await;
+    while used.elapsed() < window {
+        for node in &nodes[1..] {
+            let decided = decide(node, &one).await;
+            let age = used.elapsed();
+            assert!(decided.is_err() || age >= window, "after {age:?}");
+        }
+        sleep(millis(50)).await;
+    }
+    // Another caller, whom Redis has never known, had to wait for the nodes at most.
+    redis.command(&["FLUSHALL"]).await.unwrap();
+    let lost = now();
+    while decide(&nodes[2], &ask(2, [10, 0, 0], 0, 0)).await.is_err() {
+        assert!(lost.elapsed() < millis(1_000));
+        sleep(millis(5)).await;
+    }
+    let mut admitted = 1;
+    while lost.elapsed() < millis(1_500) {
+        let decided = decide(&nodes[2], &ask(2, [10, 0, 0], 0, 0)).await;
+        admitted += usize::from(decided.is_ok());
+        sleep(millis(20)).await;
+    }
+    assert_eq!(admitted, 10, "nothing is withheld when all nodes have told");
+}
+
+#[tokio::test]
+async fn a_caller_who_was_idle_for_a_window_has_lost_nothing() {
+    let window = millis(300);
+    let redis = RedisServer::start().await.unwrap();
+    let nodes = nodes(&redis, OnFailure::Reject, window);
+    let one = ask(1, [40, 0, 0], 0, 0);
+    for round in 0..4 {
+        for n in 0..40 {
+            let decided = decide(&nodes[n % 4], &one).await;
+            assert!(decided.is_ok(), "call {n} of round {round}: {decided:?}");
+        }
+        // About as long as Redis keeps the nodes' records.
+        sleep(window + BEAT + millis(4 * round)).await;
+    }
+}
+
+/// The replica lacks the last moments of its primary.
+#[tokio::test]
+async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
+    let window = millis(5_000);
+    let mut cluster = RedisCluster::start_with_replicas(3).await.unwrap();
+    let addresses = cluster.addrs().into_iter().map(address).collect();
+    let target = RedisTarget::cluster(addresses);
+    let nodes: Vec<_> = (0..4)
+        .map(|_| node(target.clone(), window, OnFailure::Reject))
+        .collect();
+    let primary = cluster
+        .primary_of(&format!("kp:{{{:032x}}}", 1))
+        .await
+        .unwrap();
+    let one = ask(1, [40, 0, 0], 0, 0);
+    let mut admitted = 0;
+    for n in 0..20 {
+        admitted += usize::from(decide(&nodes[n % 4], &one).await.is_ok());
+    }
+    let begun = wall_ms();
+    sleep(millis(50)).await;
+    let replica = 3 + primary;
+    cluster.node(replica).pause().unwrap();
+    let cut = ["CLIENT", "KILL", "TYPE", "replica"];
+    cluster.node(primary).command(&cut).await.unwrap();
+    for n in 0..20 {
+        admitted += usize::from(decide(&nodes[n % 4], &one).await.is_ok());
+    }
+    assert_eq!(admitted, 40);
+    cluster.node_mut(primary).kill().unwrap();
+    cluster.node(replica).resume().unwrap();
+    let (mut admitted, mut asked) = (Vec::new(), 0);
+    cluster.fail_over(primary).await.unwrap();
+    let promoted = wall_ms();
+    assert!(
+        promoted + 500 < begun + 5_000,
+        "too slow: {}",
+        promoted - begun
+    );
+    while wall_ms() < begun + 6_500 {
+        for node in &nodes {
+            asked += 1;
+            if let Ok(admission) = decide(node, &one).await {
+                admitted.push(admission.stored_at.unwrap_or_default());
+            }
+        }
+        sleep(millis(5)).await;
+    }
+    let early = admitted
+        .iter()
+        .filter(|at| **at < begun + 5_000 - 200)
+        .count();
+    assert_eq!(
+        early,
+        0,
+        "of {asked} calls, {} were admitted",
+        admitted.len()
+    );
+    assert!(admitted.len() >= 20, "{}", admitted.len());
+    assert!(
+        nodes[0]
+            .try_reserve(&ask(9, [1, 0, 0], 0, 0), now())
+            .is_none()
+    );
+}
