@@ -17,8 +17,8 @@ const WINDOW: Duration = Duration::from_millis(1200);
 /// One of four nodes is cut off for more than a window. Returns the most calls in any window, and in any that ends with a
 /// call after its return.
 async fn cut_off(on_failure: OnFailure) -> (u64, usize) {
-    let redis = RedisServer::start().await.unwrap();
-    let proxy = StallingProxy::start(redis.addr()).await.unwrap();
+    let redis = RedisServer::start().await.expect("a server");
+    let proxy = StallingProxy::start(redis.addr()).await.expect("a proxy");
     let mut nodes = vec![node(server(proxy.addr()), WINDOW, on_failure)];
     nodes.extend((1..4).map(|_| node(server(redis.addr()), WINDOW, on_failure)));
     sleep(Duration::from_millis(150)).await;
@@ -45,7 +45,6 @@ async fn a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later() {
         cut_off(OnFailure::Allow),
     );
     let limit = u64::from(LIMITS[0]);
-    println!("{degrade:?} {reject:?} {allow:?}");
     assert!(degrade.0 <= limit + limit / 4, "{degrade:?}");
     assert!(reject.0 <= limit, "{reject:?}");
     assert!(allow.0 > limit + limit / 4, "{allow:?}");
@@ -110,7 +109,7 @@ async fn replies_that_are_lost_cause_no_double_charge_or_refund() {
         rounds_refused > 2,
         "{refused} refused in {rounds_refused} rounds"
     );
-    // Everybody's last step is confirmed, and every end of a call is told.
+    // Everybody's last step is confirmed, and Redis knows every end of a call.
     some_calls(&through, &mut used, &mut random).await;
     sleep(Duration::from_millis(300)).await;
     let other = node(server(redis.addr()), minute, OnFailure::Reject);

@@ -65,7 +65,7 @@ async fn degraded_nodes_admit_less_than_twice_the_limit_and_it_counts() {
 }
 
 #[tokio::test]
-async fn data_that_is_deleted_under_load_is_told_again() {
+async fn data_that_is_deleted_under_load_counts_again() {
     let redis = RedisServer::start().await.unwrap();
     let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);
@@ -82,7 +82,7 @@ async fn data_that_is_deleted_under_load_is_told_again() {
 
 /// As an eviction does it: the nodes stay known.
 #[tokio::test]
-async fn a_key_that_is_evicted_under_load_is_told_again() {
+async fn a_key_that_is_evicted_under_load_counts_again() {
     let redis = RedisServer::start().await.unwrap();
     let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);

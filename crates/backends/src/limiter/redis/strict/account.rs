@@ -9,7 +9,6 @@ use keypool_core::limit::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::step::Step;
 use super::{OnFailure, Shared};
 use crate::limiter::redis::{Correction, HeldByNode};
 
@@ -66,6 +65,20 @@ pub(super) struct Inner {
 pub(super) struct Waiting {
     pub(super) cost: Cost,
     pub(super) answer: Answer,
+}
+
+/// One step, kept until Redis has confirmed it.
+#[derive(Clone)]
+pub(super) struct Step {
+    pub(super) seq: u32,
+    pub(super) limits: Limits,
+    pub(super) held: HeldByNode,
+    pub(super) settlements: Vec<Correction>,
+    pub(super) costs: Vec<Cost>,
+    /// Charges that Redis does not have.
+    pub(super) charges: Vec<(Tick, [u32; DIMENSIONS])>,
+    /// Whether they are all that this node has used.
+    pub(super) tells_all: bool,
 }
 
 /// A refusal, and for which calls it holds.
@@ -197,7 +210,7 @@ impl Account {
                     ledger.settle(now, shared.window, admission, settlement);
                     return false;
                 }
-                // Redis has been told of it meanwhile, but not of its end. Nobody knows under which time it counts there.
+                // Redis has learned of it meanwhile, but not of its end. Nobody knows under which time it counts there.
                 _ => Correction {
                     debt: [changes.debt[1], changes.charge[2] + changes.debt[2]],
                     ..Correction::default()
@@ -246,7 +259,7 @@ impl Account {
 }
 
 impl Inner {
-    /// Admits a call of which Redis is told later.
+    /// Admits a call that Redis learns of later.
     fn admit_alone(&mut self, shared: &Shared, ask: &Ask, now: Tick) -> Admission {
         let (limits, cost) = (&ask.limits, &ask.cost);
         let admission = self.own.admit_anyway(now, shared.window, limits, cost);

@@ -7,25 +7,11 @@ use keypool_core::limit::{Admission, Cost, DIMENSIONS, Limits, Refusal, Tick, Un
 use tokio::time::sleep;
 
 use super::Shared;
-use super::account::{Account, Answer, Inner, Refused, Seen, Waiting};
+use super::account::{Account, Answer, Inner, Refused, Seen, Step, Waiting};
 use crate::limiter::redis::{
-    Charge, Correction, Decision, HeldByNode, MAX_DECISIONS, NodeCall, NodeReply, RedisError,
-    RefusedUntil, Report,
+    Charge, Correction, Decision, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil,
+    Report,
 };
-
-/// One step, kept until Redis has confirmed it.
-#[derive(Clone)]
-pub(super) struct Step {
-    seq: u32,
-    limits: Limits,
-    held: HeldByNode,
-    settlements: Vec<Correction>,
-    costs: Vec<Cost>,
-    /// Charges that Redis does not have.
-    charges: Vec<(Tick, [u32; DIMENSIONS])>,
-    /// Whether they are all that this node has used.
-    tells_all: bool,
-}
 
 /// Tells Redis what this node uses of one account. Returns whether Redis has confirmed it.
 pub(super) async fn restate(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
@@ -83,7 +69,7 @@ async fn confirm(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
     true
 }
 
-/// Sends a step. If Redis has lost what it was told before, it is told all of it.
+/// Sends a step. If Redis has lost what this node told it before, this node tells all of it again.
 async fn send(
     shared: &Shared,
     account: &Account,
