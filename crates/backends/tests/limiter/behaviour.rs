@@ -82,7 +82,7 @@ async fn what_nobody_expected_keeps_others_out(backend: Backend) {
     assert!(matches!(refusal.until, Until::At(_)));
 }
 
-async fn a_call_that_never_fits_is_refused_for_good(backend: Backend) {
+async fn a_call_that_never_fits_gets_that_answer(backend: Backend) {
     let (refusal, _) = backend
         .ask(&ask(1, [5, 100, 0], 101, 0))
         .await
@@ -155,7 +155,7 @@ on_every_limiter! {
     all_dimensions_are_decided_together(super::MINUTE),
     what_a_call_did_not_use_is_given_back(super::MINUTE),
     what_nobody_expected_keeps_others_out(super::MINUTE),
-    a_call_that_never_fits_is_refused_for_good(super::MINUTE),
+    a_call_that_never_fits_gets_that_answer(super::MINUTE),
     calls_in_flight_are_counted_until_they_end(super::MINUTE),
     a_refused_call_is_admitted_when_it_was_told(std::time::Duration::from_secs(1)),
 }

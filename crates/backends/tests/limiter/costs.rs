@@ -13,7 +13,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// How many scripts the server has run.
 async fn scripts_run(redis: &RedisServer) -> u64 {
-    let stats = redis.command(&["INFO", "commandstats"]).await.unwrap();
+    let stats = redis
+        .command(&["INFO", "commandstats"])
+        .await
+        .expect("a reply");
     let calls = stats.lines().filter_map(|line| {
         let (command, facts) = line.split_once(":calls=")?;
         let is_script = command.contains("cmdstat_eval");
@@ -28,6 +31,7 @@ async fn ask_at_once(limiter: &StrictLimiter, count: u32) {
     assert!(all.iter().all(Result::is_ok));
 }
 
+#[expect(clippy::print_stdout, reason = "a figure")]
 #[tokio::test]
 async fn calls_that_ask_at_once_share_few_calls_to_redis() {
     let redis = RedisServer::start().await.unwrap();
@@ -49,6 +53,7 @@ async fn calls_that_ask_at_once_share_few_calls_to_redis() {
 }
 
 /// Five calls in the window, two of them in flight.
+#[expect(clippy::print_stdout, reason = "a figure")]
 #[tokio::test]
 async fn a_thousand_typical_keys_take_at_most_230_bytes_each() {
     let redis = RedisServer::start().await.unwrap();

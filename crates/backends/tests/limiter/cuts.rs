@@ -9,32 +9,32 @@ use keypool_testkit::{RedisServer, StallingProxy};
 use tokio::time::sleep;
 
 use crate::backend::{ask, now};
-use crate::fleet::{Fleet, LIMITS, decide, node, server, wall_ms};
+use crate::fleet::{Fleet, LIMITS, decide, most_since, node, server, wall_ms};
 use crate::traces::worst;
 
-const WINDOW: Duration = Duration::from_millis(800);
+const WINDOW: Duration = Duration::from_millis(1200);
 
-/// One of four nodes is cut off for two windows. Returns the most that any window held, and any after its return.
-async fn cut_off(on_failure: OnFailure) -> ([u64; 3], [u64; 3]) {
-    let redis = RedisServer::start().await.unwrap();
-    let proxy = StallingProxy::start(redis.addr()).await.unwrap();
+/// One of four nodes is cut off for more than a window. Returns the most calls in any window, and in any that ends with a
+/// call after its return.
+async fn cut_off(on_failure: OnFailure) -> (u64, usize) {
+    let redis = RedisServer::start().await.expect("a server");
+    let proxy = StallingProxy::start(redis.addr()).await.expect("a proxy");
     let mut nodes = vec![node(server(proxy.addr()), WINDOW, on_failure)];
     nodes.extend((1..4).map(|_| node(server(redis.addr()), WINDOW, on_failure)));
     sleep(Duration::from_millis(150)).await;
     let fleet = Fleet::start(&nodes, WINDOW);
     sleep(WINDOW / 2).await;
     proxy.stall();
-    sleep(2 * WINDOW).await;
+    sleep(3 * WINDOW / 2).await;
     proxy.cut();
     proxy.pass();
-    sleep(Duration::from_millis(900)).await;
+    sleep(Duration::from_millis(600)).await;
     let returned = wall_ms() * 1_000_000;
-    sleep(WINDOW * 2).await;
+    sleep(WINDOW).await;
     let log = fleet.stop().await;
-    let later = log.iter().filter(|(at, _)| *at >= returned).copied();
-    let later = worst(later.collect(), WINDOW);
-    assert!(later[0] >= 40, "{later:?}");
-    (worst(log, WINDOW), later)
+    let later = most_since(&log, WINDOW, returned);
+    assert!(later >= 40, "{later:?}");
+    (worst(log, WINDOW)[0], later)
 }
 
 #[tokio::test]
@@ -45,11 +45,11 @@ async fn a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later() {
         cut_off(OnFailure::Allow),
     );
     let limit = u64::from(LIMITS[0]);
-    assert!(degrade.0[0] <= limit + limit / 4, "{degrade:?}");
-    assert!(reject.0[0] <= limit, "{reject:?}");
-    assert!(allow.0[0] > 2 * limit, "{allow:?}");
+    assert!(degrade.0 <= limit + limit / 4, "{degrade:?}");
+    assert!(reject.0 <= limit, "{reject:?}");
+    assert!(allow.0 > limit + limit / 4, "{allow:?}");
     for (_, later) in [degrade, reject, allow] {
-        assert!(later[0] <= limit, "{later:?}");
+        assert!(later <= LIMITS[0] as usize, "{later:?}");
     }
 }
 
@@ -109,7 +109,7 @@ async fn replies_that_are_lost_cause_no_double_charge_or_refund() {
         rounds_refused > 2,
         "{refused} refused in {rounds_refused} rounds"
     );
-    // Everybody's last step is confirmed, and every end of a call is told.
+    // Everybody's last step is confirmed, and Redis knows every end of a call.
     some_calls(&through, &mut used, &mut random).await;
     sleep(Duration::from_millis(300)).await;
     let other = node(server(redis.addr()), minute, OnFailure::Reject);

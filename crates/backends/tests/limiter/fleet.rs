@@ -22,6 +22,9 @@ pub(crate) const BEAT: Duration = Duration::from_millis(50);
 /// Calls of one node that ask at the same time.
 const AT_ONCE: usize = 6;
 
+/// The longest pause between two calls of one caller.
+const PAUSE_MS: u64 = 300;
+
 /// A node of a fleet.
 pub(crate) fn node(
     target: RedisTarget,
@@ -104,7 +107,8 @@ impl Fleet {
                 let mut random = fastrand::Rng::with_seed(n as u64);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     call(&node, &log, &mut random).await;
-                    sleep(Duration::from_micros(random.u64(500..4_000))).await;
+                    // About twice as often as the limit admits, and all the time.
+                    sleep(Duration::from_millis(random.u64(0..PAUSE_MS))).await;
                 }
             });
         }
@@ -134,6 +138,17 @@ impl Fleet {
         assert!(most[0] >= 50, "nearly all of the limit was used: {most:?}");
         log
     }
+}
+
+/// The largest number of requests in any window that ends with a call since `since`, in nanoseconds.
+pub(crate) fn most_since(log: &[Charge], window: Duration, since: u64) -> usize {
+    let length = window.as_nanos() as u64;
+    let in_window = |end: u64| {
+        let counts = |(at, _): &&Charge| *at <= end && end < at + length;
+        log.iter().filter(counts).count()
+    };
+    let ends = log.iter().map(|(at, _)| *at).filter(|at| *at >= since);
+    ends.map(in_window).max().unwrap_or(0)
 }
 
 async fn call(node: &StrictLimiter, log: &Log, random: &mut fastrand::Rng) {

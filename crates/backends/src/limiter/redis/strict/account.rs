@@ -210,7 +210,7 @@ impl Account {
                     ledger.settle(now, shared.window, admission, settlement);
                     return None;
                 }
-                // Redis has been told of it meanwhile, but not of its end. Nobody knows under which time it counts there.
+                // Redis has learned of it meanwhile, but not of its end. Nobody knows under which time it counts there.
                 _ => Correction {
                     debt: [changes.debt[1], changes.charge[2] + changes.debt[2]],
                     ..Correction::default()
@@ -264,7 +264,7 @@ impl Account {
 }
 
 impl Inner {
-    /// Admits a call of which Redis is told later.
+    /// Admits a call that Redis learns of later.
     fn admit_alone(&mut self, shared: &Shared, ask: &Ask, now: Tick) -> Admission {
         let (limits, cost) = (&ask.limits, &ask.cost);
         let admission = self.own.admit_anyway(now, shared.window, limits, cost);

@@ -24,7 +24,7 @@ const KEY: &[u8] = b"kp:nodes";
 const COUNTS_FOR: u32 = 40;
 /// How many beats nodes have to tell what they use after a loss.
 const PATIENCE: u32 = 8;
-/// Callers of whom Redis is told at the same time.
+/// Number of callers whose use this node tells at the same time.
 const AT_ONCE: usize = 64;
 
 /// The nodes that were seen lately.

@@ -72,7 +72,7 @@ async fn confirm(shared: &Arc<Shared>, account: &Arc<Account>) -> bool {
     true
 }
 
-/// Sends a step. If Redis has lost what it was told before, it is told all of it.
+/// Sends a step. If Redis has lost what this node told it before, this node tells all of it again.
 async fn send(
     shared: &Shared,
     account: &Account,
