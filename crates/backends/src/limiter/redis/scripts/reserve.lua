@@ -30,8 +30,7 @@
 --
 -- Returns integers: the server's time, ms; 1 if this call had been received before, 2 if earlier ones were lost, so that
 -- nothing was done, else 0; used in the window: requests, input tokens, output tokens; held: output tokens, calls; when all
--- of each dimension will have left the window, ms (0:
--- nothing used); then three for each call to decide:
+-- of each dimension will have left the window, ms (0: nothing used); then three for each call to decide:
 --   0, 0, when it counts (ms)          admitted
 --   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
 --   dimension, 1, T                    refused until calls in flight end; then at the latest at T (-1: nothing tells)
@@ -42,8 +41,7 @@
 --
 -- The value: version, time of the newest decision, what is used (three sums), a base time (ms before the end of the newest
 -- decision's millisecond), ms from the first charge of the newest entry to its last, numbers of entries and nodes, when it
--- was built anew after a loss (as the base; 0: it was not); then
--- entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
+-- was built anew after a loss (as the base; 0: it was not); then entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
 -- then nodes: id, number of the newest call, end of its record (ms from the newest decision), its admissions (bits) and
 -- their time (as the base), number of calls, and if there are any, the three sums.
 -- Entries are read only where they are needed: mostly the oldest and the newest.
@@ -89,10 +87,9 @@ end
 local function write()
   local since = clock + 1 - (count > 0 and base or clock)
   local built = rebuilt > 0 and clock + 1 - rebuilt or 0
-  local used = {totals[1], totals[2], totals[3]}
-  local parts = {
-    struct.pack(HEADER, version, clock, used[1], used[2], used[3], since, math.min(span, MOST[1]), count, #nodes, built), body
-  }
+  local a, b, c = unpack(totals)
+  local header = struct.pack(HEADER, version, clock, a, b, c, since, math.min(span, MOST[1]), count, #nodes, built)
+  local parts = {header, body}
   for _, node in ipairs(nodes) do
     parts[#parts + 1] = struct.pack(NODE, node.id, node.seq, node.ends - clock, node.bits, clock + 1 - node.at, node.calls)
     if node.calls > 0 then
