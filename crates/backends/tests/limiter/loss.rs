@@ -45,6 +45,25 @@ async fn without_redis_each_way_to_go_on_is_taken_at_once() {
 }
 
 #[tokio::test]
+async fn a_call_larger_than_a_share_waits_for_redis_and_is_not_refused_for_good() {
+    let mut redis = RedisServer::start().await.unwrap();
+    let nodes: Vec<_> = (0..4)
+        .map(|_| strict(&redis, MINUTE, OnFailure::Degrade))
+        .collect();
+    assert!(admits(&nodes[0], 100).await);
+    // Each has seen the others.
+    sleep(Duration::from_millis(800)).await;
+    redis.kill().unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let large = ask(1, [0, 1_000, 0], 900, 0);
+    let refusal = nodes[0].reserve(&large, now()).await.unwrap_err();
+    assert_eq!(refusal.until, Until::StoreReturns);
+    let too_large = ask(1, [0, 1_000, 0], 1_001, 0);
+    let refusal = nodes[0].reserve(&too_large, now()).await.unwrap_err();
+    assert_eq!(refusal.until, Until::Never);
+}
+
+#[tokio::test]
 async fn a_redis_that_returns_decides_again_within_two_seconds() {
     let mut redis = RedisServer::start().await.unwrap();
     let limiter = strict(&redis, MINUTE, OnFailure::Reject);

@@ -76,14 +76,6 @@ impl KeyLimits {
         Some(counted.no_room(refusal.until))
     }
 
-    /// Whether tokens are limited.
-    pub(crate) fn count_tokens(&self) -> bool {
-        let counted = self.0.lock();
-        counted
-            .as_ref()
-            .is_some_and(|counted| counted.limits.count_tokens())
-    }
-
     /// Ends a call.
     pub(crate) fn settle(&self, admission: &Admission, settlement: &Settlement, now: Instant) {
         if let Some(counted) = &mut *self.0.lock() {

@@ -168,11 +168,6 @@ impl Key {
         self.notify_changed();
     }
 
-    /// Whether its own limits count tokens.
-    pub fn counts_tokens(&self) -> bool {
-        self.flags() & flag::LIMITED != 0 && self.limits.count_tokens()
-    }
-
     /// Why its own limits have no room for a call; `None`: they have.
     pub(crate) fn no_room(&self, cost: &Cost, now: Instant) -> Option<NoRoom> {
         let is_limited = self.flags() & flag::LIMITED != 0;

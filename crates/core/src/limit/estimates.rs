@@ -21,6 +21,10 @@ const FAST: f64 = 1.0 / 8.0;
 const SLOW: f64 = 1.0 / 64.0;
 /// Share of a new ratio in the correction of input estimates.
 const CORRECTION: f64 = 1.0 / 32.0;
+/// Guesses below this say little: what a provider adds to each call weighs more.
+const TELLING_GUESS: u32 = 64;
+/// A guess is corrected by at most this factor, so that no caller can spoil the estimates of others.
+const MAX_CORRECTION: f64 = 4.0;
 /// Length that is expected of a model that nobody has called, in tokens. A guess that is too low is a debt, one that is too
 /// high keeps callers with low limits out.
 const UNKNOWN: f64 = 256.0;
@@ -147,7 +151,7 @@ impl Estimates {
 
     /// Learns how many input tokens a call had.
     pub fn note_input(&self, model: &str, kind: u8, guess: u32, tokens: u32) {
-        if guess == 0 || tokens == 0 {
+        if guess < TELLING_GUESS || tokens == 0 {
             return;
         }
         let name = self.of_kind(model, kind);
@@ -155,7 +159,10 @@ impl Estimates {
         let known = inputs.entry(name, MAX_REMEMBERED);
         known.calls = known.calls.saturating_add(1);
         let share = CORRECTION.max(1.0 / f64::from(known.calls));
-        let log = (f64::from(tokens) / f64::from(guess)).ln();
+        let most = MAX_CORRECTION.ln();
+        let log = (f64::from(tokens) / f64::from(guess))
+            .ln()
+            .clamp(-most, most);
         known.log += share * (log - known.log);
     }
 

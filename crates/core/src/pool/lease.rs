@@ -93,11 +93,6 @@ impl Lease {
         self.settlement = settlement;
     }
 
-    /// Whether the key's own limits must know how many tokens the call uses.
-    pub fn counts_tokens(&self) -> bool {
-        self.admission.is_some() && self.member.key.counts_tokens()
-    }
-
     /// The call ended with this outcome. What that means for the key takes effect at once, and the slot is free.
     pub fn finish(mut self, outcome: &Fault) -> Effect {
         self.has_result = true;

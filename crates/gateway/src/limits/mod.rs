@@ -20,6 +20,8 @@ use turnstile::Turnstiles;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long any call waits rather than being refused. Calls of a model last longer.
 const MICRO_WAIT: Duration = Duration::from_millis(250);
+/// How often a call that waits for others to end asks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// When a call may try again if a call in flight must end first, or the store must return, which nobody can foresee.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -141,6 +143,14 @@ impl CallerLimits {
     /// Waits for its turn among the calls of the same caller, and then for room.
     async fn wait(&self, ask: &Ask, patience: Patience) -> Result<Admission, Refused> {
         let give_up = self.clock.now() + patience.longest;
+        if self.turnstiles.is_full(ask.id) {
+            return Err(Refused {
+                dimension: Dimension::Requests,
+                limit: ask.limits.requests.unwrap_or_default(),
+                retry_after: Some(SOON),
+                is_store_gone: false,
+            });
+        }
         let Some(turn) = self.turnstiles.enter(ask.id, give_up).await else {
             // Its turn did not come in time. One look tells why there is no room.
             let now = self.clock.now();
@@ -161,7 +171,9 @@ impl CallerLimits {
             }
             let look_again = match refusal.until {
                 Until::At(tick) => self.limiter.instant(tick).min(give_up),
-                Until::CallEnds(_) | Until::Never | Until::StoreReturns => give_up,
+                // The call that ends may be another node's, which nobody hears of.
+                Until::CallEnds(_) => give_up.min(now + LOOK_AGAIN),
+                Until::Never | Until::StoreReturns => give_up,
             };
             tokio::select! {
                 () = changed => {}

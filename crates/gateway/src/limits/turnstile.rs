@@ -52,6 +52,13 @@ impl Turnstiles {
         self.count.load(Ordering::SeqCst) == 0 || !self.lines.lock().contains_key(&id)
     }
 
+    /// Whether no further call of the caller may wait.
+    pub(super) fn is_full(&self, id: LimitId) -> bool {
+        let lines = self.lines.lock();
+        let line = lines.get(&id);
+        line.is_some_and(|line| line.waiting.load(Ordering::Relaxed) >= MAX_WAITING)
+    }
+
     /// Waits until the call is the first in its line; `None` if that takes too long or the line is full.
     pub(super) async fn enter(&self, id: LimitId, give_up: Instant) -> Option<Turn<'_>> {
         let place = self.join(id)?;

@@ -38,8 +38,7 @@ impl CallerReservation {
     ) -> Result<Self, GatewayError> {
         let (limits, id) = (&gw.limits, LimitId::of_virtual_key(&key.name));
         let cost = call.tokens.as_ref().map_or(Cost::REQUEST, |tokens| {
-            let limit = key.limits.output_tokens;
-            tokens.cost(&limits.estimates, limit, key.output_reservation)
+            tokens.cost(&limits.estimates, &key.limits, key.output_reservation)
         });
         let ask = Ask {
             id,

@@ -150,6 +150,11 @@ impl StreamEnd {
         }
     }
 
+    /// Whether it has reached its protocol's end.
+    pub fn is_complete(&self) -> bool {
+        self.outcome == StreamOutcome::Complete
+    }
+
     /// How the stream ended, if its transfer ends now.
     pub fn outcome(&mut self) -> StreamOutcome {
         let last = std::mem::take(&mut self.kept);

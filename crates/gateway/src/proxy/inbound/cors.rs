@@ -22,8 +22,11 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
     "content-disposition, openai-processing-ms, request-id, retry-after, retry-after-ms, \
      x-goog-upload-chunk-granularity, x-goog-upload-control-url, x-goog-upload-size-received, \
      x-goog-upload-status, x-goog-upload-url, x-keypool-attempts, x-keypool-key, x-keypool-pool, \
-     x-keypool-queue-ms, x-keypool-trace, x-keypool-upstream-request-id, x-request-id, \
-     x-should-retry",
+     x-keypool-queue-ms, x-keypool-trace, x-keypool-upstream-request-id, \
+     x-ratelimit-limit-input-tokens, x-ratelimit-limit-output-tokens, x-ratelimit-limit-requests, \
+     x-ratelimit-remaining-input-tokens, x-ratelimit-remaining-output-tokens, \
+     x-ratelimit-remaining-requests, x-ratelimit-reset-input-tokens, \
+     x-ratelimit-reset-output-tokens, x-ratelimit-reset-requests, x-request-id, x-should-retry",
 );
 /// Chrome up to version 141 asks this before a page calls a private address.
 const REQUEST_PRIVATE_NETWORK: HeaderName =

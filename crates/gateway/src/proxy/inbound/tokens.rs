@@ -1,12 +1,11 @@
 //! How many tokens a call is expected to use, and what is learned once that is known.
 
 use keypool_core::limit::{
-    Cost, Estimates, LimitId, OutputHold, OutputOf, OutputReservation, Usage,
+    Cost, Estimates, LimitId, Limits, OutputHold, OutputOf, OutputReservation, Usage,
 };
 use keypool_providers::dialect::Dialect;
 use keypool_providers::peek::Peek;
-use keypool_providers::response::StreamKind;
-use keypool_providers::usage::InputGuess;
+use keypool_providers::usage::{InputGuess, UsageForm};
 
 use super::MatchedEndpoint;
 
@@ -51,17 +50,19 @@ impl TokenGuess {
             kind: guess.kind as u8,
             is_whole: guess.is_whole,
             max_output: max.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
-            produces: StreamKind::of(protocol, path).is_some(),
+            produces: UsageForm::of(protocol, path)
+                .is_some_and(|form| form != UsageForm::InputOnly),
         }
     }
 
-    /// What is reserved for the call. `limit`: of output tokens; no call needs more than that.
+    /// What is reserved for the call under `limits`. No call is expected to produce more than the whole limit.
     pub(crate) fn cost(
         &self,
         estimates: &Estimates,
-        limit: Option<u32>,
+        limits: &Limits,
         reservation: OutputReservation,
     ) -> Cost {
+        let limit = limits.output_tokens;
         let output = match reservation {
             _ if !self.produces => OutputHold::NONE,
             // A call without a maximum may get any number of tokens, so it is admitted alone.
@@ -70,8 +71,11 @@ impl TokenGuess {
             }
             OutputReservation::Learned => estimates.output(&self.output_of(limit)),
         };
+        // A correction that was learned must not make a call impossible.
+        let most = limits.input_tokens.unwrap_or(u32::MAX).max(self.input);
+        let input = estimates.input(&self.model, self.kind, self.input);
         Cost {
-            input_tokens: estimates.input(&self.model, self.kind, self.input),
+            input_tokens: input.min(most),
             output,
         }
     }

@@ -65,6 +65,11 @@ impl EventBuffer {
         }
     }
 
+    /// Whether the stream has reached its protocol's end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.end.as_ref().is_some_and(StreamEnd::is_complete)
+    }
+
     /// How the stream ended, now that its transfer has; `by_transfer` if only the transfer tells.
     pub(super) fn outcome(&mut self, by_transfer: StreamOutcome) -> StreamOutcome {
         self.end.as_mut().map_or(by_transfer, StreamEnd::outcome)
@@ -81,6 +86,7 @@ impl EventBuffer {
         if let Some(filter) = &mut self.filter {
             let passed = filter.pass(&piece);
             if !passed.is_empty() {
+                self.client_is_inside = !passed.ends_with(b"\n");
                 ready.push_back(passed);
             }
             return;

@@ -15,6 +15,8 @@ pub(super) struct Meter {
     reserved: CallerReservation,
     /// `None` if nobody needs to know the tokens.
     tokens: Option<Box<Tokens>>,
+    /// The stream has reached its protocol's end, whatever its transfer does.
+    is_whole: bool,
 }
 
 struct Tokens {
@@ -24,7 +26,7 @@ struct Tokens {
 }
 
 impl Meter {
-    /// `is_readable`: it is a success, and not compressed.
+    /// `is_readable`: it is a success, so that it may state its usage.
     pub(super) fn new(
         call: &Call<'_>,
         reserved: CallerReservation,
@@ -40,7 +42,11 @@ impl Meter {
                 limits: Arc::clone(limits),
             }))
         });
-        Self { reserved, tokens }
+        Self {
+            reserved,
+            tokens,
+            is_whole: false,
+        }
     }
 
     /// What reads the lines of a stream.
@@ -52,6 +58,21 @@ impl Meter {
     pub(super) fn read_body(&mut self, piece: &[u8]) {
         if let Some(tokens) = &mut self.tokens {
             tokens.reader.read_body(piece);
+        }
+    }
+
+    /// The stream has reached its protocol's end. Clients may leave before its transfer ends.
+    pub(super) fn note_whole(&mut self) {
+        self.is_whole = true;
+    }
+
+    /// The response was an error after all: its tokens are given back.
+    pub(super) fn fail(&mut self, lease: Option<&mut Lease>) {
+        self.tokens = None;
+        self.reserved
+            .end_attempt(Some(Settlement::Failed), Settlement::Failed);
+        if let Some(lease) = lease {
+            lease.settle_when_dropped(Settlement::Failed);
         }
     }
 
@@ -72,6 +93,9 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        if self.is_whole {
+            return self.complete(None);
+        }
         if let Some(tokens) = &self.tokens {
             self.reserved.settle_cut(tokens.used());
         }

@@ -312,7 +312,12 @@ impl Relay {
     /// Takes a piece from the provider. Of an event stream, the part after the last complete event is held.
     fn accept(&mut self, piece: Bytes) {
         match self.events.as_mut() {
-            Some(events) => events.accept(piece, self.meter.reader(), &mut self.ready),
+            Some(events) => {
+                events.accept(piece, self.meter.reader(), &mut self.ready);
+                if events.is_whole() {
+                    self.meter.note_whole();
+                }
+            }
             None => {
                 self.meter.read_body(&piece);
                 if let Some(watched) = self.watched.as_mut() {
@@ -351,7 +356,11 @@ impl Relay {
         };
         let outcome = match self.watched.take() {
             Some(body) if outcome == StreamOutcome::Complete => match error_in_body(&body) {
-                Some(status) => StreamOutcome::Failed { status, body },
+                Some(status) => {
+                    let lease = self.serving.attempt.as_mut();
+                    self.meter.fail(lease.map(|attempt| &mut attempt.lease));
+                    StreamOutcome::Failed { status, body }
+                }
                 None => outcome,
             },
             _ => outcome,

@@ -7,7 +7,7 @@ mod not_found;
 use std::sync::Arc;
 
 use keypool_core::key::QuotaGroup;
-use keypool_core::limit::{Cost, Estimates, OutputReservation};
+use keypool_core::limit::{Cost, Estimates, Limits, OutputReservation};
 use keypool_core::pool::Demand;
 use keypool_providers::protocol::Protocol;
 
@@ -53,7 +53,7 @@ impl PoolTarget {
     pub(super) fn cost(&self, call: &Call<'_>, estimates: &Estimates) -> Cost {
         let tokens = call.tokens.as_ref().filter(|_| self.entry.counts_tokens);
         tokens.map_or(Cost::REQUEST, |tokens| {
-            tokens.cost(estimates, None, OutputReservation::Learned)
+            tokens.cost(estimates, &Limits::default(), OutputReservation::Learned)
         })
     }
 }

@@ -177,6 +177,13 @@ impl Account {
                 let share = ask.limits.share(shared.nodes.count());
                 let window = shared.window;
                 match inner.own.refusal(now, window, &share, &ask.cost) {
+                    // It does not fit into a share, but into the limit.
+                    Some(refusal) if refusal.until == Until::Never && fits(ask, now, window) => {
+                        Err(Refusal {
+                            until: Until::StoreReturns,
+                            ..refusal
+                        })
+                    }
                     Some(refusal) => Err(refusal),
                     None => Ok(inner.admit_alone(shared, ask, now)),
                 }
@@ -261,6 +268,12 @@ impl Account {
         let has_record = now.since(inner.confirmed.1) <= shared.record_ttl;
         is_quiet && !has_record && inner.held.calls == 0 && inner.own.is_idle(now, shared.window)
     }
+}
+
+/// Whether a call fits into its limits if nothing else is used.
+fn fits(ask: &Ask, now: Tick, window: Duration) -> bool {
+    let refusal = Ledger::default().refusal(now, window, &ask.limits, &ask.cost);
+    refusal.is_none()
 }
 
 impl Inner {

@@ -138,6 +138,24 @@ impl Shared {
     }
 }
 
+/// A call that waits for its decision. If its client leaves just when that comes, what it was admitted is given back.
+struct Asking {
+    shared: Arc<Shared>,
+    id: LimitId,
+    answered: oneshot::Receiver<Option<Result<Admission, Refusal>>>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.answered.close();
+        if let Ok(Some(Ok(admission))) = self.answered.try_recv() {
+            let limiter = StrictLimiter(Arc::clone(&self.shared));
+            let now = self.shared.clock.now();
+            limiter.settle(self.id, &admission, &Settlement::NotSent, now);
+        }
+    }
+}
+
 impl Limiter for StrictLimiter {
     fn try_reserve(&self, ask: &Ask, now: Instant) -> Option<Result<Admission, Refusal>> {
         let shared = &self.0;
@@ -155,8 +173,13 @@ impl Limiter for StrictLimiter {
         if account.enqueue(ask, answer) {
             shared.run_steps(&account);
         }
+        let mut asking = Asking {
+            shared: Arc::clone(shared),
+            id: ask.id,
+            answered,
+        };
         Box::pin(async move {
-            match answered.await {
+            match (&mut asking.answered).await {
                 Ok(Some(decided)) => decided,
                 // Redis did not respond, which took time.
                 Ok(None) | Err(_) => account.decide_alone(shared, ask, shared.now()),

@@ -188,12 +188,28 @@ impl State {
     }
 }
 
+/// Logs that Redis went away or came back.
+fn log_change(shared: &Shared, was_down: &mut bool) {
+    let problem = shared.redis.problem().filter(|_| shared.redis.is_down());
+    match &problem {
+        Some(problem) if !*was_down => tracing::error!(
+            code = problem.code(),
+            "the store of limits does not respond: {problem}"
+        ),
+        None if *was_down => tracing::info!("the store of limits responds again"),
+        _ => {}
+    }
+    *was_down = problem.is_some();
+}
+
 /// Beats, and tells Redis all that this node uses when that is needed.
 pub(super) async fn keep_counted(shared: Weak<Shared>) {
+    let mut was_down = false;
     loop {
         let Some(shared) = shared.upgrade() else {
             return;
         };
+        log_change(&shared, &mut was_down);
         let nodes = &shared.nodes;
         nodes.beat_alone(&shared).await;
         if let Some(since_ms) = nodes.must_tell() {

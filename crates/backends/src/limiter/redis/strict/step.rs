@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_core::limit::{Admission, Cost, DIMENSIONS, Dimension, Limits, Refusal, Tick, Until};
+use keypool_core::limit::{Admission, Cost, DIMENSIONS, Limits, Refusal, Tick, Until};
 use tokio::time::sleep;
 
 use super::Shared;
@@ -261,13 +261,12 @@ impl Inner {
     }
 }
 
-/// How long a refusal can be remembered. Calls in flight on other nodes may give tokens back at any time.
+/// How long a refusal can be remembered. Calls in flight, also those of other nodes, may give something back at any time.
 fn holds_until(refusal: &Refusal, reply: &NodeReply, now: Tick) -> Tick {
     let Until::At(until) = refusal.until else {
         return now;
     };
-    let may_free = reply.calls > 0 && refusal.dimension != Dimension::Requests;
-    match may_free {
+    match reply.calls > 0 {
         true => until.min(now + REMEMBERED),
         false => until,
     }

@@ -18,6 +18,7 @@ use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use keypool_providers::response::{StreamEnd, StreamKind};
+use keypool_providers::usage::UsageForm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{MatchedEndpoint, ReceivedBody, TokenGuess};
@@ -150,7 +151,8 @@ impl<'a> Call<'a> {
 
     /// Guesses how many tokens the call uses, since a limit needs to know.
     pub(crate) fn guess_tokens(&mut self, caller: LimitId, dialect: &Dialect) {
-        if self.generates {
+        let is_counted = UsageForm::of(self.protocol(), self.path()).is_some();
+        if self.generates && is_counted {
             let model = self.model_name().unwrap_or_default();
             let (endpoint, body) = (&self.endpoint, self.body());
             let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
