@@ -36,6 +36,15 @@ pub(crate) struct CallerLimits {
 
 /// Why a call was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotAdmitted {
+    /// A limit has no room for it.
+    Refused(Refused),
+    /// As many calls of the caller wait as may.
+    LineFull,
+}
+
+/// A limit that has no room for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) dimension: Dimension,
     pub(crate) limit: u32,
@@ -98,7 +107,7 @@ impl CallerLimits {
         self: &Arc<Self>,
         ask: &Ask,
         patience: Patience,
-    ) -> Result<CallReservation, Refused> {
+    ) -> Result<CallReservation, NotAdmitted> {
         // Nobody overtakes those who wait.
         if self.turnstiles.is_free(ask.id) {
             let now = self.clock.now();
@@ -141,15 +150,10 @@ impl CallerLimits {
     }
 
     /// Waits for its turn among the calls of the same caller, and then for room.
-    async fn wait(&self, ask: &Ask, patience: Patience) -> Result<Admission, Refused> {
+    async fn wait(&self, ask: &Ask, patience: Patience) -> Result<Admission, NotAdmitted> {
         let give_up = self.clock.now() + patience.longest;
         if self.turnstiles.is_full(ask.id) {
-            return Err(Refused {
-                dimension: Dimension::Requests,
-                limit: ask.limits.requests.unwrap_or_default(),
-                retry_after: Some(SOON),
-                is_store_gone: false,
-            });
+            return Err(NotAdmitted::LineFull);
         }
         let Some(turn) = self.turnstiles.enter(ask.id, give_up).await else {
             // Its turn did not come in time. One look tells why there is no room.
@@ -191,7 +195,7 @@ impl CallerLimits {
         }
     }
 
-    fn refused(&self, refusal: &Refusal, now: Instant) -> Refused {
+    fn refused(&self, refusal: &Refusal, now: Instant) -> NotAdmitted {
         let retry_after = match refusal.until {
             Until::At(tick) | Until::CallEnds(Some(tick)) => {
                 Some(self.limiter.instant(tick).saturating_duration_since(now))
@@ -199,12 +203,12 @@ impl CallerLimits {
             Until::CallEnds(None) | Until::StoreReturns => Some(SOON),
             Until::Never => None,
         };
-        Refused {
+        NotAdmitted::Refused(Refused {
             dimension: refusal.dimension,
             limit: refusal.limit,
             retry_after,
             is_store_gone: refusal.until == Until::StoreReturns,
-        }
+        })
     }
 
     fn admitted(self: &Arc<Self>, id: LimitId, admission: Admission) -> CallReservation {

@@ -8,7 +8,7 @@ use super::inbound::{Call, Caller};
 use super::log::RequestLog;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, in_whole_seconds};
-use crate::limits::{CallReservation, Patience, Refused};
+use crate::limits::{CallReservation, NotAdmitted, Patience, Refused};
 use crate::settings::{OnLimit, VirtualKeySettings};
 
 /// What a call has reserved of its caller's limits; nothing for a caller without limits.
@@ -51,7 +51,10 @@ impl CallerReservation {
         };
         let reserved = limits.reserve(&ask, patience).await;
         log.set_rate_headers(limits.headers(id, &key.limits));
-        let reserved = reserved.map_err(|refused| refusal(key, &cost, &refused))?;
+        let reserved = reserved.map_err(|why| match why {
+            NotAdmitted::Refused(refused) => refusal(key, &cost, &refused),
+            NotAdmitted::LineFull => line_full(key),
+        })?;
         Ok(Self(Some(Box::new(reserved))))
     }
 
@@ -82,10 +85,13 @@ impl CallerReservation {
         let Some(reserved) = &self.0 else {
             return;
         };
-        let held = reserved.room.cost().output.alone();
+        let (input, held) = (
+            reserved.room.cost().input_tokens,
+            reserved.room.cost().output.alone(),
+        );
         self.settle(Usage {
+            input_tokens: so_far.input_tokens.filter(|tokens| *tokens > input),
             output_tokens: so_far.output_tokens.filter(|tokens| *tokens > held),
-            ..so_far
         });
     }
 
@@ -96,6 +102,18 @@ impl CallerReservation {
         let before = reserved.room.if_dropped();
         reserved.room.settle_when_dropped(settlement);
         before
+    }
+}
+
+/// Too many calls of the caller wait already.
+fn line_full(key: &VirtualKeySettings) -> GatewayError {
+    let message = format!(
+        "too many requests of the virtual key \"{}\" wait for room under its limits: send fewer at once",
+        key.name
+    );
+    GatewayError {
+        retry_after: Some(Duration::from_secs(1)),
+        ..GatewayError::new(Kind::QueueFull, message)
     }
 }
 
