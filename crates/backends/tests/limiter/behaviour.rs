@@ -134,17 +134,31 @@ macro_rules! on_every_limiter {
             })+
         }
 
-        mod redis {
+        mod strict {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Backend::redis($window).await).await;
+                super::$test(super::Backend::strict($window).await).await;
             })+
         }
 
-        mod redis_with_four_nodes {
+        mod strict_with_four_nodes {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Backend::redis_with_four_nodes($window).await).await;
+                super::$test(super::Backend::strict_with_four_nodes($window).await).await;
+            })+
+        }
+
+        mod leased {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Backend::leased($window).await).await;
+            })+
+        }
+
+        mod leased_with_four_nodes {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Backend::leased_with_four_nodes($window).await).await;
             })+
         }
     };

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_backends::limiter::redis::{OnFailure, RedisTarget, StrictLimiter};
+use keypool_backends::limiter::redis::{Mode, OnFailure, RedisLimiter, RedisTarget};
 use keypool_core::limit::Limiter;
 use keypool_testkit::{RedisCluster, RedisServer};
 use tokio::time::sleep;
 
-use crate::backend::{ask, now};
+use crate::backend::{ask, counts_at, now};
 use crate::fleet::{BEAT, Fleet, LIMITS, address, decide, most_since, node, server, wall_ms};
 use crate::traces::worst;
 
 const WINDOW: Duration = Duration::from_millis(800);
 
-fn nodes(redis: &RedisServer, on_failure: OnFailure, window: Duration) -> Vec<Arc<StrictLimiter>> {
-    let one = |_| node(server(redis.addr()), window, on_failure);
+fn nodes(redis: &RedisServer, on_failure: OnFailure, window: Duration) -> Vec<Arc<RedisLimiter>> {
+    let one = |_| node(server(redis.addr()), Mode::Strict, window, on_failure);
     (0..4).map(one).collect()
 }
 
@@ -202,7 +202,7 @@ async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
     let addresses = cluster.addrs().into_iter().map(address).collect();
     let target = RedisTarget::cluster(addresses);
     let nodes: Vec<_> = (0..4)
-        .map(|_| node(target.clone(), window, OnFailure::Reject))
+        .map(|_| node(target.clone(), Mode::Strict, window, OnFailure::Reject))
         .collect();
     let primary = cluster
         .primary_of(&format!("kp:{{{:032x}}}", 1))
@@ -237,7 +237,7 @@ async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
         for node in &nodes {
             asked += 1;
             if let Ok(admission) = decide(node, &one).await {
-                admitted.push(admission.stored_at.unwrap_or_default());
+                admitted.push(counts_at(node.as_ref(), &admission) / 1_000_000);
             }
         }
         sleep(millis(5)).await;

@@ -53,16 +53,21 @@ impl OutputHold {
 
 /// The sum of the holds of all calls in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Held {
-    calls: u32,
-    mean: f64,
-    variance: f64,
-    max: u64,
+pub struct Held {
+    /// Number of calls.
+    pub calls: u32,
+    /// Sum of the means of their output tokens.
+    pub mean: f64,
+    /// Sum of the variances.
+    pub variance: f64,
+    /// Sum of the maxima.
+    pub max: u64,
 }
 
 impl Held {
     /// The sum with one more call.
-    pub(super) fn with(&self, call: &OutputHold) -> Self {
+    #[must_use]
+    pub fn with(&self, call: &OutputHold) -> Self {
         Self {
             calls: self.calls + 1,
             mean: self.mean + call.mean,
@@ -72,7 +77,8 @@ impl Held {
     }
 
     /// The sum without a call that was added before.
-    pub(super) fn without(&self, call: &OutputHold) -> Self {
+    #[must_use]
+    pub fn without(&self, call: &OutputHold) -> Self {
         match self.calls {
             // Rounding errors end with the last call.
             0 | 1 => Self::default(),
@@ -80,18 +86,13 @@ impl Held {
                 calls: calls - 1,
                 mean: (self.mean - call.mean).max(0.0),
                 variance: (self.variance - call.variance).max(0.0),
-                max: self.max - u64::from(call.max),
+                max: self.max.saturating_sub(call.max.into()),
             },
         }
     }
 
-    /// Number of calls.
-    pub(super) fn calls(&self) -> u32 {
-        self.calls
-    }
-
     /// Number of tokens that are held.
-    pub(super) fn tokens(&self) -> u64 {
+    pub fn tokens(&self) -> u64 {
         let pooled = self.mean + DEVIATIONS * self.variance.sqrt();
         (pooled.ceil() as u64).min(self.max)
     }
