@@ -300,12 +300,12 @@ async fn sparse_calls_are_decided_exactly_as_by_a_full_log() {
 
 /// Ages the base time of a value by 65.4 s, as if its key had been in use without a pause.
 const AGE: &str = "local value = redis.call('GET', KEYS[1]) \
-    local header, item = '>BI6I5I5I5I4I2I2I2I4', '>I2I2I2I2' \
+    local header, item = '>BI6I5I5I5I3I2I2I2I3I2', '>I2I2I2I2' \
     local h = {struct.unpack(header, value)} \
-    local at = h[11] \
+    local at = h[12] \
     if h[1] == 2 or h[6] > 130 then return 0 end \
     h[6] = h[6] + 65400 \
-    local parts = {struct.pack(header, unpack(h, 1, 10))} \
+    local parts = {struct.pack(header, unpack(h, 1, 11))} \
     for i = 1, h[8] do \
         local last, a, b, c, after = struct.unpack(item, value, at) \
         parts[#parts + 1] = struct.pack(item, last + 65400, a, b, c) \
