@@ -12,6 +12,8 @@ mod link;
 mod node;
 mod reserve;
 mod script;
+#[cfg(test)]
+mod simulation;
 mod target;
 
 pub use check::{Facts, Problem, Warning};

@@ -56,8 +56,9 @@ pub struct Known {
     pub nodes: u32,
     /// Since when each of them has told all that it uses.
     pub told_since_ms: u64,
-    /// Whether Redis may have lost data since then, so that a key that does not exist may have been lost.
-    pub may_be_lost: bool,
+    /// When Redis lost data, if not all nodes have told it what they use since; else 0. What has not been used since then may
+    /// be lost.
+    pub lost_ms: u64,
     /// How long nodes have to tell what they use after a loss. Nothing is admitted in that time before all have.
     pub patience: Duration,
 }
@@ -227,7 +228,7 @@ impl NodeCall<'_> {
         let knows = &self.knows;
         args.extend([self.confirmed.to_string(), knows.nodes.to_string()]);
         args.push(knows.told_since_ms.to_string());
-        args.push(u8::from(knows.may_be_lost).to_string());
+        args.push(knows.lost_ms.to_string());
         args.push(knows.patience.as_millis().to_string());
         args.push(u8::from(self.report.is_all).to_string());
         let Wants {

@@ -10,7 +10,7 @@ use keypool_core::limit::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::lease::{Demand, Lease};
+use super::lease::{self, Demand, Lease};
 use super::{FLUSH_AFTER, FLUSH_SOON, OnFailure, Shared};
 use crate::limiter::redis::{Correction, Wants};
 
@@ -421,7 +421,7 @@ impl Inner {
         // Later ones told of it again, after a loss.
         let told = self.received.iter().find(|told| told.seq >= step);
         told.map_or(0, |told| {
-            let age = told.made.since(ended.at).as_millis();
+            let age = lease::age(told.made, ended.at).as_millis();
             // As `reserve.lua` charges it: at the end of its millisecond.
             (told.received_ms + 1).saturating_sub(u64::try_from(age).unwrap_or(u64::MAX))
         })

@@ -11,9 +11,9 @@ use crate::limiter::redis::{Grant, Wants};
 const TO_RETURN: u32 = 30;
 /// Demand is remembered for this part of the window.
 const REMEMBERED: u32 = 12;
-/// A lease ends earlier here than in Redis by this part of the window, in case clocks differ in speed. At least
-/// [`LEAST_MARGIN`], since Redis counts whole milliseconds.
-const MARGIN: u32 = 6000;
+/// A lease ends earlier here than in Redis by this part of the window: 20 ms, in case clocks differ in speed by a thousandth.
+/// At least [`LEAST_MARGIN`], since Redis counts whole milliseconds.
+const MARGIN: u32 = 3000;
 const LEAST_MARGIN: Duration = Duration::from_millis(2);
 
 /// What this node may admit without asking.
@@ -113,6 +113,13 @@ impl Demand {
     }
 }
 
+/// The age of something that happened at `at`, as Redis is told it: not more than it is, although this clock may run faster
+/// than that of Redis by a thousandth.
+pub(super) fn age(now: Tick, at: Tick) -> Duration {
+    let age = now.since(at);
+    age - age / 1000
+}
+
 #[cfg(test)]
 mod tests {
     use keypool_core::limit::OutputHold;
@@ -182,7 +189,7 @@ mod tests {
         let sent = Tick::default() + MINUTE;
         let mut lease = Lease::new(&grant, under, sent, MINUTE);
         assert_eq!(lease.renew_at, sent + Duration::from_secs(10));
-        assert_eq!(lease.ends, sent + Duration::from_millis(11_990));
+        assert_eq!(lease.ends, sent + Duration::from_millis(11_980));
         assert_eq!(lease.budget.output_tokens, None);
         lease.take([1_999, 7]);
         assert_eq!(lease.budget.input_tokens, Some(1));

@@ -47,8 +47,9 @@ struct State {
     connection: Option<u64>,
     /// Numbers of nodes and when they were seen, without those that a later, larger number covers.
     counts: VecDeque<(Tick, u32)>,
-    /// Redis's time at the last beat.
+    /// Redis's time at the last beat, and its number.
     now_ms: u64,
+    number: u64,
     /// Since when this node has told all that it uses; 0: it has not beaten yet.
     told_ms: u64,
     /// Since when all nodes have.
@@ -64,9 +65,9 @@ struct State {
     recalled: Vec<LimitId>,
 }
 
-/// What `nodes.lua` returns: Redis's time, when data was lost, since when each node has told all, and whose leases are
-/// missing.
-type Beat = (u64, u64, Vec<u64>, Vec<String>);
+/// What `nodes.lua` returns: Redis's time, when data was lost, the number of the beat, since when each node has told all,
+/// and whose leases are missing.
+type Beat = (u64, u64, u64, Vec<u64>, Vec<String>);
 
 impl Nodes {
     pub(super) fn new(beat: Duration) -> Self {
@@ -95,10 +96,11 @@ impl Nodes {
     pub(super) fn known(&self, now: Tick, window: Duration) -> Known {
         let nodes = self.count();
         let state = self.state.lock();
+        let may_matter = state.lost_ms > state.all_told_ms && now.since(state.learned) < window;
         Known {
             nodes,
             told_since_ms: state.all_told_ms,
-            may_be_lost: state.lost_ms > state.all_told_ms && now.since(state.learned) < window,
+            lost_ms: if may_matter { state.lost_ms } else { 0 },
             patience: self.beat * PATIENCE,
         }
     }
@@ -147,6 +149,7 @@ impl Nodes {
                 state.lost_ms,
                 remembered,
                 state.now_ms,
+                state.number,
             ];
             let missing = std::mem::take(&mut state.missing);
             let missing = missing.iter().map(|id| format!("{:032x}", id.0));
@@ -186,8 +189,8 @@ impl Nodes {
 impl State {
     /// Takes over what Redis says. `remembered`: how long a number of nodes counts, since what they used counts as long.
     fn note(&mut self, now: Tick, remembered: Duration, reply: &Beat) {
-        let (now_ms, lost_ms, told, recalled) = reply;
-        self.now_ms = *now_ms;
+        let (now_ms, lost_ms, number, told, recalled) = reply;
+        (self.now_ms, self.number) = (*now_ms, *number);
         if self.told_ms == 0 {
             self.told_ms = *now_ms;
         }

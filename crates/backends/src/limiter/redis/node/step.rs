@@ -7,7 +7,7 @@ use keypool_core::limit::{Admission, DIMENSIONS, Refusal, Settlement, Stored, Ti
 use tokio::time::sleep;
 
 use super::account::{Account, Answer, Inner, Received, Refused, Seen, Step, Waiting};
-use super::lease::Lease;
+use super::lease::{self, Lease};
 use super::{Mode, Shared};
 use crate::limiter::redis::{
     Charge, Decision, MAX_DECISIONS, NodeCall, NodeReply, RedisError, RefusedUntil, Report, Wants,
@@ -145,7 +145,7 @@ async fn send_once(
 ) -> Result<NodeReply, RedisError> {
     // The age that it had when the step was made: if the step is sent again, Redis counts what it tells somewhat too long.
     let charge = |(at, amounts): &(Tick, [u32; DIMENSIONS])| Charge {
-        age: step.made.since(*at),
+        age: lease::age(step.made, *at),
         amounts: *amounts,
     };
     let charges: Vec<Charge> = step.charges.iter().map(charge).collect();

@@ -10,7 +10,7 @@
 -- up when it ends. If the step comes later, what it says takes the place of that.
 --
 -- Redis may lose all of it, or the last moments. A node whose newest call is not known any more then says so, and makes its
--- call again with all that it has used; the value is built anew from what the nodes say. Until all have said it, nothing is
+-- call again with all that it has used; the value is built anew from what the nodes say. Until each has made a call, nothing is
 -- admitted, at first; later what the others may have used is withheld, until it would have left the window.
 --
 -- KEYS[1]      kp:{id}
@@ -23,7 +23,8 @@
 --              sum of means, of variances, of maxima
 -- ARGV[13]     the number of the node's newest call that was confirmed, if anything of the node may still count, else 0
 -- ARGV[14..15] what is known of all nodes: how many there are; since when (ms) each has told all that it uses
--- ARGV[16]     1: data may have been lost since then, so that a key that does not exist may have been lost too
+-- ARGV[16]     when data was lost, ms, if not all nodes have told what they use since; else 0. A key that has not been used
+--              since then may have been lost, or what it last held
 -- ARGV[17]     how long the nodes have to say what they use, ms
 -- ARGV[18]     1: the node says all that it has used, for a value that was lost; 0: it adds what it admitted without Redis
 -- ARGV[19..23] what the node wants to be lent: the number of requests that it expects in a window (0: no lease), and for each
@@ -69,7 +70,7 @@ local FORMATS, SIZES, MOST = {'>I2I2I2I2', '>I4I4I4I4'}, {8, 16}, {65535, 429496
 local LATEST = {65535, 2 ^ 23}
 -- What is lent is to last for a part of the window: the less of the limits is used, the longer. Above the last bound, Redis
 -- decides about each call.
-local BOUNDS, LASTING = {0.5, 0.8, 0.95}, {1 / 6, 1 / 12, 1 / 300}
+local BOUNDS, LASTING = {0.85, 0.93, 0.98}, {1 / 6, 1 / 12, 1 / 30}
 -- The time that a node has to return a lease after that, as a part of the window.
 local TO_RETURN = 1 / 30
 -- The most calls in flight on a lease.
@@ -84,7 +85,7 @@ local limits = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
 local max_calls = tonumber(ARGV[5])
 local node_id, seq, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local confirmed, known_nodes, told_since = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local doubtful, patience, tells_all = ARGV[16] == '1', tonumber(ARGV[17]), ARGV[18] == '1'
+local lost_at, patience, tells_all = tonumber(ARGV[16]), tonumber(ARGV[17]), ARGV[18] == '1'
 
 local wants = {requests = tonumber(ARGV[19]), input = tonumber(ARGV[20]), mean = tonumber(ARGV[21])}
 wants.variance, wants.max = tonumber(ARGV[22]), tonumber(ARGV[23])
@@ -322,8 +323,13 @@ end
 local caps = limits
 
 local function withhold(now)
-  if rebuilt > 0 and #nodes < known_nodes and told_since < rebuilt then
-    local part = now < rebuilt + patience and 0 or #nodes / known_nodes
+  if rebuilt == 0 or told_since >= rebuilt then return end
+  local told = 0
+  for _, node in ipairs(nodes) do
+    if node.at >= rebuilt then told = told + 1 end
+  end
+  if told < known_nodes then
+    local part = now < rebuilt + patience and 0 or told / known_nodes
     caps = {}
     for d = 1, 3 do caps[d] = math.floor(limits[d] * part) end
     if max_calls >= 0 then max_calls = math.ceil(max_calls * part) end
@@ -373,6 +379,12 @@ local function decide(now, held, lent, call)
   return dimension, kind, time, false
 end
 
+-- How much of what is not used a node can be lent: an equal part, so that one part stays for those who come, and at most half
+-- of what is not lent.
+local function share(unused, lent)
+  return math.min(unused / (#nodes + 1), (unused - lent) / 2)
+end
+
 -- The number of requests that a lease is for: 0 if there is to be none.
 local function requests_to_lend(now, held, lent)
   if caps ~= limits or now < not_before then return 0 end
@@ -381,8 +393,7 @@ local function requests_to_lend(now, held, lent)
   for d = 1, 3 do
     if limits[d] >= 0 then
       most_used = math.max(most_used, used[d] / limits[d])
-      -- No node gets more than half of what is left, shared by all.
-      left[d] = (limits[d] - used[d] - lent[d]) / (2 * #nodes)
+      left[d] = share(limits[d] - used[d], lent[d])
     end
   end
   local class = 1
@@ -403,10 +414,10 @@ local function lend(now, held, lent, node)
   if n < 2 then return end
   local calls = math.min(n, MOST_CALLS)
   if max_calls >= 0 then
-    calls = math.min(calls, math.floor((max_calls - held.calls - lent.calls) / (2 * #nodes)))
+    calls = math.min(calls, math.floor(share(max_calls - held.calls, lent.calls)))
     if calls < 1 then return end
   end
-  local lease = counted({math.min(n, MOST[2]), math.min(math.ceil(n * wants.input), MOST[2]), output})
+  local lease = counted({math.min(n, MOST[2]), math.min(math.ceil(n * wants.input), MOST[2]), math.floor(output)})
   lease.ends, lease.calls = now + math.ceil((part + TO_RETURN) * length), calls
   node.lease = lease
 end
@@ -434,6 +445,7 @@ if value then read(value) end
 local time = redis.call('TIME')
 -- A clock that goes back frees nothing.
 local now = math.max(clock, time[1] * 1000 + math.floor(time[2] / 1000))
+local used_at = clock
 expire_nodes(clock, now)
 clock = now
 expire(now)
@@ -446,7 +458,7 @@ local repeated = before ~= nil and seq == before.seq
 if tells_all and not repeated and (before or rebuilt == 0) then
   forget()
   rebuilt = now
-elseif not value and doubtful then
+elseif used_at < lost_at then
   rebuilt = now
 end
 local node = own_record(now)
