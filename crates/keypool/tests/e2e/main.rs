@@ -26,6 +26,7 @@ mod objects;
 mod one_caller;
 mod open_files;
 mod opinions;
+mod output_limits;
 mod proxies;
 mod queue;
 mod raw_provider;

@@ -1,0 +1,72 @@
+//! What calls with several outputs hold of their caller's output tokens.
+
+use crate::harness::{CHAT_PATH, key};
+use crate::limits::{gateway, post, remaining, reporting};
+
+const COMPLETIONS: &str = "/v1/completions";
+const GEMINI: &str = "/v1beta/models/gpt-x:generateContent";
+
+#[tokio::test]
+async fn max_tokens_is_held_for_each_output_of_a_call() {
+    let (gw, mock) = gateway("output_tpm = 1_000\noutput_reservation = \"max_tokens\"").await;
+    mock.behave(&key(1), reporting(10, 0));
+    let with =
+        |fields: &str, max: u32| format!(r#"{{"model":"gpt-x","max_tokens":{max},{fields}}}"#);
+    for (path, fields, outputs) in [
+        (COMPLETIONS, r#""prompt":"a""#, 1),
+        (COMPLETIONS, r#""prompt":["a","b","c"]"#, 3),
+        (COMPLETIONS, r#""prompt":[[1,2],[3]],"n":2"#, 4),
+        (COMPLETIONS, r#""prompt":[1,2,3],"n":2,"best_of":5"#, 5),
+        (
+            CHAT_PATH,
+            r#""messages":[{"role":"user","content":"a"}],"n":3"#,
+            3,
+        ),
+    ] {
+        let reply = post(&gw, path, &with(fields, 1 + 1_000 / outputs)).await;
+        assert_eq!(
+            (reply.status, &*reply.code()),
+            (400, "request_exceeds_limit"),
+            "{fields}"
+        );
+        let reply = post(&gw, path, &with(fields, 10)).await;
+        assert_eq!(reply.status, 200, "{fields}: {reply:?}");
+        assert_eq!(
+            remaining(&reply, "output-tokens"),
+            1_000 - 10 * outputs,
+            "{fields}"
+        );
+        gw.all_idle().await;
+    }
+    for (max, status) in [(501, 400), (500, 200)] {
+        let body = format!(
+            r#"{{"contents":[{{"parts":[{{"text":"x"}}]}}],"generationConfig":{{"maxOutputTokens":{max},"candidateCount":2}}}}"#
+        );
+        assert_eq!(post(&gw, GEMINI, &body).await.status, status, "{max}");
+    }
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_learned_hold_is_for_each_output_of_a_call() {
+    let (gw, mock) = gateway("output_tpm = 1_000_000").await;
+    mock.behave(&key(1), reporting(10, 100));
+    let one = r#"{"model":"gpt-x","prompt":"a"}"#;
+    for _ in 0..50 {
+        assert_eq!(post(&gw, COMPLETIONS, one).await.status, 200);
+        gw.all_idle().await;
+    }
+    let before = remaining(&post(&gw, COMPLETIONS, one).await, "output-tokens");
+    gw.all_idle().await;
+    mock.behave(&key(1), reporting(10, 1_000));
+    let ten = r#"{"model":"gpt-x","prompt":["a","b","c","d","e"],"n":2}"#;
+    let after = remaining(&post(&gw, COMPLETIONS, ten).await, "output-tokens");
+    // The call before used 100, and held at least as much.
+    assert!(before - after >= 900, "{before} - {after}");
+    gw.all_idle().await;
+    // Ten outputs of 100 say the same as one of 100.
+    let again = remaining(&post(&gw, COMPLETIONS, one).await, "output-tokens");
+    let held = 1_000_000 - 51 * 100 - 1_000 - again;
+    assert!(held < 400, "{held}");
+    gw.stop().await;
+}
