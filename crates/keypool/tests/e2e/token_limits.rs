@@ -1,9 +1,13 @@
-//! What calls with several outputs hold of their caller's output tokens.
+//! What calls hold of their caller's tokens, and what they give back.
+
+use keypool_testkit::Step;
 
 use crate::harness::{CHAT_PATH, key};
+use crate::http::End;
 use crate::limits::{gateway, post, remaining, reporting};
 
 const COMPLETIONS: &str = "/v1/completions";
+const MESSAGES: &str = "/v1/messages";
 const GEMINI: &str = "/v1beta/models/gpt-x:generateContent";
 
 #[tokio::test]
@@ -68,5 +72,34 @@ async fn a_learned_hold_is_for_each_output_of_a_call() {
     let again = remaining(&post(&gw, COMPLETIONS, one).await, "output-tokens");
     let held = 1_000_000 - 51 * 100 - 1_000 - again;
     assert!(held < 400, "{held}");
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_off_counts_no_less_than_estimated() {
+    let (gw, mock) = gateway("input_tpm = 100_000").await;
+    let body = |content: &str| {
+        format!(
+            r#"{{"model":"gpt-x","max_tokens":9,"stream":true,"messages":[{{"role":"user","content":"{content}"}}]}}"#
+        )
+    };
+    let long = body(&"word ".repeat(1_000));
+    let mut before = 100_000;
+    // The provider states the input in the first event.
+    for (reported, at_least, at_most) in [(1, 900, 2_000), (20_000, 20_000, 20_100)] {
+        mock.behave(&key(1), reporting(reported, 5));
+        mock.script(&key(1), [Step::CutAfter(4)]);
+        let cut = post(&gw, MESSAGES, &long).await;
+        assert_eq!((cut.status, &cut.end), (200, &End::Proper), "{cut:?}");
+        assert!(cut.text().contains("event: error"), "{cut:?}");
+        gw.all_idle().await;
+        mock.behave(&key(1), reporting(0, 0));
+        let after = remaining(&post(&gw, MESSAGES, &body("x")).await, "input-tokens");
+        let used = before - after;
+        assert!((at_least..=at_most).contains(&used), "{reported}: {used}");
+        gw.all_idle().await;
+        before = remaining(&post(&gw, MESSAGES, &body("x")).await, "input-tokens");
+        gw.all_idle().await;
+    }
     gw.stop().await;
 }
