@@ -142,6 +142,11 @@ impl CallerLimits {
         }))
     }
 
+    /// Whether the store that counts does not respond.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.limiter.is_degraded()
+    }
+
     async fn decide(&self, ask: &Ask, now: Instant) -> Result<Admission, Refusal> {
         match self.limiter.try_reserve(ask, now) {
             Some(decided) => decided,

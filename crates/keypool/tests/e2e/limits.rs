@@ -388,7 +388,7 @@ async fn a_keys_tokens_count_under_its_own_limit() {
     gw.stop().await;
 }
 
-fn limiter(redis: &RedisServer, settings: &str) -> String {
+pub(crate) fn limiter(redis: &RedisServer, settings: &str) -> String {
     let port = redis.addr().port();
     format!("[limiter]\nurl = \"redis://127.0.0.1:{port}\"\nmode = \"strict\"\n{settings}\n")
 }

@@ -16,6 +16,7 @@ mod http;
 mod http2;
 mod http2_provider;
 mod idle_streams;
+mod limit_reports;
 mod limits;
 mod log_messages;
 mod memory;

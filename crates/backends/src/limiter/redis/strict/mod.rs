@@ -225,6 +225,10 @@ impl Limiter for StrictLimiter {
         shared.accounts.lock().retain(|_, account| is_used(account));
     }
 
+    fn is_degraded(&self) -> bool {
+        self.0.redis.is_down()
+    }
+
     fn instant(&self, tick: Tick) -> Instant {
         self.0.epoch + tick.since(Tick::default())
     }
