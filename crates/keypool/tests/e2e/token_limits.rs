@@ -2,9 +2,10 @@
 
 use keypool_testkit::Step;
 
-use crate::harness::{CHAT_PATH, key};
+use crate::harness::{CHAT_PATH, Gateway, PoolConfig, STREAM, bearer, key, virtual_key, within};
 use crate::http::End;
 use crate::limits::{gateway, post, remaining, reporting};
+use crate::raw_provider::{RawProvider, Say};
 
 const COMPLETIONS: &str = "/v1/completions";
 const MESSAGES: &str = "/v1/messages";
@@ -101,5 +102,33 @@ async fn a_stream_that_is_cut_off_counts_no_less_than_estimated() {
         before = remaining(&post(&gw, MESSAGES, &body("x")).await, "input-tokens");
         gw.all_idle().await;
     }
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_with_output_is_not_held_although_the_usage_is_withheld() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let first = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let stalls = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"stalls";
+    let raw = RawProvider::start([Say::stay(&format!("{head}{first}{stalls}"))]).await;
+    let config = PoolConfig::at(&format!("{}/v1", raw.origin()), "p", [1]).to_string();
+    let gw = Gateway::start(&(config + &virtual_key("team", "output_tpm = 5_000"))).await;
+    let headers = [
+        ("content-type", "application/json"),
+        ("authorization", &*bearer("team")),
+    ];
+    let mut answer = gw
+        .open("POST", CHAT_PATH, &headers, STREAM.as_bytes())
+        .await;
+    let came = async {
+        let mut came = Vec::new();
+        while !came.ends_with(stalls.as_bytes()) {
+            came.extend(answer.next().await.unwrap().unwrap());
+        }
+        String::from_utf8(came).unwrap()
+    };
+    assert_eq!(within(came).await, format!("{first}{stalls}"));
+    drop(answer);
+    gw.all_idle().await;
     gw.stop().await;
 }

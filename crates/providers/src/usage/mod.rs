@@ -20,7 +20,7 @@ pub use self::guess::InputGuess;
 pub use self::image::ImageRule;
 pub use self::prompts::prompts;
 pub use self::reader::{UsageForm, UsageReader};
-pub use self::stream_options::{Edit, include_usage, is_usage_chunk};
+pub use self::stream_options::{Edit, include_usage, is_usage_chunk, may_become_usage_chunk};
 pub use self::text::InputKind;
 
 #[cfg(test)]
