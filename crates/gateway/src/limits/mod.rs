@@ -14,7 +14,7 @@ use keypool_core::limit::{
 
 pub(crate) use rate_headers::{Left, RateHeaders};
 use tokio::time::MissedTickBehavior;
-use turnstile::Turnstiles;
+use turnstile::{NotFirst, Turnstiles};
 
 /// How often callers of which nothing counts any more are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -24,6 +24,12 @@ const MICRO_WAIT: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// When a call may try again if a call in flight must end first, or the store must return, which nobody can foresee.
 const SOON: Duration = Duration::from_secs(1);
+/// Why a call waits if the store has decided about no call of the caller yet.
+const UNDECIDED: Refusal = Refusal {
+    dimension: Dimension::Requests,
+    limit: 0,
+    until: Until::StoreReturns,
+};
 
 /// The limits of all callers.
 pub(crate) struct CallerLimits {
@@ -108,6 +114,7 @@ impl CallerLimits {
         ask: &Ask,
         patience: Patience,
     ) -> Result<CallReservation, NotAdmitted> {
+        let mut known = None;
         // Nobody overtakes those who wait.
         if self.turnstiles.is_free(ask.id) {
             let now = self.clock.now();
@@ -118,11 +125,11 @@ impl CallerLimits {
                 {
                     return Err(self.refused(&refusal, now));
                 }
-                Err(_) => {}
+                Err(refusal) => known = Some(refusal),
             }
         }
         // Boxed, like everything rarely needed: it would make every request larger.
-        let admission = Box::pin(self.wait(ask, patience)).await?;
+        let admission = Box::pin(self.wait(ask, patience, known)).await?;
         Ok(self.admitted(ask.id, admission))
     }
 
@@ -154,17 +161,26 @@ impl CallerLimits {
         }
     }
 
-    /// Waits for its turn among the calls of the same caller, and then for room.
-    async fn wait(&self, ask: &Ask, patience: Patience) -> Result<Admission, NotAdmitted> {
-        let give_up = self.clock.now() + patience.longest;
-        if self.turnstiles.is_full(ask.id) {
-            return Err(NotAdmitted::LineFull);
+    /// Waits for its turn among the calls of the same caller, and then for room. `known`: why there was none.
+    async fn wait(
+        &self,
+        ask: &Ask,
+        patience: Patience,
+        known: Option<Refusal>,
+    ) -> Result<Admission, NotAdmitted> {
+        let now = self.clock.now();
+        let give_up = now + patience.longest;
+        if let Some(refusal) = never_fits(ask) {
+            return Err(self.refused(&refusal, now));
         }
-        let Some(turn) = self.turnstiles.enter(ask.id, give_up).await else {
-            // Its turn did not come in time. One look tells why there is no room.
-            let now = self.clock.now();
-            let decided = self.decide(ask, now).await;
-            return decided.map_err(|refusal| self.refused(&refusal, now));
+        let turn = match self.turnstiles.enter(ask.id, known, give_up).await {
+            Ok(turn) => turn,
+            Err(NotFirst::Full) => return Err(NotAdmitted::LineFull),
+            // There may be room for it, but those before it have waited longer.
+            Err(NotFirst::TooLate(first)) => {
+                let refusal = first.or(known).unwrap_or(UNDECIDED);
+                return Err(self.refused(&refusal, self.clock.now()));
+            }
         };
         loop {
             let mut changed = std::pin::pin!(turn.changed());
@@ -178,6 +194,7 @@ impl CallerLimits {
             if now >= give_up || !self.is_worth_waiting(&refusal, give_up, patience) {
                 return Err(self.refused(&refusal, now));
             }
+            turn.waits_for(refusal);
             let look_again = match refusal.until {
                 Until::At(tick) => self.limiter.instant(tick).min(give_up),
                 // The call that ends may be another node's, which nobody hears of.
@@ -226,6 +243,22 @@ impl CallerLimits {
             },
         }
     }
+}
+
+/// Why the call needs more than a whole limit, which no wait changes; `None` if it does not.
+fn never_fits(ask: &Ask) -> Option<Refusal> {
+    let needed = [
+        (Dimension::InputTokens, ask.cost.input_tokens),
+        (Dimension::OutputTokens, ask.cost.output.alone()),
+    ];
+    needed.into_iter().find_map(|(dimension, tokens)| {
+        let limit = ask.limits.of(dimension).filter(|limit| tokens > *limit)?;
+        Some(Refusal {
+            dimension,
+            limit,
+            until: Until::Never,
+        })
+    })
 }
 
 /// Forgets, again and again, callers of which nothing counts any more.

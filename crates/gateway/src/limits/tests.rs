@@ -134,6 +134,46 @@ async fn calls_that_give_up_or_leave_free_their_place_in_the_line() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_gives_up_does_not_overtake_those_before_it() {
+    let limits = limits();
+    let _first = limits.reserve(&ask(99, 800), Patience::LITTLE).await;
+    let (large, small) = (ask(99, 700), ask(99, 100));
+    let before = limits.reserve(&large, seconds(100));
+    let after = async {
+        sleep(Duration::from_secs(1)).await;
+        let refused = refused(limits.reserve(&small, seconds(5)).await);
+        (refused.dimension, refused.retry_after)
+    };
+    let (before, after) = tokio::join!(before, after);
+    assert!(before.is_ok());
+    let wait = WINDOW - Duration::from_secs(6);
+    assert_eq!(
+        after,
+        (Dimension::InputTokens, Some(wait)),
+        "as the call before it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_can_never_fit_does_not_wait_in_line() {
+    let limits = limits();
+    let _first = limits.reserve(&ask(1, 0), Patience::LITTLE).await;
+    let (waits, too_large) = (ask(1, 0), ask(1, 1_001));
+    let (began, waiting) = (Instant::now(), limits.reserve(&waits, seconds(100)));
+    let refused = async {
+        sleep(Duration::from_secs(1)).await;
+        let refused = refused(limits.reserve(&too_large, seconds(100)).await);
+        (refused.dimension, refused.retry_after, began.elapsed())
+    };
+    let (admitted, refused) = tokio::join!(waiting, refused);
+    assert!(admitted.is_ok());
+    assert_eq!(
+        refused,
+        (Dimension::InputTokens, None, Duration::from_secs(1))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_line_is_bounded() {
     let limits = limits();
     let mut one = ask(u32::MAX, 0);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use keypool_core::limit::LimitId;
+use keypool_core::limit::{LimitId, Refusal};
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -30,6 +30,17 @@ struct Line {
     waiting: AtomicUsize,
     /// A call of the caller has ended.
     changed: Notify,
+    /// Why the first call waits; `None` until that is known.
+    refusal: Mutex<Option<Refusal>>,
+}
+
+/// Why a call did not become the first in its line.
+#[derive(Debug)]
+pub(super) enum NotFirst {
+    /// As many calls of the caller wait as may.
+    Full,
+    /// It took too long. The first call waits for this reason, if that is known.
+    TooLate(Option<Refusal>),
 }
 
 /// A place in a line.
@@ -52,22 +63,22 @@ impl Turnstiles {
         self.count.load(Ordering::SeqCst) == 0 || !self.lines.lock().contains_key(&id)
     }
 
-    /// Whether no further call of the caller may wait.
-    pub(super) fn is_full(&self, id: LimitId) -> bool {
-        let lines = self.lines.lock();
-        let line = lines.get(&id);
-        line.is_some_and(|line| line.waiting.load(Ordering::Relaxed) >= MAX_WAITING)
-    }
-
-    /// Waits until the call is the first in its line; `None` if that takes too long or the line is full.
-    pub(super) async fn enter(&self, id: LimitId, give_up: Instant) -> Option<Turn<'_>> {
-        let place = self.join(id)?;
+    /// Waits until the call is the first in its line. `refusal`: why it waits, if it was asked about.
+    pub(super) async fn enter(
+        &self,
+        id: LimitId,
+        refusal: Option<Refusal>,
+        give_up: Instant,
+    ) -> Result<Turn<'_>, NotFirst> {
+        let place = self.join(id, refusal).ok_or(NotFirst::Full)?;
         let first = Arc::clone(&place.line.first).acquire_owned();
-        let first = timeout_at(give_up.into(), first).await.ok()?.ok()?;
-        Some(Turn {
-            _first: first,
-            place,
-        })
+        match timeout_at(give_up.into(), first).await {
+            Ok(Ok(first)) => Ok(Turn {
+                _first: first,
+                place,
+            }),
+            _ => Err(NotFirst::TooLate(*place.line.refusal.lock())),
+        }
     }
 
     /// A call of the caller has ended, so there may be room.
@@ -80,7 +91,8 @@ impl Turnstiles {
         }
     }
 
-    fn join(&self, id: LimitId) -> Option<Place<'_>> {
+    /// `None` if the line is full.
+    fn join(&self, id: LimitId, refusal: Option<Refusal>) -> Option<Place<'_>> {
         let mut lines = self.lines.lock();
         let line = lines.entry(id).or_insert_with(|| {
             self.count.fetch_add(1, Ordering::SeqCst);
@@ -88,6 +100,7 @@ impl Turnstiles {
                 first: Arc::new(Semaphore::new(1)),
                 waiting: AtomicUsize::new(0),
                 changed: Notify::new(),
+                refusal: Mutex::new(refusal),
             })
         });
         if line.waiting.load(Ordering::Relaxed) >= MAX_WAITING {
@@ -107,6 +120,11 @@ impl Turn<'_> {
     /// Resolves when a call of the caller has ended.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.place.line.changed.notified()
+    }
+
+    /// The call goes on waiting, for this reason.
+    pub(super) fn waits_for(&self, refusal: Refusal) {
+        *self.place.line.refusal.lock() = Some(refusal);
     }
 }
 
