@@ -1,4 +1,4 @@
-//! What callers and operators are told of limits beside what calls get.
+//! What callers and operators learn about limits from responses.
 
 use std::time::Duration;
 
