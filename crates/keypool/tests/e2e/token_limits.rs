@@ -132,3 +132,26 @@ async fn an_event_with_output_is_not_held_although_the_usage_is_withheld() {
     gw.all_idle().await;
     gw.stop().await;
 }
+
+#[tokio::test]
+async fn embeddings_hold_no_output_in_any_protocol() {
+    let (gw, _mock) = gateway("output_tpm = 1_000\noutput_reservation = \"max_tokens\"").await;
+    let gemini = r#"{"content":{"parts":[{"text":"x"}]}}"#;
+    for (path, body) in [
+        ("/v1/embeddings", r#"{"model":"gpt-x","input":"x"}"#),
+        ("/v1beta/models/gpt-x:embedContent", gemini),
+        (
+            "/v1beta/models/gpt-x:batchEmbedContents",
+            &format!(r#"{{"requests":[{gemini}]}}"#),
+        ),
+    ] {
+        let reply = post(&gw, path, body).await;
+        assert_eq!(
+            (reply.status, remaining(&reply, "output-tokens")),
+            (200, 1_000),
+            "{path}"
+        );
+        gw.all_idle().await;
+    }
+    gw.stop().await;
+}
