@@ -37,10 +37,13 @@ impl OutputHold {
     /// The same for a call that cannot produce more than `tokens`.
     #[must_use]
     pub fn at_most(self, tokens: u32) -> Self {
+        let most = f64::from(tokens);
         Self {
-            mean: self.mean.min(tokens.into()),
+            mean: self.mean.min(most),
+            // No number from 0 to `most` strays further (Popoviciu's inequality). A huge variance would leave rounding errors
+            // in the sum behind.
+            variance: self.variance.min(most * most / 4.0),
             max: self.max.min(tokens),
-            ..self
         }
     }
 
@@ -127,6 +130,24 @@ mod tests {
         assert_eq!(Held::default().with(&wide).with(&wide).tokens(), 200);
         assert_eq!(OutputHold::exactly(4096).alone(), 4096);
         assert_eq!(OutputHold::NONE.alone(), 0);
+    }
+
+    #[test]
+    fn a_call_of_absurd_size_leaves_no_rounding_errors_behind() {
+        let usual = OutputHold {
+            mean: 400.0,
+            variance: 480.0 * 480.0,
+            max: 4096,
+        };
+        let absurd = OutputHold {
+            mean: 1e12,
+            variance: 1e24,
+            max: u32::MAX,
+        };
+        let held = Held::default().with(&usual);
+        let absurd = absurd.at_most(100_000);
+        assert_eq!(absurd.alone(), 100_000);
+        assert_eq!(held.with(&absurd).without(&absurd).tokens(), held.tokens());
     }
 
     #[test]

@@ -89,6 +89,12 @@ pub trait Limiter: Send + Sync {
     /// Forgets callers and keys of which nothing counts any more.
     fn sweep(&self, now: Instant);
 
+    /// Whether the store that counts does not respond, so that limits hold less exactly or refuse calls. False if there is
+    /// no store.
+    fn is_degraded(&self) -> bool {
+        false
+    }
+
     /// The moment that a tick of this limiter stands for.
     fn instant(&self, tick: super::Tick) -> Instant;
 }

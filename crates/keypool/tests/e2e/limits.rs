@@ -16,13 +16,13 @@ const MESSAGES: &str = "/v1/messages";
 const GEMINI: &str = "/v1beta/models/gpt-x:generateContent";
 
 /// A gateway with one key and a caller "team" with these limits.
-async fn gateway(limits: &str) -> (Gateway, Mock) {
+pub(crate) async fn gateway(limits: &str) -> (Gateway, Mock) {
     let mock = Mock::start().await.expect("a mock");
     let config = pool(&mock, 1) + &virtual_key("team", limits);
     (Gateway::start(&config).await, mock)
 }
 
-async fn post(gw: &Gateway, path: &str, body: &str) -> Reply {
+pub(crate) async fn post(gw: &Gateway, path: &str, body: &str) -> Reply {
     let headers = [
         ("content-type", "application/json"),
         ("authorization", &*bearer("team")),
@@ -30,24 +30,24 @@ async fn post(gw: &Gateway, path: &str, body: &str) -> Reply {
     gw.send("POST", path, &headers, body.as_bytes()).await
 }
 
-async fn chat(gw: &Gateway) -> Reply {
+pub(crate) async fn chat(gw: &Gateway) -> Reply {
     post(gw, CHAT_PATH, CHAT).await
 }
 
 /// Limit, remaining and reset of a dimension.
-fn left<'r>(reply: &'r Reply, dimension: &str) -> [Option<&'r str>; 3] {
+pub(crate) fn left<'r>(reply: &'r Reply, dimension: &str) -> [Option<&'r str>; 3] {
     ["limit", "remaining", "reset"]
         .map(|what| reply.header(&format!("x-ratelimit-{what}-{dimension}")))
 }
 
-fn remaining(reply: &Reply, dimension: &str) -> u32 {
+pub(crate) fn remaining(reply: &Reply, dimension: &str) -> u32 {
     let [_, remaining, _] = left(reply, dimension);
     remaining
         .and_then(|text| text.parse().ok())
         .expect("a number")
 }
 
-fn reporting(input: u64, output: u64) -> Behaviour {
+pub(crate) fn reporting(input: u64, output: u64) -> Behaviour {
     Behaviour {
         input_tokens: Some(input),
         output_tokens: Some(output),
@@ -388,7 +388,7 @@ async fn a_keys_tokens_count_under_its_own_limit() {
     gw.stop().await;
 }
 
-fn limiter(redis: &RedisServer, settings: &str) -> String {
+pub(crate) fn limiter(redis: &RedisServer, settings: &str) -> String {
     let port = redis.addr().port();
     format!("[limiter]\nurl = \"redis://127.0.0.1:{port}\"\nmode = \"strict\"\n{settings}\n")
 }

@@ -106,6 +106,7 @@ impl Stated {
         Some(match (names, name) {
             (OpenAi | InputOnly, "prompt_tokens") => &mut self.input[0],
             (OpenAi | InputOnly | Anthropic | AnthropicStart, "input_tokens") => &mut self.input[1],
+            (InputOnly, "promptTokenCount") => &mut self.input[0],
             (OpenAi, "completion_tokens") => &mut self.output[0],
             (OpenAi | Anthropic, "output_tokens") => &mut self.output[1],
             (OpenAi | InputOnly, "total_tokens") => &mut self.total,

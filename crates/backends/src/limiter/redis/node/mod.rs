@@ -235,6 +235,10 @@ impl Limiter for RedisLimiter {
             .retain(|account| !account.is_idle(now, shared));
     }
 
+    fn is_degraded(&self) -> bool {
+        self.0.redis.is_down()
+    }
+
     fn instant(&self, tick: Tick) -> Instant {
         self.0.epoch + tick.since(Tick::default())
     }
