@@ -52,7 +52,7 @@ pub(super) struct Inner {
     /// What this node itself has admitted.
     pub(super) own: Ledger,
     /// Of that, what the next step tells Redis: calls on the lease, and those that were admitted without Redis.
-    pub(super) untold: Option<Box<Ledger>>,
+    pub(super) unreported: Option<Box<Ledger>>,
     /// What may be admitted without asking. It ends with the next step.
     pub(super) lease: Option<Lease>,
     /// What the caller is expected to need.
@@ -190,7 +190,7 @@ impl Account {
         let mut inner = self.inner.lock();
         let (window, limits, cost) = (shared.window, &ask.limits, &ask.cost);
         match shared.on_failure {
-            OnFailure::Allow => Ok(inner.admit_untold(window, limits, cost, now)),
+            OnFailure::Allow => Ok(inner.admit_unreported(window, limits, cost, now)),
             OnFailure::Reject => Err(Refusal {
                 dimension: Dimension::Requests,
                 limit: ask.limits.requests.unwrap_or(0),
@@ -207,7 +207,7 @@ impl Account {
                         })
                     }
                     Some(refusal) => Err(refusal),
-                    None => Ok(inner.admit_untold(window, limits, cost, now)),
+                    None => Ok(inner.admit_unreported(window, limits, cost, now)),
                 }
             }
         }
@@ -248,12 +248,12 @@ impl Account {
         let Some(seen) = inner.seen.filter(|seen| now.since(seen.at) < window) else {
             return inner.own.remaining(now, window, limits);
         };
-        let untold = inner.untold.as_mut();
-        let untold = untold.map(|untold| untold.remaining(now, window, limits));
+        let unreported = inner.unreported.as_mut();
+        let unreported = unreported.map(|unreported| unreported.remaining(now, window, limits));
         let caps = [limits.requests, limits.input_tokens, limits.output_tokens];
         std::array::from_fn(|dimension| {
             let limit = caps[dimension]?;
-            let here = untold.and_then(|untold| untold[dimension]);
+            let here = unreported.and_then(|unreported| unreported[dimension]);
             let used_here = here.map_or(0, |here| limit - here.remaining);
             let left = u64::from(limit).saturating_sub(seen.used[dimension] + u64::from(used_here));
             let resets = seen.empty_at[dimension].unwrap_or(now);
@@ -297,11 +297,14 @@ impl Inner {
         if lease.ends <= now || lease.under != *limits {
             return None;
         }
-        let untold = self.untold.get_or_insert_default();
-        if untold.refusal(now, window, &lease.budget, cost).is_some() {
+        let unreported = self.unreported.get_or_insert_default();
+        if unreported
+            .refusal(now, window, &lease.budget, cost)
+            .is_some()
+        {
             return None;
         }
-        Some(self.admit_untold(window, limits, cost, now))
+        Some(self.admit_unreported(window, limits, cost, now))
     }
 
     /// The last refusal, if it holds for this call too.
@@ -321,7 +324,7 @@ impl Inner {
     }
 
     /// Admits a call that Redis learns of with the next step.
-    fn admit_untold(
+    fn admit_unreported(
         &mut self,
         window: Duration,
         limits: &Limits,
@@ -332,8 +335,8 @@ impl Inner {
         self.demand.add(cost);
         self.held = self.held.with(&cost.output);
         let mut admission = self.own.admit_anyway(now, window, limits, cost);
-        let untold = self.untold.get_or_insert_default();
-        untold.admit_anyway(admission.at, window, limits, cost);
+        let unreported = self.unreported.get_or_insert_default();
+        unreported.admit_anyway(admission.at, window, limits, cost);
         admission.stored = Stored::InStep(self.seq + 1);
         admission
     }
@@ -361,10 +364,10 @@ impl Inner {
     ) {
         self.own.settle(now, window, admission, settlement);
         self.held = self.held.without(&admission.cost().output);
-        if let (Stored::InStep(step), Some(untold)) = (admission.stored, &mut self.untold)
+        if let (Stored::InStep(step), Some(unreported)) = (admission.stored, &mut self.unreported)
             && step > self.seq
         {
-            untold.settle(now, window, admission, settlement);
+            unreported.settle(now, window, admission, settlement);
             return;
         }
         let changes = admission.changes(settlement);

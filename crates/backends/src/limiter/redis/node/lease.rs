@@ -113,7 +113,7 @@ impl Demand {
     }
 }
 
-/// The age of something that happened at `at`, as Redis is told it: not more than it is, although this clock may run faster
+/// The age of something that happened at `at`, as Redis gets it: not more than it is, although this clock may run faster
 /// than that of Redis by a thousandth.
 pub(super) fn age(now: Tick, at: Tick) -> Duration {
     let age = now.since(at);

@@ -46,7 +46,7 @@ pub enum OnFailure {
 /// Who decides about calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Each node, as far as the leases go that Redis grants it; else Redis.
+    /// Each node, on the leases that Redis grants it. Redis, if a lease has no room.
     #[default]
     Leased,
     /// Redis, about each call.

@@ -189,7 +189,7 @@ impl Account {
     /// How long until the lease has to be renewed, or a step sent again. `None` if neither; the task that waits for it ends.
     fn until_renewal(&self, shared: &Shared) -> Option<Duration> {
         let mut inner = self.inner.lock();
-        // Once Redis returns, everything is told anyway.
+        // Once Redis returns, this node reports everything anyway.
         let is_retried = inner.unconfirmed.is_some() && !shared.redis.is_down();
         let wait = match inner.lease {
             Some(lease) => Some(lease.renew_at.since(shared.now())),
@@ -224,7 +224,7 @@ impl Account {
         step.held = inner.held;
         step.settlements.clear();
         inner.settlements.clear();
-        inner.untold = None;
+        inner.unreported = None;
         inner.received.clear();
     }
 
@@ -236,7 +236,7 @@ impl Account {
         let (now, window) = (shared.now(), shared.window);
         inner.serve_on_lease(window, now);
         let must_tell =
-            inner.lease.is_none() && (inner.untold.is_some() || !inner.settlements.is_empty());
+            inner.lease.is_none() && (inner.unreported.is_some() || !inner.settlements.is_empty());
         let must_restate = std::mem::take(&mut inner.must_restate);
         if inner.waiting.is_empty() && !must_tell && !must_restate {
             inner.is_asking = false;
@@ -246,7 +246,10 @@ impl Account {
         inner.lease = None;
         let count = inner.waiting.len().min(MAX_DECISIONS);
         let waiting: Vec<Waiting> = inner.waiting.drain(..count).collect();
-        let charges = inner.untold.take().map(|mut it| it.charges(now, window));
+        let charges = inner
+            .unreported
+            .take()
+            .map(|mut it| it.charges(now, window));
         let wants = match shared.mode {
             Mode::Strict => Wants::default(),
             Mode::Leased => inner.demand.wants(now, window),
@@ -348,7 +351,7 @@ impl Inner {
         self.lease = grant.map(|grant| Lease::new(grant, step.limits, sent, shared.window));
     }
 
-    /// Admits calls that came while Redis was asked, in their order, as far as the new lease goes.
+    /// Admits calls that came while Redis was asked, in their order, until the new lease has no room.
     fn serve_on_lease(&mut self, window: Duration, now: Tick) {
         let limits = self.limits;
         while let Some(waiting) = self.waiting.pop_front() {

@@ -3,6 +3,11 @@
 //! A schedule is drawn from a seed: how many nodes there are, what is asked, what gets lost, and who dies. Whatever happens,
 //! an exact log of what all nodes admit says how much was used in any window.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "its tasks end with the simulated time"
+)]
+
 mod network;
 mod schedules;
 mod server;
