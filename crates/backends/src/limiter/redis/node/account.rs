@@ -225,8 +225,8 @@ impl Account {
         inner.settle(shared.window, admission, settlement, now);
         // There may be room again.
         inner.refused = None;
-        let is_told_anyway = inner.is_asking || inner.will_flush || inner.lease.is_some();
-        if is_told_anyway || inner.settlements.is_empty() {
+        let is_reported_anyway = inner.is_asking || inner.will_flush || inner.lease.is_some();
+        if is_reported_anyway || inner.settlements.is_empty() {
             return None;
         }
         inner.will_flush = true;
