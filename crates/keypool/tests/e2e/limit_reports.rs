@@ -6,7 +6,8 @@ use keypool_testkit::{Mock, RedisServer};
 use serde_json::{Value, json};
 
 use crate::harness::{CHAT_PATH, Gateway, bearer, pool, virtual_key, within};
-use crate::limits::{chat, left, limiter, post};
+use crate::limits::{chat, left, post};
+use crate::redis_limits::limiter;
 
 /// What `/readyz` says to anybody, and to the operator.
 async fn readiness(gw: &Gateway) -> (Value, Value) {

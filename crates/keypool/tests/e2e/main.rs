@@ -30,6 +30,7 @@ mod opinions;
 mod proxies;
 mod queue;
 mod raw_provider;
+mod redis_limits;
 mod reload;
 mod rotation;
 mod routes;

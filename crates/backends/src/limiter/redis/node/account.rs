@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use keypool_core::limit::{
     Admission, Ask, Changes, Cost, DIMENSIONS, Dimension, Held, Ledger, LimitId, Limits, Refusal,
-    Remaining, Settlement, Stored, Tick, Until,
+    Remaining, Settlement, Stored, Tick,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::lease::{self, Demand, Lease};
-use super::{FLUSH_AFTER, FLUSH_SOON, OnFailure, Shared};
+use super::{FLUSH_AFTER, FLUSH_SOON, Shared};
 use crate::limiter::redis::{Correction, Wants};
 
 /// How a waiting call learns of its decision; `None`: Redis did not respond.
@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) unreported: Option<Box<Ledger>>,
     /// What may be admitted without asking. It ends with the next step.
     pub(super) lease: Option<Lease>,
+    /// A call that was admitted before anybody made it.
+    prepared: Option<Admission>,
     /// What the caller is expected to need.
     pub(super) demand: Demand,
     /// When Redis received the steps of the last window.
@@ -177,40 +179,30 @@ impl Account {
         if let Some(admission) = inner.admit_on_lease(shared.window, &ask.limits, &ask.cost, now) {
             return Some(Ok(admission));
         }
+        if inner.is_prepared_for(&ask.cost) {
+            return inner.prepared.take().map(Ok);
+        }
         inner.known_refusal(ask, now).map(Err)
     }
 
-    /// Decides without Redis, while it does not respond.
-    pub(super) fn decide_without_redis(
+    /// What [`Account::decide_here`] would decide.
+    pub(super) fn check_here(
         &self,
         shared: &Shared,
         ask: &Ask,
         now: Tick,
-    ) -> Result<Admission, Refusal> {
+    ) -> Option<Result<(), Refusal>> {
         let mut inner = self.inner.lock();
         let (window, limits, cost) = (shared.window, &ask.limits, &ask.cost);
-        match shared.on_failure {
-            OnFailure::Allow => Ok(inner.admit_unreported(window, limits, cost, now)),
-            OnFailure::Reject => Err(Refusal {
-                dimension: Dimension::Requests,
-                limit: ask.limits.requests.unwrap_or(0),
-                until: Until::StoreReturns,
-            }),
-            OnFailure::Degrade => {
-                let share = limits.share(shared.nodes.count());
-                match inner.own.refusal(now, window, &share, cost) {
-                    // It does not fit into a share, but into the limit.
-                    Some(refusal) if refusal.until == Until::Never && fits(ask, now, window) => {
-                        Err(Refusal {
-                            until: Until::StoreReturns,
-                            ..refusal
-                        })
-                    }
-                    Some(refusal) => Err(refusal),
-                    None => Ok(inner.admit_unreported(window, limits, cost, now)),
-                }
-            }
+        if inner.fits_on_lease(window, limits, cost, now) || inner.is_prepared_for(cost) {
+            return Some(Ok(()));
         }
+        inner.known_refusal(ask, now).map(Err)
+    }
+
+    /// Keeps a call that was admitted before anybody made it, and returns the last one if nobody has made that.
+    pub(super) fn replace_prepared(&self, admission: Option<Admission>) -> Option<Admission> {
+        std::mem::replace(&mut self.inner.lock().prepared, admission)
     }
 
     /// Ends a call. Returns after what time a task must tell Redis; `None` if one will anyway.
@@ -278,12 +270,6 @@ impl Account {
     }
 }
 
-/// Whether a call fits into its limits if nothing else is used.
-fn fits(ask: &Ask, now: Tick, window: Duration) -> bool {
-    let refusal = Ledger::default().refusal(now, window, &ask.limits, &ask.cost);
-    refusal.is_none()
-}
-
 impl Inner {
     /// Admits a call on the lease, if that has room. The lease limits what Redis has not been told.
     pub(super) fn admit_on_lease(
@@ -293,18 +279,29 @@ impl Inner {
         cost: &Cost,
         now: Tick,
     ) -> Option<Admission> {
-        let lease = self.lease.as_ref()?;
+        let fits = self.fits_on_lease(window, limits, cost, now);
+        fits.then(|| self.admit_unreported(window, limits, cost, now))
+    }
+
+    fn fits_on_lease(&mut self, window: Duration, limits: &Limits, cost: &Cost, now: Tick) -> bool {
+        let Some(lease) = &self.lease else {
+            return false;
+        };
         if lease.ends <= now || lease.under != *limits {
-            return None;
+            return false;
         }
         let unreported = self.unreported.get_or_insert_default();
-        if unreported
-            .refusal(now, window, &lease.budget, cost)
-            .is_some()
-        {
-            return None;
-        }
-        Some(self.admit_unreported(window, limits, cost, now))
+        let refusal = unreported.refusal(now, window, &lease.budget, cost);
+        refusal.is_none()
+    }
+
+    /// Whether a call was admitted before anybody made it that needs at least as much.
+    fn is_prepared_for(&self, cost: &Cost) -> bool {
+        self.prepared.is_some_and(|prepared| {
+            let prepared = prepared.cost();
+            prepared.input_tokens >= cost.input_tokens
+                && prepared.output.alone() >= cost.output.alone()
+        })
     }
 
     /// The last refusal, if it holds for this call too.
@@ -324,7 +321,7 @@ impl Inner {
     }
 
     /// Admits a call that Redis learns of with the next step.
-    fn admit_unreported(
+    pub(super) fn admit_unreported(
         &mut self,
         window: Duration,
         limits: &Limits,

@@ -9,16 +9,17 @@ mod accounts;
 mod lease;
 mod nodes;
 mod step;
+mod without_redis;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::clock::Clock;
 use keypool_core::limit::{
-    Admission, Ask, DIMENSIONS, LimitId, Limiter, Limits, Refusal, Remaining, Reserving,
+    Admission, Ask, DIMENSIONS, LimitId, Limiter, Limits, Ready, Refusal, Remaining, Reserving,
     Settlement, Tick,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::sleep;
 
 use super::RedisClient;
@@ -30,6 +31,11 @@ use nodes::Nodes;
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// The same where another node may be refused meanwhile.
 const FLUSH_SOON: Duration = Duration::from_millis(2);
+
+/// A call that was admitted before anybody made it is given back if nobody has made it after this part of the window: 2 s.
+const PREPARED_FOR: u32 = 30;
+/// Maximum number of callers and keys for which Redis is asked before anybody calls.
+const PREPARING: usize = 8;
 
 /// What happens while Redis does not respond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +104,8 @@ struct Shared {
     record_ttl: Duration,
     nodes: Nodes,
     accounts: Accounts,
+    /// For the calls that are to come.
+    preparing: Arc<Semaphore>,
 }
 
 impl RedisLimiter {
@@ -122,6 +130,7 @@ impl RedisLimiter {
             record_ttl: settings.record_ttl,
             nodes: Nodes::new(settings.heartbeat),
             accounts: Accounts::default(),
+            preparing: Arc::new(Semaphore::new(PREPARING)),
         });
         tokio::spawn(nodes::keep_counted(Arc::downgrade(&shared)));
         tokio::spawn(restate_regularly(Arc::downgrade(&shared)));
@@ -130,6 +139,35 @@ impl RedisLimiter {
 }
 
 impl Shared {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends by itself, after a moment and a call with a deadline"
+    )]
+    fn settle(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        admission: &Admission,
+        settlement: &Settlement,
+        now: Tick,
+    ) {
+        if let Some(wait) = account.settle(self, admission, settlement, now) {
+            let (shared, account) = (Arc::clone(self), Arc::clone(account));
+            tokio::spawn(async move {
+                sleep(wait).await;
+                if account.begin_flush() {
+                    step::run(&shared, &account).await;
+                }
+            });
+        }
+    }
+
+    /// Ends a call that nobody made.
+    fn give_back(self: &Arc<Self>, account: &Arc<Account>, admission: Option<Admission>) {
+        if let Some(admission) = admission {
+            self.settle(account, &admission, &Settlement::NotSent, self.now());
+        }
+    }
+
     fn now(&self) -> Tick {
         self.tick(self.clock.now())
     }
@@ -152,7 +190,7 @@ impl Shared {
 /// A call that waits for its decision. If its client leaves just when that comes, what it was admitted is given back.
 struct Asking {
     shared: Arc<Shared>,
-    id: LimitId,
+    account: Arc<Account>,
     answered: oneshot::Receiver<Option<Result<Admission, Refusal>>>,
 }
 
@@ -160,9 +198,7 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.answered.close();
         if let Ok(Some(Ok(admission))) = self.answered.try_recv() {
-            let limiter = RedisLimiter(Arc::clone(&self.shared));
-            let now = self.shared.clock.now();
-            limiter.settle(self.id, &admission, &Settlement::NotSent, now);
+            self.shared.give_back(&self.account, Some(admission));
         }
     }
 }
@@ -186,7 +222,7 @@ impl Limiter for RedisLimiter {
         }
         let mut asking = Asking {
             shared: Arc::clone(shared),
-            id: ask.id,
+            account: Arc::clone(&account),
             answered,
         };
         Box::pin(async move {
@@ -198,22 +234,47 @@ impl Limiter for RedisLimiter {
         })
     }
 
+    fn check(&self, ask: &Ask, now: Instant) -> Option<Result<(), Refusal>> {
+        let shared = &self.0;
+        let (account, now) = (shared.accounts.of(ask.id), shared.tick(now));
+        match account.check_here(shared, ask, now) {
+            None if shared.redis.is_down() => Some(account.check_without_redis(shared, ask, now)),
+            checked => checked,
+        }
+    }
+
     #[expect(
         clippy::disallowed_methods,
-        reason = "it ends by itself, after a moment and a call with a deadline"
+        reason = "it ends by itself, after a call with a deadline and a moment"
     )]
+    fn prepare(&self, ask: Ask, ready: Ready) {
+        let Ok(permit) = Arc::clone(&self.0.preparing).try_acquire_owned() else {
+            return;
+        };
+        let limiter = Self(Arc::clone(&self.0));
+        tokio::spawn(async move {
+            let shared = &limiter.0;
+            let decided = limiter.reserve(&ask, shared.clock.now()).await;
+            let account = shared.accounts.of(ask.id);
+            let before = account.replace_prepared(decided.ok());
+            shared.give_back(&account, before);
+            drop(permit);
+            ready();
+            if decided.is_ok() {
+                sleep(shared.window / PREPARED_FOR).await;
+                shared.give_back(&account, account.replace_prepared(None));
+            }
+        });
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant) {
         let shared = &self.0;
         let account = shared.accounts.of(id);
-        if let Some(wait) = account.settle(shared, admission, settlement, shared.tick(now)) {
-            let (shared, account) = (Arc::clone(shared), Arc::clone(&account));
-            tokio::spawn(async move {
-                sleep(wait).await;
-                if account.begin_flush() {
-                    step::run(&shared, &account).await;
-                }
-            });
-        }
+        shared.settle(&account, admission, settlement, shared.tick(now));
     }
 
     fn remaining(
