@@ -15,7 +15,7 @@ fn ended(input: u32, output: u32) -> Settlement {
     })
 }
 
-async fn requests_up_to_the_limit_are_admitted(backend: Backend) {
+async fn case_7_many_calls_on_a_cold_key_at_once(backend: Backend) {
     let one = ask(1, [25, 0, 0], 0, 0);
     let all = (0..60).map(|_| backend.ask(&one));
     let admitted = futures_util::future::join_all(all).await;
@@ -165,7 +165,7 @@ macro_rules! on_every_limiter {
 }
 
 on_every_limiter! {
-    requests_up_to_the_limit_are_admitted(super::MINUTE),
+    case_7_many_calls_on_a_cold_key_at_once(super::MINUTE),
     all_dimensions_are_decided_together(super::MINUTE),
     what_a_call_did_not_use_is_given_back(super::MINUTE),
     what_nobody_expected_keeps_others_out(super::MINUTE),

@@ -82,7 +82,7 @@ async fn some_calls(node: &RedisLimiter, used: &mut [Used], random: &mut fastran
 
 const MANY: [u32; 3] = [100_000, 50_000_000, 0];
 
-async fn replies_that_are_lost_cause_no_double_charge_or_refund(mode: Mode) {
+async fn case_8_lost_replies_cause_no_double_charge_or_refund(mode: Mode) {
     let minute = Duration::from_secs(60);
     let redis = RedisServer::start().await.unwrap();
     let proxy = StallingProxy::start(redis.addr()).await.unwrap();
@@ -145,6 +145,6 @@ async fn what_a_dead_node_held_is_free_after_its_record_and_a_window(mode: Mode)
 
 in_both_modes! {
     a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later,
-    replies_that_are_lost_cause_no_double_charge_or_refund,
+    case_8_lost_replies_cause_no_double_charge_or_refund,
     what_a_dead_node_held_is_free_after_its_record_and_a_window,
 }

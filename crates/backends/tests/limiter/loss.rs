@@ -97,7 +97,7 @@ async fn a_redis_that_hangs_delays_calls_by_its_deadline_only(mode: Mode) {
     assert_eq!(admitted, 10);
 }
 
-async fn a_refused_caller_costs_redis_nothing_until_it_may_be_admitted(mode: Mode) {
+async fn case_13_a_refused_caller_costs_redis_nothing_until_it_may_try(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
     let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     let one = ask(1, [1, 0, 0], 0, 0);
@@ -137,6 +137,6 @@ in_both_modes! {
     a_call_larger_than_a_share_waits_for_redis_and_is_not_refused_for_good,
     a_redis_that_returns_decides_again_within_two_seconds,
     a_redis_that_hangs_delays_calls_by_its_deadline_only,
-    a_refused_caller_costs_redis_nothing_until_it_may_be_admitted,
+    case_13_a_refused_caller_costs_redis_nothing_until_it_may_try,
     a_client_that_leaves_while_redis_is_asked_holds_nothing,
 }

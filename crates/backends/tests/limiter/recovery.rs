@@ -86,7 +86,7 @@ async fn data_that_is_deleted_under_load_counts_again(mode: Mode) {
 }
 
 /// As an eviction does it: the nodes stay known.
-async fn a_key_that_is_evicted_under_load_counts_again(mode: Mode) {
+async fn case_16_a_key_that_is_evicted_under_load_counts_again(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
     let nodes = nodes(&redis, mode, OnFailure::Reject, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);
@@ -195,7 +195,7 @@ async fn a_caller_who_was_idle_for_a_window_has_lost_nothing(mode: Mode) {
 }
 
 /// The replica lacks the last moments of its primary.
-async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond(mode: Mode) {
+async fn case_11_a_replica_that_lags_becomes_primary(mode: Mode) {
     let window = millis(5_000);
     let mut cluster = RedisCluster::start_with_replicas(3).await.unwrap();
     let addresses = cluster.addrs().into_iter().map(address).collect();
@@ -263,10 +263,10 @@ in_both_modes! {
     a_redis_that_restarts_empty_under_load_admits_nothing_beyond,
     degraded_nodes_admit_less_than_twice_the_limit_and_it_counts,
     data_that_is_deleted_under_load_counts_again,
-    a_key_that_is_evicted_under_load_counts_again,
+    case_16_a_key_that_is_evicted_under_load_counts_again,
     scripts_that_are_deleted_under_load_are_loaded_again,
     what_one_node_used_keeps_out_others_that_never_asked,
     the_share_of_a_node_that_died_before_a_loss_is_withheld_for_a_window,
     a_caller_who_was_idle_for_a_window_has_lost_nothing,
-    a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond,
+    case_11_a_replica_that_lags_becomes_primary,
 }

@@ -42,12 +42,14 @@ const MICRO_WAIT: Duration = Duration::from_millis(250);
 struct DriftingClock {
     epoch: Instant,
     speed: f64,
+    /// Time that has passed for nobody else, as after a pause of the machine in which no timer ran.
+    paused: Mutex<Duration>,
 }
 
 impl Clock for DriftingClock {
     fn now(&self) -> StdInstant {
         let elapsed = (Instant::now() - self.epoch).mul_f64(self.speed);
-        self.epoch.into_std() + elapsed
+        self.epoch.into_std() + elapsed + *self.paused.lock()
     }
 
     fn wall(&self) -> SystemTime {
@@ -110,6 +112,7 @@ struct World {
 /// A node. Dropping it kills it, with all of its calls.
 struct Node {
     place: Place,
+    caller: Arc<Caller>,
     _callers: JoinSet<()>,
 }
 
@@ -147,6 +150,7 @@ impl World {
         let clock = Arc::new(DriftingClock {
             epoch: Instant::now(),
             speed: 1.0 + self.plan.drift * (2.0 * self.random.f64() - 1.0),
+            paused: Mutex::default(),
         });
         let limiter = RedisLimiter::start(
             RedisClient::start(target, timeouts),
@@ -163,9 +167,11 @@ impl World {
         });
         let mut callers = JoinSet::new();
         let random = self.random.fork();
-        callers.spawn(async move { ask_again_and_again(&caller, random).await });
+        let asking = Arc::clone(&caller);
+        callers.spawn(async move { ask_again_and_again(&asking, random).await });
         Node {
             place,
+            caller,
             _callers: callers,
         }
     }

@@ -15,7 +15,7 @@ fn simulate<F: Future>(simulation: impl FnOnce() -> F) -> F::Output {
 /// The number of schedules of each kind: `KEYPOOL_SCHEDULES`, or few.
 fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("KEYPOOL_SCHEDULES").ok();
-    0..count.map_or(8, |count| count.parse().expect("a number"))
+    0..count.map_or(6, |count| count.parse().expect("a number"))
 }
 
 fn limits(requests: u32, input: u32, output: u32) -> Limits {
@@ -176,8 +176,50 @@ fn leases_cost_few_calls_to_redis_and_refuse_little() {
 
 /// Leases of such limits would keep most of them from others.
 #[test]
-fn tiny_limits_on_eight_nodes_are_used_up() {
+fn case_14_tiny_limits_on_eight_nodes_are_used_up() {
     let (of_oracle, steps) = without_faults(8, 10, 3.0);
     assert!(of_oracle > 0.98, "{of_oracle}");
     assert!(steps < 2.0, "{steps}");
+}
+
+#[test]
+fn case_9_a_node_that_was_paused_admits_nothing_on_its_lease() {
+    simulate(|| async {
+        let world = World::new(plan(1, 600, 0.5), 9);
+        sleep(WINDOW / 2).await;
+        let caller = &world.nodes[0].caller;
+        let ask = Ask {
+            id: LimitId(1),
+            limits: world.plan.limits,
+            cost: Cost::REQUEST,
+        };
+        let decided = || caller.limiter.check(&ask, caller.clock.now());
+        while decided() != Some(Ok(())) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        *caller.clock.paused.lock() += Duration::from_secs(30);
+        assert_eq!(decided(), None);
+    });
+}
+
+#[test]
+fn case_10_messages_in_any_order_and_crashes_create_no_room() {
+    for seed in seeds() {
+        let violation = simulate(|| async move {
+            let mut plan = plan(3, 300, 1.5);
+            plan.weather = Weather {
+                delay: Duration::from_millis(100),
+                lost: 0.02,
+                repeated: 0.5,
+                late: 0.2,
+            };
+            let mut world = World::new(plan, seed);
+            for n in 0..9 {
+                sleep(WINDOW / 4).await;
+                world.replace_node(n % 3);
+            }
+            world.violation()
+        });
+        assert_eq!(violation, None, "seed {seed}");
+    }
 }
