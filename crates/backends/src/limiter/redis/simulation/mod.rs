@@ -66,6 +66,8 @@ struct Plan {
     limits: Limits,
     /// Calls per second that ask, of all nodes together.
     rate: f64,
+    /// In every third period of ten seconds, a node's callers ask eight times as often.
+    has_bursts: bool,
     /// Maxima of input and output tokens of a call.
     costs: [u32; 2],
     /// The longest time that a call takes.
@@ -104,6 +106,8 @@ struct World {
     epoch: Instant,
     network: Arc<Network>,
     nodes: Vec<Node>,
+    /// Number of nodes that were started.
+    started: u64,
     log: Arc<Log>,
     oracle: Arc<Oracle>,
     random: fastrand::Rng,
@@ -125,6 +129,7 @@ impl World {
             epoch: Instant::now(),
             network: Network::new(plan.weather, seed),
             nodes: Vec::new(),
+            started: 0,
             log: Arc::default(),
             oracle: Arc::new(Oracle {
                 ledger: Mutex::default(),
@@ -158,6 +163,7 @@ impl World {
             Arc::clone(&clock) as Arc<dyn Clock>,
         );
         let caller = Arc::new(Caller {
+            number: self.started,
             plan: self.plan,
             epoch: self.epoch,
             limiter,
@@ -165,6 +171,7 @@ impl World {
             log: Arc::clone(&self.log),
             oracle: Arc::clone(&self.oracle),
         });
+        self.started += 1;
         let mut callers = JoinSet::new();
         let random = self.random.fork();
         let asking = Arc::clone(&caller);
@@ -240,6 +247,8 @@ impl World {
 
 /// What the callers of one node share.
 struct Caller {
+    /// Among all nodes, in the order of their start.
+    number: u64,
     plan: Plan,
     epoch: Instant,
     limiter: RedisLimiter,
@@ -250,8 +259,11 @@ struct Caller {
 
 async fn ask_again_and_again(caller: &Arc<Caller>, mut random: fastrand::Rng) {
     let mut calls = JoinSet::new();
-    let pause = caller.plan.nodes as f64 / caller.plan.rate;
+    let usual = caller.plan.nodes as f64 / caller.plan.rate;
     loop {
+        let period = caller.epoch.elapsed().as_secs() / 10;
+        let is_burst = caller.plan.has_bursts && (period + caller.number).is_multiple_of(3);
+        let pause = if is_burst { usual / 8.0 } else { usual };
         sleep(Duration::from_secs_f64(-pause * (1.0 - random.f64()).ln())).await;
         let (caller, random) = (Arc::clone(caller), random.fork());
         calls.spawn(async move { caller.call(random).await });

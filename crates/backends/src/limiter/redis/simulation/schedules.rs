@@ -38,6 +38,7 @@ fn plan(nodes: usize, requests: u32, load: f64) -> Plan {
         },
         limits: limits(requests, 100 * requests, 100 * requests),
         rate: load * f64::from(requests) / WINDOW.as_secs_f64(),
+        has_bursts: false,
         costs: [100, 100],
         call: Duration::from_secs(5),
         drift: 0.001,
@@ -60,6 +61,8 @@ enum Faults {
 fn any_plan(random: &mut fastrand::Rng) -> Plan {
     let requests = [10, 60, 300, 900][random.usize(0..4)];
     let mut plan = plan(random.usize(1..=5), requests, 0.2 + 1.8 * random.f64());
+    plan.has_bursts = random.bool();
+    plan.limits = limits(requests, 40 * requests, 40 * requests);
     plan.weather = Weather {
         delay: Duration::from_micros(random.u64(100..20_000)),
         lost: [0.0, 0.001, 0.02][random.usize(0..3)],
@@ -206,7 +209,8 @@ fn case_9_a_node_that_was_paused_admits_nothing_on_its_lease() {
 fn case_10_messages_in_any_order_and_crashes_create_no_room() {
     for seed in seeds() {
         let violation = simulate(|| async move {
-            let mut plan = plan(3, 300, 1.5);
+            let mut plan = plan(3, 300, 0.7);
+            plan.has_bursts = true;
             plan.weather = Weather {
                 delay: Duration::from_millis(100),
                 lost: 0.02,
