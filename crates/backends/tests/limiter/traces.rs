@@ -8,8 +8,15 @@ use parking_lot::Mutex;
 
 use crate::backend::{Backend, ask};
 
-/// Number of calls that ask.
-const ASKS: usize = 20_000;
+/// Number of calls that ask: 50 times as many with `KEYPOOL_LONG`, as `make test-full` sets it.
+#[expect(clippy::disallowed_methods, reason = "no part of the program")]
+fn asks() -> usize {
+    match std::env::var_os("KEYPOOL_LONG") {
+        Some(_) => 1_000_000,
+        None => 20_000,
+    }
+}
+
 /// Calls that ask at the same time.
 const AT_ONCE: usize = 32;
 const LIMITS: [u32; 3] = [60, 12_000, 9_000];
@@ -44,7 +51,7 @@ async fn never_more_than_the_limit(backend: Backend, window: Duration) {
         let (backend, charges) = (Arc::clone(&backend), Arc::clone(&charges));
         async move {
             let mut random = fastrand::Rng::with_seed(n as u64);
-            for _ in 0..ASKS / AT_ONCE {
+            for _ in 0..asks() / AT_ONCE {
                 let (input, output) = (random.u32(0..400), random.u32(0..300));
                 let Ok(call) = backend.ask(&ask(1, LIMITS, input, output)).await else {
                     tokio::time::sleep(Duration::from_micros(random.u64(0..2_000))).await;

@@ -12,10 +12,12 @@ fn simulate<F: Future>(simulation: impl FnOnce() -> F) -> F::Output {
     runtime.block_on(async { simulation().await })
 }
 
-/// The number of schedules of each kind: `KEYPOOL_SCHEDULES`, or few.
+/// The number of schedules of each kind is larger with `KEYPOOL_LONG`, as `make test-full` sets it.
 fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("KEYPOOL_SCHEDULES").ok();
-    0..count.map_or(6, |count| count.parse().expect("a number"))
+    match std::env::var_os("KEYPOOL_LONG") {
+        Some(_) => 0..300,
+        None => 0..6,
+    }
 }
 
 fn limits(requests: u32, input: u32, output: u32) -> Limits {
