@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, ask};
 
 /// Number of calls that ask: 50 times as many with `KEYPOOL_LONG`, as `make test-full` sets it.
-#[expect(clippy::disallowed_methods, reason = "no part of the program")]
 fn asks() -> usize {
     match std::env::var_os("KEYPOOL_LONG") {
         Some(_) => 1_000_000,
