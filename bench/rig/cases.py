@@ -60,6 +60,8 @@ LIMITS_TITLE = "small call, a caller with three limits"
 # None of them ever refuses a call.
 LIMITS_SET = dict.fromkeys(("rpm", "input_tpm", "output_tpm"), 4_000_000_000)
 LIMITS_ASKED = Asked(1.05)
+LEASED_TITLE = "small call, a caller with three limits, on leases"
+LEASED_ASKED = Asked(1.08)
 
 OPEN_LOOP = "open-loop"
 OPEN_LOOP_RATE = 1000

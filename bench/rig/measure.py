@@ -60,17 +60,22 @@ def failing(rig):
 
 
 def limits(rig):
-    """A caller with three limits, against a caller with none."""
+    """A caller with three limits, against a caller with none: counted in the process, and on leases of a Redis."""
     rig.mock.behave()
     secrets = servers.secrets(1)
-    some, none = rig.in_turns(
-        cases.SMALL,
-        rig.keypool("keypool-limits", secrets, more=servers.virtual_key(CLIENT_KEY, cases.LIMITS_SET)),
-        rig.keypool("keypool-no-limits", secrets, more=servers.virtual_key(CLIENT_KEY, {})),
-    )
-    cpu = pairs(_each(some, "cpu_us"), _each(none, "cpu_us"))
-    note = f"{_usual(some, 'cpu_us')} µs against {_usual(none, 'cpu_us')} µs; " + _pace(some, none)
-    return [Figure(cases.LIMITS_TITLE, "CPU per request, without limits = 1", "×", cpu, cases.LIMITS_ASKED, note)]
+    limited = servers.virtual_key(CLIENT_KEY, cases.LIMITS_SET)
+    leased = limited + f'[limiter]\nurl = "redis://{rig.redis().address}"\nmode = "leased"\n'
+    without = rig.keypool("keypool-no-limits", secrets, more=servers.virtual_key(CLIENT_KEY, {}))
+    found = []
+    for title, name, more, asked in (
+        (cases.LIMITS_TITLE, "keypool-limits", limited, cases.LIMITS_ASKED),
+        (cases.LEASED_TITLE, "keypool-leased", leased, cases.LEASED_ASKED),
+    ):
+        some, none = rig.in_turns(cases.SMALL, rig.keypool(name, secrets, more=more), without)
+        cpu = pairs(_each(some, "cpu_us"), _each(none, "cpu_us"))
+        note = f"{_usual(some, 'cpu_us')} µs against {_usual(none, 'cpu_us')} µs; " + _pace(some, none)
+        found.append(Figure(title, "CPU per request, without limits = 1", "×", cpu, asked, note))
+    return found
 
 
 def open_loop(rig):

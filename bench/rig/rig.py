@@ -64,6 +64,10 @@ class Rig:
         binaries = binaries or self.binaries
         return self._start(name, servers.Keypool, binaries=binaries, settings=settings, core=self.core)
 
+    def redis(self):
+        """A Redis server."""
+        return self._start("redis", servers.Redis)
+
     def keypools(self):
         """The keypool processes started so far, by name."""
         return {name: process for name, process in self._started.items() if isinstance(process, servers.Keypool)}

@@ -185,14 +185,20 @@ impl Key {
 
     /// Why its own limits have no room for a call; `None`: they have.
     pub(crate) fn no_room(&self, cost: &Cost, now: Instant) -> Option<NoRoom> {
-        if self.flags() & flag::LIMITED == 0 {
-            return None;
-        }
-        let no_room = self.limits.no_room(cost, now)?;
-        if no_room.is_unknown {
+        let is_limited = self.flags() & flag::LIMITED != 0;
+        is_limited.then(|| self.limits.no_room(cost, now)).flatten()
+    }
+
+    /// Has the store asked whether there is room for a call, if it has to be asked. Those who wait for this key are served
+    /// after that. Returns whether it has to be asked.
+    pub(crate) fn prepare(&self, cost: &Cost, now: Instant) -> bool {
+        let is_unknown = self
+            .no_room(cost, now)
+            .is_some_and(|no_room| no_room.is_unknown);
+        if is_unknown {
             self.limits.prepare(cost, self.serve_later());
         }
-        Some(no_room)
+        is_unknown
     }
 
     pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {

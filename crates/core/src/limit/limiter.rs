@@ -91,7 +91,7 @@ pub trait Limiter: Send + Sync {
     fn check(&self, ask: &Ask, now: Instant) -> Option<Result<(), Refusal>>;
 
     /// Has the store asked, so that [`Limiter::try_reserve`] can decide about such a call for a moment, and calls `ready`
-    /// then. Drops `ready` if the store is asked about enough others, or if there is none.
+    /// then, within the store's deadlines. Without a store, drops it.
     fn prepare(&self, _ask: Ask, _ready: Ready) {}
 
     /// Whether several nodes may count together, so that a store must be asked.

@@ -215,6 +215,9 @@ impl Pool {
             picked = self.pick_among(keys, demand, now, fits);
         }
         let picked = picked.or_else(|| self.pick_ejected(keys, demand, now));
+        if picked.is_none() {
+            keys.prepare_some(demand, now);
+        }
         let (lease, by) = picked?;
         let selection =
             keys.selection(by, lease.member().index(), demand, now, passed.into_inner());

@@ -5,6 +5,9 @@ use std::time::Instant;
 use super::{Demand, KeySet};
 use crate::key::flag;
 
+/// Maximum number of keys about which a store is asked for one request, so that a large pool does not ask about all.
+const PREPARED_AT_ONCE: usize = 4;
+
 /// What keeps a key from serving a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -125,6 +128,19 @@ impl KeySet {
         // Last, since it takes a lock.
         let no_room = member.key.no_room(&demand.cost, now)?;
         found(Obstacle::OverLimit, no_room.until)
+    }
+
+    /// Has the limiter's store asked about some of the keys of which nobody knows whether they have room.
+    pub(super) fn prepare_some(&self, demand: &Demand, now: Instant) {
+        let is_over_limit = |index: &usize| {
+            let why_not = self.why_not(*index, demand, now);
+            why_not.is_some_and(|key| key.obstacle == Obstacle::OverLimit)
+        };
+        let over_limit = (0..self.members.len()).filter(is_over_limit);
+        let keys = over_limit.map(|index| &self.members[index].key);
+        keys.filter(|key| key.prepare(&demand.cost, now))
+            .take(PREPARED_AT_ONCE)
+            .for_each(drop);
     }
 
     /// When the last of the timed reasons ends that keep a key from serving the demand.

@@ -134,7 +134,7 @@ pub struct NodeReply {
     pub empty_at_ms: [Option<u64>; DIMENSIONS],
     /// When this step was received first.
     pub received_ms: u64,
-    /// A call was refused only because of what other nodes were lent.
+    /// A call was refused while other nodes have leases, which they must return.
     pub is_recall: bool,
     /// What the node was lent.
     pub grant: Option<Grant>,

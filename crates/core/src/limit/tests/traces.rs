@@ -180,7 +180,6 @@ impl Trace {
 }
 
 /// How often the seeds of a test change: 100 times with `KEYPOOL_LONG`, as `make test-full` sets it. That makes 10^8 asks.
-#[expect(clippy::disallowed_methods, reason = "no part of the program")]
 fn rounds() -> std::ops::Range<u64> {
     0..if std::env::var_os("KEYPOOL_LONG").is_some() {
         100

@@ -19,7 +19,7 @@ use keypool_core::limit::{
     Admission, Ask, DIMENSIONS, LimitId, Limiter, Limits, Ready, Refusal, Remaining, Reserving,
     Settlement, Tick,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::RedisClient;
@@ -34,8 +34,6 @@ const FLUSH_SOON: Duration = Duration::from_millis(2);
 
 /// A call that was admitted before anybody made it is given back if nobody has made it after this part of the window: 2 s.
 const PREPARED_FOR: u32 = 30;
-/// Maximum number of callers and keys for which Redis is asked before anybody calls.
-const PREPARING: usize = 8;
 
 /// What happens while Redis does not respond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,8 +102,6 @@ struct Shared {
     record_ttl: Duration,
     nodes: Nodes,
     accounts: Accounts,
-    /// For the calls that are to come.
-    preparing: Arc<Semaphore>,
 }
 
 impl RedisLimiter {
@@ -130,7 +126,6 @@ impl RedisLimiter {
             record_ttl: settings.record_ttl,
             nodes: Nodes::new(settings.heartbeat),
             accounts: Accounts::default(),
-            preparing: Arc::new(Semaphore::new(PREPARING)),
         });
         tokio::spawn(nodes::keep_counted(Arc::downgrade(&shared)));
         tokio::spawn(restate_regularly(Arc::downgrade(&shared)));
@@ -248,9 +243,6 @@ impl Limiter for RedisLimiter {
         reason = "it ends by itself, after a call with a deadline and a moment"
     )]
     fn prepare(&self, ask: Ask, ready: Ready) {
-        let Ok(permit) = Arc::clone(&self.0.preparing).try_acquire_owned() else {
-            return;
-        };
         let limiter = Self(Arc::clone(&self.0));
         tokio::spawn(async move {
             let shared = &limiter.0;
@@ -258,7 +250,6 @@ impl Limiter for RedisLimiter {
             let account = shared.accounts.of(ask.id);
             let before = account.replace_prepared(decided.ok());
             shared.give_back(&account, before);
-            drop(permit);
             ready();
             if decided.is_ok() {
                 sleep(shared.window / PREPARED_FOR).await;

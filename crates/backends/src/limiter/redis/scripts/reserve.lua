@@ -39,7 +39,7 @@
 -- Returns integers: the server's time, ms; 1 if this call had been received before, 2 if earlier ones were lost, so that
 -- nothing was done, else 0; used in the window: requests, input tokens, output tokens; held: output tokens, calls; when all
 -- of each dimension will have left the window, ms (0: nothing used); when this step was received first, ms; 1 if a call was
--- refused only because of what other nodes were lent, else 0; of the new lease: its length, ms (0: there is none), requests,
+-- refused while other nodes have leases, which they must return, else 0; of the new lease: its length, ms (0: there is none), requests,
 -- input tokens, output tokens, calls in flight; then three for each call to decide:
 --   0, 0, when it counts (ms)          admitted
 --   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
@@ -75,9 +75,9 @@ local BOUNDS, LASTING = {0.85, 0.93, 0.98}, {1 / 6, 1 / 12, 1 / 30}
 local TO_RETURN = 1 / 30
 -- The most calls in flight on a lease.
 local MOST_CALLS = 65535
--- After a call was refused because of a lease, nothing is lent for this part of the window.
+-- After a call was refused while others had leases, nothing is lent for this part of the window.
 local PAUSE = 1 / 60
--- How long nodes have to return what they were lent when it is missing elsewhere, ms.
+-- How long nodes have to return what they were lent, ms.
 local RECALL = 240
 
 local length = tonumber(ARGV[1])
@@ -338,44 +338,43 @@ end
 
 -- What other nodes were lent.
 local function sum_leases()
-  local sums = {0, 0, 0, calls = 0}
+  local sums = {0, 0, 0, calls = 0, count = 0}
   for _, node in ipairs(nodes) do
     local lease = node.lease
     if lease and lease.ends > clock then
       for d = 1, 3 do sums[d] = sums[d] + lease[d] end
-      sums.calls = sums.calls + lease.calls
+      sums.calls, sums.count = sums.calls + lease.calls, sums.count + 1
     end
   end
   return sums
 end
 
--- Whether a call is admitted, as in the reply. The fourth result: it is refused only because of what others were lent.
+-- Whether a call is admitted, as in the reply. The fourth result: other nodes have to return what they were lent.
 local function decide(now, held, lent, call)
   local after = {mean = held.mean + call.mean, variance = held.variance + call.variance, max = held.max + call.max}
   local needed = {1, call.input, pooled(after)}
   local alone = {1, call.input, pooled(call)}
-  local dimension, kind, time, rank, is_recalled = 0, 0, 0, -1, true
+  local dimension, kind, time, rank = 0, 0, 0, -1
   if max_calls >= 0 and held.calls + lent.calls >= max_calls then
-    dimension, kind, time, rank, is_recalled = 4, 1, -1, 0, held.calls < max_calls
+    dimension, kind, time, rank = 4, 1, -1, 0
   end
   for d = 1, 3 do
-    local excess = totals[d] + needed[d] - caps[d]
-    if limits[d] >= 0 and excess + lent[d] > 0 then
+    local excess = totals[d] + lent[d] + needed[d] - caps[d]
+    if limits[d] >= 0 and excess > 0 then
       local k, t, r = 2, 0, math.huge
-      if excess <= 0 then
-        k, t, r = 0, now + RECALL, now + RECALL
-      elseif alone[d] <= limits[d] then
+      if alone[d] <= limits[d] then
         local free = frees(d, excess)
         k, t = free and 0 or 1, free or (count > 0 and (entry(count)) or now) + length
         r = t
       end
-      is_recalled = is_recalled and excess <= 0
       if r > rank then dimension, kind, time, rank = d, k, t, r end
     end
   end
-  if dimension > 0 and is_recalled then return dimension, 0, now + RECALL, true end
+  if dimension == 0 or kind == 2 then return dimension, kind, time, false end
+  -- The others may have used less than they were lent, and calls of theirs may have ended since they said so.
+  if lent.count > 0 then return dimension, 0, now + RECALL, true end
   -- What is withheld may be there at any time.
-  if caps ~= limits and dimension > 0 and kind ~= 2 then kind, time = 0, now + math.ceil(patience / 8) end
+  if caps ~= limits then kind, time = 0, now + math.ceil(patience / 8) end
   return dimension, kind, time, false
 end
 
