@@ -103,8 +103,9 @@ async fn case_8_lost_replies_cause_no_double_charge_or_refund(mode: Mode) {
             sleep(Duration::from_millis(5)).await;
         }
     }
+    // On leases, calls go on.
     assert!(
-        rounds_refused > 2,
+        rounds_refused > 2 || mode == Mode::Leased,
         "{refused} refused in {rounds_refused} rounds"
     );
     // Everybody's last step is confirmed, and Redis knows every end of a call.

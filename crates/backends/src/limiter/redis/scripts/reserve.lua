@@ -458,7 +458,7 @@ if tells_all and not repeated and (before or rebuilt == 0) then
   forget()
   rebuilt = now
 elseif used_at < lost_at then
-  rebuilt = now
+  rebuilt = math.min(lost_at, now)
 end
 local node = own_record(now)
 if not repeated then
