@@ -8,6 +8,7 @@ use keypool_core::limit::{Limiter, Settlement, Usage};
 use keypool_testkit::RedisServer;
 
 use crate::backend::{ask, now, on_redis};
+use crate::fleet::in_both_modes;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -54,10 +55,9 @@ async fn calls_that_ask_at_once_share_few_calls_to_redis() {
 
 /// Five calls in the window, two of them in flight.
 #[expect(clippy::print_stdout, reason = "a figure")]
-#[tokio::test]
-async fn a_thousand_typical_keys_take_at_most_230_bytes_each() {
+async fn a_thousand_typical_keys_take_at_most_230_bytes_each(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let limiter = on_redis(&redis, Mode::Strict, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     let used = Usage {
         input_tokens: Some(900),
         output_tokens: Some(300),
@@ -83,8 +83,12 @@ async fn a_thousand_typical_keys_take_at_most_230_bytes_each() {
     }
     let each = total / 1000;
     println!(
-        "{each} B per typical key, so {} MB for 100,000 keys",
+        "{mode:?}: {each} B per typical key, so {} MB for 100,000 keys",
         each / 10
     );
     assert!(each <= 230, "{each} B");
+}
+
+in_both_modes! {
+    a_thousand_typical_keys_take_at_most_230_bytes_each,
 }

@@ -39,8 +39,8 @@
 -- Returns integers: the server's time, ms; 1 if this call had been received before, 2 if earlier ones were lost, so that
 -- nothing was done, else 0; used in the window: requests, input tokens, output tokens; held: output tokens, calls; when all
 -- of each dimension will have left the window, ms (0: nothing used); when this step was received first, ms; 1 if a call was
--- refused while other nodes have leases, which they must return, else 0; of the new lease: its length, ms (0: there is none), requests,
--- input tokens, output tokens, calls in flight; then three for each call to decide:
+-- refused while other nodes have leases, which they must return, else 0; of the new lease: its length, ms (0: there is
+-- none), requests, input tokens, output tokens, calls in flight; then three for each call to decide:
 --   0, 0, when it counts (ms)          admitted
 --   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
 --   dimension, 1, T                    refused until calls in flight end; then at the latest at T (-1: nothing tells)
@@ -52,22 +52,26 @@
 -- The value: version, time of the newest decision, what is used (three sums), a base time (ms before the end of the newest
 -- decision's millisecond), ms from the first charge of the newest entry to its last, numbers of entries and nodes, when it
 -- was built anew after a loss (as the base; 0: it was not), how long nothing is lent (ms from the newest decision); then
--- entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
--- then nodes: flags (1: calls in flight, 2: a lease), id, number of the newest call, end of its record (ms from the newest
--- decision), its admissions (bits) and their time (as the base); of the calls in flight, their number and the three sums; of
--- the lease, its end (ms from the newest decision, plus 2^31), and what is lent.
+-- entries, oldest first: last charge (ms since the base) and three amounts, in 2 bytes each (version 1), in 2, 3 and 3
+-- (version 2), or in 4 each, like the time (version 3); then nodes: flags (1: calls in flight, 2: a lease), id, number of
+-- the newest call, end of its record (ms from the newest decision), its admissions (bits) and their time (as the base); of
+-- the calls in flight, their number and the three sums; of the lease, its end (ms from the newest decision, plus 2^31), and
+-- what is lent.
 -- Entries are read only where they are needed: mostly the oldest and the newest.
 
--- While there are fewer entries than FEW, one spans at most 1/SHORT of the window, then 1/LONG. That bounds the value to
--- about 93 entries.
-local FEW, SHORT, LONG = 32, 6000, 60
+-- While there are fewer entries than FEW, one spans at most 1/SHORT of the window, then 1/LONG, by version. That bounds the
+-- value to about 890 bytes, whatever its version.
+local FEW, SHORT, LONG = 32, 6000, {60, 44, 44}
 -- Standard deviations of the sum that are held beside its mean.
 local DEVIATIONS = 4
 local HEADER, NODE = '>BI6I5I5I5I3I2I2I2I3I2', '>BI4I4I3I4I3'
 local HELD, LEASE, MIDDLE = '>I4ddI6', '>I4I4I4I4I2', 2 ^ 31
-local FORMATS, SIZES, MOST = {'>I2I2I2I2', '>I4I4I4I4'}, {8, 16}, {65535, 4294967295}
+local FORMATS, SIZES = {'>I2I2I2I2', '>I2I2I3I3', '>I4I4I4I4'}, {8, 10, 16}
+-- What an entry can hold of requests and of tokens.
+local MOST_REQUESTS, MOST_TOKENS = {65535, 65535, 2 ^ 32 - 1}, {65535, 2 ^ 24 - 1, 2 ^ 32 - 1}
+local MOST = 2 ^ 32 - 1
 -- The longest time from the base to an entry.
-local LATEST = {65535, 2 ^ 23}
+local LATEST = {65535, 65535, 2 ^ 23}
 -- What is lent is to last for a part of the window: the less of the limits is used, the longer. Above the last bound, Redis
 -- decides about each call.
 local BOUNDS, LASTING = {0.85, 0.93, 0.98}, {1 / 6, 1 / 12, 1 / 30}
@@ -124,7 +128,7 @@ local function write()
   local a, b, c = unpack(totals)
   local pause = math.max(0, not_before - clock)
   local header =
-    struct.pack(HEADER, version, clock, a, b, c, since, math.min(span, MOST[1]), count, #nodes, built, pause)
+    struct.pack(HEADER, version, clock, a, b, c, since, math.min(span, 65535), count, #nodes, built, pause)
   local parts = {header, body}
   for _, node in ipairs(nodes) do
     local flags, lease = (node.calls > 0 and 1 or 0) + (node.lease and 2 or 0), node.lease
@@ -147,6 +151,18 @@ local function entry(i)
   return last + base, a, b, c
 end
 
+-- The lowest version whose entries can hold such amounts.
+local function version_for(requests, input, output)
+  local v = 1
+  while requests > MOST_REQUESTS[v] or math.max(input, output) > MOST_TOKENS[v] do v = v + 1 end
+  return v
+end
+
+-- The longest time from the first charge of an entry to its last.
+local function width(entries)
+  return length / (entries < FEW and SHORT or LONG[version])
+end
+
 local function recode(new_version, new_base)
   local parts = {}
   for i = 1, count do
@@ -160,14 +176,15 @@ end
 local function put(i, last, old, amounts)
   local new = {}
   for d = 1, 3 do
-    new[d] = math.max(0, math.min(old[d] + amounts[d], MOST[2]))
+    new[d] = math.max(0, math.min(old[d] + amounts[d], MOST))
     totals[d] = totals[d] + new[d] - old[d]
   end
   if count == 0 then version, base = 1, last end
-  if math.max(new[1], new[2], new[3]) > MOST[version] then recode(2, base) end
+  local needed = version_for(new[1], new[2], new[3])
+  if needed > version then recode(needed, base) end
   if last - base > LATEST[version] then
     local first = entry(1)
-    recode(last - first > LATEST[version] and 2 or version, first)
+    recode(last - first > LATEST[version] and 3 or version, first)
   end
   local before, size = (i - 1) * SIZES[version], SIZES[version]
   local packed = struct.pack(FORMATS[version], last - base, new[1], new[2], new[3])
@@ -184,7 +201,7 @@ local function charge(at, amounts)
   if count > 0 then
     local last, a, b, c = entry(count)
     at = math.max(at, last)
-    if at - (last - span) < length / (count < FEW and SHORT or LONG) then
+    if at - (last - span) < width(count) then
       span = span + at - last
       put(count, at, {a, b, c}, amounts)
       return at
@@ -275,27 +292,27 @@ end
 -- Adds charges of earlier times, the oldest first. One is counted with the next later entry if that is close, so no charge
 -- counts longer because others are added.
 local function add_charges(charges)
-  local entries, most, i = {}, 0, 1
+  local entries, i = {}, 1
   for n = 1, count do entries[n] = {entry(n)} end
   local newest = count > 0 and entries[count][1]
   for _, of in ipairs(charges) do
     while entries[i] and entries[i][1] < of[1] do i = i + 1 end
-    local width, next = length / (#entries < FEW and SHORT or LONG), entries[i]
-    if not next or next[1] - of[1] >= width then
+    local next = entries[i]
+    if not next or next[1] - of[1] >= width(#entries) then
       next = {of[1], 0, 0, 0}
       table.insert(entries, i, next)
     end
     for d = 1, 3 do
-      local sum = math.min(next[1 + d] + of[1 + d], MOST[2])
+      local sum = math.min(next[1 + d] + of[1 + d], MOST)
       totals[d] = totals[d] + sum - next[1 + d]
       next[1 + d] = sum
     end
   end
   count = #entries
   if entries[count][1] ~= newest then span = 0 end
-  for _, of in ipairs(entries) do most = math.max(most, of[2], of[3], of[4]) end
-  base = entries[1][1]
-  version = (most > MOST[1] or entries[count][1] - base > LATEST[1]) and 2 or 1
+  base, version = entries[1][1], 1
+  for _, of in ipairs(entries) do version = math.max(version, version_for(of[2], of[3], of[4])) end
+  if entries[count][1] - base > LATEST[version] then version = 3 end
   local parts = {}
   for n, of in ipairs(entries) do parts[n] = struct.pack(FORMATS[version], of[1] - base, of[2], of[3], of[4]) end
   body = table.concat(parts)
@@ -416,7 +433,7 @@ local function lend(now, held, lent, node)
     calls = math.min(calls, math.floor(share(max_calls - held.calls, lent.calls)))
     if calls < 1 then return end
   end
-  local lease = counted({math.min(n, MOST[2]), math.min(math.ceil(n * wants.input), MOST[2]), math.floor(output)})
+  local lease = counted({math.min(n, MOST), math.min(math.ceil(n * wants.input), MOST), math.floor(output)})
   lease.ends, lease.calls = now + math.ceil((part + TO_RETURN) * length), calls
   node.lease = lease
 end
