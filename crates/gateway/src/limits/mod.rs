@@ -102,6 +102,16 @@ impl CallerLimits {
         })
     }
 
+    /// Admits a call if that needs no wait, neither for room nor for a store.
+    pub(crate) fn try_reserve(self: &Arc<Self>, ask: &Ask) -> Option<CallReservation> {
+        // Nobody overtakes those who wait.
+        if !self.turnstiles.is_free(ask.id) {
+            return None;
+        }
+        let decided = self.limiter.try_reserve(ask, self.clock.now())?;
+        Some(self.admitted(ask.id, decided.ok()?))
+    }
+
     /// Admits a call, after a wait if that is allowed, or says why not.
     pub(crate) async fn reserve(
         self: &Arc<Self>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The headers of one dimension.
@@ -31,8 +31,8 @@ static NAMES: [Names; 3] = [
     },
 ];
 
-/// Usual length of the three values of a dimension, in bytes.
-const MAX_VALUES: usize = 40;
+/// Maximum length of the values of all dimensions, in bytes: numbers of ten digits, and durations below 1,000 hours.
+const MAX_VALUES: usize = 3 * (10 + 10 + "999h59m59.999s".len());
 
 /// What one limit leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,62 +47,84 @@ pub(crate) struct Left {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RateHeaders(pub(crate) [Option<Left>; 3]);
 
+/// The values of all headers. They share one allocation.
+struct Values {
+    text: [u8; MAX_VALUES],
+    length: usize,
+}
+
 impl RateHeaders {
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
-        let limits = self.0.iter().flatten().count();
-        headers.reserve(3 * limits);
-        // All values together need one allocation.
-        let mut buffer = BytesMut::with_capacity(MAX_VALUES * limits);
-        for (left, names) in self.0.iter().zip(&NAMES) {
-            let Some(left) = left else { continue };
-            let mut digits = itoa::Buffer::new();
-            let limit = value(&mut buffer, digits.format(left.limit));
-            let remaining = value(&mut buffer, digits.format(left.remaining));
-            write_go_duration(&mut buffer, left.reset);
-            let reset = taken(&mut buffer);
-            headers.insert(names.limit.clone(), limit);
-            headers.insert(names.remaining.clone(), remaining);
-            headers.insert(names.reset.clone(), reset);
+        let mut values = Values {
+            text: [b'0'; MAX_VALUES],
+            length: 0,
+        };
+        let ends = self.0.map(|left| {
+            left.map(|left| {
+                [
+                    values.number(left.limit.into(), ""),
+                    values.number(left.remaining.into(), ""),
+                    values.go_duration(left.reset),
+                ]
+            })
+        });
+        let text = Bytes::from_owner(values.text);
+        headers.reserve(3 * ends.iter().flatten().count());
+        let mut start = 0;
+        for (ends, names) in ends.iter().zip(&NAMES) {
+            let names = [&names.limit, &names.remaining, &names.reset];
+            for (end, name) in ends.iter().flatten().zip(names) {
+                let value = HeaderValue::from_maybe_shared(text.slice(start..*end));
+                headers.insert(name.clone(), value.unwrap_or(HeaderValue::from_static("0")));
+                start = *end;
+            }
         }
     }
 }
 
-fn value(buffer: &mut BytesMut, text: &str) -> HeaderValue {
-    buffer.extend_from_slice(text.as_bytes());
-    taken(buffer)
-}
+impl Values {
+    /// Adds a number with its unit, and returns where it ends.
+    fn number(&mut self, number: u64, unit: &str) -> usize {
+        self.add(itoa::Buffer::new().format(number));
+        self.add(unit)
+    }
 
-fn taken(buffer: &mut BytesMut) -> HeaderValue {
-    HeaderValue::from_maybe_shared(buffer.split().freeze()).unwrap_or(HeaderValue::from_static("0"))
-}
+    /// Adds a duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`. Returns
+    /// where it ends.
+    fn go_duration(&mut self, time: Duration) -> usize {
+        const LONGEST: u64 = 1000 * 3_600_000 - 1;
+        let millis = time.as_nanos().div_ceil(1_000_000);
+        let millis = u64::try_from(millis).unwrap_or(LONGEST).min(LONGEST);
+        if (1..1000).contains(&millis) {
+            return self.number(millis, "ms");
+        }
+        let (minutes, millis) = (millis / 60_000, millis % 60_000);
+        if minutes >= 60 {
+            self.number(minutes / 60, "h");
+        }
+        if minutes > 0 {
+            self.number(minutes % 60, "m");
+        }
+        let (seconds, fraction) = (millis / 1000, millis % 1000);
+        if fraction == 0 {
+            return self.number(seconds, "s");
+        }
+        self.number(seconds, ".");
+        // Three digits, without zeros at the end.
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(1000 + fraction)[1..].trim_end_matches('0');
+        self.add(digits);
+        self.add("s")
+    }
 
-/// A duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`.
-fn write_go_duration(text: &mut BytesMut, time: Duration) {
-    let mut digits = itoa::Buffer::new();
-    let mut write = |number: u64, unit: &[u8]| {
-        text.extend_from_slice(digits.format(number).as_bytes());
-        text.extend_from_slice(unit);
-    };
-    let millis = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-    if (1..1000).contains(&millis) {
-        return write(millis, b"ms");
+    fn add(&mut self, text: &str) -> usize {
+        let end = self.length + text.len();
+        if let Some(room) = self.text.get_mut(self.length..end) {
+            room.copy_from_slice(text.as_bytes());
+            self.length = end;
+        }
+        self.length
     }
-    let (minutes, millis) = (millis / 60_000, millis % 60_000);
-    if minutes >= 60 {
-        write(minutes / 60, b"h");
-    }
-    if minutes > 0 {
-        write(minutes % 60, b"m");
-    }
-    let (seconds, fraction) = (millis / 1000, millis % 1000);
-    if fraction == 0 {
-        return write(seconds, b"s");
-    }
-    write(seconds, b".");
-    let digits = [fraction / 100, fraction / 10 % 10, fraction % 10];
-    let used = 3 - digits.iter().rev().take_while(|digit| **digit == 0).count();
-    digits[..used].iter().for_each(|digit| write(*digit, b""));
-    text.extend_from_slice(b"s");
 }
 
 #[cfg(test)]
@@ -122,10 +144,14 @@ mod tests {
             (60_000_000_000, "1m0s"),
             (360_050_000_000, "6m0.05s"),
             (3_600_000_000_000, "1h0m0s"),
+            (u64::MAX, "999h59m59.999s"),
         ] {
-            let mut written = BytesMut::new();
-            write_go_duration(&mut written, Duration::from_nanos(nanos));
-            assert_eq!(&written[..], text.as_bytes(), "{nanos}");
+            let mut values = Values {
+                text: [0; MAX_VALUES],
+                length: 0,
+            };
+            let end = values.go_duration(Duration::from_nanos(nanos));
+            assert_eq!(&values.text[..end], text.as_bytes(), "{nanos}");
         }
     }
 

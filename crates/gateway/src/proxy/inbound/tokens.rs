@@ -20,14 +20,15 @@ pub(crate) struct TokenGuess {
     kind: u8,
     /// The maximum that the call sets, for all choices.
     max_output: Option<u32>,
-    /// Calls of the endpoint produce tokens.
-    produces: bool,
+    /// How the response reports what was used.
+    pub(crate) form: UsageForm,
     /// The model reads nothing that is not in the body.
     is_whole: bool,
 }
 
 impl TokenGuess {
-    /// Guesses from the request. `dialect`: of the provider that is tried first.
+    /// Guesses from the request; `None` if its response will report no tokens. `dialect`: of the provider that is tried
+    /// first.
     pub(super) fn of(
         endpoint: &MatchedEndpoint<'_>,
         model: &str,
@@ -35,14 +36,15 @@ impl TokenGuess {
         fields: &Peek,
         dialect: &Dialect,
         caller: LimitId,
-    ) -> Self {
+    ) -> Option<Self> {
         let (protocol, path) = (endpoint.protocol, &*endpoint.path);
+        let form = UsageForm::of(protocol, path)?;
         let guess = InputGuess::of(protocol, path, body, dialect.image_rule);
         let choices = fields.choices.unwrap_or(1).max(1);
         let max = fields
             .max_output_tokens
             .map(|max| max.saturating_mul(choices));
-        Self {
+        Some(Self {
             caller,
             model: model.into(),
             // A float beyond the largest number becomes the largest number.
@@ -50,9 +52,13 @@ impl TokenGuess {
             kind: guess.kind as u8,
             is_whole: guess.is_whole,
             max_output: max.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
-            produces: UsageForm::of(protocol, path)
-                .is_some_and(|form| form != UsageForm::InputOnly),
-        }
+            form,
+        })
+    }
+
+    /// Whether calls of the endpoint produce tokens.
+    fn produces(&self) -> bool {
+        self.form != UsageForm::InputOnly
     }
 
     /// What is reserved for the call under `limits`. No call is expected to produce more than the whole limit.
@@ -64,7 +70,7 @@ impl TokenGuess {
     ) -> Cost {
         let limit = limits.output_tokens;
         let output = match reservation {
-            _ if !self.produces => OutputHold::NONE,
+            _ if !self.produces() => OutputHold::NONE,
             // A call without a maximum may get any number of tokens, so it is admitted alone.
             OutputReservation::MaxTokens => {
                 OutputHold::exactly(self.max_output.or(limit).unwrap_or_default())
@@ -85,7 +91,7 @@ impl TokenGuess {
         if let Some(tokens) = usage.input_tokens.filter(|_| self.is_whole) {
             estimates.note_input(&self.model, self.kind, self.input, tokens);
         }
-        if let Some(tokens) = usage.output_tokens.filter(|_| self.produces) {
+        if let Some(tokens) = usage.output_tokens.filter(|_| self.produces()) {
             estimates.note_output(&self.output_of(None), tokens);
         }
     }

@@ -6,6 +6,7 @@ mod edits;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -18,7 +19,6 @@ use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use keypool_providers::response::{StreamEnd, StreamKind};
-use keypool_providers::usage::UsageForm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{MatchedEndpoint, ReceivedBody, TokenGuess};
@@ -61,7 +61,7 @@ pub(crate) struct Call<'a> {
     /// What else the body says.
     pub(crate) fields: peek::Peek,
     /// The tokens that it may use, if a limit needs to know.
-    pub(crate) tokens: Option<Box<TokenGuess>>,
+    pub(crate) tokens: Option<Arc<TokenGuess>>,
     model: Option<NamedModel>,
 }
 
@@ -151,12 +151,11 @@ impl<'a> Call<'a> {
 
     /// Guesses how many tokens the call uses, since a limit needs to know.
     pub(crate) fn guess_tokens(&mut self, caller: LimitId, dialect: &Dialect) {
-        let is_counted = UsageForm::of(self.protocol(), self.path()).is_some();
-        if self.generates && is_counted {
+        if self.generates {
             let model = self.model_name().unwrap_or_default();
             let (endpoint, body) = (&self.endpoint, self.body());
             let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
-            self.tokens = Some(Box::new(guess));
+            self.tokens = guess.map(Arc::new);
         }
     }
 

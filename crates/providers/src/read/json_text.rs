@@ -1,0 +1,205 @@
+//! Passes over JSON text from string to string and from bracket to bracket, without parsing it.
+//!
+//! Of an object or a list that is skipped, only its own kind of bracket and the quotes of strings matter. So pictures and
+//! embeddings of many MiB cost next to nothing. Must never judge whether a text is JSON: of one that is not, it finds
+//! something or nothing.
+
+use memchr::{memchr2, memchr3};
+
+/// A byte of each sign, in a word of eight.
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
+const BACKSLASHES: u64 = u64::from_ne_bytes([b'\\'; 8]);
+/// Number of words that are searched one by one before memchr is called, which costs as much as all of them. Most strings
+/// are names and short values.
+const WORDS: usize = 4;
+/// Number of bytes outside of strings that are looked at one by one before memchr is called.
+const NEAR: usize = 8;
+
+/// Where a string ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StringEnd {
+    /// The offset of its last quote. If the text ends before: the length of the text, or one more if its last byte is a
+    /// backslash that escapes the next one.
+    pub(crate) at: usize,
+    pub(crate) has_escape: bool,
+}
+
+/// The end of the string whose content begins or goes on at `start`.
+pub(crate) fn string_end(text: &[u8], start: usize) -> StringEnd {
+    let (mut at, mut has_escape) = (start, false);
+    while let Some(found) = quote_or_backslash(text, at) {
+        at = found;
+        if text[at] == b'"' {
+            return StringEnd { at, has_escape };
+        }
+        has_escape = true;
+        at += 2;
+    }
+    let at = at.max(text.len());
+    StringEnd { at, has_escape }
+}
+
+#[inline]
+fn quote_or_backslash(text: &[u8], start: usize) -> Option<usize> {
+    let rest = text.get(start..)?;
+    let (words, _) = rest.as_chunks();
+    for (index, word) in words.iter().take(WORDS).enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = zeros(word ^ QUOTES) | zeros(word ^ BACKSLASHES);
+        if found != 0 {
+            return Some(start + 8 * index + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let searched = 8 * words.len().min(WORDS);
+    memchr2(b'"', b'\\', &rest[searched..]).map(|found| start + searched + found)
+}
+
+/// The highest bit of each byte that is 0; and maybe of bytes above the lowest of these (H. S. Warren, "Hacker's Delight",
+/// 6-1).
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & (ONES << 7)
+}
+
+/// The next quote or bracket of one kind. Those of small objects are close to each other.
+#[inline]
+pub(crate) fn quote_or_bracket(text: &[u8], start: usize, [open, close]: [u8; 2]) -> Option<usize> {
+    let rest = text.get(start..)?;
+    let (near, far) = rest.split_at(rest.len().min(NEAR));
+    let is_sign = |byte: &u8| *byte == b'"' || *byte == open || *byte == close;
+    let found = near.iter().position(is_sign);
+    let found = found.or_else(|| Some(near.len() + memchr3(b'"', open, close, far)?))?;
+    Some(start + found)
+}
+
+/// The offset just past the object or list that begins at `start`; `None` if the text ends before.
+pub(crate) fn nested_end(text: &[u8], start: usize) -> Option<usize> {
+    let open = text[start];
+    let close = if open == b'{' { b'}' } else { b']' };
+    let (mut at, mut depth) = (start + 1, 1_usize);
+    while depth > 0 {
+        let sign = quote_or_bracket(text, at, [open, close])?;
+        at = sign + 1;
+        match text[sign] {
+            b'"' => at = string_end(text, at).at + 1,
+            byte if byte == open => depth += 1,
+            _ => depth -= 1,
+        }
+    }
+    Some(at)
+}
+
+/// Reads an object field by field. Each method returns `None` where the text ends or is no JSON.
+pub(crate) struct JsonText<'t> {
+    text: &'t [u8],
+    at: usize,
+}
+
+/// A field's name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name<'t> {
+    /// As written between its quotes.
+    pub(crate) written: &'t [u8],
+    pub(crate) has_escape: bool,
+}
+
+impl<'t> JsonText<'t> {
+    pub(crate) fn new(text: &'t [u8]) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// Takes a sign, and blanks before it.
+    #[inline]
+    pub(crate) fn take(&mut self, sign: u8) -> Option<()> {
+        let is_next = self.sign()? == sign;
+        self.at += 1;
+        is_next.then_some(())
+    }
+
+    /// Reads an object: calls `on_field` with each name and with its value as written.
+    pub(crate) fn object(&mut self, on_field: impl FnMut(Name<'t>, &'t [u8])) -> Option<()> {
+        self.take(b'{')?;
+        match self.sign()? {
+            b'}' => self.take(b'}'),
+            _ => self.fields(on_field),
+        }
+    }
+
+    /// Reads fields up to the end of their object.
+    fn fields(&mut self, mut on_field: impl FnMut(Name<'t>, &'t [u8])) -> Option<()> {
+        loop {
+            let name = self.name()?;
+            on_field(name, self.value()?);
+            if self.ends_object()? {
+                return Some(());
+            }
+        }
+    }
+
+    /// Reads the fields that follow a value, up to the end of their object.
+    pub(crate) fn rest_of_object(&mut self) -> Option<()> {
+        match self.ends_object()? {
+            true => Some(()),
+            false => self.fields(|_, _| ()),
+        }
+    }
+
+    /// Whether nothing but blanks follows.
+    pub(crate) fn is_at_end(&mut self) -> bool {
+        self.sign().is_none()
+    }
+
+    /// Takes a name and its colon.
+    fn name(&mut self) -> Option<Name<'t>> {
+        self.take(b'"')?;
+        let start = self.at;
+        let end = string_end(self.text, start);
+        let written = self.text.get(start..end.at)?;
+        self.at = end.at + 1;
+        self.take(b':')?;
+        Some(Name {
+            written,
+            has_escape: end.has_escape,
+        })
+    }
+
+    fn value(&mut self) -> Option<&'t [u8]> {
+        let sign = self.sign()?;
+        let start = self.at;
+        self.at = match sign {
+            b'"' => string_end(self.text, start + 1).at + 1,
+            b'{' | b'[' => nested_end(self.text, start)?,
+            _ => self.scalar_end()?,
+        };
+        self.text.get(start..self.at)
+    }
+
+    /// After a value: whether its object ends. Otherwise another field must follow.
+    fn ends_object(&mut self) -> Option<bool> {
+        let sign = self.sign()?;
+        self.at += 1;
+        matches!(sign, b'}' | b',').then_some(sign == b'}')
+    }
+
+    /// The first byte of what follows, after blanks.
+    #[inline]
+    fn sign(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.text.get(self.at)?;
+            if !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+    }
+
+    /// The end of a number, `true`, `false` or `null`.
+    fn scalar_end(&self) -> Option<usize> {
+        let is_inside =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+        let length = self.text[self.at..]
+            .iter()
+            .position(|byte| !is_inside(byte))?;
+        (length > 0).then_some(self.at + length)
+    }
+}
