@@ -125,24 +125,28 @@ impl Estimates {
         let guess = UNKNOWN
             .min(f64::from(limit) * UNKNOWN_SHARE)
             .min(max.into());
+        let of_all = self.of_model(call.model);
         let outputs = self.outputs.lock();
-        let known = [self.own(call), self.of_all(call.model)]
-            .into_iter()
-            .find_map(|name| outputs.get(name).copied());
+        let known = outputs
+            .get(own(of_all, call))
+            .or_else(|| outputs.get(of_all))
+            .copied();
+        drop(outputs);
         known.unwrap_or_default().hold(guess, max)
     }
 
     /// Learns what a call produced.
     pub fn note_output(&self, call: &OutputOf<'_>, tokens: u32) {
+        let of_all = self.of_model(call.model);
         let mut outputs = self.outputs.lock();
-        for name in [self.own(call), self.of_all(call.model)] {
+        for name in [own(of_all, call), of_all] {
             outputs.entry(name, MAX_REMEMBERED).add(tokens);
         }
     }
 
     /// The input tokens that a call is expected to have. `kind`: of text, since each is off by a factor of its own.
     pub fn input(&self, model: &str, kind: u8, guess: u32) -> u32 {
-        let name = self.of_kind(model, kind);
+        let name = of_kind(self.of_model(model), kind);
         let known = self.inputs.lock().get(name).copied();
         let factor = known.map_or(1.0, |known| known.log.exp());
         // A float beyond the largest number becomes the largest number.
@@ -154,7 +158,7 @@ impl Estimates {
         if guess < TELLING_GUESS || tokens == 0 {
             return;
         }
-        let name = self.of_kind(model, kind);
+        let name = of_kind(self.of_model(model), kind);
         let mut inputs = self.inputs.lock();
         let known = inputs.entry(name, MAX_REMEMBERED);
         known.calls = known.calls.saturating_add(1);
@@ -166,20 +170,21 @@ impl Estimates {
         known.log += share * (log - known.log);
     }
 
-    /// Calls that allow answers of similar length are alike.
-    fn own(&self, call: &OutputOf<'_>) -> u64 {
-        let class = call.max.map_or(33, |max| max.max(1).ilog2());
-        let caller = call.caller.0 as u64 ^ u64::from(class);
-        hash::bytes(self.seed ^ hash::scatter(caller), call.model.as_bytes())
-    }
-
-    fn of_all(&self, model: &str) -> u64 {
+    fn of_model(&self, model: &str) -> u64 {
         hash::bytes(self.seed, model.as_bytes())
     }
+}
 
-    fn of_kind(&self, model: &str, kind: u8) -> u64 {
-        hash::bytes(!self.seed ^ u64::from(kind), model.as_bytes())
-    }
+/// Names a caller's calls of a model. Those that allow answers of similar length are alike.
+fn own(model: u64, call: &OutputOf<'_>) -> u64 {
+    let class = call.max.map_or(33, |max| max.max(1).ilog2());
+    let caller = call.caller.0 as u64 ^ u64::from(class);
+    hash::scatter(model ^ hash::scatter(caller))
+}
+
+/// Names a kind of text for a model.
+fn of_kind(model: u64, kind: u8) -> u64 {
+    hash::scatter(model ^ u64::from(kind))
 }
 
 #[cfg(test)]

@@ -140,14 +140,22 @@ impl CallerLimits {
     pub(crate) fn headers(&self, id: LimitId, limits: &Limits) -> RateHeaders {
         let now = self.clock.now();
         let left = self.limiter.remaining(id, limits, now);
+        // The limits often share their reset.
+        let mut known = None;
         RateHeaders(left.map(|left| {
-            left.map(|left| Left {
-                limit: left.limit,
-                remaining: left.remaining,
-                reset: self
+            let left = left?;
+            let reset = match known {
+                Some((resets, reset)) if resets == left.resets => reset,
+                _ => self
                     .limiter
                     .instant(left.resets)
                     .saturating_duration_since(now),
+            };
+            known = Some((left.resets, reset));
+            Some(Left {
+                limit: left.limit,
+                remaining: left.remaining,
+                reset,
             })
         }))
     }

@@ -1,9 +1,10 @@
 //! `x-ratelimit-*`: what the limits of a caller leave, in OpenAI's form.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use keypool_core::limit::WINDOW;
 
 /// The headers of one dimension.
 struct Names {
@@ -31,8 +32,17 @@ static NAMES: [Names; 3] = [
     },
 ];
 
-/// Maximum length of the values of all dimensions, in bytes: numbers of ten digits, and durations below 1,000 hours.
-const MAX_VALUES: usize = 3 * (10 + 10 + "999h59m59.999s".len());
+/// Number of limits that each thread caches: a prime, since most limits are round.
+const CACHED_LIMITS: usize = 61;
+
+thread_local! {
+    /// Limits as they are written. They are the same in every response.
+    static LIMITS: RefCell<[Option<(u32, HeaderValue)>; CACHED_LIMITS]> =
+        const { RefCell::new([const { None }; CACHED_LIMITS]) };
+}
+
+/// How a whole window is written.
+static WHOLE_WINDOW: HeaderValue = HeaderValue::from_static("1m0s");
 
 /// What one limit leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,84 +57,57 @@ pub(crate) struct Left {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RateHeaders(pub(crate) [Option<Left>; 3]);
 
-/// The values of all headers. They share one allocation.
-struct Values {
-    text: [u8; MAX_VALUES],
-    length: usize,
-}
-
 impl RateHeaders {
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
-        let mut values = Values {
-            text: [b'0'; MAX_VALUES],
-            length: 0,
-        };
-        let ends = self.0.map(|left| {
-            left.map(|left| {
-                [
-                    values.number(left.limit.into(), ""),
-                    values.number(left.remaining.into(), ""),
-                    values.go_duration(left.reset),
-                ]
-            })
-        });
-        let text = Bytes::from_owner(values.text);
-        headers.reserve(3 * ends.iter().flatten().count());
-        let mut start = 0;
-        for (ends, names) in ends.iter().zip(&NAMES) {
-            let names = [&names.limit, &names.remaining, &names.reset];
-            for (end, name) in ends.iter().flatten().zip(names) {
-                let value = HeaderValue::from_maybe_shared(text.slice(start..*end));
-                headers.insert(name.clone(), value.unwrap_or(HeaderValue::from_static("0")));
-                start = *end;
+        // What a call was just charged leaves all windows at the same time, a whole window from now.
+        let (mut reset, mut written) = (WINDOW, WHOLE_WINDOW.clone());
+        for (left, names) in self.0.iter().zip(&NAMES) {
+            let Some(left) = left else { continue };
+            if left.reset != reset {
+                (reset, written) = (left.reset, go_duration(left.reset));
             }
+            headers.insert(&names.limit, limit(left.limit));
+            headers.insert(&names.remaining, number(left.remaining));
+            headers.insert(&names.reset, written.clone());
         }
     }
 }
 
-impl Values {
-    /// Adds a number with its unit, and returns where it ends.
-    fn number(&mut self, number: u64, unit: &str) -> usize {
-        self.add(itoa::Buffer::new().format(number));
-        self.add(unit)
-    }
+/// A limit, from the thread's cache if it holds it.
+fn limit(limit: u32) -> HeaderValue {
+    LIMITS.with_borrow_mut(|limits| {
+        let cached = &mut limits[limit as usize % CACHED_LIMITS];
+        match cached {
+            Some((of, value)) if *of == limit => value.clone(),
+            _ => cached.insert((limit, number(limit))).1.clone(),
+        }
+    })
+}
 
-    /// Adds a duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`. Returns
-    /// where it ends.
-    fn go_duration(&mut self, time: Duration) -> usize {
-        const LONGEST: u64 = 1000 * 3_600_000 - 1;
-        let millis = time.as_nanos().div_ceil(1_000_000);
-        let millis = u64::try_from(millis).unwrap_or(LONGEST).min(LONGEST);
-        if (1..1000).contains(&millis) {
-            return self.number(millis, "ms");
-        }
-        let (minutes, millis) = (millis / 60_000, millis % 60_000);
-        if minutes >= 60 {
-            self.number(minutes / 60, "h");
-        }
-        if minutes > 0 {
-            self.number(minutes % 60, "m");
-        }
-        let (seconds, fraction) = (millis / 1000, millis % 1000);
-        if fraction == 0 {
-            return self.number(seconds, "s");
-        }
-        self.number(seconds, ".");
-        // Three digits, without zeros at the end.
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(1000 + fraction)[1..].trim_end_matches('0');
-        self.add(digits);
-        self.add("s")
-    }
+fn number(number: u32) -> HeaderValue {
+    value(itoa::Buffer::new().format(number))
+}
 
-    fn add(&mut self, text: &str) -> usize {
-        let end = self.length + text.len();
-        if let Some(room) = self.text.get_mut(self.length..end) {
-            room.copy_from_slice(text.as_bytes());
-            self.length = end;
-        }
-        self.length
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// A duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`.
+fn go_duration(time: Duration) -> HeaderValue {
+    let millis = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    if (1..1000).contains(&millis) {
+        return value(&format!("{millis}ms"));
     }
+    let (minutes, millis) = (millis / 60_000, millis % 60_000);
+    let mut text = match (minutes / 60, minutes % 60) {
+        (0, 0) => String::new(),
+        (0, minutes) => format!("{minutes}m"),
+        (hours, minutes) => format!("{hours}h{minutes}m"),
+    };
+    let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
+    text += seconds.trim_end_matches('0').trim_end_matches('.');
+    text += "s";
+    value(&text)
 }
 
 #[cfg(test)]
@@ -144,15 +127,14 @@ mod tests {
             (60_000_000_000, "1m0s"),
             (360_050_000_000, "6m0.05s"),
             (3_600_000_000_000, "1h0m0s"),
-            (u64::MAX, "999h59m59.999s"),
         ] {
-            let mut values = Values {
-                text: [0; MAX_VALUES],
-                length: 0,
-            };
-            let end = values.go_duration(Duration::from_nanos(nanos));
-            assert_eq!(&values.text[..end], text.as_bytes(), "{nanos}");
+            assert_eq!(go_duration(Duration::from_nanos(nanos)), text, "{nanos}");
         }
+    }
+
+    #[test]
+    fn a_whole_window_is_written_like_any_duration() {
+        assert_eq!(WHOLE_WINDOW, go_duration(WINDOW));
     }
 
     #[test]
@@ -168,5 +150,12 @@ mod tests {
         assert_eq!(headers["x-ratelimit-limit-requests"], "60");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
         assert_eq!(headers["x-ratelimit-reset-requests"], "1m0s");
+        let later = Left {
+            reset: Duration::from_millis(1500),
+            ..left
+        };
+        RateHeaders([Some(later), Some(left), None]).insert(&mut headers);
+        assert_eq!(headers["x-ratelimit-reset-requests"], "1.5s");
+        assert_eq!(headers["x-ratelimit-reset-input-tokens"], "1m0s");
     }
 }

@@ -4,7 +4,7 @@
 //! embeddings of many MiB cost next to nothing. Must never judge whether a text is JSON: of one that is not, it finds
 //! something or nothing.
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 
 /// A byte of each sign, in a word of eight.
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
@@ -15,6 +15,11 @@ const BACKSLASHES: u64 = u64::from_ne_bytes([b'\\'; 8]);
 const WORDS: usize = 4;
 /// Number of bytes outside of strings that are looked at one by one before memchr is called.
 const NEAR: usize = 8;
+
+/// The brackets of an object.
+pub(crate) const OBJECT: [u8; 2] = [b'{', b'}'];
+/// The brackets of a list.
+pub(crate) const LIST: [u8; 2] = [b'[', b']'];
 
 /// Where a string ends.
 #[derive(Clone, Copy, Debug)]
@@ -72,13 +77,17 @@ pub(crate) fn quote_or_bracket(text: &[u8], start: usize, [open, close]: [u8; 2]
     Some(start + found)
 }
 
-/// The offset just past the object or list that begins at `start`; `None` if the text ends before.
-pub(crate) fn nested_end(text: &[u8], start: usize) -> Option<usize> {
-    let open = text[start];
-    let close = if open == b'{' { b'}' } else { b']' };
-    let (mut at, mut depth) = (start + 1, 1_usize);
+/// The offset just past the bracket that closes an object or a list, of which `start` is inside; `None` if the text ends
+/// before. `brackets`: its kind.
+pub(crate) fn nested_end(text: &[u8], start: usize, brackets: [u8; 2]) -> Option<usize> {
+    let [open, close] = brackets;
+    let first = start + memchr(close, text.get(start..)?)?;
+    if is_flat(&text[start..first], open) {
+        return Some(first + 1);
+    }
+    let (mut at, mut depth) = (start, 1_usize);
     while depth > 0 {
-        let sign = quote_or_bracket(text, at, [open, close])?;
+        let sign = quote_or_bracket(text, at, brackets)?;
         at = sign + 1;
         match text[sign] {
             b'"' => at = string_end(text, at).at + 1,
@@ -87,6 +96,17 @@ pub(crate) fn nested_end(text: &[u8], start: usize) -> Option<usize> {
         }
     }
     Some(at)
+}
+
+/// Whether what follows a text is outside of strings, and no bracket was opened. Most small objects and lists are flat.
+/// Without an early exit, so that it is vectorized.
+fn is_flat(text: &[u8], open: u8) -> bool {
+    let (mut is_odd, mut is_other) = (0, 0);
+    for byte in text {
+        is_odd ^= u8::from(*byte == b'"');
+        is_other |= u8::from(*byte == open) | u8::from(*byte == b'\\');
+    }
+    is_odd | is_other == 0
 }
 
 /// Reads an object field by field. Each method returns `None` where the text ends or is no JSON.
@@ -117,31 +137,25 @@ impl<'t> JsonText<'t> {
     }
 
     /// Reads an object: calls `on_field` with each name and with its value as written.
-    pub(crate) fn object(&mut self, on_field: impl FnMut(Name<'t>, &'t [u8])) -> Option<()> {
+    pub(crate) fn object(&mut self, mut on_field: impl FnMut(Name<'t>, &'t [u8])) -> Option<()> {
         self.take(b'{')?;
-        match self.sign()? {
-            b'}' => self.take(b'}'),
-            _ => self.fields(on_field),
+        if self.sign()? == b'}' {
+            return self.take(b'}');
         }
-    }
-
-    /// Reads fields up to the end of their object.
-    fn fields(&mut self, mut on_field: impl FnMut(Name<'t>, &'t [u8])) -> Option<()> {
         loop {
             let name = self.name()?;
             on_field(name, self.value()?);
-            if self.ends_object()? {
-                return Some(());
+            match self.sign()? {
+                b',' => self.at += 1,
+                _ => return self.take(b'}'),
             }
         }
     }
 
-    /// Reads the fields that follow a value, up to the end of their object.
-    pub(crate) fn rest_of_object(&mut self) -> Option<()> {
-        match self.ends_object()? {
-            true => Some(()),
-            false => self.fields(|_, _| ()),
-        }
+    /// Skips what follows a value, up to the end of its object.
+    pub(crate) fn skip_rest(&mut self) -> Option<()> {
+        self.at = nested_end(self.text, self.at, OBJECT)?;
+        Some(())
     }
 
     /// Whether nothing but blanks follows.
@@ -168,17 +182,11 @@ impl<'t> JsonText<'t> {
         let start = self.at;
         self.at = match sign {
             b'"' => string_end(self.text, start + 1).at + 1,
-            b'{' | b'[' => nested_end(self.text, start)?,
+            b'{' => nested_end(self.text, start + 1, OBJECT)?,
+            b'[' => nested_end(self.text, start + 1, LIST)?,
             _ => self.scalar_end()?,
         };
         self.text.get(start..self.at)
-    }
-
-    /// After a value: whether its object ends. Otherwise another field must follow.
-    fn ends_object(&mut self) -> Option<bool> {
-        let sign = self.sign()?;
-        self.at += 1;
-        matches!(sign, b'}' | b',').then_some(sign == b'}')
     }
 
     /// The first byte of what follows, after blanks.

@@ -69,9 +69,6 @@ impl UsageForm {
     pub fn of(protocol: Protocol, path: &str) -> Option<Self> {
         let has = |part| path.contains(part);
         match protocol {
-            Protocol::OpenAi if has("/embeddings") || path.ends_with("/rerank") => {
-                Some(Self::InputOnly)
-            }
             Protocol::OpenAi
                 if path.ends_with("/completions")
                     || path.ends_with("/responses")
@@ -80,6 +77,9 @@ impl UsageForm {
                     || has("/audio/") =>
             {
                 Some(Self::OpenAi)
+            }
+            Protocol::OpenAi if has("/embeddings") || path.ends_with("/rerank") => {
+                Some(Self::InputOnly)
             }
             Protocol::Anthropic if path.ends_with("/messages") => Some(Self::Anthropic),
             Protocol::Gemini if has(":") || path.ends_with("/interactions") => Some(Self::Gemini),
@@ -180,7 +180,7 @@ impl UsageReader {
         text.take(b':')?;
         let mut counts = self.counts;
         counts.read(names(self.form, Place::Document(self.form)), &mut text)?;
-        text.rest_of_object()?;
+        text.skip_rest()?;
         text.is_at_end().then(|| self.counts = counts)
     }
 

@@ -3,7 +3,7 @@
 //! The body was parsed before, so this must never judge whether it is JSON: of other text it reads something or nothing.
 
 use super::found::Found;
-use crate::read::json_text::{nested_end, string_end};
+use crate::read::json_text::{LIST, OBJECT, nested_end, string_end};
 
 /// What a top-level field is to a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,8 @@ impl<'b> Walk<'b, '_> {
     /// Skips the value that follows, unless it is a number or the like.
     fn skip_value(&mut self) {
         let end = match self.body.get(self.at) {
-            Some(b'{' | b'[') => nested_end(self.body, self.at),
+            Some(b'{') => nested_end(self.body, self.at + 1, OBJECT),
+            Some(b'[') => nested_end(self.body, self.at + 1, LIST),
             Some(b'"') => Some(string_end(self.body, self.at + 1).at + 1),
             _ => return,
         };
