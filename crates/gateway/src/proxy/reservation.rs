@@ -38,11 +38,16 @@ impl CallerReservation {
 
     fn ask(gw: &Gateway, call: &Call<'_>, key: &VirtualKeySettings) -> Ask {
         let limits = &gw.limits;
-        let cost = call.tokens.as_ref().map_or(Cost::REQUEST, |tokens| {
-            tokens.cost(&limits.estimates, &key.limits, key.output_reservation)
-        });
+        let (id, cost) = match &call.tokens {
+            None => (LimitId::of_virtual_key(&key.name), Cost::REQUEST),
+            Some(tokens) => {
+                let reservation = key.output_reservation;
+                let cost = tokens.cost(&limits.estimates, &key.limits, reservation);
+                (tokens.caller, cost)
+            }
+        };
         Ask {
-            id: LimitId::of_virtual_key(&key.name),
+            id,
             limits: key.limits,
             cost,
         }

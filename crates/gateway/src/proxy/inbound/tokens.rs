@@ -1,7 +1,7 @@
 //! How many tokens a call is expected to use, and what is learned once that is known.
 
 use keypool_core::limit::{
-    Cost, Estimates, LimitId, Limits, OutputHold, OutputOf, OutputReservation, Usage,
+    Cost, Estimates, LimitId, Limits, ModelId, OutputHold, OutputOf, OutputReservation, Usage,
 };
 use keypool_providers::dialect::Dialect;
 use keypool_providers::peek::Peek;
@@ -10,11 +10,11 @@ use keypool_providers::usage::{InputGuess, UsageForm};
 use super::MatchedEndpoint;
 
 /// What was read of a call before it is sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenGuess {
     /// Who calls.
-    caller: LimitId,
-    model: Box<str>,
+    pub(crate) caller: LimitId,
+    model: ModelId,
     input: u32,
     /// Guesses of each kind of text are off by a factor of their own.
     kind: u8,
@@ -31,7 +31,7 @@ impl TokenGuess {
     /// first.
     pub(super) fn of(
         endpoint: &MatchedEndpoint<'_>,
-        model: &str,
+        model: ModelId,
         body: &[u8],
         fields: &Peek,
         dialect: &Dialect,
@@ -46,7 +46,7 @@ impl TokenGuess {
             .map(|max| max.saturating_mul(choices));
         Some(Self {
             caller,
-            model: model.into(),
+            model,
             // A float beyond the largest number becomes the largest number.
             input: guess.tokens.ceil() as u32,
             kind: guess.kind as u8,
@@ -79,7 +79,7 @@ impl TokenGuess {
         };
         // A correction that was learned must not make a call impossible.
         let most = limits.input_tokens.unwrap_or(u32::MAX).max(self.input);
-        let input = estimates.input(&self.model, self.kind, self.input);
+        let input = estimates.input(self.model, self.kind, self.input);
         Cost {
             input_tokens: input.min(most),
             output,
@@ -89,17 +89,17 @@ impl TokenGuess {
     /// Learns from what the call used.
     pub(crate) fn learn(&self, estimates: &Estimates, usage: &Usage) {
         if let Some(tokens) = usage.input_tokens.filter(|_| self.is_whole) {
-            estimates.note_input(&self.model, self.kind, self.input, tokens);
+            estimates.note_input(self.model, self.kind, self.input, tokens);
         }
         if let Some(tokens) = usage.output_tokens.filter(|_| self.produces()) {
             estimates.note_output(&self.output_of(None), tokens);
         }
     }
 
-    fn output_of(&self, limit: Option<u32>) -> OutputOf<'_> {
+    fn output_of(&self, limit: Option<u32>) -> OutputOf {
         OutputOf {
             caller: self.caller,
-            model: &self.model,
+            model: self.model,
             max: self.max_output,
             limit,
         }

@@ -22,7 +22,7 @@ pub(super) struct Meter {
 
 struct Tokens {
     reader: UsageReader,
-    guess: Arc<TokenGuess>,
+    guess: TokenGuess,
     limits: Arc<CallerLimits>,
 }
 
@@ -38,7 +38,7 @@ impl Meter {
         let tokens = tokens.map(|guess| {
             Box::new(Tokens {
                 reader: UsageReader::new(guess.form),
-                guess: Arc::clone(guess),
+                guess: **guess,
                 limits: Arc::clone(limits),
             })
         });

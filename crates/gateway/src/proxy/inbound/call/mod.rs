@@ -6,13 +6,12 @@ mod edits;
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use keypool_core::limit::LimitId;
+use keypool_core::limit::{Estimates, LimitId};
 use keypool_providers::dialect::Dialect;
 use keypool_providers::form;
 use keypool_providers::objects::{self, ObjectEffect};
@@ -61,7 +60,7 @@ pub(crate) struct Call<'a> {
     /// What else the body says.
     pub(crate) fields: peek::Peek,
     /// The tokens that it may use, if a limit needs to know.
-    pub(crate) tokens: Option<Arc<TokenGuess>>,
+    pub(crate) tokens: Option<Box<TokenGuess>>,
     model: Option<NamedModel>,
 }
 
@@ -150,12 +149,17 @@ impl<'a> Call<'a> {
     }
 
     /// Guesses how many tokens the call uses, since a limit needs to know.
-    pub(crate) fn guess_tokens(&mut self, caller: LimitId, dialect: &Dialect) {
+    pub(crate) fn guess_tokens(
+        &mut self,
+        estimates: &Estimates,
+        caller: LimitId,
+        dialect: &Dialect,
+    ) {
         if self.generates {
-            let model = self.model_name().unwrap_or_default();
+            let model = estimates.model(self.model_name().unwrap_or_default());
             let (endpoint, body) = (&self.endpoint, self.body());
             let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
-            self.tokens = guess.map(Arc::new);
+            self.tokens = guess.map(Box::new);
         }
     }
 
