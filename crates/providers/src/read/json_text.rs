@@ -49,14 +49,15 @@ pub(crate) fn string_end(text: &[u8], start: usize) -> StringEnd {
 fn quote_or_backslash(text: &[u8], start: usize) -> Option<usize> {
     let rest = text.get(start..)?;
     let (words, _) = rest.as_chunks();
-    for (index, word) in words.iter().take(WORDS).enumerate() {
+    let near = &words[..words.len().min(WORDS)];
+    for (index, word) in near.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         let found = zeros(word ^ QUOTES) | zeros(word ^ BACKSLASHES);
         if found != 0 {
             return Some(start + 8 * index + found.trailing_zeros() as usize / 8);
         }
     }
-    let searched = 8 * words.len().min(WORDS);
+    let searched = 8 * near.len();
     memchr2(b'"', b'\\', &rest[searched..]).map(|found| start + searched + found)
 }
 
