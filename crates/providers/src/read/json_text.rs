@@ -212,3 +212,106 @@ impl<'t> JsonText<'t> {
         (length > 0).then_some(self.at + length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The end of a string, byte by byte.
+    fn slow_string_end(text: &[u8], start: usize) -> (usize, bool) {
+        let (mut at, mut has_escape) = (start, false);
+        while at < text.len() && text[at] != b'"' {
+            let is_escape = text[at] == b'\\';
+            has_escape |= is_escape;
+            at += 1 + usize::from(is_escape);
+        }
+        (at, has_escape)
+    }
+
+    /// The end of an object or a list, byte by byte.
+    fn slow_nested_end(text: &[u8], start: usize, [open, close]: [u8; 2]) -> Option<usize> {
+        let (mut at, mut depth) = (start, 1);
+        while depth > 0 {
+            match *text.get(at)? {
+                b'"' => at = slow_string_end(text, at + 1).0,
+                byte if byte == open => depth += 1,
+                byte if byte == close => depth -= 1,
+                _ => {}
+            }
+            at += 1;
+        }
+        Some(at)
+    }
+
+    #[test]
+    fn strings_and_brackets_end_where_they_do_byte_by_byte() {
+        let pieces = [
+            "\"", "\\", "{", "}", "[", "]", "é", "\u{1}", ",", ":1", "a", "name", "\"\":",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut ended, mut nested, mut escaped) = (0, 0, 0);
+        for _ in 0..200_000 {
+            let text: String = (0..random.usize(0..30))
+                .map(|_| match random.u8(0..3) {
+                    0 => "some text".get(..random.usize(0..9)).unwrap_or_default(),
+                    _ => pieces[random.usize(..pieces.len())],
+                })
+                .collect();
+            let text = text.as_bytes();
+            let start = random.usize(..=text.len());
+            let end = string_end(text, start);
+            let slow = slow_string_end(text, start);
+            assert_eq!((end.at, end.has_escape), slow, "{start}: {text:?}");
+            for brackets in [OBJECT, LIST] {
+                let end = nested_end(text, start, brackets);
+                let slow = slow_nested_end(text, start, brackets);
+                assert_eq!(end, slow, "{start}: {text:?}");
+                nested += usize::from(end.is_some());
+            }
+            ended += usize::from(end.at < text.len());
+            escaped += usize::from(end.has_escape);
+        }
+        assert!(
+            ended > 20_000 && nested > 20_000 && escaped > 20_000,
+            "{ended} {nested} {escaped}"
+        );
+    }
+
+    #[test]
+    fn an_object_is_read_field_by_field_or_not_at_all() {
+        let read = |text: &str| {
+            let (mut json, mut fields) = (JsonText::new(text.as_bytes()), Vec::new());
+            json.object(|name, value| {
+                let [name, value] = [name.written, value].map(String::from_utf8_lossy);
+                fields.push(format!("{name}={value}"));
+            })
+            .map(|()| (fields.join(" "), json.is_at_end()))
+        };
+        for (text, expect) in [
+            ("{}", Some("")),
+            (" { } ", Some("")),
+            (
+                " { \"a\" : 1 ,\"b\":\"}\\\"\", \"c\" : {\"d\":[1]}\n,\"\":null } ",
+                Some("a=1 b=\"}\\\"\" c={\"d\":[1]} =null"),
+            ),
+            (
+                "{\"a\":[{\"b\":\"]\"},[]],\"c\":-1.5e+3}",
+                Some("a=[{\"b\":\"]\"},[]] c=-1.5e+3"),
+            ),
+            ("{\"a\":1,}", None),
+            ("{\"a\":}", None),
+            ("{\"a\" 1}", None),
+            ("{\"a\":1 \"b\":2}", None),
+            ("{\"a\":1", None),
+            ("{\"a\":\"", None),
+            ("{\"a", None),
+            ("{,}", None),
+            ("[]", None),
+            ("", None),
+        ] {
+            let expect = expect.map(|fields| (fields.to_owned(), true));
+            assert_eq!(read(text), expect, "{text}");
+        }
+        assert_eq!(read("{}{}"), Some((String::new(), false)));
+    }
+}
