@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench bench-pool bench-limiter bench-instructions bench-mission fuzz
+.PHONY: help run test test-full lint fmt bench bench-pool bench-limiter bench-instructions bench-mission fuzz
 
 # Tools for the checks are installed here, outside the clone.
 CACHE := $(or $(KEYPOOL_CACHE),$(HOME)/.cache/keypool)
@@ -32,6 +32,12 @@ test: ## install what the tests need, then run all tests
 	echo "==> Python: the official SDKs against the gateway"; \
 	cargo build --locked --workspace --bins && KEYPOOL_CACHE="$(CACHE)" tests/sdk/run "$(TARGET)/debug" || status=1; \
 	exit $$status
+
+test-full: test ## the same, then the long runs: 10^8 random calls in memory, 10^6 on Redis, 900 simulated schedules
+	@echo "==> Rust: long random runs of limits"
+	@KEYPOOL_LONG=1 KEYPOOL_CACHE="$(CACHE)" cargo test --locked --release --package keypool-core --lib limit::tests::traces
+	@KEYPOOL_LONG=1 KEYPOOL_CACHE="$(CACHE)" cargo test --locked --release --package keypool-backends --lib simulation
+	@KEYPOOL_LONG=1 KEYPOOL_CACHE="$(CACHE)" cargo test --locked --release --package keypool-backends --test limiter traces
 
 lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax of scripts
 	@echo "==> rustfmt"

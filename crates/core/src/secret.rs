@@ -61,6 +61,11 @@ impl Digest256 {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// All of it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Its first 64 bits: enough to tell keys apart where confusing two of them does no harm.
     pub(crate) fn head(&self) -> u64 {
         self.0[..8]

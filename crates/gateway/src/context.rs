@@ -57,7 +57,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `settings`. `admin_token`: the digest of the admin token. `limiter`: counts the limits of callers.
+    /// A gateway for `settings`. `admin_token`: the digest of the admin token. `limiter`: counts the limits of callers and
+    /// keys.
     pub fn new(
         settings: Settings,
         admin_token: Digest256,
@@ -65,7 +66,8 @@ impl Gateway {
         limiter: Arc<dyn Limiter>,
         load: LoadSettings,
     ) -> Arc<Self> {
-        let registry = Registry::new(Arc::clone(&clock), Box::new(prebuilt_headers::prepare));
+        let registry = Registry::new(Arc::clone(&clock), Box::new(prebuilt_headers::prepare))
+            .with_limiter(&limiter);
         let pools = registry.pools(&settings.pools, &[]);
         let budget = budget_units(&settings);
         let telemetry = Telemetry::default();

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use keypool_backends::limiter::MemoryLimiter;
 use keypool_backends::limiter::redis::{
-    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter,
-    StrictSettings, Tls,
+    Mode, OnFailure, RedisAddress, RedisClient, RedisLimiter, RedisLimiterSettings, RedisTarget,
+    RedisTimeouts, Tls,
 };
 use keypool_core::clock::Clock;
 use keypool_core::limit::{Limiter, WINDOW};
 use keypool_gateway::settings::{
-    LimiterSettings, LimiterStore, OnStoreFailure, RedisServers, RedisSettings,
+    LimiterMode, LimiterSettings, LimiterStore, OnStoreFailure, RedisServers, RedisSettings,
 };
 
 /// Starts the limiter. Must be called within the runtime that is to keep its connections.
@@ -43,11 +43,12 @@ pub(crate) async fn start(
         OnStoreFailure::Reject => OnFailure::Reject,
         OnStoreFailure::Allow => OnFailure::Allow,
     };
-    let limiter = StrictLimiter::start(
-        client,
-        StrictSettings::new(WINDOW, on_failure),
-        Arc::clone(clock),
-    );
+    let mode = match settings.mode {
+        LimiterMode::Leased => Mode::Leased,
+        LimiterMode::Strict => Mode::Strict,
+    };
+    let settings = RedisLimiterSettings::new(WINDOW, mode, on_failure);
+    let limiter = RedisLimiter::start(client, settings, Arc::clone(clock));
     Ok(Arc::new(limiter))
 }
 

@@ -98,6 +98,14 @@ impl Limiter for MemoryLimiter {
         Box::pin(std::future::ready(decided))
     }
 
+    fn check(&self, ask: &Ask, now: Instant) -> Option<Result<(), Refusal>> {
+        let now = self.tick(now);
+        let mut shard = self.shard(ask.id).lock();
+        let ledger = shard.ledger(ask.id, now, self.window);
+        let refusal = ledger.refusal(now, self.window, &ask.limits, &ask.cost);
+        Some(refusal.map_or(Ok(()), Err))
+    }
+
     fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant) {
         let now = self.tick(now);
         let mut shard = self.shard(id).lock();

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keypool_backends::limiter::MemoryLimiter;
 use keypool_backends::limiter::redis::{
-    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter, StrictSettings,
+    Mode, OnFailure, RedisAddress, RedisClient, RedisLimiter, RedisLimiterSettings, RedisTarget,
+    RedisTimeouts,
 };
 use keypool_core::clock::Clock;
 use keypool_core::limit::{
-    Admission, Ask, Cost, LimitId, Limiter, Limits, OutputHold, Refusal, Settlement,
+    Admission, Ask, Cost, LimitId, Limiter, Limits, OutputHold, Refusal, Settlement, Stored,
 };
 use keypool_testkit::RedisServer;
 
@@ -49,18 +50,19 @@ pub(crate) fn now() -> Instant {
 }
 
 /// A limiter on this server.
-pub(crate) fn strict(
+pub(crate) fn on_redis(
     redis: &RedisServer,
+    mode: Mode,
     window: Duration,
     on_failure: OnFailure,
-) -> StrictLimiter {
+) -> RedisLimiter {
     let target = RedisTarget::server(RedisAddress {
         host: "127.0.0.1".to_owned(),
         port: redis.addr().port(),
     });
     let client = RedisClient::start(target, RedisTimeouts::default());
-    let settings = StrictSettings::new(window, on_failure);
-    StrictLimiter::start(client, settings, Arc::new(RealClock))
+    let settings = RedisLimiterSettings::new(window, mode, on_failure);
+    RedisLimiter::start(client, settings, Arc::new(RealClock))
 }
 
 impl Backend {
@@ -69,17 +71,28 @@ impl Backend {
         Self::of(vec![limiter], None)
     }
 
-    pub(crate) async fn redis(window: Duration) -> Self {
-        Self::redis_nodes(window, 1).await
+    pub(crate) async fn strict(window: Duration) -> Self {
+        Self::redis_nodes(Mode::Strict, window, 1).await
     }
 
-    pub(crate) async fn redis_with_four_nodes(window: Duration) -> Self {
-        Self::redis_nodes(window, 4).await
+    pub(crate) async fn strict_with_four_nodes(window: Duration) -> Self {
+        Self::redis_nodes(Mode::Strict, window, 4).await
     }
 
-    async fn redis_nodes(window: Duration, nodes: usize) -> Self {
+    pub(crate) async fn leased(window: Duration) -> Self {
+        Self::redis_nodes(Mode::Leased, window, 1).await
+    }
+
+    pub(crate) async fn leased_with_four_nodes(window: Duration) -> Self {
+        Self::redis_nodes(Mode::Leased, window, 4).await
+    }
+
+    async fn redis_nodes(mode: Mode, window: Duration, nodes: usize) -> Self {
         let redis = RedisServer::start().await.expect("a server");
-        let node = |_| Arc::new(strict(&redis, window, OnFailure::Reject)) as Arc<dyn Limiter>;
+        let node = |_| {
+            let limiter = on_redis(&redis, mode, window, OnFailure::Reject);
+            Arc::new(limiter) as Arc<dyn Limiter>
+        };
         Self::of((0..nodes).map(node).collect(), Some(redis))
     }
 
@@ -113,6 +126,11 @@ impl Backend {
         self.nodes[call.node].settle(call.id, &call.admission, settlement, now());
     }
 
+    /// As [`counts_at`].
+    pub(crate) fn counts_at(&self, call: &Admitted) -> u64 {
+        counts_at(self.nodes[call.node].as_ref(), &call.admission)
+    }
+
     pub(crate) fn node(&self, node: usize) -> &Arc<dyn Limiter> {
         &self.nodes[node]
     }
@@ -121,6 +139,21 @@ impl Backend {
     pub(crate) async fn settled(&self) {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
+}
+
+/// When a call counts, in nanoseconds since 1970: as Redis says, or as its node does. `limiter`: that node.
+pub(crate) fn counts_at(limiter: &dyn Limiter, admission: &Admission) -> u64 {
+    if let Stored::At(at_ms) = admission.stored {
+        return at_ms * 1_000_000;
+    }
+    let age = now().saturating_duration_since(limiter.instant(admission.at));
+    wall_nanos().saturating_sub(age.as_nanos() as u64)
+}
+
+/// The time that Redis on this machine has too, in nanoseconds since 1970.
+pub(crate) fn wall_nanos() -> u64 {
+    let since = RealClock.wall().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_nanos() as u64
 }
 
 /// An ask with limits of requests, input tokens and output tokens (0: none), input tokens and a hold of exactly `output`.

@@ -15,7 +15,7 @@ fn ended(input: u32, output: u32) -> Settlement {
     })
 }
 
-async fn requests_up_to_the_limit_are_admitted(backend: Backend) {
+async fn case_7_many_calls_on_a_cold_key_at_once(backend: Backend) {
     let one = ask(1, [25, 0, 0], 0, 0);
     let all = (0..60).map(|_| backend.ask(&one));
     let admitted = futures_util::future::join_all(all).await;
@@ -134,24 +134,38 @@ macro_rules! on_every_limiter {
             })+
         }
 
-        mod redis {
+        mod strict {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Backend::redis($window).await).await;
+                super::$test(super::Backend::strict($window).await).await;
             })+
         }
 
-        mod redis_with_four_nodes {
+        mod strict_with_four_nodes {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Backend::redis_with_four_nodes($window).await).await;
+                super::$test(super::Backend::strict_with_four_nodes($window).await).await;
+            })+
+        }
+
+        mod leased {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Backend::leased($window).await).await;
+            })+
+        }
+
+        mod leased_with_four_nodes {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Backend::leased_with_four_nodes($window).await).await;
             })+
         }
     };
 }
 
 on_every_limiter! {
-    requests_up_to_the_limit_are_admitted(super::MINUTE),
+    case_7_many_calls_on_a_cold_key_at_once(super::MINUTE),
     all_dimensions_are_decided_together(super::MINUTE),
     what_a_call_did_not_use_is_given_back(super::MINUTE),
     what_nobody_expected_keeps_others_out(super::MINUTE),

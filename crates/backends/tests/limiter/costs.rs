@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use keypool_backends::limiter::redis::{OnFailure, StrictLimiter};
+use keypool_backends::limiter::redis::{Mode, OnFailure, RedisLimiter};
 use keypool_core::limit::{Limiter, Settlement, Usage};
 use keypool_testkit::RedisServer;
 
-use crate::backend::{ask, now, strict};
+use crate::backend::{ask, now, on_redis};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ async fn scripts_run(redis: &RedisServer) -> u64 {
     calls.sum()
 }
 
-async fn ask_at_once(limiter: &StrictLimiter, count: u32) {
+async fn ask_at_once(limiter: &RedisLimiter, count: u32) {
     let one = ask(1, [1_000_000, 1_000_000, 1_000_000], 1, 1);
     let all = join_all((0..count).map(|_| limiter.reserve(&one, now()))).await;
     assert!(all.iter().all(Result::is_ok));
@@ -35,7 +35,7 @@ async fn ask_at_once(limiter: &StrictLimiter, count: u32) {
 #[tokio::test]
 async fn calls_that_ask_at_once_share_few_calls_to_redis() {
     let redis = RedisServer::start().await.unwrap();
-    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, Mode::Strict, MINUTE, OnFailure::Reject);
     ask_at_once(&limiter, 1).await;
     let before = scripts_run(&redis).await;
     ask_at_once(&limiter, 64).await;
@@ -57,7 +57,7 @@ async fn calls_that_ask_at_once_share_few_calls_to_redis() {
 #[tokio::test]
 async fn a_thousand_typical_keys_take_at_most_230_bytes_each() {
     let redis = RedisServer::start().await.unwrap();
-    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, Mode::Strict, MINUTE, OnFailure::Reject);
     let used = Usage {
         input_tokens: Some(900),
         output_tokens: Some(300),

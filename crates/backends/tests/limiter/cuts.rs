@@ -3,24 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_backends::limiter::redis::{OnFailure, StrictLimiter};
+use keypool_backends::limiter::redis::{Mode, OnFailure, RedisLimiter};
 use keypool_core::limit::{Limiter, Settlement, Usage};
 use keypool_testkit::{RedisServer, StallingProxy};
 use tokio::time::sleep;
 
 use crate::backend::{ask, now};
-use crate::fleet::{Fleet, LIMITS, decide, most_since, node, server, wall_ms};
+use crate::fleet::{Fleet, LIMITS, decide, in_both_modes, most_since, node, server, wall_ms};
 use crate::traces::worst;
 
 const WINDOW: Duration = Duration::from_millis(1200);
 
 /// One of four nodes is cut off for more than a window. Returns the most calls in any window, and in any that ends with a
 /// call after its return.
-async fn cut_off(on_failure: OnFailure) -> (u64, usize) {
+async fn cut_off(mode: Mode, on_failure: OnFailure) -> (u64, usize) {
     let redis = RedisServer::start().await.expect("a server");
     let proxy = StallingProxy::start(redis.addr()).await.expect("a proxy");
-    let mut nodes = vec![node(server(proxy.addr()), WINDOW, on_failure)];
-    nodes.extend((1..4).map(|_| node(server(redis.addr()), WINDOW, on_failure)));
+    let mut nodes = vec![node(server(proxy.addr()), mode, WINDOW, on_failure)];
+    nodes.extend((1..4).map(|_| node(server(redis.addr()), mode, WINDOW, on_failure)));
     sleep(Duration::from_millis(150)).await;
     let fleet = Fleet::start(&nodes, WINDOW);
     sleep(WINDOW / 2).await;
@@ -37,12 +37,11 @@ async fn cut_off(on_failure: OnFailure) -> (u64, usize) {
     (worst(log, WINDOW)[0], later)
 }
 
-#[tokio::test]
-async fn a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later() {
+async fn a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later(mode: Mode) {
     let (degrade, reject, allow) = tokio::join!(
-        cut_off(OnFailure::Degrade),
-        cut_off(OnFailure::Reject),
-        cut_off(OnFailure::Allow),
+        cut_off(mode, OnFailure::Degrade),
+        cut_off(mode, OnFailure::Reject),
+        cut_off(mode, OnFailure::Allow),
     );
     let limit = u64::from(LIMITS[0]);
     assert!(degrade.0 <= limit + limit / 4, "{degrade:?}");
@@ -57,7 +56,7 @@ async fn a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later() {
 type Used = [u64; 2];
 
 /// Some calls of many callers at once. Adds what they used, and returns how many were refused.
-async fn some_calls(node: &StrictLimiter, used: &mut [Used], random: &mut fastrand::Rng) -> usize {
+async fn some_calls(node: &RedisLimiter, used: &mut [Used], random: &mut fastrand::Rng) -> usize {
     let callers = 0..used.len() * 4;
     let asks: Vec<_> = callers
         .map(|n| ask((n / 4) as u128, MANY, random.u32(1..500), 0))
@@ -83,12 +82,11 @@ async fn some_calls(node: &StrictLimiter, used: &mut [Used], random: &mut fastra
 
 const MANY: [u32; 3] = [100_000, 50_000_000, 0];
 
-#[tokio::test]
-async fn replies_that_are_lost_cause_no_double_charge_or_refund() {
+async fn case_8_lost_replies_cause_no_double_charge_or_refund(mode: Mode) {
     let minute = Duration::from_secs(60);
     let redis = RedisServer::start().await.unwrap();
     let proxy = StallingProxy::start(redis.addr()).await.unwrap();
-    let through = node(server(proxy.addr()), minute, OnFailure::Reject);
+    let through = node(server(proxy.addr()), mode, minute, OnFailure::Reject);
     let mut random = fastrand::Rng::with_seed(5);
     let (mut used, mut refused, mut rounds_refused) = ([[0; 2]; 24], 0, 0);
     for _ in 0..12 {
@@ -112,7 +110,7 @@ async fn replies_that_are_lost_cause_no_double_charge_or_refund() {
     // Everybody's last step is confirmed, and Redis knows every end of a call.
     some_calls(&through, &mut used, &mut random).await;
     sleep(Duration::from_millis(300)).await;
-    let other = node(server(redis.addr()), minute, OnFailure::Reject);
+    let other = node(server(redis.addr()), mode, minute, OnFailure::Reject);
     for (id, used) in (0..).zip(used) {
         let last = ask(id, MANY, 0, 0);
         decide(&other, &last).await.unwrap();
@@ -122,12 +120,11 @@ async fn replies_that_are_lost_cause_no_double_charge_or_refund() {
     }
 }
 
-#[tokio::test]
-async fn what_a_dead_node_held_is_free_after_its_record_and_a_window() {
+async fn what_a_dead_node_held_is_free_after_its_record_and_a_window(mode: Mode) {
     let window = Duration::from_millis(600);
     let redis = RedisServer::start().await.unwrap();
-    let dead = node(server(redis.addr()), window, OnFailure::Reject);
-    let alive = node(server(redis.addr()), window, OnFailure::Reject);
+    let dead = node(server(redis.addr()), mode, window, OnFailure::Reject);
+    let alive = node(server(redis.addr()), mode, window, OnFailure::Reject);
     let limits = [0, 0, 100];
     // A long call: its node states it again and again.
     let _call = decide(&dead, &ask(1, limits, 0, 90)).await.unwrap();
@@ -144,4 +141,10 @@ async fn what_a_dead_node_held_is_free_after_its_record_and_a_window() {
     let (least, most) = (window * 17 / 10, window * 24 / 10);
     let freed = died.elapsed();
     assert!((least..most).contains(&freed), "{freed:?}");
+}
+
+in_both_modes! {
+    a_node_that_is_cut_off_goes_on_as_it_was_told_and_tells_it_later,
+    case_8_lost_replies_cause_no_double_charge_or_refund,
+    what_a_dead_node_held_is_free_after_its_record_and_a_window,
 }

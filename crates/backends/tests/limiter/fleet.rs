@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keypool_backends::limiter::redis::{
-    OnFailure, RedisAddress, RedisClient, RedisTarget, RedisTimeouts, StrictLimiter, StrictSettings,
+    Mode, OnFailure, RedisAddress, RedisClient, RedisLimiter, RedisLimiterSettings, RedisTarget,
+    RedisTimeouts,
 };
-use keypool_core::limit::{Admission, Ask, Limiter, Refusal, Settlement, Usage};
+use keypool_core::limit::{Admission, Ask, Limiter, Refusal, Settlement, Until, Usage};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::backend::{RealClock, ask, now};
+use crate::backend::{RealClock, ask, counts_at, now, wall_nanos};
 use crate::traces::{Charge, worst};
 
 /// Requests, input tokens, output tokens.
@@ -28,21 +29,23 @@ const PAUSE_MS: u64 = 300;
 /// A node of a fleet.
 pub(crate) fn node(
     target: RedisTarget,
+    mode: Mode,
     window: Duration,
     on_failure: OnFailure,
-) -> Arc<StrictLimiter> {
+) -> Arc<RedisLimiter> {
     let timeouts = RedisTimeouts {
         response: Duration::from_millis(150),
         connect: Duration::from_millis(500),
     };
-    let settings = StrictSettings {
+    let settings = RedisLimiterSettings {
         window,
+        mode,
         on_failure,
         heartbeat: BEAT,
         record_ttl: window + BEAT,
     };
     let redis = RedisClient::start(target, timeouts);
-    Arc::new(StrictLimiter::start(redis, settings, Arc::new(RealClock)))
+    Arc::new(RedisLimiter::start(redis, settings, Arc::new(RealClock)))
 }
 
 pub(crate) fn address(addr: SocketAddr) -> RedisAddress {
@@ -57,14 +60,12 @@ pub(crate) fn server(addr: SocketAddr) -> RedisTarget {
 }
 
 /// The time that Redis on this machine has too, in milliseconds.
-#[expect(clippy::disallowed_methods, reason = "compared with Redis's own clock")]
 pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    wall_nanos() / 1_000_000
 }
 
 /// Asks as the gateway does. No decision may take longer than Redis's deadlines.
-pub(crate) async fn decide(limiter: &StrictLimiter, one: &Ask) -> Result<Admission, Refusal> {
+pub(crate) async fn decide(limiter: &RedisLimiter, one: &Ask) -> Result<Admission, Refusal> {
     let deciding = async {
         match limiter.try_reserve(one, now()) {
             Some(decided) => decided,
@@ -75,9 +76,26 @@ pub(crate) async fn decide(limiter: &StrictLimiter, one: &Ask) -> Result<Admissi
     decided.expect("every decision has a deadline")
 }
 
-/// When the call counts, in nanoseconds: as Redis says, or from now on.
-pub(crate) fn counts_at(admission: &Admission) -> u64 {
-    admission.stored_at.unwrap_or_else(wall_ms) * 1_000_000
+/// The same, but a short wait is better than a refusal: leases of other nodes may be in the way.
+pub(crate) async fn decide_after_a_wait(
+    limiter: &RedisLimiter,
+    one: &Ask,
+) -> Result<Admission, Refusal> {
+    let begun = now();
+    loop {
+        let decided = decide(limiter, one).await;
+        let Err(Refusal {
+            until: Until::At(tick),
+            ..
+        }) = decided
+        else {
+            return decided;
+        };
+        if limiter.instant(tick) > begun + Duration::from_millis(250) {
+            return decided;
+        }
+        sleep_until(limiter.instant(tick).into()).await;
+    }
 }
 
 /// What all nodes have admitted.
@@ -93,7 +111,7 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Begins to ask for the same caller at all of `nodes`.
-    pub(crate) fn start(nodes: &[Arc<StrictLimiter>], window: Duration) -> Self {
+    pub(crate) fn start(nodes: &[Arc<RedisLimiter>], window: Duration) -> Self {
         let mut fleet = Self {
             log: Log::default(),
             window,
@@ -151,13 +169,13 @@ pub(crate) fn most_since(log: &[Charge], window: Duration, since: u64) -> usize 
     ends.map(in_window).max().unwrap_or(0)
 }
 
-async fn call(node: &StrictLimiter, log: &Log, random: &mut fastrand::Rng) {
+async fn call(node: &Arc<RedisLimiter>, log: &Log, random: &mut fastrand::Rng) {
     let (input, output) = (random.u32(0..300), random.u32(0..200));
     let one = ask(1, LIMITS, input, output);
     let Ok(admission) = decide(node, &one).await else {
         return;
     };
-    let at = counts_at(&admission);
+    let at = counts_at(node.as_ref(), &admission);
     sleep(Duration::from_micros(random.u64(0..5_000))).await;
     let (input, output) = (random.u32(0..=input), random.u32(0..=output));
     let usage = Usage {
@@ -167,3 +185,24 @@ async fn call(node: &StrictLimiter, log: &Log, random: &mut fastrand::Rng) {
     node.settle(one.id, &admission, &Settlement::Ended(usage), now());
     log.lock().push((at, [1, input.into(), output.into()]));
 }
+
+/// Runs each test in both modes.
+macro_rules! in_both_modes {
+    ($($test:ident),+ $(,)?) => {
+        mod leased {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Mode::Leased).await;
+            })+
+        }
+
+        mod strict {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Mode::Strict).await;
+            })+
+        }
+    };
+}
+
+pub(crate) use in_both_modes;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use keypool_backends::limiter::redis::OnFailure;
+use keypool_backends::limiter::redis::{Mode, OnFailure};
 use keypool_core::limit::{Limiter, Settlement, Until};
 use keypool_testkit::RedisServer;
 use tokio::time::{sleep, timeout};
 
-use crate::backend::{ask, now, strict};
+use crate::backend::{ask, now, on_redis};
+use crate::fleet::in_both_modes;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,15 +24,14 @@ async fn admits(limiter: &dyn Limiter, limit: u32) -> bool {
     decided.expect("every decision has a deadline").is_ok()
 }
 
-#[tokio::test]
-async fn without_redis_each_way_to_go_on_is_taken_at_once() {
+async fn without_redis_each_way_to_go_on_is_taken_at_once(mode: Mode) {
     for (on_failure, admitted) in [
         (OnFailure::Degrade, 4),
         (OnFailure::Reject, 0),
         (OnFailure::Allow, 20),
     ] {
         let mut redis = RedisServer::start().await.unwrap();
-        let limiter = strict(&redis, MINUTE, on_failure);
+        let limiter = on_redis(&redis, mode, MINUTE, on_failure);
         // Two of six are used before. The others count on.
         assert!(admits(&limiter, 6).await && admits(&limiter, 6).await);
         redis.kill().unwrap();
@@ -44,11 +44,10 @@ async fn without_redis_each_way_to_go_on_is_taken_at_once() {
     }
 }
 
-#[tokio::test]
-async fn a_call_larger_than_a_share_waits_for_redis_and_is_not_refused_for_good() {
+async fn a_call_larger_than_a_share_waits_for_redis_and_is_not_refused_for_good(mode: Mode) {
     let mut redis = RedisServer::start().await.unwrap();
     let nodes: Vec<_> = (0..4)
-        .map(|_| strict(&redis, MINUTE, OnFailure::Degrade))
+        .map(|_| on_redis(&redis, mode, MINUTE, OnFailure::Degrade))
         .collect();
     assert!(admits(&nodes[0], 100).await);
     // Each has seen the others.
@@ -63,10 +62,9 @@ async fn a_call_larger_than_a_share_waits_for_redis_and_is_not_refused_for_good(
     assert_eq!(refusal.until, Until::Never);
 }
 
-#[tokio::test]
-async fn a_redis_that_returns_decides_again_within_two_seconds() {
+async fn a_redis_that_returns_decides_again_within_two_seconds(mode: Mode) {
     let mut redis = RedisServer::start().await.unwrap();
-    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     assert!(admits(&limiter, 1000).await);
     redis.restart_empty().await.unwrap();
     let returned = now();
@@ -76,10 +74,9 @@ async fn a_redis_that_returns_decides_again_within_two_seconds() {
     }
 }
 
-#[tokio::test]
-async fn a_redis_that_hangs_delays_calls_by_its_deadline_only() {
+async fn a_redis_that_hangs_delays_calls_by_its_deadline_only(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     assert!(admits(&limiter, 10).await);
     redis.pause().unwrap();
     for _ in 0..3 {
@@ -100,15 +97,14 @@ async fn a_redis_that_hangs_delays_calls_by_its_deadline_only() {
     assert_eq!(admitted, 10);
 }
 
-#[tokio::test]
-async fn a_refused_caller_costs_redis_nothing_until_it_may_be_admitted() {
+async fn case_13_a_refused_caller_costs_redis_nothing_until_it_may_try(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     let one = ask(1, [1, 0, 0], 0, 0);
     let first = limiter.reserve(&one, now()).await.unwrap();
     let refusal = limiter.reserve(&one, now()).await.unwrap_err();
     assert!(matches!(refusal.until, Until::At(_)));
-    for _ in 0..100_000 {
+    for _ in 0..10_000 {
         assert_eq!(limiter.try_reserve(&one, now()), Some(Err(refusal)));
     }
     // What is given back may make room.
@@ -117,10 +113,9 @@ async fn a_refused_caller_costs_redis_nothing_until_it_may_be_admitted() {
     assert!(limiter.reserve(&one, now()).await.is_ok());
 }
 
-#[tokio::test]
-async fn a_client_that_leaves_while_redis_is_asked_holds_nothing() {
+async fn a_client_that_leaves_while_redis_is_asked_holds_nothing(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let limiter = strict(&redis, MINUTE, OnFailure::Reject);
+    let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     let one = ask(1, [5, 0, 0], 0, 0);
     for _ in 0..50 {
         let asking = limiter.reserve(&one, now());
@@ -135,4 +130,13 @@ async fn a_client_that_leaves_while_redis_is_asked_holds_nothing() {
     for n in 0..5 {
         assert!(limiter.reserve(&one, now()).await.is_ok(), "{n}");
     }
+}
+
+in_both_modes! {
+    without_redis_each_way_to_go_on_is_taken_at_once,
+    a_call_larger_than_a_share_waits_for_redis_and_is_not_refused_for_good,
+    a_redis_that_returns_decides_again_within_two_seconds,
+    a_redis_that_hangs_delays_calls_by_its_deadline_only,
+    case_13_a_refused_caller_costs_redis_nothing_until_it_may_try,
+    a_client_that_leaves_while_redis_is_asked_holds_nothing,
 }

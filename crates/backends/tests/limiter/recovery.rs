@@ -3,19 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_backends::limiter::redis::{OnFailure, RedisTarget, StrictLimiter};
+use keypool_backends::limiter::redis::{Mode, OnFailure, RedisLimiter, RedisTarget};
 use keypool_core::limit::Limiter;
 use keypool_testkit::{RedisCluster, RedisServer};
 use tokio::time::sleep;
 
-use crate::backend::{ask, now};
-use crate::fleet::{BEAT, Fleet, LIMITS, address, decide, most_since, node, server, wall_ms};
+use crate::backend::{ask, counts_at, now};
+use crate::fleet::{
+    BEAT, Fleet, LIMITS, address, decide, decide_after_a_wait, in_both_modes, most_since, node,
+    server, wall_ms,
+};
 use crate::traces::worst;
 
 const WINDOW: Duration = Duration::from_millis(800);
 
-fn nodes(redis: &RedisServer, on_failure: OnFailure, window: Duration) -> Vec<Arc<StrictLimiter>> {
-    let one = |_| node(server(redis.addr()), window, on_failure);
+fn nodes(
+    redis: &RedisServer,
+    mode: Mode,
+    on_failure: OnFailure,
+    window: Duration,
+) -> Vec<Arc<RedisLimiter>> {
+    let one = |_| node(server(redis.addr()), mode, window, on_failure);
     (0..4).map(one).collect()
 }
 
@@ -23,12 +31,11 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-#[tokio::test]
-async fn a_redis_that_restarts_empty_under_load_admits_nothing_beyond() {
+async fn a_redis_that_restarts_empty_under_load_admits_nothing_beyond(mode: Mode) {
     let mut redis = RedisServer::start().await.unwrap();
     // Longer than it takes to return and to tell.
     let window = 2 * WINDOW;
-    let nodes = nodes(&redis, OnFailure::Reject, window);
+    let nodes = nodes(&redis, mode, OnFailure::Reject, window);
     let fleet = Fleet::start(&nodes, window);
     for _ in 0..2 {
         sleep(window / 2).await;
@@ -44,10 +51,9 @@ async fn a_redis_that_restarts_empty_under_load_admits_nothing_beyond() {
     fleet.assert_no_more_than_the_limit().await;
 }
 
-#[tokio::test]
-async fn degraded_nodes_admit_less_than_twice_the_limit_and_it_counts() {
+async fn degraded_nodes_admit_less_than_twice_the_limit_and_it_counts(mode: Mode) {
     let mut redis = RedisServer::start().await.unwrap();
-    let nodes = nodes(&redis, OnFailure::Degrade, WINDOW);
+    let nodes = nodes(&redis, mode, OnFailure::Degrade, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);
     sleep(WINDOW / 2).await;
     redis.kill().unwrap();
@@ -64,10 +70,9 @@ async fn degraded_nodes_admit_less_than_twice_the_limit_and_it_counts() {
     assert!(most <= LIMITS[0] as usize, "{most:?}");
 }
 
-#[tokio::test]
-async fn data_that_is_deleted_under_load_counts_again() {
+async fn data_that_is_deleted_under_load_counts_again(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let nodes = nodes(&redis, mode, OnFailure::Reject, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);
     for _ in 0..8 {
         sleep(millis(250)).await;
@@ -81,10 +86,9 @@ async fn data_that_is_deleted_under_load_counts_again() {
 }
 
 /// As an eviction does it: the nodes stay known.
-#[tokio::test]
-async fn a_key_that_is_evicted_under_load_counts_again() {
+async fn case_16_a_key_that_is_evicted_under_load_counts_again(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let nodes = nodes(&redis, mode, OnFailure::Reject, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);
     for _ in 0..10 {
         sleep(millis(170)).await;
@@ -95,10 +99,9 @@ async fn a_key_that_is_evicted_under_load_counts_again() {
     fleet.assert_no_more_than_the_limit().await;
 }
 
-#[tokio::test]
-async fn scripts_that_are_deleted_under_load_are_loaded_again() {
+async fn scripts_that_are_deleted_under_load_are_loaded_again(mode: Mode) {
     let redis = RedisServer::start().await.unwrap();
-    let nodes = nodes(&redis, OnFailure::Reject, WINDOW);
+    let nodes = nodes(&redis, mode, OnFailure::Reject, WINDOW);
     let fleet = Fleet::start(&nodes, WINDOW);
     let begun = wall_ms() * 1_000_000;
     for _ in 0..60 {
@@ -109,11 +112,10 @@ async fn scripts_that_are_deleted_under_load_are_loaded_again() {
     fleet.assert_no_more_than_the_limit().await;
 }
 
-#[tokio::test]
-async fn what_one_node_used_keeps_out_others_that_never_asked() {
+async fn what_one_node_used_keeps_out_others_that_never_asked(mode: Mode) {
     let window = millis(2_000);
     let redis = RedisServer::start().await.unwrap();
-    let nodes = nodes(&redis, OnFailure::Reject, window);
+    let nodes = nodes(&redis, mode, OnFailure::Reject, window);
     let one = ask(1, [10, 0, 0], 0, 0);
     let begun = now();
     for _ in 0..10 {
@@ -145,11 +147,10 @@ async fn what_one_node_used_keeps_out_others_that_never_asked() {
     assert_eq!(admitted, 10, "nothing is withheld when all nodes have told");
 }
 
-#[tokio::test]
-async fn the_share_of_a_node_that_died_before_a_loss_is_withheld_for_a_window() {
+async fn the_share_of_a_node_that_died_before_a_loss_is_withheld_for_a_window(mode: Mode) {
     let window = millis(2_000);
     let redis = RedisServer::start().await.unwrap();
-    let mut nodes = nodes(&redis, OnFailure::Reject, window);
+    let mut nodes = nodes(&redis, mode, OnFailure::Reject, window);
     sleep(BEAT * 3).await;
     let one = ask(1, [40, 0, 0], 0, 0);
     for n in 0..20 {
@@ -178,15 +179,14 @@ async fn the_share_of_a_node_that_died_before_a_loss_is_withheld_for_a_window() 
     assert!(later >= 15, "{later}");
 }
 
-#[tokio::test]
-async fn a_caller_who_was_idle_for_a_window_has_lost_nothing() {
-    let window = millis(300);
+async fn a_caller_who_was_idle_for_a_window_has_lost_nothing(mode: Mode) {
+    let window = millis(900);
     let redis = RedisServer::start().await.unwrap();
-    let nodes = nodes(&redis, OnFailure::Reject, window);
+    let nodes = nodes(&redis, mode, OnFailure::Reject, window);
     let one = ask(1, [40, 0, 0], 0, 0);
     for round in 0..4 {
         for n in 0..40 {
-            let decided = decide(&nodes[n % 4], &one).await;
+            let decided = decide_after_a_wait(&nodes[n % 4], &one).await;
             assert!(decided.is_ok(), "call {n} of round {round}: {decided:?}");
         }
         // About as long as Redis keeps the nodes' records.
@@ -195,14 +195,13 @@ async fn a_caller_who_was_idle_for_a_window_has_lost_nothing() {
 }
 
 /// The replica lacks the last moments of its primary.
-#[tokio::test]
-async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
+async fn case_11_a_replica_that_lags_becomes_primary(mode: Mode) {
     let window = millis(5_000);
     let mut cluster = RedisCluster::start_with_replicas(3).await.unwrap();
     let addresses = cluster.addrs().into_iter().map(address).collect();
     let target = RedisTarget::cluster(addresses);
     let nodes: Vec<_> = (0..4)
-        .map(|_| node(target.clone(), window, OnFailure::Reject))
+        .map(|_| node(target.clone(), mode, window, OnFailure::Reject))
         .collect();
     let primary = cluster
         .primary_of(&format!("kp:{{{:032x}}}", 1))
@@ -211,7 +210,7 @@ async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
     let one = ask(1, [40, 0, 0], 0, 0);
     let mut admitted = 0;
     for n in 0..20 {
-        admitted += usize::from(decide(&nodes[n % 4], &one).await.is_ok());
+        admitted += usize::from(decide_after_a_wait(&nodes[n % 4], &one).await.is_ok());
     }
     let begun = wall_ms();
     sleep(millis(50)).await;
@@ -220,7 +219,7 @@ async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
     let cut = ["CLIENT", "KILL", "TYPE", "replica"];
     cluster.node(primary).command(&cut).await.unwrap();
     for n in 0..20 {
-        admitted += usize::from(decide(&nodes[n % 4], &one).await.is_ok());
+        admitted += usize::from(decide_after_a_wait(&nodes[n % 4], &one).await.is_ok());
     }
     assert_eq!(admitted, 40);
     cluster.node_mut(primary).kill().unwrap();
@@ -237,7 +236,7 @@ async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
         for node in &nodes {
             asked += 1;
             if let Ok(admission) = decide(node, &one).await {
-                admitted.push(admission.stored_at.unwrap_or_default());
+                admitted.push(counts_at(node.as_ref(), &admission) / 1_000_000);
             }
         }
         sleep(millis(5)).await;
@@ -258,4 +257,16 @@ async fn a_replica_that_lags_becomes_primary_and_nothing_is_admitted_beyond() {
             .try_reserve(&ask(9, [1, 0, 0], 0, 0), now())
             .is_none()
     );
+}
+
+in_both_modes! {
+    a_redis_that_restarts_empty_under_load_admits_nothing_beyond,
+    degraded_nodes_admit_less_than_twice_the_limit_and_it_counts,
+    data_that_is_deleted_under_load_counts_again,
+    case_16_a_key_that_is_evicted_under_load_counts_again,
+    scripts_that_are_deleted_under_load_are_loaded_again,
+    what_one_node_used_keeps_out_others_that_never_asked,
+    the_share_of_a_node_that_died_before_a_loss_is_withheld_for_a_window,
+    a_caller_who_was_idle_for_a_window_has_lost_nothing,
+    case_11_a_replica_that_lags_becomes_primary,
 }

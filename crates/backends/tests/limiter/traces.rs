@@ -6,10 +6,16 @@ use std::time::Duration;
 use keypool_core::limit::{Settlement, Usage};
 use parking_lot::Mutex;
 
-use crate::backend::{Admitted, Backend, ask};
+use crate::backend::{Backend, ask};
 
-/// Number of calls that ask.
-const ASKS: usize = 20_000;
+/// Number of calls that ask: 50 times as many with `KEYPOOL_LONG`, as `make test-full` sets it.
+fn asks() -> usize {
+    match std::env::var_os("KEYPOOL_LONG") {
+        Some(_) => 1_000_000,
+        None => 20_000,
+    }
+}
+
 /// Calls that ask at the same time.
 const AT_ONCE: usize = 32;
 const LIMITS: [u32; 3] = [60, 12_000, 9_000];
@@ -36,12 +42,6 @@ pub(crate) fn worst(mut charges: Vec<Charge>, window: Duration) -> [u64; 3] {
     worst
 }
 
-/// When the call counts: as Redis says, else as the process does.
-fn counts_at(call: &Admitted) -> u64 {
-    let stored = call.admission.stored_at.map(|millis| millis * 1_000_000);
-    stored.unwrap_or(call.admission.at.0)
-}
-
 /// Many calls at once with random costs, which use no more than they said.
 async fn never_more_than_the_limit(backend: Backend, window: Duration) {
     let backend = Arc::new(backend);
@@ -50,14 +50,14 @@ async fn never_more_than_the_limit(backend: Backend, window: Duration) {
         let (backend, charges) = (Arc::clone(&backend), Arc::clone(&charges));
         async move {
             let mut random = fastrand::Rng::with_seed(n as u64);
-            for _ in 0..ASKS / AT_ONCE {
+            for _ in 0..asks() / AT_ONCE {
                 let (input, output) = (random.u32(0..400), random.u32(0..300));
                 let Ok(call) = backend.ask(&ask(1, LIMITS, input, output)).await else {
                     tokio::time::sleep(Duration::from_micros(random.u64(0..2_000))).await;
                     continue;
                 };
                 let (input, output) = (random.u32(0..=input), random.u32(0..=output));
-                let at = counts_at(&call);
+                let at = backend.counts_at(&call);
                 tokio::time::sleep(Duration::from_micros(random.u64(0..5_000))).await;
                 let used = Usage {
                     input_tokens: Some(input),
@@ -90,11 +90,21 @@ async fn memory() {
 }
 
 #[tokio::test]
-async fn redis() {
-    never_more_than_the_limit(Backend::redis(WINDOW).await, WINDOW).await;
+async fn strict() {
+    never_more_than_the_limit(Backend::strict(WINDOW).await, WINDOW).await;
 }
 
 #[tokio::test]
-async fn redis_with_four_nodes() {
-    never_more_than_the_limit(Backend::redis_with_four_nodes(WINDOW).await, WINDOW).await;
+async fn strict_with_four_nodes() {
+    never_more_than_the_limit(Backend::strict_with_four_nodes(WINDOW).await, WINDOW).await;
+}
+
+#[tokio::test]
+async fn leased() {
+    never_more_than_the_limit(Backend::leased(WINDOW).await, WINDOW).await;
+}
+
+#[tokio::test]
+async fn leased_with_four_nodes() {
+    never_more_than_the_limit(Backend::leased_with_four_nodes(WINDOW).await, WINDOW).await;
 }

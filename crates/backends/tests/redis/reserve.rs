@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use keypool_backends::limiter::redis::{
-    Correction, Decision, HeldByNode, Known, MAX_DECISIONS, NodeCall, NodeReply, RedisClient,
-    RefusedUntil, Report, Reserve,
+    Correction, Decision, Known, MAX_DECISIONS, NodeCall, NodeReply, RedisClient, RefusedUntil,
+    Report, Reserve, Wants,
 };
-use keypool_core::limit::{Cost, Dimension, LimitId, Limits, OutputHold};
+use keypool_core::limit::{Cost, Dimension, Held, LimitId, Limits, OutputHold};
 use keypool_testkit::RedisServer;
 use tokio::time::sleep;
 
@@ -25,7 +25,7 @@ struct Node<'a> {
     length: Duration,
     record_ttl: Duration,
     limits: Limits,
-    held: HeldByNode,
+    held: Held,
 }
 
 impl<'a> Node<'a> {
@@ -39,7 +39,7 @@ impl<'a> Node<'a> {
             length,
             record_ttl: MINUTE,
             limits,
-            held: HeldByNode::default(),
+            held: Held::default(),
         }
     }
 
@@ -69,6 +69,7 @@ impl<'a> Node<'a> {
             held: self.held,
             confirmed: 0,
             knows: Known::default(),
+            wants: Wants::default(),
             report: Report::default(),
             settlements,
             calls,
@@ -299,12 +300,12 @@ async fn sparse_calls_are_decided_exactly_as_by_a_full_log() {
 
 /// Ages the base time of a value by 65.4 s, as if its key had been in use without a pause.
 const AGE: &str = "local value = redis.call('GET', KEYS[1]) \
-    local header, item = '>BI6I5I5I5I4I2I2I2I4', '>I2I2I2I2' \
+    local header, item = '>BI6I5I5I5I3I2I2I2I3I2', '>I2I2I2I2' \
     local h = {struct.unpack(header, value)} \
-    local at = h[11] \
+    local at = h[12] \
     if h[1] == 2 or h[6] > 130 then return 0 end \
     h[6] = h[6] + 65400 \
-    local parts = {struct.pack(header, unpack(h, 1, 10))} \
+    local parts = {struct.pack(header, unpack(h, 1, 11))} \
     for i = 1, h[8] do \
         local last, a, b, c, after = struct.unpack(item, value, at) \
         parts[#parts + 1] = struct.pack(item, last + 65400, a, b, c) \
@@ -412,9 +413,10 @@ async fn a_step_that_arrives_twice_counts_once_and_an_older_one_is_refused() {
         node: 1,
         seq: 4,
         record_ttl: MINUTE,
-        held: HeldByNode::default(),
+        held: Held::default(),
         confirmed: 0,
         knows: Known::default(),
+        wants: Wants::default(),
         report: Report::default(),
         settlements: &[],
         calls: &[cost(1, 1)],
@@ -578,13 +580,13 @@ async fn a_key_takes_little_memory_and_large_numbers_are_right() {
     let (mut most, begun) = (0, tokio::time::Instant::now());
     while begun.elapsed() < Duration::from_millis(2300) {
         let calls = [cost(1, 0); MAX_DECISIONS];
-        node.held = HeldByNode::default();
+        node.held = Held::default();
         node.step(&[], &calls).await;
         most = most.max(memory().await);
     }
     assert!(most <= 1050, "{most} bytes");
     let big = cost(1_000_000_000, 1_000_000_000);
-    node.held = HeldByNode::default();
+    node.held = Held::default();
     let reply = node.step(&[], &[big, big, big, big]).await;
     assert_eq!(admitted(&reply).iter().flatten().count(), 3, "{reply:?}");
     assert!(reply.used[1] > 3_000_000_000);

@@ -1,10 +1,14 @@
-//! The limits of one upstream key, counted by this node.
+//! The limits of one upstream key: counted by this node, or together with all nodes that share a store.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::limit::{Admission, Cost, Ledger, Limits, Settlement, Tick, Until, WINDOW};
+use crate::limit::{
+    Admission, Ask, Cost, Ledger, LimitId, Limiter, Limits, Settlement, Tick, Until, WINDOW,
+};
 
 /// The limits of one key, and what its calls have used of them.
 #[derive(Default)]
@@ -12,77 +16,35 @@ pub(crate) struct KeyLimits(Mutex<Option<Box<Counted>>>);
 
 struct Counted {
     limits: Limits,
-    ledger: Ledger,
-    /// Where the ticks begin.
-    epoch: Instant,
+    by: Counter,
+}
+
+/// Who counts.
+enum Counter {
+    /// This node.
+    Node {
+        ledger: Box<Ledger>,
+        /// Where the ticks begin.
+        epoch: Instant,
+    },
+    /// A limiter that several nodes share.
+    Shared {
+        limiter: Arc<dyn Limiter>,
+        id: LimitId,
+        /// Its store is being asked about this key.
+        is_preparing: Arc<AtomicBool>,
+    },
 }
 
 /// A key without room for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoRoom {
-    /// When there will be room; `None`: never.
+    /// When there will be room; `None`: never, or nobody knows.
     pub(crate) until: Option<Instant>,
-    /// A call in flight may give enough back before that.
+    /// There may be room before that: when a call in flight ends, or when a store has been asked.
     pub(crate) may_free: bool,
-}
-
-impl KeyLimits {
-    /// Sets the limits, and returns whether they changed. What calls have used counts under the new ones too.
-    pub(crate) fn set(&self, limits: Limits, now: Instant) -> bool {
-        let mut counted = self.0.lock();
-        let before = counted
-            .as_ref()
-            .map_or(Limits::default(), |counted| counted.limits);
-        match &mut *counted {
-            Some(counted) => counted.limits = limits,
-            None if limits.is_unlimited() => {}
-            none => {
-                *none = Some(Box::new(Counted {
-                    limits,
-                    ledger: Ledger::default(),
-                    epoch: now,
-                }));
-            }
-        }
-        limits != before
-    }
-
-    /// Makes room for a call, if there is any. `Some` holds what must be settled later; `None`: nothing is limited.
-    pub(crate) fn admit(&self, cost: &Cost, now: Instant) -> Result<Option<Admitted>, NoRoom> {
-        let mut counted = self.0.lock();
-        let Some(counted) = &mut *counted else {
-            return Ok(None);
-        };
-        let tick = counted.tick(now);
-        let cost = counted.within_limit(cost);
-        let limits = counted.limits;
-        let admitted = counted.ledger.admit(tick, WINDOW, &limits, &cost);
-        match admitted {
-            Ok(admission) => Ok(Some(Admitted {
-                admission,
-                was_last: counted.has_no_request_left(tick),
-            })),
-            Err(refusal) => Err(counted.no_room(refusal.until)),
-        }
-    }
-
-    /// Why a call would not be admitted now.
-    pub(crate) fn no_room(&self, cost: &Cost, now: Instant) -> Option<NoRoom> {
-        let mut counted = self.0.lock();
-        let counted = counted.as_mut()?;
-        let tick = counted.tick(now);
-        let (limits, cost) = (counted.limits, counted.within_limit(cost));
-        let refusal = counted.ledger.refusal(tick, WINDOW, &limits, &cost)?;
-        Some(counted.no_room(refusal.until))
-    }
-
-    /// Ends a call.
-    pub(crate) fn settle(&self, admission: &Admission, settlement: &Settlement, now: Instant) {
-        if let Some(counted) = &mut *self.0.lock() {
-            let tick = counted.tick(now);
-            counted.ledger.settle(tick, WINDOW, admission, settlement);
-        }
-    }
+    /// A store has to be asked whether there is room.
+    pub(crate) is_unknown: bool,
 }
 
 /// A call for which there was room.
@@ -92,9 +54,181 @@ pub(crate) struct Admitted {
     pub(crate) was_last: bool,
 }
 
+impl NoRoom {
+    const UNKNOWN: Self = Self {
+        until: None,
+        may_free: true,
+        is_unknown: true,
+    };
+}
+
+impl KeyLimits {
+    /// Sets the limits, and returns whether they changed. What calls have used counts under the new ones too. `shared`: the
+    /// limiter that counts for all nodes, and the key's id there.
+    pub(crate) fn set(
+        &self,
+        limits: Limits,
+        now: Instant,
+        shared: Option<(&Arc<dyn Limiter>, LimitId)>,
+    ) -> bool {
+        let mut counted = self.0.lock();
+        let before = counted
+            .as_ref()
+            .map_or(Limits::default(), |counted| counted.limits);
+        match &mut *counted {
+            Some(counted) => counted.limits = limits,
+            None if limits.is_unlimited() => {}
+            none => {
+                let by = Counter::new(now, shared);
+                *none = Some(Box::new(Counted { limits, by }));
+            }
+        }
+        limits != before
+    }
+
+    /// Makes room for a call, if there is any. `Some` holds what must be settled later; `None`: nothing is limited.
+    pub(crate) fn admit(&self, cost: &Cost, now: Instant) -> Result<Option<Admitted>, NoRoom> {
+        match &mut *self.0.lock() {
+            Some(counted) => counted.admit(cost, now).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Why a call would not be admitted now.
+    pub(crate) fn no_room(&self, cost: &Cost, now: Instant) -> Option<NoRoom> {
+        self.0.lock().as_mut()?.no_room(cost, now)
+    }
+
+    /// Has the store asked whether there is room for such a call, unless it is being asked. `ready` is called after that.
+    pub(crate) fn prepare(&self, cost: &Cost, ready: impl FnOnce() + Send + 'static) {
+        let counted = self.0.lock();
+        let Some(counted) = &*counted else { return };
+        let Counter::Shared {
+            limiter,
+            id,
+            is_preparing,
+        } = &counted.by
+        else {
+            return;
+        };
+        if is_preparing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let preparing = Preparing(Arc::clone(is_preparing));
+        let ready = Box::new(move || {
+            drop(preparing);
+            ready();
+        });
+        limiter.prepare(counted.ask(*id, cost), ready);
+    }
+
+    /// Ends a call.
+    pub(crate) fn settle(&self, admission: &Admission, settlement: &Settlement, now: Instant) {
+        match self.0.lock().as_mut().map(|counted| &mut counted.by) {
+            Some(Counter::Node { ledger, epoch }) => {
+                ledger.settle(tick(*epoch, now), WINDOW, admission, settlement);
+            }
+            Some(Counter::Shared { limiter, id, .. }) => {
+                limiter.settle(*id, admission, settlement, now);
+            }
+            None => {}
+        }
+    }
+}
+
+/// While it lives, the store is being asked.
+struct Preparing(Arc<AtomicBool>);
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Counter {
+    fn new(now: Instant, shared: Option<(&Arc<dyn Limiter>, LimitId)>) -> Self {
+        match shared {
+            Some((limiter, id)) => Self::Shared {
+                limiter: Arc::clone(limiter),
+                id,
+                is_preparing: Arc::default(),
+            },
+            None => Self::Node {
+                ledger: Box::default(),
+                epoch: now,
+            },
+        }
+    }
+}
+
+fn tick(epoch: Instant, now: Instant) -> Tick {
+    Tick::default() + now.saturating_duration_since(epoch)
+}
+
 impl Counted {
-    fn tick(&self, now: Instant) -> Tick {
-        Tick::default() + now.saturating_duration_since(self.epoch)
+    fn admit(&mut self, cost: &Cost, now: Instant) -> Result<Admitted, NoRoom> {
+        let (limits, cost) = (self.limits, self.within_limit(cost));
+        match &mut self.by {
+            Counter::Node { ledger, epoch } => {
+                let (epoch, tick) = (*epoch, tick(*epoch, now));
+                let admitted = ledger.admit(tick, WINDOW, &limits, &cost);
+                let admission = admitted
+                    .map_err(|refusal| no_room(refusal.until, |tick| instant(epoch, tick)))?;
+                let [requests, _, _] = ledger.remaining(tick, WINDOW, &limits);
+                Ok(Admitted {
+                    admission,
+                    was_last: requests.is_some_and(|requests| requests.remaining == 0),
+                })
+            }
+            Counter::Shared { limiter, id, .. } => {
+                let ask = Ask {
+                    id: *id,
+                    limits,
+                    cost,
+                };
+                match limiter.try_reserve(&ask, now) {
+                    Some(Ok(admission)) => Ok(Admitted {
+                        admission,
+                        was_last: !matches!(limiter.check(&ask, now), Some(Ok(()))),
+                    }),
+                    Some(Err(refusal)) => Err(no_room(refusal.until, |tick| limiter.instant(tick))),
+                    None => Err(NoRoom::UNKNOWN),
+                }
+            }
+        }
+    }
+
+    fn no_room(&mut self, cost: &Cost, now: Instant) -> Option<NoRoom> {
+        let (limits, cost) = (self.limits, self.within_limit(cost));
+        match &mut self.by {
+            Counter::Node { ledger, epoch } => {
+                let epoch = *epoch;
+                let refusal = ledger.refusal(tick(epoch, now), WINDOW, &limits, &cost)?;
+                Some(no_room(refusal.until, |tick| instant(epoch, tick)))
+            }
+            Counter::Shared { limiter, id, .. } => {
+                let ask = Ask {
+                    id: *id,
+                    limits,
+                    cost,
+                };
+                match limiter.check(&ask, now) {
+                    Some(Ok(())) => None,
+                    Some(Err(refusal)) => {
+                        Some(no_room(refusal.until, |tick| limiter.instant(tick)))
+                    }
+                    None => Some(NoRoom::UNKNOWN),
+                }
+            }
+        }
+    }
+
+    fn ask(&self, id: LimitId, cost: &Cost) -> Ask {
+        Ask {
+            id,
+            limits: self.limits,
+            cost: self.within_limit(cost),
+        }
     }
 
     /// No call holds more output than the whole limit, or it could never be admitted.
@@ -105,27 +239,21 @@ impl Counted {
             ..*cost
         }
     }
+}
 
-    fn has_no_request_left(&mut self, tick: Tick) -> bool {
-        let [requests, _, _] = self.ledger.remaining(tick, WINDOW, &self.limits);
-        requests.is_some_and(|requests| requests.remaining == 0)
-    }
+fn instant(epoch: Instant, tick: Tick) -> Instant {
+    epoch + tick.since(Tick::default())
+}
 
-    fn no_room(&self, until: Until) -> NoRoom {
-        let instant = |tick: Tick| self.epoch + tick.since(Tick::default());
-        match until {
-            Until::At(tick) => NoRoom {
-                until: Some(instant(tick)),
-                may_free: false,
-            },
-            Until::CallEnds(tick) => NoRoom {
-                until: tick.map(instant),
-                may_free: true,
-            },
-            Until::Never | Until::StoreReturns => NoRoom {
-                until: None,
-                may_free: false,
-            },
-        }
+fn no_room(until: Until, instant: impl Fn(Tick) -> Instant) -> NoRoom {
+    let (until, may_free) = match until {
+        Until::At(tick) => (Some(instant(tick)), false),
+        Until::CallEnds(tick) => (tick.map(instant), true),
+        Until::Never | Until::StoreReturns => (None, false),
+    };
+    NoRoom {
+        until,
+        may_free,
+        is_unknown: false,
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod flag;
 mod limits;
+mod notify;
 mod quota_group;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use crate::breaker::{Breaker, State};
 use crate::clock::Clock;
 use crate::cooldowns::Cooldowns;
 use crate::fault::Class;
-use crate::limit::{Admission, Cost, Limits, Settlement};
+use crate::limit::{Admission, Cost, LimitId, Limiter, Limits, Settlement};
 use crate::models_in_use::ModelsInUse;
 use crate::secret::{Digest256, Secret};
 use crate::settings::BreakerSettings;
@@ -35,6 +36,14 @@ pub struct KeyId {
     pub origin: Arc<str>,
     /// SHA-256 of the secret.
     pub digest: Digest256,
+}
+
+impl KeyId {
+    /// What names it where its limits are counted: the same on every node.
+    fn limit_id(&self) -> LimitId {
+        let (provider, origin) = (self.provider.as_bytes(), self.origin.as_bytes());
+        LimitId::of_upstream_key([provider, origin, self.digest.bytes()])
+    }
 }
 
 /// The time of an attempt to take a slot.
@@ -157,8 +166,14 @@ impl Key {
     }
 
     /// Sets the key's own limits.
-    pub(crate) fn set_limits(&self, limits: Limits, now: Instant) {
-        if !self.limits.set(limits, now) {
+    pub(crate) fn set_limits(
+        &self,
+        limits: Limits,
+        now: Instant,
+        shared: Option<&Arc<dyn Limiter>>,
+    ) {
+        let shared = shared.map(|limiter| (limiter, self.id.limit_id()));
+        if !self.limits.set(limits, now, shared) {
             return;
         }
         match limits.is_unlimited() {
@@ -170,36 +185,19 @@ impl Key {
 
     /// Why its own limits have no room for a call; `None`: they have.
     pub(crate) fn no_room(&self, cost: &Cost, now: Instant) -> Option<NoRoom> {
-        let is_limited = self.flags() & flag::LIMITED != 0;
-        is_limited.then(|| self.limits.no_room(cost, now)).flatten()
+        if self.flags() & flag::LIMITED == 0 {
+            return None;
+        }
+        let no_room = self.limits.no_room(cost, now)?;
+        if no_room.is_unknown {
+            self.limits.prepare(cost, self.serve_later());
+        }
+        Some(no_room)
     }
 
     pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {
         self.cap.store(cap.unwrap_or(u32::MAX), Ordering::SeqCst);
         self.sync_full_flag();
-    }
-
-    /// Reports changes of this key to `availability`, as those of the key at `index`, from now on.
-    pub(crate) fn attach(&self, availability: &Arc<Availability>, index: usize) {
-        let mut attached = self.attached.write();
-        attached.retain(|(old, _)| old.strong_count() > 0);
-        attached.push((Arc::downgrade(availability), index));
-        drop(attached);
-        self.update();
-    }
-
-    /// Reports nothing to `availability` any more.
-    pub(crate) fn detach(&self, availability: &Arc<Availability>) {
-        let mut attached = self.attached.write();
-        attached.retain(|(old, _)| old.as_ptr() != Arc::as_ptr(availability));
-    }
-
-    fn attached(&self) -> Vec<Arc<Availability>> {
-        self.attached
-            .read()
-            .iter()
-            .filter_map(|(availability, _)| availability.upgrade())
-            .collect()
     }
 
     /// Takes one slot, and room under the key's own limits, if there is any. `blocked_by`: the flags that forbid it.
@@ -281,36 +279,6 @@ impl Key {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.limit() != u32::MAX {
             self.sync_full_flag();
-        }
-    }
-
-    /// Offers what has become free to the requests that wait in any pool of this key.
-    pub(crate) fn serve_waiting(&self) {
-        // Collected first, because handing a lease over takes the same lock again.
-        let with_waiting: Vec<Arc<Availability>> = {
-            let attached = self.attached.read();
-            let live = attached
-                .iter()
-                .filter_map(|(availability, _)| availability.upgrade());
-            live.filter(|availability| availability.wait_signal().count() > 0)
-                .collect()
-        };
-        for availability in with_waiting {
-            availability.wait_signal().serve();
-        }
-    }
-
-    /// Wakes requests that wait for a key: a cooldown started or was cleared.
-    pub(crate) fn notify_changed(&self) {
-        for availability in self.attached() {
-            availability.notify_changed();
-        }
-    }
-
-    fn note_due(&self, due: Instant) {
-        for availability in self.attached() {
-            availability.note_due(due);
-            availability.notify_changed();
         }
     }
 

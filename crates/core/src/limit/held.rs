@@ -37,10 +37,13 @@ impl OutputHold {
     /// The same for a call that cannot produce more than `tokens`.
     #[must_use]
     pub fn at_most(self, tokens: u32) -> Self {
+        let most = f64::from(tokens);
         Self {
-            mean: self.mean.min(tokens.into()),
+            mean: self.mean.min(most),
+            // No number from 0 to `most` strays further (Popoviciu's inequality). A huge variance would leave rounding errors
+            // in the sum behind.
+            variance: self.variance.min(most * most / 4.0),
             max: self.max.min(tokens),
-            ..self
         }
     }
 
@@ -53,16 +56,21 @@ impl OutputHold {
 
 /// The sum of the holds of all calls in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Held {
-    calls: u32,
-    mean: f64,
-    variance: f64,
-    max: u64,
+pub struct Held {
+    /// Number of calls.
+    pub calls: u32,
+    /// Sum of the means of their output tokens.
+    pub mean: f64,
+    /// Sum of the variances.
+    pub variance: f64,
+    /// Sum of the maxima.
+    pub max: u64,
 }
 
 impl Held {
     /// The sum with one more call.
-    pub(super) fn with(&self, call: &OutputHold) -> Self {
+    #[must_use]
+    pub fn with(&self, call: &OutputHold) -> Self {
         Self {
             calls: self.calls + 1,
             mean: self.mean + call.mean,
@@ -72,7 +80,8 @@ impl Held {
     }
 
     /// The sum without a call that was added before.
-    pub(super) fn without(&self, call: &OutputHold) -> Self {
+    #[must_use]
+    pub fn without(&self, call: &OutputHold) -> Self {
         match self.calls {
             // Rounding errors end with the last call.
             0 | 1 => Self::default(),
@@ -80,18 +89,13 @@ impl Held {
                 calls: calls - 1,
                 mean: (self.mean - call.mean).max(0.0),
                 variance: (self.variance - call.variance).max(0.0),
-                max: self.max - u64::from(call.max),
+                max: self.max.saturating_sub(call.max.into()),
             },
         }
     }
 
-    /// Number of calls.
-    pub(super) fn calls(&self) -> u32 {
-        self.calls
-    }
-
     /// Number of tokens that are held.
-    pub(super) fn tokens(&self) -> u64 {
+    pub fn tokens(&self) -> u64 {
         let pooled = self.mean + DEVIATIONS * self.variance.sqrt();
         (pooled.ceil() as u64).min(self.max)
     }
@@ -126,6 +130,24 @@ mod tests {
         assert_eq!(Held::default().with(&wide).with(&wide).tokens(), 200);
         assert_eq!(OutputHold::exactly(4096).alone(), 4096);
         assert_eq!(OutputHold::NONE.alone(), 0);
+    }
+
+    #[test]
+    fn a_call_of_absurd_size_leaves_no_rounding_errors_behind() {
+        let usual = OutputHold {
+            mean: 400.0,
+            variance: 480.0 * 480.0,
+            max: 4096,
+        };
+        let absurd = OutputHold {
+            mean: 1e12,
+            variance: 1e24,
+            max: u32::MAX,
+        };
+        let held = Held::default().with(&usual);
+        let absurd = absurd.at_most(100_000);
+        assert_eq!(absurd.alone(), 100_000);
+        assert_eq!(held.with(&absurd).without(&absurd).tokens(), held.tokens());
     }
 
     #[test]

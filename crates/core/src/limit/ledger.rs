@@ -29,9 +29,20 @@ pub struct Admission {
     cost: Cost,
     /// The dimensions that were limited, and so are counted.
     counted: [bool; DIMENSIONS],
-    /// When a store that several nodes share counts it, in the store's own milliseconds; `None`: there is none, or it does
-    /// not know of the call.
-    pub stored_at: Option<u64>,
+    /// Where a store that several nodes share counts it.
+    pub stored: Stored,
+}
+
+/// Where a store that several nodes share counts a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stored {
+    /// Nowhere: there is no such store.
+    #[default]
+    Nowhere,
+    /// At this time, in the store's own milliseconds.
+    At(u64),
+    /// Where this node's step of that number put it, which has told the store of the call or will.
+    InStep(u32),
 }
 
 /// What the end of a call changes in the window: requests, input tokens, output tokens.
@@ -141,7 +152,7 @@ impl Ledger {
             at,
             cost: *cost,
             counted,
-            stored_at: None,
+            stored: Stored::Nowhere,
         }
     }
 
@@ -159,10 +170,7 @@ impl Ledger {
         let needed = [1, cost.input_tokens.into(), held];
         let alone = [1, cost.input_tokens, cost.output.alone()];
         let mut refusal: Option<Refusal> = None;
-        if let Some(limit) = limits
-            .concurrent
-            .filter(|limit| self.held.calls() >= *limit)
-        {
+        if let Some(limit) = limits.concurrent.filter(|limit| self.held.calls >= *limit) {
             refusal = Some(Refusal {
                 dimension: Dimension::Concurrency,
                 limit,
@@ -246,10 +254,18 @@ impl Ledger {
         self.window.charges().collect()
     }
 
+    /// What is used: what counts in the window, and the output tokens that calls in flight hold.
+    pub fn used(&mut self, now: Tick, length: Duration) -> [u64; DIMENSIONS] {
+        self.window.expire(now, length);
+        let mut used = self.window.totals();
+        used[OUTPUT] += self.held.tokens();
+        used
+    }
+
     /// Whether nothing counts any more, so that it can be forgotten.
     pub fn is_idle(&mut self, now: Tick, length: Duration) -> bool {
         self.window.expire(now, length);
-        self.window.is_empty() && self.held.calls() == 0
+        self.window.is_empty() && self.held.calls == 0
     }
 }
 

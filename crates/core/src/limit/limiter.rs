@@ -10,6 +10,8 @@ use crate::hash;
 
 /// Where the hashes of virtual keys' names begin.
 const VIRTUAL_KEY: u64 = 0x7669_7274_7561_6c6b;
+/// Where the hashes of upstream keys begin.
+const UPSTREAM_KEY: u64 = 0x7570_7374_7265_616d;
 
 /// Names what is limited: a hash of 128 bits. A person who can choose two names with the same one can choose their limits too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,8 +20,17 @@ pub struct LimitId(pub u128);
 impl LimitId {
     /// The id of the virtual key of that name.
     pub fn of_virtual_key(name: &str) -> Self {
-        let half = |seed: u64| u128::from(hash::bytes(seed, name.as_bytes()));
-        Self(half(VIRTUAL_KEY) << 64 | half(!VIRTUAL_KEY))
+        Self::of(VIRTUAL_KEY, name.as_bytes())
+    }
+
+    /// The id of an upstream key, given by the name of its provider, its origin and the digest of its secret.
+    pub(crate) fn of_upstream_key(parts: [&[u8]; 3]) -> Self {
+        Self::of(UPSTREAM_KEY, &parts.join(&0))
+    }
+
+    fn of(seed: u64, bytes: &[u8]) -> Self {
+        let half = |seed: u64| u128::from(hash::bytes(seed, bytes));
+        Self(half(seed) << 64 | half(!seed))
     }
 }
 
@@ -65,6 +76,9 @@ pub struct Ask {
 /// A decision that may have to wait for a store.
 pub type Reserving<'a> = Pin<Box<dyn Future<Output = Result<Admission, Refusal>> + Send + 'a>>;
 
+/// Called when a store has been asked.
+pub type Ready = Box<dyn FnOnce() + Send>;
+
 /// Keeps the use of callers and keys.
 pub trait Limiter: Send + Sync {
     /// Decides without waiting; `None` if a store must be asked.
@@ -72,6 +86,18 @@ pub trait Limiter: Send + Sync {
 
     /// Decides, after asking a store if need be.
     fn reserve<'a>(&'a self, ask: &'a Ask, now: Instant) -> Reserving<'a>;
+
+    /// What [`Limiter::try_reserve`] would decide.
+    fn check(&self, ask: &Ask, now: Instant) -> Option<Result<(), Refusal>>;
+
+    /// Has the store asked, so that [`Limiter::try_reserve`] can decide about such a call for a moment, and calls `ready`
+    /// then. Drops `ready` if the store is asked about enough others, or if there is none.
+    fn prepare(&self, _ask: Ask, _ready: Ready) {}
+
+    /// Whether several nodes may count together, so that a store must be asked.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Ends a call that was admitted. Must be called exactly once for each admission, which [`Reservation`] sees to.
     ///
@@ -88,6 +114,12 @@ pub trait Limiter: Send + Sync {
 
     /// Forgets callers and keys of which nothing counts any more.
     fn sweep(&self, now: Instant);
+
+    /// Whether the store that counts does not respond, so that limits hold less exactly or refuse calls. False if there is
+    /// no store.
+    fn is_degraded(&self) -> bool {
+        false
+    }
 
     /// The moment that a tick of this limiter stands for.
     fn instant(&self, tick: super::Tick) -> Instant;

@@ -13,9 +13,11 @@ mod reservation;
 mod window;
 
 pub use self::estimates::{Estimates, ModelId, OutputOf};
-pub use self::held::OutputHold;
-pub use self::ledger::{Admission, Changes, Cost, Ledger, Refusal, Remaining, Settlement, Until};
-pub use self::limiter::{Ask, IdHasher, LimitId, Limiter, Reserving};
+pub use self::held::{Held, OutputHold};
+pub use self::ledger::{
+    Admission, Changes, Cost, Ledger, Refusal, Remaining, Settlement, Stored, Until,
+};
+pub use self::limiter::{Ask, IdHasher, LimitId, Limiter, Ready, Reserving};
 pub use self::output_reservation::OutputReservation;
 pub use self::reservation::Reservation;
 pub use self::window::{DIMENSIONS, Tick};

@@ -24,6 +24,13 @@ impl Add<Duration> for Tick {
 }
 
 impl Tick {
+    /// The tick that long before; the beginning if there is none.
+    #[must_use]
+    pub fn before(self, time: Duration) -> Self {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// The time from an earlier tick; zero if it is not earlier.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -17,7 +16,7 @@ use crate::availability::{Availability, WaitSignal};
 use crate::balance::{AffinityRing, OverflowTable};
 use crate::clock::Clock;
 use crate::key::{Key, KeyId, QuotaGroup};
-use crate::limit::Limits;
+use crate::limit::{Limiter, Limits};
 use crate::secret::{Digest256, Secret};
 use crate::settings::{KeySettings, PoolSettings, Strategy};
 
@@ -32,6 +31,8 @@ type GroupName = (&'static str, Arc<str>);
 pub struct Registry {
     clock: Arc<dyn Clock>,
     prepare: Prepare,
+    /// Counts the limits of keys together with other nodes; `None`: each node counts by itself.
+    limiter: Option<Arc<dyn Limiter>>,
     keys: Mutex<HashMap<KeyId, Weak<Key>>>,
     groups: Mutex<HashMap<GroupName, Weak<QuotaGroup>>>,
     /// Number of requests that wait for a key, in all pools.
@@ -44,10 +45,18 @@ impl Registry {
         Self {
             clock,
             prepare,
+            limiter: None,
             keys: Mutex::default(),
             groups: Mutex::default(),
             waiting: Arc::default(),
         }
+    }
+
+    /// From now on, `limiter` counts the limits of keys, if several nodes share it.
+    #[must_use]
+    pub fn with_limiter(mut self, limiter: &Arc<dyn Limiter>) -> Self {
+        self.limiter = limiter.is_shared().then(|| Arc::clone(limiter));
+        self
     }
 
     /// The pools for `settings`.
@@ -63,7 +72,7 @@ impl Registry {
         // Before the keys can be used: a new key must not take more calls than its cap allows.
         let key_sets = || planned.iter().map(|(_, keys)| &**keys);
         apply_groups(key_sets);
-        apply_caps(key_sets(), self.clock.now());
+        self.apply_caps(key_sets());
         let replace = |(pool, keys): (Arc<Pool>, Arc<KeySet>)| {
             pool.replace_keys(keys);
             pool
@@ -182,6 +191,33 @@ impl Registry {
         group
     }
 
+    /// Sets the cap and the limits of each key. Where pools give one key different ones, the lowest holds.
+    fn apply_caps<'a>(&self, key_sets: impl Iterator<Item = &'a KeySet>) {
+        let now = self.clock.now();
+        let mut caps: HashMap<*const Key, (&Arc<Key>, Limits)> = HashMap::new();
+        for keys in key_sets {
+            for (member, settings) in keys.members.iter().zip(&keys.settings.keys) {
+                let (_, lowest) = caps
+                    .entry(Arc::as_ptr(&member.key))
+                    .or_insert((&member.key, Limits::default()));
+                let limits = Limits {
+                    concurrent: settings.max_concurrent,
+                    ..settings.limits
+                };
+                *lowest = lowest.lowest(&limits);
+            }
+        }
+        for (key, limits) in caps.into_values() {
+            key.set_cap(limits.concurrent);
+            let in_window = Limits {
+                concurrent: None,
+                ..limits
+            };
+            key.set_limits(in_window, now, self.limiter.as_ref());
+            key.serve_waiting();
+        }
+    }
+
     /// Forgets keys and groups that no pool has any more.
     fn prune(&self) {
         self.keys.lock().retain(|_, key| key.strong_count() > 0);
@@ -204,30 +240,4 @@ fn apply_groups<'a, I: Iterator<Item = &'a KeySet>>(key_sets: impl Fn() -> I) {
     let members = || key_sets().flat_map(|keys| &keys.members);
     members().for_each(|member| member.group.leave_all());
     members().for_each(|member| member.group.join(&member.key));
-}
-
-/// Sets the cap and the limits of each key. Where pools give one key different ones, the lowest holds.
-fn apply_caps<'a>(key_sets: impl Iterator<Item = &'a KeySet>, now: Instant) {
-    let mut caps: HashMap<*const Key, (&Arc<Key>, Limits)> = HashMap::new();
-    for keys in key_sets {
-        for (member, settings) in keys.members.iter().zip(&keys.settings.keys) {
-            let (_, lowest) = caps
-                .entry(Arc::as_ptr(&member.key))
-                .or_insert((&member.key, Limits::default()));
-            let limits = Limits {
-                concurrent: settings.max_concurrent,
-                ..settings.limits
-            };
-            *lowest = lowest.lowest(&limits);
-        }
-    }
-    for (key, limits) in caps.into_values() {
-        key.set_cap(limits.concurrent);
-        let in_window = Limits {
-            concurrent: None,
-            ..limits
-        };
-        key.set_limits(in_window, now);
-        key.serve_waiting();
-    }
 }

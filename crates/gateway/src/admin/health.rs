@@ -22,8 +22,8 @@ pub(super) async fn alive() -> Json<serde_json::Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// 200 from start-up until shutdown begins. Problems with keys are reported in the body and do not change the status:
-/// taking a node out of rotation would not repair a key.
+/// 200 from start-up until shutdown begins. Problems with keys and with the limiter's store are reported in the body and do
+/// not change the status: taking a node out of rotation would repair neither.
 pub(super) async fn ready(
     State(gw): State<Arc<Gateway>>,
     Extension(access): Extension<Access>,
@@ -43,10 +43,12 @@ pub(super) async fn ready(
             without_keys.push(entry.pool.name().to_string());
         }
     }
-    let degraded = !without_keys.is_empty() || snapshot.pools.is_empty();
+    let limiter_is_degraded = gw.limits.is_degraded();
+    let degraded = !without_keys.is_empty() || snapshot.pools.is_empty() || limiter_is_degraded;
     let mut body = json!({ "status": "ready", "degraded": degraded });
     if access.is_admin {
         body["pools_without_a_usable_key"] = json!(without_keys);
+        body["limiter_is_degraded"] = json!(limiter_is_degraded);
     }
     Json(body).into_response()
 }

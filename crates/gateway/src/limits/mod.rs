@@ -1,7 +1,7 @@
 //! The limits of callers: what a call reserves before it is sent, and how it is settled.
 
 mod rate_headers;
-mod turnstile;
+mod wait_queue;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,23 +14,29 @@ use keypool_core::limit::{
 
 pub(crate) use rate_headers::{Left, RateHeaders};
 use tokio::time::MissedTickBehavior;
-use turnstile::Turnstiles;
+use wait_queue::{WaitError, WaitQueues};
 
 /// How often callers of which nothing counts any more are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long any call waits rather than being refused. Calls of a model last longer.
 const MICRO_WAIT: Duration = Duration::from_millis(250);
-/// How often a call that waits for others to end asks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often a call that waits for calls in flight to end asks again.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// When a call may try again if a call in flight must end first, or the store must return, which nobody can foresee.
 const SOON: Duration = Duration::from_secs(1);
+/// Why a call waits if the store has decided about no call of the caller yet.
+const UNDECIDED: Refusal = Refusal {
+    dimension: Dimension::Requests,
+    limit: 0,
+    until: Until::StoreReturns,
+};
 
 /// The limits of all callers.
 pub(crate) struct CallerLimits {
     /// What calls are expected to use.
     pub(crate) estimates: Estimates,
     limiter: Arc<dyn Limiter>,
-    turnstiles: Turnstiles,
+    wait_queues: WaitQueues,
     clock: Arc<dyn Clock>,
 }
 
@@ -39,8 +45,8 @@ pub(crate) struct CallerLimits {
 pub(crate) enum NotAdmitted {
     /// A limit has no room for it.
     Refused(Refused),
-    /// As many calls of the caller wait as may.
-    LineFull,
+    /// The maximum number of calls of the caller waits.
+    QueueFull,
 }
 
 /// A limit that has no room for a call.
@@ -56,10 +62,10 @@ pub(crate) struct Refused {
 
 /// How long a call may wait to be admitted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    longest: Duration,
+pub(crate) struct WaitPolicy {
+    max_wait: Duration,
     /// It also waits for calls in flight to end, although that may take any time.
-    for_calls: bool,
+    for_calls_in_flight: bool,
 }
 
 /// What a call has reserved.
@@ -75,18 +81,18 @@ struct Wakes {
     id: LimitId,
 }
 
-impl Patience {
+impl WaitPolicy {
     /// For callers that are refused rather than kept waiting.
-    pub(crate) const LITTLE: Self = Self {
-        longest: MICRO_WAIT,
-        for_calls: false,
+    pub(crate) const BRIEF: Self = Self {
+        max_wait: MICRO_WAIT,
+        for_calls_in_flight: false,
     };
 
     /// For callers that wait this long.
-    pub(crate) fn of(limit_wait: Duration) -> Self {
+    pub(crate) fn up_to(limit_wait: Duration) -> Self {
         Self {
-            longest: limit_wait,
-            for_calls: true,
+            max_wait: limit_wait,
+            for_calls_in_flight: true,
         }
     }
 }
@@ -97,7 +103,7 @@ impl CallerLimits {
         Arc::new(Self {
             estimates: Estimates::default(),
             limiter,
-            turnstiles: Turnstiles::default(),
+            wait_queues: WaitQueues::default(),
             clock: Arc::clone(clock),
         })
     }
@@ -105,7 +111,7 @@ impl CallerLimits {
     /// Admits a call if that needs no wait, neither for room nor for a store.
     pub(crate) fn try_reserve(self: &Arc<Self>, ask: &Ask) -> Option<CallReservation> {
         // Nobody overtakes those who wait.
-        if !self.turnstiles.is_free(ask.id) {
+        if !self.wait_queues.is_empty(ask.id) {
             return None;
         }
         let decided = self.limiter.try_reserve(ask, self.clock.now())?;
@@ -116,23 +122,22 @@ impl CallerLimits {
     pub(crate) async fn reserve(
         self: &Arc<Self>,
         ask: &Ask,
-        patience: Patience,
+        policy: WaitPolicy,
     ) -> Result<CallReservation, NotAdmitted> {
+        let mut known = None;
         // Nobody overtakes those who wait.
-        if self.turnstiles.is_free(ask.id) {
+        if self.wait_queues.is_empty(ask.id) {
             let now = self.clock.now();
             match self.decide(ask, now).await {
                 Ok(admission) => return Ok(self.admitted(ask.id, admission)),
-                Err(refusal)
-                    if !self.is_worth_waiting(&refusal, now + patience.longest, patience) =>
-                {
+                Err(refusal) if !self.is_worth_waiting(&refusal, now + policy.max_wait, policy) => {
                     return Err(self.refused(&refusal, now));
                 }
-                Err(_) => {}
+                Err(refusal) => known = Some(refusal),
             }
         }
         // Boxed, like everything rarely needed: it would make every request larger.
-        let admission = Box::pin(self.wait(ask, patience)).await?;
+        let admission = Box::pin(self.wait(ask, policy, known)).await?;
         Ok(self.admitted(ask.id, admission))
     }
 
@@ -160,6 +165,11 @@ impl CallerLimits {
         }))
     }
 
+    /// Whether the store that counts does not respond.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.limiter.is_degraded()
+    }
+
     async fn decide(&self, ask: &Ask, now: Instant) -> Result<Admission, Refusal> {
         match self.limiter.try_reserve(ask, now) {
             Some(decided) => decided,
@@ -167,20 +177,29 @@ impl CallerLimits {
         }
     }
 
-    /// Waits for its turn among the calls of the same caller, and then for room.
-    async fn wait(&self, ask: &Ask, patience: Patience) -> Result<Admission, NotAdmitted> {
-        let give_up = self.clock.now() + patience.longest;
-        if self.turnstiles.is_full(ask.id) {
-            return Err(NotAdmitted::LineFull);
+    /// Waits in the queue of its caller, and at its head for room. `known`: why there was none.
+    async fn wait(
+        &self,
+        ask: &Ask,
+        policy: WaitPolicy,
+        known: Option<Refusal>,
+    ) -> Result<Admission, NotAdmitted> {
+        let now = self.clock.now();
+        let deadline = now + policy.max_wait;
+        if let Some(refusal) = never_fits(ask) {
+            return Err(self.refused(&refusal, now));
         }
-        let Some(turn) = self.turnstiles.enter(ask.id, give_up).await else {
-            // Its turn did not come in time. One look tells why there is no room.
-            let now = self.clock.now();
-            let decided = self.decide(ask, now).await;
-            return decided.map_err(|refusal| self.refused(&refusal, now));
+        let head = match self.wait_queues.head(ask.id, known, deadline).await {
+            Ok(head) => head,
+            Err(WaitError::QueueFull) => return Err(NotAdmitted::QueueFull),
+            // There may be room for it, but those before it have waited longer.
+            Err(WaitError::DeadlineExceeded(first)) => {
+                let refusal = first.or(known).unwrap_or(UNDECIDED);
+                return Err(self.refused(&refusal, self.clock.now()));
+            }
         };
         loop {
-            let mut changed = std::pin::pin!(turn.changed());
+            let mut changed = std::pin::pin!(head.changed());
             // Registered before looking, so that no change is missed in between.
             changed.as_mut().enable();
             let now = self.clock.now();
@@ -188,27 +207,28 @@ impl CallerLimits {
                 Ok(admission) => return Ok(admission),
                 Err(refusal) => refusal,
             };
-            if now >= give_up || !self.is_worth_waiting(&refusal, give_up, patience) {
+            if now >= deadline || !self.is_worth_waiting(&refusal, deadline, policy) {
                 return Err(self.refused(&refusal, now));
             }
-            let look_again = match refusal.until {
-                Until::At(tick) => self.limiter.instant(tick).min(give_up),
+            head.waits_for(refusal);
+            let recheck_at = match refusal.until {
+                Until::At(tick) => self.limiter.instant(tick).min(deadline),
                 // The call that ends may be another node's, which nobody hears of.
-                Until::CallEnds(_) => give_up.min(now + LOOK_AGAIN),
-                Until::Never | Until::StoreReturns => give_up,
+                Until::CallEnds(_) => deadline.min(now + RECHECK_INTERVAL),
+                Until::Never | Until::StoreReturns => deadline,
             };
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep_until(look_again.into()) => {}
+                () = tokio::time::sleep_until(recheck_at.into()) => {}
             }
         }
     }
 
     /// Whether room comes soon enough. A call in flight may end at any time, which is worth a wait only if one is asked for.
-    fn is_worth_waiting(&self, refusal: &Refusal, give_up: Instant, patience: Patience) -> bool {
+    fn is_worth_waiting(&self, refusal: &Refusal, deadline: Instant, policy: WaitPolicy) -> bool {
         match refusal.until {
-            Until::At(tick) => self.limiter.instant(tick) <= give_up,
-            Until::CallEnds(_) => patience.for_calls,
+            Until::At(tick) => self.limiter.instant(tick) <= deadline,
+            Until::CallEnds(_) => policy.for_calls_in_flight,
             Until::Never | Until::StoreReturns => false,
         }
     }
@@ -241,6 +261,22 @@ impl CallerLimits {
     }
 }
 
+/// Why the call needs more than a whole limit, which no wait changes; `None` if it does not.
+fn never_fits(ask: &Ask) -> Option<Refusal> {
+    let needed = [
+        (Dimension::InputTokens, ask.cost.input_tokens),
+        (Dimension::OutputTokens, ask.cost.output.alone()),
+    ];
+    needed.into_iter().find_map(|(dimension, tokens)| {
+        let limit = ask.limits.of(dimension).filter(|limit| tokens > *limit)?;
+        Some(Refusal {
+            dimension,
+            limit,
+            until: Until::Never,
+        })
+    })
+}
+
 /// Forgets, again and again, callers of which nothing counts any more.
 pub(crate) async fn sweep_regularly(limits: &CallerLimits) -> Infallible {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
@@ -253,7 +289,7 @@ pub(crate) async fn sweep_regularly(limits: &CallerLimits) -> Infallible {
 
 impl Drop for Wakes {
     fn drop(&mut self) {
-        self.limits.turnstiles.wake(self.id);
+        self.limits.wait_queues.wake(self.id);
     }
 }
 

@@ -9,7 +9,7 @@ use keypool_core::limit::{Ask, Cost, Dimension, LimitId, Limits, OutputHold, Set
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::{CallReservation, CallerLimits, NotAdmitted, Patience, Refused};
+use super::{CallReservation, CallerLimits, NotAdmitted, Refused, WaitPolicy};
 use crate::clock::PollClock;
 
 fn limits() -> Arc<CallerLimits> {
@@ -36,25 +36,25 @@ fn ask(requests: u32, input: u32) -> Ask {
 fn refused(result: Result<CallReservation, NotAdmitted>) -> Refused {
     match result {
         Err(NotAdmitted::Refused(refused)) => refused,
-        Err(NotAdmitted::LineFull) => panic!("the line is full"),
+        Err(NotAdmitted::QueueFull) => panic!("the queue is full"),
         Ok(_) => panic!("it was admitted"),
     }
 }
 
-fn seconds(seconds: u64) -> Patience {
-    Patience::of(Duration::from_secs(seconds))
+fn seconds(seconds: u64) -> WaitPolicy {
+    WaitPolicy::up_to(Duration::from_secs(seconds))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_waits_a_moment_rather_than_being_refused() {
     let limits = limits();
-    let _first = limits.reserve(&ask(1, 0), Patience::LITTLE).await.unwrap();
-    let refused = refused(limits.reserve(&ask(1, 0), Patience::LITTLE).await);
+    let _first = limits.reserve(&ask(1, 0), WaitPolicy::BRIEF).await.unwrap();
+    let refused = refused(limits.reserve(&ask(1, 0), WaitPolicy::BRIEF).await);
     assert_eq!(refused.dimension, Dimension::Requests);
     assert_eq!(refused.retry_after, Some(WINDOW));
     sleep(WINDOW - Duration::from_millis(200)).await;
     let began = Instant::now();
-    assert!(limits.reserve(&ask(1, 0), Patience::LITTLE).await.is_ok());
+    assert!(limits.reserve(&ask(1, 0), WaitPolicy::BRIEF).await.is_ok());
     assert_eq!(began.elapsed(), Duration::from_millis(200));
 }
 
@@ -106,7 +106,7 @@ async fn a_call_in_flight_that_ends_wakes_the_next() {
     let mut one = ask(99, 0);
     one.limits.concurrent = Some(1);
     let first = limits.reserve(&one, seconds(0)).await.unwrap();
-    let refused = refused(limits.reserve(&one, Patience::LITTLE).await);
+    let refused = refused(limits.reserve(&one, WaitPolicy::BRIEF).await);
     assert_eq!(refused.retry_after, Some(Duration::from_secs(1)));
     let began = Instant::now();
     let next = limits.reserve(&one, seconds(10));
@@ -120,7 +120,7 @@ async fn a_call_in_flight_that_ends_wakes_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_give_up_or_leave_free_their_place_in_the_line() {
+async fn calls_that_time_out_or_leave_are_no_longer_queued() {
     let limits = limits();
     let mut one = ask(99, 0);
     one.limits.concurrent = Some(1);
@@ -128,13 +128,53 @@ async fn calls_that_give_up_or_leave_free_their_place_in_the_line() {
     assert!(limits.reserve(&one, seconds(2)).await.is_err());
     let leaving = tokio::time::timeout(Duration::from_secs(1), limits.reserve(&one, seconds(50)));
     assert!(leaving.await.is_err());
-    assert!(limits.turnstiles.is_free(one.id));
+    assert!(limits.wait_queues.is_empty(one.id));
     drop(first);
-    assert!(limits.reserve(&one, Patience::LITTLE).await.is_ok());
+    assert!(limits.reserve(&one, WaitPolicy::BRIEF).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_line_is_bounded() {
+async fn a_call_that_gives_up_does_not_overtake_those_before_it() {
+    let limits = limits();
+    let _first = limits.reserve(&ask(99, 800), WaitPolicy::BRIEF).await;
+    let (large, small) = (ask(99, 700), ask(99, 100));
+    let before = limits.reserve(&large, seconds(100));
+    let after = async {
+        sleep(Duration::from_secs(1)).await;
+        let refused = refused(limits.reserve(&small, seconds(5)).await);
+        (refused.dimension, refused.retry_after)
+    };
+    let (before, after) = tokio::join!(before, after);
+    assert!(before.is_ok());
+    let wait = WINDOW - Duration::from_secs(6);
+    assert_eq!(
+        after,
+        (Dimension::InputTokens, Some(wait)),
+        "as the call before it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_can_never_fit_does_not_wait_in_the_queue() {
+    let limits = limits();
+    let _first = limits.reserve(&ask(1, 0), WaitPolicy::BRIEF).await;
+    let (waits, too_large) = (ask(1, 0), ask(1, 1_001));
+    let (began, waiting) = (Instant::now(), limits.reserve(&waits, seconds(100)));
+    let refused = async {
+        sleep(Duration::from_secs(1)).await;
+        let refused = refused(limits.reserve(&too_large, seconds(100)).await);
+        (refused.dimension, refused.retry_after, began.elapsed())
+    };
+    let (admitted, refused) = tokio::join!(waiting, refused);
+    assert!(admitted.is_ok());
+    assert_eq!(
+        refused,
+        (Dimension::InputTokens, None, Duration::from_secs(1))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_bounded() {
     let limits = limits();
     let mut one = ask(u32::MAX, 0);
     one.limits.concurrent = Some(1);
@@ -142,7 +182,7 @@ async fn the_line_is_bounded() {
     let began = Instant::now();
     let waiting = (0..1_200).map(|_| async {
         let ended = limits.reserve(&one, seconds(30)).await;
-        let is_full = matches!(ended, Err(NotAdmitted::LineFull));
+        let is_full = matches!(ended, Err(NotAdmitted::QueueFull));
         (ended.is_err(), is_full, began.elapsed())
     });
     let ended = futures_util::future::join_all(waiting).await;

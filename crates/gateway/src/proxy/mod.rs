@@ -109,7 +109,8 @@ async fn answer_request(
             None => None,
         };
         let caller = Caller::authenticate(gw, snapshot, &endpoint, request, key_in_body)?;
-        log.set_caller(&caller.name, caller.may_see_traces());
+        let may_see_traces = caller.may_see_traces();
+        log.set_caller(&caller.name, may_see_traces, caller.limited_key());
         caller.check_access(&endpoint)?;
         if let Some(models) = endpoint.models_call() {
             // Boxed, like everything rarely needed: it would make every request larger.

@@ -8,7 +8,7 @@ use super::inbound::{Call, Caller};
 use super::log::RequestLog;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, in_whole_seconds};
-use crate::limits::{CallReservation, NotAdmitted, Patience, Refused};
+use crate::limits::{CallReservation, NotAdmitted, Refused, WaitPolicy};
 use crate::settings::{OnLimit, VirtualKeySettings};
 
 /// What a call has reserved of its caller's limits; nothing for a caller without limits.
@@ -59,14 +59,14 @@ impl CallerReservation {
         key: &VirtualKeySettings,
         ask: Ask,
     ) -> Result<CallReservation, GatewayError> {
-        let patience = match key.on_limit {
-            OnLimit::Reject => Patience::LITTLE,
-            OnLimit::Wait => Patience::of(key.limit_wait),
+        let policy = match key.on_limit {
+            OnLimit::Reject => WaitPolicy::BRIEF,
+            OnLimit::Wait => WaitPolicy::up_to(key.limit_wait),
         };
-        let reserved = gw.limits.reserve(&ask, patience).await;
+        let reserved = gw.limits.reserve(&ask, policy).await;
         reserved.map_err(|why| match why {
             NotAdmitted::Refused(refused) => refusal(key, &ask.cost, &refused),
-            NotAdmitted::LineFull => line_full(key),
+            NotAdmitted::QueueFull => queue_full(key),
         })
     }
 
@@ -118,7 +118,7 @@ impl CallerReservation {
 }
 
 /// Too many calls of the caller wait already.
-fn line_full(key: &VirtualKeySettings) -> GatewayError {
+fn queue_full(key: &VirtualKeySettings) -> GatewayError {
     let message = format!(
         "too many requests of the virtual key \"{}\" wait for room under its limits: send fewer at once",
         key.name

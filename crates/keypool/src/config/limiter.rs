@@ -46,10 +46,6 @@ pub(super) fn read(table: Option<Table<'_>>, report: &Report<'_>) -> LimiterSett
     let chosen = last_valid(url, [Text::variable(report, "KEYPOOL_LIMITER_URL")], store);
     match chosen {
         Some(LimiterStore::Redis(redis)) => {
-            if out.mode == LimiterMode::Leased {
-                let why = "Redis is asked about each call, as with \"strict\"";
-                report.not_implemented("limiter.mode = \"leased\"", why);
-            }
             out.store = LimiterStore::Redis(redis);
         }
         _ => warn_without_redis(report, &redis_only),

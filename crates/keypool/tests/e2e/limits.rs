@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use keypool_testkit::{Behaviour, Mock, RedisOptions, RedisServer, Step};
+use keypool_testkit::{Behaviour, Mock, Step};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::harness::{
-    CHAT, CHAT_PATH, Folder, Gateway, PoolConfig, Process, STREAM, bearer, eventually, key, pool,
-    virtual_key,
+    CHAT, CHAT_PATH, Gateway, PoolConfig, STREAM, bearer, eventually, key, pool, virtual_key,
 };
 use crate::http::{End, Reply};
 
@@ -16,13 +15,13 @@ const MESSAGES: &str = "/v1/messages";
 const GEMINI: &str = "/v1beta/models/gpt-x:generateContent";
 
 /// A gateway with one key and a caller "team" with these limits.
-async fn gateway(limits: &str) -> (Gateway, Mock) {
+pub(crate) async fn gateway(limits: &str) -> (Gateway, Mock) {
     let mock = Mock::start().await.expect("a mock");
     let config = pool(&mock, 1) + &virtual_key("team", limits);
     (Gateway::start(&config).await, mock)
 }
 
-async fn post(gw: &Gateway, path: &str, body: &str) -> Reply {
+pub(crate) async fn post(gw: &Gateway, path: &str, body: &str) -> Reply {
     let headers = [
         ("content-type", "application/json"),
         ("authorization", &*bearer("team")),
@@ -30,24 +29,24 @@ async fn post(gw: &Gateway, path: &str, body: &str) -> Reply {
     gw.send("POST", path, &headers, body.as_bytes()).await
 }
 
-async fn chat(gw: &Gateway) -> Reply {
+pub(crate) async fn chat(gw: &Gateway) -> Reply {
     post(gw, CHAT_PATH, CHAT).await
 }
 
 /// Limit, remaining and reset of a dimension.
-fn left<'r>(reply: &'r Reply, dimension: &str) -> [Option<&'r str>; 3] {
+pub(crate) fn left<'r>(reply: &'r Reply, dimension: &str) -> [Option<&'r str>; 3] {
     ["limit", "remaining", "reset"]
         .map(|what| reply.header(&format!("x-ratelimit-{what}-{dimension}")))
 }
 
-fn remaining(reply: &Reply, dimension: &str) -> u32 {
+pub(crate) fn remaining(reply: &Reply, dimension: &str) -> u32 {
     let [_, remaining, _] = left(reply, dimension);
     remaining
         .and_then(|text| text.parse().ok())
         .expect("a number")
 }
 
-fn reporting(input: u64, output: u64) -> Behaviour {
+pub(crate) fn reporting(input: u64, output: u64) -> Behaviour {
     Behaviour {
         input_tokens: Some(input),
         output_tokens: Some(output),
@@ -385,108 +384,5 @@ async fn a_keys_tokens_count_under_its_own_limit() {
         mock.seen(&key(2)).requests == 12 - limited
     })
     .await;
-    gw.stop().await;
-}
-
-fn limiter(redis: &RedisServer, settings: &str) -> String {
-    let port = redis.addr().port();
-    format!("[limiter]\nurl = \"redis://127.0.0.1:{port}\"\nmode = \"strict\"\n{settings}\n")
-}
-
-#[tokio::test]
-async fn processes_with_one_redis_share_the_limits() {
-    let (mock, redis) = (
-        Mock::start().await.unwrap(),
-        RedisServer::start().await.unwrap(),
-    );
-    let limits = "rpm = 5\ninput_tpm = 100_000\noutput_tpm = 100_000";
-    let config = pool(&mock, 1) + &virtual_key("team", limits) + &limiter(&redis, "");
-    let nodes = [Gateway::start(&config).await, Gateway::start(&config).await];
-    let mut served = 0;
-    for n in 0..8 {
-        let reply = chat(&nodes[n % 2]).await;
-        match reply.status {
-            200 => served += 1,
-            _ => assert_eq!(&*reply.code(), "rate_limit_exceeded", "{reply:?}"),
-        }
-    }
-    assert_eq!(served, 5);
-    let refused = chat(&nodes[0]).await;
-    let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((50..=60).contains(&retry_after), "{retry_after}");
-    assert_eq!(remaining(&refused, "requests"), 0);
-    for gw in nodes {
-        gw.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn without_redis_each_process_admits_its_share() {
-    let (mock, mut redis) = (
-        Mock::start().await.unwrap(),
-        RedisServer::start().await.unwrap(),
-    );
-    let config = pool(&mock, 1) + &virtual_key("team", "rpm = 10") + &limiter(&redis, "");
-    let nodes = [Gateway::start(&config).await, Gateway::start(&config).await];
-    assert_eq!(chat(&nodes[0]).await.status, 200);
-    // Each has seen the other.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    redis.kill().unwrap();
-    let mut served = [0, 0];
-    for _ in 0..8 {
-        for (gw, served) in nodes.iter().zip(&mut served) {
-            *served += u32::from(chat(gw).await.status == 200);
-        }
-    }
-    assert_eq!(served, [4, 5], "five each, and one was used before");
-    for gw in nodes {
-        gw.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn a_redis_that_cannot_be_used_is_named_at_the_start() {
-    let mock = Mock::start().await.unwrap();
-    let with_password = RedisOptions::default()
-        .password("right")
-        .start()
-        .await
-        .unwrap();
-    let port = with_password.addr().port();
-    for (url, says) in [
-        (
-            format!("redis://127.0.0.1:{port}"),
-            "refuses the user or its password",
-        ),
-        (
-            format!("redis://:wrong@127.0.0.1:{port}"),
-            "refuses the user or its password",
-        ),
-        (
-            format!("redis-cluster://:right@127.0.0.1:{port}"),
-            "is not a cluster",
-        ),
-        (
-            format!("rediss://:right@127.0.0.1:{port}"),
-            "does not speak TLS",
-        ),
-    ] {
-        let config = pool(&mock, 1) + &format!("[limiter]\nurl = \"{url}\"\nmode = \"strict\"\n");
-        let folder = Folder::new(&config);
-        let mut process = Process::start(&folder, &["serve", "--listen", "127.0.0.1:0"]);
-        assert_eq!(process.ended().await, 1, "{url}: {}", process.stderr());
-        let said = process.stderr();
-        assert!(
-            said.contains(says) && said.contains("limiter.url"),
-            "{url}: {said}"
-        );
-        assert!(!said.contains("right"), "{said}");
-    }
-    // One that is not there may return.
-    let nobody = pool(&mock, 1)
-        + &virtual_key("team", "rpm = 3")
-        + "[limiter]\nurl = \"redis://127.0.0.1:9\"\nmode = \"strict\"\n";
-    let gw = Gateway::start(&nobody).await;
-    assert_eq!(chat(&gw).await.status, 200);
     gw.stop().await;
 }

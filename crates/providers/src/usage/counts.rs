@@ -110,6 +110,7 @@ impl Stated {
             (OpenAi | InputOnly | Anthropic | AnthropicStart, b"input_tokens") => {
                 &mut self.input[1]
             }
+            (InputOnly, b"promptTokenCount") => &mut self.input[0],
             (OpenAi, b"completion_tokens") => &mut self.output[0],
             (OpenAi | Anthropic, b"output_tokens") => &mut self.output[1],
             (OpenAi | InputOnly, b"total_tokens") => &mut self.total,

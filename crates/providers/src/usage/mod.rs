@@ -9,6 +9,7 @@ mod found;
 mod guess;
 mod image;
 mod media;
+mod prompts;
 mod reader;
 mod stream_options;
 mod text;
@@ -17,8 +18,9 @@ mod walk;
 pub use self::counts::Usage;
 pub use self::guess::InputGuess;
 pub use self::image::ImageRule;
+pub use self::prompts::prompts;
 pub use self::reader::{UsageForm, UsageReader};
-pub use self::stream_options::{Edit, include_usage, is_usage_chunk};
+pub use self::stream_options::{Edit, include_usage, is_usage_chunk, may_become_usage_chunk};
 pub use self::text::InputKind;
 
 #[cfg(test)]

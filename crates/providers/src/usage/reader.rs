@@ -22,7 +22,7 @@ const SMALL: usize = 16 * 1024;
 pub enum UsageForm {
     /// OpenAI's, and that of all OpenAI-like providers.
     OpenAi,
-    /// The same for embeddings and rankings, where only the input counts.
+    /// The same for embeddings and rankings, Gemini's too, where only the input counts.
     InputOnly,
     /// Anthropic's messages.
     Anthropic,
@@ -82,6 +82,7 @@ impl UsageForm {
                 Some(Self::InputOnly)
             }
             Protocol::Anthropic if path.ends_with("/messages") => Some(Self::Anthropic),
+            Protocol::Gemini if has(":embed") || has("EmbedContent") => Some(Self::InputOnly),
             Protocol::Gemini if has(":") || path.ends_with("/interactions") => Some(Self::Gemini),
             _ => None,
         }
@@ -232,7 +233,8 @@ fn visit(place: Place, name: &[u8]) -> Visit<Place> {
         | (Place::Document(OpenAi | InputOnly | Anthropic), b"usage")
         | (Place::Inner, b"usage" | b"usageMetadata")
         | (Place::Choice | Place::Start, b"usage")
-        | (Place::Document(InputOnly) | Place::Meta, b"tokens") => Visit::Take,
+        | (Place::Document(InputOnly) | Place::Meta, b"tokens")
+        | (Place::Document(InputOnly), b"usageMetadata") => Visit::Take,
         (Place::Document(OpenAi), b"response" | b"x_groq")
         | (Place::Document(Gemini), b"response" | b"interaction") => Visit::Enter(Place::Inner),
         (Place::Document(OpenAi), b"choices") => Visit::Enter(Place::Choice),

@@ -79,15 +79,24 @@ fn insertion(at: usize, text: &'static str) -> Edit {
 
 /// Whether an event's data is the extra chunk that only tells the usage: it has no choices, and nothing else to say.
 pub fn is_usage_chunk(data: &[u8]) -> bool {
-    static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
     // Almost all chunks have a choice, and need not be parsed.
-    let is_empty_list = |at: usize| {
+    choices_in(data).any(|list| list.starts_with(b"]")) && says_only_usage(data)
+}
+
+/// Whether data of which only the beginning has come can still become that chunk. Most chunks name a choice before its text.
+pub fn may_become_usage_chunk(beginning: &[u8]) -> bool {
+    let is_object = beginning.first().is_none_or(|byte| *byte == b'{');
+    is_object && choices_in(beginning).all(|list| list.is_empty() || list.starts_with(b"]"))
+}
+
+/// What follows the bracket of each list with the name `choices`.
+fn choices_in(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
+    CHOICES.find_iter(data).filter_map(|at| {
         let after = data[at + CHOICES.needle().len()..].trim_ascii_start();
-        let list = after.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-        let inner = list.and_then(|list| list.strip_prefix(b"["));
-        inner.is_some_and(|inner| inner.trim_ascii_start().starts_with(b"]"))
-    };
-    CHOICES.find_iter(data).any(is_empty_list) && says_only_usage(data)
+        let value = after.strip_prefix(b":").map(<[u8]>::trim_ascii_start)?;
+        value.strip_prefix(b"[").map(<[u8]>::trim_ascii_start)
+    })
 }
 
 fn says_only_usage(data: &[u8]) -> bool {
@@ -163,6 +172,18 @@ mod tests {
                 let again = peek(edited.as_bytes()).unwrap();
                 assert_eq!(include_usage(edited.as_bytes(), &again), None, "{edited}");
             }
+        }
+    }
+
+    #[test]
+    fn a_chunk_with_a_choice_is_known_by_its_beginning() {
+        let usage = r#"{"id":"c","choices" : [ ] ,"usage":{"prompt_tokens":1}}"#;
+        for end in 0..=usage.len() {
+            let beginning = &usage[..end];
+            assert!(may_become_usage_chunk(beginning.as_bytes()), "{beginning}");
+        }
+        for beginning in [r#"{"id":"c","choices" : [ {"#, "[DONE", "error"] {
+            assert!(!may_become_usage_chunk(beginning.as_bytes()), "{beginning}");
         }
     }
 

@@ -324,6 +324,11 @@ fn bodies_of_every_endpoint_tell_their_usage() {
             r#"{"results":[],"tokens":{"input_tokens":12,"output_tokens":0}}"#,
             of(12, 0),
         ),
+        (
+            InputOnly,
+            r#"{"embedding":{"values":[0.5]},"usageMetadata":{"promptTokenCount":13}}"#,
+            of(13, 0),
+        ),
     ] {
         assert_eq!(body(form, text), expect, "{text}");
     }
@@ -472,6 +477,16 @@ fn the_form_follows_protocol_and_path() {
             Gemini,
             "/v1beta/models/m:generateContent",
             Some(UsageForm::Gemini),
+        ),
+        (
+            Gemini,
+            "/v1beta/models/m:batchEmbedContents",
+            Some(UsageForm::InputOnly),
+        ),
+        (
+            Gemini,
+            "/v1beta/models/m:embedContent",
+            Some(UsageForm::InputOnly),
         ),
         (Gemini, "/v1beta/interactions", Some(UsageForm::Gemini)),
         (Tavily, "/search", None),

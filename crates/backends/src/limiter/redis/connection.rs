@@ -24,6 +24,8 @@ const CLUSTER_RETRY_WAIT: (u64, u64) = (10, 100);
 pub(super) enum Connection {
     Server(MultiplexedConnection),
     Cluster(ClusterConnection),
+    #[cfg(test)]
+    Simulated(super::simulation::Wire),
 }
 
 impl Connection {
@@ -31,6 +33,10 @@ impl Connection {
         target: &RedisTarget,
         timeouts: RedisTimeouts,
     ) -> Result<Self, RedisError> {
+        #[cfg(test)]
+        if let Some(place) = &target.simulated {
+            return Ok(Self::Simulated(place.connect().await?));
+        }
         match target.cluster {
             true => open_cluster(target, timeouts).await.map(Self::Cluster),
             false => {
@@ -47,6 +53,8 @@ impl Connection {
         match self {
             Self::Server(connection) => command.query_async(connection).await,
             Self::Cluster(connection) => command.query_async(connection).await,
+            #[cfg(test)]
+            Self::Simulated(wire) => wire.send(command).await,
         }
     }
 }

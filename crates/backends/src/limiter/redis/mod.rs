@@ -9,18 +9,20 @@ mod client;
 mod connection;
 mod error;
 mod link;
+mod node;
 mod reserve;
 mod script;
-mod strict;
+#[cfg(test)]
+mod simulation;
 mod target;
 
 pub use check::{Facts, Problem, Warning};
 pub use client::RedisClient;
 pub use error::RedisError;
+pub use node::{Mode, OnFailure, RedisLimiter, RedisLimiterSettings};
 pub use reserve::{
-    Charge, Correction, Decision, HeldByNode, Known, MAX_DECISIONS, NodeCall, NodeReply,
-    RefusedUntil, Report, Reserve,
+    Charge, Correction, Decision, Grant, Known, MAX_DECISIONS, NodeCall, NodeReply, RefusedUntil,
+    Report, Reserve, Wants,
 };
 pub use script::Script;
-pub use strict::{OnFailure, StrictLimiter, StrictSettings};
 pub use target::{RedisAddress, RedisTarget, RedisTimeouts, Tls};

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use keypool_core::limit::{Cost, DIMENSIONS, Dimension, LimitId, Limits};
+use keypool_core::limit::{Cost, DIMENSIONS, Dimension, Held, LimitId, Limits};
 
 use super::client::RedisClient;
 use super::error::RedisError;
@@ -33,12 +33,14 @@ pub struct NodeCall<'a> {
     /// How long Redis keeps what the node holds, unless it hears from the node again.
     pub record_ttl: Duration,
     /// What the node's calls in flight hold, without those that are decided here.
-    pub held: HeldByNode,
+    pub held: Held,
     /// The number of the newest step that was confirmed, if anything of the node may still count; else 0. If Redis does not
     /// know of it, nothing is done: see [`NodeReply::is_lost`].
     pub confirmed: u32,
     /// What is known of all nodes.
     pub knows: Known,
+    /// What the node wants to be lent.
+    pub wants: Wants,
     /// What Redis does not know of.
     pub report: Report<'a>,
     /// Ends of earlier calls.
@@ -54,10 +56,33 @@ pub struct Known {
     pub nodes: u32,
     /// Since when each of them has told all that it uses.
     pub told_since_ms: u64,
-    /// Whether Redis may have lost data since then, so that a key that does not exist may have been lost.
-    pub may_be_lost: bool,
+    /// When Redis lost data, if not all nodes have told it what they use since; else 0. What has not been used since then may
+    /// be lost.
+    pub lost_ms: u64,
     /// How long nodes have to tell what they use after a loss. Nothing is admitted in that time before all have.
     pub patience: Duration,
+}
+
+/// The calls that a node expects, and wants to admit by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Wants {
+    /// Number of calls expected in one length of the window; 0: nothing is to be lent.
+    pub requests: f64,
+    /// Input tokens of each.
+    pub input: f64,
+    /// Output tokens of each: mean, variance, maximum.
+    pub output: [f64; 3],
+}
+
+/// What Redis lends a node. It counts as used until the node's next step, or until it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// How long it can be used, from the time at which the step was sent.
+    pub length: Duration,
+    /// Requests, input tokens, output tokens; 0 where nothing is limited.
+    pub amounts: [u32; DIMENSIONS],
+    /// Calls in flight.
+    pub calls: u32,
 }
 
 /// What a node tells of charges that Redis does not have.
@@ -76,19 +101,6 @@ pub struct Charge {
     pub age: Duration,
     /// Requests, input tokens, output tokens.
     pub amounts: [u32; DIMENSIONS],
-}
-
-/// The sums over a node's calls in flight.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct HeldByNode {
-    /// Number of calls.
-    pub calls: u32,
-    /// Of the means of their output tokens.
-    pub mean: f64,
-    /// Of the variances.
-    pub variance: f64,
-    /// Of the maxima.
-    pub max: u64,
 }
 
 /// What the end of a call changes.
@@ -120,6 +132,12 @@ pub struct NodeReply {
     pub calls: u64,
     /// When everything that is used in a dimension will have left the window; `None`: nothing is used.
     pub empty_at_ms: [Option<u64>; DIMENSIONS],
+    /// When this step was received first.
+    pub received_ms: u64,
+    /// A call was refused only because of what other nodes were lent.
+    pub is_recall: bool,
+    /// What the node was lent.
+    pub grant: Option<Grant>,
     /// One for each call, in their order.
     pub decisions: Vec<Decision>,
 }
@@ -195,7 +213,7 @@ impl NodeCall<'_> {
         args.extend(limits.map(|limit| limit.map_or(-1, i64::from).to_string()));
         args.extend([self.node.to_string(), self.seq.to_string()]);
         args.push(self.record_ttl.as_millis().to_string());
-        let HeldByNode {
+        let Held {
             calls,
             mean,
             variance,
@@ -210,9 +228,15 @@ impl NodeCall<'_> {
         let knows = &self.knows;
         args.extend([self.confirmed.to_string(), knows.nodes.to_string()]);
         args.push(knows.told_since_ms.to_string());
-        args.push(u8::from(knows.may_be_lost).to_string());
+        args.push(knows.lost_ms.to_string());
         args.push(knows.patience.as_millis().to_string());
         args.push(u8::from(self.report.is_all).to_string());
+        let Wants {
+            requests,
+            input,
+            output: [mean, variance, max],
+        } = self.wants;
+        args.extend([requests, input, mean, variance, max].map(|amount| amount.to_string()));
         args.push(self.report.charges.len().to_string());
         for charge in self.report.charges {
             args.push(charge.age.as_millis().to_string());
@@ -236,22 +260,36 @@ impl NodeCall<'_> {
     }
 }
 
+/// Number of facts in a reply, before the decisions.
+const FACTS: usize = 17;
+
 fn read(reply: &[i64]) -> Option<NodeReply> {
-    let (facts, decisions) = reply.split_at_checked(10)?;
-    let numbers: Vec<u64> = facts
-        .iter()
-        .map(|fact| u64::try_from(*fact).ok())
-        .collect::<Option<_>>()?;
+    let (facts, decisions) = reply.split_first_chunk::<FACTS>()?;
+    if facts.iter().any(|fact| *fact < 0) {
+        return None;
+    }
+    let facts = facts.map(i64::unsigned_abs);
     let at = |time: u64| (time > 0).then_some(time);
+    let amount = |fact: u64| u32::try_from(fact).ok();
     let decisions = decisions.chunks(3).map(decision).collect::<Option<_>>()?;
     Some(NodeReply {
-        now_ms: numbers[0],
-        is_repetition: numbers[1] == 1,
-        is_lost: numbers[1] == 2,
-        used: [numbers[2], numbers[3], numbers[4]],
-        held_output: numbers[5],
-        calls: numbers[6],
-        empty_at_ms: [at(numbers[7]), at(numbers[8]), at(numbers[9])],
+        now_ms: facts[0],
+        is_repetition: facts[1] == 1,
+        is_lost: facts[1] == 2,
+        used: [facts[2], facts[3], facts[4]],
+        held_output: facts[5],
+        calls: facts[6],
+        empty_at_ms: [at(facts[7]), at(facts[8]), at(facts[9])],
+        received_ms: facts[10],
+        is_recall: facts[11] == 1,
+        grant: match facts[12] {
+            0 => None,
+            length => Some(Grant {
+                length: Duration::from_millis(length),
+                amounts: [amount(facts[13])?, amount(facts[14])?, amount(facts[15])?],
+                calls: amount(facts[16])?,
+            }),
+        },
         decisions,
     })
 }

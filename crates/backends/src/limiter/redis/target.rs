@@ -22,6 +22,9 @@ pub struct RedisTarget {
     pub password: Option<Secret>,
     /// The number of the database; 0 for a cluster.
     pub database: u32,
+    /// Where it is in a simulated network.
+    #[cfg(test)]
+    pub(super) simulated: Option<super::simulation::Place>,
 }
 
 /// Host and port of a server.
@@ -69,6 +72,8 @@ impl RedisTarget {
             user: None,
             password: None,
             database: 0,
+            #[cfg(test)]
+            simulated: None,
         }
     }
 

@@ -179,10 +179,20 @@ impl Trace {
     }
 }
 
-#[test]
-fn random_traces_never_exceed_a_limit_and_use_nearly_all_of_it() {
+/// How often the seeds of a test change: 100 times with `KEYPOOL_LONG`, as `make test-full` sets it. That makes 10^8 asks.
+#[expect(clippy::disallowed_methods, reason = "no part of the program")]
+fn rounds() -> std::ops::Range<u64> {
+    0..if std::env::var_os("KEYPOOL_LONG").is_some() {
+        100
+    } else {
+        1
+    }
+}
+
+fn trace_of_all_gaps(round: u64) {
     let window = Duration::from_secs(60);
     for (seed, gap_ms) in [(1, 5), (2, 60), (3, 400), (4, 3000), (5, 20_000)] {
+        let seed = seed + 100 * round;
         let limits = limits(100, 20_000, 14_000);
         let mut trace = Trace::new(seed, limits, window, false);
         trace.run(Duration::from_millis(gap_ms));
@@ -194,9 +204,15 @@ fn random_traces_never_exceed_a_limit_and_use_nearly_all_of_it() {
 }
 
 #[test]
+fn random_traces_never_exceed_a_limit_and_use_nearly_all_of_it() {
+    rounds().for_each(trace_of_all_gaps);
+}
+
+#[test]
 fn overruns_keep_others_out_until_they_have_left_the_window() {
     let window = Duration::from_secs(10);
-    for seed in 10..14 {
+    let seeds = rounds().flat_map(|round| (10..14).map(move |seed| seed + 100 * round));
+    for seed in seeds {
         // `ask` compares with the log, debts included, at each admission.
         let mut trace = Trace::new(seed, limits(50, 4_000, 3_000), window, true);
         trace.run(Duration::from_millis(50));

@@ -5,7 +5,8 @@ use keypool_core::limit::{
 };
 use keypool_providers::dialect::Dialect;
 use keypool_providers::peek::Peek;
-use keypool_providers::usage::{InputGuess, UsageForm};
+use keypool_providers::protocol::Protocol;
+use keypool_providers::usage::{InputGuess, UsageForm, prompts};
 
 use super::MatchedEndpoint;
 
@@ -18,8 +19,10 @@ pub(crate) struct TokenGuess {
     input: u32,
     /// Guesses of each kind of text are off by a factor of their own.
     kind: u8,
-    /// The maximum that the call sets, for all choices.
+    /// The maximum that the call sets for each of its outputs.
     max_output: Option<u32>,
+    /// Number of outputs: choices or candidates, for each prompt.
+    outputs: u32,
     /// How the response reports what was used.
     pub(crate) form: UsageForm,
     /// The model reads nothing that is not in the body.
@@ -40,10 +43,7 @@ impl TokenGuess {
         let (protocol, path) = (endpoint.protocol, &*endpoint.path);
         let form = UsageForm::of(protocol, path)?;
         let guess = InputGuess::of(protocol, path, body, dialect.image_rule);
-        let choices = fields.choices.unwrap_or(1).max(1);
-        let max = fields
-            .max_output_tokens
-            .map(|max| max.saturating_mul(choices));
+        let outputs = outputs(protocol, path, body, fields);
         Some(Self {
             caller,
             model,
@@ -51,7 +51,8 @@ impl TokenGuess {
             input: guess.tokens.ceil() as u32,
             kind: guess.kind as u8,
             is_whole: guess.is_whole,
-            max_output: max.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+            max_output: fields.max_output_tokens.map(at_most_u32),
+            outputs: at_most_u32(outputs),
             form,
         })
     }
@@ -73,9 +74,13 @@ impl TokenGuess {
             _ if !self.produces() => OutputHold::NONE,
             // A call without a maximum may get any number of tokens, so it is admitted alone.
             OutputReservation::MaxTokens => {
-                OutputHold::exactly(self.max_output.or(limit).unwrap_or_default())
+                let max = self.max_output.map(|max| max.saturating_mul(self.outputs));
+                OutputHold::exactly(max.or(limit).unwrap_or_default())
             }
-            OutputReservation::Learned => estimates.output(&self.output_of(limit)),
+            OutputReservation::Learned => {
+                let one = estimates.output(&self.one_output(limit));
+                times(one, self.outputs).at_most(limit.unwrap_or(u32::MAX))
+            }
         };
         // A correction that was learned must not make a call impossible.
         let most = limits.input_tokens.unwrap_or(u32::MAX).max(self.input);
@@ -92,11 +97,12 @@ impl TokenGuess {
             estimates.note_input(self.model, self.kind, self.input, tokens);
         }
         if let Some(tokens) = usage.output_tokens.filter(|_| self.produces()) {
-            estimates.note_output(&self.output_of(None), tokens);
+            estimates.note_output(&self.one_output(None), tokens.div_ceil(self.outputs));
         }
     }
 
-    fn output_of(&self, limit: Option<u32>) -> OutputOf {
+    /// What is learned, of one of the outputs.
+    fn one_output(&self, limit: Option<u32>) -> OutputOf {
         OutputOf {
             caller: self.caller,
             model: self.model,
@@ -104,4 +110,27 @@ impl TokenGuess {
             limit,
         }
     }
+}
+
+/// Number of outputs that the call asks for, at least 1.
+fn outputs(protocol: Protocol, path: &str, body: &[u8], fields: &Peek) -> u64 {
+    let takes_prompts = protocol == Protocol::OpenAi
+        && path.ends_with("/completions")
+        && !path.ends_with("/chat/completions");
+    let prompts = if takes_prompts { prompts(body) } else { 1 };
+    fields.choices.unwrap_or(1).max(1).saturating_mul(prompts)
+}
+
+/// What is held for several outputs. Those of one call may be alike, so they stray together.
+fn times(one: OutputHold, outputs: u32) -> OutputHold {
+    let factor = f64::from(outputs);
+    OutputHold {
+        mean: one.mean * factor,
+        variance: one.variance * factor * factor,
+        max: one.max.saturating_mul(outputs),
+    }
+}
+
+fn at_most_u32(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderValue, Method, Response};
 use keypool_core::fault::Class;
+use keypool_core::limit::LimitId;
 use keypool_core::pool::{Demand, Effect, Leased, MemberRef, Pool};
 use tracing::{Span, field, info};
 
@@ -18,6 +19,7 @@ use crate::context::Gateway;
 use crate::limits::RateHeaders;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
+use crate::settings::VirtualKeySettings;
 use crate::snapshot::PoolEntry;
 use crate::traces::{Ending, NoKeyReason, Outcome, SkipReason, Step, Trace};
 
@@ -51,7 +53,9 @@ pub(crate) struct RequestLog {
     steps: Vec<Step>,
     /// The caller asked for the trace in a header and may see it.
     shows_trace: bool,
-    /// What the caller's limits leave; `None` if it has none.
+    /// The caller's virtual key, if it has limits.
+    limited_key: Option<Arc<VirtualKeySettings>>,
+    /// What those left when the call was decided; `None` before that.
     rate_headers: Option<Box<RateHeaders>>,
 }
 
@@ -74,6 +78,7 @@ impl RequestLog {
             is_finished: false,
             steps: Vec::new(),
             shows_trace: trace_header::is_requested(&parts.headers),
+            limited_key: None,
             rate_headers: None,
         }
     }
@@ -88,13 +93,19 @@ impl RequestLog {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// Records who calls, and whether the caller may see why it got its key.
-    pub(crate) fn set_caller(&mut self, name: &Arc<str>, may_see_traces: bool) {
+    /// Records who calls, whether the caller may see why it got its key, and its virtual key if that has limits.
+    pub(crate) fn set_caller(
+        &mut self,
+        name: &Arc<str>,
+        may_see_traces: bool,
+        limited_key: Option<&Arc<VirtualKeySettings>>,
+    ) {
         self.caller = Arc::clone(name);
         self.shows_trace &= may_see_traces;
+        self.limited_key = limited_key.cloned();
     }
 
-    /// Records what the caller's limits leave.
+    /// Records what the caller's limits leave now that the call is decided.
     pub(crate) fn set_rate_headers(&mut self, rate_headers: RateHeaders) {
         self.rate_headers = Some(Box::new(rate_headers));
     }
@@ -188,9 +199,7 @@ impl RequestLog {
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, self.request_id.clone());
-        if let Some(rate_headers) = &self.rate_headers {
-            rate_headers.insert(headers);
-        }
+        self.insert_rate_headers(headers);
         // Before the caller is known there are no steps, so nothing is shown to a caller who may not see it.
         if self.shows_trace
             && let Some(trace) = trace_header::value(&self.steps)
@@ -207,6 +216,18 @@ impl RequestLog {
         headers.insert(ATTEMPTS, number(self.attempts.into()));
         let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(QUEUE_MS, number(waited_ms));
+    }
+
+    fn insert_rate_headers(&self, headers: &mut HeaderMap) {
+        match (&self.rate_headers, &self.limited_key) {
+            (Some(rate_headers), _) => rate_headers.insert(headers),
+            // The request ended before its limits were asked.
+            (None, Some(key)) => {
+                let id = LimitId::of_virtual_key(&key.name);
+                self.gw.limits.headers(id, &key.limits).insert(headers);
+            }
+            (None, None) => {}
+        }
     }
 
     /// Records a whole response of the gateway's own, which ends the request.
@@ -279,6 +300,7 @@ impl RequestLog {
             is_finished: self.is_finished,
             steps: std::mem::take(&mut self.steps),
             shows_trace: self.shows_trace,
+            limited_key: self.limited_key.take(),
             rate_headers: self.rate_headers.take(),
         };
         self.is_finished = true;

@@ -28,7 +28,7 @@ pub(super) struct EventBuffer {
     scanner: Scanner,
     /// Knows whether the stream is complete; `None` if its transfer alone decides.
     end: Option<StreamEnd>,
-    /// Set if the client must not see the chunk with the usage. It holds incomplete events itself.
+    /// Set if the client must not see the chunk with the usage. It holds what may become that chunk.
     filter: Option<UsageFilter>,
     held: VecDeque<Bytes>,
     /// In bytes.
@@ -83,17 +83,16 @@ impl EventBuffer {
         ready: &mut VecDeque<Bytes>,
     ) {
         let boundary = self.scan(&piece, usage);
-        if let Some(filter) = &mut self.filter {
-            let passed = filter.pass(&piece);
-            if !passed.is_empty() {
-                self.client_is_inside = !passed.ends_with(b"\n");
-                ready.push_back(passed);
-            }
+        let (piece, boundary) = match &mut self.filter {
+            Some(filter) => filter.pass(&piece),
+            None => (piece, boundary),
+        };
+        if piece.is_empty() {
             return;
         }
         match boundary {
             Some(end) => {
-                self.release(ready);
+                self.release_held(ready);
                 self.client_is_inside = false;
                 self.has_passed_on = true;
                 ready.push_back(piece.slice(..end));
@@ -105,7 +104,7 @@ impl EventBuffer {
             None => self.hold(piece),
         }
         if self.held_length > MAX_HELD {
-            self.release(ready);
+            self.release_held(ready);
         }
     }
 
@@ -165,15 +164,14 @@ impl EventBuffer {
         )
     }
 
-    /// Moves everything that is held to `ready`.
+    /// Moves everything that is held to `ready`, since the stream has ended.
     pub(super) fn release(&mut self, ready: &mut VecDeque<Bytes>) {
-        if let Some(filter) = &mut self.filter {
-            let rest = filter.rest();
-            if !rest.is_empty() {
-                ready.push_back(rest);
-            }
-            return;
-        }
+        self.release_held(ready);
+        let rest = self.filter.as_mut().map(UsageFilter::rest);
+        ready.extend(rest.filter(|rest| !rest.is_empty()));
+    }
+
+    fn release_held(&mut self, ready: &mut VecDeque<Bytes>) {
         if self.held.is_empty() {
             return;
         }
@@ -188,7 +186,7 @@ impl EventBuffer {
         let is_due =
             |release: &mut Pin<Box<Sleep>>| matches!(release.as_mut().poll(cx), Poll::Ready(()));
         if self.release.as_mut().is_some_and(is_due) {
-            self.release(ready);
+            self.release_held(ready);
         }
     }
 

@@ -325,7 +325,7 @@ fn a_redis_user_without_a_password_warns() {
         ("redis://me:canary@h", 0),
         ("redis://h", 0),
     ] {
-        let warnings = toml(&format!("limiter = {{ url = '{url}', mode = 'strict' }}"))
+        let warnings = toml(&format!("limiter = {{ url = '{url}' }}"))
             .good()
             .warnings;
         let start = "keypool.toml:1:19: `limiter.url` has a user and no password";
@@ -359,10 +359,6 @@ fn the_examples_of_the_page_about_limits_are_read_without_a_warning() {
             .fold(toml(block), |home, name| {
                 home.env(name, &format!("{name}-0123456789"))
             });
-        let warnings = home.good().warnings;
-        let is_known = |warning: &String| {
-            warning.starts_with("`limiter.mode = \"leased\"` is not implemented")
-        };
-        assert!(warnings.iter().all(is_known), "{block}\n{warnings:#?}");
+        assert_eq!(home.good().warnings, Vec::<String>::new(), "{block}");
     }
 }

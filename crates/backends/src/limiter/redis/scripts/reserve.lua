@@ -1,27 +1,35 @@
--- Settles calls of one node and decides about others, for one caller or key, in one step. It is strict mode's only script.
+-- Settles calls of one node, decides about others, and lends the node a part of what is left, for one caller or key, in one
+-- step.
 --
 -- The rules are those of the in-process limiter: a window of charges as an adaptive run-length log, and beside it what the
 -- calls in flight hold, per node. Each node states what it holds absolutely, and numbers its calls, so that a call that
 -- arrives twice counts once. What a node held that is silent for too long counts as used when its time ends.
 --
+-- A lease lets a node admit calls by itself until the lease ends. What is lent counts as used. Each step of the node ends its
+-- lease: the step says what was admitted on it, and the rest is free again. A lease that ends without a step counts as used
+-- up when it ends. If the step comes later, what it says takes the place of that.
+--
 -- Redis may lose all of it, or the last moments. A node whose newest call is not known any more then says so, and makes its
--- call again with all that it has used; the value is built anew from what the nodes say. Until all have said it, nothing is
+-- call again with all that it has used; the value is built anew from what the nodes say. Until each has made a call, nothing is
 -- admitted, at first; later what the others may have used is withheld, until it would have left the window.
 --
 -- KEYS[1]      kp:{id}
--- ARGV[1]      length of the window, ms
+-- ARGV[1]      length of the window, ms, at most an hour
 -- ARGV[2..5]   limits: requests, input tokens, output tokens, calls in flight; -1: no limit
 -- ARGV[6]      the node, a number below 2^32 that no other process uses
 -- ARGV[7]      the number of this call among the node's calls for this key, rising, from 1, below 2^32
--- ARGV[8]      how long the node's record holds without another call, ms
+-- ARGV[8]      how long the node's record holds without another call, ms, at most four hours
 -- ARGV[9..12]  what the node's calls in flight hold, without those that are decided here: number of calls; output tokens:
 --              sum of means, of variances, of maxima
 -- ARGV[13]     the number of the node's newest call that was confirmed, if anything of the node may still count, else 0
 -- ARGV[14..15] what is known of all nodes: how many there are; since when (ms) each has told all that it uses
--- ARGV[16]     1: data may have been lost since then, so that a key that does not exist may have been lost too
+-- ARGV[16]     when data was lost, ms, if not all nodes have told what they use since; else 0. A key that has not been used
+--              since then may have been lost, or what it last held
 -- ARGV[17]     how long the nodes have to say what they use, ms
 -- ARGV[18]     1: the node says all that it has used, for a value that was lost; 0: it adds what it admitted without Redis
--- ARGV[19]     number of charges that it says; then four for each, the oldest first: age, ms; requests, input tokens,
+-- ARGV[19..23] what the node wants to be lent: the number of requests that it expects in a window (0: no lease), and for each
+--              of them the input tokens, and the mean, variance and maximum of the output tokens
+-- ARGV[24]     number of charges that it says; then four for each, the oldest first: age, ms; requests, input tokens,
 --              output tokens
 -- then         number of settlements; then six for each:
 --              when the call was admitted (as returned), ms; what to add to the charges of that time (negative: give
@@ -30,7 +38,9 @@
 --
 -- Returns integers: the server's time, ms; 1 if this call had been received before, 2 if earlier ones were lost, so that
 -- nothing was done, else 0; used in the window: requests, input tokens, output tokens; held: output tokens, calls; when all
--- of each dimension will have left the window, ms (0: nothing used); then three for each call to decide:
+-- of each dimension will have left the window, ms (0: nothing used); when this step was received first, ms; 1 if a call was
+-- refused only because of what other nodes were lent, else 0; of the new lease: its length, ms (0: there is none), requests,
+-- input tokens, output tokens, calls in flight; then three for each call to decide:
 --   0, 0, when it counts (ms)          admitted
 --   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
 --   dimension, 1, T                    refused until calls in flight end; then at the latest at T (-1: nothing tells)
@@ -41,9 +51,11 @@
 --
 -- The value: version, time of the newest decision, what is used (three sums), a base time (ms before the end of the newest
 -- decision's millisecond), ms from the first charge of the newest entry to its last, numbers of entries and nodes, when it
--- was built anew after a loss (as the base; 0: it was not); then entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
--- then nodes: id, number of the newest call, end of its record (ms from the newest decision), its admissions (bits) and
--- their time (as the base), number of calls, and if there are any, the three sums.
+-- was built anew after a loss (as the base; 0: it was not), how long nothing is lent (ms from the newest decision); then
+-- entries, oldest first: last charge (ms since the base) and three amounts, each 2 bytes in version 1 and 4 in version 2;
+-- then nodes: flags (1: calls in flight, 2: a lease), id, number of the newest call, end of its record (ms from the newest
+-- decision), its admissions (bits) and their time (as the base); of the calls in flight, their number and the three sums; of
+-- the lease, its end (ms from the newest decision, plus 2^31), and what is lent.
 -- Entries are read only where they are needed: mostly the oldest and the newest.
 
 -- While there are fewer entries than FEW, one spans at most 1/SHORT of the window, then 1/LONG. That bounds the value to
@@ -51,34 +63,56 @@
 local FEW, SHORT, LONG = 32, 6000, 60
 -- Standard deviations of the sum that are held beside its mean.
 local DEVIATIONS = 4
-local HEADER, NODE, HELD = '>BI6I5I5I5I4I2I2I2I4', '>I4I4I4I4I4I4', '>ddI6'
+local HEADER, NODE = '>BI6I5I5I5I3I2I2I2I3I2', '>BI4I4I3I4I3'
+local HELD, LEASE, MIDDLE = '>I4ddI6', '>I4I4I4I4I2', 2 ^ 31
 local FORMATS, SIZES, MOST = {'>I2I2I2I2', '>I4I4I4I4'}, {8, 16}, {65535, 4294967295}
 -- The longest time from the base to an entry.
-local LATEST = {65535, 2 ^ 31}
+local LATEST = {65535, 2 ^ 23}
+-- What is lent is to last for a part of the window: the less of the limits is used, the longer. Above the last bound, Redis
+-- decides about each call.
+local BOUNDS, LASTING = {0.85, 0.93, 0.98}, {1 / 6, 1 / 12, 1 / 30}
+-- The time that a node has to return a lease after that, as a part of the window.
+local TO_RETURN = 1 / 30
+-- The most calls in flight on a lease.
+local MOST_CALLS = 65535
+-- After a call was refused because of a lease, nothing is lent for this part of the window.
+local PAUSE = 1 / 60
+-- How long nodes have to return what they were lent when it is missing elsewhere, ms.
+local RECALL = 240
 
 local length = tonumber(ARGV[1])
 local limits = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
 local max_calls = tonumber(ARGV[5])
 local node_id, seq, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local confirmed, known_nodes, told_since = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local doubtful, patience, tells_all = ARGV[16] == '1', tonumber(ARGV[17]), ARGV[18] == '1'
+local lost_at, patience, tells_all = tonumber(ARGV[16]), tonumber(ARGV[17]), ARGV[18] == '1'
 
-local version, clock, base, span, count, body, rebuilt = 1, 0, 0, 0, 0, '', 0
+local wants = {requests = tonumber(ARGV[19]), input = tonumber(ARGV[20]), mean = tonumber(ARGV[21])}
+wants.variance, wants.max = tonumber(ARGV[22]), tonumber(ARGV[23])
+
+local version, clock, base, span, count, body, rebuilt, not_before = 1, 0, 0, 0, 0, '', 0, 0
 local totals, nodes = {0, 0, 0}, {}
 
 local function read(value)
-  local n_nodes, built, at
-  version, clock, totals[1], totals[2], totals[3], base, span, count, n_nodes, built, at = struct.unpack(HEADER, value)
-  base = clock + 1 - base
+  local n_nodes, built, pause, at
+  version, clock, totals[1], totals[2], totals[3], base, span, count, n_nodes, built, pause, at =
+    struct.unpack(HEADER, value)
+  base, not_before = clock + 1 - base, clock + pause
   rebuilt = built > 0 and clock + 1 - built or 0
   body = string.sub(value, at, at + count * SIZES[version] - 1)
   at = at + #body
   for i = 1, n_nodes do
-    local node = {mean = 0, variance = 0, max = 0}
-    node.id, node.seq, node.ends, node.bits, node.at, node.calls, at = struct.unpack(NODE, value, at)
+    local node, flags = {calls = 0, mean = 0, variance = 0, max = 0}
+    flags, node.id, node.seq, node.ends, node.bits, node.at, at = struct.unpack(NODE, value, at)
     node.ends, node.at = clock + node.ends, clock + 1 - node.at
-    if node.calls > 0 then
-      node.mean, node.variance, node.max, at = struct.unpack(HELD, value, at)
+    if flags % 2 == 1 then
+      node.calls, node.mean, node.variance, node.max, at = struct.unpack(HELD, value, at)
+    end
+    if flags >= 2 then
+      local lease = {}
+      lease.ends, lease[1], lease[2], lease[3], lease.calls, at = struct.unpack(LEASE, value, at)
+      lease.ends = lease.ends - MIDDLE + clock
+      node.lease = lease
     end
     nodes[i] = node
   end
@@ -88,12 +122,20 @@ local function write()
   local since = clock + 1 - (count > 0 and base or clock)
   local built = rebuilt > 0 and clock + 1 - rebuilt or 0
   local a, b, c = unpack(totals)
-  local header = struct.pack(HEADER, version, clock, a, b, c, since, math.min(span, MOST[1]), count, #nodes, built)
+  local pause = math.max(0, not_before - clock)
+  local header =
+    struct.pack(HEADER, version, clock, a, b, c, since, math.min(span, MOST[1]), count, #nodes, built, pause)
   local parts = {header, body}
   for _, node in ipairs(nodes) do
-    parts[#parts + 1] = struct.pack(NODE, node.id, node.seq, node.ends - clock, node.bits, clock + 1 - node.at, node.calls)
+    local flags, lease = (node.calls > 0 and 1 or 0) + (node.lease and 2 or 0), node.lease
+    parts[#parts + 1] =
+      struct.pack(NODE, flags, node.id, node.seq, node.ends - clock, node.bits, clock + 1 - node.at)
     if node.calls > 0 then
-      parts[#parts + 1] = struct.pack(HELD, node.mean, node.variance, math.min(node.max, 2 ^ 48 - 1))
+      parts[#parts + 1] = struct.pack(HELD, node.calls, node.mean, node.variance, math.min(node.max, 2 ^ 48 - 1))
+    end
+    if lease then
+      local ends = lease.ends - clock + MIDDLE
+      parts[#parts + 1] = struct.pack(LEASE, ends, lease[1], lease[2], lease[3], lease.calls)
     end
   end
   return table.concat(parts)
@@ -153,13 +195,30 @@ local function charge(at, amounts)
   return at
 end
 
--- Adds to what was charged at `at`, unless that has left the window.
+-- Adds to what was charged at `at`, unless that has left the window. Of what is given back, what this entry does not hold is
+-- taken from the next ones: a node that charged calls of several entries in one does not say in which a call is.
 local function correct(now, at, amounts)
   if count == 0 or at + length <= now or entry(count) < at then return end
   local i = count
   while i > 1 and entry(i - 1) >= at do i = i - 1 end
-  local last, a, b, c = entry(i)
-  put(i, last, {a, b, c}, amounts)
+  while i <= count do
+    local last, a, b, c = entry(i)
+    local old, rest, is_rest = {a, b, c}, {}, false
+    for d = 1, 3 do
+      rest[d] = math.min(0, old[d] + amounts[d])
+      is_rest = is_rest or rest[d] < 0
+    end
+    put(i, last, old, amounts)
+    if not is_rest then return end
+    amounts, i = rest, i + 1
+  end
+end
+
+-- The dimensions that are limited.
+local function counted(amounts)
+  local result = {}
+  for d = 1, 3 do result[d] = limits[d] >= 0 and amounts[d] or 0 end
+  return result
 end
 
 local function expire(now)
@@ -174,10 +233,13 @@ local function expire(now)
   count = count - gone
 end
 
--- Drops nodes that were silent for too long. What they held counts from the end of their record on.
-local function bury(now)
+-- Charges leases that have ended since the last decision, and drops nodes that were silent for too long. What they held
+-- counts from the end of their record on.
+local function expire_nodes(before, now)
   local alive = {}
   for _, node in ipairs(nodes) do
+    local lease = node.lease
+    if lease and before < lease.ends and lease.ends <= now then charge(lease.ends, counted(lease)) end
     if node.ends > now then
       alive[#alive + 1] = node
     elseif node.calls > 0 and limits[3] >= 0 then
@@ -198,18 +260,51 @@ local function forget()
   totals, nodes = {0, 0, 0}, {}
 end
 
--- Adds charges to those of other nodes, in the order of their times.
+-- Ends the node's lease. What was charged since it ended by itself is given back: the node says what was used.
+local function end_lease(now, node)
+  local lease = node.lease
+  if not lease then return end
+  if lease.ends <= now then
+    local given_back = counted(lease)
+    for d = 1, 3 do given_back[d] = -given_back[d] end
+    correct(now, lease.ends, given_back)
+  end
+  node.lease = nil
+end
+
+-- Adds charges of earlier times, the oldest first. One is counted with the next later entry if that is close, so no charge
+-- counts longer because others are added.
 local function add_charges(charges)
-  for i = 1, count do charges[#charges + 1] = {entry(i)} end
-  table.sort(charges, function(one, other) return one[1] < other[1] end)
-  version, base, span, count, body, totals = 1, 0, 0, 0, '', {0, 0, 0}
-  for _, of in ipairs(charges) do charge(of[1], {of[2], of[3], of[4]}) end
+  local entries, most, i = {}, 0, 1
+  for n = 1, count do entries[n] = {entry(n)} end
+  local newest = count > 0 and entries[count][1]
+  for _, of in ipairs(charges) do
+    while entries[i] and entries[i][1] < of[1] do i = i + 1 end
+    local width, next = length / (#entries < FEW and SHORT or LONG), entries[i]
+    if not next or next[1] - of[1] >= width then
+      next = {of[1], 0, 0, 0}
+      table.insert(entries, i, next)
+    end
+    for d = 1, 3 do
+      local sum = math.min(next[1 + d] + of[1 + d], MOST[2])
+      totals[d] = totals[d] + sum - next[1 + d]
+      next[1 + d] = sum
+    end
+  end
+  count = #entries
+  if entries[count][1] ~= newest then span = 0 end
+  for _, of in ipairs(entries) do most = math.max(most, of[2], of[3], of[4]) end
+  base = entries[1][1]
+  version = (most > MOST[1] or entries[count][1] - base > LATEST[1]) and 2 or 1
+  local parts = {}
+  for n, of in ipairs(entries) do parts[n] = struct.pack(FORMATS[version], of[1] - base, of[2], of[3], of[4]) end
+  body = table.concat(parts)
 end
 
 local function own_record(now)
   local found = find_own()
   if found then return found end
-  local node = {id = node_id, seq = 0, bits = 0, at = now}
+  local node = {id = node_id, seq = 0, bits = 0, at = now, calls = 0, mean = 0, variance = 0, max = 0}
   nodes[#nodes + 1] = node
   return node
 end
@@ -228,38 +323,103 @@ end
 local caps = limits
 
 local function withhold(now)
-  if rebuilt > 0 and #nodes < known_nodes and told_since < rebuilt then
-    local part = now < rebuilt + patience and 0 or #nodes / known_nodes
+  if rebuilt == 0 or told_since >= rebuilt then return end
+  local told = 0
+  for _, node in ipairs(nodes) do
+    if node.at >= rebuilt then told = told + 1 end
+  end
+  if told < known_nodes then
+    local part = now < rebuilt + patience and 0 or told / known_nodes
     caps = {}
     for d = 1, 3 do caps[d] = math.floor(limits[d] * part) end
     if max_calls >= 0 then max_calls = math.ceil(max_calls * part) end
   end
 end
 
-local function decide(now, held, call)
-  local withholds = caps ~= limits
+-- What other nodes were lent.
+local function sum_leases()
+  local sums = {0, 0, 0, calls = 0}
+  for _, node in ipairs(nodes) do
+    local lease = node.lease
+    if lease and lease.ends > clock then
+      for d = 1, 3 do sums[d] = sums[d] + lease[d] end
+      sums.calls = sums.calls + lease.calls
+    end
+  end
+  return sums
+end
+
+-- Whether a call is admitted, as in the reply. The fourth result: it is refused only because of what others were lent.
+local function decide(now, held, lent, call)
   local after = {mean = held.mean + call.mean, variance = held.variance + call.variance, max = held.max + call.max}
   local needed = {1, call.input, pooled(after)}
   local alone = {1, call.input, pooled(call)}
-  local dimension, kind, time, rank = 0, 0, 0, -1
-  if max_calls >= 0 and held.calls >= max_calls then
-    dimension, kind, time, rank = 4, 1, -1, 0
+  local dimension, kind, time, rank, is_recalled = 0, 0, 0, -1, true
+  if max_calls >= 0 and held.calls + lent.calls >= max_calls then
+    dimension, kind, time, rank, is_recalled = 4, 1, -1, 0, held.calls < max_calls
   end
   for d = 1, 3 do
     local excess = totals[d] + needed[d] - caps[d]
-    if limits[d] >= 0 and excess > 0 then
+    if limits[d] >= 0 and excess + lent[d] > 0 then
       local k, t, r = 2, 0, math.huge
-      if alone[d] <= limits[d] then
+      if excess <= 0 then
+        k, t, r = 0, now + RECALL, now + RECALL
+      elseif alone[d] <= limits[d] then
         local free = frees(d, excess)
         k, t = free and 0 or 1, free or (count > 0 and (entry(count)) or now) + length
         r = t
       end
+      is_recalled = is_recalled and excess <= 0
       if r > rank then dimension, kind, time, rank = d, k, t, r end
     end
   end
+  if dimension > 0 and is_recalled then return dimension, 0, now + RECALL, true end
   -- What is withheld may be there at any time.
-  if withholds and dimension > 0 and kind ~= 2 then kind, time = 0, now + math.ceil(patience / 8) end
-  return dimension, kind, time
+  if caps ~= limits and dimension > 0 and kind ~= 2 then kind, time = 0, now + math.ceil(patience / 8) end
+  return dimension, kind, time, false
+end
+
+-- How much of what is not used a node can be lent: an equal part, so that one part stays for those who come, and at most half
+-- of what is not lent.
+local function share(unused, lent)
+  return math.min(unused / (#nodes + 1), (unused - lent) / 2)
+end
+
+-- The number of requests that a lease is for: 0 if there is to be none.
+local function requests_to_lend(now, held, lent)
+  if caps ~= limits or now < not_before then return 0 end
+  local used, left = {totals[1], totals[2], totals[3] + pooled(held)}, {}
+  local most_used = 0
+  for d = 1, 3 do
+    if limits[d] >= 0 then
+      most_used = math.max(most_used, used[d] / limits[d])
+      left[d] = share(limits[d] - used[d], lent[d])
+    end
+  end
+  local class = 1
+  while BOUNDS[class] and most_used >= BOUNDS[class] do class = class + 1 end
+  if not LASTING[class] then return 0 end
+  local expected = 1.25 * wants.requests * LASTING[class]
+  if expected < 2 then return 0 end
+  local n = math.ceil(expected) + 1
+  if left[1] then n = math.min(n, math.floor(left[1])) end
+  if left[2] and wants.input > 0 then n = math.min(n, math.floor(left[2] / wants.input)) end
+  local function output() return pooled({mean = n * wants.mean, variance = n * wants.variance, max = n * wants.max}) end
+  while left[3] and n >= 2 and output() > left[3] do n = math.floor(n / 2) end
+  return n, LASTING[class], output()
+end
+
+local function lend(now, held, lent, node)
+  local n, part, output = requests_to_lend(now, held, lent)
+  if n < 2 then return end
+  local calls = math.min(n, MOST_CALLS)
+  if max_calls >= 0 then
+    calls = math.min(calls, math.floor(share(max_calls - held.calls, lent.calls)))
+    if calls < 1 then return end
+  end
+  local lease = counted({math.min(n, MOST[2]), math.min(math.ceil(n * wants.input), MOST[2]), math.floor(output)})
+  lease.ends, lease.calls = now + math.ceil((part + TO_RETURN) * length), calls
+  node.lease = lease
 end
 
 local function admit(now, held, node, call)
@@ -268,9 +428,8 @@ local function admit(now, held, node, call)
     sums.mean, sums.variance, sums.max = sums.mean + call.mean, sums.variance + call.variance, sums.max + call.max
   end
   if math.max(limits[1], limits[2], limits[3]) < 0 then return now end
-  local amounts = {limits[1] >= 0 and 1 or 0, limits[2] >= 0 and call.input or 0, 0}
   -- The window counts whole milliseconds. So that nothing leaves it early, a charge counts from the end of its own.
-  return charge(now + 1, amounts)
+  return charge(now + 1, counted({1, call.input, 0}))
 end
 
 local function empties(d)
@@ -286,19 +445,20 @@ if value then read(value) end
 local time = redis.call('TIME')
 -- A clock that goes back frees nothing.
 local now = math.max(clock, time[1] * 1000 + math.floor(time[2] / 1000))
+local used_at = clock
+expire_nodes(clock, now)
 clock = now
-bury(now)
 expire(now)
 if now >= rebuilt + length then rebuilt = 0 end
 
 local before = find_own()
 if before and seq < before.seq then return redis.error_reply('STALE the node has made a later call') end
-if not tells_all and confirmed > (before and before.seq or 0) then return {now, 2, 0, 0, 0, 0, 0, 0, 0, 0} end
+if not tells_all and confirmed > (before and before.seq or 0) then return {now, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} end
 local repeated = before ~= nil and seq == before.seq
 if tells_all and not repeated and (before or rebuilt == 0) then
   forget()
   rebuilt = now
-elseif not value and doubtful then
+elseif used_at < lost_at then
   rebuilt = now
 end
 local node = own_record(now)
@@ -306,11 +466,12 @@ if not repeated then
   node.seq, node.bits, node.at = seq, 0, now
   node.calls, node.mean = tonumber(ARGV[9]), tonumber(ARGV[10])
   node.variance, node.max = tonumber(ARGV[11]), tonumber(ARGV[12])
+  end_lease(now, node)
 end
 node.ends = now + ttl
 
-local position, told = 20, {}
-for _ = 1, tonumber(ARGV[19]) do
+local position, told = 25, {}
+for _ = 1, tonumber(ARGV[24]) do
   -- As in `admit`, it counts from the end of its millisecond.
   local at = now + 1 - tonumber(ARGV[position])
   if at + length > now then
@@ -338,7 +499,8 @@ for _, of in ipairs(nodes) do
 end
 
 withhold(now)
-local decisions = {}
+local lent = sum_leases()
+local decisions, is_recalled = {}, false
 local bit = 1
 while ARGV[position] do
   local call = {input = tonumber(ARGV[position]), mean = tonumber(ARGV[position + 1])}
@@ -347,7 +509,9 @@ while ARGV[position] do
   local dimension, kind, at = 0, 0, node.at
   local was_admitted = math.floor(node.bits / bit) % 2 == 1
   if not was_admitted then
-    dimension, kind, at = decide(now, held, call)
+    local recalls
+    dimension, kind, at, recalls = decide(now, held, lent, call)
+    is_recalled = is_recalled or recalls
     -- A call that was refused, in a reply that was lost, is not admitted by the repetition.
     if dimension == 0 and repeated then dimension, at = 1, now end
     if dimension == 0 then
@@ -361,11 +525,21 @@ while ARGV[position] do
   bit = bit * 2
 end
 
+if is_recalled then not_before = now + math.ceil(length * PAUSE) end
+if not repeated then lend(now, held, lent, node) end
+
 local ends = count > 0 and (entry(count)) + length or now
-for _, of in ipairs(nodes) do ends = math.max(ends, of.ends + (of.calls > 0 and length or 0)) end
+for _, of in ipairs(nodes) do
+  ends = math.max(ends, of.ends + (of.calls > 0 and length or 0), of.lease and of.lease.ends + length or 0)
+end
 redis.call('SET', KEYS[1], write(), 'PX', ends - now + 1)
 
 local reply = {now, repeated and 1 or 0, totals[1], totals[2], totals[3], pooled(held), held.calls}
 for d = 1, 3 do reply[#reply + 1] = empties(d) end
+-- What was admitted counts from the end of the millisecond.
+reply[#reply + 1] = node.bits > 0 and node.at - 1 or node.at
+reply[#reply + 1] = is_recalled and 1 or 0
+local lease = node.lease and node.lease.ends > now and node.lease or {0, 0, 0, ends = now, calls = 0}
+for _, number in ipairs({lease.ends - now, lease[1], lease[2], lease[3], lease.calls}) do reply[#reply + 1] = number end
 for _, number in ipairs(decisions) do reply[#reply + 1] = number end
 return reply

@@ -2,13 +2,13 @@
 //!
 //! Every node beats: it says in Redis that it lives, and since when it has told Redis all that it uses. Each learns by that
 //! of a loss that any of them has noticed. It then tells what it uses of every caller; once all have done so, nothing is
-//! withheld any more.
+//! withheld any more. Each also learns whose leases are missing elsewhere, and returns them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use keypool_core::limit::Tick;
+use keypool_core::limit::{LimitId, Tick};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -18,12 +18,14 @@ use super::account::Account;
 use super::{Shared, step};
 use crate::limiter::redis::{Known, RedisError, Script};
 
-/// Where they are in Redis.
-const KEY: &[u8] = b"kp:nodes";
+/// Where they are in Redis. Both are in one slot of a cluster.
+const KEYS: [&[u8]; 2] = [b"kp:{nodes}", b"kp:{nodes}:recalls"];
 /// How many beats may be missing before a node is no longer counted.
-const COUNTS_FOR: u32 = 40;
+const COUNTS_FOR: u32 = 50;
 /// How many beats nodes have to tell what they use after a loss.
-const PATIENCE: u32 = 8;
+const PATIENCE: u32 = 10;
+/// Maximum number of callers whose leases are recalled with one beat.
+const RECALLS: usize = 256;
 /// Number of callers whose use this node tells at the same time.
 const AT_ONCE: usize = 64;
 
@@ -45,8 +47,9 @@ struct State {
     connection: Option<u64>,
     /// Numbers of nodes and when they were seen, without those that a later, larger number covers.
     counts: VecDeque<(Tick, u32)>,
-    /// Redis's time at the last beat.
+    /// Redis's time at the last beat, and its number.
     now_ms: u64,
+    number: u64,
     /// Since when this node has told all that it uses; 0: it has not beaten yet.
     told_ms: u64,
     /// Since when all nodes have.
@@ -56,7 +59,15 @@ struct State {
     learned: Tick,
     /// What was admitted without Redis has to be told.
     has_returned: bool,
+    /// Callers who were refused here because of leases of other nodes.
+    missing: Vec<LimitId>,
+    /// Callers who were refused elsewhere because of leases.
+    recalled: Vec<LimitId>,
 }
+
+/// What `nodes.lua` returns: Redis's time, when data was lost, the number of the beat, since when each node has told all,
+/// and whose leases are missing.
+type Beat = (u64, u64, u64, Vec<u64>, Vec<String>);
 
 impl Nodes {
     pub(super) fn new(beat: Duration) -> Self {
@@ -85,10 +96,11 @@ impl Nodes {
     pub(super) fn known(&self, now: Tick, window: Duration) -> Known {
         let nodes = self.count();
         let state = self.state.lock();
+        let may_matter = state.lost_ms > state.all_told_ms && now.since(state.learned) < window;
         Known {
             nodes,
             told_since_ms: state.all_told_ms,
-            may_be_lost: state.lost_ms > state.all_told_ms && now.since(state.learned) < window,
+            lost_ms: if may_matter { state.lost_ms } else { 0 },
             patience: self.beat * PATIENCE,
         }
     }
@@ -97,6 +109,15 @@ impl Nodes {
     pub(super) fn note_loss(&self, now: Tick, at_ms: u64) {
         self.state.lock().note_loss(now, at_ms);
         self.news.notify_one();
+    }
+
+    /// Has all nodes return what they were lent of one caller.
+    pub(super) fn recall(&self, id: LimitId) {
+        let mut state = self.state.lock();
+        if state.missing.len() < RECALLS && !state.missing.contains(&id) {
+            state.missing.push(id);
+            self.news.notify_one();
+        }
     }
 
     /// Beats on the current connection before anything else is asked on it: Redis may have been replaced.
@@ -117,21 +138,27 @@ impl Nodes {
 
     /// One at a time.
     async fn beat(&self, shared: &Shared) -> Result<(), RedisError> {
-        let (told, lost) = {
-            let state = self.state.lock();
-            (state.told_ms, state.lost_ms)
+        let args = {
+            let mut state = self.state.lock();
+            let counts_for = (self.beat * COUNTS_FOR).as_millis() as u64;
+            let remembered = (2 * shared.window).as_millis() as u64;
+            let facts = [
+                u64::from(self.own),
+                counts_for,
+                state.told_ms,
+                state.lost_ms,
+                remembered,
+                state.now_ms,
+                state.number,
+            ];
+            let missing = std::mem::take(&mut state.missing);
+            let missing = missing.iter().map(|id| format!("{:032x}", id.0));
+            let facts = facts.iter().map(u64::to_string);
+            facts.chain(missing).collect::<Vec<_>>()
         };
-        let counts_for = self.beat * COUNTS_FOR;
-        let args = [
-            u64::from(self.own),
-            counts_for.as_millis() as u64,
-            told,
-            lost,
-        ];
-        let args = args.map(|number| number.to_string());
-        let args = args.each_ref().map(|number| number.as_bytes());
+        let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let connection = shared.redis.connection();
-        let reply: Vec<u64> = shared.redis.run(&self.script, &[KEY], &args).await?;
+        let reply: Beat = shared.redis.run(&self.script, &KEYS, &args).await?;
         let mut state = self.state.lock();
         if state.connection != connection {
             state.has_returned |= state.told_ms > 0;
@@ -139,6 +166,9 @@ impl Nodes {
             self.news.notify_one();
         }
         state.note(shared.now(), 2 * shared.window, &reply);
+        if !state.recalled.is_empty() {
+            self.news.notify_one();
+        }
         Ok(())
     }
 
@@ -158,15 +188,17 @@ impl Nodes {
 
 impl State {
     /// Takes over what Redis says. `remembered`: how long a number of nodes counts, since what they used counts as long.
-    fn note(&mut self, now: Tick, remembered: Duration, reply: &[u64]) {
-        let [now_ms, lost_ms, told @ ..] = reply else {
-            return;
-        };
-        self.now_ms = *now_ms;
+    fn note(&mut self, now: Tick, remembered: Duration, reply: &Beat) {
+        let (now_ms, lost_ms, number, told, recalled) = reply;
+        (self.now_ms, self.number) = (*now_ms, *number);
         if self.told_ms == 0 {
             self.told_ms = *now_ms;
         }
-        self.note_loss(now, *lost_ms);
+        // A loss of which this node learns late happened as long ago as Redis says.
+        let age = Duration::from_millis(now_ms.saturating_sub(*lost_ms));
+        self.note_loss(now.before(age), *lost_ms);
+        let ids = recalled.iter().map(|id| u128::from_str_radix(id, 16));
+        self.recalled.extend(ids.flatten().map(LimitId));
         let count = u32::try_from(told.len()).unwrap_or(u32::MAX);
         while self.counts.back().is_some_and(|(_, known)| *known <= count) {
             self.counts.pop_back();
@@ -175,7 +207,7 @@ impl State {
         while now.since(self.counts[0].0) > remembered {
             self.counts.pop_front();
         }
-        let mut told = told.to_vec();
+        let mut told = told.clone();
         told.sort_unstable_by(|one, other| other.cmp(one));
         let last = self.counts[0].1.saturating_sub(1);
         self.all_told_ms = told.get(last as usize).copied().unwrap_or(0);
@@ -212,6 +244,7 @@ pub(super) async fn keep_counted(shared: Weak<Shared>) {
         log_change(&shared, &mut was_down);
         let nodes = &shared.nodes;
         nodes.beat_alone(&shared).await;
+        return_leases(&shared).await;
         if let Some(since_ms) = nodes.must_tell() {
             match tell_all(&shared).await {
                 true => nodes.state.lock().told_ms = since_ms,
@@ -228,9 +261,20 @@ pub(super) async fn keep_counted(shared: Weak<Shared>) {
     }
 }
 
+/// Takes one step for every caller whose leases are missing elsewhere.
+async fn return_leases(shared: &Arc<Shared>) {
+    let recalled = std::mem::take(&mut shared.nodes.state.lock().recalled);
+    let accounts = recalled.iter().filter_map(|id| shared.accounts.get(*id));
+    let accounts: Vec<_> = accounts.filter(|account| account.has_lease()).collect();
+    restate_all(shared, &accounts).await;
+}
+
 /// Takes one step for every caller who may use something. Returns whether Redis has confirmed all.
 async fn tell_all(shared: &Arc<Shared>) -> bool {
-    let accounts: Vec<Arc<Account>> = shared.accounts.lock().values().cloned().collect();
+    restate_all(shared, &shared.accounts.all()).await
+}
+
+async fn restate_all(shared: &Arc<Shared>, accounts: &[Arc<Account>]) -> bool {
     let mut all = true;
     for some in accounts.chunks(AT_ONCE) {
         let mut telling = JoinSet::new();

@@ -1,34 +1,41 @@
-//! Strict mode: Redis decides about every call, for all nodes together.
+//! What each node does: it asks Redis, or decides by itself on what Redis has lent it.
 //!
 //! Calls of one caller that come while Redis is asked are asked about together. A refusal is remembered until it ends, so a
 //! caller who does not give up costs Redis nothing. Beside that, each node counts by itself what it has admitted: while
 //! Redis does not respond, that decides.
 
 mod account;
+mod accounts;
+mod lease;
 mod nodes;
 mod step;
+mod without_redis;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::clock::Clock;
 use keypool_core::limit::{
-    Admission, Ask, DIMENSIONS, IdHasher, LimitId, Limiter, Limits, Refusal, Remaining, Reserving,
+    Admission, Ask, DIMENSIONS, LimitId, Limiter, Limits, Ready, Refusal, Remaining, Reserving,
     Settlement, Tick,
 };
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::sleep;
 
 use super::RedisClient;
 use account::Account;
+use accounts::Accounts;
 use nodes::Nodes;
 
 /// How long settlements wait for a call to ask about, which takes them along.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// The same where another node may be refused meanwhile.
 const FLUSH_SOON: Duration = Duration::from_millis(2);
+
+/// A call that was admitted before anybody made it is given back if nobody has made it after this part of the window: 2 s.
+const PREPARED_FOR: u32 = 30;
+/// Maximum number of callers and keys for which Redis is asked before anybody calls.
+const PREPARING: usize = 8;
 
 /// What happens while Redis does not respond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,11 +49,23 @@ pub enum OnFailure {
     Allow,
 }
 
-/// How a [`StrictLimiter`] counts.
+/// Who decides about calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Each node, on the leases that Redis grants it. Redis, if a lease has no room.
+    #[default]
+    Leased,
+    /// Redis, about each call.
+    Strict,
+}
+
+/// How a [`RedisLimiter`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StrictSettings {
+pub struct RedisLimiterSettings {
     /// Length of the window.
     pub window: Duration,
+    /// Who decides about calls.
+    pub mode: Mode,
     /// What happens while Redis does not respond.
     pub on_failure: OnFailure,
     /// How often a node says that it lives. So often it learns, too, that Redis has lost data.
@@ -56,12 +75,13 @@ pub struct StrictSettings {
     pub record_ttl: Duration,
 }
 
-impl StrictSettings {
+impl RedisLimiterSettings {
     /// The usual settings for a window.
-    pub fn new(window: Duration, on_failure: OnFailure) -> Self {
-        let heartbeat = Duration::from_millis(250);
+    pub fn new(window: Duration, mode: Mode, on_failure: OnFailure) -> Self {
+        let heartbeat = Duration::from_millis(200);
         Self {
             window,
+            mode,
             on_failure,
             heartbeat,
             record_ttl: window + heartbeat,
@@ -70,7 +90,7 @@ impl StrictSettings {
 }
 
 /// Limits that Redis counts.
-pub struct StrictLimiter(Arc<Shared>);
+pub struct RedisLimiter(Arc<Shared>);
 
 /// What the limiter and its tasks share.
 struct Shared {
@@ -79,29 +99,38 @@ struct Shared {
     clock: Arc<dyn Clock>,
     epoch: Instant,
     window: Duration,
+    mode: Mode,
     on_failure: OnFailure,
     record_ttl: Duration,
     nodes: Nodes,
-    accounts: Mutex<HashMap<LimitId, Arc<Account>, IdHasher>>,
+    accounts: Accounts,
+    /// For the calls that are to come.
+    preparing: Arc<Semaphore>,
 }
 
-impl StrictLimiter {
+impl RedisLimiter {
     /// Starts a limiter. Must be called within a runtime, which keeps its tasks.
     #[expect(
         clippy::disallowed_methods,
         reason = "lives as long as the limiter; a shutdown does not wait for it"
     )]
-    pub fn start(redis: RedisClient, settings: StrictSettings, clock: Arc<dyn Clock>) -> Self {
+    pub fn start(
+        redis: RedisClient,
+        settings: RedisLimiterSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             redis,
             script: super::Reserve::default(),
             epoch: clock.now(),
             clock,
             window: settings.window,
+            mode: settings.mode,
             on_failure: settings.on_failure,
             record_ttl: settings.record_ttl,
             nodes: Nodes::new(settings.heartbeat),
-            accounts: Mutex::default(),
+            accounts: Accounts::default(),
+            preparing: Arc::new(Semaphore::new(PREPARING)),
         });
         tokio::spawn(nodes::keep_counted(Arc::downgrade(&shared)));
         tokio::spawn(restate_regularly(Arc::downgrade(&shared)));
@@ -110,13 +139,33 @@ impl StrictLimiter {
 }
 
 impl Shared {
-    fn account(&self, id: LimitId) -> Arc<Account> {
-        let mut accounts = self.accounts.lock();
-        Arc::clone(
-            accounts
-                .entry(id)
-                .or_insert_with(|| Arc::new(Account::new(id))),
-        )
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends by itself, after a moment and a call with a deadline"
+    )]
+    fn settle(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        admission: &Admission,
+        settlement: &Settlement,
+        now: Tick,
+    ) {
+        if let Some(wait) = account.settle(self, admission, settlement, now) {
+            let (shared, account) = (Arc::clone(self), Arc::clone(account));
+            tokio::spawn(async move {
+                sleep(wait).await;
+                if account.begin_flush() {
+                    step::run(&shared, &account).await;
+                }
+            });
+        }
+    }
+
+    /// Ends a call that nobody made.
+    fn give_back(self: &Arc<Self>, account: &Arc<Account>, admission: Option<Admission>) {
+        if let Some(admission) = admission {
+            self.settle(account, &admission, &Settlement::NotSent, self.now());
+        }
     }
 
     fn now(&self) -> Tick {
@@ -141,7 +190,7 @@ impl Shared {
 /// A call that waits for its decision. If its client leaves just when that comes, what it was admitted is given back.
 struct Asking {
     shared: Arc<Shared>,
-    id: LimitId,
+    account: Arc<Account>,
     answered: oneshot::Receiver<Option<Result<Admission, Refusal>>>,
 }
 
@@ -149,60 +198,83 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.answered.close();
         if let Ok(Some(Ok(admission))) = self.answered.try_recv() {
-            let limiter = StrictLimiter(Arc::clone(&self.shared));
-            let now = self.shared.clock.now();
-            limiter.settle(self.id, &admission, &Settlement::NotSent, now);
+            self.shared.give_back(&self.account, Some(admission));
         }
     }
 }
 
-impl Limiter for StrictLimiter {
+impl Limiter for RedisLimiter {
     fn try_reserve(&self, ask: &Ask, now: Instant) -> Option<Result<Admission, Refusal>> {
         let shared = &self.0;
-        let (account, now) = (shared.account(ask.id), shared.tick(now));
-        if shared.redis.is_down() {
-            return Some(account.decide_alone(shared, ask, now));
+        let (account, now) = (shared.accounts.of(ask.id), shared.tick(now));
+        match account.decide_here(shared, ask, now) {
+            None if shared.redis.is_down() => Some(account.decide_without_redis(shared, ask, now)),
+            decided => decided,
         }
-        account.known_refusal(ask, now).map(Err)
     }
 
     fn reserve<'a>(&'a self, ask: &'a Ask, _now: Instant) -> Reserving<'a> {
         let shared = &self.0;
-        let account = shared.account(ask.id);
+        let account = shared.accounts.of(ask.id);
         let (answer, answered) = oneshot::channel();
         if account.enqueue(ask, answer) {
             shared.run_steps(&account);
         }
         let mut asking = Asking {
             shared: Arc::clone(shared),
-            id: ask.id,
+            account: Arc::clone(&account),
             answered,
         };
         Box::pin(async move {
             match (&mut asking.answered).await {
                 Ok(Some(decided)) => decided,
                 // Redis did not respond, which took time.
-                Ok(None) | Err(_) => account.decide_alone(shared, ask, shared.now()),
+                Ok(None) | Err(_) => account.decide_without_redis(shared, ask, shared.now()),
             }
         })
     }
 
+    fn check(&self, ask: &Ask, now: Instant) -> Option<Result<(), Refusal>> {
+        let shared = &self.0;
+        let (account, now) = (shared.accounts.of(ask.id), shared.tick(now));
+        match account.check_here(shared, ask, now) {
+            None if shared.redis.is_down() => Some(account.check_without_redis(shared, ask, now)),
+            checked => checked,
+        }
+    }
+
     #[expect(
         clippy::disallowed_methods,
-        reason = "it ends by itself, after a moment and a call with a deadline"
+        reason = "it ends by itself, after a call with a deadline and a moment"
     )]
+    fn prepare(&self, ask: Ask, ready: Ready) {
+        let Ok(permit) = Arc::clone(&self.0.preparing).try_acquire_owned() else {
+            return;
+        };
+        let limiter = Self(Arc::clone(&self.0));
+        tokio::spawn(async move {
+            let shared = &limiter.0;
+            let decided = limiter.reserve(&ask, shared.clock.now()).await;
+            let account = shared.accounts.of(ask.id);
+            let before = account.replace_prepared(decided.ok());
+            shared.give_back(&account, before);
+            drop(permit);
+            ready();
+            if decided.is_ok() {
+                sleep(shared.window / PREPARED_FOR).await;
+                shared.give_back(&account, account.replace_prepared(None));
+            }
+        });
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn settle(&self, id: LimitId, admission: &Admission, settlement: &Settlement, now: Instant) {
         let shared = &self.0;
-        let account = shared.account(id);
-        if let Some(wait) = account.settle(shared, admission, settlement, shared.tick(now)) {
-            let (shared, account) = (Arc::clone(shared), Arc::clone(&account));
-            tokio::spawn(async move {
-                sleep(wait).await;
-                if account.begin_flush() {
-                    step::run(&shared, &account).await;
-                }
-            });
-        }
+        let account = shared.accounts.of(id);
+        shared.settle(&account, admission, settlement, shared.tick(now));
     }
 
     fn remaining(
@@ -212,17 +284,20 @@ impl Limiter for StrictLimiter {
         now: Instant,
     ) -> [Option<Remaining>; DIMENSIONS] {
         let shared = &self.0;
-        let account = shared.account(id);
+        let account = shared.accounts.of(id);
         account.remaining(shared, limits, shared.tick(now))
     }
 
     fn sweep(&self, now: Instant) {
         let shared = &self.0;
         let now = shared.tick(now);
-        let is_used = |account: &Arc<Account>| {
-            Arc::strong_count(account) > 1 || !account.is_idle(now, shared)
-        };
-        shared.accounts.lock().retain(|_, account| is_used(account));
+        shared
+            .accounts
+            .retain(|account| !account.is_idle(now, shared));
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.0.redis.is_down()
     }
 
     fn instant(&self, tick: Tick) -> Instant {
@@ -237,8 +312,7 @@ async fn restate_regularly(shared: std::sync::Weak<Shared>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let accounts: Vec<_> = shared.accounts.lock().values().cloned().collect();
-        for account in accounts {
+        for account in shared.accounts.all() {
             if account.has_calls_in_flight() {
                 step::restate(&shared, &account).await;
             }

@@ -1,0 +1,71 @@
+//! Decides while Redis does not respond.
+
+use std::time::Duration;
+
+use keypool_core::limit::{Admission, Ask, Dimension, Ledger, Refusal, Tick, Until};
+
+use super::account::{Account, Inner};
+use super::{OnFailure, Shared};
+
+impl Account {
+    /// Decides without Redis, while it does not respond.
+    pub(super) fn decide_without_redis(
+        &self,
+        shared: &Shared,
+        ask: &Ask,
+        now: Tick,
+    ) -> Result<Admission, Refusal> {
+        let mut inner = self.inner.lock();
+        inner.check_without_redis(shared, ask, now)?;
+        Ok(inner.admit_unreported(shared.window, &ask.limits, &ask.cost, now))
+    }
+
+    /// What [`Account::decide_without_redis`] would decide.
+    pub(super) fn check_without_redis(
+        &self,
+        shared: &Shared,
+        ask: &Ask,
+        now: Tick,
+    ) -> Result<(), Refusal> {
+        self.inner.lock().check_without_redis(shared, ask, now)
+    }
+}
+
+impl Inner {
+    fn check_without_redis(
+        &mut self,
+        shared: &Shared,
+        ask: &Ask,
+        now: Tick,
+    ) -> Result<(), Refusal> {
+        let window = shared.window;
+        let share = match shared.on_failure {
+            OnFailure::Allow => return Ok(()),
+            OnFailure::Reject => {
+                return Err(Refusal {
+                    dimension: Dimension::Requests,
+                    limit: ask.limits.requests.unwrap_or(0),
+                    until: Until::StoreReturns,
+                });
+            }
+            OnFailure::Degrade => ask.limits.share(shared.nodes.count()),
+        };
+        match self.own.refusal(now, window, &share, &ask.cost) {
+            // It does not fit into a share, but into the limit.
+            Some(refusal) if refusal.until == Until::Never && fits(ask, now, window) => {
+                Err(Refusal {
+                    until: Until::StoreReturns,
+                    ..refusal
+                })
+            }
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a call fits into its limits if nothing else is used.
+fn fits(ask: &Ask, now: Tick, window: Duration) -> bool {
+    let refusal = Ledger::default().refusal(now, window, &ask.limits, &ask.cost);
+    refusal.is_none()
+}
