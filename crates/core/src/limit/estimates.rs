@@ -33,13 +33,17 @@ const UNKNOWN_SHARE: f64 = 1.0 / 16.0;
 /// Number of calls that weigh as much as the guess.
 const GUESS_WEIGHT: f64 = 2.0;
 
+/// A model, as [`Estimates::model`] names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelId(u64);
+
 /// A call whose output is to be expected.
 #[derive(Clone, Copy, Debug)]
-pub struct OutputOf<'a> {
+pub struct OutputOf {
     /// Who calls.
     pub caller: LimitId,
-    /// The model, as the caller names it.
-    pub model: &'a str,
+    /// The model that is called.
+    pub model: ModelId,
     /// What the call cannot exceed, such as its `max_tokens`; `None` if it does not say.
     pub max: Option<u32>,
     /// The caller's limit; `None` if there is none.
@@ -118,45 +122,50 @@ impl Default for Estimates {
 }
 
 impl Estimates {
+    /// The model that callers name so.
+    pub fn model(&self, name: &str) -> ModelId {
+        ModelId(hash::bytes(self.seed, name.as_bytes()))
+    }
+
     /// What a call is expected to produce: as this caller's calls did, or else as all calls of the model.
-    pub fn output(&self, call: &OutputOf<'_>) -> OutputHold {
+    pub fn output(&self, call: &OutputOf) -> OutputHold {
         let limit = call.limit.unwrap_or(u32::MAX);
         let max = call.max.unwrap_or(u32::MAX).min(limit);
         let guess = UNKNOWN
             .min(f64::from(limit) * UNKNOWN_SHARE)
             .min(max.into());
         let outputs = self.outputs.lock();
-        let known = [self.own(call), self.of_all(call.model)]
-            .into_iter()
-            .find_map(|name| outputs.get(name).copied());
+        let known = outputs
+            .get(call.name())
+            .or_else(|| outputs.get(call.model.0))
+            .copied();
+        drop(outputs);
         known.unwrap_or_default().hold(guess, max)
     }
 
     /// Learns what a call produced.
-    pub fn note_output(&self, call: &OutputOf<'_>, tokens: u32) {
+    pub fn note_output(&self, call: &OutputOf, tokens: u32) {
         let mut outputs = self.outputs.lock();
-        for name in [self.own(call), self.of_all(call.model)] {
+        for name in [call.name(), call.model.0] {
             outputs.entry(name, MAX_REMEMBERED).add(tokens);
         }
     }
 
     /// The input tokens that a call is expected to have. `kind`: of text, since each is off by a factor of its own.
-    pub fn input(&self, model: &str, kind: u8, guess: u32) -> u32 {
-        let name = self.of_kind(model, kind);
-        let known = self.inputs.lock().get(name).copied();
+    pub fn input(&self, model: ModelId, kind: u8, guess: u32) -> u32 {
+        let known = self.inputs.lock().get(model.of_kind(kind)).copied();
         let factor = known.map_or(1.0, |known| known.log.exp());
         // A float beyond the largest number becomes the largest number.
         (f64::from(guess) * factor).ceil() as u32
     }
 
     /// Learns how many input tokens a call had.
-    pub fn note_input(&self, model: &str, kind: u8, guess: u32, tokens: u32) {
+    pub fn note_input(&self, model: ModelId, kind: u8, guess: u32, tokens: u32) {
         if guess < TELLING_GUESS || tokens == 0 {
             return;
         }
-        let name = self.of_kind(model, kind);
         let mut inputs = self.inputs.lock();
-        let known = inputs.entry(name, MAX_REMEMBERED);
+        let known = inputs.entry(model.of_kind(kind), MAX_REMEMBERED);
         known.calls = known.calls.saturating_add(1);
         let share = CORRECTION.max(1.0 / f64::from(known.calls));
         let most = MAX_CORRECTION.ln();
@@ -165,20 +174,21 @@ impl Estimates {
             .clamp(-most, most);
         known.log += share * (log - known.log);
     }
+}
 
-    /// Calls that allow answers of similar length are alike.
-    fn own(&self, call: &OutputOf<'_>) -> u64 {
-        let class = call.max.map_or(33, |max| max.max(1).ilog2());
-        let caller = call.caller.0 as u64 ^ u64::from(class);
-        hash::bytes(self.seed ^ hash::scatter(caller), call.model.as_bytes())
+impl ModelId {
+    /// Names a kind of text for the model.
+    fn of_kind(self, kind: u8) -> u64 {
+        hash::scatter(self.0 ^ u64::from(kind))
     }
+}
 
-    fn of_all(&self, model: &str) -> u64 {
-        hash::bytes(self.seed, model.as_bytes())
-    }
-
-    fn of_kind(&self, model: &str, kind: u8) -> u64 {
-        hash::bytes(!self.seed ^ u64::from(kind), model.as_bytes())
+impl OutputOf {
+    /// Names the caller's calls of the model. Those that allow answers of similar length are alike.
+    fn name(&self) -> u64 {
+        let class = self.max.map_or(33, |max| max.max(1).ilog2());
+        let caller = self.caller.0 as u64 ^ u64::from(class);
+        hash::scatter(self.model.0 ^ hash::scatter(caller))
     }
 }
 
@@ -187,9 +197,9 @@ mod tests {
     use super::*;
     use crate::limit::held::Held;
 
-    const CALL: OutputOf<'static> = OutputOf {
+    const CALL: OutputOf = OutputOf {
         caller: LimitId(1),
-        model: "m",
+        model: ModelId(7),
         max: Some(4096),
         limit: None,
     };
@@ -349,16 +359,17 @@ mod tests {
     #[test]
     fn input_estimates_are_corrected_by_model_and_kind() {
         let estimates = Estimates::default();
-        assert_eq!(estimates.input("m", 0, 100), 100);
+        let [m, other] = ["m", "other"].map(|name| estimates.model(name));
+        assert_eq!(estimates.input(m, 0, 100), 100);
         for n in 0..20 {
-            estimates.note_input("m", 0, 100, 140 + n % 3);
-            estimates.note_input("m", 1, 100, 50);
+            estimates.note_input(m, 0, 100, 140 + n % 3);
+            estimates.note_input(m, 1, 100, 50);
         }
-        assert!((138..=145).contains(&estimates.input("m", 0, 100)));
-        assert_eq!(estimates.input("m", 1, 1000), 500);
-        assert_eq!(estimates.input("other", 0, 100), 100);
-        estimates.note_input("m", 0, 1, u32::MAX);
-        estimates.note_input("m", 0, 0, 7);
-        assert!(estimates.input("m", 0, u32::MAX) > 0, "no overflow");
+        assert!((138..=145).contains(&estimates.input(m, 0, 100)));
+        assert_eq!(estimates.input(m, 1, 1000), 500);
+        assert_eq!(estimates.input(other, 0, 100), 100);
+        estimates.note_input(m, 0, 1, u32::MAX);
+        estimates.note_input(m, 0, 0, 7);
+        assert!(estimates.input(m, 0, u32::MAX) > 0, "no overflow");
     }
 }

@@ -12,7 +12,7 @@ mod output_reservation;
 mod reservation;
 mod window;
 
-pub use self::estimates::{Estimates, OutputOf};
+pub use self::estimates::{Estimates, ModelId, OutputOf};
 pub use self::held::{Held, OutputHold};
 pub use self::ledger::{
     Admission, Changes, Cost, Ledger, Refusal, Remaining, Settlement, Stored, Until,

@@ -108,6 +108,16 @@ impl CallerLimits {
         })
     }
 
+    /// Admits a call if that needs no wait, neither for room nor for a store.
+    pub(crate) fn try_reserve(self: &Arc<Self>, ask: &Ask) -> Option<CallReservation> {
+        // Nobody overtakes those who wait.
+        if !self.wait_queues.is_empty(ask.id) {
+            return None;
+        }
+        let decided = self.limiter.try_reserve(ask, self.clock.now())?;
+        Some(self.admitted(ask.id, decided.ok()?))
+    }
+
     /// Admits a call, after a wait if that is allowed, or says why not.
     pub(crate) async fn reserve(
         self: &Arc<Self>,
@@ -135,14 +145,22 @@ impl CallerLimits {
     pub(crate) fn headers(&self, id: LimitId, limits: &Limits) -> RateHeaders {
         let now = self.clock.now();
         let left = self.limiter.remaining(id, limits, now);
+        // The limits often share their reset.
+        let mut known = None;
         RateHeaders(left.map(|left| {
-            left.map(|left| Left {
-                limit: left.limit,
-                remaining: left.remaining,
-                reset: self
+            let left = left?;
+            let reset = match known {
+                Some((resets, reset)) if resets == left.resets => reset,
+                _ => self
                     .limiter
                     .instant(left.resets)
                     .saturating_duration_since(now),
+            };
+            known = Some((left.resets, reset));
+            Some(Left {
+                limit: left.limit,
+                remaining: left.remaining,
+                reset,
             })
         }))
     }

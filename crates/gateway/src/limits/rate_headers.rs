@@ -1,9 +1,10 @@
 //! `x-ratelimit-*`: what the limits of a caller leave, in OpenAI's form.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use keypool_core::limit::WINDOW;
 
 /// The headers of one dimension.
 struct Names {
@@ -31,8 +32,17 @@ static NAMES: [Names; 3] = [
     },
 ];
 
-/// Usual length of the three values of a dimension, in bytes.
-const MAX_VALUES: usize = 40;
+/// Number of limits that each thread caches: a prime, since most limits are round.
+const CACHED_LIMITS: usize = 61;
+
+thread_local! {
+    /// Limits as they are written. They are the same in every response.
+    static LIMITS: RefCell<[Option<(u32, HeaderValue)>; CACHED_LIMITS]> =
+        const { RefCell::new([const { None }; CACHED_LIMITS]) };
+}
+
+/// How a whole window is written.
+static WHOLE_WINDOW: HeaderValue = HeaderValue::from_static("1m0s");
 
 /// What one limit leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,60 +59,55 @@ pub(crate) struct RateHeaders(pub(crate) [Option<Left>; 3]);
 
 impl RateHeaders {
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
-        let limits = self.0.iter().flatten().count();
-        headers.reserve(3 * limits);
-        // All values together need one allocation.
-        let mut buffer = BytesMut::with_capacity(MAX_VALUES * limits);
+        // What a call was just charged leaves all windows at the same time, a whole window from now.
+        let (mut reset, mut written) = (WINDOW, WHOLE_WINDOW.clone());
         for (left, names) in self.0.iter().zip(&NAMES) {
             let Some(left) = left else { continue };
-            let mut digits = itoa::Buffer::new();
-            let limit = value(&mut buffer, digits.format(left.limit));
-            let remaining = value(&mut buffer, digits.format(left.remaining));
-            write_go_duration(&mut buffer, left.reset);
-            let reset = taken(&mut buffer);
-            headers.insert(names.limit.clone(), limit);
-            headers.insert(names.remaining.clone(), remaining);
-            headers.insert(names.reset.clone(), reset);
+            if left.reset != reset {
+                (reset, written) = (left.reset, go_duration(left.reset));
+            }
+            headers.insert(&names.limit, limit(left.limit));
+            headers.insert(&names.remaining, number(left.remaining));
+            headers.insert(&names.reset, written.clone());
         }
     }
 }
 
-fn value(buffer: &mut BytesMut, text: &str) -> HeaderValue {
-    buffer.extend_from_slice(text.as_bytes());
-    taken(buffer)
+/// A limit, from the thread's cache if it holds it.
+fn limit(limit: u32) -> HeaderValue {
+    LIMITS.with_borrow_mut(|limits| {
+        let cached = &mut limits[limit as usize % CACHED_LIMITS];
+        match cached {
+            Some((of, value)) if *of == limit => value.clone(),
+            _ => cached.insert((limit, number(limit))).1.clone(),
+        }
+    })
 }
 
-fn taken(buffer: &mut BytesMut) -> HeaderValue {
-    HeaderValue::from_maybe_shared(buffer.split().freeze()).unwrap_or(HeaderValue::from_static("0"))
+fn number(number: u32) -> HeaderValue {
+    value(itoa::Buffer::new().format(number))
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// A duration as Go writes it, to the millisecond, rounded up: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0.5s`.
-fn write_go_duration(text: &mut BytesMut, time: Duration) {
-    let mut digits = itoa::Buffer::new();
-    let mut write = |number: u64, unit: &[u8]| {
-        text.extend_from_slice(digits.format(number).as_bytes());
-        text.extend_from_slice(unit);
-    };
+fn go_duration(time: Duration) -> HeaderValue {
     let millis = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     if (1..1000).contains(&millis) {
-        return write(millis, b"ms");
+        return value(&format!("{millis}ms"));
     }
     let (minutes, millis) = (millis / 60_000, millis % 60_000);
-    if minutes >= 60 {
-        write(minutes / 60, b"h");
-    }
-    if minutes > 0 {
-        write(minutes % 60, b"m");
-    }
-    let (seconds, fraction) = (millis / 1000, millis % 1000);
-    if fraction == 0 {
-        return write(seconds, b"s");
-    }
-    write(seconds, b".");
-    let digits = [fraction / 100, fraction / 10 % 10, fraction % 10];
-    let used = 3 - digits.iter().rev().take_while(|digit| **digit == 0).count();
-    digits[..used].iter().for_each(|digit| write(*digit, b""));
-    text.extend_from_slice(b"s");
+    let mut text = match (minutes / 60, minutes % 60) {
+        (0, 0) => String::new(),
+        (0, minutes) => format!("{minutes}m"),
+        (hours, minutes) => format!("{hours}h{minutes}m"),
+    };
+    let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
+    text += seconds.trim_end_matches('0').trim_end_matches('.');
+    text += "s";
+    value(&text)
 }
 
 #[cfg(test)]
@@ -123,10 +128,13 @@ mod tests {
             (360_050_000_000, "6m0.05s"),
             (3_600_000_000_000, "1h0m0s"),
         ] {
-            let mut written = BytesMut::new();
-            write_go_duration(&mut written, Duration::from_nanos(nanos));
-            assert_eq!(&written[..], text.as_bytes(), "{nanos}");
+            assert_eq!(go_duration(Duration::from_nanos(nanos)), text, "{nanos}");
         }
+    }
+
+    #[test]
+    fn a_whole_window_is_written_like_any_duration() {
+        assert_eq!(WHOLE_WINDOW, go_duration(WINDOW));
     }
 
     #[test]
@@ -142,5 +150,12 @@ mod tests {
         assert_eq!(headers["x-ratelimit-limit-requests"], "60");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
         assert_eq!(headers["x-ratelimit-reset-requests"], "1m0s");
+        let later = Left {
+            reset: Duration::from_millis(1500),
+            ..left
+        };
+        RateHeaders([Some(later), Some(left), None]).insert(&mut headers);
+        assert_eq!(headers["x-ratelimit-reset-requests"], "1.5s");
+        assert_eq!(headers["x-ratelimit-reset-input-tokens"], "1m0s");
     }
 }

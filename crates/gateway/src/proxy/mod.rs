@@ -164,7 +164,7 @@ async fn run(
     log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
     let targets = routing::targets(snapshot, call, caller, log)?;
-    expect_tokens(call, caller, &targets);
+    expect_tokens(gw, call, caller, &targets);
     let call = &*call;
     let mut objects = ObjectTracking::new(gw, snapshot, call, caller);
     let targets = objects.restrict(targets, log)?;
@@ -226,12 +226,13 @@ async fn run(
 }
 
 /// Guesses how many tokens the call uses, if a limit of the caller or of a key counts them.
-fn expect_tokens(call: &mut Call<'_>, caller: &Caller, targets: &[PoolTarget]) {
+fn expect_tokens(gw: &Gateway, call: &mut Call<'_>, caller: &Caller, targets: &[PoolTarget]) {
     let limited = caller.limited_key();
     let counts_tokens = limited.is_some_and(|key| key.limits.count_tokens())
         || targets.iter().any(|target| target.entry.counts_tokens);
     if counts_tokens {
-        call.guess_tokens(caller.limit_id(), targets[0].entry.dialect);
+        let (estimates, dialect) = (&gw.limits.estimates, targets[0].entry.dialect);
+        call.guess_tokens(estimates, caller.limit_id(), dialect);
     }
 }
 

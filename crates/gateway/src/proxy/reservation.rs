@@ -23,39 +23,51 @@ impl CallerReservation {
         caller: &Caller,
         log: &mut RequestLog,
     ) -> Result<Self, GatewayError> {
-        match caller.limited_key() {
-            None => Ok(Self::default()),
+        let Some(key) = caller.limited_key() else {
+            return Ok(Self::default());
+        };
+        let ask = Self::ask(gw, call, key);
+        let reserved = match gw.limits.try_reserve(&ask) {
+            Some(reserved) => Ok(reserved),
             // Boxed: it would make every request larger.
-            Some(key) => Box::pin(Self::of_key(gw, call, key, log)).await,
-        }
+            None => Box::pin(Self::wait(gw, key, ask)).await,
+        };
+        log.set_rate_headers(gw.limits.headers(ask.id, &ask.limits));
+        Ok(Self(Some(Box::new(reserved?))))
     }
 
-    async fn of_key(
-        gw: &Gateway,
-        call: &Call<'_>,
-        key: &VirtualKeySettings,
-        log: &mut RequestLog,
-    ) -> Result<Self, GatewayError> {
-        let (limits, id) = (&gw.limits, LimitId::of_virtual_key(&key.name));
-        let cost = call.tokens.as_ref().map_or(Cost::REQUEST, |tokens| {
-            tokens.cost(&limits.estimates, &key.limits, key.output_reservation)
-        });
-        let ask = Ask {
+    fn ask(gw: &Gateway, call: &Call<'_>, key: &VirtualKeySettings) -> Ask {
+        let limits = &gw.limits;
+        let (id, cost) = match &call.tokens {
+            None => (LimitId::of_virtual_key(&key.name), Cost::REQUEST),
+            Some(tokens) => {
+                let reservation = key.output_reservation;
+                let cost = tokens.cost(&limits.estimates, &key.limits, reservation);
+                (tokens.caller, cost)
+            }
+        };
+        Ask {
             id,
             limits: key.limits,
             cost,
-        };
+        }
+    }
+
+    /// Waits for room if the key allows it, and for the store that counts.
+    async fn wait(
+        gw: &Gateway,
+        key: &VirtualKeySettings,
+        ask: Ask,
+    ) -> Result<CallReservation, GatewayError> {
         let policy = match key.on_limit {
             OnLimit::Reject => WaitPolicy::BRIEF,
             OnLimit::Wait => WaitPolicy::up_to(key.limit_wait),
         };
-        let reserved = limits.reserve(&ask, policy).await;
-        log.set_rate_headers(limits.headers(id, &key.limits));
-        let reserved = reserved.map_err(|why| match why {
-            NotAdmitted::Refused(refused) => refusal(key, &cost, &refused),
+        let reserved = gw.limits.reserve(&ask, policy).await;
+        reserved.map_err(|why| match why {
+            NotAdmitted::Refused(refused) => refusal(key, &ask.cost, &refused),
             NotAdmitted::QueueFull => queue_full(key),
-        })?;
-        Ok(Self(Some(Box::new(reserved))))
+        })
     }
 
     /// An attempt begins: from now on a provider may have the call. Returns how it would have been settled without that.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memchr2;
+use crate::read::json_text::string_end;
 
 /// Maximum depth to which the path to a string is tracked.
 const MAX_DEPTH: usize = 16;
@@ -138,9 +138,11 @@ pub(super) fn strings(text: &[u8], mut take: impl FnMut(&JsonPath<'_>, &Raw<'_>)
     while let Some(byte) = text.get(at) {
         match byte {
             b'"' => {
-                let Some(end) = string_end(text, at) else {
+                // Past its closing quote.
+                let end = string_end(text, at + 1).at + 1;
+                if end > text.len() {
                     return;
-                };
+                }
                 let raw = at..end;
                 at = end;
                 if text[at..].trim_ascii_start().starts_with(b":") {
@@ -178,18 +180,6 @@ pub(super) fn strings_at(text: &[u8], paths: &[&[&str]], mut take: impl FnMut(&s
             }
         }
     });
-}
-
-/// Just past the closing quote of the string that begins at `start`.
-fn string_end(text: &[u8], start: usize) -> Option<usize> {
-    let mut at = start + 1;
-    loop {
-        at += memchr2(b'"', b'\\', text.get(at..)?)?;
-        match text[at] {
-            b'"' => return Some(at + 1),
-            _ => at += 2,
-        }
-    }
 }
 
 /// The string without quotes and escapes; empty if an escape is broken.

@@ -15,6 +15,8 @@ use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::json_text::{StringEnd, string_end};
+
 /// Why a text could not be read as an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParseError {
@@ -83,8 +85,12 @@ impl Shortened {
         let (mut copied, mut at, mut strings) = (0, 0, 0);
         while let Some(quote) = memchr::memchr(b'"', &bytes[at..]) {
             let start = at + quote + 1;
-            let (end, has_escape) = string_end(bytes, start);
-            if end - start >= long && !has_escape && !has_control(&bytes[start..end]) {
+            let StringEnd {
+                at: end,
+                has_escape,
+            } = string_end(bytes, start);
+            let is_plain = end < bytes.len() && !has_escape;
+            if end - start >= long && is_plain && !has_control(&bytes[start..end]) {
                 out.text.push_str(&text[copied..start]);
                 out.cuts.push((out.text.len(), end - out.text.len()));
                 copied = end;
@@ -104,23 +110,6 @@ impl Shortened {
         let cuts = self.cuts.partition_point(|(cut, _)| *cut <= position);
         position + cuts.checked_sub(1).map_or(0, |last| self.cuts[last].1)
     }
-}
-
-/// The end of the string whose content begins at `start`, or of the text; and whether the string has escapes.
-fn string_end(bytes: &[u8], start: usize) -> (usize, bool) {
-    let (mut at, mut has_escape) = (start, false);
-    while let Some(found) = bytes
-        .get(at..)
-        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
-    {
-        at += found;
-        if bytes[at] == b'"' {
-            return (at, has_escape);
-        }
-        has_escape = true;
-        at += 2;
-    }
-    (bytes.len(), true)
 }
 
 /// Whether there is a byte that no JSON string may contain unescaped. Without an early exit, so that it is vectorized.

@@ -3,6 +3,7 @@
 //! Must never know a provider or a protocol.
 
 pub(crate) mod json_scan;
+pub(crate) mod json_text;
 pub mod list_scan;
 pub mod multipart;
 pub mod peek;

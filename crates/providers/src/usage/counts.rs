@@ -3,6 +3,7 @@
 //! Must never make a number out of something that is none: a wrong figure counts as unknown.
 
 use crate::read::json_scan;
+use crate::read::json_text::JsonText;
 
 /// Numbers of tokens from here on are a provider's mistake.
 const ABSURD: u64 = 1 << 31;
@@ -65,26 +66,27 @@ struct Stated {
 }
 
 impl Counts {
-    /// Reads a usage object.
-    pub(super) fn read(&mut self, names: Names, object: &[u8]) {
-        let Ok(text) = std::str::from_utf8(object) else {
-            return;
-        };
+    /// Reads the usage object that follows. It tells nothing if `None` is returned, since it is not whole or no JSON.
+    pub(super) fn read(&mut self, names: Names, text: &mut JsonText<'_>) -> Option<()> {
         let mut stated = Stated::default();
-        let read = json_scan::fields(text, |name, value| {
-            if let Some(count) = stated.named(names, name) {
-                *count = Count::read(&text[value]);
+        text.object(|name, value| {
+            let count = match name.has_escape {
+                false => stated.named(names, name.written),
+                true => {
+                    unescaped(name.written).and_then(|name| stated.named(names, name.as_bytes()))
+                }
+            };
+            if let Some(count) = count {
+                *count = Count::read(value);
             }
-        });
-        if read.is_err() {
-            return;
-        }
+        })?;
         let (input, output) = stated.sums(names);
         self.input = input.or(self.input);
         self.output = output.or(self.output);
         for (so_far, stated) in self.cached.iter_mut().zip(stated.cached) {
             *so_far = stated.or(*so_far);
         }
+        Some(())
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -101,22 +103,24 @@ impl Counts {
 
 impl Stated {
     /// The figure that a name stands for.
-    fn named(&mut self, names: Names, name: &str) -> Option<&mut Count> {
+    fn named(&mut self, names: Names, name: &[u8]) -> Option<&mut Count> {
         use Names::{Anthropic, AnthropicStart, Gemini, InputOnly, OpenAi};
         Some(match (names, name) {
-            (OpenAi | InputOnly, "prompt_tokens") => &mut self.input[0],
-            (OpenAi | InputOnly | Anthropic | AnthropicStart, "input_tokens") => &mut self.input[1],
-            (InputOnly, "promptTokenCount") => &mut self.input[0],
-            (OpenAi, "completion_tokens") => &mut self.output[0],
-            (OpenAi | Anthropic, "output_tokens") => &mut self.output[1],
-            (OpenAi | InputOnly, "total_tokens") => &mut self.total,
-            (Anthropic | AnthropicStart, "cache_creation_input_tokens") => &mut self.cached[0],
-            (Anthropic | AnthropicStart, "cache_read_input_tokens") => &mut self.cached[1],
-            (Gemini, "promptTokenCount" | "total_input_tokens") => &mut self.input[0],
-            (Gemini, "toolUsePromptTokenCount" | "total_tool_use_tokens") => &mut self.more_input,
-            (Gemini, "candidatesTokenCount" | "total_output_tokens") => &mut self.output[0],
-            (Gemini, "thoughtsTokenCount" | "total_thought_tokens") => &mut self.more_output,
-            (Gemini, "totalTokenCount" | "total_tokens") => &mut self.total,
+            (OpenAi | InputOnly, b"prompt_tokens") => &mut self.input[0],
+            (OpenAi | InputOnly | Anthropic | AnthropicStart, b"input_tokens") => {
+                &mut self.input[1]
+            }
+            (InputOnly, b"promptTokenCount") => &mut self.input[0],
+            (OpenAi, b"completion_tokens") => &mut self.output[0],
+            (OpenAi | Anthropic, b"output_tokens") => &mut self.output[1],
+            (OpenAi | InputOnly, b"total_tokens") => &mut self.total,
+            (Anthropic | AnthropicStart, b"cache_creation_input_tokens") => &mut self.cached[0],
+            (Anthropic | AnthropicStart, b"cache_read_input_tokens") => &mut self.cached[1],
+            (Gemini, b"promptTokenCount" | b"total_input_tokens") => &mut self.input[0],
+            (Gemini, b"toolUsePromptTokenCount" | b"total_tool_use_tokens") => &mut self.more_input,
+            (Gemini, b"candidatesTokenCount" | b"total_output_tokens") => &mut self.output[0],
+            (Gemini, b"thoughtsTokenCount" | b"total_thought_tokens") => &mut self.more_output,
+            (Gemini, b"totalTokenCount" | b"total_tokens") => &mut self.total,
             _ => return None,
         })
     }
@@ -154,12 +158,18 @@ impl Stated {
 
 impl Count {
     /// Reads a figure as written.
-    fn read(raw: &str) -> Self {
-        match raw.parse() {
-            Ok(number) if number < ABSURD => Self::Of(number),
-            _ if raw == "null" => Self::Unstated,
-            _ => Self::Wrong,
-        }
+    fn read(raw: &[u8]) -> Self {
+        // JSON writes no number with a zero in front.
+        let digits = match raw {
+            b"null" => return Self::Unstated,
+            [b'0', _, ..] | [] => return Self::Wrong,
+            digits => digits,
+        };
+        let number = digits.iter().try_fold(0_u64, |number, byte| {
+            let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+            Some(10 * number + digit).filter(|number| *number < ABSURD)
+        });
+        number.map_or(Self::Wrong, Self::Of)
     }
 
     fn known(self) -> Option<u64> {
@@ -197,4 +207,10 @@ impl Count {
             (one, other) => one.or(other),
         }
     }
+}
+
+/// A name without escapes; `None` if one of them is broken.
+fn unescaped(name: &[u8]) -> Option<String> {
+    let quoted = format!("\"{}\"", std::str::from_utf8(name).ok()?);
+    json_scan::unescaped(&quoted).map(Into::into)
 }

@@ -1,12 +1,10 @@
 //! Finds objects at known places of a JSON document that comes piece by piece.
 //!
-//! Everything else is skipped: of an object or a list that nobody asks for, only its own kind of bracket and the quotes of
-//! strings matter, and memchr finds those. So pictures and embeddings of many MiB cost next to nothing, no text of the
-//! document can be mistaken for a field, and only the object itself is kept.
+//! Everything else is skipped, so no text of the document can be mistaken for a field, and only the object itself is kept.
 //!
 //! Must never judge whether a document is JSON: of one that is not, it finds something or nothing.
 
-use memchr::{memchr2, memchr3};
+use crate::read::json_text;
 
 /// Maximum length of an object that is kept, in bytes. A longer one is skipped.
 const MAX_OBJECT: usize = 16 * 1024;
@@ -94,11 +92,6 @@ impl<P: Copy> ObjectFinder<P> {
     /// Whether nothing of the document has come.
     pub(super) fn is_at_start(&self) -> bool {
         matches!(self.state, State::Start)
-    }
-
-    /// What follows is not looked at.
-    pub(super) fn end(&mut self) {
-        self.state = State::End;
     }
 
     /// A new document begins.
@@ -281,7 +274,7 @@ impl Inside {
                 at += end? + 1;
                 self.in_string = false;
             }
-            let sign = at + memchr3(b'"', self.open, self.close, &text[at..])?;
+            let sign = json_text::quote_or_bracket(text, at, [self.open, self.close])?;
             at = sign + 1;
             match text[sign] {
                 b'"' => self.in_string = true,
@@ -296,16 +289,7 @@ impl Inside {
 }
 
 /// The position of the quote that ends a string; and if there is none, whether the next byte is escaped by a backslash.
-pub(super) fn string_end(text: &[u8], is_escaped: bool) -> (Option<usize>, bool) {
-    let mut at = usize::from(is_escaped);
-    loop {
-        let Some(rest) = text.get(at..) else {
-            return (None, true);
-        };
-        match memchr2(b'"', b'\\', rest) {
-            None => return (None, false),
-            Some(found) if rest[found] == b'"' => return (Some(at + found), false),
-            Some(found) => at += found + 2,
-        }
-    }
+fn string_end(text: &[u8], is_escaped: bool) -> (Option<usize>, bool) {
+    let end = json_text::string_end(text, usize::from(is_escaped)).at;
+    ((end < text.len()).then_some(end), end > text.len())
 }

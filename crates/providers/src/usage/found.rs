@@ -84,7 +84,10 @@ impl Found {
         let message = if self.is_gemini { 0.0 } else { MESSAGE };
         let unseen = self.image_parts.saturating_sub(self.images);
         let [low, high] = self.details;
-        let image = |count: u32, detail| f64::from(count) * self.image_rule.tokens(None, detail);
+        let image = |count: u32, detail| match count {
+            0 => 0.0,
+            count => f64::from(count) * self.image_rule.tokens(None, detail),
+        };
         let files = self.references.saturating_sub(unseen);
         self.text.tokens()
             + f64::from(self.messages) * message

@@ -29,7 +29,7 @@ impl InputGuess {
     pub fn of(protocol: Protocol, path: &str, body: &[u8], image_rule: ImageRule) -> Self {
         let mut found = Found::new(protocol, image_rule);
         if body.trim_ascii_start().starts_with(b"{") {
-            found = walk(body, found);
+            walk(body, &mut found);
         } else if path.contains("/audio/") {
             // A form with a recording.
             found.recording(body.len() as f64, None);

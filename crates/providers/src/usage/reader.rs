@@ -4,15 +4,17 @@
 
 use std::sync::LazyLock;
 
-use memchr::{memchr3, memmem};
+use bytes::Bytes;
+use memchr::memmem;
 
 use super::counts::{Counts, Names, Usage};
-use super::find::{ObjectFinder, Visit, string_end};
+use super::find::{ObjectFinder, Visit};
 use crate::protocol::Protocol;
+use crate::read::json_text::JsonText;
 
 /// How the line of an event begins that has its data.
 const DATA: &[u8] = b"data:";
-/// Documents up to this size, in bytes, are read at once.
+/// Maximum size of a document that is read at once, in bytes.
 const SMALL: usize = 16 * 1024;
 
 /// In which form responses state their usage.
@@ -34,6 +36,8 @@ pub struct UsageReader {
     form: UsageForm,
     finder: ObjectFinder<Place>,
     line: LineStart,
+    /// The first piece of a body, if it may be all of it.
+    first: Option<Bytes>,
     counts: Counts,
 }
 
@@ -65,9 +69,6 @@ impl UsageForm {
     pub fn of(protocol: Protocol, path: &str) -> Option<Self> {
         let has = |part| path.contains(part);
         match protocol {
-            Protocol::OpenAi if has("/embeddings") || path.ends_with("/rerank") => {
-                Some(Self::InputOnly)
-            }
             Protocol::OpenAi
                 if path.ends_with("/completions")
                     || path.ends_with("/responses")
@@ -76,6 +77,9 @@ impl UsageForm {
                     || has("/audio/") =>
             {
                 Some(Self::OpenAi)
+            }
+            Protocol::OpenAi if has("/embeddings") || path.ends_with("/rerank") => {
+                Some(Self::InputOnly)
             }
             Protocol::Anthropic if path.ends_with("/messages") => Some(Self::Anthropic),
             Protocol::Gemini if has(":embed") || has("EmbedContent") => Some(Self::InputOnly),
@@ -92,6 +96,7 @@ impl UsageReader {
             form,
             finder: ObjectFinder::new(Place::Document(form), visit),
             line: LineStart::Matched(0),
+            first: None,
             counts: Counts::default(),
         }
     }
@@ -120,53 +125,71 @@ impl UsageReader {
             self.finder.restart();
             self.line = LineStart::Matched(DATA.len());
         }
-        self.read_body(text);
+        self.feed(text);
         if is_last {
             self.line = LineStart::Matched(0);
         }
     }
 
-    /// Takes a piece of a JSON body.
-    pub fn read_body(&mut self, piece: &[u8]) {
-        if self.finder.is_at_start() && self.read_whole(piece) {
-            return;
+    /// Takes a piece of a JSON body. The first one is kept until it is known whether it is all.
+    pub fn read_body(&mut self, piece: &Bytes) {
+        match self.first.take() {
+            None if self.finder.is_at_start() && piece.len() <= SMALL => {
+                self.first = Some(piece.clone());
+            }
+            first => {
+                self.feed(first.as_deref().unwrap_or_default());
+                self.feed(piece);
+            }
         }
-        let (form, counts) = (self.form, &mut self.counts);
-        self.finder.feed(piece, |place, object| {
-            counts.read(names(form, place), object);
-        });
     }
 
-    /// What the provider has said so far. Of a stream that was cut off, running figures are those of the part that came.
-    pub fn usage(&self) -> Usage {
+    /// What the provider has said so far. Of a response that was cut off, running figures are those of the part that came.
+    /// `is_whole`: it was not cut off.
+    pub fn usage(&mut self, is_whole: bool) -> Usage {
+        match self.first.take() {
+            Some(body) if is_whole => self.read_document(&body),
+            first => self.feed(first.as_deref().unwrap_or_default()),
+        }
         self.counts.usage()
     }
 
-    /// Reads a document that is small, came whole, and has its usage at the top, as most do.
-    fn read_whole(&mut self, document: &[u8]) -> bool {
-        static NAMES: LazyLock<[memmem::Finder<'static>; 2]> =
-            LazyLock::new(|| ["\"usage\"", "\"usageMetadata\""].map(memmem::Finder::new));
-        if document.len() > SMALL || !document.starts_with(b"{") {
-            return false;
+    /// Reads a whole document.
+    fn read_document(&mut self, document: &[u8]) {
+        if self.read_top(document).is_none() {
+            self.finder.restart();
+            self.feed(document);
         }
-        let name = &NAMES[usize::from(self.form == UsageForm::Gemini)];
-        // Quotes within a text are escaped, so this is a string of its own: a name if a colon follows.
-        let name = name
-            .find_iter(document)
-            .last()
-            .map(|at| at + name.needle().len());
-        let Some(usage) = name.and_then(|end| object_at_the_top(document, end)) else {
-            return false;
-        };
-        let place = Place::Document(self.form);
-        self.counts.read(names(self.form, place), usage);
-        self.finder.end();
-        true
     }
 
-    fn read_document(&mut self, document: &[u8]) {
-        self.finder.restart();
-        self.read_body(document);
+    /// Reads the usage at the top of a whole document, where most have it. What comes before it need not be read: it is at
+    /// the top if the object around it ends with the document.
+    fn read_top(&mut self, document: &[u8]) -> Option<()> {
+        static NAMES: LazyLock<[memmem::Finder<'static>; 2]> =
+            LazyLock::new(|| ["\"usage\"", "\"usageMetadata\""].map(memmem::Finder::new));
+        let document = document.trim_ascii_start();
+        if document.len() > SMALL || !document.starts_with(b"{") {
+            return None;
+        }
+        let name = &NAMES[usize::from(self.form == UsageForm::Gemini)];
+        let start = name.find_iter(document).last()?;
+        // In a text, its last quote would be escaped too. At the end of a text or a name, only its first one is.
+        if document[start - 1] == b'\\' {
+            return None;
+        }
+        let mut text = JsonText::new(&document[start + name.needle().len()..]);
+        text.take(b':')?;
+        let mut counts = self.counts;
+        counts.read(names(self.form, Place::Document(self.form)), &mut text)?;
+        text.skip_rest()?;
+        text.is_at_end().then(|| self.counts = counts)
+    }
+
+    fn feed(&mut self, piece: &[u8]) {
+        let (form, counts) = (self.form, &mut self.counts);
+        self.finder.feed(piece, |place, object| {
+            counts.read(names(form, place), &mut JsonText::new(object));
+        });
     }
 
     fn read_part_of_line(&mut self, mut text: &[u8], is_last: bool) {
@@ -186,51 +209,12 @@ impl UsageReader {
             }
         }
         if self.line == LineStart::Matched(DATA.len()) {
-            self.read_body(text);
+            self.feed(text);
         }
         if is_last {
             self.line = LineStart::Matched(0);
         }
     }
-}
-
-/// The object that follows the name that ends at `name`, if the document is whole and the name one of its own.
-fn object_at_the_top(document: &[u8], name: usize) -> Option<&[u8]> {
-    let value = document[name..].trim_ascii_start().strip_prefix(b":")?;
-    let value = value.trim_ascii_start();
-    if !value.starts_with(b"{") {
-        return None;
-    }
-    let start = document.len() - value.len();
-    let (mut depth, mut end) = (0, None);
-    for (at, change) in braces(document) {
-        if at == start + 1 && depth != 1 {
-            return None;
-        }
-        depth += change;
-        if at > start + 1 && depth == 1 && end.is_none() {
-            end = Some(at);
-        }
-    }
-    let is_whole = depth == 0 && document.trim_ascii_end().ends_with(b"}");
-    document.get(start..end?).filter(|_| is_whole)
-}
-
-/// The braces of a JSON text outside of strings: the offset after each, and by how much it changes the depth.
-fn braces(text: &[u8]) -> impl Iterator<Item = (usize, i32)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        loop {
-            let found = memchr3(b'"', b'{', b'}', text.get(at..)?)?;
-            let sign = text[at + found];
-            at += found + 1;
-            match sign {
-                b'{' => return Some((at, 1)),
-                b'}' => return Some((at, -1)),
-                _ => at += string_end(&text[at..], false).0? + 1,
-            }
-        }
-    })
 }
 
 /// Whether the data of an event has a field that may be the usage, and that is not null.

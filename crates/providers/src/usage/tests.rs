@@ -1,5 +1,6 @@
 //! The usage of every provider's responses, however they are cut.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ fn in_stream<'p>(form: UsageForm, pieces: impl Iterator<Item = &'p [u8]>) -> Usa
     for piece in pieces {
         scanner.feed_lines(piece, |text, is_last| reader.read_line(text, is_last));
     }
-    reader.usage()
+    reader.usage(true)
 }
 
 fn in_list<'p>(form: UsageForm, pieces: impl Iterator<Item = &'p [u8]>) -> Usage {
@@ -34,13 +35,17 @@ fn in_list<'p>(form: UsageForm, pieces: impl Iterator<Item = &'p [u8]>) -> Usage
     for piece in pieces {
         scanner.feed(piece, |text, is_last| reader.read_element(text, is_last));
     }
-    reader.usage()
+    reader.usage(true)
 }
 
 fn in_body<'p>(form: UsageForm, pieces: impl Iterator<Item = &'p [u8]>) -> Usage {
+    reader_of(form, pieces).usage(true)
+}
+
+fn reader_of<'p>(form: UsageForm, pieces: impl Iterator<Item = &'p [u8]>) -> UsageReader {
     let mut reader = UsageReader::new(form);
-    pieces.for_each(|piece| reader.read_body(piece));
-    reader.usage()
+    pieces.for_each(|piece| reader.read_body(&Bytes::copy_from_slice(piece)));
+    reader
 }
 
 /// Reads `text` whole, in pieces of every size, and cut in two at every byte.
@@ -387,6 +392,41 @@ fn what_is_no_json_tells_nothing_and_stops_nothing() {
 }
 
 #[test]
+fn a_body_that_was_cut_off_tells_only_what_is_in_its_place() {
+    let inner = r#"{"output":[{"usage":{"prompt_tokens":7}}"#;
+    let before = r#"{"usage":{"prompt_tokens":1,"completion_tokens":2},"output":[{"#;
+    for (text, expect) in [(inner, of(None, None)), (before, of(1, 2))] {
+        for size in 1..=text.len() {
+            let mut reader = reader_of(UsageForm::OpenAi, pieces(text, size));
+            assert_eq!(reader.usage(false), expect, "{size}: {text}");
+        }
+    }
+}
+
+#[test]
+fn names_are_read_with_their_escapes() {
+    for (text, expect) in [
+        (
+            r#"{"usage":{"prompt\u005ftokens":7,"completion_tokens":2}}"#,
+            of(7, 2),
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":7,"\ud800":1,"\"prompt_tokens":8}}"#,
+            of(7, None),
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":7},"\"usage":{"prompt_tokens":8}}"#,
+            of(7, None),
+        ),
+        (r#"{"\"usage":{"prompt_tokens":8}}"#, of(None, None)),
+    ] {
+        assert_eq!(body(UsageForm::OpenAi, text), expect, "{text}");
+        let events = format!("data: {text}\n\n");
+        assert_eq!(stream(UsageForm::OpenAi, &events), expect, "{text}");
+    }
+}
+
+#[test]
 fn a_body_of_many_mebibytes_is_passed_over() {
     let numbers = "0.0123456,-0.0234567,".repeat(400_000);
     let picture = "iVBORw0KGgoAAAANSUhEUgAA/+8f".repeat(300_000);
@@ -405,9 +445,9 @@ fn a_body_of_many_mebibytes_is_passed_over() {
     ] {
         let mut reader = UsageReader::new(UsageForm::InputOnly);
         for piece in pieces(&text, 16 * 1024) {
-            reader.read_body(piece);
+            reader.read_body(&Bytes::copy_from_slice(piece));
         }
-        assert_eq!(reader.usage(), expect);
+        assert_eq!(reader.usage(true), expect);
     }
 }
 

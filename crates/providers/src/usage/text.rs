@@ -26,6 +26,8 @@ const CODE_PUNCTUATION: f64 = 0.5;
 
 /// Number of bytes that are counted in one go, so that no counter of a byte overflows.
 const STRIDE: usize = 128;
+/// Number of bytes that the compiler counts at once.
+const VECTOR: usize = 32;
 
 /// What a request is mostly made of. How far a guess is off differs between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,9 +82,10 @@ impl TextCounts {
     pub(super) fn add(&mut self, content: &[u8]) {
         static CODE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
         self.last = b' ';
-        match CODE.find(content) {
-            None => self.add_plain(content),
-            Some(_) => self.add_with_codes(content),
+        let has_escape = memchr::memchr(b'\\', content).is_some();
+        match has_escape && CODE.find(content).is_some() {
+            false => self.add_plain(content),
+            true => self.add_with_codes(content),
         }
     }
 
@@ -141,14 +144,15 @@ impl TextCounts {
     }
 
     fn add_plain(&mut self, text: &[u8]) {
-        let [first, rest @ ..] = text else {
-            return;
-        };
-        self.add_run(&[*first], &[self.last]);
-        for (run, before) in rest.chunks(STRIDE).zip(text.chunks(STRIDE)) {
-            self.add_run(run, before);
+        for part in text.chunks(STRIDE) {
+            // The byte before the part, the part, and blanks, which count for nothing, up to a whole number of vectors.
+            let mut padded = [b' '; 1 + STRIDE];
+            padded[0] = self.last;
+            padded[1..=part.len()].copy_from_slice(part);
+            let length = part.len().next_multiple_of(VECTOR);
+            self.add_run(&padded[1..=length], &padded[..length]);
+            self.last = part[part.len() - 1];
         }
-        self.last = text[text.len() - 1];
     }
 
     /// Adds a few bytes. `before`: the byte before each. Without branches, so that the compiler vectorises it.

@@ -2,46 +2,55 @@
 //!
 //! The body was parsed before, so this must never judge whether it is JSON: of other text it reads something or nothing.
 
-use memchr::{memchr2, memchr3};
-
 use super::found::Found;
+use crate::read::json_text::{LIST, OBJECT, nested_end, string_end};
 
-/// The top-level fields that hold what a model reads.
-const READ_BY_MODEL: [&[u8]; 19] = [
-    b"messages",
-    b"contents",
-    b"input",
-    b"prompt",
-    b"instructions",
-    b"system",
-    b"systemInstruction",
-    b"system_instruction",
-    b"tools",
-    b"functions",
-    b"response_format",
-    b"text",
-    b"query",
-    b"documents",
-    b"content",
-    b"requests",
-    b"suffix",
-    b"image",
-    b"generateContentRequest",
-];
-/// Those of them with schemas: there names are read too.
-const SCHEMAS: [&[u8]; 3] = [b"tools", b"functions", b"response_format"];
-/// The top-level fields that refer to something that a model reads and the body does not hold.
-const REFERRING: [&[u8]; 6] = [
-    b"previous_response_id",
-    b"conversation",
-    b"cachedContent",
-    b"cached_content",
-    b"context_id",
-    b"previous_interaction_id",
-];
+/// What a top-level field is to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    /// The model reads its texts.
+    Read,
+    /// The model reads its texts, and names too: it has schemas.
+    Schemas,
+    /// It refers to something that the model reads and the body does not hold.
+    Reference,
+    /// The model does not read it.
+    Other,
+}
 
-/// What a JSON body holds, added to `found`.
-pub(super) fn walk(body: &[u8], found: Found) -> Found {
+impl Field {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"messages"
+            | b"contents"
+            | b"input"
+            | b"prompt"
+            | b"instructions"
+            | b"system"
+            | b"systemInstruction"
+            | b"system_instruction"
+            | b"text"
+            | b"query"
+            | b"documents"
+            | b"content"
+            | b"requests"
+            | b"suffix"
+            | b"image"
+            | b"generateContentRequest" => Self::Read,
+            b"tools" | b"functions" | b"response_format" => Self::Schemas,
+            b"previous_response_id"
+            | b"conversation"
+            | b"cachedContent"
+            | b"cached_content"
+            | b"context_id"
+            | b"previous_interaction_id" => Self::Reference,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Adds what a JSON body holds to `found`.
+pub(super) fn walk(body: &[u8], found: &mut Found) {
     let mut walk = Walk {
         body,
         at: 0,
@@ -52,11 +61,10 @@ pub(super) fn walk(body: &[u8], found: Found) -> Found {
         found,
     };
     walk.walk();
-    walk.found
 }
 
 /// Passes over a JSON body, and collects what a model reads of it.
-struct Walk<'b> {
+struct Walk<'b, 'f> {
     body: &'b [u8],
     at: usize,
     depth: u32,
@@ -65,10 +73,10 @@ struct Walk<'b> {
     /// A value of that field must follow. Otherwise it is in a list.
     is_field: bool,
     reads_names: bool,
-    found: Found,
+    found: &'f mut Found,
 }
 
-impl<'b> Walk<'b> {
+impl<'b> Walk<'b, '_> {
     fn walk(&mut self) {
         while let Some(byte) = self.body.get(self.at).copied() {
             self.at += 1;
@@ -90,13 +98,13 @@ impl<'b> Walk<'b> {
     }
 
     fn string(&mut self) {
-        let start = self.at;
-        let end = string_end(self.body, start);
         let body = self.body;
+        let start = self.at;
+        let end = string_end(body, start).at.min(body.len());
         let content = &body[start..end];
         self.at = (end + 1).min(body.len());
         let rest = &body[self.at..];
-        let blanks = rest.len() - rest.trim_ascii_start().len();
+        let blanks = blanks(rest);
         if rest.get(blanks) == Some(&b':') {
             self.at += blanks + 1;
             self.field(content);
@@ -112,13 +120,16 @@ impl<'b> Walk<'b> {
         self.name = name;
         self.is_field = true;
         if self.depth == 1 {
-            let value = self.body[self.at..].trim_ascii_start();
+            self.at += blanks(&self.body[self.at..]);
+            let value = &self.body[self.at..];
+            let field = Field::of(name);
             let is_stored_prompt = name == b"prompt" && value.starts_with(b"{");
-            if is_stored_prompt || (REFERRING.contains(&name) && !value.starts_with(b"null")) {
+            let is_reference = field == Field::Reference && !value.starts_with(b"null");
+            if is_stored_prompt || is_reference {
                 self.found.elsewhere();
             }
-            self.reads_names = SCHEMAS.contains(&name);
-            if !READ_BY_MODEL.contains(&name) {
+            self.reads_names = field == Field::Schemas;
+            if matches!(field, Field::Reference | Field::Other) {
                 self.skip_value();
             }
         } else if self.reads_names {
@@ -139,47 +150,23 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Skips the value that follows.
+    /// Skips the value that follows, unless it is a number or the like.
     fn skip_value(&mut self) {
-        let rest = &self.body[self.at..];
-        self.at += rest.len() - rest.trim_ascii_start().len();
-        let close = match self.body.get(self.at) {
-            Some(b'{') => b'}',
-            Some(b'[') => b']',
-            Some(b'"') => {
-                self.at = (string_end(self.body, self.at + 1) + 1).min(self.body.len());
-                return;
-            }
+        let end = match self.body.get(self.at) {
+            Some(b'{') => nested_end(self.body, self.at + 1, OBJECT),
+            Some(b'[') => nested_end(self.body, self.at + 1, LIST),
+            Some(b'"') => Some(string_end(self.body, self.at + 1).at + 1),
             _ => return,
         };
-        let open = self.body[self.at];
-        let mut depth = 0_u32;
-        while let Some(found) = memchr3(b'"', open, close, &self.body[self.at..]) {
-            let sign = self.body[self.at + found];
-            self.at += found + 1;
-            if sign == b'"' {
-                self.at = (string_end(self.body, self.at) + 1).min(self.body.len());
-            } else if sign == open {
-                depth += 1;
-            } else {
-                depth -= 1;
-            }
-            if depth == 0 {
-                return;
-            }
-        }
-        self.at = self.body.len();
+        let length = self.body.len();
+        self.at = end.map_or(length, |end| end.min(length));
     }
 }
 
-/// The end of the string whose content begins at `start`, or of the text.
-fn string_end(text: &[u8], start: usize) -> usize {
-    let mut at = start;
-    while let Some(found) = text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-        if text[at + found] == b'"' {
-            return at + found;
-        }
-        at += found + 2;
-    }
-    text.len()
+/// The number of blanks that a text begins with.
+fn blanks(text: &[u8]) -> usize {
+    let mut bytes = text.iter();
+    bytes
+        .position(|byte| !byte.is_ascii_whitespace())
+        .unwrap_or(text.len())
 }

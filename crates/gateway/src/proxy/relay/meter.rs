@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use keypool_core::limit::{Settlement, Usage};
 use keypool_core::pool::Lease;
-use keypool_providers::usage::{UsageForm, UsageReader};
+use keypool_providers::usage::UsageReader;
 
 use crate::limits::CallerLimits;
 use crate::proxy::inbound::{Call, TokenGuess};
@@ -34,13 +35,12 @@ impl Meter {
         is_readable: bool,
     ) -> Self {
         let tokens = call.tokens.as_ref().filter(|_| is_readable);
-        let tokens = tokens.and_then(|guess| {
-            let form = UsageForm::of(call.protocol(), call.path())?;
-            Some(Box::new(Tokens {
-                reader: UsageReader::new(form),
-                guess: (**guess).clone(),
+        let tokens = tokens.map(|guess| {
+            Box::new(Tokens {
+                reader: UsageReader::new(guess.form),
+                guess: **guess,
                 limits: Arc::clone(limits),
-            }))
+            })
         });
         Self {
             reserved,
@@ -55,7 +55,7 @@ impl Meter {
     }
 
     /// Takes a piece of a body that is no stream.
-    pub(super) fn read_body(&mut self, piece: &[u8]) {
+    pub(super) fn read_body(&mut self, piece: &Bytes) {
         if let Some(tokens) = &mut self.tokens {
             tokens.reader.read_body(piece);
         }
@@ -79,8 +79,8 @@ impl Meter {
     /// The response came to its end: what was reserved for the caller, and of the key, is settled by what was used.
     pub(super) fn complete(&mut self, lease: Option<&mut Lease>) {
         let mut usage = Usage::default();
-        if let Some(tokens) = &self.tokens {
-            usage = tokens.used();
+        if let Some(tokens) = &mut self.tokens {
+            usage = tokens.used(true);
             tokens.guess.learn(&tokens.limits.estimates, &usage);
         }
         self.tokens = None;
@@ -96,15 +96,16 @@ impl Drop for Meter {
         if self.is_whole {
             return self.complete(None);
         }
-        if let Some(tokens) = &self.tokens {
-            self.reserved.settle_cut(tokens.used());
+        if let Some(tokens) = &mut self.tokens {
+            self.reserved.settle_cut(tokens.used(false));
         }
     }
 }
 
 impl Tokens {
-    fn used(&self) -> Usage {
-        let said = self.reader.usage();
+    /// `is_whole`: the response was not cut off.
+    fn used(&mut self, is_whole: bool) -> Usage {
+        let said = self.reader.usage(is_whole);
         let whole = |tokens: Option<u64>| tokens.and_then(|tokens| u32::try_from(tokens).ok());
         Usage {
             input_tokens: whole(said.input_tokens),

@@ -12,6 +12,9 @@ use super::{ConnectionError, UpstreamRequest};
 
 /// Initial capacity for a request head, in bytes: enough unless a value is long.
 const HEAD_CAPACITY: usize = 1024;
+/// Room for the headers that the gateway adds to a response, so that the map need not grow. Most are those of a caller's
+/// limits.
+const ADDED_HEADERS: usize = 9;
 /// Number of header names that each thread caches.
 const CACHED_NAMES: usize = 64;
 /// Maximum length of a cached name, in bytes.
@@ -126,7 +129,7 @@ pub(super) fn parse(head: &Bytes, is_to_head: bool) -> Result<Option<Head>, Conn
 }
 
 fn headers(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(parsed.len());
+    let mut headers = HeaderMap::with_capacity(parsed.len() + ADDED_HEADERS);
     for header in parsed {
         let name = header_name(header.name)?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(header.value));

@@ -11,14 +11,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use keypool_core::limit::LimitId;
+use keypool_core::limit::{Estimates, LimitId};
 use keypool_providers::dialect::Dialect;
 use keypool_providers::form;
 use keypool_providers::objects::{self, ObjectEffect};
 use keypool_providers::peek::{self, PeekError};
 use keypool_providers::protocol::{self, Endpoint, ModelIn, Protocol, Repeat};
 use keypool_providers::response::{StreamEnd, StreamKind};
-use keypool_providers::usage::UsageForm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{MatchedEndpoint, ReceivedBody, TokenGuess};
@@ -150,13 +149,17 @@ impl<'a> Call<'a> {
     }
 
     /// Guesses how many tokens the call uses, since a limit needs to know.
-    pub(crate) fn guess_tokens(&mut self, caller: LimitId, dialect: &Dialect) {
-        let is_counted = UsageForm::of(self.protocol(), self.path()).is_some();
-        if self.generates && is_counted {
-            let model = self.model_name().unwrap_or_default();
+    pub(crate) fn guess_tokens(
+        &mut self,
+        estimates: &Estimates,
+        caller: LimitId,
+        dialect: &Dialect,
+    ) {
+        if self.generates {
+            let model = estimates.model(self.model_name().unwrap_or_default());
             let (endpoint, body) = (&self.endpoint, self.body());
             let guess = TokenGuess::of(endpoint, model, body, &self.fields, dialect, caller);
-            self.tokens = Some(Box::new(guess));
+            self.tokens = guess.map(Box::new);
         }
     }
 
