@@ -89,6 +89,34 @@ async fn a_thousand_typical_keys_take_at_most_230_bytes_each(mode: Mode) {
     assert!(each <= 230, "{each} B");
 }
 
+/// One caller with some hundred calls a second for longer than a window.
+#[expect(clippy::print_stdout, reason = "a figure")]
+async fn a_busy_key_takes_at_most_1050_bytes(mode: Mode) {
+    let redis = RedisServer::start().await.unwrap();
+    let window = Duration::from_secs(3);
+    let limiter = on_redis(&redis, mode, window, OnFailure::Reject);
+    let one = ask(1, [1_000_000, 1_000_000_000, 1_000_000_000], 1000, 400);
+    let used = Usage {
+        input_tokens: Some(900),
+        output_tokens: Some(300),
+    };
+    let (begun, mut most) = (now(), 0);
+    while begun.elapsed() < window * 2 {
+        let admission = match limiter.try_reserve(&one, now()) {
+            Some(decided) => decided.unwrap(),
+            None => limiter.reserve(&one, now()).await.unwrap(),
+        };
+        limiter.settle(one.id, &admission, &Settlement::Ended(used), now());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let key = format!("kp:{{{:032x}}}", 1);
+        let bytes = redis.command(&["MEMORY", "USAGE", &key]).await.unwrap();
+        most = most.max(bytes.parse::<u64>().unwrap_or(0));
+    }
+    println!("{mode:?}: {most} B for a busy key");
+    assert!((500..=1050).contains(&most), "{most} B");
+}
+
 in_both_modes! {
+    a_busy_key_takes_at_most_1050_bytes,
     a_thousand_typical_keys_take_at_most_230_bytes_each,
 }

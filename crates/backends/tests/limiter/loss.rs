@@ -102,15 +102,22 @@ async fn case_13_a_refused_caller_costs_redis_nothing_until_it_may_try(mode: Mod
     let limiter = on_redis(&redis, mode, MINUTE, OnFailure::Reject);
     let one = ask(1, [1, 0, 0], 0, 0);
     let first = limiter.reserve(&one, now()).await.unwrap();
+    limiter.settle(one.id, &first, &Settlement::Failed, now());
+    sleep(Duration::from_millis(250)).await;
     let refusal = limiter.reserve(&one, now()).await.unwrap_err();
     assert!(matches!(refusal.until, Until::At(_)));
-    for _ in 0..10_000 {
+    for _ in 0..50_000 {
         assert_eq!(limiter.try_reserve(&one, now()), Some(Err(refusal)));
     }
     // What is given back may make room.
-    limiter.settle(one.id, &first, &Settlement::NotSent, now());
-    assert!(limiter.try_reserve(&one, now()).is_none());
-    assert!(limiter.reserve(&one, now()).await.is_ok());
+    let mut two = ask(2, [0, 0, 0], 0, 0);
+    two.limits.concurrent = Some(1);
+    let first = limiter.reserve(&two, now()).await.unwrap();
+    let refusal = limiter.reserve(&two, now()).await.unwrap_err();
+    assert_eq!(refusal.until, Until::CallEnds(None));
+    limiter.settle(two.id, &first, &Settlement::NotSent, now());
+    assert!(limiter.try_reserve(&two, now()).is_none());
+    assert!(limiter.reserve(&two, now()).await.is_ok());
 }
 
 async fn a_client_that_leaves_while_redis_is_asked_holds_nothing(mode: Mode) {

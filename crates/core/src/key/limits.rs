@@ -7,7 +7,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::limit::{
-    Admission, Ask, Cost, Ledger, LimitId, Limiter, Limits, Settlement, Tick, Until, WINDOW,
+    Admission, Ask, Cost, Ledger, LimitId, Limiter, Limits, Refusal, Settlement, Tick, Until,
+    WINDOW,
 };
 
 /// The limits of one key, and what its calls have used of them.
@@ -99,27 +100,32 @@ impl KeyLimits {
         self.0.lock().as_mut()?.no_room(cost, now)
     }
 
-    /// Has the store asked whether there is room for such a call, unless it is being asked. `ready` is called after that.
-    pub(crate) fn prepare(&self, cost: &Cost, ready: impl FnOnce() + Send + 'static) {
+    /// Has the store asked whether there is room for such a call, unless it is being asked. `ready` is called after that, and
+    /// again when another node may have made room.
+    /// Returns whether it is asked now.
+    pub(crate) fn prepare(&self, cost: &Cost, ready: impl Fn() + Send + Sync + 'static) -> bool {
         let counted = self.0.lock();
-        let Some(counted) = &*counted else { return };
+        let Some(counted) = &*counted else {
+            return false;
+        };
         let Counter::Shared {
             limiter,
             id,
             is_preparing,
         } = &counted.by
         else {
-            return;
+            return false;
         };
         if is_preparing.swap(true, Ordering::Relaxed) {
-            return;
+            return false;
         }
-        let preparing = Preparing(Arc::clone(is_preparing));
+        let is_preparing = Arc::clone(is_preparing);
         let ready = Box::new(move || {
-            drop(preparing);
+            is_preparing.store(false, Ordering::Relaxed);
             ready();
         });
         limiter.prepare(counted.ask(*id, cost), ready);
+        true
     }
 
     /// Ends a call.
@@ -133,15 +139,6 @@ impl KeyLimits {
             }
             None => {}
         }
-    }
-}
-
-/// While it lives, the store is being asked.
-struct Preparing(Arc<AtomicBool>);
-
-impl Drop for Preparing {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -172,8 +169,8 @@ impl Counted {
             Counter::Node { ledger, epoch } => {
                 let (epoch, tick) = (*epoch, tick(*epoch, now));
                 let admitted = ledger.admit(tick, WINDOW, &limits, &cost);
-                let admission = admitted
-                    .map_err(|refusal| no_room(refusal.until, |tick| instant(epoch, tick)))?;
+                let admission =
+                    admitted.map_err(|refusal| no_room(&refusal, |tick| instant(epoch, tick)))?;
                 let [requests, _, _] = ledger.remaining(tick, WINDOW, &limits);
                 Ok(Admitted {
                     admission,
@@ -189,9 +186,9 @@ impl Counted {
                 match limiter.try_reserve(&ask, now) {
                     Some(Ok(admission)) => Ok(Admitted {
                         admission,
-                        was_last: !matches!(limiter.check(&ask, now), Some(Ok(()))),
+                        was_last: matches!(limiter.check(&ask, now), Some(Err(_))),
                     }),
-                    Some(Err(refusal)) => Err(no_room(refusal.until, |tick| limiter.instant(tick))),
+                    Some(Err(refusal)) => Err(no_room_at_store(&refusal, limiter)),
                     None => Err(NoRoom::UNKNOWN),
                 }
             }
@@ -204,7 +201,7 @@ impl Counted {
             Counter::Node { ledger, epoch } => {
                 let epoch = *epoch;
                 let refusal = ledger.refusal(tick(epoch, now), WINDOW, &limits, &cost)?;
-                Some(no_room(refusal.until, |tick| instant(epoch, tick)))
+                Some(no_room(&refusal, |tick| instant(epoch, tick)))
             }
             Counter::Shared { limiter, id, .. } => {
                 let ask = Ask {
@@ -214,9 +211,7 @@ impl Counted {
                 };
                 match limiter.check(&ask, now) {
                     Some(Ok(())) => None,
-                    Some(Err(refusal)) => {
-                        Some(no_room(refusal.until, |tick| limiter.instant(tick)))
-                    }
+                    Some(Err(refusal)) => Some(no_room_at_store(&refusal, limiter)),
                     None => Some(NoRoom::UNKNOWN),
                 }
             }
@@ -245,8 +240,8 @@ fn instant(epoch: Instant, tick: Tick) -> Instant {
     epoch + tick.since(Tick::default())
 }
 
-fn no_room(until: Until, instant: impl Fn(Tick) -> Instant) -> NoRoom {
-    let (until, may_free) = match until {
+fn no_room(refusal: &Refusal, instant: impl Fn(Tick) -> Instant) -> NoRoom {
+    let (until, may_free) = match refusal.until {
         Until::At(tick) => (Some(instant(tick)), false),
         Until::CallEnds(tick) => (tick.map(instant), true),
         Until::Never | Until::StoreReturns => (None, false),
@@ -255,5 +250,15 @@ fn no_room(until: Until, instant: impl Fn(Tick) -> Instant) -> NoRoom {
         until,
         may_free,
         is_unknown: false,
+    }
+}
+
+/// The same if calls of other nodes may make room, of which the store is asked again.
+fn no_room_at_store(refusal: &Refusal, limiter: &Arc<dyn Limiter>) -> NoRoom {
+    let no_room = no_room(refusal, |tick| limiter.instant(tick));
+    let may_free = no_room.may_free || (no_room.until.is_some() && refusal.may_be_sooner);
+    NoRoom {
+        may_free,
+        ..no_room
     }
 }

@@ -190,15 +190,11 @@ impl Key {
     }
 
     /// Has the store asked whether there is room for a call, if it has to be asked. Those who wait for this key are served
-    /// after that. Returns whether it has to be asked.
+    /// after that. Returns whether it is asked now.
     pub(crate) fn prepare(&self, cost: &Cost, now: Instant) -> bool {
-        let is_unknown = self
-            .no_room(cost, now)
-            .is_some_and(|no_room| no_room.is_unknown);
-        if is_unknown {
-            self.limits.prepare(cost, self.serve_later());
-        }
-        is_unknown
+        let no_room = self.no_room(cost, now);
+        no_room.is_some_and(|no_room| no_room.is_unknown)
+            && self.limits.prepare(cost, self.serve_later())
     }
 
     pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {
@@ -223,12 +219,18 @@ impl Key {
             self.give_back();
             return None;
         }
-        let Ok(admission) = self.admit(cost, &time) else {
-            if is_probe {
-                self.probe_undecided();
+        let admission = match self.admit(cost, &time) {
+            Ok(admission) => admission,
+            Err(no_room) => {
+                if no_room.is_unknown {
+                    self.limits.prepare(cost, self.serve_later());
+                }
+                if is_probe {
+                    self.probe_undecided();
+                }
+                self.give_back();
+                return None;
             }
-            self.give_back();
-            return None;
         };
         self.total.fetch_add(1, Ordering::Relaxed);
         self.last_used_ms.store(time.wall_ms, Ordering::Relaxed);

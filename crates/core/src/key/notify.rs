@@ -31,7 +31,7 @@ impl Key {
     }
 
     /// Tells those who wait for this key that it may have room.
-    pub(super) fn serve_later(&self) -> impl FnOnce() + Send + use<> {
+    pub(super) fn serve_later(&self) -> impl Fn() + Send + Sync + use<> {
         let attached: Vec<Weak<Availability>> = {
             let attached = self.attached.read();
             attached

@@ -65,6 +65,8 @@ pub struct Refusal {
     pub limit: u32,
     /// When the same call will be admitted, if nobody else takes the room.
     pub until: Until,
+    /// A call in flight may give room back before that.
+    pub may_be_sooner: bool,
 }
 
 /// When a call that was refused will be admitted.
@@ -175,6 +177,7 @@ impl Ledger {
                 dimension: Dimension::Concurrency,
                 limit,
                 until: Until::CallEnds(None),
+                may_be_sooner: true,
             });
         }
         for (index, dimension) in NAMES.into_iter().enumerate() {
@@ -197,6 +200,7 @@ impl Ledger {
                     dimension,
                     limit,
                     until,
+                    may_be_sooner: self.held.calls > 0,
                 });
             }
         }

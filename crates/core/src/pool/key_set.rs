@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::Demand;
@@ -27,6 +28,8 @@ pub struct KeySet {
     /// Decides which quota group serves a conversation; only under `affinity`.
     pub(super) ring: Option<AffinityRing>,
     pub(super) cache: AvailabilityCache,
+    /// Where the search begins for a key about which the limiter's store is asked.
+    pub(super) next_prepared: AtomicUsize,
     /// How often every key was looked at to find the next available one.
     #[cfg(test)]
     pub(super) looks: AtomicU64,

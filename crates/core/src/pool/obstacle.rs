@@ -1,12 +1,10 @@
 //! Why a key cannot serve a demand now: the one place that decides it.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Demand, KeySet};
 use crate::key::flag;
-
-/// Maximum number of keys about which a store is asked for one request, so that a large pool does not ask about all.
-const PREPARED_AT_ONCE: usize = 4;
 
 /// What keeps a key from serving a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,17 +128,22 @@ impl KeySet {
         found(Obstacle::OverLimit, no_room.until)
     }
 
-    /// Has the limiter's store asked about some of the keys of which nobody knows whether they have room.
-    pub(super) fn prepare_some(&self, demand: &Demand, now: Instant) {
+    /// Has the limiter's store asked about one of the keys of which nobody knows whether they have room. If it has none, the
+    /// next look asks about the next one.
+    pub(super) fn prepare_one(&self, demand: &Demand, now: Instant) {
         let is_over_limit = |index: &usize| {
             let why_not = self.why_not(*index, demand, now);
             why_not.is_some_and(|key| key.obstacle == Obstacle::OverLimit)
         };
-        let over_limit = (0..self.members.len()).filter(is_over_limit);
-        let keys = over_limit.map(|index| &self.members[index].key);
-        keys.filter(|key| key.prepare(&demand.cost, now))
-            .take(PREPARED_AT_ONCE)
-            .for_each(drop);
+        let first = self.next_prepared.load(Ordering::Relaxed);
+        let count = self.members.len();
+        let mut over_limit = (first..first + count)
+            .map(|n| n % count)
+            .filter(is_over_limit);
+        let asked = over_limit.find(|index| self.members[*index].key.prepare(&demand.cost, now));
+        if let Some(asked) = asked {
+            self.next_prepared.store(asked + 1, Ordering::Relaxed);
+        }
     }
 
     /// When the last of the timed reasons ends that keep a key from serving the demand.

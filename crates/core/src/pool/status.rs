@@ -233,7 +233,9 @@ impl Member {
             state,
             is_available: flags & flag::BLOCKING == 0
                 && !only_model_cools
-                && key.no_room(&Cost::REQUEST, now).is_none(),
+                && key
+                    .no_room(&Cost::REQUEST, now)
+                    .is_none_or(|no_room| no_room.is_unknown),
             cooldowns,
         }
     }

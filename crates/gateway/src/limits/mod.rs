@@ -29,6 +29,7 @@ const UNDECIDED: Refusal = Refusal {
     dimension: Dimension::Requests,
     limit: 0,
     until: Until::StoreReturns,
+    may_be_sooner: true,
 };
 
 /// The limits of all callers.
@@ -127,14 +128,16 @@ impl CallerLimits {
         let mut known = None;
         // Nobody overtakes those who wait.
         if self.wait_queues.is_empty(ask.id) {
-            let now = self.clock.now();
-            match self.decide(ask, now).await {
+            let refusal = match self.decide(ask, self.clock.now()).await {
                 Ok(admission) => return Ok(self.admitted(ask.id, admission)),
-                Err(refusal) if !self.is_worth_waiting(&refusal, now + policy.max_wait, policy) => {
-                    return Err(self.refused(&refusal, now));
-                }
-                Err(refusal) => known = Some(refusal),
+                Err(refusal) => refusal,
+            };
+            // The decision may have taken time, if a store was asked.
+            let now = self.clock.now();
+            if !self.is_worth_waiting(&refusal, now + policy.max_wait, policy) {
+                return Err(self.refused(&refusal, now));
             }
+            known = Some(refusal);
         }
         // Boxed, like everything rarely needed: it would make every request larger.
         let admission = Box::pin(self.wait(ask, policy, known)).await?;
@@ -273,6 +276,7 @@ fn never_fits(ask: &Ask) -> Option<Refusal> {
             dimension,
             limit,
             until: Until::Never,
+            may_be_sooner: false,
         })
     })
 }

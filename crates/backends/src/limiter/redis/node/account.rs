@@ -201,8 +201,20 @@ impl Account {
     }
 
     /// Keeps a call that was admitted before anybody made it, and returns the last one if nobody has made that.
-    pub(super) fn replace_prepared(&self, admission: Option<Admission>) -> Option<Admission> {
-        std::mem::replace(&mut self.inner.lock().prepared, admission)
+    pub(super) fn replace_prepared(&self, admission: Admission) -> Option<Admission> {
+        self.inner.lock().prepared.replace(admission)
+    }
+
+    /// The call that was admitted before anybody made it, if it is this one and nobody has made it.
+    pub(super) fn take_prepared(&self, admission: &Admission) -> Option<Admission> {
+        let mut inner = self.inner.lock();
+        inner.prepared.take_if(|prepared| prepared == admission)
+    }
+
+    /// Whether Redis may have something of this account, or has to learn of it.
+    pub(super) fn has_used_anything(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.seq > 0 || inner.unreported.is_some()
     }
 
     /// Ends a call. Returns after what time a task must tell Redis; `None` if one will anyway.

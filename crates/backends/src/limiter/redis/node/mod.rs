@@ -35,6 +35,9 @@ const FLUSH_SOON: Duration = Duration::from_millis(2);
 /// A call that was admitted before anybody made it is given back if nobody has made it after this part of the window: 2 s.
 const PREPARED_FOR: u32 = 30;
 
+/// How long after a refusal Redis is asked again for a call that is to come, if calls in flight may make room.
+const RECHECK_AFTER: Duration = Duration::from_millis(250);
+
 /// What happens while Redis does not respond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
@@ -248,12 +251,21 @@ impl Limiter for RedisLimiter {
             let shared = &limiter.0;
             let decided = limiter.reserve(&ask, shared.clock.now()).await;
             let account = shared.accounts.of(ask.id);
-            let before = account.replace_prepared(decided.ok());
-            shared.give_back(&account, before);
-            ready();
-            if decided.is_ok() {
-                sleep(shared.window / PREPARED_FOR).await;
-                shared.give_back(&account, account.replace_prepared(None));
+            match decided {
+                Ok(admission) => {
+                    shared.give_back(&account, account.replace_prepared(admission));
+                    ready();
+                    sleep(shared.window / PREPARED_FOR).await;
+                    shared.give_back(&account, account.take_prepared(&admission));
+                }
+                Err(refusal) => {
+                    ready();
+                    // Nobody tells this node of room that another one gives back.
+                    if refusal.may_be_sooner {
+                        sleep(RECHECK_AFTER).await;
+                        ready();
+                    }
+                }
             }
         });
     }
@@ -303,10 +315,10 @@ async fn restate_regularly(shared: std::sync::Weak<Shared>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        for account in shared.accounts.all() {
-            if account.has_calls_in_flight() {
-                step::restate(&shared, &account).await;
-            }
-        }
+        let accounts = shared.accounts.all().into_iter();
+        let accounts: Vec<_> = accounts
+            .filter(|account| account.has_calls_in_flight())
+            .collect();
+        nodes::restate_all(&shared, &accounts).await;
     }
 }

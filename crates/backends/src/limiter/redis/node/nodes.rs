@@ -161,7 +161,7 @@ impl Nodes {
         let reply: Beat = shared.redis.run(&self.script, &KEYS, &args).await?;
         let mut state = self.state.lock();
         if state.connection != connection {
-            state.has_returned |= state.told_ms > 0;
+            state.has_returned = true;
             state.connection = connection;
             self.news.notify_one();
         }
@@ -271,10 +271,15 @@ async fn return_leases(shared: &Arc<Shared>) {
 
 /// Takes one step for every caller who may use something. Returns whether Redis has confirmed all.
 async fn tell_all(shared: &Arc<Shared>) -> bool {
-    restate_all(shared, &shared.accounts.all()).await
+    let accounts = shared.accounts.all().into_iter();
+    let accounts: Vec<_> = accounts
+        .filter(|account| account.has_used_anything())
+        .collect();
+    restate_all(shared, &accounts).await
 }
 
-async fn restate_all(shared: &Arc<Shared>, accounts: &[Arc<Account>]) -> bool {
+/// Takes one step for each account. Returns whether Redis has confirmed all.
+pub(super) async fn restate_all(shared: &Arc<Shared>, accounts: &[Arc<Account>]) -> bool {
     let mut all = true;
     for some in accounts.chunks(AT_ONCE) {
         let mut telling = JoinSet::new();

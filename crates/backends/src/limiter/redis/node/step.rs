@@ -14,7 +14,7 @@ use crate::limiter::redis::{
 };
 
 /// How long a refusal is remembered that may end at any time.
-const REMEMBERED: Duration = Duration::from_millis(50);
+pub(super) const REMEMBERED: Duration = Duration::from_millis(50);
 /// How long after a step that failed it is sent again if nothing is asked meanwhile.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -314,9 +314,10 @@ impl Account {
                             RefusedUntil::CallEnds(at) => Until::CallEnds(at.map(local)),
                             RefusedUntil::Never => Until::Never,
                         },
+                        may_be_sooner: reply.calls > 0,
                     };
                     inner.refused = Some(Refused {
-                        holds_until: holds_until(&refusal, reply, now),
+                        holds_until: holds_until(&refusal, now),
                         cost: *cost,
                         limits: step.limits,
                         refusal,
@@ -377,13 +378,11 @@ impl Inner {
 }
 
 /// How long a refusal can be remembered. Calls in flight, also those of other nodes, may give something back at any time.
-fn holds_until(refusal: &Refusal, reply: &NodeReply, now: Tick) -> Tick {
-    let Until::At(until) = refusal.until else {
-        return now;
-    };
-    match reply.calls > 0 {
-        true => until.min(now + REMEMBERED),
-        false => until,
+fn holds_until(refusal: &Refusal, now: Tick) -> Tick {
+    match refusal.until {
+        Until::At(until) if refusal.may_be_sooner => until.min(now + REMEMBERED),
+        Until::At(until) => until,
+        Until::CallEnds(_) | Until::Never | Until::StoreReturns => now + REMEMBERED,
     }
 }
 

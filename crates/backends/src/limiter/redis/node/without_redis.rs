@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keypool_core::limit::{Admission, Ask, Dimension, Ledger, Refusal, Tick, Until};
 
-use super::account::{Account, Inner};
+use super::account::{Account, Inner, Refused};
+use super::step::REMEMBERED;
 use super::{OnFailure, Shared};
 
 impl Account {
@@ -16,7 +17,15 @@ impl Account {
         now: Tick,
     ) -> Result<Admission, Refusal> {
         let mut inner = self.inner.lock();
-        inner.check_without_redis(shared, ask, now)?;
+        if let Err(refusal) = inner.check_without_redis(shared, ask, now) {
+            inner.refused = Some(Refused {
+                holds_until: now + REMEMBERED,
+                cost: ask.cost,
+                limits: ask.limits,
+                refusal,
+            });
+            return Err(refusal);
+        }
         Ok(inner.admit_unreported(shared.window, &ask.limits, &ask.cost, now))
     }
 
@@ -46,6 +55,7 @@ impl Inner {
                     dimension: Dimension::Requests,
                     limit: ask.limits.requests.unwrap_or(0),
                     until: Until::StoreReturns,
+                    may_be_sooner: true,
                 });
             }
             OnFailure::Degrade => ask.limits.share(shared.nodes.count()),

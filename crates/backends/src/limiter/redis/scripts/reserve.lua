@@ -77,6 +77,8 @@ local LATEST = {65535, 65535, 2 ^ 23}
 local BOUNDS, LASTING = {0.85, 0.93, 0.98}, {1 / 6, 1 / 12, 1 / 30}
 -- The time that a node has to return a lease after that, as a part of the window.
 local TO_RETURN = 1 / 30
+-- With more corrections than this, all entries are read.
+local FEW_CORRECTIONS = 3
 -- The most calls in flight on a lease.
 local MOST_CALLS = 65535
 -- After a call was refused while others had leases, nothing is lent for this part of the window.
@@ -256,10 +258,14 @@ local function expire_nodes(before, now)
   local alive = {}
   for _, node in ipairs(nodes) do
     local lease = node.lease
-    if lease and before < lease.ends and lease.ends <= now then charge(lease.ends, counted(lease)) end
+    if lease and before < lease.ends and lease.ends <= now then
+      charge(lease.ends, {lease[1], lease[2], lease[3]})
+      -- Calls on it may be in flight.
+      node.calls = node.calls + lease.calls
+    end
     if node.ends > now then
       alive[#alive + 1] = node
-    elseif node.calls > 0 and limits[3] >= 0 then
+    elseif node.calls > 0 then
       charge(node.ends, {0, 0, pooled(node)})
     end
   end
@@ -281,37 +287,60 @@ end
 local function end_lease(now, node)
   local lease = node.lease
   if not lease then return end
-  if lease.ends <= now then
-    local given_back = counted(lease)
-    for d = 1, 3 do given_back[d] = -given_back[d] end
-    correct(now, lease.ends, given_back)
-  end
+  if lease.ends <= now then correct(now, lease.ends, {-lease[1], -lease[2], -lease[3]}) end
   node.lease = nil
 end
 
 -- Adds charges of earlier times, the oldest first. One is counted with the next later entry if that is close, so no charge
--- counts longer because others are added.
-local function add_charges(charges)
-  local entries, i = {}, 1
-  for n = 1, count do entries[n] = {entry(n)} end
-  local newest = count > 0 and entries[count][1]
-  for _, of in ipairs(charges) do
-    while entries[i] and entries[i][1] < of[1] do i = i + 1 end
+-- counts longer because others are added. The newest ones come first, so that others find them.
+local function add_charges(entries, charges)
+  local i = #entries + 1
+  for n = #charges, 1, -1 do
+    local of = charges[n]
+    while i > 1 and entries[i - 1][1] >= of[1] do i = i - 1 end
     local next = entries[i]
     if not next or next[1] - of[1] >= width(#entries) then
       next = {of[1], 0, 0, 0}
       table.insert(entries, i, next)
     end
-    for d = 1, 3 do
-      local sum = math.min(next[1 + d] + of[1 + d], MOST)
-      totals[d] = totals[d] + sum - next[1 + d]
-      next[1 + d] = sum
-    end
+    for d = 1, 3 do next[1 + d] = math.min(next[1 + d] + of[1 + d], MOST) end
   end
+end
+
+-- As `correct`, in entries that were read.
+local function correct_in(entries, now, at, amounts)
+  if at + length <= now then return end
+  local low, high = 1, #entries + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if entries[middle][1] >= at then high = middle else low = middle + 1 end
+  end
+  for i = low, #entries do
+    local of, is_rest, rest = entries[i], false, {}
+    for d = 1, 3 do
+      rest[d] = math.min(0, of[1 + d] + amounts[d])
+      is_rest = is_rest or rest[d] < 0
+      of[1 + d] = math.max(0, math.min(of[1 + d] + amounts[d], MOST))
+    end
+    if not is_rest then return end
+    amounts = rest
+  end
+end
+
+-- Has all entries changed at once, which costs less than many single changes.
+local function rewrite(change)
+  local entries = {}
+  for n = 1, count do entries[n] = {entry(n)} end
+  local newest = count > 0 and entries[count][1]
+  change(entries)
   count = #entries
+  if count == 0 then return end
   if entries[count][1] ~= newest then span = 0 end
-  base, version = entries[1][1], 1
-  for _, of in ipairs(entries) do version = math.max(version, version_for(of[2], of[3], of[4])) end
+  base, version, totals = entries[1][1], 1, {0, 0, 0}
+  for _, of in ipairs(entries) do
+    version = math.max(version, version_for(of[2], of[3], of[4]))
+    for d = 1, 3 do totals[d] = totals[d] + of[1 + d] end
+  end
   if entries[count][1] - base > LATEST[version] then version = 3 end
   local parts = {}
   for n, of in ipairs(entries) do parts[n] = struct.pack(FORMATS[version], of[1] - base, of[2], of[3], of[4]) end
@@ -428,9 +457,9 @@ end
 local function lend(now, held, lent, node)
   local n, part, output = requests_to_lend(now, held, lent)
   if n < 2 then return end
-  local calls = math.min(n, MOST_CALLS)
+  local calls = 0
   if max_calls >= 0 then
-    calls = math.min(calls, math.floor(share(max_calls - held.calls, lent.calls)))
+    calls = math.min(n, MOST_CALLS, math.floor(share(max_calls - held.calls, lent.calls)))
     if calls < 1 then return end
   end
   local lease = counted({math.min(n, MOST), math.min(math.ceil(n * wants.input), MOST), math.floor(output)})
@@ -495,17 +524,25 @@ for _ = 1, tonumber(ARGV[24]) do
   end
   position = position + 4
 end
-if #told > 0 and not repeated then add_charges(told) end
-
 position = position + 1
-for _ = 1, tonumber(ARGV[position - 1]) do
-  if not repeated then
-    local a = {}
-    for i = 1, 6 do a[i] = tonumber(ARGV[position + i - 1]) end
-    correct(now, a[1], {a[2], a[3], a[4]})
-    if a[5] > 0 or a[6] > 0 then charge(now + 1, {0, a[5], a[6]}) end
-  end
+local corrections, debt = {}, {0, 0, 0}
+for n = 1, tonumber(ARGV[position - 1]) do
+  local a = {}
+  for i = 1, 6 do a[i] = tonumber(ARGV[position + i - 1]) end
+  corrections[n] = {a[1], {a[2], a[3], a[4]}}
+  debt[2], debt[3] = debt[2] + a[5], debt[3] + a[6]
   position = position + 6
+end
+if not repeated then
+  if #told > 0 or #corrections > FEW_CORRECTIONS then
+    rewrite(function(entries)
+      add_charges(entries, told)
+      for _, of in ipairs(corrections) do correct_in(entries, now, of[1], of[2]) end
+    end)
+  else
+    for _, of in ipairs(corrections) do correct(now, of[1], of[2]) end
+  end
+  if debt[2] > 0 or debt[3] > 0 then charge(now + 1, debt) end
 end
 
 local held = {calls = 0, mean = 0, variance = 0, max = 0}
