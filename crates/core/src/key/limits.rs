@@ -33,7 +33,7 @@ enum Counter {
         limiter: Arc<dyn Limiter>,
         id: LimitId,
         /// Its store is being asked about this key.
-        is_preparing: Arc<AtomicBool>,
+        is_asking: Arc<AtomicBool>,
     },
 }
 
@@ -103,7 +103,11 @@ impl KeyLimits {
     /// Has the store asked whether there is room for such a call, unless it is being asked. `ready` is called after that, and
     /// again when another node may have made room.
     /// Returns whether it is asked now.
-    pub(crate) fn prepare(&self, cost: &Cost, ready: impl Fn() + Send + Sync + 'static) -> bool {
+    pub(crate) fn reserve_ahead(
+        &self,
+        cost: &Cost,
+        ready: impl Fn() + Send + Sync + 'static,
+    ) -> bool {
         let counted = self.0.lock();
         let Some(counted) = &*counted else {
             return false;
@@ -111,20 +115,20 @@ impl KeyLimits {
         let Counter::Shared {
             limiter,
             id,
-            is_preparing,
+            is_asking,
         } = &counted.by
         else {
             return false;
         };
-        if is_preparing.swap(true, Ordering::Relaxed) {
+        if is_asking.swap(true, Ordering::Relaxed) {
             return false;
         }
-        let is_preparing = Arc::clone(is_preparing);
+        let is_asking = Arc::clone(is_asking);
         let ready = Box::new(move || {
-            is_preparing.store(false, Ordering::Relaxed);
+            is_asking.store(false, Ordering::Relaxed);
             ready();
         });
-        limiter.prepare(counted.ask(*id, cost), ready);
+        limiter.reserve_ahead(counted.ask(*id, cost), ready);
         true
     }
 
@@ -148,7 +152,7 @@ impl Counter {
             Some((limiter, id)) => Self::Shared {
                 limiter: Arc::clone(limiter),
                 id,
-                is_preparing: Arc::default(),
+                is_asking: Arc::default(),
             },
             None => Self::Node {
                 ledger: Box::default(),

@@ -191,10 +191,10 @@ impl Key {
 
     /// Has the store asked whether there is room for a call, if it has to be asked. Those who wait for this key are served
     /// after that. Returns whether it is asked now.
-    pub(crate) fn prepare(&self, cost: &Cost, now: Instant) -> bool {
+    pub(crate) fn reserve_ahead(&self, cost: &Cost, now: Instant) -> bool {
         let no_room = self.no_room(cost, now);
         no_room.is_some_and(|no_room| no_room.is_unknown)
-            && self.limits.prepare(cost, self.serve_later())
+            && self.limits.reserve_ahead(cost, self.serve_later())
     }
 
     pub(crate) fn set_cap(self: &Arc<Self>, cap: Option<u32>) {
@@ -223,7 +223,7 @@ impl Key {
             Ok(admission) => admission,
             Err(no_room) => {
                 if no_room.is_unknown {
-                    self.limits.prepare(cost, self.serve_later());
+                    self.limits.reserve_ahead(cost, self.serve_later());
                 }
                 if is_probe {
                     self.probe_undecided();

@@ -92,7 +92,7 @@ pub trait Limiter: Send + Sync {
 
     /// Has the store asked, so that [`Limiter::try_reserve`] can decide about such a call for a moment, and calls `ready`
     /// then, within the store's deadlines. Without a store, drops it.
-    fn prepare(&self, _ask: Ask, _ready: Ready) {}
+    fn reserve_ahead(&self, _ask: Ask, _ready: Ready) {}
 
     /// Whether several nodes may count together, so that a store must be asked.
     fn is_shared(&self) -> bool {

@@ -29,7 +29,7 @@ pub struct KeySet {
     pub(super) ring: Option<AffinityRing>,
     pub(super) cache: AvailabilityCache,
     /// Where the search begins for a key about which the limiter's store is asked.
-    pub(super) next_prepared: AtomicUsize,
+    pub(super) next_asked: AtomicUsize,
     /// How often every key was looked at to find the next available one.
     #[cfg(test)]
     pub(super) looks: AtomicU64,

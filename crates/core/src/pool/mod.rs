@@ -216,7 +216,7 @@ impl Pool {
         }
         let picked = picked.or_else(|| self.pick_ejected(keys, demand, now));
         if picked.is_none() {
-            keys.prepare_one(demand, now);
+            keys.reserve_ahead_on_one(demand, now);
         }
         let (lease, by) = picked?;
         let selection =

@@ -130,19 +130,20 @@ impl KeySet {
 
     /// Has the limiter's store asked about one of the keys of which nobody knows whether they have room. If it has none, the
     /// next look asks about the next one.
-    pub(super) fn prepare_one(&self, demand: &Demand, now: Instant) {
+    pub(super) fn reserve_ahead_on_one(&self, demand: &Demand, now: Instant) {
         let is_over_limit = |index: &usize| {
             let why_not = self.why_not(*index, demand, now);
             why_not.is_some_and(|key| key.obstacle == Obstacle::OverLimit)
         };
-        let first = self.next_prepared.load(Ordering::Relaxed);
+        let first = self.next_asked.load(Ordering::Relaxed);
         let count = self.members.len();
         let mut over_limit = (first..first + count)
             .map(|n| n % count)
             .filter(is_over_limit);
-        let asked = over_limit.find(|index| self.members[*index].key.prepare(&demand.cost, now));
+        let asked =
+            over_limit.find(|index| self.members[*index].key.reserve_ahead(&demand.cost, now));
         if let Some(asked) = asked {
-            self.next_prepared.store(asked + 1, Ordering::Relaxed);
+            self.next_asked.store(asked + 1, Ordering::Relaxed);
         }
     }
 

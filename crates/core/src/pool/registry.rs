@@ -141,7 +141,7 @@ impl Registry {
             availability,
             ring,
             cache: AvailabilityCache::default(),
-            next_prepared: AtomicUsize::new(0),
+            next_asked: AtomicUsize::new(0),
             #[cfg(test)]
             looks: std::sync::atomic::AtomicU64::new(0),
         })

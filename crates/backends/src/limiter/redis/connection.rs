@@ -34,8 +34,8 @@ impl Connection {
         timeouts: RedisTimeouts,
     ) -> Result<Self, RedisError> {
         #[cfg(test)]
-        if let Some(place) = &target.simulated {
-            return Ok(Self::Simulated(place.connect().await?));
+        if let Some(endpoint) = &target.simulated {
+            return Ok(Self::Simulated(endpoint.connect().await?));
         }
         match target.cluster {
             true => open_cluster(target, timeouts).await.map(Self::Cluster),

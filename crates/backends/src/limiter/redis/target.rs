@@ -24,7 +24,7 @@ pub struct RedisTarget {
     pub database: u32,
     /// Where it is in a simulated network.
     #[cfg(test)]
-    pub(super) simulated: Option<super::simulation::Place>,
+    pub(super) simulated: Option<super::simulation::Endpoint>,
 }
 
 /// Host and port of a server.

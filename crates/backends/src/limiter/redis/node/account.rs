@@ -10,7 +10,7 @@ use keypool_core::limit::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::lease::{self, Demand, Lease};
+use super::lease::{self, Forecast, Lease};
 use super::{FLUSH_AFTER, FLUSH_SOON, Shared};
 use crate::limiter::redis::{Correction, Wants};
 
@@ -56,9 +56,9 @@ pub(super) struct Inner {
     /// What may be admitted without asking. It ends with the next step.
     pub(super) lease: Option<Lease>,
     /// A call that was admitted before anybody made it.
-    prepared: Option<Admission>,
+    reserved_ahead: Option<Admission>,
     /// What the caller is expected to need.
-    pub(super) demand: Demand,
+    pub(super) forecast: Forecast,
     /// When Redis received the steps of the last window.
     pub(super) received: VecDeque<Received>,
     /// Number of the newest step that Redis has confirmed, and when.
@@ -179,8 +179,8 @@ impl Account {
         if let Some(admission) = inner.admit_on_lease(shared.window, &ask.limits, &ask.cost, now) {
             return Some(Ok(admission));
         }
-        if inner.is_prepared_for(&ask.cost) {
-            return inner.prepared.take().map(Ok);
+        if inner.is_reserved_ahead(&ask.cost) {
+            return inner.reserved_ahead.take().map(Ok);
         }
         inner.known_refusal(ask, now).map(Err)
     }
@@ -194,21 +194,23 @@ impl Account {
     ) -> Option<Result<(), Refusal>> {
         let mut inner = self.inner.lock();
         let (window, limits, cost) = (shared.window, &ask.limits, &ask.cost);
-        if inner.fits_on_lease(window, limits, cost, now) || inner.is_prepared_for(cost) {
+        if inner.fits_on_lease(window, limits, cost, now) || inner.is_reserved_ahead(cost) {
             return Some(Ok(()));
         }
         inner.known_refusal(ask, now).map(Err)
     }
 
     /// Keeps a call that was admitted before anybody made it, and returns the last one if nobody has made that.
-    pub(super) fn replace_prepared(&self, admission: Admission) -> Option<Admission> {
-        self.inner.lock().prepared.replace(admission)
+    pub(super) fn replace_reserved_ahead(&self, admission: Admission) -> Option<Admission> {
+        self.inner.lock().reserved_ahead.replace(admission)
     }
 
     /// The call that was admitted before anybody made it, if it is this one and nobody has made it.
-    pub(super) fn take_prepared(&self, admission: &Admission) -> Option<Admission> {
+    pub(super) fn take_reserved_ahead(&self, admission: &Admission) -> Option<Admission> {
         let mut inner = self.inner.lock();
-        inner.prepared.take_if(|prepared| prepared == admission)
+        inner
+            .reserved_ahead
+            .take_if(|reserved_ahead| reserved_ahead == admission)
     }
 
     /// Whether Redis may have something of this account, or has to learn of it.
@@ -308,11 +310,11 @@ impl Inner {
     }
 
     /// Whether a call was admitted before anybody made it that needs at least as much.
-    fn is_prepared_for(&self, cost: &Cost) -> bool {
-        self.prepared.is_some_and(|prepared| {
-            let prepared = prepared.cost();
-            prepared.input_tokens >= cost.input_tokens
-                && prepared.output.alone() >= cost.output.alone()
+    fn is_reserved_ahead(&self, cost: &Cost) -> bool {
+        self.reserved_ahead.is_some_and(|reserved_ahead| {
+            let reserved_ahead = reserved_ahead.cost();
+            reserved_ahead.input_tokens >= cost.input_tokens
+                && reserved_ahead.output.alone() >= cost.output.alone()
         })
     }
 
@@ -341,7 +343,7 @@ impl Inner {
         now: Tick,
     ) -> Admission {
         self.limits = *limits;
-        self.demand.add(cost);
+        self.forecast.add(cost);
         self.held = self.held.with(&cost.output);
         let mut admission = self.own.admit_anyway(now, window, limits, cost);
         let unreported = self.unreported.get_or_insert_default();
@@ -358,7 +360,7 @@ impl Inner {
         cost: &Cost,
         now: Tick,
     ) -> Admission {
-        self.demand.add(cost);
+        self.forecast.add(cost);
         self.held = self.held.with(&cost.output);
         self.own.admit_anyway(now, window, limits, cost)
     }

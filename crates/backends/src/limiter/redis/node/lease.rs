@@ -9,7 +9,7 @@ use crate::limiter::redis::{Grant, Wants};
 /// The time that a node has to return a lease that is not used up, as a part of the window. `reserve.lua` adds it to the time
 /// for which the lease should last.
 const TO_RETURN: u32 = 30;
-/// Demand is remembered for this part of the window.
+/// Past calls tell what to expect for this part of the window.
 const REMEMBERED: u32 = 12;
 /// A lease ends earlier here than in Redis by this part of the window: 20 ms, in case clocks differ in speed by a thousandth.
 /// At least [`LEAST_MARGIN`], since Redis counts whole milliseconds.
@@ -60,7 +60,7 @@ impl Lease {
 
 /// How many calls a caller makes on this node, and what they need.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Demand {
+pub(super) struct Forecast {
     /// Sums over calls until `folded`, of which older ones count less.
     old: Sums,
     /// Sums over calls since.
@@ -71,7 +71,7 @@ pub(super) struct Demand {
 /// Number of calls, and the sums of their input tokens, and of means, variances and maxima of their output tokens.
 type Sums = [f64; 5];
 
-impl Demand {
+impl Forecast {
     /// Counts a call that was admitted.
     pub(super) fn add(&mut self, cost: &Cost) {
         let output = &cost.output;
@@ -130,7 +130,7 @@ mod tests {
 
     /// Asks at the end of each period for what the calls in it need.
     fn after(periods: u32, period: Duration, calls: u32) -> Wants {
-        let mut demand = Demand::default();
+        let mut forecast = Forecast::default();
         let cost = Cost {
             input_tokens: 100,
             output: OutputHold {
@@ -141,8 +141,8 @@ mod tests {
         };
         let mut wants = Wants::default();
         for n in 1..=periods {
-            (0..calls).for_each(|_| demand.add(&cost));
-            wants = demand.wants(Tick::default() + period * n, MINUTE);
+            (0..calls).for_each(|_| forecast.add(&cost));
+            wants = forecast.wants(Tick::default() + period * n, MINUTE);
         }
         wants
     }
@@ -160,12 +160,12 @@ mod tests {
 
     #[test]
     fn demand_that_ends_is_forgotten() {
-        let mut demand = Demand::default();
-        (0..1000).for_each(|_| demand.add(&Cost::REQUEST));
-        let mut wants = demand.wants(Tick::default() + MINUTE, MINUTE);
+        let mut forecast = Forecast::default();
+        (0..1000).for_each(|_| forecast.add(&Cost::REQUEST));
+        let mut wants = forecast.wants(Tick::default() + MINUTE, MINUTE);
         assert!(wants.requests > 900.0);
         for second in 1..=60 {
-            wants = demand.wants(
+            wants = forecast.wants(
                 Tick::default() + MINUTE + Duration::from_secs(second),
                 MINUTE,
             );

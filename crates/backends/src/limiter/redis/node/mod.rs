@@ -33,7 +33,7 @@ const FLUSH_AFTER: Duration = Duration::from_millis(100);
 const FLUSH_SOON: Duration = Duration::from_millis(2);
 
 /// A call that was admitted before anybody made it is given back if nobody has made it after this part of the window: 2 s.
-const PREPARED_FOR: u32 = 30;
+const RESERVED_AHEAD_FOR: u32 = 30;
 
 /// How long after a refusal Redis is asked again for a call that is to come, if calls in flight may make room.
 const RECHECK_AFTER: Duration = Duration::from_millis(250);
@@ -245,7 +245,7 @@ impl Limiter for RedisLimiter {
         clippy::disallowed_methods,
         reason = "it ends by itself, after a call with a deadline and a moment"
     )]
-    fn prepare(&self, ask: Ask, ready: Ready) {
+    fn reserve_ahead(&self, ask: Ask, ready: Ready) {
         let limiter = Self(Arc::clone(&self.0));
         tokio::spawn(async move {
             let shared = &limiter.0;
@@ -253,10 +253,10 @@ impl Limiter for RedisLimiter {
             let account = shared.accounts.of(ask.id);
             match decided {
                 Ok(admission) => {
-                    shared.give_back(&account, account.replace_prepared(admission));
+                    shared.give_back(&account, account.replace_reserved_ahead(admission));
                     ready();
-                    sleep(shared.window / PREPARED_FOR).await;
-                    shared.give_back(&account, account.take_prepared(&admission));
+                    sleep(shared.window / RESERVED_AHEAD_FOR).await;
+                    shared.give_back(&account, account.take_reserved_ahead(&admission));
                 }
                 Err(refusal) => {
                     ready();

@@ -252,7 +252,7 @@ impl Account {
             .map(|mut it| it.charges(now, window));
         let wants = match shared.mode {
             Mode::Strict => Wants::default(),
-            Mode::Leased => inner.demand.wants(now, window),
+            Mode::Leased => inner.forecast.wants(now, window),
         };
         let step = Step {
             seq: inner.seq,

@@ -12,7 +12,7 @@ mod network;
 mod schedules;
 mod server;
 
-pub(super) use network::{Place, Wire};
+pub(super) use network::{Endpoint, Wire};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use self::network::{Network, Weather};
+use self::network::{Conditions, Network};
 use super::{
     Mode, OnFailure, RedisAddress, RedisClient, RedisLimiter, RedisLimiterSettings, RedisTarget,
     RedisTimeouts,
@@ -62,7 +62,7 @@ impl Clock for DriftingClock {
 struct Plan {
     mode: Mode,
     nodes: usize,
-    weather: Weather,
+    conditions: Conditions,
     limits: Limits,
     /// Calls per second that ask, of all nodes together.
     rate: f64,
@@ -115,7 +115,7 @@ struct World {
 
 /// A node. Dropping it kills it, with all of its calls.
 struct Node {
-    place: Place,
+    endpoint: Endpoint,
     caller: Arc<Caller>,
     _callers: JoinSet<()>,
 }
@@ -127,7 +127,7 @@ impl World {
         let mut world = Self {
             plan,
             epoch: Instant::now(),
-            network: Network::new(plan.weather, seed),
+            network: Network::new(plan.conditions, seed),
             nodes: Vec::new(),
             started: 0,
             log: Arc::default(),
@@ -143,9 +143,9 @@ impl World {
 
     /// Starts a node, and its callers.
     fn node(&mut self) -> Node {
-        let place = self.network.place();
+        let endpoint = self.network.endpoint();
         let target = RedisTarget {
-            simulated: Some(place.clone()),
+            simulated: Some(endpoint.clone()),
             ..RedisTarget::server(RedisAddress::default())
         };
         let timeouts = RedisTimeouts {
@@ -177,7 +177,7 @@ impl World {
         let asking = Arc::clone(&caller);
         callers.spawn(async move { ask_again_and_again(&asking, random).await });
         Node {
-            place,
+            endpoint,
             caller,
             _callers: callers,
         }

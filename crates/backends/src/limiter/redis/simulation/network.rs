@@ -14,7 +14,7 @@ use super::server::Server;
 
 /// How bad the network is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Weather {
+pub(super) struct Conditions {
     /// The usual longest delay in each direction.
     pub(super) delay: Duration,
     /// Parts of the requests and replies that are lost, and of the requests that arrive once more.
@@ -27,7 +27,7 @@ pub(super) struct Weather {
 /// The network of one server, and the server.
 pub(super) struct Network {
     pub(super) server: Server,
-    weather: Weather,
+    conditions: Conditions,
     random: Mutex<fastrand::Rng>,
     /// Number of the server's current connections. Older ones are closed.
     generation: AtomicU64,
@@ -37,38 +37,38 @@ pub(super) struct Network {
 
 /// Where one node is in the network.
 #[derive(Clone)]
-pub(in super::super) struct Place {
+pub(in super::super) struct Endpoint {
     network: Arc<Network>,
     /// Until when nothing passes.
     stalled_until: Arc<Mutex<Instant>>,
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Place")
+        f.write_str("Endpoint")
     }
 }
 
 /// A connection.
 #[derive(Clone)]
 pub(in super::super) struct Wire {
-    place: Place,
+    endpoint: Endpoint,
     generation: u64,
 }
 
 impl Network {
-    pub(super) fn new(weather: Weather, seed: u64) -> Arc<Self> {
+    pub(super) fn new(conditions: Conditions, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             server: Server::new(),
-            weather,
+            conditions,
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             generation: AtomicU64::new(0),
             down_until: Mutex::new(Instant::now()),
         })
     }
 
-    pub(super) fn place(self: &Arc<Self>) -> Place {
-        Place {
+    pub(super) fn endpoint(self: &Arc<Self>) -> Endpoint {
+        Endpoint {
             network: Arc::clone(self),
             stalled_until: Arc::new(Mutex::new(Instant::now())),
         }
@@ -85,17 +85,17 @@ impl Network {
     }
 
     fn delay(&self) -> Duration {
-        let late = self.chance(self.weather.late);
+        let late = self.chance(self.conditions.late);
         let longest = if late {
             Duration::from_secs(1)
         } else {
-            self.weather.delay
+            self.conditions.delay
         };
         longest.mul_f64(self.random.lock().f64())
     }
 }
 
-impl Place {
+impl Endpoint {
     /// Nothing passes to or from this node for a while.
     pub(super) fn stall(&self, time: Duration) {
         *self.stalled_until.lock() = Instant::now() + time;
@@ -107,7 +107,7 @@ impl Place {
             return Err(closed());
         }
         Ok(Wire {
-            place: self.clone(),
+            endpoint: self.clone(),
             generation: self.network.generation.load(Ordering::Relaxed),
         })
     }
@@ -133,9 +133,9 @@ impl Wire {
             let value = wire.exchange(&command).await;
             let _ = reply.send(value);
             if wire
-                .place
+                .endpoint
                 .network
-                .chance(wire.place.network.weather.repeated)
+                .chance(wire.endpoint.network.conditions.repeated)
             {
                 let _ = wire.exchange(&command).await;
             }
@@ -148,23 +148,23 @@ impl Wire {
 
     /// `None`: the request or the reply is lost.
     async fn exchange(&self, command: &Cmd) -> Option<Result<Value, redis::RedisError>> {
-        let network = &self.place.network;
-        self.place.pass().await;
-        if network.chance(network.weather.lost) {
+        let network = &self.endpoint.network;
+        self.endpoint.pass().await;
+        if network.chance(network.conditions.lost) {
             return None;
         }
         if self.is_closed() {
             return Some(Err(closed()));
         }
         let value = network.server.run(command);
-        self.place.pass().await;
+        self.endpoint.pass().await;
         if self.is_closed() {
             return Some(Err(closed()));
         }
-        (!network.chance(network.weather.lost)).then_some(value)
+        (!network.chance(network.conditions.lost)).then_some(value)
     }
 
     fn is_closed(&self) -> bool {
-        self.place.network.generation.load(Ordering::Relaxed) != self.generation
+        self.endpoint.network.generation.load(Ordering::Relaxed) != self.generation
     }
 }

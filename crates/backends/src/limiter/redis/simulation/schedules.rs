@@ -34,9 +34,9 @@ fn plan(nodes: usize, requests: u32, load: f64) -> Plan {
     Plan {
         mode: Mode::Leased,
         nodes,
-        weather: Weather {
+        conditions: Conditions {
             delay: Duration::from_millis(2),
-            ..Weather::default()
+            ..Conditions::default()
         },
         limits: limits(requests, 100 * requests, 100 * requests),
         rate: load * f64::from(requests) / WINDOW.as_secs_f64(),
@@ -65,7 +65,7 @@ fn any_plan(random: &mut fastrand::Rng) -> Plan {
     let mut plan = plan(random.usize(1..=5), requests, 0.2 + 1.8 * random.f64());
     plan.has_bursts = random.bool();
     plan.limits = limits(requests, 40 * requests, 40 * requests);
-    plan.weather = Weather {
+    plan.conditions = Conditions {
         delay: Duration::from_micros(random.u64(100..20_000)),
         lost: [0.0, 0.001, 0.02][random.usize(0..3)],
         repeated: [0.0, 0.05][random.usize(0..2)],
@@ -86,8 +86,12 @@ async fn any_fault(world: &mut World, faults: Faults) {
     let network = Arc::clone(&world.network);
     match (faults, random.u32(0..4)) {
         (Faults::OfNodes, 0) => world.replace_node(index),
-        (Faults::OfNodes, 1) => world.nodes[index].place.stall(Duration::from_millis(long)),
-        (_, 2) => world.nodes[index].place.stall(Duration::from_millis(short)),
+        (Faults::OfNodes, 1) => world.nodes[index]
+            .endpoint
+            .stall(Duration::from_millis(long)),
+        (_, 2) => world.nodes[index]
+            .endpoint
+            .stall(Duration::from_millis(short)),
         (Faults::OfNodes, _) => network.go_down(Duration::from_millis(short)),
         (Faults::LossOfAll, _) => {
             network.go_down(Duration::from_millis(short));
@@ -213,7 +217,7 @@ fn case_10_messages_in_any_order_and_crashes_create_no_room() {
         let violation = simulate(|| async move {
             let mut plan = plan(3, 300, 0.7);
             plan.has_bursts = true;
-            plan.weather = Weather {
+            plan.conditions = Conditions {
                 delay: Duration::from_millis(100),
                 lost: 0.02,
                 repeated: 0.5,
