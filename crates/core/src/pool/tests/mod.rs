@@ -8,6 +8,7 @@ mod queueing;
 mod refusals;
 mod reload;
 mod selection;
+mod shared_limits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
