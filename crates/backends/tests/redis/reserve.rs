@@ -1,4 +1,4 @@
-//! `reserve.lua` on a real Redis, beside an exact log of every charge.
+//! The script of `Reserve` on a real Redis, beside an exact log of every charge.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `scripts/reserve.lua` with types: what a node tells Redis about one caller or key, and what Redis decides.
+//! `scripts/reserve/` with types: what a node tells Redis about one caller or key, and what Redis decides.
 //!
 //! Times are Redis's, in milliseconds since 1970. They are compared with each other only.
 
@@ -172,7 +172,15 @@ pub enum RefusedUntil {
 
 impl Default for Reserve {
     fn default() -> Self {
-        Self(Script::new(include_str!("scripts/reserve.lua")))
+        // One script: each part uses those before it.
+        Self(Script::new(concat!(
+            include_str!("scripts/reserve/arguments.lua"),
+            include_str!("scripts/reserve/value.lua"),
+            include_str!("scripts/reserve/charges.lua"),
+            include_str!("scripts/reserve/records.lua"),
+            include_str!("scripts/reserve/decide.lua"),
+            include_str!("scripts/reserve/step.lua"),
+        )))
     }
 }
 

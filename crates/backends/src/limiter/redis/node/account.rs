@@ -436,7 +436,7 @@ impl Inner {
         let told = self.received.iter().find(|told| told.seq >= step);
         told.map_or(0, |told| {
             let age = lease::age(told.made, ended.at).as_millis();
-            // As `reserve.lua` charges it: at the end of its millisecond.
+            // As the script charges it: at the end of its millisecond.
             (told.received_ms + 1).saturating_sub(u64::try_from(age).unwrap_or(u64::MAX))
         })
     }

@@ -6,7 +6,7 @@ use keypool_core::limit::{Cost, Limits, Tick};
 
 use crate::limiter::redis::{Grant, Wants};
 
-/// The time that a node has to return a lease that is not used up, as a part of the window. `reserve.lua` adds it to the time
+/// The time that a node has to return a lease that is not used up, as a part of the window. The script adds it to the time
 /// for which the lease should last.
 const TO_RETURN: u32 = 30;
 /// Past calls tell what to expect for this part of the window.
