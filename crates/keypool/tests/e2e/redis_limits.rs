@@ -108,6 +108,34 @@ async fn a_key_with_room_serves_many_calls_of_all_processes() {
     }
 }
 
+/// The caller's limits and the key's are in different places, so one can have room while the other has none.
+#[tokio::test]
+async fn case_19_a_call_that_no_key_can_serve_gives_its_room_back() {
+    let (mock, redis) = (
+        Mock::start().await.unwrap(),
+        RedisServer::start().await.unwrap(),
+    );
+    let limits = "rpm = 10\ninput_tpm = 100_000\nmax_concurrent = 2";
+    let config = PoolConfig::new(&mock, "p", [])
+        .set("queue.timeout", "300ms")
+        .key(1, "rpm = 1")
+        .to_string()
+        + &virtual_key("team", limits)
+        + &limiter(&redis, "");
+    let gw = Gateway::start(&config).await;
+    assert_eq!(chat(&gw).await.status, 200);
+    for _ in 0..5 {
+        let reply = chat(&gw).await;
+        assert_eq!(&*reply.code(), "no_key_available", "{reply:?}");
+        // Redis learns of the end a moment later.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let reply = chat(&gw).await;
+    assert_eq!(&*reply.code(), "no_key_available", "{reply:?}");
+    assert!(remaining(&reply, "requests") >= 8, "{reply:?}");
+    gw.stop().await;
+}
+
 #[tokio::test]
 async fn without_redis_each_process_admits_its_share() {
     let (mock, mut redis) = (
