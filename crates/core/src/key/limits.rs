@@ -124,8 +124,8 @@ impl KeyLimits {
             return false;
         }
         let is_asking = Arc::clone(is_asking);
-        let ready = Box::new(move || {
-            is_asking.store(false, Ordering::Relaxed);
+        let ready = Box::new(move |is_done: bool| {
+            is_asking.store(!is_done, Ordering::Relaxed);
             ready();
         });
         limiter.reserve_ahead(counted.ask(*id, cost), ready);

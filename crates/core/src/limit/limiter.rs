@@ -76,8 +76,8 @@ pub struct Ask {
 /// A decision that may have to wait for a store.
 pub type Reserving<'a> = Pin<Box<dyn Future<Output = Result<Admission, Refusal>> + Send + 'a>>;
 
-/// Called when a store has been asked, and when it should be asked again.
-pub type Ready = Box<dyn Fn() + Send + Sync>;
+/// Called when a store has been asked: with `false` if it should be asked again in a moment, and with `true` then.
+pub type Ready = Box<dyn Fn(bool) + Send + Sync>;
 
 /// Keeps the use of callers and keys.
 pub trait Limiter: Send + Sync {

@@ -124,7 +124,7 @@ pub struct NodeReply {
     /// Redis does not know of a step that it had confirmed. It has done nothing: the step must be sent again, with a
     /// [`Report`] of all that the node has used.
     pub is_lost: bool,
-    /// Used in the window, of all nodes, after this step.
+    /// Used in the window by all nodes after this step, and what other nodes were lent.
     pub used: [u64; DIMENSIONS],
     /// Output tokens held for calls in flight of all nodes.
     pub held_output: u64,

@@ -49,7 +49,7 @@ impl Scripted {
     fn respond(&self, known: Known) {
         let (id, ready) = self.asked.lock().remove(0);
         self.known.lock().insert(id, known);
-        ready();
+        ready(true);
     }
 }
 

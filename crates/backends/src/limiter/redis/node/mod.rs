@@ -254,17 +254,17 @@ impl Limiter for RedisLimiter {
             match decided {
                 Ok(admission) => {
                     shared.give_back(&account, account.replace_reserved_ahead(admission));
-                    ready();
+                    ready(true);
                     sleep(shared.window / RESERVED_AHEAD_FOR).await;
                     shared.give_back(&account, account.take_reserved_ahead(&admission));
                 }
                 Err(refusal) => {
-                    ready();
                     // Nobody tells this node of room that another one gives back.
                     if refusal.may_be_sooner {
+                        ready(false);
                         sleep(RECHECK_AFTER).await;
-                        ready();
                     }
+                    ready(true);
                 }
             }
         });

@@ -382,7 +382,7 @@ fn holds_until(refusal: &Refusal, now: Tick) -> Tick {
     match refusal.until {
         Until::At(until) if refusal.may_be_sooner => until.min(now + REMEMBERED),
         Until::At(until) => until,
-        Until::CallEnds(_) | Until::Never | Until::StoreReturns => now + REMEMBERED,
+        Until::CallEnds(_) | Until::Never | Until::StoreReturns => now,
     }
 }
 

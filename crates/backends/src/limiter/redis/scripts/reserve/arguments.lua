@@ -37,10 +37,11 @@
 -- then         four for each call to decide, at most 32: input tokens; output tokens: mean, variance, maximum
 --
 -- Returns integers: the server's time, ms; 1 if this call had been received before, 2 if earlier ones were lost, so that
--- nothing was done, else 0; used in the window: requests, input tokens, output tokens; held: output tokens, calls; when all
--- of each dimension will have left the window, ms (0: nothing used); when this step was received first, ms; 1 if a call was
--- refused while other nodes have leases, which they must return, else 0; of the new lease: its length, ms (0: there is
--- none), requests, input tokens, output tokens, calls in flight; then three for each call to decide:
+-- nothing was done, else 0; used in the window or lent to other nodes: requests, input tokens, output tokens; held: output
+-- tokens, calls; when all of each dimension will have left the window, ms (0: nothing used); when this step was received
+-- first, ms; 1 if a call was refused while other nodes have leases, which they must return, else 0; of the new lease: its
+-- length, ms (0: there is none), requests, input tokens, output tokens, calls in flight; then three for each call to
+-- decide:
 --   0, 0, when it counts (ms)          admitted
 --   dimension, 0, T                    refused; admitted at T (ms) if nobody else takes the room
 --   dimension, 1, T                    refused until calls in flight end; then at the latest at T (-1: nothing tells)

@@ -102,7 +102,10 @@ for _, of in ipairs(nodes) do
 end
 redis.call('SET', KEYS[1], write(), 'PX', ends - now + 1)
 
-local reply = {now, repeated and 1 or 0, totals[1], totals[2], totals[3], pooled(held), held.calls}
+local reply = {now, repeated and 1 or 0}
+for d = 1, 3 do reply[#reply + 1] = totals[d] + lent[d] end
+reply[#reply + 1] = pooled(held)
+reply[#reply + 1] = held.calls
 for d = 1, 3 do reply[#reply + 1] = empties(d) end
 -- What was admitted counts from the end of the millisecond.
 reply[#reply + 1] = node.bits > 0 and node.at - 1 or node.at
