@@ -56,7 +56,7 @@ local function sum_leases()
   local sums = {0, 0, 0, calls = 0, count = 0}
   for _, node in ipairs(nodes) do
     local lease = node.lease
-    if lease and lease.ends > clock then
+    if lease and lease.ends > clock and node.id ~= node_id then
       for d = 1, 3 do sums[d] = sums[d] + lease[d] end
       sums.calls, sums.count = sums.calls + lease.calls, sums.count + 1
     end
