@@ -281,6 +281,7 @@ async fn tell_all(shared: &Arc<Shared>) -> bool {
 /// Takes one step for each account. Returns whether Redis has confirmed all.
 pub(super) async fn restate_all(shared: &Arc<Shared>, accounts: &[Arc<Account>]) -> bool {
     let mut all = true;
+    let mut beaten = shared.now();
     for some in accounts.chunks(AT_ONCE) {
         let mut telling = JoinSet::new();
         for account in some {
@@ -288,6 +289,11 @@ pub(super) async fn restate_all(shared: &Arc<Shared>, accounts: &[Arc<Account>])
             telling.spawn(async move { step::restate(&shared, &account).await });
         }
         all &= telling.join_all().await.into_iter().all(|told| told);
+        // With many accounts this takes long, and a node that does not beat no longer counts.
+        if shared.now().since(beaten) >= shared.nodes.beat {
+            shared.nodes.beat_alone(shared).await;
+            beaten = shared.now();
+        }
     }
     all
 }
