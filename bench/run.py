@@ -59,6 +59,7 @@ def effort(args):
 def tools(names):
     """The tools needed besides our own programs."""
     needed = [] if names == [cases.INSTRUCTIONS] else ["nginx", "wrk"]
+    needed += ["redis-server"] if cases.LIMITS in names else []
     return needed + (["valgrind"] if cases.INSTRUCTIONS in names else [])
 
 

@@ -32,9 +32,18 @@ enum Counter {
     Shared {
         limiter: Arc<dyn Limiter>,
         id: LimitId,
-        /// Its store is being asked about this key.
-        is_asking: Arc<AtomicBool>,
+        asked: Arc<Asked>,
     },
+}
+
+/// What the limiter's store is asked about a key.
+#[derive(Default)]
+struct Asked {
+    /// It is being asked.
+    now: AtomicBool,
+    /// What it has just refused. Until it is asked about that again, a call that needs as much is not asked about; a smaller
+    /// one is, which may be another caller's.
+    refused: Mutex<Option<Cost>>,
 }
 
 /// A key without room for a call.
@@ -112,23 +121,20 @@ impl KeyLimits {
         let Some(counted) = &*counted else {
             return false;
         };
-        let Counter::Shared {
-            limiter,
-            id,
-            is_asking,
-        } = &counted.by
-        else {
+        let Counter::Shared { limiter, id, asked } = &counted.by else {
             return false;
         };
-        if is_asking.swap(true, Ordering::Relaxed) {
+        let ask = counted.ask(*id, cost);
+        if asked.has_refused(&ask.cost) || asked.now.swap(true, Ordering::Relaxed) {
             return false;
         }
-        let is_asking = Arc::clone(is_asking);
+        let asked = Arc::clone(asked);
         let ready = Box::new(move |is_done: bool| {
-            is_asking.store(!is_done, Ordering::Relaxed);
+            *asked.refused.lock() = (!is_done).then_some(ask.cost);
+            asked.now.store(false, Ordering::Relaxed);
             ready();
         });
-        limiter.reserve_ahead(counted.ask(*id, cost), ready);
+        limiter.reserve_ahead(ask, ready);
         true
     }
 
@@ -146,13 +152,23 @@ impl KeyLimits {
     }
 }
 
+impl Asked {
+    /// Whether it has just refused a call that needs no more than this one.
+    fn has_refused(&self, cost: &Cost) -> bool {
+        self.refused.lock().is_some_and(|refused| {
+            cost.input_tokens >= refused.input_tokens
+                && cost.output.alone() >= refused.output.alone()
+        })
+    }
+}
+
 impl Counter {
     fn new(now: Instant, shared: Option<(&Arc<dyn Limiter>, LimitId)>) -> Self {
         match shared {
             Some((limiter, id)) => Self::Shared {
                 limiter: Arc::clone(limiter),
                 id,
-                is_asking: Arc::default(),
+                asked: Arc::default(),
             },
             None => Self::Node {
                 ledger: Box::default(),

@@ -258,14 +258,6 @@ impl Ledger {
         self.window.charges().collect()
     }
 
-    /// What is used: what counts in the window, and the output tokens that calls in flight hold.
-    pub fn used(&mut self, now: Tick, length: Duration) -> [u64; DIMENSIONS] {
-        self.window.expire(now, length);
-        let mut used = self.window.totals();
-        used[OUTPUT] += self.held.tokens();
-        used
-    }
-
     /// Whether nothing counts any more, so that it can be forgotten.
     pub fn is_idle(&mut self, now: Tick, length: Duration) -> bool {
         self.window.expire(now, length);

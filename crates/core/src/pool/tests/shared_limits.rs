@@ -45,6 +45,13 @@ impl Scripted {
         self.asked.lock().len()
     }
 
+    /// The store refuses the first question, and will be asked about it again.
+    fn refuse_for_now(&self) -> Ready {
+        let (_, ready) = self.asked.lock().remove(0);
+        ready(false);
+        ready
+    }
+
     /// The store responds to the first question.
     fn respond(&self, known: Known) {
         let (id, ready) = self.asked.lock().remove(0);
@@ -190,4 +197,25 @@ fn an_ejected_key_is_asked_about_if_no_other_can_serve() {
     assert_eq!(limiter.asked(), 1);
     limiter.respond(Known::Room);
     assert!(pool.lease(&demand).is_some(), "as the last resort");
+}
+
+#[test]
+fn a_large_call_that_was_refused_does_not_hold_up_a_smaller_one() {
+    let (pool, limiter, _) = shared(1);
+    let [small, large] = [10, 1000].map(|input_tokens| {
+        let mut demand = Demand::of("m");
+        demand.cost.input_tokens = input_tokens;
+        demand
+    });
+    assert!(pool.lease(&large).is_none());
+    let ready = limiter.refuse_for_now();
+    assert!(pool.lease(&large).is_none());
+    assert_eq!(limiter.asked(), 0, "about that it was asked just now");
+    assert!(pool.lease(&small).is_none());
+    limiter.respond(Known::Room);
+    assert!(pool.lease(&small).is_some());
+    limiter.known.lock().clear();
+    ready(true);
+    assert!(pool.lease(&large).is_none());
+    assert_eq!(limiter.asked(), 1, "again after a moment");
 }

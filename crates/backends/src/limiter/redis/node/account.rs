@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keypool_core::limit::{
     Admission, Ask, Changes, Cost, DIMENSIONS, Dimension, Held, Ledger, LimitId, Limits, Refusal,
-    Remaining, Settlement, Stored, Tick,
+    Remaining, Settlement, Stored, Tick, Until,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -182,7 +182,7 @@ impl Account {
         if inner.is_reserved_ahead(&ask.cost) {
             return inner.reserved_ahead.take().map(Ok);
         }
-        inner.known_refusal(ask, now).map(Err)
+        inner.refusal_here(ask, shared.window, now).map(Err)
     }
 
     /// What [`Account::decide_here`] would decide.
@@ -197,7 +197,7 @@ impl Account {
         if inner.fits_on_lease(window, limits, cost, now) || inner.is_reserved_ahead(cost) {
             return Some(Ok(()));
         }
-        inner.known_refusal(ask, now).map(Err)
+        inner.refusal_here(ask, window, now).map(Err)
     }
 
     /// Keeps a call that was admitted before anybody made it, and returns the last one if nobody has made that.
@@ -284,6 +284,12 @@ impl Account {
     }
 }
 
+/// Why a call needs more than its whole limits; `None` if it does not.
+pub(super) fn never_fits(ask: &Ask, now: Tick, window: Duration) -> Option<Refusal> {
+    let refusal = Ledger::default().refusal(now, window, &ask.limits, &ask.cost);
+    refusal.filter(|refusal| refusal.until == Until::Never)
+}
+
 impl Inner {
     /// Admits a call on the lease, if that has room. The lease limits what Redis has not been told.
     pub(super) fn admit_on_lease(
@@ -318,6 +324,12 @@ impl Inner {
         })
     }
 
+    /// Why the call is refused, if that is known without Redis.
+    fn refusal_here(&mut self, ask: &Ask, window: Duration, now: Tick) -> Option<Refusal> {
+        let known = self.known_refusal(ask, now);
+        known.or_else(|| never_fits(ask, now, window))
+    }
+
     /// The last refusal, if it holds for this call too.
     fn known_refusal(&mut self, ask: &Ask, now: Tick) -> Option<Refusal> {
         let refused = self.refused?;
@@ -343,16 +355,14 @@ impl Inner {
         now: Tick,
     ) -> Admission {
         self.limits = *limits;
-        self.forecast.add(cost);
-        self.held = self.held.with(&cost.output);
-        let mut admission = self.own.admit_anyway(now, window, limits, cost);
+        let mut admission = self.admit(window, limits, cost, now);
         let unreported = self.unreported.get_or_insert_default();
         unreported.admit_anyway(admission.at, window, limits, cost);
         admission.stored = Stored::InStep(self.seq + 1);
         admission
     }
 
-    /// Counts a call that Redis has admitted.
+    /// Counts a call that was admitted.
     pub(super) fn admit(
         &mut self,
         window: Duration,

@@ -1,10 +1,8 @@
 //! Decides while Redis does not respond.
 
-use std::time::Duration;
+use keypool_core::limit::{Admission, Ask, Dimension, Refusal, Tick, Until};
 
-use keypool_core::limit::{Admission, Ask, Dimension, Ledger, Refusal, Tick, Until};
-
-use super::account::{Account, Inner, Refused};
+use super::account::{Account, Inner, Refused, never_fits};
 use super::step::REMEMBERED;
 use super::{OnFailure, Shared};
 
@@ -62,7 +60,9 @@ impl Inner {
         };
         match self.own.refusal(now, window, &share, &ask.cost) {
             // It does not fit into a share, but into the limit.
-            Some(refusal) if refusal.until == Until::Never && fits(ask, now, window) => {
+            Some(refusal)
+                if refusal.until == Until::Never && never_fits(ask, now, window).is_none() =>
+            {
                 Err(Refusal {
                     until: Until::StoreReturns,
                     ..refusal
@@ -72,10 +72,4 @@ impl Inner {
             None => Ok(()),
         }
     }
-}
-
-/// Whether a call fits into its limits if nothing else is used.
-fn fits(ask: &Ask, now: Tick, window: Duration) -> bool {
-    let refusal = Ledger::default().refusal(now, window, &ask.limits, &ask.cost);
-    refusal.is_none()
 }
