@@ -19,3 +19,4 @@ pub mod pool;
 pub mod proxy_url;
 pub mod secret;
 pub mod settings;
+pub mod store;

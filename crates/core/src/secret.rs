@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -83,6 +84,40 @@ impl Digest256 {
             *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
         }
         Some(Self(bytes))
+    }
+}
+
+/// Turns digests of secrets into the hashes by which a store finds them. Without it, nobody can tell whether a secret
+/// belongs to a stored hash.
+#[derive(Clone)]
+pub struct HashKey(Hmac<Sha256>);
+
+impl HashKey {
+    /// Made of 256 random bits.
+    pub fn new(key: &[u8; 32]) -> Self {
+        let mac = Hmac::new_from_slice(key);
+        Self(mac.unwrap_or_else(|_| unreachable!("HMAC takes keys of any length")))
+    }
+
+    /// HMAC-SHA-256 of a secret's digest. Hashing the digest, not the secret, lets an operator give a digest alone.
+    pub fn hash(&self, digest: &Digest256) -> Digest256 {
+        self.hash_parts(&[&digest.0])
+    }
+
+    /// HMAC-SHA-256 of `parts`, each with its length before it.
+    pub fn hash_parts(&self, parts: &[&[u8]]) -> Digest256 {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        Digest256(mac.finalize().into_bytes().into())
+    }
+}
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey(…)")
     }
 }
 

@@ -1,0 +1,18 @@
+//! What a node has counted and noted while serving, to be stored in one transaction.
+
+use super::{KeyUse, ObjectChange, UsageRow};
+
+/// What one node has counted and noted since its last batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// The node: a random number that each process draws at its start.
+    pub node: u64,
+    /// The number of the batch, from 1. Each batch of a node has the next one.
+    pub number: u64,
+    /// Usage, by minute and group.
+    pub rows: Vec<UsageRow>,
+    /// What was counted and noted of keys.
+    pub keys: Vec<KeyUse>,
+    /// Objects that were created or deleted, in order.
+    pub objects: Vec<ObjectChange>,
+}
