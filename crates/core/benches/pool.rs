@@ -10,10 +10,7 @@ use keypool_core::clock::Clock;
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::{Demand, Leased, Pool, Registry};
 use keypool_core::secret::Secret;
-use keypool_core::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use keypool_core::settings::{KeySettings, PoolSettings, Strategy};
 
 struct RealClock;
 
@@ -36,17 +33,12 @@ fn pool(keys: usize, strategy: Strategy) -> Arc<Pool> {
         KeySettings::new(format!("key-{n}"), secret, base_url.clone())
     };
     let settings = PoolSettings {
-        second_opinion: true,
         name: "bench".into(),
         provider: "mock",
         strategy,
         models: vec!["*".into()],
         keys: (0..keys).map(key).collect(),
-        retry: RetrySettings::default(),
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
-        source: "bench".into(),
+        ..PoolSettings::default()
     };
     Registry::new(Arc::new(RealClock), Box::new(|_, _| Arc::new(())))
         .pools(&[settings.into()], &[])

@@ -11,6 +11,37 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> SystemTime;
 }
 
+/// One moment in both times, to convert between them.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Monotonic time.
+    pub now: Instant,
+    /// The same moment as a date.
+    pub wall: SystemTime,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn of(clock: &dyn Clock) -> Self {
+        Self {
+            now: clock.now(),
+            wall: clock.wall(),
+        }
+    }
+
+    /// The date of an instant.
+    pub fn date(&self, at: Instant) -> SystemTime {
+        let ago = self.now.saturating_duration_since(at);
+        self.wall - ago + at.saturating_duration_since(self.now)
+    }
+
+    /// The instant of a date to come; `None` if it has passed.
+    pub fn instant(&self, at: SystemTime) -> Option<Instant> {
+        let left = at.duration_since(self.wall).ok()?;
+        self.now.checked_add(left).filter(|_| !left.is_zero())
+    }
+}
+
 /// A clock that a test moves by hand.
 #[cfg(test)]
 pub(crate) mod fake {

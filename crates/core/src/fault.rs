@@ -44,6 +44,22 @@ impl Class {
         }
     }
 
+    /// The class of that name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [
+            Self::Success,
+            Self::CallerFault,
+            Self::TooExpensive,
+            Self::RateLimited,
+            Self::Exhausted,
+            Self::Rejected,
+            Self::Forbidden,
+            Self::UpstreamTrouble,
+            Self::IntermediaryTrouble,
+        ];
+        all.into_iter().find(|class| class.as_str() == name)
+    }
+
     /// Whether another key may do better. The response to any other attempt is relayed.
     pub fn allows_failover(self) -> bool {
         !matches!(self, Self::Success | Self::CallerFault)

@@ -20,3 +20,4 @@ pub mod proxy_url;
 pub mod secret;
 pub mod settings;
 pub mod store;
+pub mod values;

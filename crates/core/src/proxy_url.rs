@@ -35,6 +35,18 @@ pub enum ProxyScheme {
     Socks5h,
 }
 
+/// The `proxy` setting of a pool or key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ProxySetting {
+    /// Not set: the pool's setting applies, else the environment's.
+    #[default]
+    Unset,
+    /// `"none"`: calls go to the provider directly, even if the environment names a proxy.
+    Direct,
+    /// Calls go through this proxy.
+    Proxy(ProxyUrl),
+}
+
 /// Why a text is not the URL of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyUrlError {

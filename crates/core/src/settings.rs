@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base_url::BaseUrl;
 use crate::limit::Limits;
-use crate::proxy_url::ProxyUrl;
+use crate::proxy_url::{ProxySetting, ProxyUrl};
 use crate::secret::Secret;
 
 /// `[pools.<name>]`
@@ -23,6 +23,8 @@ pub struct PoolSettings {
     pub second_opinion: bool,
     /// The keys, in order.
     pub keys: Vec<KeySettings>,
+    /// What a key takes from the pool if it does not set it.
+    pub key_defaults: KeyDefaults,
     /// `[pools.<name>.retry]`
     pub retry: RetrySettings,
     /// `[pools.<name>.breaker]`
@@ -31,8 +33,22 @@ pub struct PoolSettings {
     pub queue: QueueSettings,
     /// `[pools.<name>.timeouts]`
     pub timeouts: TimeoutSettings,
-    /// Where the pool was declared, for messages: `keypool.toml` or `environment`.
+    /// Where the pool comes from, and so where it is changed: the configuration file's name, `environment` or [`STORE`].
     pub source: Arc<str>,
+}
+
+/// The source of pools and keys that the admin API manages.
+pub const STORE: &str = "store";
+
+/// What a key takes from its pool if it does not set it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyDefaults {
+    /// The pool's base URL, or its provider's; `None`: there is none.
+    pub base_url: Option<BaseUrl>,
+    /// `proxy`
+    pub proxy: ProxySetting,
+    /// `max_concurrent_per_key`
+    pub max_concurrent: Option<u32>,
 }
 
 impl Default for PoolSettings {
@@ -44,6 +60,7 @@ impl Default for PoolSettings {
             models: Vec::new(),
             second_opinion: true,
             keys: Vec::new(),
+            key_defaults: KeyDefaults::default(),
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
             queue: QueueSettings::default(),
@@ -74,6 +91,8 @@ pub struct KeySettings {
     pub max_concurrent: Option<u32>,
     /// `rpm`, `input_tpm` and `output_tpm`. Its `concurrent` is always `None`: see `max_concurrent`.
     pub limits: Limits,
+    /// The admin API manages it. Otherwise its source is that of its pool.
+    pub is_stored: bool,
 }
 
 impl KeySettings {
@@ -89,6 +108,7 @@ impl KeySettings {
             weight: 1,
             max_concurrent: None,
             limits: Limits::default(),
+            is_stored: false,
         }
     }
 }

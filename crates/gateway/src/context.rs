@@ -157,7 +157,7 @@ pub(crate) const BUDGET_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use crate::settings::{AdminSettings, LimiterSettings, LogSettings, ServerSettings};
+    use crate::settings::ServerSettings;
 
     use super::*;
     use crate::clock::PollClock;
@@ -168,15 +168,7 @@ mod tests {
                 max_request_body,
                 ..ServerSettings::default()
             },
-            log: LogSettings::default(),
-            admin: AdminSettings {
-                token: None,
-                token_file: "unused".into(),
-            },
-            limiter: LimiterSettings::default(),
-            pools: Vec::new(),
-            virtual_keys: Vec::new(),
-            routes: Vec::new(),
+            ..Settings::default()
         }
     }
 

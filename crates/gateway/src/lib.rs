@@ -13,6 +13,7 @@ mod model_lists;
 mod objects;
 mod prebuilt_headers;
 mod proxy;
+pub mod proxy_environment;
 mod reload;
 pub mod server;
 pub mod settings;

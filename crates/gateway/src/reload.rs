@@ -80,9 +80,7 @@ mod tests {
     use keypool_core::settings::KeySettings;
 
     use super::*;
-    use crate::settings::{
-        AdminSettings, LimiterSettings, LogSettings, ServerSettings, VirtualKeySettings,
-    };
+    use crate::settings::VirtualKeySettings;
 
     /// A configuration with these limits on calls for its only virtual key and its only upstream key.
     fn settings(caller: u32, upstream: u32) -> Settings {
@@ -105,16 +103,9 @@ mod tests {
             ..VirtualKeySettings::new("caller", Digest256::of(b"made-up"))
         };
         Settings {
-            server: ServerSettings::default(),
-            log: LogSettings::default(),
-            admin: AdminSettings {
-                token: None,
-                token_file: "unused".into(),
-            },
-            limiter: LimiterSettings::default(),
             pools: vec![pool.into()],
             virtual_keys: vec![virtual_key],
-            routes: Vec::new(),
+            ..Settings::default()
         }
     }
 

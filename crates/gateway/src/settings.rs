@@ -10,8 +10,10 @@ use keypool_core::limit::{Limits, OutputReservation};
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::PoolSettings;
 
+use crate::proxy_environment::ProxyEnvironment;
+
 /// One complete, validated configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// `[server]`
     pub server: ServerSettings,
@@ -21,6 +23,10 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// `[limiter]`
     pub limiter: LimiterSettings,
+    /// `[store]`
+    pub store: StoreSettings,
+    /// The proxies that the environment names.
+    pub proxies: ProxyEnvironment,
     /// `[pools.*]` in the order of the file, then the pools made from environment keys.
     pub pools: Vec<Arc<PoolSettings>>,
     /// `[[virtual_keys]]`
@@ -120,6 +126,45 @@ pub struct AdminSettings {
     pub token: Option<Secret>,
     /// Where a generated token is stored if none is set.
     pub token_file: PathBuf,
+}
+
+/// `[store]`, and the file for a generated master key. A change takes effect at the next start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreSettings {
+    /// `store.url`
+    pub location: StoreLocation,
+    /// `store.master_key`, which encrypts the secrets in the store.
+    pub master_key: Option<Secret>,
+    /// Where a generated master key is stored if none is set.
+    pub master_key_file: PathBuf,
+}
+
+/// `store.url`
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoreLocation {
+    /// A database file, for this process alone.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database, for all nodes that use it. The whole URL is a secret, since it may hold a password.
+    Postgres(Secret),
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            location: StoreLocation::Sqlite("keypool.db".into()),
+            master_key: None,
+            master_key_file: "keypool.master-key".into(),
+        }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            token: None,
+            token_file: "keypool.admin-token".into(),
+        }
+    }
 }
 
 /// `[limiter]`: where limits are counted. A change takes effect at the next start.
@@ -226,6 +271,8 @@ pub struct VirtualKeySettings {
     pub on_limit: OnLimit,
     /// Maximum time that a call waits with `OnLimit::Wait`.
     pub limit_wait: Duration,
+    /// Where it comes from, and so where it is changed: the configuration file's name, or `store`.
+    pub source: Arc<str>,
 }
 
 impl VirtualKeySettings {
@@ -243,6 +290,7 @@ impl VirtualKeySettings {
             output_reservation: OutputReservation::default(),
             on_limit: OnLimit::default(),
             limit_wait: Duration::from_secs(10),
+            source: Arc::default(),
         }
     }
 }

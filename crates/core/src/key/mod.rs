@@ -6,6 +6,7 @@ pub(crate) mod flag;
 mod limits;
 mod notify;
 mod quota_group;
+mod state;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,6 +27,7 @@ use crate::models_in_use::ModelsInUse;
 use crate::secret::{Digest256, Secret};
 use crate::settings::BreakerSettings;
 use limits::KeyLimits;
+use state::Saved;
 
 /// What identifies a key: two configured keys are one if they have the same secret at the same provider and host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +96,8 @@ pub struct Key {
     exhausted_until: Mutex<Option<Instant>>,
     /// The key sets that it is in, and its index in each.
     attached: RwLock<Vec<(Weak<Availability>, usize)>>,
+    /// What the store knows of it.
+    saved: Mutex<Saved>,
     /// What identifies it.
     pub id: KeyId,
     /// The credential sent upstream.
@@ -125,6 +129,7 @@ impl Key {
             exhausted_until: Mutex::new(None),
             models: ModelsInUse::default(),
             attached: RwLock::new(Vec::new()),
+            saved: Mutex::default(),
         })
     }
 

@@ -6,8 +6,10 @@
 mod availability_cache;
 mod group;
 mod health;
+mod key_records;
 mod key_set;
 mod lease;
+mod managed;
 mod obstacle;
 mod opinions;
 mod outcome;
@@ -29,6 +31,7 @@ use parking_lot::Mutex;
 pub use availability_cache::NextAvailable;
 pub use group::{GroupId, ObjectOrigin};
 pub use health::{NoFailover, PoolHealth};
+pub use key_records::KeyRecords;
 pub use key_set::{KeySet, Member, MemberRef};
 pub use lease::{Lease, Leased, Suspect};
 pub use obstacle::{ExcludedKey, Obstacle};

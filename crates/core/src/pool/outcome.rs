@@ -131,23 +131,6 @@ impl Pool {
             ..Effect::default()
         }
     }
-
-    /// Clears everything that keeps a key from serving, except that an operator switched it off.
-    /// `None` if there is no key of that name.
-    pub fn reset(&self, name: &str) -> Option<()> {
-        let keys = self.keys.load();
-        let member = keys.members.iter().find(|member| &*member.name == name)?;
-        member.group.cooldowns.clear();
-        for key in member.group.keys() {
-            key.end_exhaustion();
-        }
-        member.key.reset();
-        for key in member.group.keys() {
-            key.notify_changed();
-            key.serve_waiting();
-        }
-        Some(())
-    }
 }
 
 /// The provider does not accept the key. Words about the credential, or a key that never served, need no more proof.

@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use super::availability_cache::AvailabilityCache;
 use super::opinions::Opinions;
 use super::queue::WaitQueues;
-use super::{KeySet, Member, Pool};
+use super::{KeyRecords, KeySet, Member, Pool};
 use crate::availability::{Availability, WaitSignal};
 use crate::balance::{AffinityRing, OverflowTable};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::key::{Key, KeyId, QuotaGroup};
 use crate::limit::{Limiter, Limits};
 use crate::secret::{Digest256, Secret};
@@ -33,6 +33,8 @@ pub struct Registry {
     prepare: Prepare,
     /// Counts the limits of keys together with other nodes; `None`: each node counts by itself.
     limiter: Option<Arc<dyn Limiter>>,
+    /// What the store knows of keys.
+    records: Arc<KeyRecords>,
     keys: Mutex<HashMap<KeyId, Weak<Key>>>,
     groups: Mutex<HashMap<GroupName, Weak<QuotaGroup>>>,
     /// Number of requests that wait for a key, in all pools.
@@ -46,6 +48,7 @@ impl Registry {
             clock,
             prepare,
             limiter: None,
+            records: Arc::default(),
             keys: Mutex::default(),
             groups: Mutex::default(),
             waiting: Arc::default(),
@@ -57,6 +60,12 @@ impl Registry {
     pub fn with_limiter(mut self, limiter: &Arc<dyn Limiter>) -> Self {
         self.limiter = limiter.is_shared().then(|| Arc::clone(limiter));
         self
+    }
+
+    /// From now on, new keys take over what `records` says of them.
+    #[must_use]
+    pub fn with_records(self, records: Arc<KeyRecords>) -> Self {
+        Self { records, ..self }
     }
 
     /// The pools for `settings`.
@@ -153,11 +162,17 @@ impl Registry {
             origin: Arc::clone(settings.base_url.origin()),
             digest: settings.secret.digest(),
         };
-        let key = self.key(id, &settings.secret);
+        let (key, is_new) = self.key(id, &settings.secret);
         let group = match &settings.group {
             Some(name) => self.group(pool.provider, name),
             None => Arc::clone(&key.own_group),
         };
+        if let Some(record) = is_new
+            .then(|| self.records.get(&(&key.id).into()))
+            .flatten()
+        {
+            key.restore(&group, &record, &Moment::of(&*self.clock));
+        }
         Member {
             key,
             name: Arc::clone(&settings.name),
@@ -169,15 +184,15 @@ impl Registry {
         }
     }
 
-    /// The key of that id: a new one if no pool has it.
-    fn key(&self, id: KeyId, secret: &Secret) -> Arc<Key> {
+    /// The key of that id, and whether it is a new one, since no pool has it.
+    fn key(&self, id: KeyId, secret: &Secret) -> (Arc<Key>, bool) {
         let mut keys = self.keys.lock();
         if let Some(key) = keys.get(&id).and_then(Weak::upgrade) {
-            return key;
+            return (key, false);
         }
         let key = Key::new(id.clone(), secret.clone());
         keys.insert(id, Arc::downgrade(&key));
-        key
+        (key, true)
     }
 
     /// The group of that name: a new one if no pool has it.

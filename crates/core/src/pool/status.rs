@@ -98,7 +98,7 @@ impl Pool {
         let (keys, now) = (self.keys.load(), self.clock.now());
         keys.clear_expired(now);
         let members = keys.members.iter();
-        members.map(|member| member.report(now)).collect()
+        members.map(|member| member.report_at(now)).collect()
     }
 
     /// The names of the keys that do not serve, or fail more often than the breaker allows.
@@ -107,7 +107,7 @@ impl Pool {
         keys.clear_expired(now);
         let settings = &keys.settings.breaker;
         let fails = |member: &&Member| {
-            let report = member.report(now);
+            let report = member.report_at(now);
             let counts = || member.key.breaker.lock().counts(settings, now);
             report.state != KeyState::Active || counts().is_over_threshold(settings)
         };
@@ -207,7 +207,7 @@ impl KeyCounts {
 }
 
 impl Member {
-    fn report(&self, now: Instant) -> KeyReport {
+    pub(super) fn report_at(&self, now: Instant) -> KeyReport {
         let key = &self.key;
         let flags = key.flags();
         let cooldowns = self.cooldowns(now);

@@ -43,6 +43,24 @@ pub struct KeyRecord {
     pub quota: Option<Quota>,
 }
 
+impl KeyRecord {
+    /// The record of a key of which nothing is known yet.
+    pub fn first_seen(key: UpstreamKeyId, now: SystemTime) -> Self {
+        Self {
+            key,
+            first_seen: now,
+            total: 0,
+            failed: 0,
+            last_used: None,
+            disabled: false,
+            marks: KeyMarks::default(),
+            reset_at: 0,
+            revision: 0,
+            quota: None,
+        }
+    }
+}
+
 /// What keeps a key from serving, or did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMarks {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
+use keypool_core::clock::Moment;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
@@ -20,15 +21,11 @@ pub(super) async fn reset(
     let entry = snapshot
         .pool(&pool)
         .ok_or_else(|| missing(format!("there is no pool \"{pool}\"")))?;
-    entry
+    let key = entry
         .pool
-        .reset(&name)
+        .member(&name)
         .ok_or_else(|| missing(format!("there is no key \"{name}\" in pool \"{pool}\"")))?;
-    let state = entry
-        .pool
-        .report()
-        .into_iter()
-        .find(|key| *key.name == *name)
-        .map(|key| key.state.as_str());
+    key.reset();
+    let state = key.report(&Moment::of(&*gw.clock)).state.as_str();
     Ok(Json(json!({ "pool": pool, "name": name, "state": state })))
 }

@@ -5,13 +5,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use crate::settings::{AdminSettings, LimiterSettings, LogSettings, ServerSettings, Settings};
+use crate::settings::Settings;
 use keypool_core::clock::Clock;
 use keypool_core::secret::{Digest256, Secret};
-use keypool_core::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use keypool_core::settings::{KeySettings, PoolSettings, RetrySettings, Strategy};
 use keypool_testkit::{Behaviour, Mock, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::timeout;
@@ -35,22 +32,12 @@ fn settings(mock: &Mock) -> Settings {
             backoff: Duration::from_millis(1),
             ..RetrySettings::default()
         },
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
         source: "test".into(),
+        ..PoolSettings::default()
     };
     Settings {
-        routes: Vec::new(),
-        server: ServerSettings::default(),
-        log: LogSettings::default(),
-        admin: AdminSettings {
-            token: None,
-            token_file: "unused".into(),
-        },
-        limiter: LimiterSettings::default(),
         pools: vec![pool.into()],
-        virtual_keys: Vec::new(),
+        ..Settings::default()
     }
 }
 

@@ -210,7 +210,7 @@ async fn reset_and_reload(running: Arc<Running>, done: Arc<AtomicBool>) {
         let snapshot = running.gw.snapshot();
         let pool = &snapshot.pools[0].pool;
         for report in pool.report() {
-            pool.reset(&report.name);
+            pool.member(&report.name).unwrap().reset();
         }
         if round % 10 == 0 {
             let mut next = running.next.lock();

@@ -15,16 +15,11 @@ use keypool_backends::limiter::MemoryLimiter;
 use keypool_core::clock::Clock;
 use keypool_core::limit::WINDOW;
 use keypool_core::secret::{Digest256, Secret};
-use keypool_core::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use keypool_core::settings::{KeySettings, PoolSettings, RetrySettings, Strategy};
 use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, Reloaded};
 use keypool_gateway::server::Server;
-use keypool_gateway::settings::{
-    AdminSettings, LimiterSettings, LogSettings, ServerSettings, Settings,
-};
+use keypool_gateway::settings::{ServerSettings, Settings};
 use keypool_testkit::Mock;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -60,10 +55,8 @@ pub(crate) fn pool(mock: &Mock, keys: usize) -> PoolSettings {
             backoff: Duration::from_millis(1),
             ..RetrySettings::default()
         },
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
         source: "test".into(),
+        ..PoolSettings::default()
     }
 }
 
@@ -73,15 +66,8 @@ fn settings(pool: PoolSettings) -> Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             ..ServerSettings::default()
         },
-        log: LogSettings::default(),
-        admin: AdminSettings {
-            token: None,
-            token_file: "unused".into(),
-        },
-        limiter: LimiterSettings::default(),
         pools: vec![pool.into()],
-        virtual_keys: Vec::new(),
-        routes: Vec::new(),
+        ..Settings::default()
     }
 }
 

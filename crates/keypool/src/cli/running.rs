@@ -12,7 +12,7 @@ use keypool_gateway::clock::PollClock;
 use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{
-    AdminSettings, LimiterSettings, LogFormat, LogSettings, ServerSettings, Settings,
+    AdminSettings, LimiterSettings, LogFormat, LogSettings, ServerSettings, Settings, StoreSettings,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
@@ -171,6 +171,7 @@ struct Fixed {
     format: LogFormat,
     admin: AdminSettings,
     limiter: LimiterSettings,
+    store: StoreSettings,
 }
 
 impl Fixed {
@@ -181,7 +182,9 @@ impl Fixed {
             log,
             admin,
             limiter,
+            store,
             // The gateway reads these from the current snapshot.
+            proxies: _,
             pools: _,
             virtual_keys: _,
             routes: _,
@@ -203,6 +206,7 @@ impl Fixed {
             format: *format,
             admin: admin.clone(),
             limiter: limiter.clone(),
+            store: store.clone(),
         }
     }
 
@@ -213,12 +217,14 @@ impl Fixed {
             ("`log.format`", settings.log.format != self.format),
             ("`[admin]`", settings.admin != self.admin),
             ("`[limiter]`", settings.limiter != self.limiter),
+            ("`[store]`", settings.store != self.store),
         ];
         // The address that was bound still counts: it decides whether a virtual key is required.
         settings.server.listen = self.listen;
         settings.log.format = self.format;
         settings.admin = self.admin.clone();
         settings.limiter = self.limiter.clone();
+        settings.store = self.store.clone();
         let names = changed.into_iter().filter(|(_, differs)| *differs);
         names.map(|(name, _)| name).collect()
     }

@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use keypool_core::settings::{KeySettings, PoolSettings};
+use keypool_core::proxy_url::ProxySetting;
+use keypool_core::settings::{KeyDefaults, KeySettings, PoolSettings};
+use keypool_gateway::proxy_environment::ProxyEnvironment;
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
@@ -13,7 +15,6 @@ use super::base::{self, Base};
 use super::keys::default_name;
 use super::pools::{FilePools, default_models};
 use super::problem::Problem;
-use super::proxy::{self, ProxySetting};
 use super::report::Report;
 use super::secrets;
 use super::text::Text;
@@ -23,7 +24,7 @@ pub(super) fn pools(
     report: &Report<'_>,
     file: &FilePools,
     listen: SocketAddr,
-    proxies: &proxy::Environment,
+    proxies: &ProxyEnvironment,
 ) -> Vec<PoolSettings> {
     let mut out = Vec::new();
     for dialect in catalogue::ALL.iter().copied() {
@@ -53,7 +54,7 @@ fn pool(
     dialect: &'static Dialect,
     texts: &[Text<'_>],
     listen: SocketAddr,
-    proxies: &proxy::Environment,
+    proxies: &ProxyEnvironment,
 ) -> Option<PoolSettings> {
     let base = base::of_pool(None, Some(dialect), report, listen);
     let mut seen = HashSet::new();
@@ -86,6 +87,11 @@ fn pool(
         provider: dialect.name,
         models: default_models(dialect),
         keys: secrets.into_iter().enumerate().map(key).collect(),
+        key_defaults: KeyDefaults {
+            base_url: Some(base_url.clone()),
+            proxy: ProxySetting::Unset,
+            max_concurrent: dialect.default_max_concurrent,
+        },
         source: "environment".into(),
         ..PoolSettings::default()
     })

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keypool_core::base_url::BaseUrl;
-use keypool_core::proxy_url::ProxyUrl;
+use keypool_core::proxy_url::{ProxySetting, ProxyUrl};
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::KeySettings;
+use keypool_gateway::proxy_environment::ProxyEnvironment;
 use keypool_providers::dialect::Dialect;
 use toml::de::DeValue;
 
@@ -18,7 +19,7 @@ use super::display;
 use super::limits;
 use super::location::Location;
 use super::problem::Problem;
-use super::proxy::{self, ProxySetting};
+use super::proxy;
 use super::report::Report;
 use super::secrets;
 use super::text::Text;
@@ -40,7 +41,7 @@ pub(super) struct Defaults<'p> {
     /// The pool's proxy setting.
     pub(super) proxy: &'p ProxySetting,
     /// The proxies of the environment.
-    pub(super) proxies: &'p proxy::Environment,
+    pub(super) proxies: &'p ProxyEnvironment,
 }
 
 /// The keys that were read.

@@ -26,6 +26,7 @@ mod routes;
 mod secrets;
 mod server;
 mod sources;
+mod store;
 mod text;
 mod values;
 mod vars;
@@ -101,10 +102,10 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let report = root.report();
     let (server, auth_at) = server::server(root.table("server"), report, &sources.overrides);
     let log = server::log(root.table("log"), report, &sources.overrides);
-    let (admin, store) = (root.table("admin"), root.table("store"));
-    let admin = admin::read(admin, store, report, &sources.dir);
+    let store = store::read(root.table("store"), report);
+    let admin = admin::read(root.table("admin"), &store, report, &sources.dir);
     let limiter = limiter::read(root.table("limiter"), report);
-    let proxies = proxy::Environment::read(report);
+    let proxies = proxy::environment(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
     let environment = match sources.environment_pools {
         true => environment::pools(report, &file, server.listen, &proxies),
@@ -138,6 +139,8 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         log,
         admin,
         limiter,
+        store: store.settings(&sources.dir),
+        proxies,
         pools,
         virtual_keys,
         routes,

@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 
 use keypool_core::settings::{
-    BreakerSettings, PoolSettings, QueueSettings, RetrySettings, Strategy, TimeoutSettings,
+    BreakerSettings, KeyDefaults, PoolSettings, QueueSettings, RetrySettings, Strategy,
+    TimeoutSettings,
 };
+use keypool_gateway::proxy_environment::ProxyEnvironment;
 use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 
@@ -33,7 +35,7 @@ pub(super) struct FilePools {
 pub(super) fn read(
     table: Option<Table<'_>>,
     listen: SocketAddr,
-    proxies: &proxy::Environment,
+    proxies: &ProxyEnvironment,
 ) -> FilePools {
     let mut out = FilePools::default();
     let Some(table) = table else { return out };
@@ -65,19 +67,20 @@ fn pool(
     dialect: Option<&'static Dialect>,
     mut table: Table<'_>,
     listen: SocketAddr,
-    proxies: &proxy::Environment,
+    proxies: &ProxyEnvironment,
 ) -> Option<PoolSettings> {
     let report = table.report();
     let base_node = table.take("base_url");
     let base = base::of_pool(base_node, dialect, report, listen);
-    let max_concurrent = table.whole("max_concurrent_per_key", 1..=u32::MAX);
+    let max_concurrent = table
+        .whole("max_concurrent_per_key", 1..=u32::MAX)
+        .or_else(|| dialect.and_then(|dialect| dialect.default_max_concurrent));
     let proxy = proxy::setting(&mut table);
     let defaults = keys::Defaults {
         pool: name,
         dialect,
         base: &base,
-        max_concurrent: max_concurrent
-            .or_else(|| dialect.and_then(|dialect| dialect.default_max_concurrent)),
+        max_concurrent,
         listen,
         proxy: &proxy,
         proxies,
@@ -101,6 +104,14 @@ fn pool(
     );
     table.finish();
     let dialect = dialect?;
+    let key_defaults = KeyDefaults {
+        base_url: match &base {
+            base::Base::Known(url) => Some(url.clone()),
+            base::Base::Missing | base::Base::Invalid => None,
+        },
+        proxy,
+        max_concurrent,
+    };
     let defaults = PoolSettings::default();
     Some(PoolSettings {
         name: name.into(),
@@ -109,6 +120,7 @@ fn pool(
         models: models.unwrap_or_else(|| default_models(dialect)),
         second_opinion: second_opinion.unwrap_or(defaults.second_opinion),
         keys: keys.keys,
+        key_defaults,
         retry,
         breaker,
         queue,

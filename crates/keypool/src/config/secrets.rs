@@ -3,13 +3,11 @@
 //! This module must never show a key, not even in part: messages name the setting and the variable.
 
 use keypool_core::secret::Secret;
+use keypool_core::values::SecretMistake;
 
 use super::problem::Problem;
 use super::text::Text;
 use super::values;
-
-/// Characters of lists and quotes that were not understood. No provider's key has them.
-const LEFTOVERS: &[char] = &['"', '\'', '[', ']', '{', '}', ';'];
 
 /// The keys in one string: separated by commas, or a JSON list. A string that is not blank must contain one.
 pub(super) fn several<'w>(text: &Text<'w>) -> Vec<Text<'w>> {
@@ -42,32 +40,8 @@ pub(super) fn read(text: &Text<'_>) -> Option<Secret> {
             .add(problem.maybe_hint(hint.map(str::to_owned)));
         None
     };
-    if secret.is_empty() {
-        return wrong("must not be empty", None);
-    }
-    if secret.contains(LEFTOVERS) {
-        let hint = match values::has_stray_reference(secret) {
-            true => "write `}` after the name of a variable: \"${NAME}\"",
-            false => {
-                "separate keys by commas, key1,key2, or write a JSON list, [\"key1\", \"key2\"]; where one key is expected, write it alone"
-            }
-        };
-        let mistake = "contains a key with one of the characters \" ' [ ] { } ; that no key has";
-        return wrong(mistake, Some(hint));
-    }
-    if secret.contains(char::is_whitespace) {
-        return wrong(
-            "contains a key with a space or line break inside",
-            Some(
-                "separate keys by commas: \"key1, key2\"; in a list of strings, write one key in each",
-            ),
-        );
-    }
-    if !values::fits_header(secret) {
-        return wrong(
-            "contains a key with a character that is not allowed in an HTTP header, such as a non-ASCII letter",
-            None,
-        );
+    if let Some(mistake) = values::secret_mistake(secret) {
+        return wrong(mistake.text(), hint(mistake, secret));
     }
     if secret.contains(',') {
         let warning = format!(
@@ -76,6 +50,22 @@ pub(super) fn read(text: &Text<'_>) -> Option<Secret> {
         text.report().warn_at(&text.at, &warning);
     }
     Some(Secret::new(secret))
+}
+
+/// How to write it instead.
+fn hint(mistake: SecretMistake, secret: &str) -> Option<&'static str> {
+    match mistake {
+        SecretMistake::Leftovers if values::has_stray_reference(secret) => {
+            Some("write `}` after the name of a variable: \"${NAME}\"")
+        }
+        SecretMistake::Leftovers => Some(
+            "separate keys by commas, key1,key2, or write a JSON list, [\"key1\", \"key2\"]; where one key is expected, write it alone",
+        ),
+        SecretMistake::Blank => Some(
+            "separate keys by commas: \"key1, key2\"; in a list of strings, write one key in each",
+        ),
+        SecretMistake::Empty | SecretMistake::TooLong | SecretMistake::NotAscii => None,
+    }
 }
 
 /// A value without one pair of quotes around it. Some programs that set variables keep the quotes of their files.

@@ -2,28 +2,13 @@
 //!
 //! Everything here is pure: this module must never know a file, the environment or a section.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use keypool_core::base_url::BaseUrl;
-
-/// `"500ms"`, `"1.5s"`, `"5m"`, `"1h"`, `"7d"`; at most 365 days.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = split_unit(text)?;
-    let seconds = match unit {
-        // Divided, so that 500 ms are exactly half a second.
-        "ms" => number / 1_000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3_600.0,
-        "d" => number * 86_400.0,
-        _ => return None,
-    };
-    let in_range = seconds <= 365.0 * 86_400.0;
-    in_range
-        .then(|| Duration::try_from_secs_f64(seconds).ok())
-        .flatten()
-}
+pub(super) use keypool_core::values::{
+    duration, fits_header, host_port, is_listened_at, label_mistake, name_mistake,
+    pool_name_mistake, port, secret_mistake, split_unit,
+};
 
 /// `"64MiB"`, `"10MB"`, `"1000"`; from 1 byte to 1 TiB.
 pub(super) fn size(text: &str) -> Option<u64> {
@@ -51,23 +36,6 @@ pub(super) fn size_in_range(bytes: i128) -> Option<u64> {
     u64::try_from(bytes)
         .ok()
         .filter(|bytes| (1..=1 << 40).contains(bytes))
-}
-
-/// Splits into a number (digits, at most one point between them) and a unit.
-fn split_unit(text: &str) -> Option<(f64, &str)> {
-    let (number, unit) = text.split_at(
-        text.find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len()),
-    );
-    let digits = |part: &str| !part.is_empty() && part.len() <= 18;
-    let plain = match number.split_once('.') {
-        Some((whole, part)) => digits(whole) && digits(part) && !part.contains('.'),
-        None => digits(number),
-    };
-    Some((
-        plain.then(|| number.parse().ok()).flatten()?,
-        unit.trim_start_matches(' '),
-    ))
 }
 
 /// `127.0.0.1:8080`, `[::]:8080`, `localhost:8080`.
@@ -138,93 +106,6 @@ pub(super) fn is_url(text: &str, schemes: &[&str]) -> bool {
         && hosts.split(',').all(|host| host_port(host).is_some())
 }
 
-/// Splits a host name or address from its port.
-pub(super) fn host_port(text: &str) -> Option<(&str, Option<u16>)> {
-    let end = match text.strip_prefix('[') {
-        Some(rest) => rest.find(']')? + 2,
-        None => text.find(':').unwrap_or(text.len()),
-    };
-    let (host, rest) = text.split_at(end);
-    let valid = match host.strip_prefix('[') {
-        Some(address) => address.trim_end_matches(']').parse::<Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        }
-    };
-    let port = match rest.strip_prefix(':') {
-        Some(text) => Some(port(text)?),
-        None if rest.is_empty() => None,
-        None => return None,
-    };
-    valid.then_some((host, port))
-}
-
-fn port(text: &str) -> Option<u16> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
-}
-
-/// Whether a server that listens on `listen` answers at `host` and `port`.
-pub(super) fn is_listened_at(listen: SocketAddr, host: &str, port: u16) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let address = match host.trim_end_matches('.') {
-        name if name.eq_ignore_ascii_case("localhost") => Some(IpAddr::from([127, 0, 0, 1])),
-        name => name
-            .parse::<IpAddr>()
-            .ok()
-            .map(|address| address.to_canonical()),
-    };
-    let local = |address: IpAddr| address.is_loopback() || address.is_unspecified();
-    port == listen.port()
-        && address.is_some_and(|address| {
-            address == listen.ip().to_canonical() || (local(address) && local(listen.ip()))
-        })
-}
-
-/// What is wrong with a name or label; `None` if nothing is.
-pub(super) fn label_mistake(text: &str) -> Option<&'static str> {
-    if text.trim().is_empty() {
-        Some("must not be empty")
-    } else if text.chars().any(char::is_control) {
-        Some("must not have control characters, such as line breaks")
-    } else {
-        None
-    }
-}
-
-/// What is wrong with the name of a key; `None` if it is valid.
-pub(super) fn name_mistake(text: &str) -> Option<&'static str> {
-    label_mistake(text)
-        .or_else(|| (text.chars().count() > 128).then_some("must have at most 128 characters"))
-}
-
-/// What is wrong with the name of a pool; `None` if it is valid.
-pub(super) fn pool_name_mistake(name: &str) -> Option<&'static str> {
-    const RESERVED: &[&str] = &[
-        "v1", "v1beta", "api", "ui", "metrics", "healthz", "readyz", "search", "extract", "crawl",
-        "map", "research", "usage", "upload",
-    ];
-    if RESERVED.contains(&name) {
-        Some("is one of keypool's own paths; choose another name")
-    } else if name.is_empty()
-        || name.starts_with('.')
-        || !name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    {
-        Some(
-            "cannot be part of a path: a pool's name takes ASCII letters, digits, `-`, `_` and `.`, and does not start with `.`",
-        )
-    } else {
-        None
-    }
-}
-
 /// Whether `name` begins an endpoint whose version clients may leave out, such as `/chat/completions`.
 pub(super) fn begins_endpoint(name: &str) -> bool {
     const FIRST_SEGMENTS: &[&str] = &[
@@ -257,11 +138,6 @@ pub(super) fn begins_endpoint(name: &str) -> bool {
         "videos",
     ];
     FIRST_SEGMENTS.contains(&name)
-}
-
-/// Whether a secret is valid in an HTTP header: visible ASCII, no spaces.
-pub(super) fn fits_header(secret: &str) -> bool {
-    secret.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Whether `name` is valid as the name of a variable.
@@ -316,42 +192,6 @@ pub(super) fn has_stray_reference(raw: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_parsed() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-            ("2d", 172_800_000),
-            ("1.5s", 1_500),
-            ("0s", 0),
-        ] {
-            assert_eq!(
-                duration(text),
-                Some(Duration::from_millis(millis)),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "30",
-            "s",
-            "-1s",
-            "1e3s",
-            "1.s",
-            ".5s",
-            "1.2.3s",
-            "1m30s",
-            "30 sec",
-            "366d",
-            "9999999999999999999999s",
-            "１s",
-        ] {
-            assert_eq!(duration(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn sizes_are_parsed() {

@@ -66,6 +66,7 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
                 output_reservation: limits.output_reservation,
                 on_limit: limits.on_limit,
                 limit_wait: limits.limit_wait,
+                source: report.file_name().into(),
             });
         }
     }

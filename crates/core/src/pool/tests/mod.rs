@@ -18,10 +18,7 @@ use super::*;
 use crate::clock::fake::FakeClock;
 use crate::fault::{Class, Fault};
 use crate::secret::Secret;
-use crate::settings::{
-    BreakerSettings, KeySettings, PoolSettings, QueueSettings, RetrySettings, Strategy,
-    TimeoutSettings,
-};
+use crate::settings::{KeySettings, PoolSettings, Strategy};
 
 struct World {
     clock: Arc<FakeClock>,
@@ -65,17 +62,11 @@ fn key(n: usize) -> KeySettings {
 
 fn settings(keys: usize) -> PoolSettings {
     PoolSettings {
-        second_opinion: true,
         name: "p".into(),
         provider: "mock",
-        strategy: Strategy::RoundRobin,
         models: vec!["*".into()],
         keys: (1..=keys).map(key).collect(),
-        retry: RetrySettings::default(),
-        breaker: BreakerSettings::default(),
-        queue: QueueSettings::default(),
-        timeouts: TimeoutSettings::default(),
-        source: "test".into(),
+        ..PoolSettings::default()
     }
 }
 
@@ -258,7 +249,7 @@ fn each_class_starts_the_cooldown_it_should() {
                     "{class:?} does not end by itself"
                 );
                 assert_eq!(pool.next_available(&demand), NextAvailable::default());
-                assert!(pool.reset("k1").is_some());
+                assert!(pool.member("k1").map(|key| key.reset()).is_some());
                 assert!(
                     pool.lease(&demand).is_some(),
                     "{class:?} is over after a reset"
@@ -284,14 +275,14 @@ fn exhaustion_stops_every_key_of_the_group_until_a_reset() {
     );
     assert_eq!(names(&pool, &Demand::of("any"), 2), ["k3", "k3"]);
     assert_eq!(state(&pool, "k1").state, KeyState::Exhausted);
-    assert!(pool.reset("k1").is_some());
+    assert!(pool.member("k1").map(|key| key.reset()).is_some());
     assert_eq!(
         state(&pool, "k2").state,
         KeyState::Active,
         "a reset of one key of the group is a reset of its quota"
     );
     assert!(state(&pool, "k2").cooldowns.is_empty());
-    assert!(pool.reset("nobody").is_none());
+    assert!(pool.member("nobody").map(|key| key.reset()).is_none());
 }
 
 #[test]
@@ -465,8 +456,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
                     end(lease, &mut random);
                     if random.u8(..) < 16 {
                         world.clock.pass(seconds(1));
-                        let _ =
-                            pool.reset(&pool.current().members()[random.usize(..4)].name.clone());
+                        pool.keys().members()[random.usize(..4)].reset();
                     }
                 }
             });
@@ -476,7 +466,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
     assert!(!pool.wait_signal.anyone_anywhere());
     for member in pool.current().members().iter() {
         assert_eq!(member.key.active(), 0);
-        pool.reset(&member.name);
+        member.reset();
     }
     let all: Vec<Lease> = (0..100)
         .filter_map(|_| pool.lease(&Demand::of("m")))

@@ -287,9 +287,7 @@ fn under_concurrency_reloads_lose_no_slot_and_no_waiting_request() {
                     end(lease, &mut random);
                     if random.u8(..) < 32 {
                         let members = pool.keys();
-                        members.members().iter().for_each(|one| {
-                            let _ = pool.reset(&one.name);
-                        });
+                        members.members().iter().for_each(|one| one.reset());
                     }
                 }
             });
@@ -304,7 +302,7 @@ fn under_concurrency_reloads_lose_no_slot_and_no_waiting_request() {
     reload(&world, &pool, capped(4, CAP));
     assert!(pool.waiting() == 0 && !pool.wait_signal.anyone_anywhere());
     for member in pool.current().members().iter() {
-        pool.reset(&member.name);
+        member.reset();
         assert_eq!(member.key.active(), 0);
     }
     let all: Vec<Lease> = (0..100)

@@ -1,0 +1,184 @@
+//! The part of a key's state that outlives the process: what the store knows of it, and what it does not know yet.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Key, KeyId, QuotaGroup, flag};
+use crate::clock::Moment;
+use crate::cooldowns::{Cooldown, Cooldowns};
+use crate::fault::Class;
+use crate::store::{KeyCooldown, KeyMarks, KeyRecord, KeyUse, UpstreamKeyId};
+
+/// What the store knows of a key.
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    /// It has a record of the key.
+    is_known: bool,
+    total: u64,
+    failed: u64,
+    marks: KeyMarks,
+}
+
+impl From<&KeyId> for UpstreamKeyId {
+    fn from(id: &KeyId) -> Self {
+        Self {
+            provider: id.provider.into(),
+            origin: Arc::clone(&id.origin),
+            digest: id.digest,
+        }
+    }
+}
+
+impl Key {
+    /// Takes over what the store knows of the key, once. What was counted so far is added.
+    pub(crate) fn restore(&self, group: &QuotaGroup, record: &KeyRecord, moment: &Moment) {
+        let mut saved = self.saved.lock();
+        if saved.is_known {
+            return;
+        }
+        self.total.fetch_add(record.total, Ordering::Relaxed);
+        self.failed.fetch_add(record.failed, Ordering::Relaxed);
+        self.last_used_ms
+            .fetch_max(millis(record.last_used), Ordering::Relaxed);
+        *saved = Saved {
+            is_known: true,
+            total: record.total,
+            failed: record.failed,
+            marks: record.marks.clone(),
+        };
+        drop(saved);
+        self.set_disabled(record.disabled);
+        self.restore_marks(group, &record.marks, moment);
+    }
+
+    fn restore_marks(&self, group: &QuotaGroup, marks: &KeyMarks, moment: &Moment) {
+        if marks.invalid {
+            self.change(flag::INVALID, 0);
+        }
+        if marks.has_served {
+            self.note_served();
+        }
+        if let Some(until) = marks.exhausted_until.and_then(|at| moment.instant(at)) {
+            self.exhaust(until);
+        }
+        for cooldown in &marks.cooldowns {
+            let class = Class::of_name(&cooldown.class);
+            let (Some(until), Some(class)) = (moment.instant(cooldown.until), class) else {
+                continue;
+            };
+            let cooldowns = match cooldown.of_group {
+                true => &group.cooldowns,
+                false => &self.forbidden,
+            };
+            cooldowns.set(&cooldown.model, Cooldown { until, class }, moment.now);
+        }
+        self.notify_changed();
+    }
+
+    /// Follows a change that another node made: whether the key is switched off, invalid or exhausted.
+    pub(crate) fn follow(&self, record: &KeyRecord, moment: &Moment) {
+        self.set_disabled(record.disabled);
+        match record.marks.invalid {
+            true => self.change(flag::INVALID, 0),
+            false => self.change(0, flag::INVALID),
+        }
+        match record
+            .marks
+            .exhausted_until
+            .and_then(|at| moment.instant(at))
+        {
+            Some(until) => self.exhaust(until),
+            None => self.end_exhaustion(),
+        }
+        self.notify_changed();
+        self.serve_waiting();
+    }
+
+    /// An operator switches the key off, or on again.
+    pub(crate) fn set_disabled(&self, disabled: bool) {
+        match disabled {
+            true => self.change(flag::DISABLED, 0),
+            false => self.change(0, flag::DISABLED),
+        }
+        self.notify_changed();
+    }
+
+    /// The provider accepts the key. With `has_quota`, it has quota left too.
+    pub(crate) fn recovered(&self, has_quota: bool) {
+        self.change(0, flag::INVALID);
+        if has_quota {
+            self.end_exhaustion();
+        }
+        self.notify_changed();
+        self.serve_waiting();
+    }
+
+    /// What the store does not know yet; `None` if it knows everything.
+    pub(crate) fn unsaved(&self, group: &QuotaGroup, moment: &Moment) -> Option<KeyUse> {
+        let saved = self.saved.lock();
+        let marks = self.marks(group, moment);
+        let marks = (!saved.is_known || marks != saved.marks).then_some(marks);
+        let total = self.total().saturating_sub(saved.total);
+        let failed = self.failed().saturating_sub(saved.failed);
+        if marks.is_none() && total == 0 && failed == 0 {
+            return None;
+        }
+        let used = self.last_used_ms().filter(|_| total > 0);
+        Some(KeyUse {
+            key: (&self.id).into(),
+            total,
+            failed,
+            last_used: used.map(|ms| UNIX_EPOCH + Duration::from_millis(ms)),
+            marks,
+        })
+    }
+
+    /// The store knows this now.
+    pub(crate) fn note_saved(&self, stored: &KeyUse) {
+        let mut saved = self.saved.lock();
+        saved.is_known = true;
+        saved.total += stored.total;
+        saved.failed += stored.failed;
+        if let Some(marks) = &stored.marks {
+            saved.marks = marks.clone();
+        }
+    }
+
+    fn marks(&self, group: &QuotaGroup, moment: &Moment) -> KeyMarks {
+        let flags = self.flags();
+        let until = self.exhausted_until().filter(|until| *until > moment.now);
+        let mut cooldowns = listed(&self.forbidden, false, moment);
+        cooldowns.extend(listed(&group.cooldowns, true, moment));
+        KeyMarks {
+            invalid: flags & flag::INVALID != 0,
+            has_served: flags & flag::HAS_SERVED != 0,
+            exhausted_until: until.map(|until| rounded(moment.date(until))),
+            cooldowns,
+        }
+    }
+}
+
+fn listed(cooldowns: &Cooldowns, of_group: bool, moment: &Moment) -> Vec<KeyCooldown> {
+    let list = cooldowns.list(moment.now).into_iter();
+    list.map(|(model, cooldown)| KeyCooldown {
+        model,
+        until: rounded(moment.date(cooldown.until)),
+        class: cooldown.class.as_str().into(),
+        of_group,
+    })
+    .collect()
+}
+
+/// To the nearest second, so that a time has not changed just because it was computed again: the two clocks drift.
+fn rounded(at: SystemTime) -> SystemTime {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs((since + Duration::from_millis(500)).as_secs())
+}
+
+fn millis(at: Option<SystemTime>) -> u64 {
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
