@@ -104,6 +104,11 @@ impl ProxyUrl {
         &self.0.host
     }
 
+    /// Whether the URL has a user or password.
+    pub fn has_credentials(&self) -> bool {
+        self.expose() != self.0.shown
+    }
+
     /// The whole URL, with credentials and port, for the one place that connects.
     pub fn expose(&self) -> &str {
         self.0.url.expose()

@@ -10,6 +10,7 @@ use keypool_core::clock::Clock;
 use keypool_core::limit::Limiter;
 use keypool_core::pool::Registry;
 use keypool_core::secret::Digest256;
+use keypool_core::store::Store;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,7 @@ use crate::objects::Objects;
 use crate::prebuilt_headers;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
+use crate::stored::{self, Stored, StoredVirtualKeys};
 use crate::telemetry::Telemetry;
 use crate::traces::Traces;
 use crate::upstream::Upstream;
@@ -29,6 +31,14 @@ use crate::upstream::Upstream;
 const BODY_BUDGET: u64 = 1 << 30;
 /// The unit in which the budget is counted, in bytes.
 pub(crate) const BUDGET_UNIT: u64 = 4096;
+
+/// What outlives or outnumbers the process.
+pub struct Backends {
+    /// Counts the limits of callers and keys.
+    pub limiter: Arc<dyn Limiter>,
+    /// Keeps what the admin API manages, and what is counted; `None`: nothing is kept.
+    pub store: Option<Arc<dyn Store>>,
+}
 
 /// The gateway's shared handles.
 pub struct Gateway {
@@ -44,7 +54,10 @@ pub struct Gateway {
     pub(crate) traces: Traces,
     pub(crate) limits: Arc<CallerLimits>,
     pub(crate) body_budget: Arc<Semaphore>,
+    pub(crate) stored: Stored,
     pub(crate) admin_token: Digest256,
+    /// The configuration without what the store adds.
+    declared: Mutex<Arc<Settings>>,
     snapshot: ArcSwap<Snapshot>,
     registry: Registry,
     load: LoadSettings,
@@ -57,17 +70,20 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `settings`. `admin_token`: the digest of the admin token. `limiter`: counts the limits of callers and
-    /// keys.
+    /// A gateway for `settings`. `admin_token`: the digest of the admin token. What is stored is put in force by
+    /// [`Gateway::load_store`].
     pub fn new(
         settings: Settings,
         admin_token: Digest256,
         clock: Arc<dyn Clock>,
-        limiter: Arc<dyn Limiter>,
+        backends: Backends,
         load: LoadSettings,
     ) -> Arc<Self> {
+        let Backends { limiter, store } = backends;
+        let stored = Stored::new(store);
         let registry = Registry::new(Arc::clone(&clock), Box::new(prebuilt_headers::prepare))
-            .with_limiter(&limiter);
+            .with_limiter(&limiter)
+            .with_records(Arc::clone(&stored.records));
         let pools = registry.pools(&settings.pools, &[]);
         let budget = budget_units(&settings);
         let telemetry = Telemetry::default();
@@ -75,12 +91,18 @@ impl Gateway {
             upstream: Upstream::new(&telemetry),
             model_lists: ModelLists::default(),
             key_checks: KeyChecks::default(),
-            objects: Objects::default(),
+            objects: Objects::new(stored.is_there()),
+            stored,
             telemetry,
             traces: Traces::default(),
             limits: CallerLimits::new(limiter, &clock),
             body_budget: Arc::new(Semaphore::new(budget)),
-            snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools)),
+            declared: Mutex::new(Arc::new(settings.clone())),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(
+                settings,
+                pools,
+                StoredVirtualKeys::default(),
+            )),
             admin_token,
             registry,
             load,
@@ -103,19 +125,42 @@ impl Gateway {
         let _one_at_a_time = self.reloading.lock();
         let loaded = (self.load)().inspect_err(|errors| self.telemetry.reload_rejected(errors))?;
         let before = self.snapshot();
-        let changes = Changes::between(&before.settings, &loaded);
-        self.grow_body_budget(budget_units(&loaded.settings));
+        let warnings = loaded.warnings.clone();
+        *self.declared.lock() = Arc::new(loaded.settings);
+        self.apply(&before);
+        let changes = Changes::between(&before.settings, &self.snapshot().settings, warnings);
+        self.telemetry.reloaded(&changes);
+        Ok(changes)
+    }
+
+    /// The configuration without what the store adds.
+    pub(crate) fn declared(&self) -> Arc<Settings> {
+        Arc::clone(&self.declared.lock())
+    }
+
+    /// Puts what is declared and stored by now in force.
+    pub(crate) fn rebuild(&self) {
+        let _one_at_a_time = self.reloading.lock();
+        self.apply(&self.snapshot());
+    }
+
+    /// To be called while `reloading` is held.
+    fn apply(&self, before: &Snapshot) {
+        let merged = stored::merge(&self.declared(), self.stored.catalog().as_deref());
+        let settings = merged.settings;
+        self.telemetry
+            .inactive(&self.stored.inactive(), &merged.inactive);
+        self.stored.set_inactive(merged.inactive);
+        self.grow_body_budget(budget_units(&settings));
         let pools_before: Vec<_> = before
             .pools
             .iter()
             .map(|entry| Arc::clone(&entry.pool))
             .collect();
-        let pools = self.registry.pools(&loaded.settings.pools, &pools_before);
-        self.snapshot
-            .store(Arc::new(Snapshot::new(loaded.settings, pools)));
+        let pools = self.registry.pools(&settings.pools, &pools_before);
+        let next = Snapshot::new(settings, pools, merged.virtual_keys);
+        self.snapshot.store(Arc::new(next));
         self.model_lists.forget();
-        self.telemetry.reloaded(&changes);
-        Ok(changes)
     }
 
     /// Raises the body budget to `units`, so that a body of the allowed size fits. It never shrinks.
@@ -185,7 +230,10 @@ mod tests {
             settings(1 << 20),
             token,
             Arc::new(PollClock),
-            crate::limits::unlimited(),
+            Backends {
+                limiter: crate::limits::unlimited(),
+                store: None,
+            },
             Box::new(load),
         );
         let budget = || gw.body_budget.available_permits() as u64 * BUDGET_UNIT;

@@ -3,16 +3,18 @@
 //! Kept in memory, within a bound. When it is full, the owner with the most objects loses its least recently used one, so
 //! that no caller's objects push out another's. Must never know a wire form or a pool.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keypool_core::pool::ObjectOrigin;
+use keypool_core::store::ObjectChange;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// Maximum number of objects remembered.
-const CAPACITY: usize = 100_000;
+pub(crate) const CAPACITY: usize = 100_000;
 /// Number of locks. More than one, so that requests about different objects rarely contend.
 const SHARDS: usize = 16;
 /// Number of bits in the filter that tells without a lock that an id was never recorded: ten for each object.
@@ -44,6 +46,10 @@ pub(crate) struct Objects {
     /// lock.
     marks: Box<[AtomicU64]>,
     recorded: AtomicU64,
+    /// Objects that were created or deleted, and are not stored yet; `None`: nothing stores them. Bounded: the oldest are
+    /// dropped.
+    changes: Option<Mutex<VecDeque<ObjectChange>>>,
+    changed: Notify,
 }
 
 /// One owner's object of one id, at one account.
@@ -65,13 +71,15 @@ struct Shard {
     now: u64,
 }
 
-impl Default for Objects {
-    fn default() -> Self {
-        Self::with_capacity(CAPACITY)
-    }
-}
-
 impl Objects {
+    /// No objects. `are_stored`: somebody takes the changes and stores them.
+    pub(crate) fn new(are_stored: bool) -> Self {
+        Self {
+            changes: are_stored.then(Mutex::default),
+            ..Self::with_capacity(CAPACITY)
+        }
+    }
+
     fn with_capacity(capacity: usize) -> Self {
         Self {
             shards: Default::default(),
@@ -79,20 +87,66 @@ impl Objects {
             hasher: RandomState::new(),
             marks: (0..MARKS / 64).map(|_| AtomicU64::new(0)).collect(),
             recorded: AtomicU64::new(0),
+            changes: None,
+            changed: Notify::new(),
+        }
+    }
+
+    /// Resolves when there is a change to store.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The changes since this was last called.
+    pub(crate) fn take_changes(&self) -> Vec<ObjectChange> {
+        let changes = self.changes.as_ref();
+        let taken = changes.map(|changes| std::mem::take(&mut *changes.lock()));
+        taken.unwrap_or_default().into()
+    }
+
+    fn note_change(&self, id: &str, origin: &ObjectOrigin, owner: &Owner, deleted: bool) {
+        let Some(changes) = &self.changes else {
+            return;
+        };
+        let mut changes = changes.lock();
+        if changes.len() >= CAPACITY {
+            changes.pop_front();
+        }
+        changes.push_back(ObjectChange {
+            id: id.into(),
+            key: (&origin.key).into(),
+            group: origin.group.clone(),
+            owner: owner.clone(),
+            deleted,
+        });
+        drop(changes);
+        self.changed.notify_one();
+    }
+
+    /// Takes over what another process has stored.
+    pub(crate) fn import(&self, id: &str, origin: &ObjectOrigin, owner: &Owner, deleted: bool) {
+        match deleted {
+            true => _ = self.remove(id, |known| is_of(known, origin, owner)),
+            false => _ = self.put(id, origin, owner, false),
         }
     }
 
     /// Remembers that `owner` created `id` through the key of `origin`. An earlier owner at that account keeps it.
     pub(crate) fn record(&self, id: &str, origin: &ObjectOrigin, owner: &Owner) {
-        self.put(id, origin, owner, false);
+        if self.put(id, origin, owner, false) {
+            self.note_change(id, origin, owner, false);
+        }
     }
 
     /// Like [`Self::record`], if the provider has created `id` just now: an earlier object of that name no longer exists.
     pub(crate) fn record_new(&self, id: &str, origin: &ObjectOrigin, owner: &Owner) {
-        self.put(id, origin, owner, true);
+        if self.put(id, origin, owner, true) {
+            self.note_change(id, origin, owner, false);
+        }
     }
 
-    fn put(&self, id: &str, origin: &ObjectOrigin, owner: &Owner, is_new: bool) {
+    /// Returns whether it is remembered now and was not before.
+    fn put(&self, id: &str, origin: &ObjectOrigin, owner: &Owner, is_new: bool) -> bool {
         let hash = self.hasher.hash_one(id);
         let (word, bit) = mark(hash);
         self.marks[word].fetch_or(bit, Ordering::Relaxed);
@@ -101,14 +155,14 @@ impl Objects {
         let is_there = |known: &Owned| known.origin.is_account_of(origin);
         while let Some(at) = shard.owned(id).iter().position(is_there) {
             if !is_new {
-                return;
+                return false;
             }
             shard.remove(id, at);
         }
         let owned = shard.owned(id);
         if owned.len() >= MAX_OWNERS {
             let Some(own) = owned.iter().position(|known| known.owner == *owner) else {
-                return;
+                return false;
             };
             shard.remove(id, own);
         }
@@ -116,6 +170,7 @@ impl Objects {
         if shard.held > self.capacity {
             shard.make_room();
         }
+        true
     }
 
     /// Where `id` is, if `owner` may know it.
@@ -161,23 +216,24 @@ impl Objects {
 
     /// Forgets the object that `owner` has at the account of `origin`.
     pub(crate) fn forget(&self, id: &str, origin: &ObjectOrigin, owner: &Owner) {
-        self.remove(id, |known| {
-            known.owner == *owner && known.origin.is_account_of(origin)
-        });
+        if let Some(gone) = self.remove(id, |known| is_of(known, origin, owner)) {
+            self.note_change(id, &gone.origin, owner, true);
+        }
     }
 
     /// Forgets one `id` of `owner`, at any account. Returns whether there was one.
     pub(crate) fn forget_any(&self, id: &str, owner: &Owner) -> bool {
-        self.remove(id, |known| known.owner == *owner)
+        let gone = self.remove(id, |known| known.owner == *owner);
+        if let Some(gone) = &gone {
+            self.note_change(id, &gone.origin, owner, true);
+        }
+        gone.is_some()
     }
 
-    fn remove(&self, id: &str, is_it: impl Fn(&Owned) -> bool) -> bool {
+    fn remove(&self, id: &str, is_it: impl Fn(&Owned) -> bool) -> Option<Owned> {
         let mut shard = self.shard(self.hasher.hash_one(id)).lock();
-        let found = shard.owned(id).iter().position(is_it);
-        if let Some(at) = found {
-            shard.remove(id, at);
-        }
-        found.is_some()
+        let at = shard.owned(id).iter().position(is_it)?;
+        shard.remove(id, at)
     }
 
     fn may_know(&self, hash: u64) -> bool {
@@ -188,6 +244,11 @@ impl Objects {
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
         &self.shards[hash as usize % SHARDS]
     }
+}
+
+/// Whether this is what `owner` has at the account of `origin`.
+fn is_of(known: &Owned, origin: &ObjectOrigin, owner: &Owner) -> bool {
+    known.owner == *owner && known.origin.is_account_of(origin)
 }
 
 /// The word and the bit of an id in the filter. Uses other bits of the hash than the choice of the shard.
@@ -221,18 +282,17 @@ impl Shard {
     }
 
     /// Removes the object at this index from those of `id`.
-    fn remove(&mut self, id: &str, at: usize) {
-        let Some(owners) = self.entries.get_mut(id) else {
-            return;
-        };
-        let Owned { owner, used, .. } = owners.remove(at);
+    fn remove(&mut self, id: &str, at: usize) -> Option<Owned> {
+        let owners = self.entries.get_mut(id)?;
+        let gone = owners.remove(at);
         if owners.is_empty() {
             self.entries.remove(id);
         }
         self.held -= 1;
-        self.change(owner, |ids| {
-            ids.remove(&used);
+        self.change(gone.owner.clone(), |ids| {
+            ids.remove(&gone.used);
         });
+        Some(gone)
     }
 
     /// Marks the object at this index as used now, if it is `owner`'s, and returns where it is.
@@ -311,7 +371,7 @@ mod tests {
 
     #[test]
     fn only_its_maker_finds_an_object() {
-        let objects = Objects::default();
+        let objects = Objects::new(false);
         assert_eq!(objects.find("f", &None), Found::Unknown);
         objects.record("f", &key("a"), &owner("x"));
         assert_eq!(objects.find("f", &owner("x")), own(["a"]));
@@ -322,7 +382,7 @@ mod tests {
 
     #[test]
     fn an_object_shown_to_another_caller_keeps_its_owner() {
-        let objects = Objects::default();
+        let objects = Objects::new(false);
         objects.record("f", &key("a"), &owner("x"));
         objects.record("f", &key("a"), &owner("y"));
         assert_eq!(objects.find("f", &owner("y")), Found::Foreign);
@@ -340,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_recreated_name_has_its_new_owner_at_that_account_only() {
-        let objects = Objects::default();
+        let objects = Objects::new(false);
         objects.record("f", &key("a"), &owner("x"));
         objects.record("f", &key("b"), &owner("x"));
         objects.record_new("f", &key("a"), &owner("y"));
@@ -355,7 +415,7 @@ mod tests {
 
     #[test]
     fn an_id_at_several_accounts_of_its_maker_is_found_at_each() {
-        let objects = Objects::default();
+        let objects = Objects::new(false);
         for (at, of) in [("a", "x"), ("b", "y"), ("c", "x")] {
             objects.record("f", &key(at), &owner(of));
         }
@@ -461,7 +521,7 @@ mod tests {
 
     #[test]
     fn an_id_with_one_owner_names_it() {
-        let objects = Objects::default();
+        let objects = Objects::new(false);
         assert_eq!(objects.owner("u"), None);
         objects.record("u", &key("a"), &owner("x"));
         assert_eq!(objects.owner("u"), Some(owner("x")));
@@ -473,7 +533,7 @@ mod tests {
 
     #[test]
     fn one_id_at_many_accounts_is_bounded_per_owner() {
-        let objects = Objects::default();
+        let objects = Objects::new(false);
         objects.record("f", &key("a"), &owner("x"));
         for n in 0..20 {
             objects.record_new("f", &key(&n.to_string()), &owner("y"));

@@ -26,21 +26,21 @@ pub struct Changes {
     pub pools_removed: Vec<String>,
     /// Pools whose settings or keys changed.
     pub pools_changed: Vec<String>,
-    /// Other sections that changed: `server`, `log`, `admin`, `limiter`, `virtual_keys`, `routes`.
+    /// Other sections that changed: `server`, `log`, `admin`, `limiter`, `store`, `virtual_keys`, `routes`.
     pub sections_changed: Vec<&'static str>,
     /// Settings that have no effect yet, one sentence each.
     pub warnings: Vec<String>,
 }
 
 impl Changes {
-    /// What `loaded` changes compared with `before`.
-    pub(crate) fn between(before: &Settings, loaded: &Reloaded) -> Self {
-        let after = &loaded.settings;
+    /// What `after` changes compared with `before`.
+    pub(crate) fn between(before: &Settings, after: &Settings, warnings: Vec<String>) -> Self {
         let sections = [
             ("server", before.server != after.server),
             ("log", before.log != after.log),
             ("admin", before.admin != after.admin),
             ("limiter", before.limiter != after.limiter),
+            ("store", before.store != after.store),
             ("virtual_keys", before.virtual_keys != after.virtual_keys),
             ("routes", before.routes != after.routes),
         ];
@@ -54,7 +54,7 @@ impl Changes {
                 .into_iter()
                 .filter_map(|(name, differs)| differs.then_some(name))
                 .collect(),
-            warnings: loaded.warnings.clone(),
+            warnings,
         }
     }
 }
@@ -116,11 +116,8 @@ mod tests {
             (2, 1, &["virtual_keys"], &[]),
             (1, 2, &[], &["pool"]),
         ] {
-            let loaded = Reloaded {
-                settings: settings(caller, upstream),
-                warnings: Vec::new(),
-            };
-            let changes = Changes::between(&settings(1, 1), &loaded);
+            let changes =
+                Changes::between(&settings(1, 1), &settings(caller, upstream), Vec::new());
             assert_eq!(changes.sections_changed, sections);
             assert_eq!(changes.pools_changed, pools);
         }

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderValue;
 
 use crate::settings::{AuthMode, RouteSettings, Settings, VirtualKeySettings};
+use crate::stored::StoredVirtualKeys;
 use keypool_core::pattern;
 use keypool_core::pool::{Member, Pool};
 use keypool_core::secret::Digest256;
@@ -22,7 +24,9 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Its pools, in order.
     pub pools: Vec<Arc<PoolEntry>>,
+    /// Those of the configuration.
     virtual_keys: HashMap<Digest256, Arc<VirtualKeySettings>>,
+    stored_virtual_keys: StoredVirtualKeys,
 }
 
 /// A pool, with what routing must know of it.
@@ -51,7 +55,11 @@ pub(crate) enum NoRoute {
 
 impl Snapshot {
     /// The view of `settings` with these pools: one for each of its pools, in the same order.
-    pub fn new(settings: Settings, pools: Vec<Arc<Pool>>) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        pools: Vec<Arc<Pool>>,
+        stored_virtual_keys: StoredVirtualKeys,
+    ) -> Self {
         let virtual_keys = settings
             .virtual_keys
             .iter()
@@ -64,17 +72,25 @@ impl Snapshot {
             settings,
             pools,
             virtual_keys,
+            stored_virtual_keys,
         }
     }
 
-    /// The virtual key with this secret.
-    pub(crate) fn virtual_key(&self, secret: &str) -> Option<&Arc<VirtualKeySettings>> {
-        self.virtual_keys.get(&Digest256::of(secret.as_bytes()))
+    /// The virtual key with this secret, which may be accepted until a certain date only.
+    pub(crate) fn virtual_key(
+        &self,
+        secret: &str,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Option<&Arc<VirtualKeySettings>> {
+        let digest = Digest256::of(secret.as_bytes());
+        let declared = self.virtual_keys.get(&digest);
+        declared.or_else(|| self.stored_virtual_keys.find(&digest, now))
     }
 
     /// The virtual key of that name.
     pub(crate) fn virtual_key_named(&self, name: &str) -> Option<&Arc<VirtualKeySettings>> {
-        self.virtual_keys.values().find(|key| &*key.name == name)
+        let declared = self.virtual_keys.values().find(|key| &*key.name == name);
+        declared.or_else(|| self.stored_virtual_keys.named(name))
     }
 
     /// Whether a caller must present a virtual key.
@@ -83,7 +99,9 @@ impl Snapshot {
             AuthMode::Required => true,
             AuthMode::None => false,
             AuthMode::Auto => {
-                !self.virtual_keys.is_empty() || !self.settings.server.listen.ip().is_loopback()
+                !self.virtual_keys.is_empty()
+                    || self.stored_virtual_keys.has_held()
+                    || !self.settings.server.listen.ip().is_loopback()
             }
         }
     }

@@ -41,6 +41,9 @@ impl<T: CatalogStore + KeyStateStore + RecordStore> Store for T {}
 /// Pools, keys and virtual keys that the admin API manages, and who changed them.
 #[async_trait]
 pub trait CatalogStore: Send + Sync {
+    /// Whether other nodes may change it.
+    fn is_shared(&self) -> bool;
+
     /// The number of the newest change; 0: nothing was ever changed.
     async fn revision(&self) -> Result<Revision, StoreError>;
 

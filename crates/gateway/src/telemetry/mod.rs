@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::{Effect, MemberRef, Pool};
+use keypool_core::store::StoreError;
 use tracing::{error, info, warn};
 
 pub(crate) use health::no_failover;
@@ -21,6 +22,7 @@ pub(crate) use redact::redact;
 
 use crate::reload::Changes;
 use crate::snapshot::Snapshot;
+use crate::stored::{Access, Inactive};
 use crate::traces::NoKeyReason;
 use health::HealthMonitor;
 use throttle::LogThrottle;
@@ -185,6 +187,56 @@ impl Telemetry {
             next,
             "the response of key {number} \"{key_name}\" failed after it had begun: {reason}"
         );
+    }
+}
+
+/// What concerns the store.
+impl Telemetry {
+    /// The store does not respond, or refuses to work. Said once, until it recovers.
+    pub(crate) fn store_failed(&self, access: Access, error: &StoreError) {
+        let (code, effect) = (error.kind.as_str(), access.effect());
+        error!(code, "the store fails; {effect}: {error}");
+    }
+
+    /// The store works again.
+    pub(crate) fn store_recovered(&self, access: Access) {
+        let access = access.as_str();
+        info!(access, "the store works again");
+    }
+
+    /// What was read of the store could not be put in force, because of a bug.
+    pub(crate) fn store_not_applied(&self) {
+        error!(
+            "what was read of the store could not be put in force: restart keypool, and report this"
+        );
+    }
+
+    /// The process ends, and what it counted last is lost.
+    pub(crate) fn not_flushed(&self) {
+        error!(
+            "what was counted last could not be stored before the end: the store does not respond"
+        );
+    }
+
+    /// Something stored is not in force, and was before, or was not there.
+    pub(crate) fn inactive(&self, before: &[Inactive], now: &[Inactive]) {
+        for inactive in now.iter().filter(|one| !before.contains(one)) {
+            let (pool, reason) = (&*inactive.pool, inactive.reason.code());
+            let key_name = inactive.key.as_deref();
+            match key_name {
+                Some(key) => warn!(
+                    pool,
+                    key_name,
+                    reason,
+                    "the stored key \"{key}\" is not in force: {}",
+                    inactive.reason
+                ),
+                None => warn!(
+                    pool,
+                    reason, "the stored pool \"{pool}\" is not in force: {}", inactive.reason
+                ),
+            }
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl Caller {
         presented.extend(in_body.map(Cow::Owned));
         let known = presented
             .iter()
-            .find_map(|secret| snapshot.virtual_key(secret));
+            .find_map(|secret| snapshot.virtual_key(secret, || gw.clock.wall()));
         let by_upload = known.is_none();
         let key = match known {
             Some(key) => key,

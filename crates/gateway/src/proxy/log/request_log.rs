@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 use keypool_core::fault::Class;
-use keypool_core::limit::LimitId;
+use keypool_core::limit::{LimitId, Usage};
 use keypool_core::pool::{Demand, Effect, Leased, MemberRef, Pool};
+use keypool_core::store::UsageCounts;
 use tracing::{Span, field, info};
 
 use super::trace_header;
@@ -21,6 +22,7 @@ use crate::prebuilt_headers::KeyHeaders;
 use crate::proxy::headers::{ATTEMPTS, KEY, POOL, QUEUE_MS, REQUEST_ID, number};
 use crate::settings::VirtualKeySettings;
 use crate::snapshot::PoolEntry;
+use crate::stored::GroupOf;
 use crate::traces::{Ending, NoKeyReason, Outcome, SkipReason, Step, Trace};
 
 /// Longest request id taken from a caller, in bytes.
@@ -57,6 +59,8 @@ pub(crate) struct RequestLog {
     limited_key: Option<Arc<VirtualKeySettings>>,
     /// What those left when the call was decided; `None` before that.
     rate_headers: Option<Box<RateHeaders>>,
+    /// What the provider reported.
+    tokens: Usage,
 }
 
 impl RequestLog {
@@ -80,6 +84,7 @@ impl RequestLog {
             shows_trace: trace_header::is_requested(&parts.headers),
             limited_key: None,
             rate_headers: None,
+            tokens: Usage::default(),
         }
     }
 
@@ -247,6 +252,7 @@ impl RequestLog {
             return;
         }
         let took = self.gw.clock.now().saturating_duration_since(self.began);
+        self.count_usage(ending);
         self.span.record("status", self.status);
         let span = self.span.clone();
         span.in_scope(|| self.write_line(ending, took));
@@ -260,6 +266,51 @@ impl RequestLog {
                 ending,
                 steps: std::mem::take(&mut self.steps),
             });
+        }
+    }
+
+    /// Records the tokens that the provider reported.
+    pub(crate) fn set_tokens(&mut self, tokens: &Usage) {
+        self.tokens = *tokens;
+    }
+
+    /// Adds the request to the usage of the keys that it was tried with. The last of them counts the request itself.
+    fn count_usage(&self, ending: Ending) {
+        if !self.gw.stored.is_there() {
+            return;
+        }
+        let now = self.gw.clock.wall();
+        let is_nobody = Arc::ptr_eq(&self.caller, &nobody());
+        let mut attempts = self
+            .steps
+            .iter()
+            .filter_map(|step| Some((step, step.key_name.as_ref()?)))
+            .peekable();
+        while let Some((step, key)) = attempts.next() {
+            let is_last = attempts.peek().is_none();
+            let failed = match step.outcome {
+                Outcome::Failed { class, .. } => class.blames_key(),
+                _ => is_last && matches!(ending, Ending::UpstreamBrokeOff | Ending::UpstreamError),
+            };
+            let tokens = if is_last {
+                self.tokens
+            } else {
+                Usage::default()
+            };
+            let counts = UsageCounts {
+                requests: is_last.into(),
+                attempts: 1,
+                failures: failed.into(),
+                input_tokens: tokens.input_tokens.unwrap_or_default().into(),
+                output_tokens: tokens.output_tokens.unwrap_or_default().into(),
+            };
+            let group = GroupOf {
+                pool: &step.pool_name,
+                key,
+                model: &step.model,
+                virtual_key: (!is_nobody).then_some(&self.caller),
+            };
+            self.gw.stored.usage.add(group, &counts, now);
         }
     }
 
@@ -302,6 +353,7 @@ impl RequestLog {
             shows_trace: self.shows_trace,
             limited_key: self.limited_key.take(),
             rate_headers: self.rate_headers.take(),
+            tokens: self.tokens,
         };
         self.is_finished = true;
         taken

@@ -1,0 +1,167 @@
+//! Loads what is stored, and follows what other nodes change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use keypool_core::clock::Moment;
+use keypool_core::key::KeyId;
+use keypool_core::pool::ObjectOrigin;
+use keypool_core::store::{Catalog, KeyRecord, ObjectRecord, Revision, StoreError, UpstreamKeyId};
+use keypool_providers::catalogue;
+
+use super::Access;
+use crate::context::Gateway;
+use crate::objects;
+
+/// How often the store is asked whether another node has changed something.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// How often a store that is not shared is asked after a failure.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How far polls of objects overlap: what was stored before the last poll may become visible after it.
+const OVERLAP: Duration = Duration::from_secs(10);
+
+/// What was read of the store in one go.
+struct Read {
+    revision: Revision,
+    catalog: Option<Catalog>,
+    records: Vec<KeyRecord>,
+}
+
+impl Gateway {
+    /// Loads everything that is stored and puts it in force. Call it before serving.
+    ///
+    /// # Errors
+    /// What the store says. If it does not respond, [`follow_regularly`] goes on trying.
+    pub async fn load_store(self: &Arc<Self>) -> Result<(), StoreError> {
+        if !self.stored.is_there() {
+            return Ok(());
+        }
+        self.follow_store().await?;
+        self.load_objects(None).await
+    }
+
+    /// Reads what has changed in the store, and puts it in force.
+    pub(crate) async fn follow_store(self: &Arc<Self>) -> Result<(), StoreError> {
+        let read = self.read_changes().await;
+        let Some(read) = self.note_store(Access::Read, read)? else {
+            return Ok(());
+        };
+        let gw = Arc::clone(self);
+        // Off the tasks that serve requests: many keys take some time.
+        let applying = tokio::task::spawn_blocking(move || gw.apply_read(read));
+        if applying.await.is_err() {
+            self.telemetry.store_not_applied();
+        }
+        Ok(())
+    }
+
+    async fn read_changes(&self) -> Result<Option<Read>, StoreError> {
+        let store = self.stored.store()?;
+        let (followed, is_loaded) = {
+            let contents = self.stored.contents.lock();
+            (contents.followed, contents.catalog.is_some())
+        };
+        let revision = store.revision().await?;
+        if is_loaded && revision == followed {
+            return Ok(None);
+        }
+        // The catalog may be newer than the revision; then it is read once more than needed.
+        let since = if is_loaded { followed } else { 0 };
+        Ok(Some(Read {
+            revision,
+            records: store.key_records(since).await?,
+            catalog: Some(store.catalog().await?),
+        }))
+    }
+
+    fn apply_read(self: &Arc<Self>, read: Read) {
+        let since = {
+            let mut contents = self.stored.contents.lock();
+            contents.catalog = read.catalog.map(Arc::new).or(contents.catalog.take());
+            std::mem::replace(&mut contents.followed, read.revision)
+        };
+        self.stored.records.put(read.records.iter().cloned());
+        self.rebuild();
+        self.follow_records(&read.records, since);
+    }
+
+    /// Applies records to the keys in use.
+    fn follow_records(&self, records: &[KeyRecord], since: Revision) {
+        let by_key: HashMap<&UpstreamKeyId, &KeyRecord> =
+            records.iter().map(|record| (&record.key, record)).collect();
+        if by_key.is_empty() {
+            return;
+        }
+        let moment = Moment::of(&*self.clock);
+        for entry in &self.snapshot().pools {
+            for member in entry.pool.keys().all() {
+                let Some(record) = by_key.get(&UpstreamKeyId::from(&member.key.id)) else {
+                    continue;
+                };
+                member.restore(record, &moment);
+                if since > 0 && record.revision > since {
+                    member.follow(record, record.reset_at > since, &moment);
+                }
+            }
+        }
+    }
+
+    /// Loads the owners of objects: those recorded since then, or the newest.
+    pub(crate) async fn load_objects(&self, since: Option<SystemTime>) -> Result<(), StoreError> {
+        let store = self.stored.store()?;
+        let objects = store.objects(since, objects::CAPACITY).await;
+        for record in self.note_store(Access::Read, objects)? {
+            if let Some(origin) = origin(&record) {
+                let object = &record.object;
+                self.objects
+                    .import(&object.id, &origin, &object.owner, object.deleted);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn origin(record: &ObjectRecord) -> Option<ObjectOrigin> {
+    let UpstreamKeyId {
+        provider,
+        origin,
+        digest,
+    } = &record.object.key;
+    Some(ObjectOrigin {
+        key: KeyId {
+            provider: catalogue::find(provider)?.name,
+            origin: Arc::clone(origin),
+            digest: *digest,
+        },
+        group: record.object.group.clone(),
+    })
+}
+
+/// Follows the changes of other nodes, and loads a store that did not respond at first.
+pub(crate) async fn follow_regularly(gw: &Arc<Gateway>) -> std::convert::Infallible {
+    let Ok(store) = gw.stored.store() else {
+        return std::future::pending().await;
+    };
+    let is_shared = store.is_shared();
+    let mut polled = gw.clock.wall();
+    loop {
+        tokio::time::sleep(if is_shared { POLL_EVERY } else { RETRY_EVERY }).await;
+        let is_loaded = gw.stored.catalog().is_some();
+        if !is_loaded {
+            // Errors are noted; this tries again.
+            if gw.load_store().await.is_ok() {
+                polled = gw.clock.wall();
+            }
+            continue;
+        }
+        if !is_shared {
+            continue;
+        }
+        let begins = gw.clock.wall();
+        if gw.follow_store().await.is_ok() && gw.load_objects(Some(polled - OVERLAP)).await.is_ok()
+        {
+            polled = begins;
+        }
+    }
+}
