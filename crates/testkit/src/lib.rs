@@ -12,6 +12,7 @@ mod gemini;
 mod objects;
 mod openai;
 mod prompt_cache;
+mod quota;
 mod recorded;
 mod redis;
 mod request_text;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use quota::Quota;
 pub use recorded::{MAX_RECORDED_BODY, Recorded, fnv1a};
 pub use redis::{RedisCluster, RedisOptions, RedisServer};
 pub use script::{Behaviour, Seen, Step};
@@ -106,6 +108,12 @@ impl Mock {
         self.inner.state.behave(key, behaviour);
     }
 
+    /// Sets what `key` has left. The key `"*"` sets it for all keys without a quota of their own. Without this call, a key has
+    /// 1,000 credits, of which each response with status 200 costs one.
+    pub fn set_quota(&self, key: &str, quota: Quota) {
+        self.inner.state.set_quota(key, quota);
+    }
+
     /// Adds keys that `Behaviour::require_key` accepts.
     pub fn allow_keys<I: IntoIterator<Item = S>, S: Into<String>>(&self, keys: I) {
         self.inner
@@ -143,7 +151,7 @@ impl Mock {
         self.inner.state.recorded()
     }
 
-    /// Resets counts, recordings, scripts, behaviours and allowed keys to the state after start.
+    /// Resets counts, recordings, scripts, behaviours, quotas and allowed keys to the state after start.
     pub fn clear(&self) {
         self.inner.state.clear();
     }
