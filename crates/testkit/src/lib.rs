@@ -1,5 +1,5 @@
 //! The mock provider: responds like OpenAI, Anthropic, Gemini, Ark and Tavily, fails on demand, and counts its requests.
-//! Beside it, for tests: real Redis servers, and a network that fails.
+//! Beside it, for tests: real Redis and PostgreSQL servers, and a network that fails.
 //!
 //! This crate must never know the gateway or its settings: a test that shares code with what it tests proves nothing.
 
@@ -11,6 +11,7 @@ mod control;
 mod gemini;
 mod objects;
 mod openai;
+mod postgres;
 mod prompt_cache;
 mod quota;
 mod recorded;
@@ -19,6 +20,7 @@ mod request_text;
 mod route;
 mod script;
 mod server;
+mod server_process;
 mod shape;
 mod stalling_proxy;
 mod state;
@@ -34,6 +36,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use postgres::{PostgresOptions, PostgresServer};
 pub use quota::Quota;
 pub use recorded::{MAX_RECORDED_BODY, Recorded, fnv1a};
 pub use redis::{RedisCluster, RedisOptions, RedisServer};
