@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::errors::{ErrorResponse, intermediary_trouble, json, retry_after};
 use crate::protocol::{ListedModel, Protocol};
+use crate::quota::{QuotaCall, QuotaError, QuotaFigures};
 use crate::usage::ImageRule;
 
 /// How to ask a provider for its model list (`GET`, relative to the key's base URL), and how to read it.
@@ -66,6 +67,8 @@ pub struct Dialect {
     pub request_id_headers: &'static [&'static str],
     /// How to list the provider's models; `None` if it has no such list.
     pub list_models: Option<ListCall>,
+    /// How to ask for the quota of a key; `None` if the provider does not tell it.
+    pub quota: Option<QuotaCall>,
     /// The path sent upstream, given the protocol, the path of the key's base URL (no slash at its end, may be empty) and
     /// the client's path (percent-encoding kept, starts with `/`, no query).
     pub upstream_path: fn(Protocol, &str, &str) -> String,
@@ -108,5 +111,17 @@ impl Dialect {
         let entries = list[call.field].as_array()?.iter();
         let models = entries.filter_map(|entry| (call.read_model)(entry, self.name));
         Some(models.collect())
+    }
+
+    /// Reads the 2xx response to [`QuotaCall`]. Never panics, whatever the bytes.
+    ///
+    /// `authority`: that of the key's base URL. Where a balance names no currency, the host tells it.
+    pub fn parse_quota(&self, authority: &str, body: &[u8]) -> Result<QuotaFigures, QuotaError> {
+        let call = self.quota.ok_or(QuotaError::NotOffered)?;
+        let told = json(body).ok_or(QuotaError::NotJson)?;
+        if told.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(QuotaError::ErrorInBody);
+        }
+        (call.read)(&told, authority)
     }
 }

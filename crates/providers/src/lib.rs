@@ -6,6 +6,7 @@ pub mod dialect;
 pub mod errors;
 pub mod objects;
 pub mod protocol;
+pub mod quota;
 pub mod response;
 pub mod secrets;
 pub mod usage;

@@ -139,6 +139,60 @@ fn models_are_listed_where_the_provider_can() {
 }
 
 #[test]
+fn quotas_are_asked_where_the_provider_tells_them() {
+    let expect = [
+        ("tavily", "/usage"),
+        ("deepseek", "/user/balance"),
+        ("openrouter", "/api/v1/key"),
+        ("moonshot", "/v1/users/me/balance"),
+        ("siliconflow", "/v1/user/info"),
+        ("mock", "/usage"),
+    ];
+    let telling = catalogue::ALL.iter().filter_map(|dialect| {
+        let base = dialect.default_base_url.map(|url| url.parse::<BaseUrl>());
+        let base = base.map(|url| url.unwrap().path().to_string());
+        let path = (dialect.quota?.path)(&base.unwrap_or_default());
+        Some((dialect.name, path))
+    });
+    let telling: Vec<_> = telling.collect();
+    let telling: Vec<_> = telling
+        .iter()
+        .map(|(name, path)| (*name, path.as_str()))
+        .collect();
+    assert_eq!(telling, expect);
+    let proxied = |name| (catalogue::find(name).unwrap().quota.unwrap().path)("/proxy/v1");
+    assert_eq!(proxied("openrouter"), "/proxy/v1/key");
+    assert_eq!(proxied("moonshot"), "/proxy/v1/users/me/balance");
+}
+
+#[test]
+fn only_tavily_limits_how_often_a_quota_is_asked() {
+    for dialect in catalogue::ALL {
+        let allowance = dialect.quota.and_then(|call| call.allowance);
+        let expect = (dialect.name == "tavily").then_some((10, 600));
+        let stated = allowance.map(|allowance| (allowance.calls, allowance.per.as_secs()));
+        assert_eq!(stated, expect, "{}", dialect.name);
+    }
+}
+
+#[test]
+fn a_quota_response_that_is_no_json_has_a_code() {
+    for dialect in catalogue::ALL {
+        for body in ["", "<html>", "{\"key\":", "\u{feff}", "\0\0"] {
+            let code = dialect
+                .parse_quota("h", body.as_bytes())
+                .unwrap_err()
+                .as_str();
+            let expect = match dialect.quota {
+                Some(_) => "quota_response_not_json",
+                None => "quota_not_offered",
+            };
+            assert_eq!(code, expect, "{}: {body:?}", dialect.name);
+        }
+    }
+}
+
+#[test]
 fn callers_neither_choose_nor_see_accounts() {
     for (name, header) in [
         ("openai", "openai-project"),

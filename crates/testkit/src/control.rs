@@ -3,6 +3,7 @@
 //!
 //! This module must never touch a connection or a provider's wire format.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, ApiError, JSON};
 use crate::call::query_param;
+use crate::quota::Quota;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Step};
 use crate::shape::Content;
@@ -31,6 +33,7 @@ pub(crate) fn answer(
         .and_then(|body| match (&head.method, action) {
             (&Method::POST, "script") => script(state, &body),
             (&Method::POST, "behave") => behave(state, &body),
+            (&Method::POST, "quota") => quota(state, &body),
             (&Method::POST, "allow") => allow(state, &body),
             (&Method::POST, "seed") => parse::<Seed>(&body)
                 .map(|seed| state.seed(seed.seed))
@@ -67,8 +70,7 @@ pub(crate) fn answer(
     }
 }
 
-const ACTIONS: &str =
-    "the mock takes POST /_mock/script, behave, allow, seed, clear and GET /_mock/seen, recorded";
+const ACTIONS: &str = "the mock takes POST /_mock/script, behave, quota, allow, seed, clear and GET /_mock/seen, recorded";
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| error.to_string())
@@ -88,6 +90,14 @@ struct Allow {
 
 fn allow(state: &State, body: &[u8]) -> Result<Value, String> {
     state.allow_keys(parse::<Allow>(body)?.keys.into_iter());
+    Ok(json!({}))
+}
+
+/// The quota of each key. Together, so that thousands are set at once.
+fn quota(state: &State, body: &[u8]) -> Result<Value, String> {
+    for (key, quota) in parse::<BTreeMap<String, Quota>>(body)? {
+        state.set_quota(&key, quota);
+    }
     Ok(json!({}))
 }
 

@@ -1,5 +1,5 @@
 //! The mock provider: responds like OpenAI, Anthropic, Gemini, Ark and Tavily, fails on demand, and counts its requests.
-//! Beside it, for tests: real Redis servers, and a network that fails.
+//! Beside it, for tests: real Redis and PostgreSQL servers, and a network that fails.
 //!
 //! This crate must never know the gateway or its settings: a test that shares code with what it tests proves nothing.
 
@@ -11,13 +11,16 @@ mod control;
 mod gemini;
 mod objects;
 mod openai;
+mod postgres;
 mod prompt_cache;
+mod quota;
 mod recorded;
 mod redis;
 mod request_text;
 mod route;
 mod script;
 mod server;
+mod server_process;
 mod shape;
 mod stalling_proxy;
 mod state;
@@ -33,6 +36,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use postgres::{PostgresOptions, PostgresServer};
+pub use quota::Quota;
 pub use recorded::{MAX_RECORDED_BODY, Recorded, fnv1a};
 pub use redis::{RedisCluster, RedisOptions, RedisServer};
 pub use script::{Behaviour, Seen, Step};
@@ -106,6 +111,12 @@ impl Mock {
         self.inner.state.behave(key, behaviour);
     }
 
+    /// Sets what `key` has left. The key `"*"` sets it for all keys without a quota of their own. Without this call, a key has
+    /// 1,000 credits, of which each response with status 200 costs one.
+    pub fn set_quota(&self, key: &str, quota: Quota) {
+        self.inner.state.set_quota(key, quota);
+    }
+
     /// Adds keys that `Behaviour::require_key` accepts.
     pub fn allow_keys<I: IntoIterator<Item = S>, S: Into<String>>(&self, keys: I) {
         self.inner
@@ -143,7 +154,7 @@ impl Mock {
         self.inner.state.recorded()
     }
 
-    /// Resets counts, recordings, scripts, behaviours and allowed keys to the state after start.
+    /// Resets counts, recordings, scripts, behaviours, quotas and allowed keys to the state after start.
     pub fn clear(&self) {
         self.inner.state.clear();
     }

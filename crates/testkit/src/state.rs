@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::prompt_cache::PromptCaches;
+use crate::quota::Quota;
 use crate::recorded::Recorded;
 use crate::script::{Behaviour, Key, Seen, Step, Verdict, Visit, VisitContext};
 
@@ -19,6 +20,8 @@ use crate::script::{Behaviour, Key, Seen, Step, Verdict, Visit, VisitContext};
 pub const MAX_RECORDED_REQUESTS: usize = 1000;
 /// Maximum number of objects (responses, research tasks, …) whose owner is remembered.
 const MAX_OBJECTS: usize = 10_000;
+/// What a key has at first, if no quota was set.
+const CREDITS: f64 = 1000.0;
 const FIRST_SEED: u64 = 0x6b65_7970_6f6f_6c21;
 
 /// The ids of objects and the owner of each. The oldest are forgotten.
@@ -53,6 +56,8 @@ pub(crate) struct State {
     any_script: Mutex<VecDeque<Step>>,
     defaults: RwLock<Arc<Behaviour>>,
     first_defaults: Arc<Behaviour>,
+    /// By key; that of `*` is for all others.
+    quotas: RwLock<HashMap<String, Quota>>,
     allowed: RwLock<HashSet<String>>,
     recordings: Mutex<VecDeque<Arc<Recorded>>>,
     objects: Mutex<Objects>,
@@ -74,6 +79,7 @@ impl State {
             any_script: Mutex::default(),
             defaults: RwLock::new(Arc::clone(&defaults)),
             first_defaults: defaults,
+            quotas: RwLock::default(),
             allowed: RwLock::default(),
             recordings: Mutex::default(),
             objects: Mutex::default(),
@@ -113,6 +119,23 @@ impl State {
         match key {
             "*" => *self.defaults.write() = Arc::new(behaviour),
             _ => self.key(key).behave(behaviour),
+        }
+    }
+
+    pub(crate) fn set_quota(&self, key: &str, quota: Quota) {
+        self.quotas.write().insert(key.to_owned(), quota);
+    }
+
+    /// What the key has left: what was set, else the first credits without one for each 200 it received.
+    pub(crate) fn quota(&self, key: &str) -> Quota {
+        let quotas = self.quotas.read();
+        if let Some(set) = quotas.get(key).or_else(|| quotas.get("*")) {
+            return *set;
+        }
+        let used = self.seen(key).by_status.get(&200).copied().unwrap_or(0);
+        Quota {
+            remaining: Some((CREDITS - used as f64).max(0.0)),
+            limit: Some(CREDITS),
         }
     }
 
@@ -178,6 +201,7 @@ impl State {
         self.keys.write().clear();
         self.any_script.lock().clear();
         *self.defaults.write() = Arc::clone(&self.first_defaults);
+        self.quotas.write().clear();
         self.allowed.write().clear();
         self.recordings.lock().clear();
         *self.objects.lock() = Objects::default();

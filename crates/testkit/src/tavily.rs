@@ -4,13 +4,12 @@
 
 use http::Method;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::answer::{Answer, ApiError, Protocol, array, quoted, rfc3339};
 use crate::call::{Call, decoded};
+use crate::quota::number;
 use crate::state::State;
-
-const KEY_LIMIT: u64 = 1000;
-const PLAN_LIMIT: u64 = 15_000;
 
 /// The endpoint of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,21 +181,32 @@ fn research_result(call: &Call<'_>, id: &str) -> Result<String, ApiError> {
     ))
 }
 
-/// One credit for each 200 that this key has received, without this call.
+/// The credits of the key's account, which has no other key and no pay-as-you-go.
 fn usage(call: &Call<'_>) -> String {
-    let used = call
-        .state
-        .seen(call.key)
-        .by_status
-        .get(&200)
-        .copied()
-        .unwrap_or(0);
-    let by_kind = format!(
-        r#""search_usage":{used},"extract_usage":0,"crawl_usage":0,"map_usage":0,"research_usage":0"#
-    );
-    format!(
-        r#"{{"key":{{"usage":{used},"limit":{KEY_LIMIT},{by_kind}}},"account":{{"current_plan":"Mock","plan_usage":{used},"plan_limit":{PLAN_LIMIT},"paygo_usage":0,"paygo_limit":null,{by_kind}}}}}"#
-    )
+    let (limit, used) = call.state.quota(call.key).limit_and_used().unzip();
+    let (limit, used) = (limit.map(number), number(used.unwrap_or(0.0)));
+    let key = json!({
+        "usage": used,
+        "limit": null,
+        "search_usage": used,
+        "extract_usage": 0,
+        "crawl_usage": 0,
+        "map_usage": 0,
+        "research_usage": 0,
+    });
+    let account = json!({
+        "current_plan": "Mock",
+        "plan_usage": used,
+        "plan_limit": limit,
+        "search_usage": used,
+        "extract_usage": 0,
+        "crawl_usage": 0,
+        "map_usage": 0,
+        "research_usage": 0,
+        "paygo_usage": 0,
+        "paygo_limit": null,
+    });
+    json!({ "key": key, "account": account }).to_string()
 }
 
 /// An error in Tavily's format.

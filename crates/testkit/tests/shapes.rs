@@ -3,6 +3,7 @@
 //! These tests never look inside the mock: a client sees only these bytes.
 
 mod client;
+mod quota;
 
 use client::{CHAT, STREAM, call, get, post};
 use keypool_testkit::{Behaviour, Mock};
@@ -640,9 +641,9 @@ async fn tavily_endpoints_respond() {
     let usage = get(&mock, "k", "/usage").await.json();
     assert_eq!(
         (&usage["key"]["usage"], &usage["key"]["limit"]),
-        (&json!(6), &json!(1000))
+        (&json!(6), &json!(null))
     );
-    assert_eq!(usage["account"]["plan_limit"], 15000);
+    assert_eq!(usage["account"]["plan_limit"], 1000);
 }
 
 /// Path, body, status, and the JSON pointer and value of the error.

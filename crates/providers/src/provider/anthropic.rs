@@ -48,6 +48,7 @@ pub(crate) static ANTHROPIC: Dialect = Dialect {
         field: "data",
         read_model,
     }),
+    quota: None,
     upstream_path: |_, base_path, path| paths::kept_path(base_path, path),
     credential: |protocol, secret| match protocol {
         Protocol::OpenAi => paths::bearer(secret),

@@ -91,6 +91,7 @@ pub(crate) static GEMINI: Dialect = Dialect {
         field: "models",
         read_model,
     }),
+    quota: None,
     upstream_path,
     credential: |protocol, secret| match protocol {
         Protocol::OpenAi => paths::bearer(secret),

@@ -10,6 +10,7 @@ use super::{anthropic, ark, gemini, paths, tavily};
 use crate::dialect::Dialect;
 use crate::errors::{ErrorResponse, json};
 use crate::protocol::Protocol;
+use crate::quota::QuotaCall;
 
 /// The built-in mock provider.
 pub(crate) static MOCK: Dialect = Dialect {
@@ -33,6 +34,11 @@ pub(crate) static MOCK: Dialect = Dialect {
         "x-project-name",
     ],
     request_id_headers: &["x-request-id", "request-id"],
+    // In Tavily's form, without its allowance: the mock may be asked at any time.
+    quota: Some(QuotaCall {
+        allowance: None,
+        ..tavily::QUOTA
+    }),
     upstream_path: |_, base_path, path| paths::kept_path(base_path, path),
     credential: |protocol, secret| match protocol {
         Protocol::OpenAi | Protocol::Tavily => paths::bearer(secret),

@@ -3,12 +3,18 @@
 //! Must never know what a request asks for, only what responses look like.
 
 use keypool_core::fault::{Class, Fault};
+use serde_json::Value;
 
 use super::openai::{self, OPENAI_COMPATIBLE};
 use super::paths;
 use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, retry_after};
+use crate::quota::{
+    QuotaCall, QuotaError, QuotaFigures, amount, currency_of_host, optional_amount,
+};
 
+const HOST: &str = "api.moonshot.ai";
+const HOST_IN_CHINA: &str = "api.moonshot.cn";
 /// Response headers that name the account.
 const ACCOUNT_HEADERS: &[&str] = &["msh-org-id", "msh-project-id", "msh-uid", "msh-gid"];
 /// Meaning of its types, whatever the status.
@@ -25,7 +31,7 @@ pub(crate) static MOONSHOT: Dialect = Dialect {
     env_base_url: Some("MOONSHOT_BASE_URL"),
     default_base_url: Some("https://api.moonshot.ai/v1"),
     openai_base: Some(OpenAiBase {
-        hosts: &["api.moonshot.ai", "api.moonshot.cn"],
+        hosts: &[HOST, HOST_IN_CHINA],
         path: "/v1",
     }),
     default_models: &["moonshot-*", "kimi-*"],
@@ -33,9 +39,23 @@ pub(crate) static MOONSHOT: Dialect = Dialect {
     needs_include_usage: false,
     request_id_headers: &["msh-request-id", "x-request-id", "x-msh-trace-id"],
     is_private_header: |name| ACCOUNT_HEADERS.contains(&name) || paths::is_private_everywhere(name),
+    quota: Some(QuotaCall {
+        path: |base_path| paths::versioned_path(base_path, "/v1/users/me/balance"),
+        allowance: None,
+        read: read_balance,
+    }),
     classify,
     ..OPENAI_COMPATIBLE
 };
+
+/// Reads the balance that calls are paid from, vouchers included. Each of the two platforms has its currency.
+fn read_balance(told: &Value, authority: &str) -> Result<QuotaFigures, QuotaError> {
+    if optional_amount(&told["code"])?.is_some_and(|code| code != 0.0) {
+        return Err(QuotaError::ErrorInBody);
+    }
+    let left = amount(&told["data"]["available_balance"])?;
+    QuotaFigures::balance(left, currency_of_host(authority, HOST_IN_CHINA, HOST))
+}
 
 /// Classifies an error response of Moonshot.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
@@ -63,4 +83,50 @@ fn is_unpaid(body: &ErrorBody) -> bool {
     body.begins("insufficient balance")
         || body.begins("you've reached your usage limit")
         || (body.begins("your account") && body.says("insufficient balance"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(authority: &str, body: Value) -> Result<(f64, String), QuotaError> {
+        let figures = MOONSHOT.parse_quota(authority, body.to_string().as_bytes())?;
+        assert_eq!(figures.limit, None);
+        Ok((figures.remaining.unwrap(), figures.unit.to_string()))
+    }
+
+    #[test]
+    fn the_balance_is_in_the_currency_of_its_platform() {
+        let body = json!({"code": 0, "scode": "0x0", "status": true,
+            "data": {"available_balance": 49.58, "voucher_balance": 46.58, "cash_balance": 3.0}});
+        for (authority, unit) in [
+            ("api.moonshot.ai", "USD"),
+            ("api.moonshot.cn", "CNY"),
+            ("proxy.example:8443", "account_currency"),
+        ] {
+            let told = read(authority, body.clone());
+            assert_eq!(told, Ok((49.58, unit.to_owned())));
+        }
+        let debts = json!({"code": 0, "data": {"available_balance": -2.5, "cash_balance": -2.5}});
+        assert_eq!(read(HOST, debts), Ok((0.0, "USD".to_owned())));
+    }
+
+    #[test]
+    fn a_balance_with_another_code_than_0_is_an_error() {
+        let body = json!({"code": 5, "scode": "0x5", "status": false, "data": null});
+        assert_eq!(read(HOST, body), Err(QuotaError::ErrorInBody));
+        let body = json!({"error": {"type": "server_error", "message": "no"}});
+        assert_eq!(read(HOST, body), Err(QuotaError::ErrorInBody));
+        for body in [
+            json!({"code": 0}),
+            json!({"code": 0, "data": [49.58]}),
+            json!({"code": 0, "data": {"available_balance": null}}),
+            json!({"code": {}, "data": {"available_balance": 1}}),
+        ] {
+            let told = read(HOST, body.clone());
+            assert_eq!(told, Err(QuotaError::NoFigures), "{body}");
+        }
+    }
 }

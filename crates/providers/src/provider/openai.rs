@@ -36,6 +36,7 @@ pub(crate) const OPENAI_COMPATIBLE: Dialect = Dialect {
         field: "data",
         read_model,
     }),
+    quota: None,
     upstream_path: |_, base_path, path| paths::versioned_path(base_path, path),
     credential: |_, secret| paths::bearer(secret),
     is_private_header: paths::is_private_everywhere,

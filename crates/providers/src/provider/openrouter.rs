@@ -8,8 +8,10 @@ use keypool_core::fault::{Class, Fault};
 use serde_json::Value;
 
 use super::openai::{self, OPENAI_COMPATIBLE};
+use super::paths;
 use crate::dialect::{Dialect, OpenAiBase};
 use crate::errors::{ErrorBody, ErrorResponse, class_in, loggable_code, retry_after};
+use crate::quota::{QuotaCall, QuotaError, QuotaFigures, optional_amount, smaller};
 
 /// Meaning of `metadata.reason`, or of a code that says the same. An account that a request is too expensive for still
 /// serves smaller ones.
@@ -73,9 +75,31 @@ pub(crate) static OPENROUTER: Dialect = Dialect {
     // In the last chunk; it ignores the field.
     needs_include_usage: false,
     request_id_headers: &["x-generation-id", "x-request-id"],
+    quota: Some(QuotaCall {
+        path: |base_path| paths::versioned_path(base_path, "/v1/key"),
+        allowance: None,
+        read: read_key,
+    }),
     classify,
     ..OPENAI_COMPATIBLE
 };
+
+/// Reads what the key may still spend. Newer responses also tell the budget that is in force for it, of which the key's own
+/// limit is a part. The credits of the account are told to a management key only.
+fn read_key(told: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
+    let data = &told["data"];
+    let budget = &data["effective_budget"]["remaining_usd"];
+    let limit = optional_amount(&data["limit"])?;
+    let left = smaller(
+        optional_amount(&data["limit_remaining"])?,
+        optional_amount(budget)?,
+    );
+    let is_told = data.get("limit_remaining").is_some() || !budget.is_null();
+    if !is_told || (limit.is_some() && left.is_none()) {
+        return Err(QuotaError::NoFigures);
+    }
+    QuotaFigures::new(left, limit, "USD")
+}
 
 /// Classifies an error response of OpenRouter.
 fn classify(response: &ErrorResponse<'_>) -> Fault {
@@ -192,5 +216,64 @@ fn told_wait(value: &Value, now: SystemTime) -> Option<Duration> {
         Value::String(text) => retry_after::parse_wait(text, now),
         Value::Number(number) => retry_after::parse_wait(&number.to_string(), now),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is left and the limit.
+    fn read(data: Value) -> Result<(Option<f64>, Option<f64>), QuotaError> {
+        let body = json!({ "data": data }).to_string();
+        let figures = OPENROUTER.parse_quota("openrouter.ai", body.as_bytes())?;
+        assert_eq!(&*figures.unit, "USD");
+        Ok((figures.remaining, figures.limit))
+    }
+
+    #[test]
+    fn a_key_has_what_its_limit_leaves_it() {
+        let key = json!({"label": "sk-or-v1-a", "limit": 100, "limit_remaining": 74.5, "limit_reset": "monthly",
+            "usage": 25.5, "usage_daily": 2, "is_free_tier": false});
+        assert_eq!(read(key), Ok((Some(74.5), Some(100.0))));
+        let spent = json!({"limit": 10, "limit_remaining": -0.01});
+        assert_eq!(read(spent), Ok((Some(0.0), Some(10.0))));
+        let free =
+            json!({"limit": null, "limit_remaining": null, "usage": 3, "is_free_tier": true});
+        assert_eq!(read(free), Ok((None, None)));
+    }
+
+    #[test]
+    fn the_budget_in_force_bounds_what_a_key_has_left() {
+        for (left, budget, expect) in [
+            (json!(74.5), json!(5), Some(5.0)),
+            (json!(4), json!(5), Some(4.0)),
+            (json!(null), json!("5"), Some(5.0)),
+            (json!(null), json!(null), None),
+        ] {
+            let key = json!({"limit": null, "limit_remaining": left, "effective_budget": {"remaining_usd": budget}});
+            assert_eq!(read(key.clone()), Ok((expect, None)), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_without_figures_has_no_quota() {
+        for data in [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!({"usage": 3}),
+            json!({"limit": 10, "usage": 3}),
+            json!({"limit": 10, "limit_remaining": null}),
+            json!({"limit": null, "limit_remaining": {}}),
+            json!({"effective_budget": 5}),
+        ] {
+            assert_eq!(read(data.clone()), Err(QuotaError::NoFigures), "{data}");
+        }
+        let body = br#"{"error":{"code":500,"message":"no"},"data":{"limit_remaining":1}}"#;
+        let told = OPENROUTER.parse_quota("openrouter.ai", body);
+        assert_eq!(told, Err(QuotaError::ErrorInBody));
     }
 }

@@ -7,6 +7,7 @@
 mod answers;
 mod calls;
 mod json;
+mod quota;
 mod source;
 mod streams;
 mod usage;

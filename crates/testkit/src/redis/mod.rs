@@ -4,7 +4,6 @@
 
 mod cluster;
 mod control;
-mod process;
 mod server;
 
 pub use cluster::RedisCluster;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,15 +10,13 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::control;
-use super::process::Process;
+use crate::server_process::{Process, free_port, program_folders};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(10);
 /// Other processes may take a port between the check and the start.
 const ATTEMPTS: usize = 5;
-/// Ports below those of outgoing connections, so that a server finds its port free when it is restarted. Each server
-/// of a cluster also uses the port 10,000 above its own.
-const PORTS: std::ops::Range<u16> = 10_000..22_000;
+/// Each server of a cluster also uses the port that is this number above its own.
 const CLUSTER_BUS: u16 = 10_000;
 
 /// How a server is started; a plain one without a password by default.
@@ -106,7 +104,7 @@ impl RedisServer {
             let mut server = RedisServer {
                 options: options.clone(),
                 folder: std::env::temp_dir().join(name),
-                port: free_port()?,
+                port: free_port(&[CLUSTER_BUS])?,
                 process: None,
             };
             match server.spawn().await {
@@ -168,7 +166,7 @@ impl RedisServer {
         let configuration = format!("dir {folder}\n{}", self.options.configuration(self.port));
         let file = self.folder.join("redis.conf");
         fs::write(&file, configuration)?;
-        let process = Process::start(&self.folder, &[file.display().to_string()])?;
+        let process = Process::start(&self.folder, &[program()?, file])?;
         let ready = timeout(START, self.ready()).await;
         match ready.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(()) => {
@@ -211,13 +209,12 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> io::Result<u16> {
-    let is_free = |port: &u16| {
-        let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        bind(*port) && bind(port + CLUSTER_BUS)
-    };
-    (0..100)
-        .map(|_| fastrand::u16(PORTS))
-        .find(is_free)
-        .ok_or_else(|| io::Error::other("no free port for redis-server"))
+/// `redis-server` where `tests/servers/install` leaves it, else on the PATH.
+fn program() -> io::Result<PathBuf> {
+    let mut files = program_folders()
+        .into_iter()
+        .map(|folder| folder.join("redis-server"));
+    files.find(|file| file.is_file()).ok_or_else(|| {
+        io::Error::other("redis-server is missing; run tests/servers/install, or make test")
+    })
 }
