@@ -20,6 +20,7 @@ use crate::limits::CallerLimits;
 use crate::model_lists::ModelLists;
 use crate::objects::Objects;
 use crate::prebuilt_headers;
+use crate::quota::QuotaRefreshes;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::stored::{self, Stored, StoredVirtualKeys};
@@ -55,6 +56,9 @@ pub struct Gateway {
     pub(crate) limits: Arc<CallerLimits>,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) stored: Stored,
+    pub(crate) quota: QuotaRefreshes,
+    /// Held while an import is read.
+    pub(crate) importing: tokio::sync::Mutex<()>,
     pub(crate) admin_token: Digest256,
     /// The configuration without what the store adds.
     declared: Mutex<Arc<Settings>>,
@@ -93,6 +97,8 @@ impl Gateway {
             key_checks: KeyChecks::default(),
             objects: Objects::new(stored.is_there()),
             stored,
+            quota: QuotaRefreshes::default(),
+            importing: tokio::sync::Mutex::default(),
             telemetry,
             traces: Traces::default(),
             limits: CallerLimits::new(limiter, &clock),

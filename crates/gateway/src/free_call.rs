@@ -1,4 +1,5 @@
-//! The call to a provider that costs nothing: its model list. It also tells whether a key works.
+//! Calls to a provider that cost nothing: its model list, which also tells whether a key works, and a key's quota. They
+//! count for no key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,10 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::MemberRef;
+use keypool_core::store::{KeyStateChange, MarksChange};
 use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::ListedModel;
+use keypool_providers::quota::{QuotaError, QuotaFigures};
 use keypool_providers::response::readable;
 use tokio::time::timeout;
 
@@ -22,71 +25,216 @@ use crate::upstream::{RequestBody, UpstreamRequest, content_encoding};
 
 /// Maximum size of a provider's list, in bytes.
 const MAX_LIST: usize = 8 << 20;
+/// Maximum size of a quota's response, in bytes.
+const MAX_QUOTA: usize = 64 << 10;
 
 /// How long a check of a key may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no list.
+/// Why a call brought nothing.
 #[derive(Debug)]
 pub(crate) enum FreeCallError {
     /// The provider refused, and what that means.
     Refused(Fault),
-    /// The provider has no list, did not respond, or not with a list.
-    NoList,
+    /// The provider does not offer the call.
+    NotOffered,
+    /// The provider did not respond.
+    NoResponse,
+    /// The response is not what was asked for.
+    Unreadable,
+    /// The response has no quota that can be read.
+    NoQuota(QuotaError),
 }
 
-/// The models that the provider lists for this key. The caller sets the deadline. The outcome counts for no key.
+impl FreeCallError {
+    /// The stable code.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(fault) => fault.class.as_str(),
+            Self::NotOffered => "not_offered",
+            Self::NoResponse => "upstream_unreachable",
+            Self::Unreadable => "unreadable_response",
+            Self::NoQuota(error) => error.as_str(),
+        }
+    }
+}
+
+/// What is asked for.
+struct Get<'a> {
+    /// Path and query, as they are sent.
+    target: String,
+    headers: &'a [(&'static str, &'static str)],
+    /// Maximum size of the response, in bytes.
+    limit: usize,
+}
+
+/// The models that the provider lists for this key. The caller sets the deadline.
 pub(crate) async fn list_models(
     gw: &Gateway,
     entry: &PoolEntry,
     member: &MemberRef,
 ) -> Result<Vec<ListedModel>, FreeCallError> {
     let dialect = entry.dialect;
-    let list = dialect.list_models.ok_or(FreeCallError::NoList)?;
-    let mut headers = HeaderMap::new();
-    for (name, value) in list.headers {
-        headers.insert(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
-    }
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("keypool/", env!("CARGO_PKG_VERSION"))),
-    );
-    let (method, protocol) = (Method::GET, dialect.protocols[0]);
+    let list = dialect.list_models.ok_or(FreeCallError::NotOffered)?;
     let query = Some(list.query).filter(|query| !query.is_empty());
+    let protocol = dialect.protocols[0];
+    let body = get(
+        gw,
+        entry,
+        member,
+        Get {
+            target: entry.upstream_path_and_query(member, protocol, list.path, query),
+            headers: list.headers,
+            limit: MAX_LIST,
+        },
+    );
+    dialect
+        .parse_models(&body.await?)
+        .ok_or(FreeCallError::Unreadable)
+}
+
+/// What the provider tells of the key's quota. The caller sets the deadline.
+pub(crate) async fn quota(
+    gw: &Gateway,
+    entry: &PoolEntry,
+    member: &MemberRef,
+) -> Result<QuotaFigures, FreeCallError> {
+    let call = entry.dialect.quota.ok_or(FreeCallError::NotOffered)?;
+    let body = get(
+        gw,
+        entry,
+        member,
+        Get {
+            target: (call.path)(member.base_url.path()),
+            headers: &[],
+            limit: MAX_QUOTA,
+        },
+    );
+    let told = entry
+        .dialect
+        .parse_quota(member.base_url.authority(), &body.await?);
+    told.map_err(FreeCallError::NoQuota)
+}
+
+/// The body of a successful response.
+async fn get(
+    gw: &Gateway,
+    entry: &PoolEntry,
+    member: &MemberRef,
+    call: Get<'_>,
+) -> Result<Vec<u8>, FreeCallError> {
+    let headers = headers(call.headers);
+    let (dialect, method) = (entry.dialect, Method::GET);
     let build = || {
         let key = KeyHeaders::of(member)?;
         let mut headers: Vec<_> = headers.iter().collect();
-        headers.push(key.credential(protocol)?);
-        let target = entry.upstream_path_and_query(member, protocol, list.path, query);
-        let body = RequestBody::default();
-        UpstreamRequest::new(&method, target, key.host.as_ref()?, headers, body)
+        headers.push(key.credential(dialect.protocols[0])?);
+        let (target, host) = (call.target.clone(), key.host.as_ref()?);
+        UpstreamRequest::new(&method, target, host, headers, RequestBody::default())
     };
     let (base_url, proxy) = (&member.base_url, member.proxy.as_ref());
     let connect = member.keys().settings().timeouts.connect;
     let sending = gw.upstream.send(base_url, proxy, &build, connect, true);
-    let (parts, body) = sending
+    let response = sending.await.map_err(|_| FreeCallError::NoResponse)?;
+    let (parts, body) = response.into_parts();
+    let body = read_whole(body, call.limit)
         .await
-        .map_err(|_| FreeCallError::NoList)?
-        .into_parts();
-    let body = read_whole(body, MAX_LIST)
-        .await
-        .ok_or(FreeCallError::NoList)?;
-    let coding = content_encoding(&parts.headers);
+        .ok_or(FreeCallError::Unreadable)?;
+    let body = readable(content_encoding(&parts.headers), &body, call.limit);
     if parts.status.is_success() {
-        let body = readable(coding, &body, MAX_LIST);
-        return dialect.parse_models(&body).ok_or(FreeCallError::NoList);
+        return Ok(body.into_owned());
     }
     Err(FreeCallError::Refused(dialect.judge(&ErrorResponse {
         status: parts.status.as_u16(),
         headers: &parts.headers,
-        body: &readable(coding, &body, MAX_LIST),
+        body: &body,
         now: gw.clock.wall(),
     })))
+}
+
+fn headers(further: &[(&'static str, &'static str)]) -> HeaderMap {
+    let further = further.iter().map(|(name, value)| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
+    });
+    let agent = concat!("keypool/", env!("CARGO_PKG_VERSION"));
+    let mut headers: HeaderMap = further.collect();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+    headers
+}
+
+/// What a call that costs nothing says about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckResult {
+    /// The provider accepts it.
+    Works,
+    /// The provider rejects it.
+    Rejected(Class),
+    /// It could not be found out, for the reason of this code.
+    Unknown(&'static str),
+}
+
+/// Finds out whether the key works. Changes nothing.
+pub(crate) async fn check_key(gw: &Gateway, entry: &PoolEntry, member: &MemberRef) -> CheckResult {
+    let checking = async {
+        match entry.dialect.list_models {
+            Some(_) => list_models(gw, entry, member).await.map(|_| ()),
+            None => quota(gw, entry, member).await.map(|_| ()),
+        }
+    };
+    match timeout(TIMEOUT, checking).await {
+        Ok(Ok(())) => CheckResult::Works,
+        Ok(Err(FreeCallError::Refused(fault))) if fault.class == Class::Rejected => {
+            CheckResult::Rejected(fault.class)
+        }
+        // The provider knows the key if it tells this of its account.
+        Ok(Err(FreeCallError::Refused(fault))) if fault.class == Class::Exhausted => {
+            CheckResult::Works
+        }
+        Ok(Err(error)) => CheckResult::Unknown(error.code()),
+        Err(_) => CheckResult::Unknown("upstream_timeout"),
+    }
+}
+
+impl Gateway {
+    /// Does to the key what the result of a check means, here and on other nodes.
+    pub(crate) async fn apply_check(
+        &self,
+        entry: &PoolEntry,
+        member: &MemberRef,
+        result: CheckResult,
+    ) {
+        let marks = match result {
+            CheckResult::Works if member.is_invalid() => MarksChange::Valid,
+            CheckResult::Rejected(_) if !member.is_invalid() => MarksChange::Invalid,
+            _ => return,
+        };
+        match marks {
+            MarksChange::Invalid => {
+                member.reject();
+                self.telemetry.check_failed(&entry.pool, member);
+                self.telemetry
+                    .health
+                    .after_failure(&entry.pool, self.clock.now());
+            }
+            _ => {
+                member.recovered(false);
+                self.telemetry.check_passed(&entry.pool, member);
+            }
+        }
+        let change = KeyStateChange {
+            key: (&member.key.id).into(),
+            disabled: None,
+            marks,
+            quota: None,
+        };
+        // If the store does not respond, this is stored with the next batch, and other nodes find it out by themselves.
+        let _ = self.change_key_states(&[change], None).await;
+    }
 }
 
 /// Checks the key in the background. If the provider rejects it again, it is invalid.
@@ -97,16 +245,9 @@ pub(crate) fn check(gw: &Arc<Gateway>, entry: &Arc<PoolEntry>, member: &MemberRe
     let (gw, entry, member) = (Arc::clone(gw), Arc::clone(entry), member.clone());
     let tasks = gw.tasks.clone();
     tasks.spawn(async move {
-        let checking = list_models(&gw, &entry, &member);
-        let Ok(Err(FreeCallError::Refused(fault))) = timeout(TIMEOUT, checking).await else {
-            return;
-        };
-        if fault.class == Class::Rejected {
-            member.reject();
-            gw.telemetry.check_failed(&entry.pool, &member);
-            gw.telemetry
-                .health
-                .after_failure(&entry.pool, gw.clock.now());
+        let result = check_key(&gw, &entry, &member).await;
+        if let CheckResult::Rejected(_) = result {
+            gw.apply_check(&entry, &member, result).await;
         }
     });
 }

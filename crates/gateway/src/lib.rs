@@ -14,6 +14,7 @@ mod objects;
 mod prebuilt_headers;
 mod proxy;
 pub mod proxy_environment;
+mod quota;
 mod reload;
 mod resources;
 pub mod server;
@@ -25,3 +26,5 @@ mod telemetry;
 mod traces;
 mod upstream;
 mod write_limit;
+
+pub use admin::openapi_document;

@@ -18,7 +18,7 @@ pub struct Reloaded {
 }
 
 /// What a reload changed, by pool.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, utoipa::ToSchema)]
 pub struct Changes {
     /// Pools that were added.
     pub pools_added: Vec<String>,

@@ -1,6 +1,7 @@
 //! What the store knows of keys, so that a key that joins a pool takes it over before it serves.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
@@ -24,24 +25,29 @@ impl KeyRecords {
         self.0.write().extend(records);
     }
 
-    /// Changes the record of a key, if there is one.
-    pub fn update(&self, key: &UpstreamKeyId, change: impl FnOnce(&mut KeyRecord)) {
-        if let Some(record) = self.0.write().get_mut(key) {
-            change(record);
-        }
+    /// Changes the record of a key, which is made if there is none.
+    pub fn change(
+        &self,
+        key: &UpstreamKeyId,
+        now: SystemTime,
+        change: impl FnOnce(&mut KeyRecord),
+    ) {
+        let mut records = self.0.write();
+        let record = records
+            .entry(key.clone())
+            .or_insert_with(|| KeyRecord::first_seen(key.clone(), now));
+        change(record);
     }
 
     /// Adds what was stored of a key.
-    pub fn add(&self, stored: &KeyUse, now: std::time::SystemTime) {
-        let mut records = self.0.write();
-        let record = records
-            .entry(stored.key.clone())
-            .or_insert_with(|| KeyRecord::first_seen(stored.key.clone(), now));
-        record.total += stored.total;
-        record.failed += stored.failed;
-        record.last_used = record.last_used.max(stored.last_used);
-        if let Some(marks) = &stored.marks {
-            record.marks = marks.clone();
-        }
+    pub fn add(&self, stored: &KeyUse, now: SystemTime) {
+        self.change(&stored.key, now, |record| {
+            record.total += stored.total;
+            record.failed += stored.failed;
+            record.last_used = record.last_used.max(stored.last_used);
+            if let Some(marks) = &stored.marks {
+                record.marks = marks.clone();
+            }
+        });
     }
 }

@@ -22,7 +22,7 @@ pub(super) async fn alive() -> Json<serde_json::Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// 200 from start-up until shutdown begins. Problems with keys and with the limiter's store are reported in the body and do
+/// 200 from start-up until shutdown begins. Problems with keys, with the limiter and with the store are reported in the body and do
 /// not change the status: taking a node out of rotation would repair neither.
 pub(super) async fn ready(
     State(gw): State<Arc<Gateway>>,
@@ -44,11 +44,16 @@ pub(super) async fn ready(
         }
     }
     let limiter_is_degraded = gw.limits.is_degraded();
-    let degraded = !without_keys.is_empty() || snapshot.pools.is_empty() || limiter_is_degraded;
+    let store_is_degraded = gw.stored.is_degraded();
+    let degraded = !without_keys.is_empty()
+        || snapshot.pools.is_empty()
+        || limiter_is_degraded
+        || store_is_degraded;
     let mut body = json!({ "status": "ready", "degraded": degraded });
     if access.is_admin {
         body["pools_without_a_usable_key"] = json!(without_keys);
         body["limiter_is_degraded"] = json!(limiter_is_degraded);
+        body["store_is_degraded"] = json!(store_is_degraded);
     }
     Json(body).into_response()
 }

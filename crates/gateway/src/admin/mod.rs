@@ -1,13 +1,25 @@
 //! The admin API and the health checks. Everything under `/api` and `/metrics` requires the admin token.
 
+mod audit;
 mod config;
+mod extract;
 mod health;
+mod import;
+mod import_format;
+mod key_actions;
+mod key_view;
 mod keys;
+mod openapi;
+mod page;
+mod pools;
 mod problem;
+mod quota;
 mod stats;
 mod token;
 mod traces;
 mod ui;
+mod usage;
+mod virtual_keys;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +27,16 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::get;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::context::Gateway;
 use crate::proxy::OutBody;
+use extract::Source;
 use problem::Problem;
 use token::Guard;
 
@@ -32,21 +47,50 @@ pub(crate) struct Admin {
     router: Router,
 }
 
+/// The routes that the OpenAPI document describes.
+fn documented() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(stats::stats))
+        .routes(routes!(pools::list))
+        .routes(routes!(pools::get, pools::put, pools::delete))
+        .routes(routes!(keys::list, keys::add))
+        .routes(routes!(import::import))
+        .routes(routes!(keys::get, keys::update, keys::delete))
+        .routes(routes!(key_actions::reset))
+        .routes(routes!(key_actions::enable))
+        .routes(routes!(key_actions::disable))
+        .routes(routes!(key_actions::check))
+        .routes(routes!(quota::refresh_pool))
+        .routes(routes!(quota::refresh_tavily))
+        .routes(routes!(virtual_keys::list, virtual_keys::create))
+        .routes(routes!(
+            virtual_keys::get,
+            virtual_keys::update,
+            virtual_keys::delete
+        ))
+        .routes(routes!(virtual_keys::rotate))
+        .routes(routes!(usage::usage))
+        .routes(routes!(audit::list))
+        .routes(routes!(traces::newest))
+        .routes(routes!(config::reload))
+}
+
+/// The OpenAPI 3.1 document of the admin API, as JSON.
+pub fn openapi_document() -> String {
+    let (_, document) = documented().split_for_parts();
+    document.to_pretty_json().unwrap_or_default() + "\n"
+}
+
 impl Admin {
     /// The admin plane of `gw`.
     pub(crate) fn new(gw: Arc<Gateway>) -> Self {
-        let router = Router::new()
+        let (routes, document) = documented().split_for_parts();
+        let router = routes
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
             .route("/ui/", get(ui::page))
             .route("/ui", get(ui::page))
-            .route("/api/keys/stats", get(stats::stats))
-            .route(
-                "/api/v1/admin/pools/{pool}/keys/{name}/reset",
-                post(keys::reset),
-            )
-            .route("/api/v1/admin/traces", get(traces::newest))
-            .route("/api/v1/admin/config/reload", post(config::reload))
+            .route("/api/v1/openapi.json", openapi::route(&document))
             .fallback(|| async { Problem::not_found() })
             .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
             .with_state(Arc::clone(&gw));
@@ -86,6 +130,7 @@ impl Admin {
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(health::Access { is_admin });
+        request.extensions_mut().insert(Source(peer.ip()));
         match self.router.clone().oneshot(request).await {
             Ok(response) => response.map(OutBody::Admin),
             Err(never) => match never {},

@@ -2,93 +2,118 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
+use keypool_core::clock::Moment;
 use keypool_core::pool::{CooldownReport, KeyReport};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::key_view::{KeyFacts, KnownKeys};
+use super::openapi::ReadProblems;
 use crate::context::Gateway;
 
 /// The statistics of one key. The first six fields are stable.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct KeyStats {
+    /// Calls in flight.
     active_requests: u32,
+    /// Attempts so far.
     total_requests: u64,
+    /// Attempts that failed.
     failed_requests: u64,
     /// Per cent, one decimal.
     success_rate: f64,
+    /// Whether it could take a request now.
     is_available: bool,
-    /// RFC 3339; null if the key was never used.
+    /// When it was last used; null if it never was.
+    #[schema(required, format = DateTime)]
     last_used: Option<String>,
+    /// `active`, `cooling`, `exhausted`, `invalid` or `disabled`.
     state: &'static str,
+    /// What it must not be asked for now.
     cooldowns: Vec<CooldownView>,
+    #[serde(flatten)]
+    facts: KeyFacts,
 }
 
-#[derive(Serialize)]
-struct CooldownView {
-    /// Null if the cooldown applies to all models.
+/// A time in which a key must not be asked for something.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Cooldown)]
+pub(super) struct CooldownView {
+    /// The model; null if it applies to all models.
+    #[schema(required)]
     model: Option<String>,
+    /// When it ends.
+    #[schema(format = DateTime)]
     until: String,
+    /// What caused it.
     class: &'static str,
 }
 
+/// The statistics of all keys, by pool and name.
+#[utoipa::path(get, path = "/api/keys/stats", operation_id = "key_stats", tag = "keys",
+    responses((status = 200, body = BTreeMap<String, BTreeMap<String, KeyStats>>), ReadProblems))]
 pub(super) async fn stats(
     State(gw): State<Arc<Gateway>>,
 ) -> Json<BTreeMap<String, BTreeMap<String, KeyStats>>> {
-    let (now, wall) = (gw.clock.now(), gw.clock.wall());
+    let catalog = gw.stored.catalog();
+    let known = KnownKeys::of(&gw, catalog.as_deref());
     let snapshot = gw.snapshot();
-    let pool = |report: Vec<KeyReport>| {
-        report
-            .into_iter()
-            .map(|key| (key.name.to_string(), KeyStats::of(key, now, wall)))
-            .collect::<BTreeMap<_, _>>()
-    };
-    let pools = snapshot
-        .pools
-        .iter()
-        .map(|entry| (entry.pool.name().to_string(), pool(entry.pool.report())));
+    let pools = snapshot.pools.iter().map(|entry| {
+        let name = entry.pool.name();
+        let keys = entry.pool.keys();
+        let stats = keys.all().map(|member| {
+            let facts = known.facts(name, &member);
+            let stats = KeyStats::of(member.report(known.moment()), facts, known.moment());
+            (member.name.to_string(), stats)
+        });
+        (name.to_string(), stats.collect())
+    });
     Json(pools.collect())
 }
 
 impl KeyStats {
-    fn of(key: KeyReport, now: Instant, wall: SystemTime) -> Self {
+    fn of(key: KeyReport, facts: KeyFacts, moment: &Moment) -> Self {
         Self {
             active_requests: key.active,
             total_requests: key.total,
             failed_requests: key.failed,
             success_rate: success_rate(key.total, key.failed),
             is_available: key.is_available,
-            last_used: key
-                .last_used_ms
-                .map(|ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms))),
+            last_used: last_used(&key),
             state: key.state.as_str(),
-            cooldowns: key
-                .cooldowns
-                .into_iter()
-                .map(|cooldown| CooldownView::of(cooldown, now, wall))
-                .collect(),
+            cooldowns: CooldownView::all(key.cooldowns, moment),
+            facts,
         }
     }
 }
 
+/// When a key was last used.
+pub(super) fn last_used(key: &KeyReport) -> Option<String> {
+    let at = |ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms));
+    key.last_used_ms.map(at)
+}
+
 impl CooldownView {
-    fn of(cooldown: CooldownReport, now: Instant, wall: SystemTime) -> Self {
-        Self {
+    pub(super) fn all(cooldowns: Vec<CooldownReport>, moment: &Moment) -> Vec<Self> {
+        let view = |cooldown: CooldownReport| Self {
             model: cooldown
                 .model
                 .filter(|model| !model.is_empty())
                 .map(|model| model.to_string()),
-            until: rfc3339(wall + cooldown.until.saturating_duration_since(now)),
+            until: rfc3339(moment.date(cooldown.until)),
             class: cooldown.class.as_str(),
-        }
+        };
+        cooldowns.into_iter().map(view).collect()
     }
 }
 
 /// Per cent with one decimal; 100 for an unused key.
-fn success_rate(total: u64, failed: u64) -> f64 {
+pub(super) fn success_rate(total: u64, failed: u64) -> f64 {
     if total == 0 {
         return 100.0;
     }

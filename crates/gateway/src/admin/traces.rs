@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use http::{StatusCode, Uri};
 use keypool_core::pool::{ExcludedKey, KeySet, Obstacle, SelectedBy};
-use percent_encoding::percent_decode_str;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
+use super::extract::Params;
+use super::openapi::ReadProblems;
 use super::problem::Problem;
 use super::stats::rfc3339;
 use crate::context::Gateway;
@@ -18,35 +19,48 @@ use crate::traces::{KEPT, Outcome, Step, Trace};
 /// Number of traces listed by default.
 const DEFAULT_LIMIT: usize = 100;
 
-#[derive(Serialize)]
+/// The newest requests, newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Traces)]
 pub(super) struct Listing {
     traces: Vec<TraceView>,
 }
 
-#[derive(Serialize)]
+/// Why a request got its keys.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Trace)]
 struct TraceView {
     request_id: String,
     /// When the request arrived, RFC 3339.
     time: String,
     caller: String,
     /// Null if the client disconnected or the gateway shut down before a response began.
+    #[schema(required)]
     status: Option<u16>,
     /// Until the last byte of the response.
     ms: f64,
     /// `client_disconnected`, `upstream_broke_off`, `upstream_error` or `shutdown`; null if all went well.
+    #[schema(required)]
     ended: Option<&'static str>,
     steps: Vec<StepView>,
 }
 
-#[derive(Default, Serialize)]
+/// One attempt, one target without a (further) key, or one skipped target.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = TraceStep)]
 struct StepView {
     pool: String,
+    #[schema(required)]
     model: Option<String>,
     /// Null if there was no (further) key (`no_key` says why) or the target was skipped (`skipped` says why).
+    #[schema(required)]
     key: Option<String>,
+    #[schema(required)]
     by: Option<&'static str>,
     /// Null, like `free`, if the target was skipped before its keys were considered.
+    #[schema(required)]
     keys: Option<usize>,
+    #[schema(required)]
     free: Option<usize>,
     excluded: Vec<ExcludedView>,
     /// Number of further keys that were not free and are not listed.
@@ -54,78 +68,69 @@ struct StepView {
     waited_ms: f64,
     /// Until the head of the response, or the failure.
     ms: f64,
+    #[schema(required)]
     status: Option<u16>,
+    #[schema(required)]
     class: Option<&'static str>,
+    #[schema(required)]
     cooldown_ms: Option<f64>,
     ejected: bool,
+    #[schema(required)]
     no_key: Option<&'static str>,
+    #[schema(required)]
     skipped: Option<&'static str>,
 }
 
-#[derive(Serialize)]
+/// A key that could not serve.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExcludedKey)]
 struct ExcludedView {
     /// Null if the key is no longer configured.
+    #[schema(required)]
     key: Option<String>,
     reason: &'static str,
+    #[schema(required)]
     until: Option<String>,
     /// For a full key: the maximum number of calls in flight.
+    #[schema(required)]
     cap: Option<u32>,
 }
 
+/// Which requests.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TraceParams {
+    /// Maximum number of requests, from 1 to 1024. Default: 100.
+    #[param(minimum = 1, maximum = 1024)]
+    limit: Option<usize>,
+    /// Only the request of this id.
+    request_id: Option<String>,
+    /// Only requests that this pool was a target of.
+    pool: Option<String>,
+}
+
+/// Why the newest requests got their keys, newest first.
+#[utoipa::path(get, path = "/api/v1/admin/traces", operation_id = "list_traces", tag = "traces", params(TraceParams),
+    responses((status = 200, body = Listing), ReadProblems))]
 pub(super) async fn newest(
     State(gw): State<Arc<Gateway>>,
-    uri: Uri,
+    Params(params): Params<TraceParams>,
 ) -> Result<Json<Listing>, Problem> {
-    let filter = Filter::of(uri.query().unwrap_or_default())?;
+    let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=KEPT).contains(&limit) {
+        let detail = format!("`limit` must be a number from 1 to {KEPT}");
+        return Err(Problem::invalid_query(detail));
+    }
     let now = gw.clock.now();
-    let found = gw
-        .traces
-        .newest(filter.limit, |trace| filter.matches(trace));
+    let found = gw.traces.newest(limit, |trace| params.matches(trace));
     let view = View { gw: &gw, now };
     Ok(Json(Listing {
         traces: found.iter().map(|trace| view.trace(trace)).collect(),
     }))
 }
 
-/// The query's parameters.
-struct Filter {
-    limit: usize,
-    request_id: Option<String>,
-    pool: Option<String>,
-}
-
-impl Filter {
-    fn of(query: &str) -> Result<Self, Problem> {
-        let mut filter = Self {
-            limit: DEFAULT_LIMIT,
-            request_id: None,
-            pool: None,
-        };
-        let wrong = |what: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", what);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
-            match name {
-                "limit" => {
-                    let limit = value
-                        .parse()
-                        .ok()
-                        .filter(|limit| (1..=KEPT).contains(limit));
-                    filter.limit = limit.ok_or_else(|| {
-                        wrong(format!("`limit` must be a number from 1 to {KEPT}"))
-                    })?;
-                }
-                "request_id" => filter.request_id = Some(value),
-                "pool" => filter.pool = Some(value),
-                _ => {
-                    let message = "this path accepts `limit`, `request_id` and `pool`";
-                    return Err(wrong(message.to_owned()));
-                }
-            }
-        }
-        Ok(filter)
-    }
-
+impl TraceParams {
     fn matches(&self, trace: &Trace) -> bool {
         let is_request = |id: &String| trace.request_id == **id;
         let is_pool = |pool: &String| trace.steps.iter().any(|step| *step.pool_name == **pool);

@@ -16,7 +16,6 @@ use super::{Mistakes, Surroundings};
 
 /// The settings of a key. What is left out comes from its pool, or has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct KeyFields {
     /// Where the key's calls go. Default: the pool's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

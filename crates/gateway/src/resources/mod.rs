@@ -7,9 +7,8 @@ mod pool;
 mod text;
 mod virtual_key;
 
-pub(crate) use key::{KeyFields, KeyPlace, binding};
+pub(crate) use key::KeyFields;
 pub(crate) use pool::PoolFields;
-pub(crate) use text::nearest;
 pub(crate) use virtual_key::VirtualKeyFields;
 
 use std::net::SocketAddr;

@@ -19,7 +19,6 @@ use super::{Mistakes, Surroundings};
 
 /// The settings of a pool. What is left out has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct PoolFields {
     /// The provider's name, such as `openai`.
     #[schema(example = "openai")]

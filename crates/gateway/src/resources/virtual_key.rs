@@ -16,7 +16,6 @@ use crate::settings::{OnLimit, VirtualKeySettings};
 
 /// The settings of a virtual key. What is left out has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct VirtualKeyFields {
     /// Names and patterns of the models that it may call. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

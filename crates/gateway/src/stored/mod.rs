@@ -16,9 +16,7 @@ use keypool_core::store::{
 use parking_lot::Mutex;
 
 pub(crate) use flush::Flusher;
-pub(crate) use merge::{
-    Inactive, InactiveReason, Merged, StoredVirtualKeys, merge, pool_settings, surroundings,
-};
+pub(crate) use merge::{Inactive, StoredVirtualKeys, merge, surroundings};
 pub(crate) use usage::{GroupOf, UsageCounter};
 
 use crate::context::Gateway;

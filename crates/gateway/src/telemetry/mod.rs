@@ -18,7 +18,7 @@ use keypool_core::store::StoreError;
 use tracing::{error, info, warn};
 
 pub(crate) use health::no_failover;
-pub(crate) use redact::redact;
+pub(crate) use redact::{redact, redact_any};
 
 use crate::reload::Changes;
 use crate::snapshot::Snapshot;
@@ -164,6 +164,23 @@ impl Telemetry {
             class = Class::Rejected.as_str(),
             "key {number} \"{key_name}\" is invalid: the provider rejects a call that costs nothing too; replace or reset it"
         );
+    }
+
+    /// A key was invalid, and the provider accepts it now.
+    pub(crate) fn check_passed(&self, pool: &Pool, key: &MemberRef) {
+        let (number, key_name) = (key.index() + 1, &*key.name);
+        info!(
+            pool = &**pool.name(),
+            key = number,
+            key_name,
+            "key {number} \"{key_name}\" recovered: the provider accepts it again"
+        );
+    }
+
+    /// The quota of some keys was refreshed.
+    pub(crate) fn quota_refreshed(&self, succeeded: usize, failed: usize, took: Duration) {
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        info!(succeeded, failed, duration_ms, "quota refreshed");
     }
 
     /// A response failed when it was being relayed, so no other key could be tried.

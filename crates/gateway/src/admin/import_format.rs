@@ -1,0 +1,304 @@
+//! The formats of an import: text, CSV, JSON. Must never know a pool.
+
+use serde_json::{Map, Value};
+
+use super::import::too_large;
+use super::openapi::field_names;
+use super::problem::Problem;
+use crate::resources::KeyFields;
+use crate::telemetry::redact_any;
+
+/// The format of an import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    Csv,
+    Json,
+}
+
+/// One line that is not empty.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// From 1; in JSON, that of the entry.
+    pub(super) number: usize,
+    pub(super) name: Option<String>,
+    /// The key, or why it is none.
+    pub(super) entry: Result<Entry, String>,
+}
+
+/// The secret and the settings of a key. The secret is not checked yet.
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) fields: KeyFields,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Entry({:?})", self.fields)
+    }
+}
+
+impl Format {
+    /// The lines of `body`, at most `limit`.
+    pub(super) fn lines(self, body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let lines = match self {
+            Self::Text => text(body),
+            Self::Csv => csv(body)?,
+            Self::Json => json(body)?,
+        };
+        match lines.len() > limit {
+            true => Err(too_large()),
+            false => Ok(lines),
+        }
+    }
+}
+
+/// One key per line. Empty lines and lines that begin with `#` are left out.
+fn text(body: &[u8]) -> Vec<Line> {
+    let lines = body.split(|byte| *byte == b'\n').enumerate();
+    lines
+        .filter(|(_, line)| {
+            let line = line.trim_ascii();
+            !line.is_empty() && !line.starts_with(b"#")
+        })
+        .map(|(index, line)| Line {
+            number: index + 1,
+            name: None,
+            entry: match std::str::from_utf8(line) {
+                Ok(key) => Ok(Entry {
+                    key: key.trim().to_owned(),
+                    fields: KeyFields::default(),
+                }),
+                Err(_) => Err("the line is not UTF-8".to_owned()),
+            },
+        })
+        .collect()
+}
+
+fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
+    let mut reader = ::csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(::csv::Trim::All)
+        .from_reader(body);
+    let known = field_names::<KeyFields>();
+    let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
+    let mut lines = Vec::new();
+    for (index, record) in reader.records().enumerate() {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                let number = error.position().map_or(index + 1, |at| at.line() as usize);
+                lines.push(malformed(number, "the line is not UTF-8 or not CSV"));
+                continue;
+            }
+        };
+        if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
+            columns = header(&record, &known)?;
+            continue;
+        }
+        let number = record.position().map_or(index + 1, |at| at.line() as usize);
+        if record.iter().any(|field| !field.is_empty()) {
+            lines.push(row(number, &columns, &record));
+        }
+    }
+    Ok(lines)
+}
+
+fn malformed(number: usize, error: &str) -> Line {
+    Line {
+        number,
+        name: None,
+        entry: Err(error.to_owned()),
+    }
+}
+
+/// The names of the columns.
+fn header(record: &::csv::StringRecord, known: &[String]) -> Result<Vec<String>, Problem> {
+    let names: Vec<String> = record.iter().map(str::to_ascii_lowercase).collect();
+    let is_known = |name: &&String| {
+        name.is_empty() || matches!(&***name, "key" | "name") || known.contains(*name)
+    };
+    let unknown: Vec<String> = names
+        .iter()
+        .filter(|name| !is_known(name))
+        .map(|name| {
+            format!(
+                "the column `{}` is not known: the columns are key, name, {}",
+                redact_any(name),
+                known.join(", ")
+            )
+        })
+        .collect();
+    match unknown.is_empty() {
+        true => Ok(names),
+        false => Err(Problem::invalid(unknown)),
+    }
+}
+
+fn row(number: usize, columns: &[String], record: &::csv::StringRecord) -> Line {
+    if record.len() > columns.len() {
+        return malformed(number, "the line has more fields than there are columns");
+    }
+    let mut fields = Map::new();
+    let cells = columns.iter().zip(record.iter());
+    for (column, cell) in cells.filter(|(_, cell)| !cell.is_empty()) {
+        let number = cell.parse::<u32>().ok().filter(|_| is_number(column));
+        let value = number.map_or_else(|| Value::from(cell), Value::from);
+        fields.insert(column.clone(), value);
+    }
+    entry(number, fields)
+}
+
+fn is_number(column: &str) -> bool {
+    matches!(
+        column,
+        "weight" | "max_concurrent" | "rpm" | "input_tpm" | "output_tpm"
+    )
+}
+
+fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
+    let wrong =
+        |detail: String| Problem::new(http::StatusCode::BAD_REQUEST, "invalid_body", detail);
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| wrong(format!("the body is not JSON: {error}")))?;
+    let list = match value {
+        Value::Array(list) => list,
+        Value::Object(mut object) => match object.remove("keys") {
+            Some(Value::Array(list)) if object.is_empty() => list,
+            _ => {
+                return Err(wrong(
+                    "the body must be a list of keys, or an object with the list `keys`".to_owned(),
+                ));
+            }
+        },
+        _ => return Err(wrong("the body must be a list of keys".to_owned())),
+    };
+    let line = |(index, value): (usize, Value)| match value {
+        Value::String(key) => Line {
+            number: index + 1,
+            name: None,
+            entry: Ok(Entry {
+                key,
+                fields: KeyFields::default(),
+            }),
+        },
+        Value::Object(fields) => entry(index + 1, fields),
+        _ => malformed(
+            index + 1,
+            "an entry must be a key, or an object with the fields of a key",
+        ),
+    };
+    Ok(list.into_iter().enumerate().map(line).collect())
+}
+
+/// A key given by its fields.
+fn entry(number: usize, mut fields: Map<String, Value>) -> Line {
+    let mut text = |name: &str| match fields.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("`{name}` must be a string")),
+    };
+    let (key, name) = (text("key"), text("name"));
+    let known = field_names::<KeyFields>();
+    let unknown = fields.keys().find(|field| !known.contains(field));
+    let entry = match (key, &name, unknown) {
+        (Err(error), _, _) => Err(error),
+        (_, Err(error), _) => Err(error.clone()),
+        (_, _, Some(field)) => Err(format!("`{}` is not known", redact_any(field))),
+        (Ok(None), _, _) => Err("`key` is missing".to_owned()),
+        (Ok(Some(key)), _, None) => serde_json::from_value(Value::Object(fields))
+            .map(|fields| Entry { key, fields })
+            .map_err(|error| redact_any(&error.to_string())),
+    };
+    Line {
+        number,
+        name: name.unwrap_or_default(),
+        entry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Number, name and key of each line; the error in place of the key.
+    fn read(format: Format, body: &str) -> Vec<(usize, Option<String>, String)> {
+        let lines = format.lines(body.as_bytes(), 1000).unwrap();
+        let shown = |line: Line| {
+            let key = line
+                .entry
+                .map_or_else(|error| format!("! {error}"), |entry| entry.key);
+            (line.number, line.name, key)
+        };
+        lines.into_iter().map(shown).collect()
+    }
+
+    fn line(number: usize, name: &str, key: &str) -> (usize, Option<String>, String) {
+        (
+            number,
+            Some(name.to_owned()).filter(|name| !name.is_empty()),
+            key.to_owned(),
+        )
+    }
+
+    #[test]
+    fn text_has_one_key_per_line() {
+        let body = "\u{feff}sk-1\r\n\n# a comment\n  sk-2\t\nsk 3";
+        let expected = [
+            line(1, "", "sk-1"),
+            line(4, "", "sk-2"),
+            line(5, "", "sk 3"),
+        ];
+        assert_eq!(read(Format::Text, body), expected);
+        let lines = Format::Text.lines(b"ok\n\xff\xfe", 10).unwrap();
+        assert!(lines[1].entry.is_err());
+        assert!(Format::Text.lines(b"a\nb\nc", 2).is_err());
+    }
+
+    #[test]
+    fn csv_is_read_with_and_without_a_header() {
+        let body =
+            "\u{feff}Name,KEY,weight\r\n\"main, \"\"one\"\"\",sk-1,2\n,,\n\"two\nlines\",sk-2,\n";
+        let expected = [
+            line(2, "main, \"one\"", "sk-1"),
+            line(4, "two\nlines", "sk-2"),
+        ];
+        assert_eq!(read(Format::Csv, body), expected);
+        let expected = [
+            line(1, "", "sk-1"),
+            line(2, "b", "sk-2"),
+            line(3, "", "! the line has more fields than there are columns"),
+        ];
+        assert_eq!(read(Format::Csv, "sk-1\nsk-2,b\nsk-3,c,d"), expected);
+        assert!(Format::Csv.lines(b"key,nmae\nx,y", 10).is_err());
+        let lines = Format::Csv.lines(b"key,weight\nx,many\ny,7", 10).unwrap();
+        assert!(lines[0].entry.is_err());
+        assert_eq!(lines[1].entry.as_ref().unwrap().fields.weight, Some(7));
+    }
+
+    #[test]
+    fn json_is_a_list_of_keys_or_objects() {
+        let body = r#"["sk-1", {"key":"sk-2","name":"b","weight":3}, 7, {"key":8}, {"key":"k","nmae":"x"}]"#;
+        let expected = [
+            line(1, "", "sk-1"),
+            line(2, "b", "sk-2"),
+            line(
+                3,
+                "",
+                "! an entry must be a key, or an object with the fields of a key",
+            ),
+            line(4, "", "! `key` must be a string"),
+            line(5, "", "! `nmae` is not known"),
+        ];
+        assert_eq!(read(Format::Json, body), expected);
+        assert_eq!(
+            read(Format::Json, r#"{"keys":["sk-1"]}"#),
+            [line(1, "", "sk-1")]
+        );
+        for wrong in ["", "7", "{}", r#"{"keys":["a"],"more":1}"#] {
+            assert!(Format::Json.lines(wrong.as_bytes(), 10).is_err(), "{wrong}");
+        }
+    }
+}

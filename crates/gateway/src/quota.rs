@@ -1,0 +1,399 @@
+//! Refreshes what is known of the quota of keys: all providers are asked at once, and the results are stored in one
+//! transaction. A refresh that runs already is joined.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use keypool_core::fault::Class;
+use keypool_core::key::Key;
+use keypool_core::pool::MemberRef;
+use keypool_core::store::{
+    AuditEntry, KeyStateChange, MarksChange, Quota, QuotaChange, StoreError, StoreErrorKind,
+    UpstreamKeyId,
+};
+use keypool_providers::quota::{Allowance, QuotaFigures};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::context::Gateway;
+use crate::free_call::{self, FreeCallError};
+use crate::snapshot::PoolEntry;
+use crate::stored::Access;
+
+/// Maximum number of providers' responses that are waited for at once.
+const CONCURRENCY: usize = 256;
+/// How long each call may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two scheduled refreshes. Tavily allows ten calls of a key in ten minutes; this leaves most of them to
+/// operators.
+const EVERY: Duration = Duration::from_secs(600);
+/// A scheduled refresh leaves out keys that were refreshed within this time, by any node.
+const FRESH: Duration = Duration::from_secs(300);
+/// The code of a key whose allowance of such calls is spent.
+const ALLOWANCE_SPENT: &str = "refresh_allowance_spent";
+
+/// What a refresh found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RefreshReport {
+    pub(crate) duration: Duration,
+    /// By pool and key, in the order of the configuration.
+    pub(crate) keys: Vec<RefreshedKey>,
+}
+
+/// What a refresh found for one key.
+#[derive(Clone, Debug)]
+pub(crate) struct RefreshedKey {
+    pub(crate) pool: Arc<str>,
+    pub(crate) name: Arc<str>,
+    /// The last figures that are known.
+    pub(crate) quota: Option<Quota>,
+    /// Why there are no new ones, as a code.
+    pub(crate) error: Option<Arc<str>>,
+}
+
+/// A refresh that failed as a whole: nothing was stored.
+pub(crate) type RefreshResult = Result<Arc<RefreshReport>, Arc<StoreError>>;
+
+/// The refreshes that run, and when providers were asked if no store remembers it.
+#[derive(Default)]
+pub(crate) struct QuotaRefreshes {
+    running: Mutex<Vec<Running>>,
+    calls: Mutex<HashMap<UpstreamKeyId, Vec<SystemTime>>>,
+}
+
+struct Running {
+    /// The names of its pools.
+    pools: Vec<Arc<str>>,
+    result: watch::Receiver<Option<RefreshResult>>,
+}
+
+/// A key to be refreshed, and every place in which it is.
+struct Target {
+    key: Arc<Key>,
+    entry: Arc<PoolEntry>,
+    member: MemberRef,
+}
+
+/// What asking a provider brought.
+struct Outcome {
+    result: Result<QuotaFigures, FreeCallError>,
+    /// `None`: it was not asked, since the allowance is spent.
+    asked_at: Option<SystemTime>,
+    timed_out: bool,
+}
+
+impl Gateway {
+    /// Asks the providers of all keys of these pools, except keys that are switched off, and waits for the result. The
+    /// refresh goes on if the caller leaves.
+    pub(crate) async fn refresh_quota(
+        self: &Arc<Self>,
+        pools: Vec<Arc<PoolEntry>>,
+        audit: Option<AuditEntry>,
+    ) -> RefreshResult {
+        let names: Vec<Arc<str>> = pools
+            .iter()
+            .map(|entry| Arc::clone(entry.pool.name()))
+            .collect();
+        let mut result = self.join_refresh(&names, pools, audit);
+        let finished = result.wait_for(Option::is_some).await;
+        let result = finished.ok().and_then(|result| result.clone());
+        let lost = || {
+            Err(Arc::new(StoreError::new(
+                StoreErrorKind::Internal,
+                "the refresh ended unexpectedly; the log has the details",
+            )))
+        };
+        let report = result.unwrap_or_else(lost)?;
+        if report.keys.iter().all(|key| names.contains(&key.pool)) {
+            return Ok(report);
+        }
+        let mut own = RefreshReport::clone(&report);
+        own.keys.retain(|key| names.contains(&key.pool));
+        Ok(Arc::new(own))
+    }
+
+    /// The result of a refresh of these pools: one that runs already, or a new one.
+    fn join_refresh(
+        self: &Arc<Self>,
+        names: &[Arc<str>],
+        pools: Vec<Arc<PoolEntry>>,
+        audit: Option<AuditEntry>,
+    ) -> watch::Receiver<Option<RefreshResult>> {
+        let mut running = self.quota.running.lock();
+        running.retain(|one| one.result.borrow().is_none() && one.result.has_changed().is_ok());
+        let covers = |one: &&Running| names.iter().all(|name| one.pools.contains(name));
+        if let Some(one) = running.iter().find(covers).filter(|_| !names.is_empty()) {
+            return one.result.clone();
+        }
+        let (sender, result) = watch::channel(None);
+        running.push(Running {
+            pools: names.to_vec(),
+            result: result.clone(),
+        });
+        let gw = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let refreshed = gw.refresh(&pools, audit.as_ref(), |_| true).await;
+            let _ = sender.send(Some(refreshed.map(Arc::new).map_err(Arc::new)));
+        });
+        result
+    }
+
+    async fn refresh(
+        &self,
+        pools: &[Arc<PoolEntry>],
+        audit: Option<&AuditEntry>,
+        is_due: impl Fn(&MemberRef) -> bool,
+    ) -> Result<RefreshReport, StoreError> {
+        let began = self.clock.now();
+        let (targets, places) = targets(pools, is_due);
+        let calls = self.past_calls(&targets).await?;
+        let now = self.clock.wall();
+        let asking = stream::iter(targets.iter().enumerate()).map(|(index, target)| {
+            let past = calls.get(&UpstreamKeyId::from(&target.key.id));
+            let may_ask = may_ask(
+                target.entry.dialect.quota.and_then(|call| call.allowance),
+                past,
+                now,
+            );
+            async move { (index, self.ask(target, may_ask).await) }
+        });
+        let outcomes: Vec<(usize, Outcome)> = asking.buffer_unordered(CONCURRENCY).collect().await;
+        let outcomes: HashMap<usize, Outcome> = outcomes.into_iter().collect();
+        let changes: Vec<KeyStateChange> = targets
+            .iter()
+            .enumerate()
+            .filter_map(|(index, target)| Some(change(target, outcomes.get(&index)?)))
+            .collect();
+        if !changes.is_empty() {
+            self.change_key_states(&changes, audit).await?;
+        }
+        for (target, change) in targets.iter().zip(&changes) {
+            self.apply_quota(target, change);
+        }
+        let duration = self.clock.now().saturating_duration_since(began);
+        let keys: Vec<RefreshedKey> = places
+            .into_iter()
+            .map(|(pool, name, index)| self.refreshed(pool, name, &changes[index]))
+            .collect();
+        let failed = keys.iter().filter(|key| key.error.is_some()).count();
+        self.telemetry
+            .quota_refreshed(keys.len() - failed, failed, duration);
+        Ok(RefreshReport { duration, keys })
+    }
+
+    /// When the providers of these keys were asked before, where that is limited. One query for all of them.
+    async fn past_calls(
+        &self,
+        targets: &[Target],
+    ) -> Result<HashMap<UpstreamKeyId, Vec<SystemTime>>, StoreError> {
+        let limited = |target: &&Target| {
+            let quota = target.entry.dialect.quota;
+            quota.is_some_and(|call| call.allowance.is_some())
+        };
+        let limited = targets.iter().filter(limited);
+        let keys: Vec<UpstreamKeyId> = limited.map(|target| (&target.key.id).into()).collect();
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        if !self.stored.is_there() {
+            return Ok(self.quota.calls.lock().clone());
+        }
+        let calls = self.stored.store()?.quota_calls(&keys).await;
+        Ok(self.note_store(Access::Read, calls)?.into_iter().collect())
+    }
+
+    async fn ask(&self, target: &Target, may_ask: bool) -> Outcome {
+        if !may_ask {
+            return Outcome {
+                result: Err(FreeCallError::NotOffered),
+                asked_at: None,
+                timed_out: false,
+            };
+        }
+        let asked_at = Some(self.clock.wall());
+        let asking = free_call::quota(self, &target.entry, &target.member);
+        let asked = timeout(TIMEOUT, asking).await;
+        Outcome {
+            timed_out: asked.is_err(),
+            result: asked.unwrap_or(Err(FreeCallError::NoResponse)),
+            asked_at,
+        }
+    }
+
+    /// Does to the key what was found.
+    fn apply_quota(&self, target: &Target, change: &KeyStateChange) {
+        match change.marks {
+            MarksChange::Recovered => target.member.recovered(true),
+            MarksChange::Valid => target.member.recovered(false),
+            MarksChange::Invalid => target.member.reject(),
+            MarksChange::Keep | MarksChange::Cleared => {}
+        }
+        let Some(found) = &change.quota else {
+            return;
+        };
+        let now = self.clock.wall();
+        self.stored
+            .records
+            .change(&change.key, now, |record| match &found.outcome {
+                Ok(quota) => record.quota = Some(quota.clone()),
+                Err(code) => {
+                    if let Some(quota) = &mut record.quota {
+                        quota.error = Some(Arc::clone(code));
+                    }
+                }
+            });
+        if let Some(at) = found.asked_at.filter(|_| !self.stored.is_there()) {
+            let mut calls = self.quota.calls.lock();
+            let calls = calls.entry(change.key.clone()).or_default();
+            calls.push(at);
+            let surplus = calls.len().saturating_sub(20);
+            calls.drain(..surplus);
+        }
+    }
+
+    fn refreshed(&self, pool: Arc<str>, name: Arc<str>, change: &KeyStateChange) -> RefreshedKey {
+        let record = self.stored.records.get(&change.key);
+        let outcome = change.quota.as_ref().map(|quota| &quota.outcome);
+        RefreshedKey {
+            pool,
+            name,
+            quota: record.and_then(|record| record.quota),
+            error: outcome.and_then(|outcome| outcome.as_ref().err().cloned()),
+        }
+    }
+}
+
+/// The distinct keys of the pools, and where each of them is: pool, name and index of the key.
+fn targets(
+    pools: &[Arc<PoolEntry>],
+    is_due: impl Fn(&MemberRef) -> bool,
+) -> (Vec<Target>, Vec<(Arc<str>, Arc<str>, usize)>) {
+    let (mut targets, mut places) = (Vec::new(), Vec::new());
+    let mut known: HashMap<*const Key, usize> = HashMap::new();
+    for entry in pools {
+        for member in entry.pool.keys().all() {
+            if member.is_disabled() || !is_due(&member) {
+                continue;
+            }
+            let index = *known.entry(Arc::as_ptr(&member.key)).or_insert_with(|| {
+                targets.push(Target {
+                    key: Arc::clone(&member.key),
+                    entry: Arc::clone(entry),
+                    member: member.clone(),
+                });
+                targets.len() - 1
+            });
+            places.push((
+                Arc::clone(entry.pool.name()),
+                Arc::clone(&member.name),
+                index,
+            ));
+        }
+    }
+    (targets, places)
+}
+
+/// Whether the allowance of a key has room for one more call.
+fn may_ask(allowance: Option<Allowance>, past: Option<&Vec<SystemTime>>, now: SystemTime) -> bool {
+    let (Some(allowance), Some(past)) = (allowance, past) else {
+        return true;
+    };
+    let is_recent = |at: &&SystemTime| {
+        now.duration_since(**at)
+            .is_ok_and(|age| age < allowance.per)
+    };
+    past.iter().filter(is_recent).count() < allowance.calls as usize
+}
+
+/// What the outcome changes.
+fn change(target: &Target, outcome: &Outcome) -> KeyStateChange {
+    let (marks, found) = match &outcome.result {
+        _ if outcome.asked_at.is_none() => (MarksChange::Keep, Err(ALLOWANCE_SPENT.into())),
+        _ if outcome.timed_out => (MarksChange::Keep, Err("upstream_timeout".into())),
+        Ok(figures) => {
+            let has_quota = figures.remaining.is_none_or(|left| left > 0.0);
+            let marks = match has_quota {
+                true => MarksChange::Recovered,
+                false => MarksChange::Valid,
+            };
+            (marks, Ok(quota(figures, outcome.asked_at)))
+        }
+        Err(error) => {
+            let is_rejected =
+                matches!(error, FreeCallError::Refused(fault) if fault.class == Class::Rejected);
+            let marks = match is_rejected {
+                true => MarksChange::Invalid,
+                false => MarksChange::Keep,
+            };
+            (marks, Err(error.code().into()))
+        }
+    };
+    KeyStateChange {
+        key: (&target.key.id).into(),
+        disabled: None,
+        marks,
+        quota: Some(QuotaChange {
+            outcome: found,
+            asked_at: outcome.asked_at,
+        }),
+    }
+}
+
+fn quota(figures: &QuotaFigures, at: Option<SystemTime>) -> Quota {
+    Quota {
+        remaining: figures.remaining,
+        limit: figures.limit,
+        unit: Arc::clone(&figures.unit),
+        refreshed_at: at.unwrap_or(SystemTime::UNIX_EPOCH),
+        error: None,
+    }
+}
+
+/// Refreshes the quota of all keys whose provider tells it, every ten minutes.
+pub(crate) async fn refresh_regularly(gw: &Arc<Gateway>) -> Infallible {
+    loop {
+        // At another time on each node.
+        sleep(EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+        let snapshot = gw.snapshot();
+        let tell = snapshot
+            .pools
+            .iter()
+            .filter(|entry| entry.dialect.quota.is_some());
+        let pools: Vec<Arc<PoolEntry>> = tell.cloned().collect();
+        let now = gw.clock.wall();
+        let is_due = |member: &MemberRef| {
+            let record = gw.stored.records.get(&UpstreamKeyId::from(&member.key.id));
+            let at = record.and_then(|record| Some(record.quota?.refreshed_at));
+            at.is_none_or(|at| now.duration_since(at).is_ok_and(|age| age >= FRESH))
+        };
+        // What failed is logged, and tried again the next time.
+        let _ = gw.refresh(&pools, None, is_due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_calls_in_ten_minutes_are_allowed() {
+        let allowance = Some(Allowance {
+            calls: 10,
+            per: Duration::from_secs(600),
+        });
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let nine: Vec<SystemTime> = (1..10).map(ago).collect();
+        let with = |at: SystemTime| Some([nine.clone(), vec![at]].concat());
+        assert!(may_ask(allowance, None, now));
+        assert!(may_ask(allowance, Some(&nine), now));
+        assert!(!may_ask(allowance, with(ago(599)).as_ref(), now));
+        assert!(may_ask(allowance, with(ago(600)).as_ref(), now));
+        assert!(may_ask(None, with(ago(1)).as_ref(), now));
+    }
+}
