@@ -67,7 +67,7 @@ pub struct Dialect {
     pub request_id_headers: &'static [&'static str],
     /// How to list the provider's models; `None` if it has no such list.
     pub list_models: Option<ListCall>,
-    /// How to ask for the quota of a key; `None` if the provider does not tell it.
+    /// How to ask for the quota of a key; `None` if the provider does not report it.
     pub quota: Option<QuotaCall>,
     /// The path sent upstream, given the protocol, the path of the key's base URL (no slash at its end, may be empty) and
     /// the client's path (percent-encoding kept, starts with `/`, no query).
@@ -115,13 +115,13 @@ impl Dialect {
 
     /// Reads the 2xx response to [`QuotaCall`]. Never panics, whatever the bytes.
     ///
-    /// `authority`: that of the key's base URL. Where a balance names no currency, the host tells it.
+    /// `authority`: that of the key's base URL. Where a balance names no currency, the host decides.
     pub fn parse_quota(&self, authority: &str, body: &[u8]) -> Result<QuotaFigures, QuotaError> {
         let call = self.quota.ok_or(QuotaError::NotOffered)?;
-        let told = json(body).ok_or(QuotaError::NotJson)?;
-        if told.get("error").is_some_and(|error| !error.is_null()) {
+        let response = json(body).ok_or(QuotaError::NotJson)?;
+        if response.get("error").is_some_and(|error| !error.is_null()) {
             return Err(QuotaError::ErrorInBody);
         }
-        (call.read)(&told, authority)
+        (call.read)(&response, authority)
     }
 }

@@ -1,4 +1,4 @@
-//! What a provider tells of a key's quota: how to ask for it, and the figures in its response.
+//! What a provider reports of a key's quota: how to ask for it, and the figures in its response.
 //!
 //! Must never know a provider: each dialect says where its endpoint is and which fields hold the figures.
 
@@ -36,7 +36,7 @@ pub struct Allowance {
 pub struct QuotaFigures {
     /// What is left, in `unit`; `None`: the provider sets this key no limit.
     pub remaining: Option<f64>,
-    /// What the plan allows for its period, in `unit`; `None`: unlimited, or not told.
+    /// What the plan allows for its period, in `unit`; `None`: unlimited, or not reported.
     pub limit: Option<f64>,
     /// `credits`, a currency such as `USD`, or `account_currency` where the provider does not say which.
     pub unit: Arc<str>,
@@ -57,7 +57,7 @@ pub enum QuotaError {
     #[error("the provider responded with an error instead of the quota")]
     ErrorInBody,
     /// The dialect has no quota endpoint.
-    #[error("this provider does not tell the quota of a key")]
+    #[error("this provider does not report the quota of a key")]
     NotOffered,
 }
 

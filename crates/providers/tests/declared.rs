@@ -139,7 +139,7 @@ fn models_are_listed_where_the_provider_can() {
 }
 
 #[test]
-fn quotas_are_asked_where_the_provider_tells_them() {
+fn quotas_are_asked_where_the_provider_reports_them() {
     let expect = [
         ("tavily", "/usage"),
         ("deepseek", "/user/balance"),
@@ -148,18 +148,18 @@ fn quotas_are_asked_where_the_provider_tells_them() {
         ("siliconflow", "/v1/user/info"),
         ("mock", "/usage"),
     ];
-    let telling = catalogue::ALL.iter().filter_map(|dialect| {
+    let reporting = catalogue::ALL.iter().filter_map(|dialect| {
         let base = dialect.default_base_url.map(|url| url.parse::<BaseUrl>());
         let base = base.map(|url| url.unwrap().path().to_string());
         let path = (dialect.quota?.path)(&base.unwrap_or_default());
         Some((dialect.name, path))
     });
-    let telling: Vec<_> = telling.collect();
-    let telling: Vec<_> = telling
+    let reporting: Vec<_> = reporting.collect();
+    let reporting: Vec<_> = reporting
         .iter()
         .map(|(name, path)| (*name, path.as_str()))
         .collect();
-    assert_eq!(telling, expect);
+    assert_eq!(reporting, expect);
     let proxied = |name| (catalogue::find(name).unwrap().quota.unwrap().path)("/proxy/v1");
     assert_eq!(proxied("openrouter"), "/proxy/v1/key");
     assert_eq!(proxied("moonshot"), "/proxy/v1/users/me/balance");

@@ -5,6 +5,7 @@
 
 mod answer;
 mod anthropic;
+mod balances;
 mod body;
 mod call;
 mod control;

@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use crate::answer::{Answer, ApiError, Protocol};
 use crate::call::{Call, query_param};
-use crate::{anthropic, gemini, objects, openai, quota, tavily, upload};
+use crate::{anthropic, balances, gemini, objects, openai, tavily, upload};
 
 /// Prefixes of OpenAI-like endpoints. The longest match is removed.
 const OPENAI_PREFIXES: [&str; 6] = [
@@ -27,7 +27,7 @@ pub(crate) enum Route {
     Anthropic(anthropic::Endpoint),
     Gemini(gemini::Endpoint),
     Tavily(tavily::Endpoint),
-    Quota(quota::Endpoint),
+    Balances(balances::Endpoint),
     Objects(Protocol, objects::Endpoint),
     Upload(upload::Endpoint),
     Unknown(Protocol),
@@ -62,8 +62,8 @@ impl Route {
         if let Some(endpoint) = tavily::Endpoint::of(&head.method, path) {
             return Route::Tavily(endpoint);
         }
-        if let Some(endpoint) = quota::Endpoint::of(&head.method, path) {
-            return Route::Quota(endpoint);
+        if let Some(endpoint) = balances::Endpoint::of(&head.method, path) {
+            return Route::Balances(endpoint);
         }
         let prefix = OPENAI_PREFIXES
             .into_iter()
@@ -79,7 +79,7 @@ impl Route {
     /// The protocol of its responses.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
-            Route::OpenAi(_) | Route::Quota(_) => Protocol::OpenAi,
+            Route::OpenAi(_) | Route::Balances(_) => Protocol::OpenAi,
             Route::Ark(_) => Protocol::Ark,
             Route::Anthropic(_) => Protocol::Anthropic,
             Route::Gemini(_) | Route::Upload(_) => Protocol::Gemini,
@@ -95,7 +95,7 @@ impl Route {
             Route::Anthropic(endpoint) => anthropic::answer(endpoint, call),
             Route::Gemini(endpoint) => gemini::answer(endpoint, call),
             Route::Tavily(endpoint) => tavily::answer(endpoint, call),
-            Route::Quota(endpoint) => Ok(quota::answer(*endpoint, call)),
+            Route::Balances(endpoint) => Ok(balances::answer(*endpoint, call)),
             Route::Objects(_, endpoint) => objects::answer(endpoint, call),
             Route::Upload(endpoint) => upload::answer(endpoint, call),
             Route::Unknown(_) => Err(ApiError::not_found(
@@ -193,11 +193,11 @@ mod tests {
             ("POST /v1beta/models/g:nonsense", "Unknown(Gemini)"),
             ("POST /search", "Tavily(Search)"),
             ("GET /usage", "Tavily(Usage)"),
-            ("GET /user/balance", "Quota(DeepSeek)"),
+            ("GET /user/balance", "Balances(DeepSeek)"),
             ("GET /v1/user/balance", "Unknown(OpenAi)"),
-            ("GET /api/v1/key", "Quota(OpenRouter)"),
-            ("GET /v1/users/me/balance", "Quota(Moonshot)"),
-            ("GET /v1/user/info", "Quota(SiliconFlow)"),
+            ("GET /api/v1/key", "Balances(OpenRouter)"),
+            ("GET /v1/users/me/balance", "Balances(Moonshot)"),
+            ("GET /v1/user/info", "Balances(SiliconFlow)"),
             ("POST /key", "Unknown(OpenAi)"),
             ("GET /research/r1", r#"Tavily(ResearchResult("r1"))"#),
             ("GET /v1/chat/completions", "Unknown(OpenAi)"),

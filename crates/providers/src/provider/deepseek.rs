@@ -36,12 +36,12 @@ fn balance_path(base_path: &str) -> String {
     [root, "/user/balance"].concat()
 }
 
-/// Reads the balance, which is told for each currency. Most accounts have one; of several, the largest counts, since an
-/// exchange rate is not told. An account that is not available has nothing left, whatever its balance.
-fn read_balance(told: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
-    let is_unavailable = told["is_available"] == false;
+/// Reads the balance, of which there is one for each currency. Most accounts have one; of several, the largest number counts,
+/// since the response has no exchange rate. An account that is not available has nothing left, whatever its balance.
+fn read_balance(body: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
+    let is_unavailable = body["is_available"] == false;
     let mut largest: Option<(f64, &str)> = None;
-    for balance in told["balance_infos"].as_array().into_iter().flatten() {
+    for balance in body["balance_infos"].as_array().into_iter().flatten() {
         let total = amount(&balance["total_balance"])?;
         if largest.is_none_or(|(most, _)| total > most) {
             largest = Some((total, currency(balance["currency"].as_str())));

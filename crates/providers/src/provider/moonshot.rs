@@ -49,11 +49,11 @@ pub(crate) static MOONSHOT: Dialect = Dialect {
 };
 
 /// Reads the balance that calls are paid from, vouchers included. Each of the two platforms has its currency.
-fn read_balance(told: &Value, authority: &str) -> Result<QuotaFigures, QuotaError> {
-    if optional_amount(&told["code"])?.is_some_and(|code| code != 0.0) {
+fn read_balance(body: &Value, authority: &str) -> Result<QuotaFigures, QuotaError> {
+    if optional_amount(&body["code"])?.is_some_and(|code| code != 0.0) {
         return Err(QuotaError::ErrorInBody);
     }
-    let left = amount(&told["data"]["available_balance"])?;
+    let left = amount(&body["data"]["available_balance"])?;
     QuotaFigures::balance(left, currency_of_host(authority, HOST_IN_CHINA, HOST))
 }
 
@@ -106,8 +106,8 @@ mod tests {
             ("api.moonshot.cn", "CNY"),
             ("proxy.example:8443", "account_currency"),
         ] {
-            let told = read(authority, body.clone());
-            assert_eq!(told, Ok((49.58, unit.to_owned())));
+            let figures = read(authority, body.clone());
+            assert_eq!(figures, Ok((49.58, unit.to_owned())));
         }
         let debts = json!({"code": 0, "data": {"available_balance": -2.5, "cash_balance": -2.5}});
         assert_eq!(read(HOST, debts), Ok((0.0, "USD".to_owned())));
@@ -125,8 +125,8 @@ mod tests {
             json!({"code": 0, "data": {"available_balance": null}}),
             json!({"code": {}, "data": {"available_balance": 1}}),
         ] {
-            let told = read(HOST, body.clone());
-            assert_eq!(told, Err(QuotaError::NoFigures), "{body}");
+            let figures = read(HOST, body.clone());
+            assert_eq!(figures, Err(QuotaError::NoFigures), "{body}");
         }
     }
 }

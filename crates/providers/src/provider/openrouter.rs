@@ -84,18 +84,18 @@ pub(crate) static OPENROUTER: Dialect = Dialect {
     ..OPENAI_COMPATIBLE
 };
 
-/// Reads what the key may still spend. Newer responses also tell the budget that is in force for it, of which the key's own
-/// limit is a part. The credits of the account are told to a management key only.
-fn read_key(told: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
-    let data = &told["data"];
+/// Reads what the key may still spend. Newer responses also have the budget that applies to it, which may be smaller. The
+/// credits of the account are for management keys only.
+fn read_key(body: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
+    let data = &body["data"];
     let budget = &data["effective_budget"]["remaining_usd"];
     let limit = optional_amount(&data["limit"])?;
     let left = smaller(
         optional_amount(&data["limit_remaining"])?,
         optional_amount(budget)?,
     );
-    let is_told = data.get("limit_remaining").is_some() || !budget.is_null();
-    if !is_told || (limit.is_some() && left.is_none()) {
+    let has_figures = data.get("limit_remaining").is_some() || !budget.is_null();
+    if !has_figures || (limit.is_some() && left.is_none()) {
         return Err(QuotaError::NoFigures);
     }
     QuotaFigures::new(left, limit, "USD")
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_in_force_bounds_what_a_key_has_left() {
+    fn the_budget_that_applies_bounds_what_a_key_has_left() {
         for (left, budget, expect) in [
             (json!(74.5), json!(5), Some(5.0)),
             (json!(4), json!(5), Some(4.0)),
@@ -273,7 +273,7 @@ mod tests {
             assert_eq!(read(data.clone()), Err(QuotaError::NoFigures), "{data}");
         }
         let body = br#"{"error":{"code":500,"message":"no"},"data":{"limit_remaining":1}}"#;
-        let told = OPENROUTER.parse_quota("openrouter.ai", body);
-        assert_eq!(told, Err(QuotaError::ErrorInBody));
+        let figures = OPENROUTER.parse_quota("openrouter.ai", body);
+        assert_eq!(figures, Err(QuotaError::ErrorInBody));
     }
 }

@@ -48,11 +48,11 @@ pub(crate) static SILICONFLOW: Dialect = Dialect {
 /// Reads the total balance: what was given and what was paid.
 ///
 /// The endpoint is old. Users report that its figures differ from those of the console, and that it may be withdrawn.
-fn read_balance(told: &Value, authority: &str) -> Result<QuotaFigures, QuotaError> {
-    if optional_amount(&told["code"])?.is_some_and(|code| code != OK) {
+fn read_balance(body: &Value, authority: &str) -> Result<QuotaFigures, QuotaError> {
+    if optional_amount(&body["code"])?.is_some_and(|code| code != OK) {
         return Err(QuotaError::ErrorInBody);
     }
-    let left = amount(&told["data"]["totalBalance"])?;
+    let left = amount(&body["data"]["totalBalance"])?;
     QuotaFigures::balance(left, currency_of_host(authority, HOST_IN_CHINA, HOST))
 }
 
@@ -94,8 +94,8 @@ mod tests {
             ("api.siliconflow.com", "USD"),
             ("127.0.0.1:9000", "account_currency"),
         ] {
-            let told = read(authority, body.clone());
-            assert_eq!(told, Ok((88.88, unit.to_owned())));
+            let figures = read(authority, body.clone());
+            assert_eq!(figures, Ok((88.88, unit.to_owned())));
         }
     }
 
@@ -108,8 +108,8 @@ mod tests {
             json!({"code": 20000, "data": {"balance": "0.88"}}),
             json!({"code": 20000, "data": {"totalBalance": "--"}}),
         ] {
-            let told = read(HOST, body.clone());
-            assert_eq!(told, Err(QuotaError::NoFigures), "{body}");
+            let figures = read(HOST, body.clone());
+            assert_eq!(figures, Err(QuotaError::NoFigures), "{body}");
         }
     }
 }

@@ -52,8 +52,8 @@ pub(crate) const QUOTA: QuotaCall = QuotaCall {
 
 /// Reads the credits of the current billing cycle. A key has no more than its own limit leaves it, and no more than its
 /// account has. A limit that is null sets no limit.
-fn read_quota(told: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
-    let (key, account) = (&told["key"], &told["account"]);
+fn read_quota(body: &Value, _authority: &str) -> Result<QuotaFigures, QuotaError> {
+    let (key, account) = (&body["key"], &body["account"]);
     if key.get("limit").is_none() && account.get("plan_limit").is_none() {
         return Err(QuotaError::NoFigures);
     }
@@ -178,8 +178,8 @@ mod tests {
                 json!({"plan_limit": 5, "plan_usage": null}),
             ),
         ] {
-            let told = read(key.clone(), account.clone());
-            assert_eq!(told, Err(QuotaError::NoFigures), "{key} {account}");
+            let figures = read(key.clone(), account.clone());
+            assert_eq!(figures, Err(QuotaError::NoFigures), "{key} {account}");
         }
     }
 }

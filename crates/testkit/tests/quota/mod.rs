@@ -16,7 +16,7 @@ const PATHS: [&str; 5] = [
 ];
 
 /// What each endpoint says is left.
-async fn told(mock: &Mock, key: &str) -> Vec<Value> {
+async fn reported(mock: &Mock, key: &str) -> Vec<Value> {
     let mut all = Vec::new();
     for (path, place) in PATHS.into_iter().zip([
         "/account/plan_usage",
@@ -32,7 +32,7 @@ async fn told(mock: &Mock, key: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn every_provider_tells_the_quota_that_was_set() {
+async fn every_provider_reports_the_quota_that_was_set() {
     let mock = Mock::start().await.unwrap();
     let (remaining, limit) = (Some(120.5), Some(500.0));
     mock.set_quota("k", Quota { remaining, limit });
@@ -43,7 +43,7 @@ async fn every_provider_tells_the_quota_that_was_set() {
         json!(120.5),
         json!("120.5"),
     ];
-    assert_eq!(told(&mock, "k").await, expect);
+    assert_eq!(reported(&mock, "k").await, expect);
     let usage = get(&mock, "k", "/usage").await.json();
     assert_eq!(usage["account"]["plan_limit"], 500);
     assert_eq!(get(&mock, "k", "/key").await.json()["data"]["limit"], 500);
@@ -117,9 +117,9 @@ async fn hundreds_of_quota_calls_are_answered_at_once() {
             (n, body["account"]["plan_usage"].as_f64())
         });
     }
-    let told = within(calls.join_all()).await;
-    assert_eq!(told.len(), CALLS);
-    for (n, used) in told {
+    let replies = within(calls.join_all()).await;
+    assert_eq!(replies.len(), CALLS);
+    for (n, used) in replies {
         assert_eq!(used, Some(1000.0 - n as f64));
     }
 }
