@@ -3,6 +3,7 @@
 //! It knows no configuration file, no SQL and no Redis. What is specific to a provider is decided by its dialect.
 
 mod admin;
+mod background;
 pub mod clock;
 pub mod context;
 mod error;

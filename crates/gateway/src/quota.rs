@@ -153,21 +153,20 @@ impl Gateway {
         let (targets, places) = targets(pools, is_due);
         let calls = self.past_calls(&targets).await?;
         let now = self.clock.wall();
-        let asking = stream::iter(targets.iter().enumerate()).map(|(index, target)| {
+        let mut asking = Vec::with_capacity(targets.len());
+        for (index, target) in targets.iter().enumerate() {
             let past = calls.get(&UpstreamKeyId::from(&target.key.id));
-            let may_ask = may_ask(
-                target.entry.dialect.quota.and_then(|call| call.allowance),
-                past,
-                now,
-            );
-            async move { (index, self.ask(target, may_ask).await) }
-        });
-        let outcomes: Vec<(usize, Outcome)> = asking.buffer_unordered(CONCURRENCY).collect().await;
-        let outcomes: HashMap<usize, Outcome> = outcomes.into_iter().collect();
-        let changes: Vec<KeyStateChange> = targets
+            let allowance = target.entry.dialect.quota.and_then(|call| call.allowance);
+            let asked = self.ask(target, may_ask(allowance, past, now));
+            asking.push(async move { (index, asked.await) });
+        }
+        // One that hangs holds up no other.
+        let asking = stream::iter(asking).buffer_unordered(CONCURRENCY);
+        let mut outcomes: Vec<(usize, Outcome)> = asking.collect().await;
+        outcomes.sort_by_key(|(index, _)| *index);
+        let changes: Vec<KeyStateChange> = outcomes
             .iter()
-            .enumerate()
-            .filter_map(|(index, target)| Some(change(target, outcomes.get(&index)?)))
+            .map(|(index, outcome)| change(&targets[*index], outcome))
             .collect();
         if !changes.is_empty() {
             self.change_key_states(&changes, audit).await?;
@@ -316,7 +315,8 @@ fn change(target: &Target, outcome: &Outcome) -> KeyStateChange {
         _ if outcome.asked_at.is_none() => (MarksChange::Keep, Err(ALLOWANCE_SPENT.into())),
         _ if outcome.timed_out => (MarksChange::Keep, Err("upstream_timeout".into())),
         Ok(figures) => {
-            let has_quota = figures.remaining.is_none_or(|left| left > 0.0);
+            // Without a figure nothing is known of what is left: a key without a limit may belong to an empty account.
+            let has_quota = figures.remaining.is_some_and(|left| left > 0.0);
             let marks = match has_quota {
                 true => MarksChange::Recovered,
                 false => MarksChange::Valid,

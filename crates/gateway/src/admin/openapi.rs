@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::routing::{MethodRouter, get};
-use serde_json::Value;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{Ref, Schema};

@@ -17,8 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::Admin;
+use crate::background;
 use crate::context::Gateway;
-use crate::limits;
 use crate::proxy::{self, OutBody};
 use crate::task_poll::PollScope;
 use crate::write_limit::{self, WriteLimit};
@@ -97,7 +97,7 @@ impl Server {
         }
         tokio::select! {
             never = acceptor.accept_all(listener) => never?,
-            never = limits::sweep_regularly(&gw.limits) => match never {},
+            never = background::run(&gw) => match never {},
             () = stop => {}
         }
         // The listener is closed by now. Connections finish their request and close.
@@ -112,6 +112,7 @@ impl Server {
             let _ = tokio::time::timeout(ABORT_GRACE, gw.tasks.wait()).await;
         }
         drop(stop_workers);
+        gw.flush_at_end().await;
         Ok(all_ended)
     }
 }

@@ -15,7 +15,8 @@ use keypool_core::store::{
 };
 use parking_lot::Mutex;
 
-pub(crate) use flush::Flusher;
+pub(crate) use flush::{Flusher, compact_regularly, flush_regularly};
+pub(crate) use follow::follow_regularly;
 pub(crate) use merge::{Inactive, StoredVirtualKeys, merge, surroundings};
 pub(crate) use usage::{GroupOf, UsageCounter};
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keypool_core::limit::{Settlement, Usage};
 use keypool_core::pool::Lease;
-use keypool_providers::usage::UsageReader;
+use keypool_providers::usage::{UsageForm, UsageReader};
 
+use crate::context::Gateway;
 use crate::limits::CallerLimits;
 use crate::proxy::inbound::{Call, TokenGuess};
 use crate::proxy::reservation::CallerReservation;
@@ -22,29 +23,22 @@ pub(super) struct Meter {
 
 struct Tokens {
     reader: UsageReader,
-    guess: TokenGuess,
-    limits: Arc<CallerLimits>,
+    /// What was guessed before the call, and where to learn how good that was; `None` if no limit counts tokens.
+    guess: Option<(TokenGuess, Arc<CallerLimits>)>,
 }
 
 impl Meter {
     /// `is_readable`: it is a success, so that it may state its usage.
     pub(super) fn new(
+        gw: &Gateway,
         call: &Call<'_>,
         reserved: CallerReservation,
-        limits: &Arc<CallerLimits>,
         is_readable: bool,
     ) -> Self {
-        let tokens = call.tokens.as_ref().filter(|_| is_readable);
-        let tokens = tokens.map(|guess| {
-            Box::new(Tokens {
-                reader: UsageReader::new(guess.form),
-                guess: **guess,
-                limits: Arc::clone(limits),
-            })
-        });
+        let tokens = is_readable.then(|| Tokens::of(gw, call)).flatten();
         Self {
             reserved,
-            tokens,
+            tokens: tokens.map(Box::new),
             is_whole: false,
         }
     }
@@ -77,24 +71,36 @@ impl Meter {
     }
 
     /// The response came to its end: what was reserved for the caller, and of the key, is settled by what was used.
-    pub(super) fn complete(&mut self, lease: Option<&mut Lease>) {
+    ///
+    /// Returns what was used.
+    pub(super) fn complete(&mut self, lease: Option<&mut Lease>) -> Usage {
         let mut usage = Usage::default();
         if let Some(tokens) = &mut self.tokens {
             usage = tokens.used(true);
-            tokens.guess.learn(&tokens.limits.estimates, &usage);
+            if let Some((guess, limits)) = &tokens.guess {
+                guess.learn(&limits.estimates, &usage);
+            }
         }
         self.tokens = None;
         self.reserved.settle(usage);
         if let Some(lease) = lease {
             lease.settle_when_dropped(Settlement::Ended(usage));
         }
+        usage
+    }
+
+    /// What has been used so far by a response that is not complete; `None` if that is not known.
+    pub(super) fn so_far(&mut self) -> Option<Usage> {
+        let is_whole = self.is_whole;
+        self.tokens.as_mut().map(|tokens| tokens.used(is_whole))
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
         if self.is_whole {
-            return self.complete(None);
+            self.complete(None);
+            return;
         }
         if let Some(tokens) = &mut self.tokens {
             self.reserved.settle_cut(tokens.used(false));
@@ -103,6 +109,24 @@ impl Drop for Meter {
 }
 
 impl Tokens {
+    /// `None` if nobody needs to know the tokens, or the call reports none.
+    fn of(gw: &Gateway, call: &Call<'_>) -> Option<Self> {
+        if let Some(guess) = &call.tokens {
+            return Some(Self {
+                reader: UsageReader::new(guess.form),
+                guess: Some((**guess, Arc::clone(&gw.limits))),
+            });
+        }
+        if !call.generates || !gw.stored.is_there() {
+            return None;
+        }
+        let form = UsageForm::of(call.protocol(), call.path())?;
+        Some(Self {
+            reader: UsageReader::new(form),
+            guess: None,
+        })
+    }
+
     /// `is_whole`: the response was not cut off.
     fn used(&mut self, is_whole: bool) -> Usage {
         let said = self.reader.usage(is_whole);

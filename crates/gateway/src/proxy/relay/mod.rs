@@ -163,7 +163,7 @@ pub(super) fn relay(
         .map(|form| EventBuffer::new(form, call.stream_end(), withholds));
     // What an error gives back is known.
     let reserved = Some(reserved).filter(|_| is_success).unwrap_or_default();
-    let meter = Meter::new(call, reserved, &gw.limits, is_success);
+    let meter = Meter::new(gw, call, reserved, is_success);
     let log = log.take();
     let mut serving = Serving { attempt, log };
     let mut head = head(response.parts, entry.dialect, &mut serving.log);
@@ -369,7 +369,8 @@ impl Relay {
             StreamOutcome::Truncated => return self.truncated(reason),
             StreamOutcome::Complete => {
                 let lease = self.serving.attempt.as_mut();
-                self.meter.complete(lease.map(|attempt| &mut attempt.lease));
+                let used = self.meter.complete(lease.map(|attempt| &mut attempt.lease));
+                self.serving.log.set_tokens(&used);
                 self.serving
                     .settle(&self.gw, &self.entry, &Fault::of(Class::Success), None);
             }
@@ -385,6 +386,7 @@ impl Relay {
         let fault = Fault::of(Class::UpstreamTrouble);
         self.serving
             .settle(&self.gw, &self.entry, &fault, Some(reason));
+        self.note_tokens();
         self.serving.log.finish(Ending::UpstreamBrokeOff);
         self.end_with_error("the provider broke off this answer; what came so far is not complete: send the request again");
     }
@@ -401,6 +403,7 @@ impl Relay {
         let reason = format!("it ended with an error: {code}");
         self.serving
             .settle(&self.gw, &self.entry, &fault, Some(&reason));
+        self.note_tokens();
         self.serving.log.finish(Ending::UpstreamError);
     }
 
@@ -408,6 +411,7 @@ impl Relay {
     fn end_for_shutdown(&mut self) {
         self.upstream = None;
         self.serving.attempt = None;
+        self.note_tokens();
         self.serving.log.finish(Ending::Shutdown);
         self.end_with_error(
             "this gateway was shut down before the answer was complete: send the request again",
@@ -428,6 +432,13 @@ impl Relay {
         }
     }
 
+    /// Records what an incomplete response has used so far.
+    fn note_tokens(&mut self) {
+        if let Some(used) = self.meter.so_far() {
+            self.serving.log.set_tokens(&used);
+        }
+    }
+
     fn restart_idle(&mut self) {
         if let Some(idle) = self.idle.as_mut() {
             idle.as_mut().reset(Instant::now() + self.idle_limit);
@@ -445,6 +456,13 @@ impl Relay {
             .as_mut()
             .poll(cx)
             .is_ready()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // The client may have left.
+        self.note_tokens();
     }
 }
 
