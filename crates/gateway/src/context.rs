@@ -39,6 +39,37 @@ pub struct Backends {
     pub limiter: Arc<dyn Limiter>,
     /// Keeps what the admin API manages, and what is counted; `None`: nothing is kept.
     pub store: Option<Arc<dyn Store>>,
+    /// What is known of the store's virtual keys while it does not respond.
+    pub held_virtual_key: HeldVirtualKey,
+}
+
+impl Backends {
+    /// A limiter and no store.
+    pub fn without_store(limiter: Arc<dyn Limiter>) -> Self {
+        Self {
+            limiter,
+            store: None,
+            held_virtual_key: HeldVirtualKey::default(),
+        }
+    }
+}
+
+/// Whether the store once held a virtual key, remembered elsewhere.
+pub struct HeldVirtualKey {
+    /// It did.
+    pub is_known: bool,
+    /// Called when it is found out.
+    pub remember: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Default for HeldVirtualKey {
+    /// Nothing is known or remembered.
+    fn default() -> Self {
+        Self {
+            is_known: false,
+            remember: Box::new(|| {}),
+        }
+    }
 }
 
 /// The gateway's shared handles.
@@ -83,8 +114,13 @@ impl Gateway {
         backends: Backends,
         load: LoadSettings,
     ) -> Arc<Self> {
-        let Backends { limiter, store } = backends;
-        let stored = Stored::new(store);
+        let Backends {
+            limiter,
+            store,
+            held_virtual_key,
+        } = backends;
+        let virtual_keys = StoredVirtualKeys::unknown(held_virtual_key.is_known);
+        let stored = Stored::new(store, held_virtual_key);
         let registry = Registry::new(Arc::clone(&clock), Box::new(prebuilt_headers::prepare))
             .with_limiter(&limiter)
             .with_records(Arc::clone(&stored.records));
@@ -104,11 +140,7 @@ impl Gateway {
             limits: CallerLimits::new(limiter, &clock),
             body_budget: Arc::new(Semaphore::new(budget)),
             declared: Mutex::new(Arc::new(settings.clone())),
-            snapshot: ArcSwap::from_pointee(Snapshot::new(
-                settings,
-                pools,
-                StoredVirtualKeys::default(),
-            )),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(settings, pools, virtual_keys)),
             admin_token,
             registry,
             load,
@@ -152,7 +184,12 @@ impl Gateway {
 
     /// To be called while `reloading` is held.
     fn apply(&self, before: &Snapshot) {
-        let merged = stored::merge(&self.declared(), self.stored.catalog().as_deref());
+        let catalog = self.stored.catalog();
+        let mut merged = stored::merge(&self.declared(), catalog.as_deref());
+        if catalog.is_none() {
+            merged.virtual_keys = before.stored_virtual_keys().clone();
+        }
+        self.stored.remember_held(&merged.virtual_keys);
         let settings = merged.settings;
         self.telemetry
             .inactive(&self.stored.inactive(), &merged.inactive);
@@ -236,10 +273,7 @@ mod tests {
             settings(1 << 20),
             token,
             Arc::new(PollClock),
-            Backends {
-                limiter: crate::limits::unlimited(),
-                store: None,
-            },
+            Backends::without_store(crate::limits::unlimited()),
             Box::new(load),
         );
         let budget = || gw.body_budget.available_permits() as u64 * BUDGET_UNIT;

@@ -72,11 +72,19 @@ struct Running {
     result: watch::Receiver<Option<RefreshResult>>,
 }
 
-/// A key to be refreshed, and every place in which it is.
+/// A key to be refreshed, as one of its pools has it.
 struct Target {
     key: Arc<Key>,
     entry: Arc<PoolEntry>,
     member: MemberRef,
+}
+
+/// A key in a pool.
+struct Place {
+    pool: Arc<str>,
+    name: Arc<str>,
+    /// The index of its target.
+    target: usize,
 }
 
 /// What asking a provider brought.
@@ -177,7 +185,7 @@ impl Gateway {
         let duration = self.clock.now().saturating_duration_since(began);
         let keys: Vec<RefreshedKey> = places
             .into_iter()
-            .map(|(pool, name, index)| self.refreshed(pool, name, &changes[index]))
+            .map(|place| self.refreshed(&place, &changes[place.target]))
             .collect();
         let failed = keys.iter().filter(|key| key.error.is_some()).count();
         self.telemetry
@@ -255,23 +263,23 @@ impl Gateway {
         }
     }
 
-    fn refreshed(&self, pool: Arc<str>, name: Arc<str>, change: &KeyStateChange) -> RefreshedKey {
+    fn refreshed(&self, place: &Place, change: &KeyStateChange) -> RefreshedKey {
         let record = self.stored.records.get(&change.key);
         let outcome = change.quota.as_ref().map(|quota| &quota.outcome);
         RefreshedKey {
-            pool,
-            name,
+            pool: Arc::clone(&place.pool),
+            name: Arc::clone(&place.name),
             quota: record.and_then(|record| record.quota),
             error: outcome.and_then(|outcome| outcome.as_ref().err().cloned()),
         }
     }
 }
 
-/// The distinct keys of the pools, and where each of them is: pool, name and index of the key.
+/// The distinct keys of the pools, and where each of them is.
 fn targets(
     pools: &[Arc<PoolEntry>],
     is_due: impl Fn(&MemberRef) -> bool,
-) -> (Vec<Target>, Vec<(Arc<str>, Arc<str>, usize)>) {
+) -> (Vec<Target>, Vec<Place>) {
     let (mut targets, mut places) = (Vec::new(), Vec::new());
     let mut known: HashMap<*const Key, usize> = HashMap::new();
     for entry in pools {
@@ -287,11 +295,11 @@ fn targets(
                 });
                 targets.len() - 1
             });
-            places.push((
-                Arc::clone(entry.pool.name()),
-                Arc::clone(&member.name),
-                index,
-            ));
+            places.push(Place {
+                pool: Arc::clone(entry.pool.name()),
+                name: Arc::clone(&member.name),
+                target: index,
+            });
         }
     }
     (targets, places)

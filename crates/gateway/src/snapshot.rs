@@ -87,6 +87,10 @@ impl Snapshot {
         declared.or_else(|| self.stored_virtual_keys.find(&digest, now))
     }
 
+    pub(crate) fn stored_virtual_keys(&self) -> &StoredVirtualKeys {
+        &self.stored_virtual_keys
+    }
+
     /// The virtual key of that name.
     pub(crate) fn virtual_key_named(&self, name: &str) -> Option<&Arc<VirtualKeySettings>> {
         let declared = self.virtual_keys.values().find(|key| &*key.name == name);

@@ -1,12 +1,12 @@
 //! The admin token: the configured one, or one generated at the first start and stored in a file that only its owner can read.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use keypool_core::secret::Secret;
 use keypool_gateway::settings::AdminSettings;
+
+use crate::secret_file;
 
 /// The admin token that the API accepts.
 pub(crate) struct AdminToken {
@@ -27,14 +27,9 @@ pub(crate) fn load_or_generate(settings: &AdminSettings) -> io::Result<AdminToke
         });
     }
     let path = &settings.token_file;
-    let (secret, is_new) = match fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => {
-            make_private(path)?;
-            (Secret::new(text.trim()), false)
-        }
-        Ok(_) => (generate(path)?, true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (generate(path)?, true),
-        Err(error) => return Err(error),
+    let (secret, is_new) = match secret_file::read(path)? {
+        Some(secret) => (secret, false),
+        None => (secret_file::generate(path, "kpa-")?, true),
     };
     Ok(AdminToken {
         secret,
@@ -43,33 +38,11 @@ pub(crate) fn load_or_generate(settings: &AdminSettings) -> io::Result<AdminToke
     })
 }
 
-/// Generates 256 random bits, and stores them before they are used.
-fn generate(path: &Path) -> io::Result<Secret> {
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let token = format!("kpa-{token}");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    make_private(path)?;
-    writeln!(file, "{token}")?;
-    file.sync_all()?;
-    Ok(Secret::new(token))
-}
-
-fn make_private(path: &Path) -> io::Result<()> {
-    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -7,7 +7,9 @@ mod limiter;
 mod logging;
 mod open_files;
 mod reloader;
+mod secret_file;
 mod signals;
+mod store;
 mod watch;
 mod welcome;
 

@@ -53,8 +53,8 @@ pub trait CatalogStore: Send + Sync {
     /// Makes one change and writes `audit` beside it. Returns the change's number.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Conflict`] if it contradicts what is stored by now: a name or secret is taken, a resource is
-    /// missing, or has another version than expected.
+    /// If it contradicts what is stored by now: [`StoreErrorKind::NameTaken`], [`StoreErrorKind::SecretTaken`],
+    /// [`StoreErrorKind::Missing`], [`StoreErrorKind::VersionMismatch`].
     async fn change(&self, change: &Change, audit: &AuditEntry) -> Result<Revision, StoreError>;
 
     /// The newest entries of the audit log before the entry `before` (`None`: from the newest on), newest first.

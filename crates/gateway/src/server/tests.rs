@@ -131,7 +131,7 @@ impl Client {
             settings(mock),
             token,
             clock,
-            crate::limits::unlimited(),
+            crate::context::Backends::without_store(crate::limits::unlimited()),
             Box::new(load),
         );
         let admin = Arc::new(Admin::new(Arc::clone(&gw)));

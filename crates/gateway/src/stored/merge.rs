@@ -87,6 +87,14 @@ struct Accepted {
 }
 
 impl StoredVirtualKeys {
+    /// None are known yet. `has_held`: a virtual key was stored at some time.
+    pub(crate) fn unknown(has_held: bool) -> Self {
+        Self {
+            has_held,
+            ..Self::default()
+        }
+    }
+
     /// The virtual key with the secret of that digest, by the date.
     pub(crate) fn find(
         &self,

@@ -20,7 +20,7 @@ pub(crate) use follow::follow_regularly;
 pub(crate) use merge::{Inactive, StoredVirtualKeys, merge, surroundings};
 pub(crate) use usage::{GroupOf, UsageCounter};
 
-use crate::context::Gateway;
+use crate::context::{Gateway, HeldVirtualKey};
 
 /// The store, and what is known of its contents.
 pub(crate) struct Stored {
@@ -33,6 +33,8 @@ pub(crate) struct Stored {
     /// Held while something is changed, so that a change is checked against what is stored.
     pub(crate) changing: tokio::sync::Mutex<()>,
     flusher: Flusher,
+    held_virtual_key: HeldVirtualKey,
+    has_remembered: AtomicBool,
     /// The last attempt to read the store failed.
     reads_fail: AtomicBool,
     /// The last attempt to write to it failed.
@@ -74,8 +76,10 @@ impl Access {
 }
 
 impl Stored {
-    pub(crate) fn new(store: Option<Arc<dyn Store>>) -> Self {
+    pub(crate) fn new(store: Option<Arc<dyn Store>>, held_virtual_key: HeldVirtualKey) -> Self {
         Self {
+            has_remembered: AtomicBool::new(held_virtual_key.is_known),
+            held_virtual_key,
             reads_fail: AtomicBool::new(false),
             writes_fail: AtomicBool::new(false),
             store,
@@ -121,6 +125,13 @@ impl Stored {
             let message = "the store has not responded since this server started, so nothing can be changed: see the log";
             StoreError::new(StoreErrorKind::Unavailable, message)
         })
+    }
+
+    /// Remembers that the store has held a virtual key, once.
+    pub(crate) fn remember_held(&self, virtual_keys: &StoredVirtualKeys) {
+        if virtual_keys.has_held() && !self.has_remembered.swap(true, Ordering::Relaxed) {
+            (self.held_virtual_key.remember)();
+        }
     }
 
     /// What is stored and not in force.

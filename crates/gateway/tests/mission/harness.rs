@@ -17,7 +17,7 @@ use keypool_core::limit::WINDOW;
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::{KeySettings, PoolSettings, RetrySettings, Strategy};
 use keypool_gateway::clock::PollClock;
-use keypool_gateway::context::{Gateway, Reloaded};
+use keypool_gateway::context::{Backends, Gateway, Reloaded};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{ServerSettings, Settings};
 use keypool_testkit::Mock;
@@ -92,7 +92,7 @@ impl Running {
             settings,
             Digest256::of(ADMIN_TOKEN.as_bytes()),
             Arc::clone(&clock),
-            Arc::new(MemoryLimiter::new(WINDOW, clock.now())),
+            Backends::without_store(Arc::new(MemoryLimiter::new(WINDOW, clock.now()))),
             Box::new(load),
         );
         let server = Server::bind(Arc::clone(&gw)).await.unwrap();

@@ -9,7 +9,9 @@ use std::time::Duration;
 use keypool_core::secret::Secret;
 use keypool_core::settings::{KeySettings, PoolSettings};
 use keypool_gateway::settings::ServerSettings;
-use keypool_gateway::settings::{AdminSettings, AuthMode, LimiterSettings, Settings};
+use keypool_gateway::settings::{
+    AdminSettings, AuthMode, LimiterSettings, Settings, StoreLocation, StoreSettings,
+};
 use keypool_testkit::{Behaviour, Mock};
 
 use super::running::serve;
@@ -81,6 +83,11 @@ fn settings(configured: Settings, mock: &Mock, sources: &Sources) -> Result<Sett
         virtual_keys: Vec::new(),
         admin,
         limiter: LimiterSettings::default(),
+        store: StoreSettings {
+            location: StoreLocation::Sqlite(sources.dir.join("keypool-demo.db")),
+            master_key: None,
+            master_key_file: sources.dir.join("keypool-demo.master-key"),
+        },
         ..configured
     })
 }

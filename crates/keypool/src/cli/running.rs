@@ -1,18 +1,19 @@
 //! Runs a gateway until a signal stops it. Used by `serve` and `demo`.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use keypool_core::clock::Clock;
-use keypool_core::limit::Limiter;
 use keypool_core::secret::Digest256;
 use keypool_gateway::clock::PollClock;
-use keypool_gateway::context::{Gateway, LoadSettings, Reloaded};
+use keypool_gateway::context::{Backends, Gateway, HeldVirtualKey, LoadSettings, Reloaded};
 use keypool_gateway::server::Server;
 use keypool_gateway::settings::{
-    AdminSettings, LimiterSettings, LogFormat, LogSettings, ServerSettings, Settings, StoreSettings,
+    AdminSettings, LimiterSettings, LogFormat, LogSettings, ServerSettings, Settings,
+    StoreLocation, StoreSettings,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
@@ -23,6 +24,7 @@ use crate::config::Loaded;
 use crate::logging::{self, Logging};
 use crate::open_files::OpenFiles;
 use crate::reloader::Reloader;
+use crate::store::{self, held_virtual_key};
 use crate::{limiter, signals, watch, welcome};
 
 /// How work is spread over the CPU cores.
@@ -83,10 +85,13 @@ pub(super) async fn serve(
     })?;
     let load = load_again(reloader.clone(), &settings);
     let clock: Arc<dyn Clock> = Arc::new(PollClock);
-    let limiter = limiter::start(&settings.limiter, &clock)
-        .await
-        .map_err(|problem| Failure::because("cannot count limits", problem))?;
-    let gw = gateway(settings, &token, load, &logging, limiter);
+    let backends = backends(&settings, &clock).await?;
+    let gw = gateway(settings, &token, load, &logging, backends);
+    let loaded = gw.load_store().await;
+    // It may return, and what is wrong was logged.
+    if let Some(error) = loaded.err().filter(|error| !error.may_pass()) {
+        return Err(Failure::because("cannot use the store", error));
+    }
     let listen = gw.snapshot().settings.server.listen;
     let server = Server::bind(Arc::clone(&gw)).await.map_err(|error| {
         let hint = if error.kind() == std::io::ErrorKind::AddrInUse {
@@ -125,6 +130,28 @@ pub(super) async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The limiter and the store that the settings ask for.
+async fn backends(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Backends, Failure> {
+    let limiter = limiter::start(&settings.limiter, clock)
+        .await
+        .map_err(|problem| Failure::because("cannot count limits", problem))?;
+    let store = store::open(&settings.store)
+        .await
+        .map_err(|problem| Failure::because("cannot open the store", problem))?;
+    let held_virtual_key = match &settings.store.location {
+        StoreLocation::Sqlite(_) => HeldVirtualKey::default(),
+        StoreLocation::Postgres(_) => {
+            let dir = settings.store.master_key_file.parent();
+            held_virtual_key::in_dir(dir.unwrap_or(Path::new(".")))
+        }
+    };
+    Ok(Backends {
+        limiter,
+        store: Some(store),
+        held_virtual_key,
+    })
+}
+
 fn load_again(reloader: Option<Arc<Reloader>>, settings: &Settings) -> LoadSettings {
     if let Some(reloader) = reloader {
         return Box::new(move || reloader.load(Instant::now()));
@@ -143,7 +170,7 @@ fn gateway(
     token: &AdminToken,
     load: LoadSettings,
     logging: &Arc<Logging>,
-    limiter: Arc<dyn Limiter>,
+    backends: Backends,
 ) -> Arc<Gateway> {
     let digest = Digest256::of(token.secret.expose().as_bytes());
     let logging = Arc::clone(logging);
@@ -160,7 +187,7 @@ fn gateway(
         settings,
         digest,
         Arc::new(PollClock),
-        limiter,
+        backends,
         Box::new(load),
     )
 }

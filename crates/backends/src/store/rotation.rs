@@ -1,0 +1,83 @@
+//! Replaces the master key.
+
+use keypool_core::store::{StoreError, StoreErrorKind};
+use serde_json::{Value, json};
+
+use super::envelope::{Envelope, Keys, MasterKey};
+use super::schema;
+use super::sql::{Database, Row, params};
+use super::transaction::with_rows;
+
+/// Encrypts everything with a new data key, which only the new master key opens, in one transaction. The schema must be up to
+/// date.
+pub(super) async fn rotate(
+    database: &dyn Database,
+    old: &MasterKey,
+    new: &MasterKey,
+) -> Result<(), StoreError> {
+    let mut transaction = database.write().await?;
+    if schema::version(database, &mut *transaction).await? < database.migrations().len() {
+        return Err(nothing_to_rotate());
+    }
+    // Takes the lock that every writer takes first.
+    transaction
+        .execute("UPDATE meta SET revision = revision", vec![])
+        .await?;
+    let envelope = schema::envelope(&mut *transaction)
+        .await?
+        .ok_or_else(nothing_to_rotate)?;
+    let old = envelope.open(old)?;
+    let (envelope, new) = Envelope::renew(new, &old)?;
+
+    let stored = transaction
+        .fetch("SELECT pool, name, secret FROM keys", vec![])
+        .await?;
+    let rows = stored
+        .into_iter()
+        .map(|row| secret(row, &old, &new))
+        .collect::<Result<_, _>>()?;
+    let sql = "UPDATE keys SET secret = r.value->>'secret' FROM {rows} AS r \
+               WHERE pool = (r.value->>'pool') AND name = (r.value->>'name')";
+    transaction.execute(sql, with_rows(rows, vec![])).await?;
+
+    let stored = transaction
+        .fetch("SELECT hash, identity FROM key_states", vec![])
+        .await?;
+    let rows = stored
+        .into_iter()
+        .map(|row| identity(row, &old, &new))
+        .collect::<Result<_, _>>()?;
+    let sql = "UPDATE key_states SET identity = r.value->>'identity' FROM {rows} AS r WHERE hash = (r.value->>'hash')";
+    transaction.execute(sql, with_rows(rows, vec![])).await?;
+
+    let sql = "UPDATE meta SET key_id = $1, salt = $2, data_key = $3, hash_key = $4";
+    let params = params![
+        envelope.key_id,
+        envelope.salt,
+        envelope.data_key,
+        envelope.hash_key
+    ];
+    transaction.execute(sql, params).await?;
+    transaction.commit().await
+}
+
+fn secret(mut row: Row, old: &Keys, new: &Keys) -> Result<Value, StoreError> {
+    let (pool, name, stored) = (row.text()?, row.text()?, row.text()?);
+    let place = ["keys", "secret", &pool, &name];
+    let secret = new.encrypt(&old.decrypt(&stored, &place)?, &place)?;
+    Ok(json!({ "pool": pool, "name": name, "secret": secret }))
+}
+
+fn identity(mut row: Row, old: &Keys, new: &Keys) -> Result<Value, StoreError> {
+    let (hash, stored) = (row.text()?, row.text()?);
+    let place = ["key_states", "identity", &hash];
+    let identity = new.encrypt(&old.decrypt(&stored, &place)?, &place)?;
+    Ok(json!({ "hash": hash, "identity": identity }))
+}
+
+fn nothing_to_rotate() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Missing,
+        "the database holds no keys of this version of keypool; start `keypool serve` with it once, then rotate",
+    )
+}

@@ -1,0 +1,160 @@
+//! A PostgreSQL server for tests.
+
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use sqlx::Connection;
+
+use crate::backend::Directory;
+
+/// A server on 127.0.0.1, with nothing in it. Stopped when dropped.
+pub(crate) struct PostgresServer {
+    directory: Directory,
+    port: u16,
+    process: Option<Child>,
+    databases: AtomicU64,
+}
+
+impl PostgresServer {
+    /// The server that tests of this process share.
+    pub(crate) async fn shared() -> Arc<Self> {
+        static SHARED: tokio::sync::Mutex<Weak<PostgresServer>> =
+            tokio::sync::Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(server) = shared.upgrade() {
+            return server;
+        }
+        let server = Arc::new(Self::start().await);
+        *shared = Arc::downgrade(&server);
+        server
+    }
+
+    /// A server of one's own, to kill it.
+    pub(crate) async fn start() -> Self {
+        let directory = Directory::new();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        if is_root() {
+            let owned = Command::new("chown")
+                .arg("postgres")
+                .arg(directory.path(""))
+                .status();
+            assert!(owned.unwrap().success());
+        }
+        let made = command("initdb")
+            .args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"])
+            .arg(directory.path("data"))
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+        let mut server = Self {
+            directory,
+            port,
+            process: None,
+            databases: AtomicU64::new(0),
+        };
+        server.restart().await;
+        server
+    }
+
+    /// Starts the server again with what it had stored.
+    pub(crate) async fn restart(&mut self) {
+        let process = command("postgres")
+            .args([
+                "-k",
+                "",
+                "-c",
+                "fsync=off",
+                "-c",
+                "max_connections=300",
+                "-p",
+                &self.port.to_string(),
+                "-D",
+            ])
+            .arg(self.directory.path("data"))
+            .stderr(Stdio::null())
+            .spawn();
+        self.process = Some(process.unwrap());
+        for _ in 0..500 {
+            if self.try_sql("postgres", "SELECT 1").await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("PostgreSQL does not respond");
+    }
+
+    /// Kills the server at once.
+    pub(crate) fn kill(&mut self) {
+        let pid = std::fs::read_to_string(self.directory.path("data/postmaster.pid")).unwrap();
+        let pid = pid.lines().next().unwrap().to_owned();
+        // SIGQUIT ends it without a checkpoint, like a crash, and ends its other processes too.
+        assert!(
+            Command::new("kill")
+                .args(["-QUIT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.process.take().unwrap().wait().unwrap();
+    }
+
+    /// The URL of a new database.
+    pub(crate) async fn create_database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.try_sql("postgres", format!("CREATE DATABASE {name}"))
+            .await
+            .unwrap();
+        self.url(&name)
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres:the-password@127.0.0.1:{}/{database}",
+            self.port
+        )
+    }
+
+    async fn try_sql(&self, database: &str, sql: impl Into<String>) -> Result<(), sqlx::Error> {
+        let mut connection = sqlx::PgConnection::connect(&self.url(database)).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.into()))
+            .execute(&mut connection)
+            .await?;
+        connection.close().await
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// A command as the user `postgres`: PostgreSQL does not run as root.
+fn command(program: &str) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid",
+        "postgres",
+        "--regid",
+        "postgres",
+        "--init-groups",
+        program,
+    ]);
+    command
+}
