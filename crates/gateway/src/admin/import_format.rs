@@ -84,12 +84,12 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
         .from_reader(body);
     let known = field_names::<KeyFields>();
     let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
-    let mut lines = Vec::new();
+    let (mut lines, mut counter) = (Vec::new(), LineCounter::default());
     for (index, record) in reader.records().enumerate() {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                let number = error.position().map_or(index + 1, |at| at.line() as usize);
+                let number = counter.line_at(body, error.position());
                 lines.push(malformed(number, "the line is not UTF-8 or not CSV"));
                 continue;
             }
@@ -98,12 +98,35 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
             columns = header(&record, &known)?;
             continue;
         }
-        let number = record.position().map_or(index + 1, |at| at.line() as usize);
+        let number = counter.line_at(body, record.position());
         if record.iter().any(|field| !field.is_empty()) {
             lines.push(row(number, &columns, &record));
         }
     }
     Ok(lines)
+}
+
+/// Counts lines up to a position. The reader's own count is one behind after a line that ends with CR LF.
+#[derive(Default)]
+struct LineCounter {
+    counted: usize,
+    ends: usize,
+}
+
+impl LineCounter {
+    /// The number of the line on which the record at this position begins.
+    fn line_at(&mut self, body: &[u8], position: Option<&::csv::Position>) -> usize {
+        let at = position.map_or(0, |at| usize::try_from(at.byte()).unwrap_or(usize::MAX));
+        let blank = body.get(at..).unwrap_or_default().iter();
+        let blank = blank
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
+        let counted = self.counted.max(at.min(body.len()) + blank);
+        let passed = &body[self.counted..counted];
+        self.ends += passed.iter().filter(|byte| **byte == b'\n').count();
+        self.counted = counted;
+        self.ends + 1
+    }
 }
 
 fn malformed(number: usize, error: &str) -> Line {

@@ -10,7 +10,7 @@ use keypool_core::store::{Catalog, KeyRecord, Quota, StoredKey, UpstreamKeyId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::stats::{CooldownView, last_used, rfc3339, success_rate};
+use super::stats::{CooldownView, amount, last_used, rfc3339, success_rate};
 use crate::context::Gateway;
 use crate::resources::KeyFields;
 
@@ -74,9 +74,11 @@ pub(super) struct KeyFacts {
     rotation_due: bool,
     /// What is left of its quota, in `quota_unit`; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     remaining_quota: Option<f64>,
     /// What its plan allows; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     plan_limit: Option<f64>,
     /// `credits`, or a currency; null: not known.
     #[schema(required)]

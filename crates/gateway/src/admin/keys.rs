@@ -29,6 +29,7 @@ use crate::stored::surroundings;
 
 /// A key to be added, or what changes of one.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = NewKey)]
 pub(super) struct KeyWithSecret {
     /// Its name, unique in its pool. Default: `<pool>-1`, `<pool>-2`, ….
     name: Option<String>,

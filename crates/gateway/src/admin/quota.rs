@@ -16,7 +16,7 @@ use super::extract::{Names, Source};
 use super::openapi::ReadProblems;
 use super::pools::no_pool;
 use super::problem::Problem;
-use super::stats::rfc3339;
+use super::stats::{amount, rfc3339};
 use crate::context::Gateway;
 use crate::quota::{RefreshReport, RefreshedKey};
 use crate::snapshot::PoolEntry;
@@ -47,9 +47,11 @@ struct RefreshedKeyView {
     name: String,
     /// What is left, in `unit`; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     remaining_quota: Option<f64>,
     /// What the plan allows; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     plan_limit: Option<f64>,
     /// `credits`, or a currency; null: not known.
     #[schema(required)]

@@ -9,7 +9,7 @@ use axum::extract::State;
 use jiff::Timestamp;
 use keypool_core::clock::Moment;
 use keypool_core::pool::{CooldownReport, KeyReport};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::key_view::{KeyFacts, KnownKeys};
@@ -109,6 +109,22 @@ impl CooldownView {
             class: cooldown.class.as_str(),
         };
         cooldowns.into_iter().map(view).collect()
+    }
+}
+
+/// An amount: a whole number without a decimal point, since most programs read it as one.
+pub(super) fn amount<S: Serializer>(
+    amount: &Option<f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    /// Above this, not every whole number is an `f64`.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match *amount {
+        Some(amount) if amount.fract() == 0.0 && amount.abs() < EXACT => {
+            serializer.serialize_i64(amount as i64)
+        }
+        Some(amount) => serializer.serialize_f64(amount),
+        None => serializer.serialize_none(),
     }
 }
 

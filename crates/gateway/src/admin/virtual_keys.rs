@@ -33,6 +33,7 @@ const GRACE: Duration = Duration::from_secs(86_400);
 
 /// A virtual key to be created.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = NewVirtualKey)]
 pub(super) struct NewVirtualKeyFields {
     /// Its name, unique among virtual keys.
     #[schema(required, example = "team-a")]
