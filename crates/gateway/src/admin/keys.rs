@@ -32,9 +32,14 @@ use crate::stored::surroundings;
 #[schema(as = NewKey)]
 pub(super) struct KeyWithSecret {
     /// Its name, unique in its pool. Default: `<pool>-1`, `<pool>-2`, ….
+    #[schema(min_length = 1, max_length = 128)]
     name: Option<String>,
     /// The secret. It can be written, never read.
-    #[schema(required, example = "sk-abcdefghijklmnop")]
+    #[schema(
+        required,
+        example = "sk-abcdefghijklmnop",
+        pattern = r"^[!#-&(-:<-Z\\^-z|~]{1,8192}$"
+    )]
     key: Option<String>,
     #[serde(flatten)]
     fields: KeyFields,

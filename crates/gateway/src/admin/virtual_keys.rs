@@ -36,11 +36,13 @@ const GRACE: Duration = Duration::from_secs(86_400);
 #[schema(as = NewVirtualKey)]
 pub(super) struct NewVirtualKeyFields {
     /// Its name, unique among virtual keys.
-    #[schema(required, example = "team-a")]
+    #[schema(required, example = "team-a", min_length = 1, max_length = 128)]
     name: Option<String>,
     /// Its secret, with at least 16 characters. Default: a new one is made up and shown once.
+    #[schema(pattern = r"^[!#-&(-:<-Z\\^-z|~]{16,8192}$")]
     key: Option<String>,
     /// SHA-256 of its secret in 64 hexadecimal digits, instead of `key`.
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
     key_sha256: Option<String>,
     #[serde(flatten)]
     fields: VirtualKeyFields,

@@ -13,6 +13,7 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::text::{self, nearest};
 use super::{Mistakes, Surroundings};
@@ -21,8 +22,8 @@ use super::{Mistakes, Surroundings};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolSettings)]
 pub(crate) struct PoolFields {
-    /// The provider's name, such as `openai`.
-    #[schema(example = "openai")]
+    /// The provider's name.
+    #[schema(schema_with = provider_names)]
     pub(crate) provider: String,
     /// How the next key is selected. Default: `round_robin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +57,15 @@ pub(crate) struct PoolFields {
     /// How long each phase may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) timeouts: Option<TimeoutFields>,
+}
+
+/// The names of all providers.
+fn provider_names() -> Object {
+    let names = catalogue::ALL.iter().map(|dialect| dialect.name);
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .build()
 }
 
 /// `strategy`
