@@ -97,8 +97,11 @@ pub(super) async fn import(
     let parsing = tokio::task::spawn_blocking(move || format.lines(&body, MAX_LINES));
     let lines = parsing.await.map_err(|_| Problem::internal())??;
     let _one_change_at_a_time = gw.stored.changing.lock().await;
-    let pool = PoolForKeys::find(&gw, &pool_name)?;
-    let (report, keys) = plan(&gw, &pool, lines);
+    let pool = Arc::new(PoolForKeys::find(&gw, &pool_name)?);
+    let (of_gw, of_pool) = (Arc::clone(&gw), Arc::clone(&pool));
+    // Many lines take some time: off the tasks that serve requests.
+    let planning = tokio::task::spawn_blocking(move || plan(&of_gw, &of_pool, lines));
+    let (report, keys) = planning.await.map_err(|_| Problem::internal())?;
     if keys.is_empty() {
         return Ok(Json(report));
     }

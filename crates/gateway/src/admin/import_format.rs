@@ -1,5 +1,7 @@
 //! The formats of an import: text, CSV, JSON. Must never know a pool.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 
 use super::import::too_large;
@@ -82,7 +84,6 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
         .flexible(true)
         .trim(::csv::Trim::All)
         .from_reader(body);
-    let known = field_names::<KeyFields>();
     let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
     let (mut lines, mut counter) = (Vec::new(), LineCounter::default());
     for (index, record) in reader.records().enumerate() {
@@ -95,7 +96,7 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
             }
         };
         if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
-            columns = header(&record, &known)?;
+            columns = header(&record)?;
             continue;
         }
         let number = counter.line_at(body, record.position());
@@ -138,7 +139,8 @@ fn malformed(number: usize, error: &str) -> Line {
 }
 
 /// The names of the columns.
-fn header(record: &::csv::StringRecord, known: &[String]) -> Result<Vec<String>, Problem> {
+fn header(record: &::csv::StringRecord) -> Result<Vec<String>, Problem> {
+    let known = known_fields();
     let names: Vec<String> = record.iter().map(str::to_ascii_lowercase).collect();
     let is_known = |name: &&String| {
         name.is_empty() || matches!(&***name, "key" | "name") || known.contains(*name)
@@ -216,6 +218,12 @@ fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
     Ok(list.into_iter().enumerate().map(line).collect())
 }
 
+/// The fields of a key beside its secret and its name.
+fn known_fields() -> &'static [String] {
+    static KNOWN: LazyLock<Vec<String>> = LazyLock::new(field_names::<KeyFields>);
+    &KNOWN
+}
+
 /// A key given by its fields.
 fn entry(number: usize, mut fields: Map<String, Value>) -> Line {
     let mut text = |name: &str| match fields.remove(name) {
@@ -224,8 +232,7 @@ fn entry(number: usize, mut fields: Map<String, Value>) -> Line {
         Some(_) => Err(format!("`{name}` must be a string")),
     };
     let (key, name) = (text("key"), text("name"));
-    let known = field_names::<KeyFields>();
-    let unknown = fields.keys().find(|field| !known.contains(field));
+    let unknown = fields.keys().find(|field| !known_fields().contains(field));
     let entry = match (key, &name, unknown) {
         (Err(error), _, _) => Err(error),
         (_, Err(error), _) => Err(error.clone()),

@@ -78,6 +78,10 @@ impl Gateway {
     fn apply_read(self: &Arc<Self>, read: Read) {
         let since = {
             let mut contents = self.stored.contents.lock();
+            if contents.catalog.is_some() && read.revision < contents.followed {
+                // Another task has read something newer meanwhile.
+                return;
+            }
             contents.catalog = read.catalog.map(Arc::new).or(contents.catalog.take());
             std::mem::replace(&mut contents.followed, read.revision)
         };
