@@ -1,8 +1,11 @@
-"""C: what is left of many keys' quota. How long does it take to ask for all of them, beside asking one after the other?"""
+"""C: what is left of many keys' quota. How long does it take to ask for all of them, beside asking one after the other? And
+what do requests notice of changes of keys?"""
 
 import http.client
 import json
 import math
+import statistics
+import threading
 import time
 
 from .bench import Row
@@ -16,6 +19,14 @@ ROUNDS = 3
 IMPORTED = 10_000
 IMPORT_SECONDS = 3.0
 TOKEN = "token-of-the-quota-benchmark"
+# Requests in a second while keys are changed, and how long each run takes.
+RATE = 2000
+SECONDS = 4
+PAIRS = 5
+# Time between two changes.
+PAUSE = 0.1
+# What the 99th percentile may grow by.
+SLOWER = 1.2
 
 SETTINGS = """
 [pools.tavily]
@@ -28,6 +39,7 @@ def measure(bench):
     yield _refresh(bench, 100, "30 s before, 0.35 s after", 1.15 * LATENCY + 0.05)
     yield _refresh(bench, 1000, "4 waves", 1.15 * _ideal(1000))
     yield from _many(bench)
+    yield from _changes(bench)
 
 
 def _ideal(keys):
@@ -44,9 +56,9 @@ def _admin(keypool, method, path, body=None, kind="application/json"):
     text = answer.read()
     took = time.monotonic() - began
     connection.close()
-    if answer.status != 200:
+    if answer.status not in (200, 201, 204):
         raise RuntimeError(f"{method} {path}: {answer.status} {text[:300]}")
-    return json.loads(text), took
+    return json.loads(text or "null"), took
 
 
 def _import(keypool, keys):
@@ -84,3 +96,55 @@ def _many(bench):
         took = min(_refreshed(keypool, IMPORTED) for _ in range(ROUNDS))
     what = f"refresh of {IMPORTED:,} keys, provider at once"
     yield Row(what, "", "", f"{took:.2f} s", True)
+
+
+CHANGED = """
+[pools.openai]
+provider = "openai-compatible"
+base_url = "http://{provider}/v1"
+keys = ["made-up-key-1", "made-up-key-2", "made-up-key-3"]
+"""
+
+
+def _changes(bench):
+    with bench.keypool(CHANGED, {}, {"KEYPOOL_ADMIN_TOKEN": TOKEN}) as (keypool, _):
+        load = bench.load()
+        load.paced(keypool.address, "small", 32, RATE, 1)
+        before, during, failed, changes = [], [], 0, 0
+        for _ in range(PAIRS):
+            before.append(load.paced(keypool.address, "small", 32, RATE, SECONDS))
+            with _Changing(keypool) as changing:
+                during.append(load.paced(keypool.address, "small", 32, RATE, SECONDS))
+            changes += changing.count
+        failed = sum(run["failed"] for run in before + during)
+    what = f"of {RATE:,} requests a second, {changes / PAIRS / SECONDS:.0f} changes a second"
+    yield Row(f"failed {what}", "0", "0", str(failed), failed == 0)
+    quiet, busy = (statistics.median(run["p99_us"] for run in runs) / 1000 for runs in (before, during))
+    yield Row(f"P99 {what}", f"< {SLOWER} x {quiet:.2f} ms", f"{quiet:.2f} ms", f"{busy:.2f} ms", busy < SLOWER * quiet)
+
+
+class _Changing:
+    """Adds a key and deletes it, again and again, as long as it is open."""
+
+    def __init__(self, keypool):
+        self._keypool = keypool
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+
+    def _run(self):
+        while not self._stop.is_set():
+            key = json.dumps({"name": "further", "key": f"made-up-further-key-{self.count}"})
+            _admin(self._keypool, "POST", "pools/openai/keys", key)
+            self._stop.wait(PAUSE)
+            _admin(self._keypool, "DELETE", "pools/openai/keys/further")
+            self._stop.wait(PAUSE)
+            self.count += 2
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()

@@ -17,15 +17,13 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Names, Source, media_type, unsupported};
-use super::import_format::{Format, Line};
+use super::import_format::{Format, Line, MAX_LINES, too_large};
 use super::keys::{PoolForKeys, name_mistake, secret};
 use super::openapi::ChangeProblems;
 use super::problem::Problem;
 use crate::context::Gateway;
 use crate::stored::surroundings;
 
-/// Maximum number of lines.
-pub(super) const MAX_LINES: usize = 100_000;
 /// Maximum size of the body, in bytes.
 const MAX_BYTES: usize = 64 << 20;
 /// How long the rest of a body that is too large is read: a client that is still writing would not see the response.
@@ -144,13 +142,6 @@ async fn read_body(mut body: Body, format: Format) -> Result<Vec<u8>, Problem> {
     }
     read_all.map_err(|_| broke_off())??;
     Ok(read)
-}
-
-pub(super) fn too_large() -> Problem {
-    let detail = format!(
-        "one import takes at most {MAX_LINES} lines and 64 MiB, and nothing was imported: split it"
-    );
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "import_too_large", detail)
 }
 
 fn broke_off() -> Problem {

@@ -4,11 +4,13 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
-use super::import::too_large;
 use super::openapi::field_names;
 use super::problem::Problem;
 use crate::resources::KeyFields;
 use crate::telemetry::redact_any;
+
+/// Maximum number of lines.
+pub(super) const MAX_LINES: usize = 100_000;
 
 /// The format of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,18 @@ impl Format {
             false => Ok(lines),
         }
     }
+}
+
+/// The import is beyond its limits.
+pub(super) fn too_large() -> Problem {
+    let detail = format!(
+        "one import takes at most {MAX_LINES} lines and 64 MiB, and nothing was imported: split it"
+    );
+    Problem::new(
+        http::StatusCode::PAYLOAD_TOO_LARGE,
+        "import_too_large",
+        detail,
+    )
 }
 
 /// One key per line. Empty lines and lines that begin with `#` are left out.

@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Condition, Fields, Names, Params, Source, etag};
+use super::format::rfc3339;
 use super::openapi::{ChangeProblems, ReadProblems};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::resources::{KeyFields, PoolFields};
 use crate::snapshot::{PoolEntry, Snapshot};

@@ -13,12 +13,12 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Names, Source};
+use super::format::{amount, rfc3339};
 use super::openapi::ReadProblems;
 use super::pools::no_pool;
 use super::problem::Problem;
-use super::stats::{amount, rfc3339};
 use crate::context::Gateway;
-use crate::quota::{RefreshReport, RefreshedKey};
+use crate::quota_refreshes::{RefreshReport, RefreshedKey};
 use crate::snapshot::PoolEntry;
 
 /// What a refresh found.

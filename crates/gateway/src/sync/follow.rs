@@ -10,9 +10,9 @@ use keypool_core::pool::ObjectOrigin;
 use keypool_core::store::{Catalog, KeyRecord, ObjectRecord, Revision, StoreError, UpstreamKeyId};
 use keypool_providers::catalogue;
 
-use super::Access;
 use crate::context::Gateway;
 use crate::objects;
+use crate::stored::Access;
 
 /// How often the store is asked whether another node has changed something.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const OVERLAP: Duration = Duration::from_secs(10);
 /// What was read of the store in one go.
 struct Read {
     revision: Revision,
-    catalog: Option<Catalog>,
+    catalog: Catalog,
     records: Vec<KeyRecord>,
 }
 
@@ -58,32 +58,22 @@ impl Gateway {
 
     async fn read_changes(&self) -> Result<Option<Read>, StoreError> {
         let store = self.stored.store()?;
-        let (followed, is_loaded) = {
-            let contents = self.stored.contents.lock();
-            (contents.followed, contents.catalog.is_some())
-        };
+        let followed = self.stored.followed();
         let revision = store.revision().await?;
-        if is_loaded && revision == followed {
+        if followed == Some(revision) {
             return Ok(None);
         }
         // The catalog may be newer than the revision; then it is read once more than needed.
-        let since = if is_loaded { followed } else { 0 };
         Ok(Some(Read {
             revision,
-            records: store.key_records(since).await?,
-            catalog: Some(store.catalog().await?),
+            records: store.key_records(followed.unwrap_or_default()).await?,
+            catalog: store.catalog().await?,
         }))
     }
 
     fn apply_read(self: &Arc<Self>, read: Read) {
-        let since = {
-            let mut contents = self.stored.contents.lock();
-            if contents.catalog.is_some() && read.revision < contents.followed {
-                // Another task has read something newer meanwhile.
-                return;
-            }
-            contents.catalog = read.catalog.map(Arc::new).or(contents.catalog.take());
-            std::mem::replace(&mut contents.followed, read.revision)
+        let Some(since) = self.stored.take_read(read.revision, read.catalog) else {
+            return;
         };
         self.stored.records.put(read.records.iter().cloned());
         self.rebuild();
