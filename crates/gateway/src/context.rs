@@ -88,7 +88,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `settings`. `admin_token`: the digest of the admin token. What is stored is put in force by
+    /// A gateway for `settings`. `admin_token`: the digest of the admin token. What is stored is applied by
     /// [`Gateway::load_store`].
     pub fn new(
         settings: Settings,
@@ -159,7 +159,7 @@ impl Gateway {
         Arc::clone(&self.declared.lock())
     }
 
-    /// Puts what is declared and stored by now in force.
+    /// Puts what is declared and stored by now in effect.
     pub(crate) fn rebuild(&self) {
         let _one_at_a_time = self.reloading.lock();
         self.apply(&self.snapshot());

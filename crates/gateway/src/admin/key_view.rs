@@ -30,7 +30,7 @@ pub(super) struct KeyView {
     key: String,
     /// Where it comes from, and so where it is changed: the configuration file's name, `environment` or `store`.
     pub(super) source: String,
-    /// Why a stored key is not in force, as a code; absent if it is.
+    /// Why a stored key is not in effect, as a code; absent if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     inactive: Option<&'static str>,
     /// When it was created; absent if it is declared.
@@ -63,7 +63,7 @@ pub(super) struct KeyStats {
     /// When it was last used; null if it never was.
     #[schema(required, format = DateTime)]
     last_used: Option<String>,
-    /// `active`, `cooling`, `exhausted`, `invalid`, `disabled`, or `inactive` if it is stored and not in force.
+    /// `active`, `cooling`, `exhausted`, `invalid`, `disabled`, or `inactive` if it is stored and not in effect.
     state: &'static str,
     /// What it must not be asked for now.
     cooldowns: Vec<CooldownView>,
@@ -131,7 +131,7 @@ impl<'a> KnownKeys<'a> {
         }
     }
 
-    /// The state and counters of a key in force.
+    /// The state and counters of a key in effect.
     pub(super) fn stats(&self, pool: &str, member: &MemberRef) -> KeyStats {
         let facts = self.facts(pool, member);
         KeyStats::of(member.report(&self.moment), facts, &self.moment)
@@ -166,7 +166,7 @@ impl<'a> KnownKeys<'a> {
         }
     }
 
-    /// A key in force.
+    /// A key in effect.
     pub(super) fn show(&self, pool: &str, member: &MemberRef) -> KeyView {
         let keys = member.keys();
         let settings = &keys.settings().keys[member.index()];
@@ -191,7 +191,7 @@ impl<'a> KnownKeys<'a> {
         }
     }
 
-    /// A stored key that is not in force.
+    /// A stored key that is not in effect.
     pub(super) fn show_inactive(&self, key: &StoredKey, reason: &'static str) -> KeyView {
         KeyView {
             name: key.name.to_string(),
@@ -236,7 +236,7 @@ impl KeyStats {
         }
     }
 
-    /// Those of a stored key that is not in force.
+    /// Those of a stored key that is not in effect.
     pub(super) fn inactive(facts: KeyFacts) -> Self {
         Self {
             active_requests: 0,

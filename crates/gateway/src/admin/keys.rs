@@ -48,7 +48,7 @@ pub(super) struct KeyWithSecret {
 /// What a change of a key needs to know.
 pub(super) struct PoolForKeys {
     pub(super) catalog: Arc<Catalog>,
-    /// The pool in force, with the keys in force.
+    /// The pool in effect, with the keys in effect.
     pub(super) settings: Arc<PoolSettings>,
     pub(super) is_stored: bool,
 }

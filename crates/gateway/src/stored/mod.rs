@@ -82,7 +82,7 @@ impl Access {
     /// What a failure means.
     pub(crate) fn effect(self) -> &'static str {
         match self {
-            Self::Read => "what is in force stays, and changes of other nodes are not seen",
+            Self::Read => "what is in effect stays, and changes of other nodes are not seen",
             Self::Write => "nothing can be changed, and what is counted waits in memory",
         }
     }
@@ -164,7 +164,7 @@ impl Stored {
         Some(std::mem::replace(&mut contents.followed, revision))
     }
 
-    /// What is stored and not in force.
+    /// What is stored and not in effect.
     pub(crate) fn inactive(&self) -> Arc<Vec<Inactive>> {
         Arc::clone(&self.contents.lock().inactive)
     }

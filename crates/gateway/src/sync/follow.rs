@@ -29,7 +29,7 @@ struct Read {
 }
 
 impl Gateway {
-    /// Loads everything that is stored and puts it in force. Call it before serving.
+    /// Loads everything that is stored and applies it. Call it before serving.
     ///
     /// # Errors
     /// What the store says. If it does not respond, [`follow_regularly`] goes on trying.
@@ -41,7 +41,7 @@ impl Gateway {
         self.load_objects(None).await
     }
 
-    /// Reads what has changed in the store, and puts it in force.
+    /// Reads what has changed in the store, and applies it.
     pub(crate) async fn follow_store(self: &Arc<Self>) -> Result<(), StoreError> {
         let read = self.read_changes().await;
         let Some(read) = self.note_store(Access::Read, read)? else {

@@ -30,7 +30,7 @@ impl Gateway {
         outcome
     }
 
-    /// Makes a change of the catalog, and puts it in force.
+    /// Makes a change of the catalog, and applies it.
     pub(crate) async fn change_catalog(
         self: &Arc<Self>,
         change: &Change,
