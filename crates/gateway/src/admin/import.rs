@@ -205,7 +205,7 @@ struct Planning<'a> {
 
 impl<'a> Planning<'a> {
     fn new(gw: &Gateway, pool: &'a PoolForKeys) -> Self {
-        let in_force = pool
+        let in_effect = pool
             .settings
             .keys
             .iter()
@@ -216,7 +216,7 @@ impl<'a> Planning<'a> {
             .iter()
             .filter(|key| key.pool == pool.settings.name);
         let all = || {
-            in_force
+            in_effect
                 .clone()
                 .chain(stored.clone().map(|key| (&key.name, &key.secret)))
         };
