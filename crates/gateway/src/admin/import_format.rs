@@ -8,6 +8,9 @@ use super::problem::Problem;
 use crate::resources::KeyFields;
 use crate::telemetry::redact_any;
 
+/// Maximum number of values of an entry in JSON, on average. A key has fewer fields.
+const MAX_VALUES: usize = 16;
+
 /// The format of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -43,9 +46,9 @@ impl Format {
     pub(super) fn lines(self, body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let lines = match self {
-            Self::Text => text(body),
-            Self::Csv => csv(body)?,
-            Self::Json => json(body)?,
+            Self::Text => text(body).take(limit + 1).collect(),
+            Self::Csv => csv(body, limit)?,
+            Self::Json => json(body, limit)?,
         };
         match lines.len() > limit {
             true => Err(too_large()),
@@ -55,7 +58,7 @@ impl Format {
 }
 
 /// One key per line. Empty lines and lines that begin with `#` are left out.
-fn text(body: &[u8]) -> Vec<Line> {
+fn text(body: &[u8]) -> impl Iterator<Item = Line> {
     let lines = body.split(|byte| *byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| {
@@ -73,10 +76,9 @@ fn text(body: &[u8]) -> Vec<Line> {
                 Err(_) => Err("the line is not UTF-8".to_owned()),
             },
         })
-        .collect()
 }
 
-fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
+fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     let mut reader = ::csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -84,26 +86,62 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
         .from_reader(body);
     let known = field_names::<KeyFields>();
     let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
-    let mut lines = Vec::new();
+    let (mut lines, mut numbers) = (Vec::new(), LineNumbers::new(body));
     for (index, record) in reader.records().enumerate() {
+        if lines.len() > limit {
+            return Err(too_large());
+        }
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                let number = error.position().map_or(index + 1, |at| at.line() as usize);
+                let number = error.position().map_or(index + 1, |at| numbers.of(at));
                 lines.push(malformed(number, "the line is not UTF-8 or not CSV"));
                 continue;
             }
         };
+        let number = record.position().map_or(index + 1, |at| numbers.of(at));
         if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
             columns = header(&record, &known)?;
             continue;
         }
-        let number = record.position().map_or(index + 1, |at| at.line() as usize);
         if record.iter().any(|field| !field.is_empty()) {
             lines.push(row(number, &columns, &record));
         }
     }
     Ok(lines)
+}
+
+/// Finds the lines of records. The reader itself counts from the line break before a record if that is CRLF, or if empty
+/// lines follow it.
+struct LineNumbers<'b> {
+    body: &'b [u8],
+    /// The bytes that were counted, and the number of the line there.
+    counted: usize,
+    line: usize,
+}
+
+impl<'b> LineNumbers<'b> {
+    fn new(body: &'b [u8]) -> Self {
+        Self {
+            body,
+            counted: 0,
+            line: 1,
+        }
+    }
+
+    /// The line of the record that the reader found at `position`. To be called in their order.
+    fn of(&mut self, position: &::csv::Position) -> usize {
+        let is_break = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let found = usize::try_from(position.byte()).unwrap_or(usize::MAX);
+        let found = found.clamp(self.counted, self.body.len());
+        let begin = found + self.body[found..].iter().take_while(is_break).count();
+        for at in self.counted..begin {
+            let is_crlf = self.body[at] == b'\r' && self.body.get(at + 1) == Some(&b'\n');
+            self.line += usize::from(is_break(&&self.body[at]) && !is_crlf);
+        }
+        self.counted = begin;
+        self.line
+    }
 }
 
 fn malformed(number: usize, error: &str) -> Line {
@@ -158,9 +196,12 @@ fn is_number(column: &str) -> bool {
     )
 }
 
-fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
+fn json(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     let wrong =
         |detail: String| Problem::new(http::StatusCode::BAD_REQUEST, "invalid_body", detail);
+    if number_of_values(body) > limit * MAX_VALUES {
+        return Err(too_large());
+    }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| wrong(format!("the body is not JSON: {error}")))?;
     let list = match value {
@@ -190,7 +231,24 @@ fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
             "an entry must be a key, or an object with the fields of a key",
         ),
     };
-    Ok(list.into_iter().enumerate().map(line).collect())
+    let lines = list.into_iter().enumerate().map(line);
+    Ok(lines.take(limit + 1).collect())
+}
+
+/// The greatest number of values that a JSON text can have, by its commas and brackets. Parsed, the smallest ones take many
+/// times their length.
+fn number_of_values(body: &[u8]) -> usize {
+    let (mut values, mut in_text, mut is_escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 /// A key given by its fields.
@@ -266,6 +324,14 @@ mod tests {
             line(4, "two\nlines", "sk-2"),
         ];
         assert_eq!(read(Format::Csv, body), expected);
+        let body = "sk-1\r\n\r\n\"sk-2\"\r\nsk-3\r\rsk-4\n";
+        let expected = [
+            line(1, "", "sk-1"),
+            line(3, "", "sk-2"),
+            line(4, "", "sk-3"),
+            line(6, "", "sk-4"),
+        ];
+        assert_eq!(read(Format::Csv, body), expected);
         let expected = [
             line(1, "", "sk-1"),
             line(2, "b", "sk-2"),
@@ -273,6 +339,7 @@ mod tests {
         ];
         assert_eq!(read(Format::Csv, "sk-1\nsk-2,b\nsk-3,c,d"), expected);
         assert!(Format::Csv.lines(b"key,nmae\nx,y", 10).is_err());
+        assert!(Format::Csv.lines(b"sk-1\rsk-2\rsk-3", 2).is_err());
         let lines = Format::Csv.lines(b"key,weight\nx,many\ny,7", 10).unwrap();
         assert!(lines[0].entry.is_err());
         assert_eq!(lines[1].entry.as_ref().unwrap().fields.weight, Some(7));
@@ -297,6 +364,11 @@ mod tests {
             read(Format::Json, r#"{"keys":["sk-1"]}"#),
             [line(1, "", "sk-1")]
         );
+        assert!(Format::Json.lines(br#"["a","b","c"]"#, 2).is_err());
+        let many = format!(r#"["{}"]"#, ",[{".repeat(100));
+        assert!(Format::Json.lines(many.as_bytes(), 1).is_ok(), "one text");
+        let many = format!("[[{}7]]", "7,".repeat(100));
+        assert!(Format::Json.lines(many.as_bytes(), 1).is_err());
         for wrong in ["", "7", "{}", r#"{"keys":["a"],"more":1}"#] {
             assert!(Format::Json.lines(wrong.as_bytes(), 10).is_err(), "{wrong}");
         }
