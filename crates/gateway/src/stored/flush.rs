@@ -88,6 +88,8 @@ impl Gateway {
         self.stored.catalog()?;
         let moment = Moment::of(&*self.clock);
         let mut batch = Batch {
+            // Read first: what is followed meanwhile may not be noted yet.
+            followed: self.stored.followed(),
             rows: self.stored.usage.take_rows(),
             objects: self.objects.take_changes(),
             ..Batch::default()

@@ -23,6 +23,8 @@ const OVERLAP: Duration = Duration::from_secs(10);
 
 /// What was read of the store in one go.
 struct Read {
+    /// The newest change that was followed when the reading began.
+    after: Revision,
     revision: Revision,
     catalog: Option<Catalog>,
     records: Vec<KeyRecord>,
@@ -69,6 +71,7 @@ impl Gateway {
         // The catalog may be newer than the revision; then it is read once more than needed.
         let since = if is_loaded { followed } else { 0 };
         Ok(Some(Read {
+            after: followed,
             revision,
             records: store.key_records(since).await?,
             catalog: Some(store.catalog().await?),
@@ -76,14 +79,22 @@ impl Gateway {
     }
 
     fn apply_read(self: &Arc<Self>, read: Read) {
+        let _one_at_a_time = self.stored.applying.lock();
         let since = {
             let mut contents = self.stored.contents.lock();
+            let is_overtaken = contents.followed != read.after && read.revision < contents.followed;
+            if contents.catalog.is_some() && is_overtaken {
+                // Something newer was read and put in force while this was being read.
+                return;
+            }
             contents.catalog = read.catalog.map(Arc::new).or(contents.catalog.take());
-            std::mem::replace(&mut contents.followed, read.revision)
+            contents.followed
         };
         self.stored.records.put(read.records.iter().cloned());
         self.rebuild();
         self.follow_records(&read.records, since);
+        // Only now: until then, what is noted of keys may be older than this.
+        self.stored.contents.lock().followed = read.revision;
     }
 
     /// Applies records to the keys in use.

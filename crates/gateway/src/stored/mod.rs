@@ -30,6 +30,8 @@ pub(crate) struct Stored {
     pub(crate) records: Arc<KeyRecords>,
     pub(crate) usage: UsageCounter,
     contents: Mutex<Contents>,
+    /// Held while what was read is put in force.
+    applying: Mutex<()>,
     /// Held while something is changed, so that a change is checked against what is stored.
     pub(crate) changing: tokio::sync::Mutex<()>,
     flusher: Flusher,
@@ -86,6 +88,7 @@ impl Stored {
             records: Arc::default(),
             usage: UsageCounter::default(),
             contents: Mutex::default(),
+            applying: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             flusher: Flusher::default(),
         }
@@ -131,6 +134,19 @@ impl Stored {
     pub(crate) fn remember_held(&self, virtual_keys: &StoredVirtualKeys) {
         if virtual_keys.has_held() && !self.has_remembered.swap(true, Ordering::Relaxed) {
             (self.held_virtual_key.remember)();
+        }
+    }
+
+    /// The newest change that is followed.
+    fn followed(&self) -> Revision {
+        self.contents.lock().followed
+    }
+
+    /// Notes that this node has made a change that need not be followed here, unless changes of others came before it.
+    fn note_followed(&self, revision: Revision) {
+        let mut contents = self.contents.lock();
+        if contents.followed + 1 == revision {
+            contents.followed = revision;
         }
     }
 
@@ -205,6 +221,9 @@ impl Gateway {
         let now = self.clock.wall();
         let store = self.stored.store()?;
         let changed = store.change_key_states(changes, audit, now).await;
-        self.note_store(Access::Write, changed).map(|_| ())
+        let revision = self.note_store(Access::Write, changed)?;
+        // Following it later would repeat it: a reset would end cooldowns that began since.
+        self.stored.note_followed(revision);
+        Ok(())
     }
 }
