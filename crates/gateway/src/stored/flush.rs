@@ -110,18 +110,19 @@ impl Gateway {
         (!is_empty).then_some(Pending { batch, members })
     }
 
-    /// Stores what is left at the end of the process, if the store responds in time.
+    /// Stores what is left at the end of the process, if the store responds in time, and closes the store.
     pub async fn flush_at_end(&self) {
-        if !self.stored.is_there() {
+        let Ok(store) = self.stored.store() else {
             return;
-        }
+        };
         // A batch whose outcome was unknown may be pending before the last one.
         for _ in 0..2 {
             if !matches!(timeout(LAST, self.flush()).await, Ok(Ok(()))) {
                 self.telemetry.not_flushed();
-                return;
+                break;
             }
         }
+        store.close().await;
     }
 }
 
