@@ -166,7 +166,8 @@ pub(crate) async fn follow_regularly(gw: &Arc<Gateway>) -> std::convert::Infalli
             }
             continue;
         }
-        if !is_shared {
+        // Without other nodes there is nothing to follow, except a change that could not be read back.
+        if !is_shared && !gw.stored.reads_fail() {
             continue;
         }
         let begins = gw.clock.wall();

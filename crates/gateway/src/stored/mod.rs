@@ -114,6 +114,11 @@ impl Stored {
         self.reads_fail.load(Ordering::Relaxed) || self.writes_fail.load(Ordering::Relaxed)
     }
 
+    /// Whether the store could not be read when that was last tried.
+    pub(crate) fn reads_fail(&self) -> bool {
+        self.reads_fail.load(Ordering::Relaxed)
+    }
+
     /// What the store manages; `None` until it was loaded.
     pub(crate) fn catalog(&self) -> Option<Arc<Catalog>> {
         self.contents.lock().catalog.clone()
@@ -204,9 +209,12 @@ impl Gateway {
     ) -> Result<(), StoreError> {
         let changed = self.stored.store()?.change(change, audit).await;
         self.note_store(Access::Write, changed)?;
-        // The change is made, whatever happens now. If this fails, it comes into force when the store responds again.
-        let _ = self.follow_store().await;
-        Ok(())
+        self.follow_store().await.map_err(|error| {
+            let message = format!(
+                "the change was stored, and comes into force when the store can be read again: {error}"
+            );
+            StoreError::new(StoreErrorKind::Unavailable, message)
+        })
     }
 
     /// Makes changes of what is known of keys. Other nodes follow them; this one must do the same to its keys.
