@@ -1,8 +1,9 @@
 //! The formats of an import: text, CSV, JSON. Must never know a pool.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 
-use super::import::too_large;
 use super::openapi::field_names;
 use super::problem::Problem;
 use crate::resources::KeyFields;
@@ -10,6 +11,9 @@ use crate::telemetry::redact_any;
 
 /// Maximum number of values of an entry in JSON, on average. A key has fewer fields.
 const MAX_VALUES: usize = 16;
+
+/// Maximum number of lines.
+pub(super) const MAX_LINES: usize = 100_000;
 
 /// The format of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,18 @@ impl Format {
     }
 }
 
+/// The import is beyond its limits.
+pub(super) fn too_large() -> Problem {
+    let detail = format!(
+        "one import takes at most {MAX_LINES} lines and 64 MiB, and nothing was imported: split it"
+    );
+    Problem::new(
+        http::StatusCode::PAYLOAD_TOO_LARGE,
+        "import_too_large",
+        detail,
+    )
+}
+
 /// One key per line. Empty lines and lines that begin with `#` are left out.
 fn text(body: &[u8]) -> impl Iterator<Item = Line> {
     let lines = body.split(|byte| *byte == b'\n').enumerate();
@@ -84,9 +100,8 @@ fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
         .flexible(true)
         .trim(::csv::Trim::All)
         .from_reader(body);
-    let known = field_names::<KeyFields>();
     let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
-    let (mut lines, mut numbers) = (Vec::new(), LineNumbers::new(body));
+    let (mut lines, mut counter) = (Vec::new(), LineCounter::default());
     for (index, record) in reader.records().enumerate() {
         if lines.len() > limit {
             return Err(too_large());
@@ -94,14 +109,14 @@ fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                let number = error.position().map_or(index + 1, |at| numbers.of(at));
+                let number = counter.line_at(body, error.position());
                 lines.push(malformed(number, "the line is not UTF-8 or not CSV"));
                 continue;
             }
         };
-        let number = record.position().map_or(index + 1, |at| numbers.of(at));
+        let number = counter.line_at(body, record.position());
         if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
-            columns = header(&record, &known)?;
+            columns = header(&record)?;
             continue;
         }
         if record.iter().any(|field| !field.is_empty()) {
@@ -111,36 +126,28 @@ fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     Ok(lines)
 }
 
-/// Finds the lines of records. The reader itself counts from the line break before a record if that is CRLF, or if empty
-/// lines follow it.
-struct LineNumbers<'b> {
-    body: &'b [u8],
-    /// The bytes that were counted, and the number of the line there.
+/// Counts lines up to a position. The reader's own count is one behind after a line that ends with CR LF.
+#[derive(Default)]
+struct LineCounter {
     counted: usize,
-    line: usize,
+    ends: usize,
 }
 
-impl<'b> LineNumbers<'b> {
-    fn new(body: &'b [u8]) -> Self {
-        Self {
-            body,
-            counted: 0,
-            line: 1,
+impl LineCounter {
+    /// The number of the line on which the record at this position begins.
+    fn line_at(&mut self, body: &[u8], position: Option<&::csv::Position>) -> usize {
+        let at = position.map_or(0, |at| usize::try_from(at.byte()).unwrap_or(usize::MAX));
+        let blank = body.get(at..).unwrap_or_default().iter();
+        let blank = blank
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
+        let counted = self.counted.max(at.min(body.len()) + blank);
+        for end in self.counted..counted {
+            let is_crlf = body[end] == b'\r' && body.get(end + 1) == Some(&b'\n');
+            self.ends += usize::from(matches!(body[end], b'\r' | b'\n') && !is_crlf);
         }
-    }
-
-    /// The line of the record that the reader found at `position`. To be called in their order.
-    fn of(&mut self, position: &::csv::Position) -> usize {
-        let is_break = |byte: &&u8| matches!(byte, b'\r' | b'\n');
-        let found = usize::try_from(position.byte()).unwrap_or(usize::MAX);
-        let found = found.clamp(self.counted, self.body.len());
-        let begin = found + self.body[found..].iter().take_while(is_break).count();
-        for at in self.counted..begin {
-            let is_crlf = self.body[at] == b'\r' && self.body.get(at + 1) == Some(&b'\n');
-            self.line += usize::from(is_break(&&self.body[at]) && !is_crlf);
-        }
-        self.counted = begin;
-        self.line
+        self.counted = counted;
+        self.ends + 1
     }
 }
 
@@ -153,7 +160,8 @@ fn malformed(number: usize, error: &str) -> Line {
 }
 
 /// The names of the columns.
-fn header(record: &::csv::StringRecord, known: &[String]) -> Result<Vec<String>, Problem> {
+fn header(record: &::csv::StringRecord) -> Result<Vec<String>, Problem> {
+    let known = known_fields();
     let names: Vec<String> = record.iter().map(str::to_ascii_lowercase).collect();
     let is_known = |name: &&String| {
         name.is_empty() || matches!(&***name, "key" | "name") || known.contains(*name)
@@ -251,6 +259,12 @@ fn number_of_values(body: &[u8]) -> usize {
     values
 }
 
+/// The fields of a key beside its secret and its name.
+fn known_fields() -> &'static [String] {
+    static KNOWN: LazyLock<Vec<String>> = LazyLock::new(field_names::<KeyFields>);
+    &KNOWN
+}
+
 /// A key given by its fields.
 fn entry(number: usize, mut fields: Map<String, Value>) -> Line {
     let mut text = |name: &str| match fields.remove(name) {
@@ -259,8 +273,7 @@ fn entry(number: usize, mut fields: Map<String, Value>) -> Line {
         Some(_) => Err(format!("`{name}` must be a string")),
     };
     let (key, name) = (text("key"), text("name"));
-    let known = field_names::<KeyFields>();
-    let unknown = fields.keys().find(|field| !known.contains(field));
+    let unknown = fields.keys().find(|field| !known_fields().contains(field));
     let entry = match (key, &name, unknown) {
         (Err(error), _, _) => Err(error),
         (_, Err(error), _) => Err(error.clone()),

@@ -112,6 +112,13 @@ async fn states_that_one_node_sets_are_set_on_the_other() {
             200,
         )
     };
+    // Both know the keys before anything is changed.
+    for gw in [one, other] {
+        for _ in 0..2 {
+            assert_eq!(gw.chat().await.status, 200);
+        }
+        total(gw).await;
+    }
     act("disable").await;
     nodes
         .other_has("a key is switched off", async || {
