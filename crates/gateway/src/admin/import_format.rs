@@ -9,6 +9,9 @@ use super::problem::Problem;
 use crate::resources::KeyFields;
 use crate::telemetry::redact_any;
 
+/// Maximum number of values of an entry in JSON, on average. A key has fewer fields.
+const MAX_VALUES: usize = 16;
+
 /// Maximum number of lines.
 pub(super) const MAX_LINES: usize = 100_000;
 
@@ -47,9 +50,9 @@ impl Format {
     pub(super) fn lines(self, body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let lines = match self {
-            Self::Text => text(body),
-            Self::Csv => csv(body)?,
-            Self::Json => json(body)?,
+            Self::Text => text(body).take(limit + 1).collect(),
+            Self::Csv => csv(body, limit)?,
+            Self::Json => json(body, limit)?,
         };
         match lines.len() > limit {
             true => Err(too_large()),
@@ -71,7 +74,7 @@ pub(super) fn too_large() -> Problem {
 }
 
 /// One key per line. Empty lines and lines that begin with `#` are left out.
-fn text(body: &[u8]) -> Vec<Line> {
+fn text(body: &[u8]) -> impl Iterator<Item = Line> {
     let lines = body.split(|byte| *byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| {
@@ -89,10 +92,9 @@ fn text(body: &[u8]) -> Vec<Line> {
                 Err(_) => Err("the line is not UTF-8".to_owned()),
             },
         })
-        .collect()
 }
 
-fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
+fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     let mut reader = ::csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -101,6 +103,9 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
     let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
     let (mut lines, mut counter) = (Vec::new(), LineCounter::default());
     for (index, record) in reader.records().enumerate() {
+        if lines.len() > limit {
+            return Err(too_large());
+        }
         let record = match record {
             Ok(record) => record,
             Err(error) => {
@@ -109,11 +114,11 @@ fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
                 continue;
             }
         };
+        let number = counter.line_at(body, record.position());
         if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
             columns = header(&record)?;
             continue;
         }
-        let number = counter.line_at(body, record.position());
         if record.iter().any(|field| !field.is_empty()) {
             lines.push(row(number, &columns, &record));
         }
@@ -137,8 +142,10 @@ impl LineCounter {
             .take_while(|byte| matches!(byte, b'\r' | b'\n'))
             .count();
         let counted = self.counted.max(at.min(body.len()) + blank);
-        let passed = &body[self.counted..counted];
-        self.ends += passed.iter().filter(|byte| **byte == b'\n').count();
+        for end in self.counted..counted {
+            let is_crlf = body[end] == b'\r' && body.get(end + 1) == Some(&b'\n');
+            self.ends += usize::from(matches!(body[end], b'\r' | b'\n') && !is_crlf);
+        }
         self.counted = counted;
         self.ends + 1
     }
@@ -197,9 +204,12 @@ fn is_number(column: &str) -> bool {
     )
 }
 
-fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
+fn json(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     let wrong =
         |detail: String| Problem::new(http::StatusCode::BAD_REQUEST, "invalid_body", detail);
+    if number_of_values(body) > limit * MAX_VALUES {
+        return Err(too_large());
+    }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| wrong(format!("the body is not JSON: {error}")))?;
     let list = match value {
@@ -229,7 +239,24 @@ fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
             "an entry must be a key, or an object with the fields of a key",
         ),
     };
-    Ok(list.into_iter().enumerate().map(line).collect())
+    let lines = list.into_iter().enumerate().map(line);
+    Ok(lines.take(limit + 1).collect())
+}
+
+/// The greatest number of values that a JSON text can have, by its commas and brackets. Parsed, the smallest ones take many
+/// times their length.
+fn number_of_values(body: &[u8]) -> usize {
+    let (mut values, mut in_text, mut is_escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 /// The fields of a key beside its secret and its name.
@@ -310,6 +337,14 @@ mod tests {
             line(4, "two\nlines", "sk-2"),
         ];
         assert_eq!(read(Format::Csv, body), expected);
+        let body = "sk-1\r\n\r\n\"sk-2\"\r\nsk-3\r\rsk-4\n";
+        let expected = [
+            line(1, "", "sk-1"),
+            line(3, "", "sk-2"),
+            line(4, "", "sk-3"),
+            line(6, "", "sk-4"),
+        ];
+        assert_eq!(read(Format::Csv, body), expected);
         let expected = [
             line(1, "", "sk-1"),
             line(2, "b", "sk-2"),
@@ -317,6 +352,7 @@ mod tests {
         ];
         assert_eq!(read(Format::Csv, "sk-1\nsk-2,b\nsk-3,c,d"), expected);
         assert!(Format::Csv.lines(b"key,nmae\nx,y", 10).is_err());
+        assert!(Format::Csv.lines(b"sk-1\rsk-2\rsk-3", 2).is_err());
         let lines = Format::Csv.lines(b"key,weight\nx,many\ny,7", 10).unwrap();
         assert!(lines[0].entry.is_err());
         assert_eq!(lines[1].entry.as_ref().unwrap().fields.weight, Some(7));
@@ -341,6 +377,11 @@ mod tests {
             read(Format::Json, r#"{"keys":["sk-1"]}"#),
             [line(1, "", "sk-1")]
         );
+        assert!(Format::Json.lines(br#"["a","b","c"]"#, 2).is_err());
+        let many = format!(r#"["{}"]"#, ",[{".repeat(100));
+        assert!(Format::Json.lines(many.as_bytes(), 1).is_ok(), "one text");
+        let many = format!("[[{}7]]", "7,".repeat(100));
+        assert!(Format::Json.lines(many.as_bytes(), 1).is_err());
         for wrong in ["", "7", "{}", r#"{"keys":["a"],"more":1}"#] {
             assert!(Format::Json.lines(wrong.as_bytes(), 10).is_err(), "{wrong}");
         }

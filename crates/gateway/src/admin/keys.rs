@@ -126,6 +126,16 @@ pub(super) fn name_mistake(name: &str) -> Option<String> {
     if name == "import" {
         return Some("`name` must not be \"import\", which is a path of this API".to_owned());
     }
+    resource_name_mistake(name)
+}
+
+/// What is wrong with a name that becomes part of a path.
+pub(super) fn resource_name_mistake(name: &str) -> Option<String> {
+    if matches!(name, "." | "..") {
+        return Some(
+            "`name` must not be \".\" or \"..\", which clients remove from a path".to_owned(),
+        );
+    }
     values::name_mistake(name).map(|mistake| format!("`name` {mistake}"))
 }
 

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use super::audit;
 use super::extract::{Condition, Fields, Names, Params, Patch, Source, etag};
 use super::format::rfc3339;
+use super::keys::resource_name_mistake;
 use super::openapi::{ChangeProblems, ReadProblems};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
@@ -313,8 +314,7 @@ pub(super) async fn create(
     let mut mistakes = Vec::new();
     let name: Arc<str> = match &new.name {
         Some(name) => {
-            let mistake = values::name_mistake(name);
-            mistakes.extend(mistake.map(|mistake| format!("`name` {mistake}")));
+            mistakes.extend(resource_name_mistake(name));
             name.as_str().into()
         }
         None => {

@@ -24,6 +24,8 @@ pub(crate) struct Stored {
     pub(crate) records: Arc<KeyRecords>,
     pub(crate) usage: UsageCounter,
     contents: Mutex<Contents>,
+    /// Held while what was read is applied.
+    pub(crate) applying: Mutex<()>,
     /// Held while something is changed, so that a change is checked against what is stored.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// The batches that a node sends, one after the other.
@@ -99,6 +101,7 @@ impl Stored {
             records: Arc::default(),
             usage: UsageCounter::default(),
             contents: Mutex::default(),
+            applying: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             batches: tokio::sync::Mutex::default(),
         }
@@ -122,6 +125,11 @@ impl Stored {
     /// Whether the store could not be read or written when that was last tried.
     pub(crate) fn is_degraded(&self) -> bool {
         self.reads_fail.load(Ordering::Relaxed) || self.writes_fail.load(Ordering::Relaxed)
+    }
+
+    /// Whether the store could not be read when that was last tried.
+    pub(crate) fn reads_fail(&self) -> bool {
+        self.reads_fail.load(Ordering::Relaxed)
     }
 
     /// What the store manages; `None` until it was loaded.
@@ -153,15 +161,35 @@ impl Stored {
         contents.catalog.as_ref().map(|_| contents.followed)
     }
 
-    /// Takes what was read of the store as of `revision`. Returns the revision before (0: none), or `None` if another task has
-    /// read something newer meanwhile.
-    pub(crate) fn take_read(&self, revision: Revision, catalog: Catalog) -> Option<Revision> {
+    /// Takes the catalog, which was read after this change was followed, as of `revision`. Returns the newest change that is
+    /// followed (0: none), or `None` if another task has read something newer meanwhile. To be called while `applying` is held.
+    pub(crate) fn take_read(
+        &self,
+        after: Option<Revision>,
+        revision: Revision,
+        catalog: Catalog,
+    ) -> Option<Revision> {
         let mut contents = self.contents.lock();
-        if contents.catalog.is_some() && revision < contents.followed {
+        // A lower revision alone tells nothing: the database may have been restored.
+        let is_overtaken = after != contents.catalog.as_ref().map(|_| contents.followed);
+        if is_overtaken && contents.catalog.is_some() && revision < contents.followed {
             return None;
         }
         contents.catalog = Some(Arc::new(catalog));
-        Some(std::mem::replace(&mut contents.followed, revision))
+        Some(contents.followed)
+    }
+
+    /// Everything up to this change is followed. Until that is said, what is noted of keys may be older.
+    pub(crate) fn set_followed(&self, revision: Revision) {
+        self.contents.lock().followed = revision;
+    }
+
+    /// Notes that this node has made a change that need not be followed here, unless changes of others came before it.
+    pub(crate) fn note_followed(&self, revision: Revision) {
+        let mut contents = self.contents.lock();
+        if contents.followed + 1 == revision {
+            contents.followed = revision;
+        }
     }
 
     /// What is stored and not in effect.

@@ -49,9 +49,11 @@ impl Gateway {
     /// Everything that is not stored yet; `None` if there is nothing.
     fn unsaved(&self) -> Option<Pending> {
         // A store that was never loaded may know more of the keys than this process.
-        self.stored.catalog()?;
+        // Asked first: what is followed meanwhile may not be noted yet.
+        let followed = self.stored.followed()?;
         let moment = Moment::of(&*self.clock);
         let mut batch = Batch {
+            followed,
             rows: self.stored.usage.take_rows(),
             objects: self.objects.take_changes(),
             ..Batch::default()
@@ -72,18 +74,19 @@ impl Gateway {
         (!is_empty).then_some(Pending { batch, members })
     }
 
-    /// Stores what is left at the end of the process, if the store responds in time.
+    /// Stores what is left at the end of the process, if the store responds in time, and closes the store.
     pub async fn flush_at_end(&self) {
-        if !self.stored.is_there() {
+        let Ok(store) = self.stored.store() else {
             return;
-        }
+        };
         // A batch whose outcome was unknown may be pending before the last one.
         for _ in 0..2 {
             if !matches!(timeout(LAST, self.flush()).await, Ok(Ok(()))) {
                 self.telemetry.not_flushed();
-                return;
+                break;
             }
         }
+        store.close().await;
     }
 }
 

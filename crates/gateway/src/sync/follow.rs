@@ -23,6 +23,8 @@ const OVERLAP: Duration = Duration::from_secs(10);
 
 /// What was read of the store in one go.
 struct Read {
+    /// The newest change that was followed when the reading began.
+    after: Option<Revision>,
     revision: Revision,
     catalog: Catalog,
     records: Vec<KeyRecord>,
@@ -63,25 +65,34 @@ impl Gateway {
         if followed == Some(revision) {
             return Ok(None);
         }
+        let since = followed.filter(|followed| *followed < revision);
         // The catalog may be newer than the revision; then it is read once more than needed.
         Ok(Some(Read {
+            after: followed,
             revision,
-            records: store.key_records(followed.unwrap_or_default()).await?,
+            records: store.key_records(since.unwrap_or_default()).await?,
             catalog: store.catalog().await?,
         }))
     }
 
     fn apply_read(self: &Arc<Self>, read: Read) {
-        let Some(since) = self.stored.take_read(read.revision, read.catalog) else {
+        let _one_at_a_time = self.stored.applying.lock();
+        let taken = self
+            .stored
+            .take_read(read.after, read.revision, read.catalog);
+        let Some(since) = taken else {
             return;
         };
         self.stored.records.put(read.records.iter().cloned());
         self.rebuild();
+        // What the first load says is not followed, but restored.
+        let since = read.after.map(|_| since);
         self.follow_records(&read.records, since);
+        self.stored.set_followed(read.revision);
     }
 
-    /// Applies records to the keys in use.
-    fn follow_records(&self, records: &[KeyRecord], since: Revision) {
+    /// Applies records to the keys in use: changes since that one are followed.
+    fn follow_records(&self, records: &[KeyRecord], since: Option<Revision>) {
         let by_key: HashMap<&UpstreamKeyId, &KeyRecord> =
             records.iter().map(|record| (&record.key, record)).collect();
         if by_key.is_empty() {
@@ -94,7 +105,7 @@ impl Gateway {
                     continue;
                 };
                 member.restore(record, &moment);
-                if since > 0 && record.revision > since {
+                if let Some(since) = since.filter(|since| record.revision > *since) {
                     member.follow(record, record.reset_at > since, &moment);
                 }
             }
@@ -149,7 +160,8 @@ pub(crate) async fn follow_regularly(gw: &Arc<Gateway>) -> std::convert::Infalli
             }
             continue;
         }
-        if !is_shared {
+        // Without other nodes there is nothing to follow, except a change that could not be read back.
+        if !is_shared && !gw.stored.reads_fail() {
             continue;
         }
         let begins = gw.clock.wall();

@@ -6,7 +6,7 @@ mod follow;
 
 use std::sync::Arc;
 
-use keypool_core::store::{AuditEntry, Change, KeyStateChange, StoreError};
+use keypool_core::store::{AuditEntry, Change, KeyStateChange, StoreError, StoreErrorKind};
 
 use crate::context::Gateway;
 use crate::stored::Access;
@@ -38,9 +38,12 @@ impl Gateway {
     ) -> Result<(), StoreError> {
         let changed = self.stored.store()?.change(change, audit).await;
         self.note_store(Access::Write, changed)?;
-        // The change is made, whatever happens now. If this fails, it comes into force when the store responds again.
-        let _ = self.follow_store().await;
-        Ok(())
+        self.follow_store().await.map_err(|error| {
+            let message = format!(
+                "the change was stored, and takes effect when the store can be read again: {error}"
+            );
+            StoreError::new(StoreErrorKind::Unavailable, message)
+        })
     }
 
     /// Makes changes of what is known of keys. Other nodes follow them; this one must do the same to its keys.
@@ -55,6 +58,9 @@ impl Gateway {
         let now = self.clock.wall();
         let store = self.stored.store()?;
         let changed = store.change_key_states(changes, audit, now).await;
-        self.note_store(Access::Write, changed).map(|_| ())
+        let revision = self.note_store(Access::Write, changed)?;
+        // Following it later would repeat it: a reset would end cooldowns that began since.
+        self.stored.note_followed(revision);
+        Ok(())
     }
 }
