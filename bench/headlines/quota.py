@@ -24,7 +24,7 @@ RATE = 2000
 SECONDS = 4
 PAIRS = 5
 # Time between two changes.
-PAUSE = 0.1
+PAUSE = 0.5
 # What the 99th percentile may grow by.
 SLOWER = 1.2
 
