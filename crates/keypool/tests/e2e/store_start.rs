@@ -159,8 +159,7 @@ async fn a_damaged_database_is_named_and_not_overwritten() {
 }
 
 /// Root may write everything, so it gives that right up for this.
-const WITHOUT_RIGHTS: &str =
-    "{ [ \"$(id -u)\" != 0 ] || exec setpriv --bounding-set -dac_override,-dac_read_search -- \"$0\" \"$@\"; }";
+const WITHOUT_RIGHTS: &str = "{ [ \"$(id -u)\" != 0 ] || exec setpriv --bounding-set -dac_override,-dac_read_search -- \"$0\" \"$@\"; }";
 
 #[tokio::test]
 async fn a_database_that_cannot_be_written_is_named_and_works_later() {

@@ -184,10 +184,7 @@ async fn quotas_and_their_errors_outlive_a_restart() {
         keys.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
     };
     let before = shown(&gw).await;
-    assert_eq!(
-        (&before[0][0], &before[0][1]),
-        (&json!(250), &json!(1000))
-    );
+    assert_eq!((&before[0][0], &before[0][1]), (&json!(250), &json!(1000)));
     assert_eq!(
         (&before[0][4], &before[0][5], &before[0][6]),
         (&Value::Null, &json!(0), &json!(false))
