@@ -1,6 +1,6 @@
 //! Files with one generated secret each, that only their owner can read.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -25,7 +25,13 @@ pub(crate) fn generate(path: &Path, prefix: &str) -> io::Result<Secret> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = format!("{prefix}{text}");
+    let secret = Secret::new(format!("{prefix}{text}"));
+    write(path, &secret)?;
+    Ok(secret)
+}
+
+/// Writes a secret. After a crash, the file may hold a part of it.
+pub(crate) fn write(path: &Path, secret: &Secret) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -33,9 +39,29 @@ pub(crate) fn generate(path: &Path, prefix: &str) -> io::Result<Secret> {
         .mode(0o600)
         .open(path)?;
     make_private(path)?;
-    writeln!(file, "{text}")?;
+    writeln!(file, "{}", secret.expose())?;
     file.sync_all()?;
-    Ok(Secret::new(text))
+    synchronise_folder(path)
+}
+
+/// Puts the file `new`, which holds `secret`, in the place of `path`: after a crash, `path` holds the one or the other
+/// secret. It is no error if another process has just done it.
+pub(crate) fn replace(new: &Path, path: &Path, secret: &Secret) -> io::Result<()> {
+    match fs::rename(new, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match read(path)? {
+            Some(current) if current == *secret => Ok(()),
+            _ => Err(error),
+        },
+        renamed => renamed.and_then(|()| synchronise_folder(path)),
+    }
+}
+
+/// Waits until the name of a file is on the disk.
+fn synchronise_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn make_private(path: &Path) -> io::Result<()> {

@@ -1,11 +1,11 @@
 //! Opens the store that the settings ask for, with its master key.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keypool_backends::store::{MasterKey, PostgresStore, SqliteStore};
 use keypool_core::secret::Secret;
-use keypool_core::store::Store;
+use keypool_core::store::{Store, StoreErrorKind};
 use keypool_gateway::settings::{StoreLocation, StoreSettings};
 
 use crate::secret_file;
@@ -15,26 +15,102 @@ use crate::secret_file;
 /// # Errors
 /// A sentence that says what is wrong.
 pub(crate) async fn open(settings: &StoreSettings) -> Result<Arc<dyn Store>, String> {
-    match &settings.location {
-        StoreLocation::Sqlite(path) => {
-            let master_key = match &settings.master_key {
-                Some(key) => key.clone(),
-                None => own_master_key(path, &settings.master_key_file).await?,
-            };
-            let store = SqliteStore::open(path, &MasterKey::new(master_key.expose())).await;
+    match (&settings.location, &settings.master_key) {
+        (StoreLocation::Sqlite(path), Some(key)) => {
+            let store = SqliteStore::open(path, &master_key(key)).await;
             Ok(Arc::new(store.map_err(|error| error.to_string())?))
         }
-        StoreLocation::Postgres(url) => {
-            let master_key = settings.master_key.as_ref();
-            let master_key = master_key.ok_or("`store.master_key` is not set")?;
-            let store = PostgresStore::new(url.expose(), &MasterKey::new(master_key.expose()));
+        (StoreLocation::Sqlite(path), None) => {
+            let store = open_with_own_key(path, &settings.master_key_file).await;
+            Ok(Arc::new(store?))
+        }
+        (StoreLocation::Postgres(url), Some(key)) => {
+            let store = PostgresStore::new(url.expose(), &master_key(key));
             Ok(Arc::new(store.map_err(|error| error.to_string())?))
         }
+        (StoreLocation::Postgres(_), None) => Err("`store.master_key` is not set".to_owned()),
     }
 }
 
+/// Opens a database whose master key is in a file. Finishes a rotation of that key that was interrupted after the
+/// database was encrypted again and before the file was replaced.
+async fn open_with_own_key(database: &Path, file: &Path) -> Result<SqliteStore, String> {
+    let current = own_master_key(database, file).await?;
+    let next = next_master_key(file)?;
+    match (
+        SqliteStore::open(database, &master_key(&current)).await,
+        next,
+    ) {
+        (Err(error), Some(next)) if error.kind == StoreErrorKind::WrongMasterKey => {
+            let store = SqliteStore::open(database, &master_key(&next)).await;
+            let store = store.map_err(|error| error.to_string())?;
+            secret_file::replace(&next_master_key_file(file), file, &next)
+                .map_err(|error| format!("cannot replace {}: {error}", file.display()))?;
+            Ok(store)
+        }
+        (opened, _) => opened.map_err(|error| error.to_string()),
+    }
+}
+
+/// Opens the store for a command that reads it while a server may use it.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub(crate) async fn open_for_reading(settings: &StoreSettings) -> Result<Arc<dyn Store>, String> {
+    let path = match &settings.location {
+        StoreLocation::Sqlite(path) => path,
+        StoreLocation::Postgres(_) => return open(settings).await,
+    };
+    let file = &settings.master_key_file;
+    let current = match &settings.master_key {
+        Some(key) => Some(key.clone()),
+        None => secret_file::read(file).map_err(|error| unreadable(file, &error))?,
+    };
+    let next = match &settings.master_key {
+        Some(_) => None,
+        None => next_master_key(file)?,
+    };
+    let mut refused = format!(
+        "there is no master key in {}: put the file back, or set `store.master_key`",
+        file.display()
+    );
+    // Beside the file, there may be the key of a rotation that was interrupted.
+    for key in current.into_iter().chain(next) {
+        match SqliteStore::open_for_reading(path, &master_key(&key)).await {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(error) if error.kind == StoreErrorKind::WrongMasterKey => {
+                refused = error.to_string();
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Err(refused)
+}
+
+/// A master key as the store takes it.
+pub(crate) fn master_key(secret: &Secret) -> MasterKey {
+    MasterKey::new(secret.expose())
+}
+
+/// Where a rotation keeps the next master key until the database is encrypted with it.
+pub(crate) fn next_master_key_file(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// The next master key, if a rotation is in progress or was interrupted.
+pub(crate) fn next_master_key(file: &Path) -> Result<Option<Secret>, String> {
+    let next = next_master_key_file(file);
+    secret_file::read(&next).map_err(|error| unreadable(&next, &error))
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> String {
+    format!("cannot read {}: {error}", file.display())
+}
+
 /// The generated master key in the file beside the database. It is made only while nothing is encrypted with another one.
-pub(crate) async fn own_master_key(database: &Path, file: &Path) -> Result<Secret, String> {
+async fn own_master_key(database: &Path, file: &Path) -> Result<Secret, String> {
     let failed = |error| format!("cannot store the master key in {}: {error}", file.display());
     if let Some(secret) = secret_file::read(file).map_err(failed)? {
         return Ok(secret);

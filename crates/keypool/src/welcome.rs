@@ -64,7 +64,7 @@ pub(crate) fn text(
 }
 
 /// An address that clients can use: an unspecified address such as 0.0.0.0 becomes 127.0.0.1.
-fn reachable(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
     match addr.ip().is_unspecified() {
         true => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
         false => addr,

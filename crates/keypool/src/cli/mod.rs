@@ -1,15 +1,25 @@
 //! The command line: one file per subcommand. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod check;
+mod client;
 mod demo;
+mod format;
+mod keys;
+mod progress;
+mod prompt;
 mod running;
 mod serve;
+mod server;
+mod store;
+mod table;
+mod virtual_keys;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::config::{Errors, Overrides, Sources};
 
@@ -29,6 +39,12 @@ enum Verb {
     Demo(Common),
     /// Check the configuration and report all mistakes in it.
     Check(check::CheckArgs),
+    /// Manage the provider keys of a running server.
+    Keys(keys::KeysArgs),
+    /// Manage the virtual keys of a running server: what callers present.
+    VirtualKeys(virtual_keys::VirtualKeysArgs),
+    /// Back up and restore the store, and rotate its master key.
+    Store(store::StoreArgs),
 }
 
 /// Flags of every subcommand that reads the configuration.
@@ -69,10 +85,20 @@ pub(crate) fn run() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Keys(args) => keys::run(&args),
+        Verb::VirtualKeys(args) => virtual_keys::run(&args),
+        Verb::Store(args) => store::run(&args),
     };
     match outcome {
         Ok(code) => code,
         Err(failure) => {
+            if let Failure::Problem {
+                json: Some(document),
+                ..
+            } = &failure
+            {
+                print(document);
+            }
             print_error(&failure.to_string());
             ExitCode::FAILURE
         }
@@ -86,6 +112,13 @@ enum Failure {
     Config {
         /// All mistakes.
         errors: Errors,
+    },
+    #[error("{sentence}")]
+    Problem {
+        /// What the server refuses, and why.
+        sentence: String,
+        /// The problem document, if the command was to print JSON.
+        json: Option<String>,
     },
     #[error("{0}")]
     Other(String),
@@ -109,6 +142,11 @@ impl Failure {
     fn because(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
         Self::Other(format!("{what}: {error}"))
     }
+}
+
+/// The runtime of a command that reads or changes the store.
+fn runtime() -> Result<Runtime, Failure> {
+    running::Threading::PerCore.runtime()
 }
 
 /// Prints to standard error. A closed pipe is not an error.

@@ -38,6 +38,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use keypool_core::secret::Secret;
 use keypool_gateway::settings::Settings;
 use toml::de::DeTable;
 
@@ -95,6 +96,25 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Errors> {
         warnings,
         files: vec![input.file, dotenv],
     })
+}
+
+/// An environment variable, of the process or of `.env`, that is no setting: it tells a command what to do.
+pub(crate) fn variable(sources: &Sources, name: &str) -> Option<Secret> {
+    let (vars, _, _) = Vars::read(&sources.dir, &sources.env);
+    vars.get(name).map(|value| Secret::new(value.trim()))
+}
+
+/// The master key in a variable that is no setting.
+///
+/// # Errors
+/// A sentence that names the variable.
+pub(crate) fn master_key_variable(sources: &Sources, name: &str) -> Result<Option<Secret>, String> {
+    match variable(sources, name) {
+        Some(key) if !store::is_long_enough(key.expose()) => {
+            Err(format!("`{name}` {}", store::too_short()))
+        }
+        key => Ok(key),
+    }
 }
 
 /// Reads the top level of the schema.

@@ -91,13 +91,21 @@ pub(super) fn read(table: Option<Table<'_>>, report: &Report<'_>) -> Store {
 /// The master key: any text, so that each way to generate one will do.
 fn master_key(text: &Text<'_>) -> Option<Secret> {
     let key = text.value.trim();
-    if key.chars().count() < MIN_MASTER_KEY {
-        text.invalid(&format!(
-            "must have at least {MIN_MASTER_KEY} characters; `openssl rand -hex 32` makes a good one"
-        ));
+    if !is_long_enough(key) {
+        text.invalid(&too_short());
         return None;
     }
     Some(Secret::new(key))
+}
+
+pub(super) fn is_long_enough(master_key: &str) -> bool {
+    master_key.chars().count() >= MIN_MASTER_KEY
+}
+
+pub(super) fn too_short() -> String {
+    format!(
+        "must have at least {MIN_MASTER_KEY} characters; `openssl rand -hex 32` makes a good one"
+    )
 }
 
 fn location(text: &Text<'_>) -> Option<StoreLocation> {

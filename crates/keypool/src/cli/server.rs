@@ -1,0 +1,215 @@
+//! Which server a command calls, and with which admin token.
+//!
+//! The token that a server has generated is sent to that server only; any other needs `KEYPOOL_ADMIN_TOKEN`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use http::Uri;
+use keypool_core::secret::Secret;
+use keypool_gateway::settings::{AdminSettings, Settings};
+
+use super::Failure;
+use crate::config::{self, Overrides, Sources};
+use crate::{secret_file, welcome};
+
+const TOKEN_VARIABLE: &str = "KEYPOOL_ADMIN_TOKEN";
+
+/// Flags of every command that calls a running server.
+#[derive(Args)]
+pub(super) struct ServerArgs {
+    /// URL of the server [default: KEYPOOL_SERVER, else the local server of the configuration].
+    #[arg(long, value_name = "URL", global = true)]
+    server: Option<String>,
+    /// Configuration file of the local server [default: keypool.toml in the working directory, if it exists].
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+/// A server that may be called.
+pub(super) struct Target {
+    pub(super) url: ServerUrl,
+    pub(super) token: Secret,
+    /// Where the token comes from, for messages.
+    pub(super) token_source: String,
+    /// Whether the configuration says where it is, and not a flag.
+    pub(super) is_local: bool,
+}
+
+/// Where a server is: its URL without a slash at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerUrl {
+    pub(super) text: String,
+    pub(super) is_https: bool,
+    pub(super) is_loopback: bool,
+}
+
+impl ServerArgs {
+    /// The sources of the configuration.
+    pub(super) fn sources(&self) -> Result<Sources, Failure> {
+        Sources::from_process(self.config.clone(), Overrides::default())
+            .map_err(|error| Failure::because("cannot read the working directory", error))
+    }
+
+    /// The server to be called.
+    pub(super) fn target(&self) -> Result<Target, Failure> {
+        let sources = self.sources()?;
+        let variable = || config::variable(&sources, "KEYPOOL_SERVER");
+        let named = match &self.server {
+            Some(url) => Some(ServerUrl::parse(url, "--server")?),
+            None => variable()
+                .map(|url| ServerUrl::parse(url.expose(), "KEYPOOL_SERVER"))
+                .transpose()?,
+        };
+        let token = config::variable(&sources, TOKEN_VARIABLE);
+        let target = match (named, token) {
+            (Some(url), Some(token)) => Target {
+                url,
+                token,
+                token_source: TOKEN_VARIABLE.to_owned(),
+                is_local: false,
+            },
+            (Some(url), None) => match config::load(&sources) {
+                Ok(loaded) if local_url(&loaded.settings)? == url => local(&loaded.settings)?,
+                _ => {
+                    return Err(Failure::Other(format!(
+                        "set {TOKEN_VARIABLE} to the admin token of {}: a generated token is sent to the local server only",
+                        url.text
+                    )));
+                }
+            },
+            (None, _) => local(&config::load(&sources)?.settings)?,
+        };
+        if !target.url.is_https && !target.url.is_loopback {
+            return Err(Failure::Other(format!(
+                "{} is neither https nor a loopback address, so the admin token could be read on the way: name an https URL with --server",
+                target.url.text
+            )));
+        }
+        Ok(target)
+    }
+}
+
+/// The server that the configuration describes.
+fn local(settings: &Settings) -> Result<Target, Failure> {
+    let (token, token_source) = local_token(&settings.admin)?;
+    Ok(Target {
+        url: local_url(settings)?,
+        token,
+        token_source,
+        is_local: true,
+    })
+}
+
+fn local_url(settings: &Settings) -> Result<ServerUrl, Failure> {
+    let addr = welcome::reachable(settings.server.listen);
+    ServerUrl::parse(&format!("http://{addr}"), "server.listen")
+}
+
+fn local_token(admin: &AdminSettings) -> Result<(Secret, String), Failure> {
+    if let Some(token) = &admin.token {
+        return Ok((token.clone(), "the configuration".to_owned()));
+    }
+    let file = admin.token_file.display();
+    let token = secret_file::read(&admin.token_file).map_err(|error| {
+        Failure::because(format!("cannot read the admin token in {file}"), error)
+    })?;
+    let token = token.ok_or_else(|| {
+        Failure::Other(format!(
+            "there is no admin token in {file}: start a server here with `keypool serve`, or set {TOKEN_VARIABLE}"
+        ))
+    })?;
+    Ok((token, file.to_string()))
+}
+
+impl ServerUrl {
+    /// The URL in `text`, which was given as `name`.
+    fn parse(text: &str, name: &str) -> Result<Self, Failure> {
+        // What is wrong is not shown: it may have a password.
+        let wrong = || {
+            Failure::Other(format!(
+                "{name} must be the URL of a server, such as https://keypool.example.com, without user name and query"
+            ))
+        };
+        let uri: Uri = text.trim().parse().map_err(|_| wrong())?;
+        let is_https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(wrong()),
+        };
+        let authority = uri.authority().ok_or_else(wrong)?;
+        if authority.as_str().contains('@') || uri.query().is_some() || uri.host() == Some("") {
+            return Err(wrong());
+        }
+        let host = authority.host().trim_matches(['[', ']']);
+        let is_loopback = host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let scheme = if is_https { "https" } else { "http" };
+        let path = uri.path().trim_end_matches('/');
+        Ok(Self {
+            text: format!("{scheme}://{authority}{path}"),
+            is_https,
+            is_loopback,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<(String, bool, bool)> {
+        let url = ServerUrl::parse(text, "--server").ok()?;
+        Some((url.text, url.is_https, url.is_loopback))
+    }
+
+    #[test]
+    fn the_url_of_a_server_is_read_and_loopback_is_recognised() {
+        for (text, base, is_https, is_loopback) in [
+            (
+                "http://127.0.0.1:8080",
+                "http://127.0.0.1:8080",
+                false,
+                true,
+            ),
+            ("http://127.9.9.9/", "http://127.9.9.9", false, true),
+            ("http://[::1]:80/", "http://[::1]:80", false, true),
+            ("HTTP://LocalHost:1", "http://LocalHost:1", false, true),
+            ("https://k.example/a/", "https://k.example/a", true, false),
+            (
+                "http://127.0.0.1.evil.example",
+                "http://127.0.0.1.evil.example",
+                false,
+                false,
+            ),
+            (
+                "http://localhost.evil.example",
+                "http://localhost.evil.example",
+                false,
+                false,
+            ),
+            ("http://10.0.0.1", "http://10.0.0.1", false, false),
+        ] {
+            assert_eq!(
+                parse(text),
+                Some((base.to_owned(), is_https, is_loopback)),
+                "{text}"
+            );
+        }
+        for wrong in [
+            "",
+            "k.example",
+            "localhost:8080",
+            "ftp://k.example",
+            "https://u:p@k.example",
+            "https://k.example?a=b",
+            "https://",
+        ] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}

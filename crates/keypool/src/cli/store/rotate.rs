@@ -1,0 +1,202 @@
+//! `keypool store rotate-master-key`.
+//!
+//! The new key is on the disk before anything is encrypted with it, and the old one stays until everything is: whenever the
+//! process ends, one of both opens the database. [`crate::store`] tries both.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use keypool_backends::store::{PostgresStore, SqliteStore};
+use keypool_core::secret::Secret;
+use keypool_core::store::{StoreError, StoreErrorKind};
+use keypool_gateway::settings::{StoreLocation, StoreSettings};
+use serde_json::json;
+
+use super::super::{Failure, print, runtime};
+use crate::secret_file;
+use crate::store::{master_key, next_master_key, next_master_key_file};
+
+/// The variable with the new master key.
+pub(super) const VARIABLE: &str = "KEYPOOL_NEW_MASTER_KEY";
+
+/// What a rotation has done.
+enum Outcome {
+    /// The file has the new key.
+    Replaced,
+    /// A rotation that was interrupted is complete now.
+    Finished,
+    /// The new key is the operator's, and so is the rest.
+    Configured,
+    /// It was done before.
+    AlreadyDone,
+}
+
+pub(super) fn run(
+    settings: &StoreSettings,
+    new: Option<Secret>,
+    is_json: bool,
+) -> Result<(), Failure> {
+    let rotated = runtime()?.block_on(rotate(settings, new));
+    let outcome =
+        rotated.map_err(|error| Failure::because("cannot rotate the master key", error))?;
+    let file = settings.master_key_file.display();
+    if is_json {
+        let (name, file) = match outcome {
+            Outcome::Replaced => ("rotated", Some(file.to_string())),
+            Outcome::Finished => ("finished", Some(file.to_string())),
+            Outcome::Configured => ("rotated", None),
+            Outcome::AlreadyDone => ("already_rotated", None),
+        };
+        let result = json!({ "status": name, "master_key_file": file });
+        print(&format!("{result:#}"));
+        return Ok(());
+    }
+    let restart = "Restart the server now: until then, it stores nothing.";
+    print(&match outcome {
+        Outcome::Replaced => format!(
+            "The store is encrypted with a new master key, which is in {file}.\n{restart}\nCopy the new key to where you keep a copy of the old one. Backups from before need the old one."
+        ),
+        Outcome::Finished => format!(
+            "A rotation that was interrupted is complete now: the new master key is in {file}.\n{restart}\nTo rotate once more, run this again."
+        ),
+        Outcome::Configured => format!(
+            "The store is encrypted with the master key in {VARIABLE}.\nSet `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each: until then, it stores nothing.\nBackups from before need the old key."
+        ),
+        Outcome::AlreadyDone => format!(
+            "The store is encrypted with the master key in {VARIABLE} already.\nSet `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each."
+        ),
+    });
+    Ok(())
+}
+
+async fn rotate(settings: &StoreSettings, new: Option<Secret>) -> Result<Outcome, String> {
+    match (&settings.location, &settings.master_key) {
+        (StoreLocation::Sqlite(database), None) => {
+            rotate_file(database, &settings.master_key_file, new).await
+        }
+        (location, Some(old)) => {
+            let new = new.ok_or_else(|| {
+                format!("the master key is configured: set {VARIABLE} to the new one, for example to the output of `openssl rand -hex 32`")
+            })?;
+            rotate_configured(location, old, &new).await
+        }
+        (StoreLocation::Postgres(_), None) => Err("`store.master_key` is not set".to_owned()),
+    }
+}
+
+/// Rotates a key that the configuration holds.
+async fn rotate_configured(
+    location: &StoreLocation,
+    old: &Secret,
+    new: &Secret,
+) -> Result<Outcome, String> {
+    if old == new {
+        return Err(format!(
+            "{VARIABLE} is the current master key: choose another one"
+        ));
+    }
+    let (old, next) = (master_key(old), master_key(new));
+    let rotated = match location {
+        StoreLocation::Sqlite(database) => {
+            SqliteStore::rotate_master_key(database, &old, &next).await
+        }
+        StoreLocation::Postgres(url) => {
+            PostgresStore::rotate_master_key(url.expose(), &old, &next).await
+        }
+    };
+    match rotated {
+        Ok(()) => Ok(Outcome::Configured),
+        // It was rotated before, and the configuration has the old key still.
+        Err(error) if is_wrong_key(&error) && opens(location, new).await? => {
+            Ok(Outcome::AlreadyDone)
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Rotates a key that keypool keeps in a file beside the database.
+async fn rotate_file(database: &Path, file: &Path, new: Option<Secret>) -> Result<Outcome, String> {
+    let _lock = lock(file)?;
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let old = secret_file::read(file).map_err(failed)?;
+    let old = old.ok_or_else(|| {
+        format!("there is no master key in {}: put the file back, or start `keypool serve` once if there is no store yet", file.display())
+    })?;
+    let next_file = next_master_key_file(file);
+    let location = StoreLocation::Sqlite(database.to_owned());
+    if let Some(next) = next_master_key(file)?
+        && opens(&location, &next).await?
+    {
+        secret_file::replace(&next_file, file, &next).map_err(failed)?;
+        return Ok(Outcome::Finished);
+    }
+    let new = match new {
+        Some(new) if new == old => {
+            return Err(format!(
+                "{VARIABLE} is the current master key: choose another one"
+            ));
+        }
+        Some(new) => secret_file::write(&next_file, &new).map(|()| new),
+        None => secret_file::generate(&next_file, ""),
+    };
+    let new = new.map_err(failed)?;
+    SqliteStore::rotate_master_key(database, &master_key(&old), &master_key(&new))
+        .await
+        .map_err(|error| error.to_string())?;
+    secret_file::replace(&next_file, file, &new).map_err(|error| {
+        format!(
+            "the store is encrypted with the new master key, which is in {} and could not be moved to {}: {error}; move it yourself",
+            next_file.display(),
+            file.display()
+        )
+    })?;
+    Ok(Outcome::Replaced)
+}
+
+/// Whether a master key is the one of the store.
+async fn opens(location: &StoreLocation, key: &Secret) -> Result<bool, String> {
+    let opened = match location {
+        StoreLocation::Sqlite(database) => {
+            SqliteStore::open_for_reading(database, &master_key(key))
+                .await
+                .map(drop)
+        }
+        StoreLocation::Postgres(url) => {
+            let store = PostgresStore::new(url.expose(), &master_key(key));
+            match store {
+                Ok(store) => store.prepare().await,
+                Err(error) => Err(error),
+            }
+        }
+    };
+    match opened {
+        Ok(()) => Ok(true),
+        Err(error) if is_wrong_key(&error) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn is_wrong_key(error: &StoreError) -> bool {
+    error.kind == StoreErrorKind::WrongMasterKey
+}
+
+/// Held while the key in `file` is rotated. Two rotations at once could each replace the other's new key.
+fn lock(file: &Path) -> Result<File, String> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let failed = |error: &std::io::Error| format!("{}: {error}", name.display());
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name);
+    let lock = lock.map_err(|error| failed(&error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err("another rotation is running: wait for its end".to_owned())
+        }
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
