@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::harness::{Gateway, PoolConfig, key, pool};
-use crate::store_kit::{ok, problem};
+use crate::store_kit::{ok, problem, show};
 
 const TAVILY: &str = "tavily-keys/refresh-quota";
 
@@ -55,7 +55,7 @@ async fn a_hundred_keys_are_refreshed_in_the_time_of_one() {
     let report = refresh(&gw, TAVILY).await;
     assert_eq!(counts(&report), [100, 100, 0]);
     let took = report["duration_ms"].as_u64().unwrap();
-    println!("100 keys were refreshed in {took} ms");
+    show(&format!("100 keys were refreshed in {took} ms"));
     assert!((200..1000).contains(&took), "{took} ms");
     assert_eq!(
         (
