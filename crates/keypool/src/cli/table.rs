@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn times_are_told_in_one_unit() {
         let now = Timestamp::from_second(1_000_000_000).unwrap();
-        let at = |seconds| ago(Timestamp::from_second(1_000_000_000 - seconds).ok(), now);
+        let at = |seconds: i64| ago(Timestamp::from_second(1_000_000_000 - seconds).ok(), now);
         assert_eq!(ago(None, now), "never");
         assert_eq!(
             [at(-5), at(0), at(119)],

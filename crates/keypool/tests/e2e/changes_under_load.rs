@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::harness::{Gateway, PoolConfig, key};
-use crate::store_kit::{ok, stored_pool};
+use crate::store_kit::{ok, show, stored_pool};
 
 /// All that the API can change of a pool and its keys, again and again, for this long.
 async fn change_everything(gw: &Gateway, mock: &Mock, time: Duration) -> usize {
@@ -99,7 +99,9 @@ async fn changes_under_load_fail_no_request_and_lose_no_queue() {
         served += by_one;
         waited += that_waited;
     }
-    println!("{changes} changes during {served} requests, of which {waited} waited");
+    show(&format!(
+        "{changes} changes during {served} requests, of which {waited} waited"
+    ));
     assert!(
         changes >= 9 && served >= 100 && waited >= 10,
         "{changes} {served} {waited}"

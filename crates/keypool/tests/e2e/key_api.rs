@@ -10,7 +10,7 @@ use crate::http::{Connection, End};
 use crate::store_kit::{JSON, chosen_secret, etag, names, ok, pool, problem, stored_pool};
 
 #[tokio::test]
-async fn a_key_is_added_changed_and_deleted() {
+async fn a_key_is_added_with_what_is_left_out_by_default() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     let secret = format!("sk-{MARK}-long-enough-ab12");
@@ -42,7 +42,15 @@ async fn a_key_is_added_changed_and_deleted() {
     let location = added.header("location").unwrap();
     let path = location.strip_prefix("/api/v1/admin/").unwrap();
     assert_eq!(ok(&gw.api("GET", path, Value::Null).await, 200), view);
+    gw.stop().await;
+}
 
+#[tokio::test]
+async fn a_key_is_changed_listed_and_deleted() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let second = json!({ "key": key(2) });
+    ok(&gw.api("POST", "pools/p/keys", second).await, 201);
     let named = json!({ "key": key(3), "name": "主 key/3", "weight": 2, "rpm": 60, "model": "m" });
     let added = gw.api("POST", "pools/p/keys", named).await;
     let path = added

@@ -6,17 +6,30 @@ use serde_json::{Value, json};
 use crate::harness::{Gateway, MARK, PoolConfig, key};
 use crate::store_kit::{names, ok, problem};
 
+/// A gateway with the declared key `p-1` and the stored key `two`.
+async fn with_two_keys(mock: &Mock) -> Gateway {
+    let declared = PoolConfig::new(mock, "p", []).key(1, "name = \"p-1\"");
+    let gw = Gateway::start(&declared.to_string()).await;
+    let stored = json!({ "key": key(2), "name": "two" });
+    ok(&gw.api("POST", "pools/p/keys", stored).await, 201);
+    gw
+}
+
+async fn has_two_keys(gw: Gateway) {
+    assert_eq!(names(&gw.read("pools/p/keys").await), ["p-1", "two"]);
+    let audit = gw.read("audit").await;
+    assert_eq!(
+        audit["items"].as_array().expect("a list").len(),
+        1,
+        "{audit}"
+    );
+    gw.stop().await;
+}
+
 #[tokio::test]
-async fn mistakes_in_a_key_are_named_and_nothing_is_stored() {
+async fn a_key_of_a_known_name_or_secret_is_refused() {
     let mock = Mock::start().await.unwrap();
-    let gw = Gateway::start(
-        &PoolConfig::new(&mock, "p", [])
-            .key(1, "name = \"p-1\"")
-            .to_string(),
-    )
-    .await;
-    let add = async |body: Value| gw.api("POST", "pools/p/keys", body).await;
-    ok(&add(json!({ "key": key(2), "name": "two" })).await, 201);
+    let gw = with_two_keys(&mock).await;
     for (body, code) in [
         (json!({ "key": key(3), "name": "two" }), "name_taken"),
         (json!({ "key": key(3), "name": "p-1" }), "name_taken"),
@@ -24,8 +37,20 @@ async fn mistakes_in_a_key_are_named_and_nothing_is_stored() {
         (json!({ "key": format!(" {}\n", key(2)) }), "duplicate_key"),
         (json!({ "key": key(1), "name": "one" }), "duplicate_key"),
     ] {
-        problem(&add(body).await, 409, code);
+        let reply = gw.api("POST", "pools/p/keys", body).await;
+        problem(&reply, 409, code);
     }
+    let taken = json!({ "key": key(1) });
+    let reply = gw.api("PATCH", "pools/p/keys/two", taken).await;
+    problem(&reply, 409, "duplicate_key");
+    has_two_keys(gw).await;
+}
+
+#[tokio::test]
+async fn mistakes_in_a_key_are_named_and_nothing_is_stored() {
+    let mock = Mock::start().await.unwrap();
+    let gw = with_two_keys(&mock).await;
+    let add = async |body: Value| gw.api("POST", "pools/p/keys", body).await;
     for (body, says) in [
         (json!({}), "`key` is missing"),
         (json!({ "key": null }), "`key` is missing"),
@@ -75,6 +100,13 @@ async fn mistakes_in_a_key_are_named_and_nothing_is_stored() {
     }
     let large = add(json!({ "key": MARK.repeat(1 << 19) })).await;
     problem(&large, 413, "body_too_large");
+    has_two_keys(gw).await;
+}
+
+#[tokio::test]
+async fn mistakes_in_a_change_of_a_key_are_named() {
+    let mock = Mock::start().await.unwrap();
+    let gw = with_two_keys(&mock).await;
     for (path, method, body) in [
         ("pools/nope/keys", "POST", json!({ "key": key(3) })),
         ("pools/nope/keys", "GET", Value::Null),
@@ -97,12 +129,5 @@ async fn mistakes_in_a_key_are_named_and_nothing_is_stored() {
         let detail = problem(&reply, 422, "invalid_settings");
         assert!(detail.contains(says), "{says}: {detail}");
     }
-    let taken = gw
-        .api("PATCH", "pools/p/keys/two", json!({ "key": key(1) }))
-        .await;
-    problem(&taken, 409, "duplicate_key");
-    assert_eq!(names(&gw.read("pools/p/keys").await), ["p-1", "two"]);
-    let audit = gw.read("audit").await;
-    assert_eq!(audit["items"].as_array().unwrap().len(), 1, "{audit}");
-    gw.stop().await;
+    has_two_keys(gw).await;
 }

@@ -181,85 +181,54 @@ async fn a_waiting_request_is_served_by_a_key_that_the_api_adds() {
     Arc::into_inner(gw).unwrap().stop().await;
 }
 
+/// A field of a pool that is otherwise right, its value as JSON, and what the error says.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    ("provider", "null", &["provider"]),
+    ("provider", r#""opnai""#, &["provider", "openai", "tavily"]),
+    ("stratgy", r#""random""#, &["`stratgy`", "`strategy`"]),
+    ("strategy", r#""best""#, &["best", "round_robin"]),
+    ("keys", r#"["sk"]"#, &["`keys`"]),
+    ("queue", r#"{"timeout":"soon"}"#, &["duration"]),
+    ("queue", r#"{"timout":"1s"}"#, &["timout", "timeout"]),
+    ("timeouts", r#"{"total":"0s"}"#, &["timeouts.total"]),
+    ("retry", r#"{"retries":101}"#, &["retry.retries", "100"]),
+    ("retry", r#"{"retries":-1}"#, &["`retry`", "-1"]),
+    ("breaker", r#"{"failure_rate":2}"#, &["failure_rate"]),
+    ("models", r#""own-*""#, &["`models`"]),
+    ("models", r#"[""]"#, &["models"]),
+    ("base_url", "null", &["base_url", "missing"]),
+    ("base_url", r#""ftp://x""#, &["base_url"]),
+    ("proxy", r#""http://u:s3cr3t@h:1""#, &["`proxy`"]),
+];
+
 #[tokio::test]
 async fn mistakes_in_a_pool_are_named_and_nothing_is_stored() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
-    let good = |field: &str, value: Value| {
+    for (field, value, says) in MISTAKES {
         let mut fields = stored_pool(&mock, "own-*");
-        fields[field] = value;
-        fields
-    };
-    for (name, body, says) in [
-        ("own", json!({}), vec!["provider"]),
-        (
-            "own",
-            json!({ "provider": "opnai" }),
-            vec!["provider", "openai", "tavily"],
-        ),
-        (
-            "own",
-            json!({ "provider": "mock" }),
-            vec!["base_url", "missing"],
-        ),
-        (
-            "own",
-            good("stratgy", json!("random")),
-            vec!["`stratgy`", "`strategy`"],
-        ),
-        (
-            "own",
-            good("strategy", json!("best")),
-            vec!["best", "round_robin"],
-        ),
-        ("own", good("keys", json!(["sk"])), vec!["`keys`"]),
-        (
-            "own",
-            good("queue", json!({ "timeout": "soon" })),
-            vec!["duration"],
-        ),
-        (
-            "own",
-            good("queue", json!({ "timout": "1s" })),
-            vec!["timout", "timeout"],
-        ),
-        (
-            "own",
-            good("timeouts", json!({ "total": "0s" })),
-            vec!["timeouts.total"],
-        ),
-        (
-            "own",
-            good("retry", json!({ "retries": 101 })),
-            vec!["retry.retries", "100"],
-        ),
-        (
-            "own",
-            good("retry", json!({ "retries": -1 })),
-            vec!["`retry`", "-1"],
-        ),
-        (
-            "own",
-            good("breaker", json!({ "failure_rate": 2 })),
-            vec!["failure_rate"],
-        ),
-        ("own", good("models", json!("own-*")), vec!["models"]),
-        ("own", good("models", json!([""])), vec!["models"]),
-        ("own", good("base_url", json!("ftp://x")), vec!["base_url"]),
-        (
-            "own",
-            good("proxy", json!("http://u:s3cr3t@h:1")),
-            vec!["`proxy`"],
-        ),
-        ("v1", stored_pool(&mock, "x"), vec!["path"]),
-        ("a%20b", stored_pool(&mock, "x"), vec!["name"]),
-    ] {
-        let reply = gw.api("PUT", &format!("pools/{name}"), body.clone()).await;
+        fields[*field] = serde_json::from_str(value).unwrap();
+        let reply = gw.api("PUT", "pools/own", fields).await;
         let detail = problem(&reply, 422, "invalid_settings");
-        for word in says {
-            assert!(detail.contains(word), "{word}: {detail}\n{body}");
+        for words in *says {
+            assert!(detail.contains(words), "{field} {value}: {detail}");
         }
     }
+    for (name, says) in [("v1", "path"), ("a%20b", "name")] {
+        let path = format!("pools/{name}");
+        let reply = gw.api("PUT", &path, stored_pool(&mock, "x")).await;
+        let detail = problem(&reply, 422, "invalid_settings");
+        assert!(detail.contains(says), "{says}: {detail}");
+    }
+    assert_eq!(names(&gw.read("pools").await), ["p"]);
+    assert_eq!(gw.read("audit").await["items"], json!([]));
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn requests_that_cannot_be_read_are_refused() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
     for (body, status) in [("", 400), ("{", 400), ("[]", 400), ("7", 400)] {
         let reply = gw.api_raw(
             "PUT",
@@ -272,7 +241,7 @@ async fn mistakes_in_a_pool_are_named_and_nothing_is_stored() {
     let text = [("content-type", "text/plain")];
     let reply = gw.api_raw("PUT", "pools/own", &text, b"{}").await;
     problem(&reply, 415, "unsupported_media_type");
-    let large = good("base_url", json!("x".repeat(2 << 20)));
+    let large = json!({ "base_url": "x".repeat(2 << 20) });
     let reply = gw.api("PUT", "pools/own", large).await;
     problem(&reply, 413, "body_too_large");
     for path in [

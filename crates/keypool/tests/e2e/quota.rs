@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::harness::{Gateway, PoolConfig, key, pool};
-use crate::http::Connection;
-use crate::store_kit::{ok, problem};
+use crate::store_kit::{ok, problem, show};
 
 const TAVILY: &str = "tavily-keys/refresh-quota";
 
@@ -56,7 +55,7 @@ async fn a_hundred_keys_are_refreshed_in_the_time_of_one() {
     let report = refresh(&gw, TAVILY).await;
     assert_eq!(counts(&report), [100, 100, 0]);
     let took = report["duration_ms"].as_u64().unwrap();
-    println!("100 keys were refreshed in {took} ms");
+    show(&format!("100 keys were refreshed in {took} ms"));
     assert!((200..1000).contains(&took), "{took} ms");
     assert_eq!(
         (
@@ -281,14 +280,8 @@ async fn a_key_that_fails_or_hangs_fails_alone() {
         mock.script(&key(n), [step]);
     }
     let began = Instant::now();
-    let mut connection = Connection::open(gw.addr).await;
-    let bearer = format!("Bearer {}", gw.token);
-    let path = format!("/api/v1/admin/{TAVILY}");
-    connection
-        .request("POST", &path, &[("authorization", &bearer)], b"")
-        .await;
-    let reply = tokio::time::timeout(Duration::from_secs(40), connection.reply());
-    let (reply, _) = reply.await.expect("within 40 s").expect("a reply");
+    let limit = Duration::from_secs(40);
+    let reply = gw.api_within(limit, ("POST", TAVILY), &[], b"").await;
     let took = began.elapsed();
     assert!((29..34).contains(&took.as_secs()), "{took:?}");
     let report = ok(&reply, 200);

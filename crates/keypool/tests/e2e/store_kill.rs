@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Folder, Gateway, key, pool, within};
 use crate::http::Connection;
-use crate::store_kit::{Database, TOKEN, stored_pool};
+use crate::store_kit::{Database, TOKEN, show, stored_pool};
 
 /// Number of changes.
 const CHANGES: usize = 200;
@@ -30,9 +30,9 @@ struct Planned {
 }
 
 fn plan(n: usize, mock: &Mock) -> Planned {
-    let json = |method, path: String, body: Value, action, target: &str| Planned {
+    let json = |method, path: &str, body: Value, action, target: &str| Planned {
         method,
-        path,
+        path: path.to_owned(),
         body: if body.is_null() {
             String::new()
         } else {
@@ -47,64 +47,31 @@ fn plan(n: usize, mock: &Mock) -> Planned {
     let (pool, caller) = (format!("r{round}"), format!("caller-{round}"));
     let keys = format!("pools/{pool}/keys");
     let (one, two) = (format!("{keys}/one"), format!("{keys}/two"));
+    let (pool, caller) = (format!("pools/{pool}"), format!("virtual-keys/{caller}"));
+    let a_key = |name: &str| json!({ "key": key(10 * n), "name": name });
+    let (import, disable) = (format!("{keys}/import"), format!("{one}/disable"));
     match n % 8 {
-        0 => json(
-            "PUT",
-            format!("pools/{pool}"),
-            stored_pool(mock, "r*"),
-            "pool.create",
-            &format!("pools/{pool}"),
-        ),
-        1 => json(
-            "POST",
-            keys.clone(),
-            json!({ "key": key(10 * n), "name": "one" }),
-            "key.create",
-            &one,
-        ),
-        2 => json(
-            "POST",
-            keys.clone(),
-            json!({ "key": key(10 * n), "name": "two" }),
-            "key.create",
-            &two,
-        ),
-        3 => json(
-            "PATCH",
-            one.clone(),
-            json!({ "key": key(10 * n), "weight": 7 }),
-            "key.update",
-            &one,
-        ),
-        4 => json(
-            "POST",
-            "virtual-keys".into(),
-            json!({ "name": caller, "rpm": 9 }),
-            "virtual_key.create",
-            &format!("virtual-keys/{caller}"),
-        ),
+        0 => json("PUT", &pool, stored_pool(mock, "r*"), "pool.create", &pool),
+        1 => json("POST", &keys, a_key("one"), "key.create", &one),
+        2 => json("POST", &keys, a_key("two"), "key.create", &two),
+        3 => {
+            let fields = json!({ "key": key(10 * n), "weight": 7 });
+            json("PATCH", &one, fields, "key.update", &one)
+        }
+        4 => {
+            let name = json!({ "name": format!("caller-{round}"), "rpm": 9 });
+            json("POST", "virtual-keys", name, "virtual_key.create", &caller)
+        }
         5 => {
             let lines = (0..IMPORTED).map(|line| format!("{}\n", key(100_000 + 100 * n + line)));
             Planned {
                 body: lines.collect(),
                 kind: "text/plain",
-                ..json(
-                    "POST",
-                    format!("{keys}/import"),
-                    Value::Null,
-                    "key.import",
-                    &keys,
-                )
+                ..json("POST", &import, Value::Null, "key.import", &keys)
             }
         }
-        6 => json("DELETE", two.clone(), Value::Null, "key.delete", &two),
-        _ => json(
-            "POST",
-            format!("{one}/disable"),
-            Value::Null,
-            "key.disable",
-            &one,
-        ),
+        6 => json("DELETE", &two, Value::Null, "key.delete", &two),
+        _ => json("POST", &disable, Value::Null, "key.disable", &one),
     }
 }
 
@@ -249,7 +216,9 @@ async fn killed_during_changes(folder: &Arc<Folder>, token: Option<&str>) {
         }
     }
     state_matches_the_log(&gw, &fates).await;
-    println!("{kills} kills, {unknown} of them before the response");
+    show(&format!(
+        "{kills} kills, {unknown} of them before the response"
+    ));
     assert!(kills > 0);
     gw.stop().await;
 }

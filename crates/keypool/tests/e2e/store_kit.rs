@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use keypool_testkit::{Mock, PostgresServer};
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Folder, Gateway, MARK, PoolConfig, eventually};
-use crate::http::Reply;
+use crate::http::{Connection, Reply};
 
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -53,6 +54,27 @@ impl Gateway {
         let headers = [&[("authorization", &*bearer)], headers].concat();
         let path = format!("/api/v1/admin/{path}");
         self.send(method, &path, &headers, body).await
+    }
+
+    /// The same for a call that takes longer than others, within this time.
+    pub(crate) async fn api_within(
+        &self,
+        limit: Duration,
+        (method, path): (&str, &str),
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [&[("authorization", &*bearer)], headers].concat();
+        let path = format!("/api/v1/admin/{path}");
+        let call = async {
+            let mut connection = Connection::open(self.addr).await;
+            connection.request(method, &path, &headers, body).await;
+            connection.reply().await.expect("a reply").0
+        };
+        let reply = tokio::time::timeout(limit, call).await.expect("in time");
+        assert!(!reply.text().contains(MARK), "{reply:?}");
+        reply
     }
 
     /// What `GET /api/v1/admin/<path>` responds with.
@@ -102,6 +124,12 @@ impl Gateway {
         })
         .await;
     }
+}
+
+/// Prints a figure for whoever reads it; a test that passes hides it.
+#[expect(clippy::print_stdout, reason = "the figures of a run")]
+pub(crate) fn show(figure: &str) {
+    println!("{figure}");
 }
 
 /// The JSON of a response with that status; null if it has no body.
@@ -155,14 +183,11 @@ pub(crate) fn stored_pool(mock: &Mock, models: &str) -> Value {
 }
 
 /// Polls until `reached` is true, and returns how long that took.
-pub(crate) async fn poll(
-    what: &str,
-    mut reached: impl AsyncFnMut() -> bool,
-) -> std::time::Duration {
+pub(crate) async fn poll(what: &str, mut reached: impl AsyncFnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !reached().await {
         assert!(began.elapsed() < DEADLINE, "not within 10 s: {what}");
-        sleep(std::time::Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     began.elapsed()
 }

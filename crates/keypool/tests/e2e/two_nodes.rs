@@ -6,7 +6,7 @@ use keypool_testkit::{Mock, Quota, Step};
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, key};
-use crate::store_kit::{Database, JSON, node, ok, poll, pool, problem, stored_pool};
+use crate::store_kit::{Database, JSON, node, ok, poll, pool, problem, show, stored_pool};
 use crate::usage::total;
 
 /// More than the promised 2 s: the machine may be busy.
@@ -35,7 +35,7 @@ impl Nodes {
     /// Waits until the other node follows a change.
     async fn other_has(&self, what: &str, reached: impl AsyncFnMut() -> bool) {
         let took = poll(what, reached).await;
-        println!("{what}: the other node follows after {took:?}");
+        show(&format!("{what}: the other node follows after {took:?}"));
         assert!(took < TAKES_EFFECT_WITHIN, "{what}: {took:?}");
     }
 
@@ -98,20 +98,23 @@ async fn pools_and_keys_that_one_node_changes_change_on_the_other() {
     nodes.stop().await;
 }
 
+/// The state of the first key.
+async fn state(gw: &Gateway) -> Value {
+    gw.key_stats("p", "p-1").await["state"].clone()
+}
+
+async fn act(gw: &Gateway, action: &str) {
+    let path = format!("pools/p/keys/p-1/{action}");
+    ok(&gw.api("POST", &path, Value::Null).await, 200);
+}
+
 #[tokio::test]
 async fn states_that_one_node_sets_are_set_on_the_other() {
     let nodes = two().await;
     let Nodes {
         mock, one, other, ..
     } = &nodes;
-    let state = async |gw: &Gateway| gw.key_stats("p", "p-1").await["state"].clone();
-    let act = async |action: &str| {
-        ok(
-            &one.api("POST", &format!("pools/p/keys/p-1/{action}"), Value::Null)
-                .await,
-            200,
-        )
-    };
+    let act = async |action: &str| act(one, action).await;
     // Both know the keys before anything is changed.
     for gw in [one, other] {
         for _ in 0..2 {
@@ -157,6 +160,16 @@ async fn states_that_one_node_sets_are_set_on_the_other() {
         })
         .await;
 
+    nodes.stop().await;
+}
+
+#[tokio::test]
+async fn checks_and_quotas_of_one_node_count_on_the_other() {
+    let nodes = two().await;
+    let Nodes {
+        mock, one, other, ..
+    } = &nodes;
+    let act = async |action: &str| act(one, action).await;
     mock.script(&key(1), [Step::refuse(401)]);
     act("check").await;
     nodes

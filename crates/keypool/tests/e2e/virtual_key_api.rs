@@ -24,7 +24,7 @@ async fn create(gw: &Gateway, body: Value) -> String {
 }
 
 #[tokio::test]
-async fn a_virtual_key_is_created_changed_rotated_and_deleted() {
+async fn a_virtual_key_is_created_and_changed() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 1)).await;
     assert_eq!(gw.chat().await.status, 200, "none is required yet");
@@ -56,7 +56,15 @@ async fn a_virtual_key_is_created_changed_rotated_and_deleted() {
     assert_eq!(reply.status, 403, "{reply:?}");
     ok(&gw.api("PATCH", path, json!({ "models": null })).await, 200);
     assert_eq!(gw.chat_as(&secret).await.status, 200);
+    gw.stop().await;
+}
 
+#[tokio::test]
+async fn a_virtual_key_is_rotated_and_deleted() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let secret = create(&gw, json!({ "name": "team a" })).await;
+    let path = "virtual-keys/team%20a";
     let rotated = gw
         .api("POST", &format!("{path}/rotate"), json!({ "grace": "1s" }))
         .await;
@@ -154,7 +162,7 @@ async fn a_chosen_secret_and_a_digest_are_accepted() {
 }
 
 #[tokio::test]
-async fn mistakes_in_a_virtual_key_are_named_and_nothing_is_stored() {
+async fn a_virtual_key_has_a_name_and_a_secret_of_its_own() {
     let mock = Mock::start().await.unwrap();
     let config = pool(&mock, 1) + &virtual_key("declared", "rpm = 5");
     let gw = Gateway::start(&config).await;
@@ -175,6 +183,17 @@ async fn mistakes_in_a_virtual_key_are_named_and_nothing_is_stored() {
     ] {
         problem(&gw.api("POST", KEYS, body).await, 409, code);
     }
+    for (method, path) in [
+        ("GET", "x"),
+        ("PATCH", "x"),
+        ("DELETE", "x"),
+        ("POST", "x/rotate"),
+    ] {
+        let is_patch = method == "PATCH";
+        let body = if is_patch { json!({}) } else { Value::Null };
+        let reply = gw.api(method, &format!("virtual-keys/{path}"), body).await;
+        problem(&reply, 404, "not_found");
+    }
     for (method, path, body) in [
         ("PATCH", "virtual-keys/declared", json!({ "rpm": 6 })),
         ("DELETE", "virtual-keys/declared", Value::Null),
@@ -183,6 +202,18 @@ async fn mistakes_in_a_virtual_key_are_named_and_nothing_is_stored() {
         let detail = problem(&gw.api(method, path, body).await, 409, "declared");
         assert!(detail.contains("keypool.toml"), "{detail}");
     }
+    assert_eq!(names(&gw.read(KEYS).await), ["declared", "own"]);
+    assert_eq!(gw.read("audit").await["items"].as_array().unwrap().len(), 1);
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn mistakes_in_a_virtual_key_are_named_and_nothing_is_stored() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let secret = chosen_secret("own");
+    let own = json!({ "name": "own", "key": secret });
+    ok(&gw.api("POST", KEYS, own).await, 201);
     for (body, says) in [
         (json!({}), "`name` is missing"),
         (json!({ "name": " " }), "`name`"),
@@ -223,21 +254,7 @@ async fn mistakes_in_a_virtual_key_are_named_and_nothing_is_stored() {
         .api("POST", "virtual-keys/own/rotate", json!({ "key": secret }))
         .await;
     problem(&same, 409, "duplicate_key");
-    for (method, path) in [
-        ("GET", "x"),
-        ("PATCH", "x"),
-        ("DELETE", "x"),
-        ("POST", "x/rotate"),
-    ] {
-        let body = if method == "PATCH" {
-            json!({})
-        } else {
-            Value::Null
-        };
-        let reply = gw.api(method, &format!("virtual-keys/{path}"), body).await;
-        problem(&reply, 404, "not_found");
-    }
-    assert_eq!(names(&gw.read(KEYS).await), ["declared", "own"]);
+    assert_eq!(names(&gw.read(KEYS).await), ["own"]);
     assert_eq!(gw.read("audit").await["items"].as_array().unwrap().len(), 1);
     gw.stop().await;
 }
