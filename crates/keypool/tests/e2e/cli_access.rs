@@ -18,7 +18,7 @@ async fn list(args: &[&str], env: &[(&str, &str)]) -> crate::cli::Done {
 
 /// A gateway with one key, and its URL.
 async fn gateway() -> (Mock, Gateway, String) {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(&PoolConfig::new(&mock, "p", [1]).to_string()).await;
     let url = format!("http://{}", gw.addr);
     (mock, gw, url)
@@ -34,7 +34,7 @@ async fn the_local_server_is_found_by_its_configuration() {
     assert!(gw.keypool(&named).await.ok().contains("p-1"));
     gw.stop().await;
 
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let token = "admin_token_of_the_configuration";
     let config = format!(
         "[admin]\ntoken = \"{token}\"\n{}",

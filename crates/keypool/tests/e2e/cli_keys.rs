@@ -40,7 +40,7 @@ fn line<'t>(table: &'t str, words: &str) -> &'t str {
 
 #[tokio::test]
 async fn a_key_from_standard_input_is_added_and_listed() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = two_pools(&mock).await;
     let empty = gw.keypool(&["keys", "list"]).await.ok();
     assert!(empty.contains("There are no keys"), "{empty}");
@@ -80,7 +80,7 @@ async fn a_key_from_standard_input_is_added_and_listed() {
 
 #[tokio::test]
 async fn a_refused_key_says_everything_that_is_wrong() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = two_pools(&mock).await;
     let add = ["keys", "add", "--pool", "p"];
     gw.keypool_with(&add, &key(1)).await.ok();
@@ -115,7 +115,7 @@ async fn a_refused_key_says_everything_that_is_wrong() {
 
 #[tokio::test]
 async fn an_import_reads_each_format_and_names_malformed_lines() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = two_pools(&mock).await;
     let (one, two, three) = (key(1), key(2), key(3));
     gw.folder()
@@ -158,7 +158,7 @@ async fn an_import_reads_each_format_and_names_malformed_lines() {
 
 #[tokio::test]
 async fn an_import_without_a_key_fails() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = two_pools(&mock).await;
     let import = ["keys", "import", "--pool", "p", "-"];
     let empty = gw.keypool_with(&import, "").await;
@@ -197,7 +197,7 @@ async fn an_import_without_a_key_fails() {
 
 #[tokio::test]
 async fn ten_thousand_keys_come_from_a_file_and_from_standard_input() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = two_pools(&mock).await;
     let keys: Vec<String> = (0..10_000).map(key).collect();
     gw.folder().write("keys.txt", &keys.join("\n"));
@@ -218,7 +218,7 @@ async fn ten_thousand_keys_come_from_a_file_and_from_standard_input() {
 
 #[tokio::test]
 async fn an_export_with_secrets_is_imported_again() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let pools = [
         PoolConfig::new(&mock, "p", [9]).to_string(),
         PoolConfig::new(&mock, "csv", []).to_string(),
@@ -281,7 +281,7 @@ async fn an_export_with_secrets_is_imported_again() {
 
 #[tokio::test]
 async fn an_export_shows_secrets_only_if_asked() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(
         &[
             PoolConfig::new(&mock, "p", [1, 2]),
@@ -330,7 +330,7 @@ async fn an_export_shows_secrets_only_if_asked() {
 
 #[tokio::test]
 async fn a_check_tells_which_keys_work() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(&PoolConfig::new(&mock, "p", 1..=12).to_string()).await;
     let done = gw.keypool(&["keys", "check"]).await.without_secret();
     assert!(done.stderr.contains("checking 12 keys"), "{done:?}");
@@ -363,7 +363,7 @@ async fn a_check_tells_which_keys_work() {
 
 #[tokio::test]
 async fn a_refresh_tells_what_is_left_of_quotas() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let quota = Quota {
         remaining: Some(12.0),
         limit: Some(500.0),
@@ -418,7 +418,7 @@ async fn without_a_provider_that_tells_quotas_a_refresh_fails() {
 
 #[tokio::test]
 async fn keys_are_switched_reset_and_removed_by_name() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = two_pools(&mock).await;
     let import = ["keys", "import", "--pool", "p", "-"];
     gw.keypool_with(&import, &[key(1), key(2), key(3)].join("\n"))
@@ -465,7 +465,7 @@ async fn keys_are_switched_reset_and_removed_by_name() {
 
 #[tokio::test]
 async fn a_declared_key_is_removed_only_where_it_is_declared() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(&PoolConfig::new(&mock, "p", [1]).to_string()).await;
     let said = gw
         .keypool(&["keys", "remove", "--pool", "p", "p-1", "--yes"])

@@ -18,7 +18,7 @@ const EXPORT: [&str; 5] = ["keys", "export", "--pool", "p", "--secrets"];
 
 /// A gateway with the stored key 1 in pool `p`.
 async fn with_a_stored_key() -> (Mock, Gateway) {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(&PoolConfig::new(&mock, "p", []).to_string()).await;
     add(&gw, 1).await.ok();
     (mock, gw)
@@ -247,7 +247,7 @@ async fn a_rotation_that_is_killed_at_any_time_loses_nothing() {
 
 #[tokio::test]
 async fn a_configured_master_key_is_rotated_to_the_one_in_the_variable() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let (old, new) = (
         "the-old-master-key-of-a-test",
         "the-new-master-key-of-a-test",
@@ -287,7 +287,7 @@ async fn a_configured_master_key_is_rotated_to_the_one_in_the_variable() {
 #[tokio::test]
 async fn postgres_is_backed_up_by_its_own_tools_and_rotated_here() {
     let (mock, postgres) = (
-        Mock::start().await.unwrap(),
+        Mock::start().await.expect("a mock"),
         PostgresServer::start().await.expect("a server"),
     );
     let (old, new) = (

@@ -7,7 +7,7 @@ use crate::cli::start;
 use crate::harness::{CHAT, CHAT_PATH, Gateway, pool, virtual_key, virtual_secret};
 
 async fn gateway() -> (Mock, Gateway) {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(&pool(&mock, 1)).await;
     (mock, gw)
 }
@@ -26,18 +26,11 @@ async fn call(gw: &Gateway, secret: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_virtual_key_is_created_used_rotated_and_revoked() {
+async fn a_virtual_key_is_created_used_and_rotated() {
     let (_mock, gw) = gateway().await;
-    let empty = gw.keypool(&["virtual-keys", "list"]).await.ok();
-    assert!(empty.contains("There are no virtual keys"), "{empty}");
-
     let created = gw.keypool(&["virtual-keys", "create", "team-a"]).await;
-    assert!(
-        created
-            .stderr
-            .contains("the only time that its secret is shown"),
-        "{created:?}"
-    );
+    let note = "the only time that its secret is shown";
+    assert!(created.stderr.contains(note), "{created:?}");
     let first = created.ok();
     assert!(
         first.starts_with("kp-") && first.lines().count() == 1,
@@ -45,57 +38,42 @@ async fn a_virtual_key_is_created_used_rotated_and_revoked() {
     );
     assert_eq!(call(&gw, &first).await, 200);
 
-    let rotated = gw
-        .keypool(&["virtual-keys", "rotate", "team-a", "--grace", "1h"])
-        .await;
-    assert!(
-        rotated
-            .stderr
-            .contains("the old secret is accepted until 20"),
-        "{rotated:?}"
-    );
+    let rotate = ["virtual-keys", "rotate", "team-a", "--grace"];
+    let rotated = gw.keypool(&[&rotate[..], &["1h"]].concat()).await;
+    let note = "the old secret is accepted until 20";
+    assert!(rotated.stderr.contains(note), "{rotated:?}");
     let second = rotated.ok();
     assert_ne!(first, second);
-    assert_eq!(
-        (call(&gw, &first).await, call(&gw, &second).await),
-        (200, 200)
-    );
-    let rotated = gw
-        .keypool(&["virtual-keys", "rotate", "team-a", "--grace", "0s"])
-        .await;
-    assert!(
-        rotated
-            .stderr
-            .contains("the old secret is no longer accepted"),
-        "{rotated:?}"
-    );
-    let third = rotated.ok();
-    assert_eq!(
-        (call(&gw, &second).await, call(&gw, &third).await),
-        (401, 200)
-    );
+    let statuses = (call(&gw, &first).await, call(&gw, &second).await);
+    assert_eq!(statuses, (200, 200));
 
-    let said = gw
-        .keypool(&["virtual-keys", "revoke", "team-a"])
-        .await
-        .failed();
+    let rotated = gw.keypool(&[&rotate[..], &["0s"]].concat()).await;
+    let note = "the old secret is no longer accepted";
+    assert!(rotated.stderr.contains(note), "{rotated:?}");
+    let third = rotated.ok();
+    let statuses = (call(&gw, &second).await, call(&gw, &third).await);
+    assert_eq!(statuses, (401, 200));
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_virtual_key_is_revoked_only_with_consent() {
+    let (_mock, gw) = gateway().await;
+    let empty = gw.keypool(&["virtual-keys", "list"]).await.ok();
+    assert!(empty.contains("There are no virtual keys"), "{empty}");
+    let created = gw.keypool(&["virtual-keys", "create", "team-a"]).await;
+    let secret = created.ok();
+    let revoke = ["virtual-keys", "revoke", "team-a"];
+    let said = gw.keypool(&revoke).await.failed();
     assert!(
         said.contains("Delete the virtual key team-a") && said.contains("--yes"),
         "{said}"
     );
-    assert_eq!(call(&gw, &third).await, 200);
-    let said = gw
-        .keypool(&["virtual-keys", "revoke", "team-a", "--yes"])
-        .await
-        .ok();
-    assert_eq!(
-        (said.as_str(), call(&gw, &third).await),
-        ("Revoked team-a.\n", 401)
-    );
-    let said = gw
-        .keypool(&["virtual-keys", "revoke", "team-a", "--yes"])
-        .await
-        .failed();
+    assert_eq!(call(&gw, &secret).await, 200);
+    let yes = [&revoke[..], &["--yes"]].concat();
+    assert_eq!(gw.keypool(&yes).await.ok(), "Revoked team-a.\n");
+    assert_eq!(call(&gw, &secret).await, 401);
+    let said = gw.keypool(&yes).await.failed();
     assert!(
         said.contains("there is no virtual key \"team-a\""),
         "{said}"
@@ -179,7 +157,7 @@ async fn a_chosen_secret_comes_from_standard_input_and_is_not_shown() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_virtual_key_is_explained() {
-    let mock = Mock::start().await.unwrap();
+    let mock = Mock::start().await.expect("a mock");
     let gw = start(&[pool(&mock, 1), virtual_key("declared", "")].concat()).await;
     for (args, expected) in [
         (&["create", "declared"][..], "choose another name"),
