@@ -31,6 +31,8 @@ test: ## install what the tests need, then run all tests
 	python3 -m unittest discover --start-directory bench || status=1; \
 	echo "==> Python: the official SDKs against the gateway"; \
 	cargo build --locked --workspace --bins && KEYPOOL_CACHE="$(CACHE)" tests/sdk/run "$(TARGET)/debug" || status=1; \
+	echo "==> Python: schemathesis calls every operation of the admin API"; \
+	KEYPOOL_CACHE="$(CACHE)" tests/api/run "$(TARGET)/debug" || status=1; \
 	exit $$status
 
 test-full: test ## the same, then the long runs: 10^8 random calls in memory, 10^6 on Redis, 900 simulated schedules
@@ -49,6 +51,7 @@ lint: $(DENY) ## formatting, lints, licences and sources of dependencies, syntax
 	@echo "==> syntax of scripts"
 	@bash -n .ci/run
 	@sh -n tests/sdk/run
+	@sh -n tests/api/run
 	@sh -n tests/servers/install
 	@sh -n tests/fuzz/run
 	@find bench tests -name '*.py' -exec python3 -c 'import ast, sys; [ast.parse(open(f, encoding="utf-8").read(), f) for f in sys.argv[1:]]' {} +

@@ -8,7 +8,7 @@ import pathlib
 import threading
 import time
 
-from rig import servers
+from rig import load, servers
 
 # The longest that a caller waits. At full time, the last of ten callers of one key gets its response after a minute.
 ANSWERED = 600.0
@@ -66,6 +66,10 @@ class Bench:
                 )
                 for number in range(1, count + 1)
             ], mock
+
+    def load(self):
+        """A load generator."""
+        return load.Load(self._binaries, self._next_folder())
 
     def redis(self):
         """A Redis of its own, empty."""

@@ -344,6 +344,9 @@ fn the_guide_lists_every_environment_variable() {
 #[test]
 fn the_guide_lists_exactly_the_error_codes() {
     let mut codes = settings::codes(&repository::read("crates/gateway/src/error.rs"));
+    codes.extend(settings::codes(&repository::read(
+        "crates/core/src/store/error.rs",
+    )));
     for file in repository::sources("crates/gateway") {
         if file.contains("/admin/") {
             codes.extend(problem_codes(&repository::read(&file)));
@@ -363,15 +366,16 @@ fn the_guide_lists_exactly_the_error_codes() {
     );
 }
 
-/// The second argument of every `Problem::new(StatusCode::…, "code", …)`.
+/// The codes in `Problem::new(StatusCode::…, "code", …)` and `Problem::conflict("code", …)`.
 fn problem_codes(source: &str) -> BTreeSet<String> {
-    let calls = source.split("StatusCode::").skip(1);
-    let code = |call: &str| {
-        let (_, arguments) = call.split_once(',')?;
+    let quoted = |arguments: &str| {
         let (code, _) = arguments.trim_start().strip_prefix('"')?.split_once('"')?;
         Some(code.to_owned())
     };
-    calls.filter_map(code).collect()
+    let new = source.split("StatusCode::").skip(1);
+    let new = new.filter_map(|call| quoted(call.split_once(',')?.1));
+    let conflicts = source.split("conflict(").skip(1).filter_map(quoted);
+    new.chain(conflicts).collect()
 }
 
 #[test]

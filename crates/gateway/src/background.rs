@@ -5,16 +5,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::context::Gateway;
-use crate::{key_checks, limits, quota, stored};
+use crate::{invalid_keys, limits, quota, sync};
 
 /// Runs all of it.
 pub(crate) async fn run(gw: &Arc<Gateway>) -> Infallible {
     let (never, ..) = tokio::join!(
         limits::sweep_regularly(&gw.limits),
-        stored::flush_regularly(gw),
-        stored::follow_regularly(gw),
-        stored::compact_regularly(gw),
-        key_checks::check_invalid_regularly(gw),
+        sync::flush_regularly(gw),
+        sync::follow_regularly(gw),
+        sync::compact_regularly(gw),
+        invalid_keys::check_regularly(gw),
         quota::refresh_regularly(gw),
     );
     never

@@ -20,9 +20,10 @@ use crate::limits::CallerLimits;
 use crate::model_lists::ModelLists;
 use crate::objects::Objects;
 use crate::prebuilt_headers;
-use crate::quota::QuotaRefreshes;
+use crate::quota_refreshes::QuotaRefreshes;
 pub use crate::reload::{Changes, LoadSettings, Reloaded};
 use crate::snapshot::Snapshot;
+pub use crate::stored::HeldVirtualKey;
 use crate::stored::{self, Stored, StoredVirtualKeys};
 use crate::telemetry::Telemetry;
 use crate::traces::Traces;
@@ -50,24 +51,6 @@ impl Backends {
             limiter,
             store: None,
             held_virtual_key: HeldVirtualKey::default(),
-        }
-    }
-}
-
-/// Whether the store once held a virtual key, remembered elsewhere.
-pub struct HeldVirtualKey {
-    /// It did.
-    pub is_known: bool,
-    /// Called when it is found out.
-    pub remember: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Default for HeldVirtualKey {
-    /// Nothing is known or remembered.
-    fn default() -> Self {
-        Self {
-            is_known: false,
-            remember: Box::new(|| {}),
         }
     }
 }
@@ -105,7 +88,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `settings`. `admin_token`: the digest of the admin token. What is stored is put in force by
+    /// A gateway for `settings`. `admin_token`: the digest of the admin token. What is stored is applied by
     /// [`Gateway::load_store`].
     pub fn new(
         settings: Settings,
@@ -176,7 +159,7 @@ impl Gateway {
         Arc::clone(&self.declared.lock())
     }
 
-    /// Puts what is declared and stored by now in force.
+    /// Puts what is declared and stored by now in effect.
     pub(crate) fn rebuild(&self) {
         let _one_at_a_time = self.reloading.lock();
         self.apply(&self.snapshot());

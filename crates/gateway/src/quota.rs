@@ -16,12 +16,12 @@ use keypool_core::store::{
     UpstreamKeyId,
 };
 use keypool_providers::quota::{Allowance, QuotaFigures};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::context::Gateway;
 use crate::free_call::{self, FreeCallError};
+use crate::quota_refreshes::{RefreshReport, RefreshResult, RefreshedKey, Running};
 use crate::snapshot::PoolEntry;
 use crate::stored::Access;
 
@@ -36,41 +36,6 @@ const EVERY: Duration = Duration::from_secs(600);
 const FRESH: Duration = Duration::from_secs(300);
 /// The code of a key whose allowance of such calls is spent.
 const ALLOWANCE_SPENT: &str = "refresh_allowance_spent";
-
-/// What a refresh found.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RefreshReport {
-    pub(crate) duration: Duration,
-    /// By pool and key, in the order of the configuration.
-    pub(crate) keys: Vec<RefreshedKey>,
-}
-
-/// What a refresh found for one key.
-#[derive(Clone, Debug)]
-pub(crate) struct RefreshedKey {
-    pub(crate) pool: Arc<str>,
-    pub(crate) name: Arc<str>,
-    /// The last figures that are known.
-    pub(crate) quota: Option<Quota>,
-    /// Why there are no new ones, as a code.
-    pub(crate) error: Option<Arc<str>>,
-}
-
-/// A refresh that failed as a whole: nothing was stored.
-pub(crate) type RefreshResult = Result<Arc<RefreshReport>, Arc<StoreError>>;
-
-/// The refreshes that run, and when providers were asked if no store remembers it.
-#[derive(Default)]
-pub(crate) struct QuotaRefreshes {
-    running: Mutex<Vec<Running>>,
-    calls: Mutex<HashMap<UpstreamKeyId, Vec<SystemTime>>>,
-}
-
-struct Running {
-    /// The names of its pools.
-    pools: Vec<Arc<str>>,
-    result: watch::Receiver<Option<RefreshResult>>,
-}
 
 /// A key to be refreshed, as one of its pools has it.
 struct Target {

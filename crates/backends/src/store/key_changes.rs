@@ -6,8 +6,8 @@ use keypool_core::secret::Digest256;
 use keypool_core::store::{Expected, NewKey, StoreError, StoreErrorKind};
 use serde_json::{Value, json};
 
-use super::change::{check, version};
 use super::convert::hex;
+use super::expected::{check, version};
 use super::sql::params;
 use super::transaction::{Write, with_rows};
 

@@ -201,7 +201,7 @@ fn times(list: &str) -> Result<Vec<SystemTime>, StoreError> {
     Ok(times)
 }
 
-/// Adds what a node has counted and noted of keys. Makes records of those too through which it created objects.
+/// Adds what a node has counted and noted of keys. A change of a key that the node has not followed yet stays. Makes records of those too through which it created objects.
 pub(super) async fn add_use(write: &mut Write, batch: &Batch) -> Result<(), StoreError> {
     let unused = batch.objects.iter().map(|object| KeyUse {
         key: object.key.clone(),
@@ -224,7 +224,7 @@ pub(super) async fn add_use(write: &mut Write, batch: &Batch) -> Result<(), Stor
     let rows = rows.collect::<Result<_, _>>()?;
     let now = write.now;
     write
-        .execute_rows(ADD_USE, rows, params![now])
+        .execute_rows(ADD_USE, rows, params![now, count(batch.followed)])
         .await
         .map(drop)
 }
@@ -238,10 +238,11 @@ SELECT r.value->>'hash', r.value->>'identity', $2,
   CASE WHEN old.last_used > CAST(r.value->>'last_used' AS BIGINT) THEN old.last_used
     ELSE COALESCE(CAST(r.value->>'last_used' AS BIGINT), old.last_used) END,
   0,
-  COALESCE(CAST(r.value->>'invalid' AS BIGINT), old.invalid, 0),
+  CASE WHEN old.revision > $3 THEN old.invalid ELSE COALESCE(CAST(r.value->>'invalid' AS BIGINT), old.invalid, 0) END,
   COALESCE(CAST(r.value->>'has_served' AS BIGINT), old.has_served, 0),
-  CASE r.value->>'marks' WHEN 'new' THEN CAST(r.value->>'exhausted_until' AS BIGINT) ELSE old.exhausted_until END,
-  COALESCE(r.value->>'cooldowns', old.cooldowns, '[]'),
+  CASE WHEN (r.value->>'marks') = 'new' AND COALESCE(old.revision, 0) <= $3
+    THEN CAST(r.value->>'exhausted_until' AS BIGINT) ELSE old.exhausted_until END,
+  CASE WHEN old.reset_at > $3 THEN old.cooldowns ELSE COALESCE(r.value->>'cooldowns', old.cooldowns, '[]') END,
   0, 0, ''
 FROM {rows} AS r LEFT JOIN key_states AS old ON old.hash = (r.value->>'hash') WHERE TRUE
 ON CONFLICT (hash) DO UPDATE SET total = excluded.total, failed = excluded.failed, last_used = excluded.last_used,

@@ -10,6 +10,7 @@ mod change;
 mod compact;
 mod convert;
 mod envelope;
+mod expected;
 mod identity;
 mod key_changes;
 mod key_states;

@@ -1,16 +1,30 @@
 //! Replaces the master key.
 
+use std::time::Duration;
+
 use keypool_core::store::{StoreError, StoreErrorKind};
 use serde_json::{Value, json};
 
 use super::envelope::{Envelope, Keys, MasterKey};
 use super::schema;
 use super::sql::{Database, Row, params};
+use super::sql_store::in_time;
 use super::transaction::with_rows;
+
+/// How long a rotation may take.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Encrypts everything with a new data key, which only the new master key opens, in one transaction. The schema must be up to
 /// date.
 pub(super) async fn rotate(
+    database: &dyn Database,
+    old: &MasterKey,
+    new: &MasterKey,
+) -> Result<(), StoreError> {
+    in_time(DEADLINE, encrypt_again(database, old, new)).await
+}
+
+async fn encrypt_again(
     database: &dyn Database,
     old: &MasterKey,
     new: &MasterKey,

@@ -145,6 +145,10 @@ impl<D: Database> CatalogStore for SqlStore<D> {
         })
         .await
     }
+
+    async fn close(&self) {
+        SqlStore::close(self).await;
+    }
 }
 
 #[async_trait]

@@ -2,8 +2,8 @@
 
 use keypool_core::store::{Expected, NewVirtualKey, StoreError, StoreErrorKind};
 
-use super::change::{check, version};
 use super::convert::hex;
+use super::expected::{check, version};
 use super::sql::params;
 use super::transaction::Write;
 

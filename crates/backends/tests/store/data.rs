@@ -140,6 +140,7 @@ pub(crate) fn batch(node: u64, number: u64) -> Batch {
     Batch {
         node,
         number,
+        followed: u64::MAX,
         ..Batch::default()
     }
 }

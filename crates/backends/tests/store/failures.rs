@@ -175,6 +175,28 @@ async fn nodes_that_start_at_once_prepare_one_store() {
 }
 
 #[tokio::test]
+async fn who_only_reads_creates_no_tables() {
+    let server = PostgresServer::shared().await;
+    let url = server.create_database().await;
+    let reader = || PostgresStore::new_for_reading(&url, &master_key()).unwrap();
+    assert_eq!(kind(reader().catalog().await), StoreErrorKind::Missing);
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
+        .await
+        .unwrap();
+    let sql = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'";
+    let tables: i64 = sqlx::query_scalar(sql)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(tables, 0);
+    let store = PostgresStore::new(&url, &master_key()).unwrap();
+    change(&store, add_keys("p", &[("k", "sk-1")]))
+        .await
+        .unwrap();
+    assert_eq!(reader().catalog().await.unwrap().keys.len(), 1);
+}
+
+#[tokio::test]
 async fn a_store_works_again_once_postgresql_does() {
     let mut server = PostgresServer::start().await;
     let url = server.create_database().await;
@@ -242,7 +264,7 @@ async fn changes_of_the_process_that_hangs() {
         return;
     };
     loop {
-        // It may have been stopped for so long that the server has ended its transaction.
+        // The server may have ended its transaction while it was stopped.
         let _ = change(&*store, put_pool("p", "{}", Expected::Any)).await;
         child::say("made one");
     }

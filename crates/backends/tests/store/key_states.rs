@@ -337,6 +337,41 @@ async fn a_repeated_batch_is_not_added_again(mut backend: Backend) {
     assert_eq!(record_of(store, "a").await.total, 3);
 }
 
+/// A node that has not followed a change yet notes what was true before it.
+async fn a_change_that_a_node_has_not_followed_stays(backend: Backend) {
+    let store = backend.store();
+    let change = |marks| KeyStateChange {
+        marks,
+        ..change("a")
+    };
+    let noted = |number, followed| Batch {
+        followed,
+        keys: vec![KeyUse {
+            marks: Some(marks()),
+            ..key_use("a", 1, 0)
+        }],
+        ..batch(1, number)
+    };
+    let before = set(store, change(MarksChange::Invalid)).await;
+    let after = set(store, change(MarksChange::Cleared)).await;
+    store.record(&noted(1, before)).await.unwrap();
+    let record = record_of(store, "a").await;
+    let expected = KeyMarks {
+        has_served: true,
+        ..KeyMarks::default()
+    };
+    assert_eq!((record.marks, record.total), (expected, 1));
+    store.record(&noted(2, after)).await.unwrap();
+    assert_eq!(record_of(store, "a").await.marks, marks());
+    let after = set(store, change(MarksChange::Valid)).await;
+    store.record(&noted(3, after - 1)).await.unwrap();
+    let kept = KeyMarks {
+        invalid: false,
+        ..marks()
+    };
+    assert_eq!(record_of(store, "a").await.marks, kept);
+}
+
 async fn the_same_secret_at_another_provider_or_host_is_another_key(backend: Backend) {
     let store = backend.store();
     let mut other_provider = state_change("a");
@@ -374,6 +409,7 @@ async fn several_changes_of_a_key_at_once_all_take_effect(backend: Backend) {
 on_every_store! {
     a_record_is_made_by_its_first_change_and_read_back,
     records_are_read_since_a_revision,
+    a_change_that_a_node_has_not_followed_stays,
     each_change_of_the_marks,
     a_key_stays_switched_off_until_it_is_switched_on,
     figures_stay_when_a_refresh_fails,

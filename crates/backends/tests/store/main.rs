@@ -17,4 +17,5 @@ mod objects;
 mod postgres;
 mod sqlite;
 mod statements;
+mod tls;
 mod usage;

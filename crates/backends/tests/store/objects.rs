@@ -48,7 +48,7 @@ async fn an_object_is_read_back_with_its_owner_and_group(mut backend: Backend) {
     assert!(age < Duration::from_secs(60));
 }
 
-async fn a_deleted_object_is_told_since_then_and_not_among_the_newest(backend: Backend) {
+async fn a_deleted_object_is_read_since_then_and_not_among_the_newest(backend: Backend) {
     let store = backend.store();
     note(store, 1, vec![object("a"), object("b")]).await;
     let created = store.objects(None, 9).await.unwrap()[0].at;
@@ -115,6 +115,6 @@ async fn objects_are_read_since_a_time_and_up_to_a_limit(backend: Backend) {
 
 on_every_store! {
     an_object_is_read_back_with_its_owner_and_group,
-    a_deleted_object_is_told_since_then_and_not_among_the_newest,
+    a_deleted_object_is_read_since_then_and_not_among_the_newest,
     objects_are_read_since_a_time_and_up_to_a_limit,
 }

@@ -1,12 +1,14 @@
 //! A PostgreSQL server for tests.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use sqlx::Connection;
+use tokio::sync::OnceCell;
 
 use crate::backend::Directory;
 
@@ -18,18 +20,17 @@ pub(crate) struct PostgresServer {
     databases: AtomicU64,
 }
 
+/// Runs a server in the folder `$1` until a line comes. When the input ends without one, its folder is removed too: so no
+/// server outlives the tests. SIGQUIT ends it without a checkpoint, like a crash, and ends its other processes too.
+const RUN: &str = r#"folder=$1; shift; postgres -D "$folder/data" "$@" 2>/dev/null & read -r line
+kill -QUIT $!; wait; [ -n "$line" ] || rm -rf "$folder""#;
+
 impl PostgresServer {
-    /// The server that tests of this process share.
+    /// The server that tests of this process share, until the process ends.
     pub(crate) async fn shared() -> Arc<Self> {
-        static SHARED: tokio::sync::Mutex<Weak<PostgresServer>> =
-            tokio::sync::Mutex::const_new(Weak::new());
-        let mut shared = SHARED.lock().await;
-        if let Some(server) = shared.upgrade() {
-            return server;
-        }
-        let server = Arc::new(Self::start().await);
-        *shared = Arc::downgrade(&server);
-        server
+        static SHARED: OnceCell<Arc<PostgresServer>> = OnceCell::const_new();
+        let server = SHARED.get_or_init(|| async { Arc::new(Self::start().await) });
+        Arc::clone(server.await)
     }
 
     /// A server of one's own, to kill it.
@@ -65,7 +66,9 @@ impl PostgresServer {
 
     /// Starts the server again with what it had stored.
     pub(crate) async fn restart(&mut self) {
-        let process = command("postgres")
+        let process = command("sh")
+            .args(["-c", RUN, "sh"])
+            .arg(self.directory.path(""))
             .args([
                 "-k",
                 "",
@@ -74,11 +77,9 @@ impl PostgresServer {
                 "-c",
                 "max_connections=300",
                 "-p",
-                &self.port.to_string(),
-                "-D",
             ])
-            .arg(self.directory.path("data"))
-            .stderr(Stdio::null())
+            .arg(self.port.to_string())
+            .stdin(Stdio::piped())
             .spawn();
         self.process = Some(process.unwrap());
         for _ in 0..500 {
@@ -92,17 +93,9 @@ impl PostgresServer {
 
     /// Kills the server at once.
     pub(crate) fn kill(&mut self) {
-        let pid = std::fs::read_to_string(self.directory.path("data/postmaster.pid")).unwrap();
-        let pid = pid.lines().next().unwrap().to_owned();
-        // SIGQUIT ends it without a checkpoint, like a crash, and ends its other processes too.
-        assert!(
-            Command::new("kill")
-                .args(["-QUIT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        self.process.take().unwrap().wait().unwrap();
+        let mut process = self.process.take().unwrap();
+        process.stdin.take().unwrap().write_all(b"keep\n").unwrap();
+        process.wait().unwrap();
     }
 
     /// The URL of a new database.

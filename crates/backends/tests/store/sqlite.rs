@@ -49,7 +49,12 @@ async fn a_new_file_is_readable_by_its_owner_only() {
     change(&store, add_keys("p", &[("k", "sk-1")]))
         .await
         .unwrap();
-    for name in ["keypool.db", "keypool.db-wal", "keypool.db-shm"] {
+    for name in [
+        "keypool.db",
+        "keypool.db-wal",
+        "keypool.db-shm",
+        "keypool.db.lock",
+    ] {
         assert_eq!(mode(&directory.path(name)), 0o600, "{name}");
     }
 }

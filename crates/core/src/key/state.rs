@@ -78,6 +78,12 @@ impl Key {
 
     /// Follows a change that another node made: whether the key is switched off, invalid or exhausted.
     pub(crate) fn follow(&self, record: &KeyRecord, moment: &Moment) {
+        {
+            // The store knows these. Storing them again could undo what another node changes meanwhile.
+            let mut saved = self.saved.lock();
+            saved.marks.invalid = record.marks.invalid;
+            saved.marks.exhausted_until = record.marks.exhausted_until;
+        }
         self.set_disabled(record.disabled);
         match record.marks.invalid {
             true => self.change(flag::INVALID, 0),

@@ -1,6 +1,6 @@
 //! What a node has counted and noted while serving, to be stored in one transaction.
 
-use super::{KeyUse, ObjectChange, UsageRow};
+use super::{KeyUse, ObjectChange, Revision, UsageRow};
 
 /// What one node has counted and noted since its last batch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,6 +9,8 @@ pub struct Batch {
     pub node: u64,
     /// The number of the batch, from 1. Each batch of a node has the next one.
     pub number: u64,
+    /// The newest change that the node has followed. What it notes of a key that was changed later may be out of date.
+    pub followed: Revision,
     /// Usage, by minute and group.
     pub rows: Vec<UsageRow>,
     /// What was counted and noted of keys.

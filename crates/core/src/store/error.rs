@@ -11,7 +11,7 @@ pub struct StoreError {
     pub message: String,
 }
 
-/// What kind of failure, as far as callers act on it.
+/// What kind of failure: one for each thing that callers do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreErrorKind {
     /// The store does not respond. It may return.

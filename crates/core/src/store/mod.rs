@@ -63,6 +63,10 @@ pub trait CatalogStore: Send + Sync {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<AuditRecord>, StoreError>;
+
+    /// Ends the use of the store, so that its file is complete without what is kept beside it while it is used. Nothing can be
+    /// read or written after that.
+    async fn close(&self) {}
 }
 
 /// What is known of upstream keys, wherever they come from.

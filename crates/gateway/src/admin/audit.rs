@@ -10,10 +10,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::extract::{Params, Source};
+use super::format::rfc3339;
 use super::openapi::ReadProblems;
 use super::page::{Page, PageParams};
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::stored::Access;
 

@@ -11,7 +11,7 @@ use super::problem::Problem;
 use crate::context::Gateway;
 use crate::reload::Changes;
 
-/// Reads the configuration again and puts it in force.
+/// Reads the configuration again and applies it.
 #[utoipa::path(post, path = "/api/v1/admin/config/reload", operation_id = "reload", tag = "configuration",
     responses((status = 200, body = Changes), (status = 422, body = super::problem::ProblemDocument,
         content_type = "application/problem+json", description = "The configuration has mistakes. The old one stays."), ReadProblems))]

@@ -72,7 +72,7 @@ impl<T: DeserializeOwned + ToSchema, S: Send + Sync> FromRequest<S> for Fields<T
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let Patch { fields, .. } = Patch::<T>::from_request(request, state).await?;
-        read(Value::Object(fields)).map(Self)
+        read(fields).map(Self)
     }
 }
 
@@ -154,13 +154,27 @@ impl<T: DeserializeOwned> Patch<T> {
                 value => _ = merged.insert(name.clone(), value.clone()),
             }
         }
-        read(Value::Object(merged))
+        read(merged)
     }
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_json::from_value(value)
-        .map_err(|error| Problem::invalid(vec![redact_any(&error.to_string())]))
+fn read<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Problem> {
+    let read = |fields| serde_json::from_value(Value::Object(fields));
+    read(fields.clone()).map_err(|error: serde_json::Error| {
+        let error = error.to_string();
+        // The error does not name the field, but is the same when that is read alone.
+        let is_wrong = |(name, value): &(&String, &Value)| {
+            let alone = Map::from_iter([((*name).clone(), (*value).clone())]);
+            read(alone).is_err_and(|alone: serde_json::Error| alone.to_string() == error)
+        };
+        let is_missing = read(Map::new()).is_err_and(|empty| empty.to_string() == error);
+        let wrong = fields.iter().find(is_wrong).filter(|_| !is_missing);
+        let sentence = match wrong {
+            Some((name, _)) => format!("`{name}`: {error}"),
+            None => error,
+        };
+        Problem::invalid(vec![redact_any(&sentence)])
+    })
 }
 
 fn unknown_field(name: &str, known: &[String]) -> String {

@@ -17,15 +17,13 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Names, Source, media_type, unsupported};
-use super::import_format::{Format, Line};
+use super::import_format::{Format, Line, MAX_LINES, too_large};
 use super::keys::{PoolForKeys, name_mistake, secret};
 use super::openapi::ChangeProblems;
 use super::problem::Problem;
 use crate::context::Gateway;
 use crate::stored::surroundings;
 
-/// Maximum number of lines.
-pub(super) const MAX_LINES: usize = 100_000;
 /// Maximum size of the body, in bytes.
 const MAX_BYTES: usize = 64 << 20;
 /// How long the rest of a body that is too large is read: a client that is still writing would not see the response.
@@ -97,8 +95,11 @@ pub(super) async fn import(
     let parsing = tokio::task::spawn_blocking(move || format.lines(&body, MAX_LINES));
     let lines = parsing.await.map_err(|_| Problem::internal())??;
     let _one_change_at_a_time = gw.stored.changing.lock().await;
-    let pool = PoolForKeys::find(&gw, &pool_name)?;
-    let (report, keys) = plan(&gw, &pool, lines);
+    let pool = Arc::new(PoolForKeys::find(&gw, &pool_name)?);
+    let (of_gw, of_pool) = (Arc::clone(&gw), Arc::clone(&pool));
+    // Many lines take some time: off the tasks that serve requests.
+    let planning = tokio::task::spawn_blocking(move || plan(&of_gw, &of_pool, lines));
+    let (report, keys) = planning.await.map_err(|_| Problem::internal())?;
     if keys.is_empty() {
         return Ok(Json(report));
     }
@@ -141,13 +142,6 @@ async fn read_body(mut body: Body, format: Format) -> Result<Vec<u8>, Problem> {
     }
     read_all.map_err(|_| broke_off())??;
     Ok(read)
-}
-
-pub(super) fn too_large() -> Problem {
-    let detail = format!(
-        "one import takes at most {MAX_LINES} lines and 64 MiB, and nothing was imported: split it"
-    );
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "import_too_large", detail)
 }
 
 fn broke_off() -> Problem {
@@ -211,7 +205,7 @@ struct Planning<'a> {
 
 impl<'a> Planning<'a> {
     fn new(gw: &Gateway, pool: &'a PoolForKeys) -> Self {
-        let in_force = pool
+        let in_effect = pool
             .settings
             .keys
             .iter()
@@ -222,7 +216,7 @@ impl<'a> Planning<'a> {
             .iter()
             .filter(|key| key.pool == pool.settings.name);
         let all = || {
-            in_force
+            in_effect
                 .clone()
                 .chain(stored.clone().map(|key| (&key.name, &key.secret)))
         };

@@ -1,12 +1,19 @@
 //! The formats of an import: text, CSV, JSON. Must never know a pool.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 
-use super::import::too_large;
 use super::openapi::field_names;
 use super::problem::Problem;
 use crate::resources::KeyFields;
 use crate::telemetry::redact_any;
+
+/// Maximum number of values of an entry in JSON, on average. A key has fewer fields.
+const MAX_VALUES: usize = 16;
+
+/// Maximum number of lines.
+pub(super) const MAX_LINES: usize = 100_000;
 
 /// The format of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +50,9 @@ impl Format {
     pub(super) fn lines(self, body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let lines = match self {
-            Self::Text => text(body),
-            Self::Csv => csv(body)?,
-            Self::Json => json(body)?,
+            Self::Text => text(body).take(limit + 1).collect(),
+            Self::Csv => csv(body, limit)?,
+            Self::Json => json(body, limit)?,
         };
         match lines.len() > limit {
             true => Err(too_large()),
@@ -54,8 +61,20 @@ impl Format {
     }
 }
 
+/// The import is beyond its limits.
+pub(super) fn too_large() -> Problem {
+    let detail = format!(
+        "one import takes at most {MAX_LINES} lines and 64 MiB, and nothing was imported: split it"
+    );
+    Problem::new(
+        http::StatusCode::PAYLOAD_TOO_LARGE,
+        "import_too_large",
+        detail,
+    )
+}
+
 /// One key per line. Empty lines and lines that begin with `#` are left out.
-fn text(body: &[u8]) -> Vec<Line> {
+fn text(body: &[u8]) -> impl Iterator<Item = Line> {
     let lines = body.split(|byte| *byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| {
@@ -73,37 +92,63 @@ fn text(body: &[u8]) -> Vec<Line> {
                 Err(_) => Err("the line is not UTF-8".to_owned()),
             },
         })
-        .collect()
 }
 
-fn csv(body: &[u8]) -> Result<Vec<Line>, Problem> {
+fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     let mut reader = ::csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .trim(::csv::Trim::All)
         .from_reader(body);
-    let known = field_names::<KeyFields>();
     let mut columns = ["key".to_owned(), "name".to_owned()].to_vec();
-    let mut lines = Vec::new();
+    let (mut lines, mut counter) = (Vec::new(), LineCounter::default());
     for (index, record) in reader.records().enumerate() {
+        if lines.len() > limit {
+            return Err(too_large());
+        }
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                let number = error.position().map_or(index + 1, |at| at.line() as usize);
+                let number = counter.line_at(body, error.position());
                 lines.push(malformed(number, "the line is not UTF-8 or not CSV"));
                 continue;
             }
         };
+        let number = counter.line_at(body, record.position());
         if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
-            columns = header(&record, &known)?;
+            columns = header(&record)?;
             continue;
         }
-        let number = record.position().map_or(index + 1, |at| at.line() as usize);
         if record.iter().any(|field| !field.is_empty()) {
             lines.push(row(number, &columns, &record));
         }
     }
     Ok(lines)
+}
+
+/// Counts lines up to a position. The reader's own count is one behind after a line that ends with CR LF.
+#[derive(Default)]
+struct LineCounter {
+    counted: usize,
+    ends: usize,
+}
+
+impl LineCounter {
+    /// The number of the line on which the record at this position begins.
+    fn line_at(&mut self, body: &[u8], position: Option<&::csv::Position>) -> usize {
+        let at = position.map_or(0, |at| usize::try_from(at.byte()).unwrap_or(usize::MAX));
+        let blank = body.get(at..).unwrap_or_default().iter();
+        let blank = blank
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
+        let counted = self.counted.max(at.min(body.len()) + blank);
+        for end in self.counted..counted {
+            let is_crlf = body[end] == b'\r' && body.get(end + 1) == Some(&b'\n');
+            self.ends += usize::from(matches!(body[end], b'\r' | b'\n') && !is_crlf);
+        }
+        self.counted = counted;
+        self.ends + 1
+    }
 }
 
 fn malformed(number: usize, error: &str) -> Line {
@@ -115,7 +160,8 @@ fn malformed(number: usize, error: &str) -> Line {
 }
 
 /// The names of the columns.
-fn header(record: &::csv::StringRecord, known: &[String]) -> Result<Vec<String>, Problem> {
+fn header(record: &::csv::StringRecord) -> Result<Vec<String>, Problem> {
+    let known = known_fields();
     let names: Vec<String> = record.iter().map(str::to_ascii_lowercase).collect();
     let is_known = |name: &&String| {
         name.is_empty() || matches!(&***name, "key" | "name") || known.contains(*name)
@@ -158,9 +204,12 @@ fn is_number(column: &str) -> bool {
     )
 }
 
-fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
+fn json(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
     let wrong =
         |detail: String| Problem::new(http::StatusCode::BAD_REQUEST, "invalid_body", detail);
+    if number_of_values(body) > limit * MAX_VALUES {
+        return Err(too_large());
+    }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| wrong(format!("the body is not JSON: {error}")))?;
     let list = match value {
@@ -190,7 +239,30 @@ fn json(body: &[u8]) -> Result<Vec<Line>, Problem> {
             "an entry must be a key, or an object with the fields of a key",
         ),
     };
-    Ok(list.into_iter().enumerate().map(line).collect())
+    let lines = list.into_iter().enumerate().map(line);
+    Ok(lines.take(limit + 1).collect())
+}
+
+/// The greatest number of values that a JSON text can have, by its commas and brackets. Parsed, the smallest ones take many
+/// times their length.
+fn number_of_values(body: &[u8]) -> usize {
+    let (mut values, mut in_text, mut is_escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
+/// The fields of a key beside its secret and its name.
+fn known_fields() -> &'static [String] {
+    static KNOWN: LazyLock<Vec<String>> = LazyLock::new(field_names::<KeyFields>);
+    &KNOWN
 }
 
 /// A key given by its fields.
@@ -201,8 +273,7 @@ fn entry(number: usize, mut fields: Map<String, Value>) -> Line {
         Some(_) => Err(format!("`{name}` must be a string")),
     };
     let (key, name) = (text("key"), text("name"));
-    let known = field_names::<KeyFields>();
-    let unknown = fields.keys().find(|field| !known.contains(field));
+    let unknown = fields.keys().find(|field| !known_fields().contains(field));
     let entry = match (key, &name, unknown) {
         (Err(error), _, _) => Err(error),
         (_, Err(error), _) => Err(error.clone()),
@@ -266,6 +337,14 @@ mod tests {
             line(4, "two\nlines", "sk-2"),
         ];
         assert_eq!(read(Format::Csv, body), expected);
+        let body = "sk-1\r\n\r\n\"sk-2\"\r\nsk-3\r\rsk-4\n";
+        let expected = [
+            line(1, "", "sk-1"),
+            line(3, "", "sk-2"),
+            line(4, "", "sk-3"),
+            line(6, "", "sk-4"),
+        ];
+        assert_eq!(read(Format::Csv, body), expected);
         let expected = [
             line(1, "", "sk-1"),
             line(2, "b", "sk-2"),
@@ -273,6 +352,7 @@ mod tests {
         ];
         assert_eq!(read(Format::Csv, "sk-1\nsk-2,b\nsk-3,c,d"), expected);
         assert!(Format::Csv.lines(b"key,nmae\nx,y", 10).is_err());
+        assert!(Format::Csv.lines(b"sk-1\rsk-2\rsk-3", 2).is_err());
         let lines = Format::Csv.lines(b"key,weight\nx,many\ny,7", 10).unwrap();
         assert!(lines[0].entry.is_err());
         assert_eq!(lines[1].entry.as_ref().unwrap().fields.weight, Some(7));
@@ -297,6 +377,11 @@ mod tests {
             read(Format::Json, r#"{"keys":["sk-1"]}"#),
             [line(1, "", "sk-1")]
         );
+        assert!(Format::Json.lines(br#"["a","b","c"]"#, 2).is_err());
+        let many = format!(r#"["{}"]"#, ",[{".repeat(100));
+        assert!(Format::Json.lines(many.as_bytes(), 1).is_ok(), "one text");
+        let many = format!("[[{}7]]", "7,".repeat(100));
+        assert!(Format::Json.lines(many.as_bytes(), 1).is_err());
         for wrong in ["", "7", "{}", r#"{"keys":["a"],"more":1}"#] {
             assert!(Format::Json.lines(wrong.as_bytes(), 10).is_err(), "{wrong}");
         }

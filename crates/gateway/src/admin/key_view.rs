@@ -1,16 +1,16 @@
 //! A key as the admin API shows it, and what is known of its age and quota.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keypool_core::clock::Moment;
-use keypool_core::pool::MemberRef;
+use keypool_core::pool::{CooldownReport, KeyReport, MemberRef};
 use keypool_core::settings::STORE;
 use keypool_core::store::{Catalog, KeyRecord, Quota, StoredKey, UpstreamKeyId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::stats::{CooldownView, last_used, rfc3339, success_rate};
+use super::format::{amount, rfc3339, success_rate};
 use crate::context::Gateway;
 use crate::resources::KeyFields;
 
@@ -30,7 +30,7 @@ pub(super) struct KeyView {
     key: String,
     /// Where it comes from, and so where it is changed: the configuration file's name, `environment` or `store`.
     pub(super) source: String,
-    /// Why a stored key is not in force, as a code; absent if it is.
+    /// Why a stored key is not in effect, as a code; absent if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     inactive: Option<&'static str>,
     /// When it was created; absent if it is declared.
@@ -44,7 +44,12 @@ pub(super) struct KeyView {
     #[serde(flatten)]
     fields: KeyFields,
     #[serde(flatten)]
-    facts: KeyFacts,
+    stats: KeyStats,
+}
+
+/// The statistics of one key. The first six fields are stable.
+#[derive(Serialize, ToSchema)]
+pub(super) struct KeyStats {
     /// Calls in flight.
     active_requests: u32,
     /// Attempts so far.
@@ -58,10 +63,26 @@ pub(super) struct KeyView {
     /// When it was last used; null if it never was.
     #[schema(required, format = DateTime)]
     last_used: Option<String>,
-    /// `active`, `cooling`, `exhausted`, `invalid`, `disabled`, or `inactive` if it is not in force.
+    /// `active`, `cooling`, `exhausted`, `invalid`, `disabled`, or `inactive` if it is stored and not in effect.
     state: &'static str,
     /// What it must not be asked for now.
     cooldowns: Vec<CooldownView>,
+    #[serde(flatten)]
+    facts: KeyFacts,
+}
+
+/// A time in which a key must not be asked for something.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Cooldown)]
+pub(super) struct CooldownView {
+    /// The model; null if it applies to all models.
+    #[schema(required)]
+    model: Option<String>,
+    /// When it ends.
+    #[schema(format = DateTime)]
+    until: String,
+    /// What caused it.
+    class: &'static str,
 }
 
 /// The age and quota of a key.
@@ -74,9 +95,11 @@ pub(super) struct KeyFacts {
     rotation_due: bool,
     /// What is left of its quota, in `quota_unit`; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     remaining_quota: Option<f64>,
     /// What its plan allows; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     plan_limit: Option<f64>,
     /// `credits`, or a currency; null: not known.
     #[schema(required)]
@@ -108,12 +131,13 @@ impl<'a> KnownKeys<'a> {
         }
     }
 
-    pub(super) fn moment(&self) -> &Moment {
-        &self.moment
+    /// The state and counters of a key in effect.
+    pub(super) fn stats(&self, pool: &str, member: &MemberRef) -> KeyStats {
+        let facts = self.facts(pool, member);
+        KeyStats::of(member.report(&self.moment), facts, &self.moment)
     }
 
-    /// The age and quota of a key in force.
-    pub(super) fn facts(&self, pool: &str, member: &MemberRef) -> KeyFacts {
+    fn facts(&self, pool: &str, member: &MemberRef) -> KeyFacts {
         let record = self
             .gw
             .stored
@@ -142,11 +166,10 @@ impl<'a> KnownKeys<'a> {
         }
     }
 
-    /// A key in force.
+    /// A key in effect.
     pub(super) fn show(&self, pool: &str, member: &MemberRef) -> KeyView {
         let keys = member.keys();
         let settings = &keys.settings().keys[member.index()];
-        let report = member.report(&self.moment);
         let stored = self
             .stored
             .get(&(pool, &*member.name))
@@ -164,19 +187,11 @@ impl<'a> KnownKeys<'a> {
             created_at: stored.map(|key| rfc3339(key.created_at)),
             updated_at: stored.map(|key| rfc3339(key.updated_at)),
             fields: KeyFields::of(settings),
-            facts: self.facts(pool, member),
-            active_requests: report.active,
-            total_requests: report.total,
-            failed_requests: report.failed,
-            success_rate: success_rate(report.total, report.failed),
-            is_available: report.is_available,
-            last_used: last_used(&report),
-            state: report.state.as_str(),
-            cooldowns: CooldownView::all(report.cooldowns, &self.moment),
+            stats: self.stats(pool, member),
         }
     }
 
-    /// A stored key that is not in force.
+    /// A stored key that is not in effect.
     pub(super) fn show_inactive(&self, key: &StoredKey, reason: &'static str) -> KeyView {
         KeyView {
             name: key.name.to_string(),
@@ -187,15 +202,7 @@ impl<'a> KnownKeys<'a> {
             created_at: Some(rfc3339(key.created_at)),
             updated_at: Some(rfc3339(key.updated_at)),
             fields: serde_json::from_str(&key.settings).unwrap_or_default(),
-            facts: self.facts_of(None, Some(key.secret_set_at)),
-            active_requests: 0,
-            total_requests: 0,
-            failed_requests: 0,
-            success_rate: 100.0,
-            is_available: false,
-            last_used: None,
-            state: "inactive",
-            cooldowns: Vec::new(),
+            stats: KeyStats::inactive(self.facts_of(None, Some(key.secret_set_at))),
         }
     }
 }
@@ -210,5 +217,51 @@ impl KeyFacts {
             quota_error: quota.error.as_deref().map(str::to_owned),
             ..self
         }
+    }
+}
+
+impl KeyStats {
+    pub(super) fn of(key: KeyReport, facts: KeyFacts, moment: &Moment) -> Self {
+        let at = |ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms));
+        Self {
+            active_requests: key.active,
+            total_requests: key.total,
+            failed_requests: key.failed,
+            success_rate: success_rate(key.total, key.failed),
+            is_available: key.is_available,
+            last_used: key.last_used_ms.map(at),
+            state: key.state.as_str(),
+            cooldowns: CooldownView::all(key.cooldowns, moment),
+            facts,
+        }
+    }
+
+    /// Those of a stored key that is not in effect.
+    pub(super) fn inactive(facts: KeyFacts) -> Self {
+        Self {
+            active_requests: 0,
+            total_requests: 0,
+            failed_requests: 0,
+            success_rate: success_rate(0, 0),
+            is_available: false,
+            last_used: None,
+            state: "inactive",
+            cooldowns: Vec::new(),
+            facts,
+        }
+    }
+}
+
+impl CooldownView {
+    fn all(cooldowns: Vec<CooldownReport>, moment: &Moment) -> Vec<Self> {
+        let view = |cooldown: CooldownReport| Self {
+            model: cooldown
+                .model
+                .filter(|model| !model.is_empty())
+                .map(|model| model.to_string()),
+            until: rfc3339(moment.date(cooldown.until)),
+            class: cooldown.class.as_str(),
+        };
+        cooldowns.into_iter().map(view).collect()
     }
 }

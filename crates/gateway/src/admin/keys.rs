@@ -29,11 +29,17 @@ use crate::stored::surroundings;
 
 /// A key to be added, or what changes of one.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = NewKey)]
 pub(super) struct KeyWithSecret {
     /// Its name, unique in its pool. Default: `<pool>-1`, `<pool>-2`, ….
+    #[schema(min_length = 1, max_length = 128)]
     name: Option<String>,
     /// The secret. It can be written, never read.
-    #[schema(required, example = "sk-abcdefghijklmnop")]
+    #[schema(
+        required,
+        example = "sk-abcdefghijklmnop",
+        pattern = r"^[!#-&(-:<-Z\\^-z|~]{1,8192}$"
+    )]
     key: Option<String>,
     #[serde(flatten)]
     fields: KeyFields,
@@ -42,7 +48,7 @@ pub(super) struct KeyWithSecret {
 /// What a change of a key needs to know.
 pub(super) struct PoolForKeys {
     pub(super) catalog: Arc<Catalog>,
-    /// The pool in force, with the keys in force.
+    /// The pool in effect, with the keys in effect.
     pub(super) settings: Arc<PoolSettings>,
     pub(super) is_stored: bool,
 }
@@ -66,8 +72,8 @@ impl PoolForKeys {
 
     /// A stored key that may be changed.
     fn changeable(&self, name: &str) -> Result<&StoredKey, Problem> {
-        let mut in_force = self.settings.keys.iter();
-        let declared = in_force.find(|key| *key.name == *name && !key.is_stored);
+        let mut in_effect = self.settings.keys.iter();
+        let declared = in_effect.find(|key| *key.name == *name && !key.is_stored);
         if declared.is_some() {
             let what = format!("the key \"{name}\" of pool \"{}\"", self.settings.name);
             return Err(Problem::declared(&what, &self.settings.source));
@@ -77,14 +83,14 @@ impl PoolForKeys {
     }
 
     fn is_taken(&self, name: &str) -> bool {
-        let mut in_force = self.settings.keys.iter();
-        in_force.any(|key| *key.name == *name) || self.stored(name).is_some()
+        let mut in_effect = self.settings.keys.iter();
+        in_effect.any(|key| *key.name == *name) || self.stored(name).is_some()
     }
 
     /// The name of another key of the pool with this secret.
     fn with_secret(&self, secret: &Secret, except: &str) -> Option<Arc<str>> {
-        let mut in_force = self.settings.keys.iter();
-        let found = in_force.find(|key| key.secret == *secret && *key.name != *except);
+        let mut in_effect = self.settings.keys.iter();
+        let found = in_effect.find(|key| key.secret == *secret && *key.name != *except);
         let mut stored = self.catalog.keys.iter();
         let is_it = |key: &&StoredKey| {
             key.pool == self.settings.name && key.secret == *secret && *key.name != *except
@@ -120,6 +126,16 @@ pub(super) fn name_mistake(name: &str) -> Option<String> {
     if name == "import" {
         return Some("`name` must not be \"import\", which is a path of this API".to_owned());
     }
+    resource_name_mistake(name)
+}
+
+/// What is wrong with a name that becomes part of a path.
+pub(super) fn resource_name_mistake(name: &str) -> Option<String> {
+    if matches!(name, "." | "..") {
+        return Some(
+            "`name` must not be \".\" or \"..\", which clients remove from a path".to_owned(),
+        );
+    }
     values::name_mistake(name).map(|mistake| format!("`name` {mistake}"))
 }
 
@@ -144,17 +160,17 @@ pub(super) async fn list(
     let entry = snapshot.pool(&pool).ok_or_else(|| pools::no_pool(&pool))?;
     let (catalog, inactive) = (gw.stored.catalog(), gw.stored.inactive());
     let known = KnownKeys::of(&gw, catalog.as_deref());
-    let in_force = entry.pool.keys();
+    let in_effect = entry.pool.keys();
     let of_pool = inactive.iter().filter(|one| *one.pool == *pool);
     let others = of_pool.filter_map(|one| {
         let (name, catalog) = (one.key.as_ref()?, catalog.as_ref()?);
         // A declared key of the same name is listed instead.
-        let is_listed = in_force.member_named(name).is_some();
+        let is_listed = in_effect.member_named(name).is_some();
         let mut keys = catalog.keys.iter().filter(|_| !is_listed);
         let key = keys.find(|key| *key.pool == *pool && key.name == *name)?;
         Some((name.to_string(), Err((key, one.reason.code()))))
     });
-    let all = in_force
+    let all = in_effect
         .all()
         .map(|member| (member.name.to_string(), Ok(member)));
     let all = all.chain(others).collect();

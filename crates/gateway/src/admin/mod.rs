@@ -3,6 +3,7 @@
 mod audit;
 mod config;
 mod extract;
+mod format;
 mod health;
 mod import;
 mod import_format;

@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Condition, Fields, Names, Params, Source, etag};
+use super::format::rfc3339;
 use super::openapi::{ChangeProblems, ReadProblems};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::resources::{KeyFields, PoolFields};
 use crate::snapshot::{PoolEntry, Snapshot};
@@ -38,7 +38,7 @@ pub(super) struct PoolView {
     name: String,
     /// Where it comes from, and so where it is changed: the configuration file's name, `environment` or `store`.
     source: String,
-    /// Why a stored pool is not in force, as a code; absent if it is.
+    /// Why a stored pool is not in effect, as a code; absent if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     inactive: Option<&'static str>,
     /// When it was created; absent if it is declared.
@@ -107,7 +107,7 @@ impl PoolView {
         }
     }
 
-    /// A stored pool that is not in force.
+    /// A stored pool that is not in effect.
     fn inactive(pool: &StoredPool, reason: &'static str) -> Self {
         Self {
             name: pool.name.to_string(),
@@ -126,7 +126,7 @@ pub(super) fn find<'c>(catalog: &'c Catalog, name: &str) -> Option<&'c StoredPoo
     catalog.pools.iter().find(|pool| &*pool.name == name)
 }
 
-/// The settings of a pool in force.
+/// The settings of a pool in effect.
 pub(super) fn settings(snapshot: &Snapshot, name: &str) -> Option<Arc<PoolSettings>> {
     let mut pools = snapshot.settings.pools.iter();
     pools.find(|pool| &*pool.name == name).cloned()

@@ -13,12 +13,12 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Names, Source};
+use super::format::{amount, rfc3339};
 use super::openapi::ReadProblems;
 use super::pools::no_pool;
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
-use crate::quota::{RefreshReport, RefreshedKey};
+use crate::quota_refreshes::{RefreshReport, RefreshedKey};
 use crate::snapshot::PoolEntry;
 
 /// What a refresh found.
@@ -47,9 +47,11 @@ struct RefreshedKeyView {
     name: String,
     /// What is left, in `unit`; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     remaining_quota: Option<f64>,
     /// What the plan allows; null: unlimited, or not known.
     #[schema(required)]
+    #[serde(serialize_with = "amount")]
     plan_limit: Option<f64>,
     /// `credits`, or a currency; null: not known.
     #[schema(required)]

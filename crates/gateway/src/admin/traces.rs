@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Params;
+use super::format::rfc3339;
 use super::openapi::ReadProblems;
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::traces::{KEPT, Outcome, Step, Trace};
 

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Params;
+use super::format::rfc3339;
 use super::openapi::ReadProblems;
 use super::page::Page;
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::stored::Access;
 

@@ -19,27 +19,33 @@ use utoipa::ToSchema;
 
 use super::audit;
 use super::extract::{Condition, Fields, Names, Params, Patch, Source, etag};
+use super::format::rfc3339;
+use super::keys::resource_name_mistake;
 use super::openapi::{ChangeProblems, ReadProblems};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
-use super::stats::rfc3339;
 use crate::context::Gateway;
 use crate::resources::VirtualKeyFields;
 
 /// Minimum length of a secret that an operator chooses.
 const MIN_SECRET: usize = 16;
+/// Maximum length of such a secret, in bytes.
+const MAX_SECRET: usize = 8 << 10;
 /// How long the old secret is accepted after a rotation, if the operator does not say.
 const GRACE: Duration = Duration::from_secs(86_400);
 
 /// A virtual key to be created.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = NewVirtualKey)]
 pub(super) struct NewVirtualKeyFields {
     /// Its name, unique among virtual keys.
-    #[schema(required, example = "team-a")]
+    #[schema(required, example = "team-a", min_length = 1, max_length = 128)]
     name: Option<String>,
-    /// Its secret, with at least 16 characters. Default: a new one is made up and shown once.
+    /// Its secret, with at least 16 characters. Default: a new one is generated and shown once.
+    #[schema(pattern = "^[!-~]{16,8192}$")]
     key: Option<String>,
     /// SHA-256 of its secret in 64 hexadecimal digits, instead of `key`.
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
     key_sha256: Option<String>,
     #[serde(flatten)]
     fields: VirtualKeyFields,
@@ -51,7 +57,7 @@ pub(super) struct Rotation {
     /// How long the old secret is still accepted. Default: `24h`.
     #[schema(example = "24h", pattern = r"^\d{1,3}(s|m|h)$")]
     grace: Option<String>,
-    /// The new secret, with at least 16 characters. Default: a new one is made up and shown once.
+    /// The new secret, with at least 16 characters. Default: a new one is generated and shown once.
     key: Option<String>,
 }
 
@@ -62,7 +68,7 @@ pub(super) struct VirtualKeyView {
     /// Its name.
     #[schema(example = "team-a")]
     name: String,
-    /// What may be shown of its secret; the whole secret in the one response after it was made up.
+    /// What may be shown of its secret; the whole secret in the one response after it was generated.
     #[schema(required, example = "kp-…ab12")]
     key: Option<String>,
     /// Where it comes from, and so where it is changed: the configuration file's name, or `store`.
@@ -211,7 +217,7 @@ fn respond(
 struct NewSecret {
     digest: Digest256,
     hint: String,
-    /// It was made up, and must be shown once.
+    /// It was generated, and must be shown once.
     generated: Option<Secret>,
 }
 
@@ -225,8 +231,8 @@ impl NewSecret {
                 if key.chars().count() < MIN_SECRET {
                     return Err(format!("`key` must have at least {MIN_SECRET} characters"));
                 }
-                if !values::fits_header(key) || values::secret_mistake(key).is_some() {
-                    return Err("`key` must consist of visible ASCII characters, without spaces, quotes or brackets, and have at most 8 KiB".to_owned());
+                if !values::fits_header(key) || key.len() > MAX_SECRET {
+                    return Err("`key` must consist of visible ASCII characters, without spaces, and have at most 8 KiB".to_owned());
                 }
                 let secret = Secret::new(key);
                 Ok(Self {
@@ -295,7 +301,7 @@ fn refuse_repeated(gw: &Gateway, catalog: &Catalog, digest: &Digest256) -> Resul
     }
 }
 
-/// Creates a virtual key. If its secret is made up, this response is the only one that shows it.
+/// Creates a virtual key. If its secret is generated, this response is the only one that shows it.
 #[utoipa::path(post, path = "/api/v1/admin/virtual-keys", operation_id = "create_virtual_key", tag = "virtual keys",
     request_body = NewVirtualKeyFields, responses((status = 201, body = VirtualKeyView), ChangeProblems))]
 pub(super) async fn create(
@@ -308,8 +314,7 @@ pub(super) async fn create(
     let mut mistakes = Vec::new();
     let name: Arc<str> = match &new.name {
         Some(name) => {
-            let mistake = values::name_mistake(name);
-            mistakes.extend(mistake.map(|mistake| format!("`name` {mistake}")));
+            mistakes.extend(resource_name_mistake(name));
             name.as_str().into()
         }
         None => {

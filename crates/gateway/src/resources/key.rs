@@ -16,6 +16,7 @@ use super::{Mistakes, Surroundings};
 
 /// The settings of a key. What is left out comes from its pool, or has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = KeySettings)]
 pub(crate) struct KeyFields {
     /// Where the key's calls go. Default: the pool's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

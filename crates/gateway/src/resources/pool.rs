@@ -13,15 +13,17 @@ use keypool_providers::catalogue;
 use keypool_providers::dialect::Dialect;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::text::{self, nearest};
 use super::{Mistakes, Surroundings};
 
 /// The settings of a pool. What is left out has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PoolSettings)]
 pub(crate) struct PoolFields {
-    /// The provider's name, such as `openai`.
-    #[schema(example = "openai")]
+    /// The provider's name.
+    #[schema(schema_with = provider_names)]
     pub(crate) provider: String,
     /// How the next key is selected. Default: `round_robin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,9 +59,19 @@ pub(crate) struct PoolFields {
     pub(crate) timeouts: Option<TimeoutFields>,
 }
 
+/// The names of all providers.
+fn provider_names() -> Object {
+    let names = catalogue::ALL.iter().map(|dialect| dialect.name);
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .build()
+}
+
 /// `strategy`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = Strategy)]
 pub(crate) enum StrategyName {
     RoundRobin,
     LeastLoaded,
@@ -70,6 +82,7 @@ pub(crate) enum StrategyName {
 /// `retry`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RetrySettings)]
 pub(crate) struct RetryFields {
     /// Maximum number of retries of a request. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +101,7 @@ pub(crate) struct RetryFields {
 /// `breaker`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BreakerSettings)]
 pub(crate) struct BreakerFields {
     /// The failure rate above which a key is ejected. Default: 0.5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,6 +136,7 @@ pub(crate) struct BreakerFields {
 /// `queue`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = QueueSettings)]
 pub(crate) struct QueueFields {
     /// Maximum number of requests that wait for a key. Default: 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,6 +155,7 @@ pub(crate) struct QueueFields {
 /// `timeouts`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TimeoutSettings)]
 pub(crate) struct TimeoutFields {
     /// Until a connection is open. Default: `5s`.
     #[serde(

@@ -16,6 +16,7 @@ use crate::settings::{OnLimit, VirtualKeySettings};
 
 /// The settings of a virtual key. What is left out has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = VirtualKeySettings)]
 pub(crate) struct VirtualKeyFields {
     /// Names and patterns of the models that it may call. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +69,7 @@ pub(crate) struct VirtualKeyFields {
 /// `output_reservation`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = OutputReservation)]
 pub(crate) enum ReservationName {
     Learned,
     MaxTokens,
@@ -76,6 +78,7 @@ pub(crate) enum ReservationName {
 /// `on_limit`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = OnLimit)]
 pub(crate) enum OnLimitName {
     Reject,
     Wait,

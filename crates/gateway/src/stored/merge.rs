@@ -13,14 +13,14 @@ use std::time::SystemTime;
 use crate::resources::{KeyFields, Mistakes, PoolFields, Surroundings, VirtualKeyFields};
 use crate::settings::{Settings, VirtualKeySettings};
 
-/// The configuration in force, and what of the catalog is not in force.
+/// The configuration in effect, and what of the catalog is not in effect.
 pub(crate) struct Merged {
     pub(crate) settings: Settings,
     pub(crate) virtual_keys: StoredVirtualKeys,
     pub(crate) inactive: Vec<Inactive>,
 }
 
-/// Something stored that is not in force.
+/// Something stored that is not in effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inactive {
     pub(crate) pool: Arc<str>,
@@ -29,7 +29,7 @@ pub(crate) struct Inactive {
     pub(crate) reason: InactiveReason,
 }
 
-/// Why something stored is not in force.
+/// Why something stored is not in effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InactiveReason {
     /// The configuration declares something of that name.
@@ -121,7 +121,7 @@ impl StoredVirtualKeys {
     }
 }
 
-/// The configuration in force: `declared` with the catalog.
+/// The configuration in effect: `declared` with the catalog.
 pub(crate) fn merge(declared: &Settings, catalog: Option<&Catalog>) -> Merged {
     let mut merging = Merging {
         settings: declared.clone(),
@@ -231,7 +231,7 @@ impl Merging {
     }
 }
 
-/// Adds the keys that can be in force to `pool`, and returns the others.
+/// Adds the keys that can be in effect to `pool`, and returns the others.
 fn add_to_pool<'k>(
     pool: &mut PoolSettings,
     stored: &'k [StoredKey],

@@ -1,26 +1,20 @@
-//! The store as the gateway uses it: what it manages is put into the configuration, changes of other nodes are followed, and
-//! what is counted while serving is stored every few seconds. Serving never waits for it.
+//! The store as the gateway knows it: its newest contents, what they mean together with the declared configuration, and what
+//! waits to be stored. This module must never use the store by itself: `sync` does.
 
-mod flush;
-mod follow;
 mod merge;
+mod pending;
 mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keypool_core::pool::KeyRecords;
-use keypool_core::store::{
-    AuditEntry, Catalog, Change, KeyStateChange, Revision, Store, StoreError, StoreErrorKind,
-};
+use keypool_core::store::{Catalog, Revision, Store, StoreError, StoreErrorKind};
 use parking_lot::Mutex;
 
-pub(crate) use flush::{Flusher, compact_regularly, flush_regularly};
-pub(crate) use follow::follow_regularly;
 pub(crate) use merge::{Inactive, StoredVirtualKeys, merge, surroundings};
+pub(crate) use pending::{Pending, PendingBatches};
 pub(crate) use usage::{GroupOf, UsageCounter};
-
-use crate::context::{Gateway, HeldVirtualKey};
 
 /// The store, and what is known of its contents.
 pub(crate) struct Stored {
@@ -30,15 +24,36 @@ pub(crate) struct Stored {
     pub(crate) records: Arc<KeyRecords>,
     pub(crate) usage: UsageCounter,
     contents: Mutex<Contents>,
+    /// Held while what was read is applied.
+    pub(crate) applying: Mutex<()>,
     /// Held while something is changed, so that a change is checked against what is stored.
     pub(crate) changing: tokio::sync::Mutex<()>,
-    flusher: Flusher,
+    /// The batches that a node sends, one after the other.
+    pub(crate) batches: tokio::sync::Mutex<PendingBatches>,
     held_virtual_key: HeldVirtualKey,
     has_remembered: AtomicBool,
     /// The last attempt to read the store failed.
     reads_fail: AtomicBool,
     /// The last attempt to write to it failed.
     writes_fail: AtomicBool,
+}
+
+/// Whether the store once held a virtual key, remembered elsewhere.
+pub struct HeldVirtualKey {
+    /// It did.
+    pub is_known: bool,
+    /// Called when it is found out.
+    pub remember: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Default for HeldVirtualKey {
+    /// Nothing is known or remembered.
+    fn default() -> Self {
+        Self {
+            is_known: false,
+            remember: Box::new(|| {}),
+        }
+    }
 }
 
 /// How the store was used.
@@ -69,7 +84,7 @@ impl Access {
     /// What a failure means.
     pub(crate) fn effect(self) -> &'static str {
         match self {
-            Self::Read => "what is in force stays, and changes of other nodes are not seen",
+            Self::Read => "what is in effect stays, and changes of other nodes are not seen",
             Self::Write => "nothing can be changed, and what is counted waits in memory",
         }
     }
@@ -86,8 +101,9 @@ impl Stored {
             records: Arc::default(),
             usage: UsageCounter::default(),
             contents: Mutex::default(),
+            applying: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            flusher: Flusher::default(),
+            batches: tokio::sync::Mutex::default(),
         }
     }
 
@@ -109,6 +125,11 @@ impl Stored {
     /// Whether the store could not be read or written when that was last tried.
     pub(crate) fn is_degraded(&self) -> bool {
         self.reads_fail.load(Ordering::Relaxed) || self.writes_fail.load(Ordering::Relaxed)
+    }
+
+    /// Whether the store could not be read when that was last tried.
+    pub(crate) fn reads_fail(&self) -> bool {
+        self.reads_fail.load(Ordering::Relaxed)
     }
 
     /// What the store manages; `None` until it was loaded.
@@ -134,7 +155,44 @@ impl Stored {
         }
     }
 
-    /// What is stored and not in force.
+    /// The newest change that is followed; `None` until the store was loaded.
+    pub(crate) fn followed(&self) -> Option<Revision> {
+        let contents = self.contents.lock();
+        contents.catalog.as_ref().map(|_| contents.followed)
+    }
+
+    /// Takes the catalog, which was read after this change was followed, as of `revision`. Returns the newest change that is
+    /// followed (0: none), or `None` if another task has read something newer meanwhile. To be called while `applying` is held.
+    pub(crate) fn take_read(
+        &self,
+        after: Option<Revision>,
+        revision: Revision,
+        catalog: Catalog,
+    ) -> Option<Revision> {
+        let mut contents = self.contents.lock();
+        // A lower revision alone tells nothing: the database may have been restored.
+        let is_overtaken = after != contents.catalog.as_ref().map(|_| contents.followed);
+        if is_overtaken && contents.catalog.is_some() && revision < contents.followed {
+            return None;
+        }
+        contents.catalog = Some(Arc::new(catalog));
+        Some(contents.followed)
+    }
+
+    /// Everything up to this change is followed. Until that is said, what is noted of keys may be older.
+    pub(crate) fn set_followed(&self, revision: Revision) {
+        self.contents.lock().followed = revision;
+    }
+
+    /// Notes that this node has made a change that need not be followed here, unless changes of others came before it.
+    pub(crate) fn note_followed(&self, revision: Revision) {
+        let mut contents = self.contents.lock();
+        if contents.followed + 1 == revision {
+            contents.followed = revision;
+        }
+    }
+
+    /// What is stored and not in effect.
     pub(crate) fn inactive(&self) -> Arc<Vec<Inactive>> {
         Arc::clone(&self.contents.lock().inactive)
     }
@@ -144,7 +202,7 @@ impl Stored {
     }
 
     /// Notes whether the store responded. Returns whether that is news.
-    fn note_outcome<T>(&self, access: Access, outcome: &Result<T, StoreError>) -> bool {
+    pub(crate) fn note_outcome<T>(&self, access: Access, outcome: &Result<T, StoreError>) -> bool {
         let flag = match access {
             Access::Read => &self.reads_fail,
             Access::Write => &self.writes_fail,
@@ -161,50 +219,5 @@ impl Stored {
             ),
         };
         flag.swap(fails, Ordering::Relaxed) != fails
-    }
-}
-
-impl Gateway {
-    /// Notes and logs whether the store responded.
-    pub(crate) fn note_store<T>(
-        &self,
-        access: Access,
-        outcome: Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let is_news = self.stored.note_outcome(access, &outcome);
-        match &outcome {
-            Err(error) if is_news => self.telemetry.store_failed(access, error),
-            Ok(_) if is_news => self.telemetry.store_recovered(access),
-            _ => {}
-        }
-        outcome
-    }
-
-    /// Makes a change of the catalog, and puts it in force.
-    pub(crate) async fn change_catalog(
-        self: &Arc<Self>,
-        change: &Change,
-        audit: &AuditEntry,
-    ) -> Result<(), StoreError> {
-        let changed = self.stored.store()?.change(change, audit).await;
-        self.note_store(Access::Write, changed)?;
-        // The change is made, whatever happens now. If this fails, it comes into force when the store responds again.
-        let _ = self.follow_store().await;
-        Ok(())
-    }
-
-    /// Makes changes of what is known of keys. Other nodes follow them; this one must do the same to its keys.
-    pub(crate) async fn change_key_states(
-        &self,
-        changes: &[KeyStateChange],
-        audit: Option<&AuditEntry>,
-    ) -> Result<(), StoreError> {
-        if !self.stored.is_there() {
-            return Ok(());
-        }
-        let now = self.clock.wall();
-        let store = self.stored.store()?;
-        let changed = store.change_key_states(changes, audit, now).await;
-        self.note_store(Access::Write, changed).map(|_| ())
     }
 }

@@ -221,11 +221,9 @@ impl Telemetry {
         info!(access, "the store works again");
     }
 
-    /// What was read of the store could not be put in force, because of a bug.
+    /// What was read of the store could not be applied, because of a bug.
     pub(crate) fn store_not_applied(&self) {
-        error!(
-            "what was read of the store could not be put in force: restart keypool, and report this"
-        );
+        error!("what was read of the store could not be applied: restart keypool, and report this");
     }
 
     /// The process ends, and what it counted last is lost.
@@ -235,7 +233,7 @@ impl Telemetry {
         );
     }
 
-    /// Something stored is not in force, and was before, or was not there.
+    /// Something stored is not in effect, and was before, or was not there.
     pub(crate) fn inactive(&self, before: &[Inactive], now: &[Inactive]) {
         for inactive in now.iter().filter(|one| !before.contains(one)) {
             let (pool, reason) = (&*inactive.pool, inactive.reason.code());
@@ -245,12 +243,12 @@ impl Telemetry {
                     pool,
                     key_name,
                     reason,
-                    "the stored key \"{key}\" is not in force: {}",
+                    "the stored key \"{key}\" is not in effect: {}",
                     inactive.reason
                 ),
                 None => warn!(
                     pool,
-                    reason, "the stored pool \"{pool}\" is not in force: {}", inactive.reason
+                    reason, "the stored pool \"{pool}\" is not in effect: {}", inactive.reason
                 ),
             }
         }

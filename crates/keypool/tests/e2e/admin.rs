@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_testkit::{Mock, Step};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -120,6 +120,24 @@ async fn unknown_admin_paths_and_methods_get_problem_documents() {
     gw.stop().await;
 }
 
+/// The fields of a key's statistics that programs may rely on, before any others.
+const STABLE: [&str; 8] = [
+    "active_requests",
+    "total_requests",
+    "failed_requests",
+    "success_rate",
+    "is_available",
+    "last_used",
+    "state",
+    "cooldowns",
+];
+
+/// These fields of a key's statistics.
+fn stable(stats: &Value) -> Value {
+    let fields = STABLE.map(|name| (name.to_owned(), stats[name].clone()));
+    Value::Object(fields.into_iter().collect())
+}
+
 #[tokio::test]
 async fn statistics_have_the_documented_shape() {
     let mock = Mock::start().await.unwrap();
@@ -129,10 +147,18 @@ async fn statistics_have_the_documented_shape() {
         "is_available": true, "last_used": null, "state": "active", "cooldowns": [],
     });
     let reply = gw.admin("GET", "/api/keys/stats").await;
-    assert_eq!(
-        reply.json(),
-        json!({ "p": { "p-1": unused, "p-2": unused } })
+    let pools = reply.json();
+    assert!(pools.as_object().unwrap().keys().eq(["p"]), "{pools}");
+    assert!(
+        pools["p"].as_object().unwrap().keys().eq(["p-1", "p-2"]),
+        "{pools}"
     );
+    for name in ["p-1", "p-2"] {
+        assert_eq!(stable(&pools["p"][name]), unused);
+    }
+    // The stable fields come first, in this order.
+    let order = STABLE.map(|field| reply.text().find(&format!("\"{field}\"")));
+    assert!(order.is_sorted() && order[0].is_some(), "{order:?}");
     assert!(reply.text().contains("\"success_rate\":100.0"));
     assert_eq!(reply.header("content-type"), Some("application/json"));
     mock.script(&key(1), [Step::refuse(503), Step::Answer, Step::Answer]);
@@ -147,7 +173,7 @@ async fn statistics_have_the_documented_shape() {
         "{last_used}"
     );
     assert_eq!(
-        stats,
+        stable(&stats),
         json!({
             "active_requests": 0, "total_requests": 3, "failed_requests": 1, "success_rate": 66.7,
             "is_available": true, "last_used": null, "state": "active", "cooldowns": [],

@@ -101,6 +101,14 @@ impl UsageReader {
         }
     }
 
+    /// Whether nothing in a piece of an event stream can be the usage, so that its lines need not be passed to this.
+    pub fn may_skip(&self, piece: &[u8]) -> bool {
+        // Whole lines only: of a line that goes on in another piece, both must be read.
+        self.line == LineStart::Matched(0)
+            && matches!(piece.last(), Some(b'\n' | b'\r'))
+            && !may_have_usage(piece)
+    }
+
     /// Takes a part of a line of an event stream; with `is_last` the line ends with it.
     #[inline]
     pub fn read_line(&mut self, text: &[u8], is_last: bool) {

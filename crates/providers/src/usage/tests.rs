@@ -25,7 +25,11 @@ fn pieces(text: &str, size: usize) -> impl Iterator<Item = &[u8]> {
 fn in_stream<'p>(form: UsageForm, pieces: impl Iterator<Item = &'p [u8]>) -> Usage {
     let (mut scanner, mut reader) = (EventScanner::default(), UsageReader::new(form));
     for piece in pieces {
-        scanner.feed_lines(piece, |text, is_last| reader.read_line(text, is_last));
+        if reader.may_skip(piece) {
+            scanner.feed(piece);
+        } else {
+            scanner.feed_lines(piece, |text, is_last| reader.read_line(text, is_last));
+        }
     }
     reader.usage(true)
 }

@@ -21,7 +21,7 @@ const FORMS: [UsageForm; 4] = [
 /// The places where a response of each form may state its usage.
 const PLACES: [&[&str]; 4] = [
     &["/usage", "/response/usage", "/x_groq/usage"],
-    &["/usage", "/tokens", "/meta/tokens"],
+    &["/usage", "/usageMetadata", "/tokens", "/meta/tokens"],
     &["/usage", "/message/usage"],
     &[
         "/usage",

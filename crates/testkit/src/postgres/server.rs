@@ -167,6 +167,8 @@ impl PostgresServer {
     async fn spawn(&mut self) -> io::Result<()> {
         let mut command = self.template.command("postgres");
         command.extend([PathBuf::from("-D"), self.data()]);
+        // What the server wrote before it was killed must not be taken for an error of this start.
+        let _ = fs::remove_file(self.folder.join("log"));
         let process = Process::start(&self.folder, &command)?;
         let ready = timeout(START, self.ready()).await;
         match ready.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

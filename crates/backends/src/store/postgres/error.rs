@@ -1,5 +1,7 @@
 //! Errors of PostgreSQL as errors of the store.
 
+use std::io::ErrorKind::{InvalidData, NotFound, PermissionDenied};
+
 use keypool_core::store::{StoreError, StoreErrorKind};
 
 /// An error of PostgreSQL. Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
@@ -60,6 +62,16 @@ fn may_pass(code: &str) -> bool {
 
 fn of_connection(error: &sqlx::Error) -> StoreError {
     let (kind, message) = match error {
+        sqlx::Error::Io(error) if matches!(error.kind(), NotFound | PermissionDenied) => (
+            StoreErrorKind::Unavailable,
+            format!(
+                "a file that `url` of [store] names cannot be opened ({error}); check `sslrootcert`, `sslcert`, `sslkey` \
+                 and the path of the socket"
+            ),
+        ),
+        sqlx::Error::Io(error) if error.kind() == InvalidData => {
+            (StoreErrorKind::Unavailable, tls_failed(error))
+        }
         sqlx::Error::Io(_)
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
@@ -69,15 +81,22 @@ fn of_connection(error: &sqlx::Error) -> StoreError {
             StoreErrorKind::Unavailable,
             "PostgreSQL does not respond; check that it runs, and `url` of [store]".to_owned(),
         ),
-        sqlx::Error::Tls(error) => (
-            StoreErrorKind::Unavailable,
-            format!("TLS with PostgreSQL failed: {error}; check its certificate, and `sslmode` in `url` of [store]"),
-        ),
+        sqlx::Error::Tls(error) => (StoreErrorKind::Unavailable, tls_failed(&**error)),
+        // What it says may repeat parts of the URL.
         sqlx::Error::Configuration(_) => (
             StoreErrorKind::Unavailable,
-            "a file that `url` of [store] names cannot be read; check `sslrootcert`, `sslcert` and `sslkey`".to_owned(),
+            "the user, the password or the client certificate in `url` of [store] cannot be used; check them".to_owned(),
         ),
-        error => (StoreErrorKind::Internal, format!("a statement failed in PostgreSQL: {error}")),
+        error => (
+            StoreErrorKind::Internal,
+            format!("a statement failed in PostgreSQL: {error}"),
+        ),
     };
     StoreError::new(kind, message)
+}
+
+fn tls_failed(error: &dyn std::error::Error) -> String {
+    format!(
+        "TLS with PostgreSQL failed: {error}; check its certificate, and `sslmode` and `sslrootcert` in `url` of [store]"
+    )
 }

@@ -47,7 +47,16 @@ impl SqlStore<Postgres> {
         Ok(Self::on(database, master_key.clone(), Access::Full))
     }
 
-    /// Encrypts everything anew, so that only `new` opens it. Servers that are running go on reading what they have in
+    /// The same, for commands that only read: a database without a store is an error and stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Internal`] if `url` is no URL of PostgreSQL.
+    pub fn new_for_reading(url: &str, master_key: &MasterKey) -> Result<Self, StoreError> {
+        let database = Postgres::new(url)?;
+        Ok(Self::on(database, master_key.clone(), Access::ReadOnly))
+    }
+
+    /// Encrypts everything again, so that only `new` opens it. Servers that are running go on reading what they have in
     /// memory, and cannot write until they are restarted with `new`.
     ///
     /// # Errors

@@ -18,17 +18,28 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// What SQLite keeps beside a file, by the ending of its name.
 const LOGS: [&str; 2] = ["-wal", "-shm"];
 
-/// The lock beside a file.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+/// Held while no other process may have the store open.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // When the file is closed, a process that was just started may still share it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the lock of a store, on a file beside it.
+pub(super) fn lock(path: &Path) -> Result<Lock, StoreError> {
     let name = with_suffix(path, "lock");
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&name);
     let file = file.map_err(|error| not_writable(&name, &error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::new(
             StoreErrorKind::InUse,
             format!(
@@ -196,7 +207,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
 /// Removes what SQLite has left beside a file.
 fn remove_logs(path: &Path) {
     for log in LOGS {
-        // There is seldom one.
+        // Often there is none.
         let _ = fs::remove_file(sibling(path, log));
     }
 }

@@ -4,7 +4,6 @@ mod connection;
 mod error;
 mod files;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use self::connection::SqliteTransaction;
+use self::files::Lock;
 use super::envelope::MasterKey;
 use super::rotation;
 use super::schema::{self, Access};
@@ -40,15 +40,15 @@ pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     /// Held while this process may write; `None` for commands that work beside a server.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl SqlStore<Sqlite> {
     /// Opens the file, which is created if there is none, for this process alone.
     ///
     /// # Errors
-    /// [`StoreErrorKind::InUse`] if another server has it open, [`StoreErrorKind::NotWritable`],
-    /// [`StoreErrorKind::NewerSchema`], [`StoreErrorKind::WrongMasterKey`]; [`StoreErrorKind::Internal`] if it is damaged.
+    /// `StoreErrorKind::InUse` if another server has it open, `StoreErrorKind::NotWritable`,
+    /// `StoreErrorKind::NewerSchema`, `StoreErrorKind::WrongMasterKey`; `StoreErrorKind::Internal` if it is damaged.
     pub async fn open(path: &Path, master_key: &MasterKey) -> Result<Self, StoreError> {
         let lock = files::lock(path)?;
         files::create(path)?;
@@ -61,7 +61,7 @@ impl SqlStore<Sqlite> {
     /// Opens the file for reading. A server may have it open.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Missing`] if there is nothing to read, and those of [`Self::open`].
+    /// `StoreErrorKind::Missing` if there is nothing to read, and those of [`Self::open`].
     pub async fn open_for_reading(path: &Path, master_key: &MasterKey) -> Result<Self, StoreError> {
         files::check_exists(path)?;
         let store = Self::on(
@@ -85,11 +85,11 @@ impl SqlStore<Sqlite> {
         Ok(!holds_keys?)
     }
 
-    /// Encrypts everything anew, so that only `new` opens it. A server that has the file open goes on reading what it has in
+    /// Encrypts everything again, so that only `new` opens it. A server that has the file open goes on reading what it has in
     /// memory, and cannot write until it is restarted with `new`.
     ///
     /// # Errors
-    /// [`StoreErrorKind::WrongMasterKey`] if `old` is not its master key; nothing is changed then.
+    /// `StoreErrorKind::WrongMasterKey` if `old` is not its master key; nothing is changed then.
     pub async fn rotate_master_key(
         path: &Path,
         old: &MasterKey,
@@ -98,11 +98,11 @@ impl SqlStore<Sqlite> {
         files::check_exists(path)?;
         let database = Sqlite::new(path, None);
         let result = rotation::rotate(&database, old, new).await;
-        // What was encrypted with the data key before is overwritten in the file, and is to leave the log beside it too.
-        let result = match result {
-            Ok(()) => database.empty_log().await,
-            Err(error) => Err(error),
-        };
+        if result.is_ok() {
+            // What the data key before has encrypted was overwritten in the file. Here it leaves the log beside it too, unless
+            // a server is reading just now.
+            let _ = database.empty_log().await;
+        }
         database.close().await;
         result
     }
@@ -110,7 +110,7 @@ impl SqlStore<Sqlite> {
     /// Copies the store into the new file `to`, while a server may use it.
     ///
     /// # Errors
-    /// [`StoreErrorKind::NameTaken`] if `to` exists; [`StoreErrorKind::NotWritable`].
+    /// `StoreErrorKind::NameTaken` if `to` exists; `StoreErrorKind::NotWritable`.
     pub async fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
         files::check_exists(path)?;
         let database = Sqlite::read_only(path);
@@ -123,8 +123,8 @@ impl SqlStore<Sqlite> {
     /// `<name>.before-restore`.
     ///
     /// # Errors
-    /// [`StoreErrorKind::InUse`], [`StoreErrorKind::NewerSchema`], [`StoreErrorKind::NotWritable`];
-    /// [`StoreErrorKind::Internal`] if `backup` is damaged or no store of keypool. The store is not changed then.
+    /// `StoreErrorKind::InUse`, `StoreErrorKind::NewerSchema`, `StoreErrorKind::NotWritable`;
+    /// `StoreErrorKind::Internal` if `backup` is damaged or no store of keypool. The store is not changed then.
     pub async fn restore(backup: &Path, path: &Path) -> Result<(), StoreError> {
         let _lock = files::lock(path)?;
         files::restore(backup, path).await
@@ -133,7 +133,7 @@ impl SqlStore<Sqlite> {
 
 impl Sqlite {
     /// A file to read and write. No connection is made yet, and no file created.
-    fn new(path: &Path, lock: Option<File>) -> Self {
+    fn new(path: &Path, lock: Option<Lock>) -> Self {
         let writer = options(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)

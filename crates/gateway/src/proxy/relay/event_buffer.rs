@@ -110,6 +110,7 @@ impl EventBuffer {
 
     /// Where the last event ends within the piece.
     fn scan(&mut self, piece: &[u8], usage: Option<&mut UsageReader>) -> Option<usize> {
+        let usage = usage.filter(|usage| !self.is_events() || !usage.may_skip(piece));
         match (&mut self.scanner, self.end.as_mut(), usage) {
             (Scanner::Events(scanner), Some(end), None) => {
                 scanner.feed_lines(piece, |text, is_last| end.read(text, is_last))
@@ -136,6 +137,10 @@ impl EventBuffer {
                 })
             }
         }
+    }
+
+    fn is_events(&self) -> bool {
+        matches!(self.scanner, Scanner::Events(_))
     }
 
     /// The last bytes of a stream that broke off: `error` as its last event. `None` if the client can receive no further

@@ -163,7 +163,7 @@ async fn opens(location: &StoreLocation, key: &Secret) -> Result<bool, String> {
                 .map(drop)
         }
         StoreLocation::Postgres(url) => {
-            let store = PostgresStore::new(url.expose(), &master_key(key));
+            let store = PostgresStore::new_for_reading(url.expose(), &master_key(key));
             match store {
                 Ok(store) => store.prepare().await,
                 Err(error) => Err(error),

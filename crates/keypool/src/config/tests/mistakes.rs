@@ -187,13 +187,16 @@ const REST: &[(&str, &[&str])] = &[
         "store.url = §'sqlite://'",
         &["does not name a database file"],
     ),
-    ("store.master_key = §''", &["must not be empty"]),
+    (
+        "store.master_key = §''",
+        &["`store.master_key` must have at least 16 characters"],
+    ),
     (
         "admin.token = '0123456789abcdef'\nstore.url = §'postgres://u:canary@h/d'",
         &["`store.master_key` must be set if the store is PostgreSQL"],
     ),
     (
-        "store.master_key = 'canary-m'\nstore.url = §'postgres://u:canary@h/d'",
+        "store.master_key = 'canary-0123456789'\nstore.url = §'postgres://u:canary@h/d'",
         &["`admin.token` must be set if the store is PostgreSQL"],
     ),
     ("files.max_size = §'big'", &["a size such as"]),

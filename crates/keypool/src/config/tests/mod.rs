@@ -330,8 +330,6 @@ fn a_setting_that_is_not_implemented_warns_once() {
         "server.admin_listen",
         "server.trusted_proxies",
         "server.tls",
-        "store.master_key",
-        "store.url",
         "strategy = \"headroom\"",
         "files.max_size",
         "metrics.public",
@@ -346,7 +344,7 @@ fn a_setting_that_is_not_implemented_warns_once() {
             "{setting}: {warnings:#?}"
         );
     }
-    assert_eq!(warnings.len(), 8, "{warnings:#?}");
+    assert_eq!(warnings.len(), 6, "{warnings:#?}");
     assert!(loaded.settings.pools[1..].iter().all(|pool| {
         let is_affine = &*pool.name == "anthropic";
         pool.strategy

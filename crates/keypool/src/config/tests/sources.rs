@@ -1,5 +1,7 @@
 //! The sources of values (file, environment, `.env`, flags), and which wins.
 
+use keypool_gateway::settings::StoreLocation;
+
 use super::*;
 
 fn keys(pool: &keypool_core::settings::PoolSettings) -> Vec<(&str, &str)> {
@@ -358,34 +360,25 @@ fn the_token_file_is_beside_the_database() {
             "{url}"
         );
         let home = Home::new().env("KEYPOOL_STORE_URL", url);
-        let loaded = home.good();
-        assert_eq!(
-            loaded.settings.admin.token_file,
-            home.sources.dir.join(expect),
-            "{url}"
-        );
-        let warned = loaded
-            .warnings
-            .iter()
-            .filter(|warning| warning.starts_with("`KEYPOOL_STORE_URL` is not implemented"))
-            .count();
-        assert_eq!(warned, usize::from(url != "sqlite://keypool.db"));
+        let settings = home.good().settings;
+        let dir = &home.sources.dir;
+        assert_eq!(settings.admin.token_file, dir.join(expect), "{url}");
+        let master_key = dir.join(expect.replace("admin-token", "master-key"));
+        assert_eq!(settings.store.master_key_file, master_key, "{url}");
     }
 }
 
 #[test]
-fn a_variable_that_is_not_implemented_warns_once() {
-    let home = toml("[store]\nurl = 'postgres://h/d'\nmaster_key = 'one'\n[limiter]\nurl = 'memory'\n[admin]\ntoken = '0123456789abcdef'")
-        .env("KEYPOOL_STORE_URL", "postgresql://u:canary@h/d")
-        .env("KEYPOOL_MASTER_KEY", "canary")
-        .env("KEYPOOL_LIMITER_URL", "redis://:canary@h");
-    let warnings = home.good().warnings;
-    let names: Vec<_> = warnings
-        .iter()
-        .map(|warning| warning.split('`').nth(1).unwrap())
-        .collect();
-    assert_eq!(names, ["KEYPOOL_STORE_URL", "KEYPOOL_MASTER_KEY"]);
-    assert!(!warnings.concat().contains("canary"));
+fn variables_replace_the_store_and_its_master_key() {
+    let home = toml("[store]\nurl = 'postgres://h/d'\nmaster_key = '0123456789abcdef'\n[admin]\ntoken = '0123456789abcdef'")
+        .env("KEYPOOL_STORE_URL", "postgresql://u:canary@h/e")
+        .env("KEYPOOL_MASTER_KEY", " canary-0123456789\n");
+    let loaded = home.good();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let store = loaded.settings.store;
+    let location = StoreLocation::Postgres(Secret::new("postgresql://u:canary@h/e"));
+    assert_eq!(store.location, location);
+    assert_eq!(store.master_key, Some(Secret::new("canary-0123456789")));
 }
 
 #[test]

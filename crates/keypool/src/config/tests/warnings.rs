@@ -49,7 +49,7 @@ fn a_stray_dollar_brace_warns() {
 
 #[test]
 fn a_stray_dollar_brace_in_dotenv_warns() {
-    let text = "KEYPOOL_ADMIN_TOKEN=0123456789abcdef${SET\nANTHROPIC_API_KEY=\"x\\${y${SET}\"\n  KEYPOOL_MASTER_KEY = \"x${}\" # ${\nSET=${\nOTHER=${OTHER:-x}\n";
+    let text = "KEYPOOL_ADMIN_TOKEN=0123456789abcdef${SET\nANTHROPIC_API_KEY=\"x\\${y${SET}\"\n  KEYPOOL_MASTER_KEY = \"x${}-0123456789abc\" # ${\nSET=${\nOTHER=${OTHER:-x}\n";
     let home = Home::new()
         .write(".env", text)
         .env("SET", "canary-set")

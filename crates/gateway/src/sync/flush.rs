@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_core::clock::Moment;
-use keypool_core::pool::MemberRef;
 use keypool_core::store::{Batch, StoreError};
-use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::Access;
 use crate::context::Gateway;
+use crate::stored::{Access, Pending};
 
 /// Time between two batches.
 const EVERY: Duration = Duration::from_secs(2);
@@ -23,52 +21,18 @@ const LAST: Duration = Duration::from_secs(5);
 /// Time between two compactions.
 const COMPACT_EVERY: Duration = Duration::from_secs(3600);
 
-/// Sends batches to the store, one after the other.
-pub(crate) struct Flusher {
-    node: u64,
-    state: Mutex<FlushState>,
-}
-
-#[derive(Default)]
-struct FlushState {
-    /// The number of the last batch that was made.
-    number: u64,
-    /// A batch that may not be stored yet. It is sent again as it is, so that nothing counts twice.
-    pending: Option<Pending>,
-}
-
-struct Pending {
-    batch: Batch,
-    /// The keys of the batch's `keys`, in the same order.
-    members: Vec<MemberRef>,
-}
-
-impl Default for Flusher {
-    fn default() -> Self {
-        Self {
-            // The store keeps signed numbers.
-            node: fastrand::u64(1..=i64::MAX as u64),
-            state: Mutex::default(),
-        }
-    }
-}
-
 impl Gateway {
     /// Stores what was counted and noted so far.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         let store = self.stored.store()?;
-        let flusher = &self.stored.flusher;
-        let mut state = flusher.state.lock().await;
-        if state.pending.is_none() {
-            let Some(mut pending) = self.unsaved() else {
+        let mut batches = self.stored.batches.lock().await;
+        if batches.pending.is_none() {
+            let Some(unsaved) = self.unsaved() else {
                 return Ok(());
             };
-            state.number += 1;
-            pending.batch.node = flusher.node;
-            pending.batch.number = state.number;
-            state.pending = Some(pending);
+            batches.number(unsaved);
         }
-        let Some(pending) = &state.pending else {
+        let Some(pending) = &batches.pending else {
             return Ok(());
         };
         let recorded = store.record(&pending.batch).await;
@@ -78,16 +42,18 @@ impl Gateway {
             member.note_saved(stored);
             self.stored.records.add(stored, now);
         }
-        state.pending = None;
+        batches.pending = None;
         Ok(())
     }
 
     /// Everything that is not stored yet; `None` if there is nothing.
     fn unsaved(&self) -> Option<Pending> {
         // A store that was never loaded may know more of the keys than this process.
-        self.stored.catalog()?;
+        // Asked first: what is followed meanwhile may not be noted yet.
+        let followed = self.stored.followed()?;
         let moment = Moment::of(&*self.clock);
         let mut batch = Batch {
+            followed,
             rows: self.stored.usage.take_rows(),
             objects: self.objects.take_changes(),
             ..Batch::default()
@@ -108,18 +74,19 @@ impl Gateway {
         (!is_empty).then_some(Pending { batch, members })
     }
 
-    /// Stores what is left at the end of the process, if the store responds in time.
+    /// Stores what is left at the end of the process, if the store responds in time, and closes the store.
     pub async fn flush_at_end(&self) {
-        if !self.stored.is_there() {
+        let Ok(store) = self.stored.store() else {
             return;
-        }
+        };
         // A batch whose outcome was unknown may be pending before the last one.
         for _ in 0..2 {
             if !matches!(timeout(LAST, self.flush()).await, Ok(Ok(()))) {
                 self.telemetry.not_flushed();
-                return;
+                break;
             }
         }
+        store.close().await;
     }
 }
 

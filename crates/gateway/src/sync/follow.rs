@@ -10,9 +10,9 @@ use keypool_core::pool::ObjectOrigin;
 use keypool_core::store::{Catalog, KeyRecord, ObjectRecord, Revision, StoreError, UpstreamKeyId};
 use keypool_providers::catalogue;
 
-use super::Access;
 use crate::context::Gateway;
 use crate::objects;
+use crate::stored::Access;
 
 /// How often the store is asked whether another node has changed something.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -23,13 +23,15 @@ const OVERLAP: Duration = Duration::from_secs(10);
 
 /// What was read of the store in one go.
 struct Read {
+    /// The newest change that was followed when the reading began.
+    after: Option<Revision>,
     revision: Revision,
-    catalog: Option<Catalog>,
+    catalog: Catalog,
     records: Vec<KeyRecord>,
 }
 
 impl Gateway {
-    /// Loads everything that is stored and puts it in force. Call it before serving.
+    /// Loads everything that is stored and applies it. Call it before serving.
     ///
     /// # Errors
     /// What the store says. If it does not respond, [`follow_regularly`] goes on trying.
@@ -41,7 +43,7 @@ impl Gateway {
         self.load_objects(None).await
     }
 
-    /// Reads what has changed in the store, and puts it in force.
+    /// Reads what has changed in the store, and applies it.
     pub(crate) async fn follow_store(self: &Arc<Self>) -> Result<(), StoreError> {
         let read = self.read_changes().await;
         let Some(read) = self.note_store(Access::Read, read)? else {
@@ -58,36 +60,39 @@ impl Gateway {
 
     async fn read_changes(&self) -> Result<Option<Read>, StoreError> {
         let store = self.stored.store()?;
-        let (followed, is_loaded) = {
-            let contents = self.stored.contents.lock();
-            (contents.followed, contents.catalog.is_some())
-        };
+        let followed = self.stored.followed();
         let revision = store.revision().await?;
-        if is_loaded && revision == followed {
+        if followed == Some(revision) {
             return Ok(None);
         }
+        let since = followed.filter(|followed| *followed < revision);
         // The catalog may be newer than the revision; then it is read once more than needed.
-        let since = if is_loaded { followed } else { 0 };
         Ok(Some(Read {
+            after: followed,
             revision,
-            records: store.key_records(since).await?,
-            catalog: Some(store.catalog().await?),
+            records: store.key_records(since.unwrap_or_default()).await?,
+            catalog: store.catalog().await?,
         }))
     }
 
     fn apply_read(self: &Arc<Self>, read: Read) {
-        let since = {
-            let mut contents = self.stored.contents.lock();
-            contents.catalog = read.catalog.map(Arc::new).or(contents.catalog.take());
-            std::mem::replace(&mut contents.followed, read.revision)
+        let _one_at_a_time = self.stored.applying.lock();
+        let taken = self
+            .stored
+            .take_read(read.after, read.revision, read.catalog);
+        let Some(since) = taken else {
+            return;
         };
         self.stored.records.put(read.records.iter().cloned());
         self.rebuild();
+        // What the first load says is not followed, but restored.
+        let since = read.after.map(|_| since);
         self.follow_records(&read.records, since);
+        self.stored.set_followed(read.revision);
     }
 
-    /// Applies records to the keys in use.
-    fn follow_records(&self, records: &[KeyRecord], since: Revision) {
+    /// Applies records to the keys in use: changes since that one are followed.
+    fn follow_records(&self, records: &[KeyRecord], since: Option<Revision>) {
         let by_key: HashMap<&UpstreamKeyId, &KeyRecord> =
             records.iter().map(|record| (&record.key, record)).collect();
         if by_key.is_empty() {
@@ -100,7 +105,7 @@ impl Gateway {
                     continue;
                 };
                 member.restore(record, &moment);
-                if since > 0 && record.revision > since {
+                if let Some(since) = since.filter(|since| record.revision > *since) {
                     member.follow(record, record.reset_at > since, &moment);
                 }
             }
@@ -155,7 +160,8 @@ pub(crate) async fn follow_regularly(gw: &Arc<Gateway>) -> std::convert::Infalli
             }
             continue;
         }
-        if !is_shared {
+        // Without other nodes there is nothing to follow, except a change that could not be read back.
+        if !is_shared && !gw.stored.reads_fail() {
             continue;
         }
         let begins = gw.clock.wall();

@@ -1,0 +1,42 @@
+//! What waits to be stored.
+
+use keypool_core::pool::MemberRef;
+use keypool_core::store::Batch;
+
+/// The batches of a node, of which one may be pending.
+pub(crate) struct PendingBatches {
+    /// A random number that names this process in the store.
+    node: u64,
+    /// The number of the last batch that was made.
+    number: u64,
+    /// A batch that may not be stored yet. It is sent again as it is, so that nothing counts twice.
+    pub(crate) pending: Option<Pending>,
+}
+
+/// A batch, and the keys that it is about.
+pub(crate) struct Pending {
+    pub(crate) batch: Batch,
+    /// The keys of the batch's `keys`, in the same order.
+    pub(crate) members: Vec<MemberRef>,
+}
+
+impl Default for PendingBatches {
+    fn default() -> Self {
+        Self {
+            // The store keeps signed numbers.
+            node: fastrand::u64(1..=i64::MAX as u64),
+            number: 0,
+            pending: None,
+        }
+    }
+}
+
+impl PendingBatches {
+    /// Gives a new batch its number.
+    pub(crate) fn number(&mut self, mut pending: Pending) {
+        self.number += 1;
+        pending.batch.node = self.node;
+        pending.batch.number = self.number;
+        self.pending = Some(pending);
+    }
+}
