@@ -28,7 +28,7 @@ pub(crate) async fn open(settings: &StoreSettings) -> Result<Arc<dyn Store>, Str
             let store = PostgresStore::new(url.expose(), &master_key(key));
             Ok(Arc::new(store.map_err(|error| error.to_string())?))
         }
-        (StoreLocation::Postgres(_), None) => Err("`store.master_key` is not set".to_owned()),
+        (StoreLocation::Postgres(_), None) => Err(no_master_key()),
     }
 }
 
@@ -57,9 +57,13 @@ async fn open_with_own_key(database: &Path, file: &Path) -> Result<SqliteStore, 
 /// # Errors
 /// A sentence that says what is wrong.
 pub(crate) async fn open_for_reading(settings: &StoreSettings) -> Result<Arc<dyn Store>, String> {
-    let path = match &settings.location {
-        StoreLocation::Sqlite(path) => path,
-        StoreLocation::Postgres(_) => return open(settings).await,
+    let path = match (&settings.location, &settings.master_key) {
+        (StoreLocation::Sqlite(path), _) => path,
+        (StoreLocation::Postgres(url), Some(key)) => {
+            let store = PostgresStore::new_for_reading(url.expose(), &master_key(key));
+            return Ok(Arc::new(store.map_err(|error| error.to_string())?));
+        }
+        (StoreLocation::Postgres(_), None) => return Err(no_master_key()),
     };
     let file = &settings.master_key_file;
     let current = match &settings.master_key {
@@ -85,6 +89,11 @@ pub(crate) async fn open_for_reading(settings: &StoreSettings) -> Result<Arc<dyn
         }
     }
     Err(refused)
+}
+
+/// PostgreSQL has no file beside it.
+fn no_master_key() -> String {
+    "`store.master_key` is not set".to_owned()
 }
 
 /// A master key as the store takes it.

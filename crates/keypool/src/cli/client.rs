@@ -46,7 +46,10 @@ pub(super) fn path(segments: &[&str]) -> String {
 impl Client {
     /// A client of the server that the arguments name.
     pub(super) fn new(args: &ServerArgs) -> Result<Self, Failure> {
-        let target = args.target()?;
+        Ok(Self::of(args.target()?, args.json))
+    }
+
+    fn of(target: Target, json: bool) -> Self {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             // The token is for this server.
@@ -60,11 +63,11 @@ impl Client {
             let tls = TlsConfig::builder().root_certs(roots()).build();
             config = config.tls_config(tls);
         }
-        Ok(Self {
+        Self {
             agent: config.build().into(),
             target,
-            json: args.json,
-        })
+            json,
+        }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -258,7 +261,59 @@ fn roots() -> RootCerts {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use keypool_core::secret::Secret;
+
     use super::*;
+    use crate::cli::server::ServerUrl;
+
+    fn client_of(listener: &TcpListener) -> Client {
+        let addr = listener.local_addr().unwrap();
+        let target = Target {
+            url: ServerUrl {
+                text: format!("http://{addr}"),
+                is_https: false,
+                is_loopback: true,
+            },
+            token: Secret::new("a-token"),
+            token_source: "a test".to_owned(),
+            is_local: false,
+        };
+        Client::of(target, false)
+    }
+
+    #[test]
+    fn a_server_that_does_not_respond_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = client_of(&listener);
+        let request = client.request(Method::GET, "/", ()).unwrap();
+        let failure = client.send(request, Duration::from_millis(100));
+        let sentence = failure.unwrap_err().to_string();
+        assert!(sentence.contains("did not respond within"), "{sentence}");
+    }
+
+    #[test]
+    fn a_redirect_is_not_followed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        other.set_nonblocking(true).unwrap();
+        let location = other.local_addr().unwrap();
+        let client = client_of(&listener);
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let answer = format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://{location}/\r\ncontent-length: 0\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).unwrap();
+            stream
+        });
+        let sentence = client.get("/").unwrap_err().to_string();
+        assert!(sentence.contains("no keypool server"), "{sentence}");
+        server.join().unwrap();
+        assert!(other.accept().is_err(), "the token was sent elsewhere");
+    }
 
     #[test]
     fn names_are_encoded_in_paths() {

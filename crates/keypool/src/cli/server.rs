@@ -66,39 +66,35 @@ impl ServerArgs {
                 .transpose()?,
         };
         let token = config::variable(&sources, TOKEN_VARIABLE);
-        let target = match (named, token) {
-            (Some(url), Some(token)) => Target {
+        if let Some(url) = &named {
+            url.check_is_private()?;
+        }
+        match (named, token) {
+            (Some(url), Some(token)) => Ok(Target {
                 url,
                 token,
                 token_source: TOKEN_VARIABLE.to_owned(),
                 is_local: false,
-            },
+            }),
             (Some(url), None) => match config::load(&sources) {
-                Ok(loaded) if local_url(&loaded.settings)? == url => local(&loaded.settings)?,
-                _ => {
-                    return Err(Failure::Other(format!(
-                        "set {TOKEN_VARIABLE} to the admin token of {}: a generated token is sent to the local server only",
-                        url.text
-                    )));
-                }
+                Ok(loaded) if local_url(&loaded.settings)? == url => local(&loaded.settings),
+                _ => Err(Failure::Other(format!(
+                    "set {TOKEN_VARIABLE} to the admin token of {}: a generated token is sent to the local server only",
+                    url.text
+                ))),
             },
-            (None, _) => local(&config::load(&sources)?.settings)?,
-        };
-        if !target.url.is_https && !target.url.is_loopback {
-            return Err(Failure::Other(format!(
-                "{} is neither https nor a loopback address, so the admin token could be read on the way: name an https URL with --server",
-                target.url.text
-            )));
+            (None, _) => local(&config::load(&sources)?.settings),
         }
-        Ok(target)
     }
 }
 
 /// The server that the configuration describes.
 fn local(settings: &Settings) -> Result<Target, Failure> {
+    let url = local_url(settings)?;
+    url.check_is_private()?;
     let (token, token_source) = local_token(&settings.admin)?;
     Ok(Target {
-        url: local_url(settings)?,
+        url,
         token,
         token_source,
         is_local: true,
@@ -127,6 +123,17 @@ fn local_token(admin: &AdminSettings) -> Result<(Secret, String), Failure> {
 }
 
 impl ServerUrl {
+    /// Refuses to send a token that others could read on the way.
+    fn check_is_private(&self) -> Result<(), Failure> {
+        match self.is_https || self.is_loopback {
+            true => Ok(()),
+            false => Err(Failure::Other(format!(
+                "{} is neither https nor a loopback address, so the admin token could be read on the way: name an https URL with --server",
+                self.text
+            ))),
+        }
+    }
+
     /// The URL in `text`, which was given as `name`.
     fn parse(text: &str, name: &str) -> Result<Self, Failure> {
         // What is wrong is not shown: it may have a password.

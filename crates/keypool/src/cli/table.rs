@@ -9,12 +9,16 @@ use jiff::Timestamp;
 use keypool_core::clock::Clock;
 use keypool_gateway::clock::PollClock;
 
-/// A table with these columns. It is as wide as the terminal at most; elsewhere, each row is one line.
+/// Minimum width of a terminal, in columns, for cells to be broken. In a narrower one, words would be broken too, so the
+/// terminal breaks the lines.
+const MIN_WIDTH: u16 = 120;
+
+/// A table with these columns. In a wide terminal, it is as wide as that at most; elsewhere, each row is one line.
 pub(super) fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(columns.to_vec());
-    if std::io::stdout().is_terminal() {
-        let (_, width) = console::Term::stdout().size();
+    let (_, width) = console::Term::stdout().size();
+    if std::io::stdout().is_terminal() && width >= MIN_WIDTH {
         table
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(width);

@@ -50,10 +50,14 @@ struct Line {
 pub(super) fn run(args: &ImportArgs, client: &Client) -> Result<ExitCode, Failure> {
     // A wrong token or pool is reported before anything is read or sent.
     client.get(&path(&["pools", &args.pool]))?;
+    let source = match is_standard_input(&args.file) {
+        true => "standard input".to_owned(),
+        false => args.file.display().to_string(),
+    };
     let (content, length) = open(&args.file)
-        .map_err(|error| Failure::because(format!("cannot read {}", args.file.display()), error))?;
+        .map_err(|error| Failure::because(format!("cannot read {source}"), error))?;
     let format = args.format.unwrap_or_else(|| Format::of(&args.file));
-    let what = format!("importing {} into pool {}", args.file.display(), args.pool);
+    let what = format!("importing {source} into pool {}", args.pool);
     let bar = progress::bytes(&what, length, client.json);
     let sent = client.upload(
         &path(&["pools", &args.pool, "keys", "import"]),
@@ -70,9 +74,13 @@ pub(super) fn run(args: &ImportArgs, client: &Client) -> Result<ExitCode, Failur
     Ok(exit_code(report.added + report.known > 0))
 }
 
+fn is_standard_input(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
 /// What is sent, and its length in bytes. Other than a file, it may come slowly, so it is read before the call begins.
 fn open(file: &Path) -> std::io::Result<(Box<dyn Read>, u64)> {
-    let input: Box<dyn Read> = if file == Path::new("-") {
+    let input: Box<dyn Read> = if is_standard_input(file) {
         Box::new(std::io::stdin().lock())
     } else {
         let opened = File::open(file)?;

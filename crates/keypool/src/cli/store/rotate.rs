@@ -4,6 +4,7 @@
 //! process ends, one of both opens the database. [`crate::store`] tries both.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use keypool_backends::store::{PostgresStore, SqliteStore};
@@ -162,7 +163,7 @@ async fn opens(location: &StoreLocation, key: &Secret) -> Result<bool, String> {
                 .map(drop)
         }
         StoreLocation::Postgres(url) => {
-            let store = PostgresStore::new(url.expose(), &master_key(key));
+            let store = PostgresStore::new_for_reading(url.expose(), &master_key(key));
             match store {
                 Ok(store) => store.prepare().await,
                 Err(error) => Err(error),
@@ -190,6 +191,7 @@ fn lock(file: &Path) -> Result<File, String> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&name);
     let lock = lock.map_err(|error| failed(&error))?;
     match lock.try_lock() {
