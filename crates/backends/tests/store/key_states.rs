@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use keypool_core::store::{
-    KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, QuotaChange, Store,
+    Batch, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, QuotaChange,
+    Store,
 };
 
 use crate::backend::{Backend, on_every_store};
@@ -342,7 +343,7 @@ async fn a_change_that_a_node_has_not_followed_stays(backend: Backend) {
     let store = backend.store();
     let change = |marks| KeyStateChange {
         marks,
-        ..change("a")
+        ..state_change("a")
     };
     let noted = |number, followed| Batch {
         followed,
