@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_one_unit() {
+    fn times_have_one_unit() {
         let now = Timestamp::from_second(1_000_000_000).unwrap();
         let at = |seconds: i64| ago(Timestamp::from_second(1_000_000_000 - seconds).ok(), now);
         assert_eq!(ago(None, now), "never");
