@@ -152,7 +152,12 @@ impl<'a> KnownKeys<'a> {
     }
 
     fn facts_of(&self, record: Option<&KeyRecord>, set_at: Option<SystemTime>) -> KeyFacts {
-        let since = set_at.or(record.map(|record| record.first_seen));
+        // A key without a record is stored with the next batch, as first seen now.
+        let is_loaded = self.gw.stored.catalog().is_some();
+        let first_seen = record.map(|record| record.first_seen);
+        let since = set_at
+            .or(first_seen)
+            .or(is_loaded.then_some(self.moment.wall));
         let age = since.map(|at| self.moment.wall.duration_since(at).unwrap_or_default());
         let age_days = age.map(|age| age.as_secs() / 86_400);
         let facts = KeyFacts {

@@ -56,7 +56,7 @@ pub(super) struct PoolForKeys {
 impl PoolForKeys {
     /// The pool of that name. To be called while `changing` is held.
     pub(super) fn find(gw: &Gateway, name: &str) -> Result<Self, Problem> {
-        let catalog = gw.stored.loaded()?;
+        let catalog = gw.stored.for_change()?;
         let settings = pools::settings(&gw.snapshot(), name).ok_or_else(|| pools::no_pool(name))?;
         Ok(Self {
             is_stored: &*settings.source == keypool_core::settings::STORE,
@@ -401,7 +401,7 @@ pub(super) async fn delete(
         }
         // A key whose pool is gone can still be deleted.
         Err(no_pool) => {
-            let catalog = gw.stored.loaded()?;
+            let catalog = gw.stored.for_change()?;
             let mut keys = catalog.keys.iter();
             let stored = keys
                 .find(|key| *key.pool == *pool_name && *key.name == *name)

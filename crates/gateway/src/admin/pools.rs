@@ -220,7 +220,7 @@ pub(super) async fn put(
     Fields(fields): Fields<PoolFields>,
 ) -> Result<Response, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
-    let catalog = gw.stored.loaded()?;
+    let catalog = gw.stored.for_change()?;
     refuse_declared(&gw, &name)?;
     let stored = find(&catalog, &name);
     let expected = condition.expect(stored.map(|pool| pool.version))?;
@@ -266,7 +266,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
     refuse_declared(&gw, &name)?;
-    let catalog = gw.stored.loaded()?;
+    let catalog = gw.stored.for_change()?;
     let stored = find(&catalog, &name).ok_or_else(|| no_pool(&name))?;
     let expected = condition.expect(Some(stored.version))?;
     let keys = catalog.keys.iter().filter(|key| *key.pool == *name).count();

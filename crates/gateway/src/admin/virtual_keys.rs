@@ -310,7 +310,7 @@ pub(super) async fn create(
     Fields(new): Fields<NewVirtualKeyFields>,
 ) -> Result<Response, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
-    let catalog = gw.stored.loaded()?;
+    let catalog = gw.stored.for_change()?;
     let mut mistakes = Vec::new();
     let name: Arc<str> = match &new.name {
         Some(name) => {
@@ -369,7 +369,7 @@ pub(super) async fn update(
 ) -> Result<Response, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
     refuse_declared(&gw, &name)?;
-    let catalog = gw.stored.loaded()?;
+    let catalog = gw.stored.for_change()?;
     let stored = find(&catalog, &name).ok_or_else(|| no_virtual_key(&name))?;
     let expected = condition.expect(Some(stored.version))?;
     let fields: VirtualKeyFields = patch.apply(&stored.settings)?;
@@ -400,7 +400,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
     refuse_declared(&gw, &name)?;
-    let catalog = gw.stored.loaded()?;
+    let catalog = gw.stored.for_change()?;
     let stored = find(&catalog, &name).ok_or_else(|| no_virtual_key(&name))?;
     let expected = condition.expect(Some(stored.version))?;
     let target = format!("virtual-keys/{name}");
@@ -426,7 +426,7 @@ pub(super) async fn rotate(
 ) -> Result<Response, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
     refuse_declared(&gw, &name)?;
-    let catalog = gw.stored.loaded()?;
+    let catalog = gw.stored.for_change()?;
     let stored = find(&catalog, &name).ok_or_else(|| no_virtual_key(&name))?;
     let expected = condition.expect(Some(stored.version))?;
     let rotation = rotation

@@ -148,6 +148,28 @@ impl Stored {
         })
     }
 
+    /// What the store manages, for a change.
+    ///
+    /// # Errors
+    /// If it was never loaded, or is known not to respond: a shared store is asked every second, so a change need not wait
+    /// to find that out.
+    pub(crate) fn for_change(&self) -> Result<Arc<Catalog>, StoreError> {
+        self.check_reachable()?;
+        self.loaded()
+    }
+
+    /// Fails if the store is known not to respond.
+    pub(crate) fn check_reachable(&self) -> Result<(), StoreError> {
+        let is_shared = self.store.as_ref().is_some_and(|store| store.is_shared());
+        match is_shared && self.reads_fail() {
+            true => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the store does not respond, so nothing can be changed: see the log",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Remembers that the store has held a virtual key, once.
     pub(crate) fn remember_held(&self, virtual_keys: &StoredVirtualKeys) {
         if virtual_keys.has_held() && !self.has_remembered.swap(true, Ordering::Relaxed) {

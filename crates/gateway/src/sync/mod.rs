@@ -55,6 +55,7 @@ impl Gateway {
         if !self.stored.is_there() {
             return Ok(());
         }
+        self.stored.check_reachable()?;
         let now = self.clock.wall();
         let store = self.stored.store()?;
         let changed = store.change_key_states(changes, audit, now).await;
