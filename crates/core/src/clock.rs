@@ -50,7 +50,10 @@ pub(crate) mod fake {
     use parking_lot::Mutex;
 
     /// Stands still until a test moves it.
-    pub(crate) struct FakeClock(Mutex<Instant>);
+    pub(crate) struct FakeClock {
+        start: Instant,
+        now: Mutex<Instant>,
+    }
 
     impl FakeClock {
         #[expect(
@@ -58,21 +61,49 @@ pub(crate) mod fake {
             reason = "a starting point for simulated time"
         )]
         pub(crate) fn new() -> Self {
-            Self(Mutex::new(Instant::now()))
+            let start = Instant::now();
+            Self {
+                start,
+                now: Mutex::new(start),
+            }
         }
 
         pub(crate) fn pass(&self, time: Duration) {
-            *self.0.lock() += time;
+            *self.now.lock() += time;
         }
     }
 
     impl super::Clock for FakeClock {
         fn now(&self) -> Instant {
-            *self.0.lock()
+            *self.now.lock()
         }
 
         fn wall(&self) -> SystemTime {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+            let passed = self.now().duration_since(self.start);
+            SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + passed
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_instant_and_its_date_are_the_same_moment() {
+        let clock = fake::FakeClock::new();
+        let before = Moment::of(&clock);
+        clock.pass(Duration::from_secs(60));
+        let moment = Moment::of(&clock);
+        for seconds in [0, 1, 3600] {
+            let later = moment.now + Duration::from_secs(seconds);
+            let date = moment.date(later);
+            assert_eq!(date, moment.wall + Duration::from_secs(seconds));
+            assert_eq!(moment.instant(date), (seconds > 0).then_some(later));
+        }
+        assert_eq!(moment.date(before.now), before.wall);
+        assert_eq!(moment.instant(before.wall), None, "a date in the past");
     }
 }

@@ -46,19 +46,20 @@ impl Class {
 
     /// The class of that name.
     pub fn of_name(name: &str) -> Option<Self> {
-        let all = [
-            Self::Success,
-            Self::CallerFault,
-            Self::TooExpensive,
-            Self::RateLimited,
-            Self::Exhausted,
-            Self::Rejected,
-            Self::Forbidden,
-            Self::UpstreamTrouble,
-            Self::IntermediaryTrouble,
-        ];
-        all.into_iter().find(|class| class.as_str() == name)
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
     }
+
+    const ALL: [Self; 9] = [
+        Self::Success,
+        Self::CallerFault,
+        Self::TooExpensive,
+        Self::RateLimited,
+        Self::Exhausted,
+        Self::Rejected,
+        Self::Forbidden,
+        Self::UpstreamTrouble,
+        Self::IntermediaryTrouble,
+    ];
 
     /// Whether another key may do better. The response to any other attempt is relayed.
     pub fn allows_failover(self) -> bool {
@@ -120,5 +121,30 @@ impl Fault {
     pub fn with_code(mut self, code: Option<String>) -> Self {
         self.code = code;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_found_by_its_name() {
+        for class in Class::ALL {
+            // A new class does not compile here until it is in the list.
+            match class {
+                Class::Success
+                | Class::CallerFault
+                | Class::TooExpensive
+                | Class::RateLimited
+                | Class::Exhausted
+                | Class::Rejected
+                | Class::Forbidden
+                | Class::UpstreamTrouble
+                | Class::IntermediaryTrouble => {}
+            }
+            assert_eq!(Class::of_name(class.as_str()), Some(class));
+        }
+        assert_eq!(Class::of_name("other"), None);
     }
 }

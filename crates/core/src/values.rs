@@ -170,7 +170,7 @@ pub fn secret_mistake(secret: &str) -> Option<SecretMistake> {
 }
 
 /// Maximum length of a secret in bytes: no provider has longer ones, and servers refuse longer headers.
-const MAX_SECRET: usize = 8 * 1024;
+pub const MAX_SECRET: usize = 8 * 1024;
 
 /// Characters of lists and quotes that were not understood. No provider's key has them.
 const LEFTOVERS: &[char] = &['"', '\'', '[', ']', '{', '}', ';'];

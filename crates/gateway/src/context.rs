@@ -34,7 +34,7 @@ const BODY_BUDGET: u64 = 1 << 30;
 /// The unit in which the budget is counted, in bytes.
 pub(crate) const BUDGET_UNIT: u64 = 4096;
 
-/// What outlives or outnumbers the process.
+/// The limiter and the store, which other processes may share.
 pub struct Backends {
     /// Counts the limits of callers and keys.
     pub limiter: Arc<dyn Limiter>,
@@ -71,8 +71,6 @@ pub struct Gateway {
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) stored: Stored,
     pub(crate) quota: QuotaRefreshes,
-    /// Held while an import is read.
-    pub(crate) importing: tokio::sync::Mutex<()>,
     pub(crate) admin_token: Digest256,
     /// The configuration without what the store adds.
     declared: Mutex<Arc<Settings>>,
@@ -114,10 +112,9 @@ impl Gateway {
             upstream: Upstream::new(&telemetry),
             model_lists: ModelLists::default(),
             key_checks: KeyChecks::default(),
-            objects: Objects::new(stored.is_there()),
+            objects: Objects::new(stored.has_store()),
             stored,
             quota: QuotaRefreshes::default(),
-            importing: tokio::sync::Mutex::default(),
             telemetry,
             traces: Traces::default(),
             limits: CallerLimits::new(limiter, &clock),
@@ -159,7 +156,7 @@ impl Gateway {
         Arc::clone(&self.declared.lock())
     }
 
-    /// Puts what is declared and stored by now in effect.
+    /// Puts into effect what is declared and what is stored.
     pub(crate) fn rebuild(&self) {
         let _one_at_a_time = self.reloading.lock();
         self.apply(&self.snapshot());

@@ -1,8 +1,4 @@
-//! Calls to a provider that cost nothing: its model list, which also tells whether a key works, and a key's quota. They
-//! count for no key.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! Calls to a provider that cost nothing: its model list, and a key's quota. They count for no key.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT};
@@ -11,14 +7,13 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::MemberRef;
-use keypool_core::store::{KeyStateChange, MarksChange};
 use keypool_providers::errors::ErrorResponse;
 use keypool_providers::protocol::ListedModel;
 use keypool_providers::quota::{QuotaError, QuotaFigures};
 use keypool_providers::response::readable;
-use tokio::time::timeout;
 
 use crate::context::Gateway;
+use crate::key_checks::CheckResult;
 use crate::prebuilt_headers::KeyHeaders;
 use crate::snapshot::PoolEntry;
 use crate::upstream::{RequestBody, UpstreamRequest, content_encoding};
@@ -27,9 +22,6 @@ use crate::upstream::{RequestBody, UpstreamRequest, content_encoding};
 const MAX_LIST: usize = 8 << 20;
 /// Maximum size of a quota's response, in bytes.
 const MAX_QUOTA: usize = 64 << 10;
-
-/// How long a check of a key may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a call brought nothing.
 #[derive(Debug)]
@@ -47,6 +39,16 @@ pub(crate) enum FreeCallError {
 }
 
 impl FreeCallError {
+    /// What it says about the key.
+    pub(crate) fn check(&self) -> CheckResult {
+        match self {
+            Self::Refused(fault) if fault.class == Class::Rejected => CheckResult::Rejected,
+            // The provider knows the key if it says this of its account.
+            Self::Refused(fault) if fault.class == Class::Exhausted => CheckResult::Works,
+            error => CheckResult::Unknown(error.code().into()),
+        }
+    }
+
     /// The stable code.
     pub(crate) fn code(&self) -> &'static str {
         match self {
@@ -93,13 +95,14 @@ pub(crate) async fn list_models(
         .ok_or(FreeCallError::Unreadable)
 }
 
-/// What the provider tells of the key's quota. The caller sets the deadline.
+/// What the provider reports of the key's quota. The caller sets the deadline.
 pub(crate) async fn quota(
     gw: &Gateway,
     entry: &PoolEntry,
     member: &MemberRef,
 ) -> Result<QuotaFigures, FreeCallError> {
-    let call = entry.dialect.quota.ok_or(FreeCallError::NotOffered)?;
+    let not_offered = FreeCallError::NoQuota(QuotaError::NotOffered);
+    let call = entry.dialect.quota.ok_or(not_offered)?;
     let body = get(
         gw,
         entry,
@@ -165,91 +168,6 @@ fn headers(further: &[(&'static str, &'static str)]) -> HeaderMap {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, HeaderValue::from_static(agent));
     headers
-}
-
-/// What a call that costs nothing says about a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CheckResult {
-    /// The provider accepts it.
-    Works,
-    /// The provider rejects it.
-    Rejected(Class),
-    /// It could not be found out, for the reason of this code.
-    Unknown(&'static str),
-}
-
-/// Finds out whether the key works. Changes nothing.
-pub(crate) async fn check_key(gw: &Gateway, entry: &PoolEntry, member: &MemberRef) -> CheckResult {
-    let checking = async {
-        match entry.dialect.list_models {
-            Some(_) => list_models(gw, entry, member).await.map(|_| ()),
-            None => quota(gw, entry, member).await.map(|_| ()),
-        }
-    };
-    match timeout(TIMEOUT, checking).await {
-        Ok(Ok(())) => CheckResult::Works,
-        Ok(Err(FreeCallError::Refused(fault))) if fault.class == Class::Rejected => {
-            CheckResult::Rejected(fault.class)
-        }
-        // The provider knows the key if it tells this of its account.
-        Ok(Err(FreeCallError::Refused(fault))) if fault.class == Class::Exhausted => {
-            CheckResult::Works
-        }
-        Ok(Err(error)) => CheckResult::Unknown(error.code()),
-        Err(_) => CheckResult::Unknown("upstream_timeout"),
-    }
-}
-
-impl Gateway {
-    /// Does to the key what the result of a check means, here and on other nodes.
-    pub(crate) async fn apply_check(
-        &self,
-        entry: &PoolEntry,
-        member: &MemberRef,
-        result: CheckResult,
-    ) {
-        let marks = match result {
-            CheckResult::Works if member.is_invalid() => MarksChange::Valid,
-            CheckResult::Rejected(_) if !member.is_invalid() => MarksChange::Invalid,
-            _ => return,
-        };
-        match marks {
-            MarksChange::Invalid => {
-                member.reject();
-                self.telemetry.check_failed(&entry.pool, member);
-                self.telemetry
-                    .health
-                    .after_failure(&entry.pool, self.clock.now());
-            }
-            _ => {
-                member.recovered(false);
-                self.telemetry.check_passed(&entry.pool, member);
-            }
-        }
-        let change = KeyStateChange {
-            key: (&member.key.id).into(),
-            disabled: None,
-            marks,
-            quota: None,
-        };
-        // If the store does not respond, this is stored with the next batch, and other nodes find it out by themselves.
-        let _ = self.change_key_states(&[change], None).await;
-    }
-}
-
-/// Checks the key in the background. If the provider rejects it again, it is invalid.
-pub(crate) fn check(gw: &Arc<Gateway>, entry: &Arc<PoolEntry>, member: &MemberRef) {
-    if !gw.key_checks.begin(&member.key.id, gw.clock.now()) {
-        return;
-    }
-    let (gw, entry, member) = (Arc::clone(gw), Arc::clone(entry), member.clone());
-    let tasks = gw.tasks.clone();
-    tasks.spawn(async move {
-        let result = check_key(&gw, &entry, &member).await;
-        if let CheckResult::Rejected(_) = result {
-            gw.apply_check(&entry, &member, result).await;
-        }
-    });
 }
 
 /// A body of at most `limit` bytes, in one buffer: a provider may send it byte by byte, and keeping each piece would take

@@ -11,8 +11,8 @@ use keypool_core::key::KeyId;
 use keypool_core::pool::MemberRef;
 use tokio::time::sleep;
 
+use crate::checks;
 use crate::context::Gateway;
-use crate::free_call;
 use crate::snapshot::PoolEntry;
 
 /// Time between two looks for invalid keys whose check is due.
@@ -65,8 +65,7 @@ pub(crate) async fn check_regularly(gw: &Arc<Gateway>) -> Infallible {
         sleep(jittered(LOOK_EVERY)).await;
         let due = keys.take_due(invalid_keys(gw), gw.clock.now());
         let checks = stream::iter(due).map(|(entry, member)| async move {
-            let result = free_call::check_key(gw, &entry, &member).await;
-            gw.apply_check(&entry, &member, result).await;
+            checks::check_and_apply(gw, &entry, &member).await;
         });
         checks
             .buffer_unordered(CONCURRENCY)

@@ -1,10 +1,23 @@
-//! When keys were checked that a provider rejected without a reason although it has served them.
+//! What a check of a key finds out, and when keys were checked that a provider rejected without a reason although it has
+//! served them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keypool_core::key::KeyId;
 use parking_lot::Mutex;
+
+/// What a call that costs nothing says about a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CheckResult {
+    /// The provider accepts it.
+    Works,
+    /// The provider rejects it.
+    Rejected,
+    /// It could not be found out, for the reason of this code.
+    Unknown(Arc<str>),
+}
 
 /// A key is checked at most once in this time.
 const INTERVAL: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@
 
 mod admin;
 mod background;
+mod checks;
 pub mod clock;
 pub mod context;
 mod error;

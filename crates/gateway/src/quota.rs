@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use keypool_core::fault::Class;
 use keypool_core::key::Key;
 use keypool_core::pool::MemberRef;
 use keypool_core::store::{
@@ -21,6 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::context::Gateway;
 use crate::free_call::{self, FreeCallError};
+use crate::key_checks::CheckResult;
 use crate::quota_refreshes::{RefreshReport, RefreshResult, RefreshedKey, Running};
 use crate::snapshot::PoolEntry;
 use crate::stored::Access;
@@ -36,6 +36,8 @@ const EVERY: Duration = Duration::from_secs(600);
 const FRESH: Duration = Duration::from_secs(300);
 /// The code of a key whose allowance of such calls is spent.
 const ALLOWANCE_SPENT: &str = "refresh_allowance_spent";
+/// The code of a key whose provider did not respond in time.
+const TIMED_OUT: &str = "upstream_timeout";
 
 /// A key to be refreshed, as one of its pools has it.
 struct Target {
@@ -53,11 +55,15 @@ struct Place {
 }
 
 /// What asking a provider brought.
-struct Outcome {
-    result: Result<QuotaFigures, FreeCallError>,
-    /// `None`: it was not asked, since the allowance is spent.
-    asked_at: Option<SystemTime>,
-    timed_out: bool,
+enum Outcome {
+    /// It was not asked: the allowance is spent.
+    NotAsked,
+    /// It did not respond in time.
+    TimedOut { asked_at: SystemTime },
+    Responded {
+        asked_at: SystemTime,
+        result: Result<QuotaFigures, FreeCallError>,
+    },
 }
 
 impl Gateway {
@@ -88,6 +94,21 @@ impl Gateway {
         let mut own = RefreshReport::clone(&report);
         own.keys.retain(|key| names.contains(&key.pool));
         Ok(Arc::new(own))
+    }
+
+    /// Asks for the quota of one key, which also shows whether it works.
+    pub(crate) async fn refresh_key(
+        &self,
+        entry: &Arc<PoolEntry>,
+        member: &MemberRef,
+        audit: Option<&AuditEntry>,
+    ) -> Result<CheckResult, StoreError> {
+        let is_it = |other: &MemberRef| Arc::ptr_eq(&other.key, &member.key);
+        let pools = std::slice::from_ref(entry);
+        let report = self.refresh(pools, audit, is_it).await?;
+        let not_found = CheckResult::Unknown("not_found".into());
+        let key = report.keys.into_iter().next();
+        Ok(key.map_or(not_found, |key| key.check))
     }
 
     /// The result of a refresh of these pools: one that runs already, or a new one.
@@ -124,6 +145,12 @@ impl Gateway {
     ) -> Result<RefreshReport, StoreError> {
         let began = self.clock.now();
         let (targets, places) = targets(pools, is_due);
+        // Where such calls are limited, the next refresh must know of those of this one.
+        let has_limited = targets.iter().any(Target::is_limited);
+        let _one_at_a_time = match has_limited {
+            true => Some(self.quota.limited.lock().await),
+            false => None,
+        };
         let calls = self.past_calls(&targets).await?;
         let now = self.clock.wall();
         let mut asking = Vec::with_capacity(targets.len());
@@ -150,7 +177,10 @@ impl Gateway {
         let duration = self.clock.now().saturating_duration_since(began);
         let keys: Vec<RefreshedKey> = places
             .into_iter()
-            .map(|place| self.refreshed(&place, &changes[place.target]))
+            .map(|place| {
+                let (change, outcome) = (&changes[place.target], &outcomes[place.target].1);
+                self.refreshed(&place, change, outcome)
+            })
             .collect();
         let failed = keys.iter().filter(|key| key.error.is_some()).count();
         self.telemetry
@@ -163,17 +193,10 @@ impl Gateway {
         &self,
         targets: &[Target],
     ) -> Result<HashMap<UpstreamKeyId, Vec<SystemTime>>, StoreError> {
-        let limited = |target: &&Target| {
-            let quota = target.entry.dialect.quota;
-            quota.is_some_and(|call| call.allowance.is_some())
-        };
-        let limited = targets.iter().filter(limited);
+        let limited = targets.iter().filter(|target| target.is_limited());
         let keys: Vec<UpstreamKeyId> = limited.map(|target| (&target.key.id).into()).collect();
         if keys.is_empty() {
             return Ok(HashMap::new());
-        }
-        if !self.stored.is_there() {
-            return Ok(self.quota.calls.lock().clone());
         }
         let calls = self.stored.store()?.quota_calls(&keys).await;
         Ok(self.note_store(Access::Read, calls)?.into_iter().collect())
@@ -181,30 +204,19 @@ impl Gateway {
 
     async fn ask(&self, target: &Target, may_ask: bool) -> Outcome {
         if !may_ask {
-            return Outcome {
-                result: Err(FreeCallError::NotOffered),
-                asked_at: None,
-                timed_out: false,
-            };
+            return Outcome::NotAsked;
         }
-        let asked_at = Some(self.clock.wall());
+        let asked_at = self.clock.wall();
         let asking = free_call::quota(self, &target.entry, &target.member);
-        let asked = timeout(TIMEOUT, asking).await;
-        Outcome {
-            timed_out: asked.is_err(),
-            result: asked.unwrap_or(Err(FreeCallError::NoResponse)),
-            asked_at,
+        match timeout(TIMEOUT, asking).await {
+            Ok(result) => Outcome::Responded { asked_at, result },
+            Err(_) => Outcome::TimedOut { asked_at },
         }
     }
 
-    /// Does to the key what was found.
+    /// Applies to the key what was found.
     fn apply_quota(&self, target: &Target, change: &KeyStateChange) {
-        match change.marks {
-            MarksChange::Recovered => target.member.recovered(true),
-            MarksChange::Valid => target.member.recovered(false),
-            MarksChange::Invalid => target.member.reject(),
-            MarksChange::Keep | MarksChange::Cleared => {}
-        }
+        self.apply_marks(&target.entry, &target.member, change.marks);
         let Some(found) = &change.quota else {
             return;
         };
@@ -219,23 +231,17 @@ impl Gateway {
                     }
                 }
             });
-        if let Some(at) = found.asked_at.filter(|_| !self.stored.is_there()) {
-            let mut calls = self.quota.calls.lock();
-            let calls = calls.entry(change.key.clone()).or_default();
-            calls.push(at);
-            let surplus = calls.len().saturating_sub(20);
-            calls.drain(..surplus);
-        }
     }
 
-    fn refreshed(&self, place: &Place, change: &KeyStateChange) -> RefreshedKey {
+    fn refreshed(&self, place: &Place, change: &KeyStateChange, outcome: &Outcome) -> RefreshedKey {
         let record = self.stored.records.get(&change.key);
-        let outcome = change.quota.as_ref().map(|quota| &quota.outcome);
+        let found = change.quota.as_ref().map(|quota| &quota.outcome);
         RefreshedKey {
             pool: Arc::clone(&place.pool),
             name: Arc::clone(&place.name),
             quota: record.and_then(|record| record.quota),
-            error: outcome.and_then(|outcome| outcome.as_ref().err().cloned()),
+            error: found.and_then(|found| found.as_ref().err().cloned()),
+            check: outcome.check(),
         }
     }
 }
@@ -282,28 +288,38 @@ fn may_ask(allowance: Option<Allowance>, past: Option<&Vec<SystemTime>>, now: Sy
     past.iter().filter(is_recent).count() < allowance.calls as usize
 }
 
+impl Target {
+    /// Whether its provider limits such calls.
+    fn is_limited(&self) -> bool {
+        let quota = self.entry.dialect.quota;
+        quota.is_some_and(|call| call.allowance.is_some())
+    }
+}
+
+impl Outcome {
+    /// What it says about the key.
+    fn check(&self) -> CheckResult {
+        match self {
+            Self::NotAsked => CheckResult::Unknown(ALLOWANCE_SPENT.into()),
+            Self::TimedOut { .. } => CheckResult::Unknown(TIMED_OUT.into()),
+            Self::Responded { result: Ok(_), .. } => CheckResult::Works,
+            Self::Responded {
+                result: Err(error), ..
+            } => error.check(),
+        }
+    }
+}
+
 /// What the outcome changes.
 fn change(target: &Target, outcome: &Outcome) -> KeyStateChange {
-    let (marks, found) = match &outcome.result {
-        _ if outcome.asked_at.is_none() => (MarksChange::Keep, Err(ALLOWANCE_SPENT.into())),
-        _ if outcome.timed_out => (MarksChange::Keep, Err("upstream_timeout".into())),
-        Ok(figures) => {
-            // Without a figure nothing is known of what is left: a key without a limit may belong to an empty account.
-            let has_quota = figures.remaining.is_some_and(|left| left > 0.0);
-            let marks = match has_quota {
-                true => MarksChange::Recovered,
-                false => MarksChange::Valid,
-            };
-            (marks, Ok(quota(figures, outcome.asked_at)))
+    let (marks, found, asked_at) = match outcome {
+        Outcome::NotAsked => (MarksChange::Keep, Err(ALLOWANCE_SPENT.into()), None),
+        Outcome::TimedOut { asked_at } => {
+            (MarksChange::Keep, Err(TIMED_OUT.into()), Some(*asked_at))
         }
-        Err(error) => {
-            let is_rejected =
-                matches!(error, FreeCallError::Refused(fault) if fault.class == Class::Rejected);
-            let marks = match is_rejected {
-                true => MarksChange::Invalid,
-                false => MarksChange::Keep,
-            };
-            (marks, Err(error.code().into()))
+        Outcome::Responded { asked_at, result } => {
+            let (marks, found) = read(result, *asked_at);
+            (marks, found, Some(*asked_at))
         }
     };
     KeyStateChange {
@@ -312,22 +328,46 @@ fn change(target: &Target, outcome: &Outcome) -> KeyStateChange {
         marks,
         quota: Some(QuotaChange {
             outcome: found,
-            asked_at: outcome.asked_at,
+            asked_at,
         }),
     }
 }
 
-fn quota(figures: &QuotaFigures, at: Option<SystemTime>) -> Quota {
+/// What a response means for the key, and its figures or why there are none, as a code.
+fn read(
+    result: &Result<QuotaFigures, FreeCallError>,
+    asked_at: SystemTime,
+) -> (MarksChange, Result<Quota, Arc<str>>) {
+    let figures = match result {
+        Ok(figures) => figures,
+        Err(error) => {
+            let marks = match error.check() {
+                CheckResult::Rejected => MarksChange::Invalid,
+                _ => MarksChange::Keep,
+            };
+            return (marks, Err(error.code().into()));
+        }
+    };
+    // Without a figure nothing is known of what is left: a key without a limit may belong to an empty account.
+    let has_quota = figures.remaining.is_some_and(|left| left > 0.0);
+    let marks = match has_quota {
+        true => MarksChange::Recovered,
+        false => MarksChange::Valid,
+    };
+    (marks, Ok(quota(figures, asked_at)))
+}
+
+fn quota(figures: &QuotaFigures, at: SystemTime) -> Quota {
     Quota {
         remaining: figures.remaining,
         limit: figures.limit,
         unit: Arc::clone(&figures.unit),
-        refreshed_at: at.unwrap_or(SystemTime::UNIX_EPOCH),
+        refreshed_at: at,
         error: None,
     }
 }
 
-/// Refreshes the quota of all keys whose provider tells it, every ten minutes.
+/// Refreshes the quota of all keys whose provider reports it, every ten minutes.
 pub(crate) async fn refresh_regularly(gw: &Arc<Gateway>) -> Infallible {
     loop {
         // At another time on each node.

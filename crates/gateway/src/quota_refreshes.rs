@@ -1,12 +1,13 @@
 //! The refreshes of quotas that run, and what they find. Must never ask a provider: `quota` does.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use keypool_core::store::{Quota, StoreError, UpstreamKeyId};
+use keypool_core::store::{Quota, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::key_checks::CheckResult;
 
 /// What a refresh found.
 #[derive(Clone, Debug, Default)]
@@ -25,16 +26,19 @@ pub(crate) struct RefreshedKey {
     pub(crate) quota: Option<Quota>,
     /// Why there are no new ones, as a code.
     pub(crate) error: Option<Arc<str>>,
+    /// What that says about the key.
+    pub(crate) check: CheckResult,
 }
 
 /// A refresh that failed as a whole: nothing was stored.
 pub(crate) type RefreshResult = Result<Arc<RefreshReport>, Arc<StoreError>>;
 
-/// The refreshes that run, and when providers were asked if no store remembers it.
+/// The refreshes that run.
 #[derive(Default)]
 pub(crate) struct QuotaRefreshes {
     pub(crate) running: Mutex<Vec<Running>>,
-    pub(crate) calls: Mutex<HashMap<UpstreamKeyId, Vec<SystemTime>>>,
+    /// Held during a refresh of keys for which such calls are limited.
+    pub(crate) limited: tokio::sync::Mutex<()>,
 }
 
 pub(crate) struct Running {

@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Its pools, in order.
     pub pools: Vec<Arc<PoolEntry>>,
-    /// Those of the configuration.
+    /// The virtual keys of the configuration.
     virtual_keys: HashMap<Digest256, Arc<VirtualKeySettings>>,
     stored_virtual_keys: StoredVirtualKeys,
 }

@@ -16,6 +16,8 @@ const ACCOUNT_CURRENCY: &str = "account_currency";
 pub struct QuotaCall {
     /// The path sent upstream, given the path of the key's base URL (no slash at its end, may be empty).
     pub path: fn(&str) -> String,
+    /// The name under which the quota of all pools of this provider is refreshed together; `None`: there is none.
+    pub refreshed_as: Option<&'static str>,
     /// The number of such calls that a key may make; `None` if the provider states no limit.
     pub allowance: Option<Allowance>,
     /// Reads a 2xx body, given the authority of the key's base URL: see [`Dialect::parse_quota`](crate::dialect::Dialect::parse_quota).
@@ -45,7 +47,7 @@ pub struct QuotaFigures {
 /// Why a 2xx body has no figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QuotaError {
-    /// The body is no JSON, or not a single value.
+    /// The body is not JSON, or not a single value.
     #[error("the provider's response is not JSON; check the base URL of the pool")]
     NotJson,
     /// A figure is missing, or is not a number.

@@ -188,3 +188,111 @@ fn millis(at: Option<SystemTime>) -> u64 {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::fake::FakeClock;
+    use crate::secret::Secret;
+
+    struct World {
+        clock: FakeClock,
+        key: Arc<Key>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let secret = Secret::new("made-up");
+            let id = KeyId {
+                provider: "mock",
+                origin: "http://mock.example".into(),
+                digest: secret.digest(),
+            };
+            Self {
+                clock: FakeClock::new(),
+                key: Key::new(id, secret),
+            }
+        }
+
+        fn moment(&self) -> Moment {
+            Moment::of(&self.clock)
+        }
+
+        fn unsaved(&self) -> Option<KeyUse> {
+            self.key.unsaved(&self.key.own_group, &self.moment())
+        }
+
+        fn record(&self) -> KeyRecord {
+            KeyRecord::first_seen((&self.key.id).into(), self.moment().wall)
+        }
+
+        fn count(&self, total: u64) {
+            self.key.total.fetch_add(total, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_was_saved_is_not_unsaved_later() {
+        let world = World::new();
+        world.count(3);
+        world
+            .key
+            .exhaust(world.moment().now + Duration::from_secs(3600));
+        let unsaved = world.unsaved().unwrap();
+        assert_eq!(unsaved.total, 3);
+        assert!(unsaved.marks.as_ref().unwrap().exhausted_until.is_some());
+        world.key.note_saved(&unsaved);
+        world.clock.pass(Duration::from_millis(1234));
+        assert_eq!(world.unsaved(), None, "the same time, computed later");
+        world.count(1);
+        assert_eq!(world.unsaved().unwrap().total, 1);
+    }
+
+    #[test]
+    fn a_restored_key_counts_on_and_stays_as_it_was() {
+        let world = World::new();
+        let in_an_hour = world.moment().wall + Duration::from_secs(3600);
+        let cooldown = KeyCooldown {
+            model: "m".into(),
+            until: in_an_hour,
+            class: "rate_limited".into(),
+            of_group: true,
+        };
+        let record = KeyRecord {
+            total: 10,
+            failed: 2,
+            disabled: true,
+            marks: KeyMarks {
+                invalid: true,
+                has_served: true,
+                exhausted_until: Some(in_an_hour),
+                cooldowns: vec![cooldown],
+            },
+            ..world.record()
+        };
+        world.count(1);
+        let group = &world.key.own_group;
+        world.key.restore(group, &record, &world.moment());
+        world.key.restore(group, &record, &world.moment());
+        assert_eq!((world.key.total(), world.key.failed()), (11, 2));
+        let flags = flag::DISABLED | flag::INVALID | flag::EXHAUSTED | flag::HAS_SERVED;
+        assert_eq!(world.key.flags(), flags);
+        let unsaved = world.unsaved().unwrap();
+        assert_eq!((unsaved.total, unsaved.marks), (1, None));
+    }
+
+    #[test]
+    fn a_mark_that_was_followed_is_not_stored_again() {
+        let world = World::new();
+        world.key.note_saved(&world.unsaved().unwrap());
+        let mut record = world.record();
+        record.marks.invalid = true;
+        world.key.follow(&record, &world.moment());
+        assert_ne!(world.key.flags() & flag::INVALID, 0);
+        assert_eq!(world.unsaved(), None);
+        record.marks.invalid = false;
+        world.key.follow(&record, &world.moment());
+        assert_eq!(world.key.flags() & flag::INVALID, 0);
+        assert_eq!(world.unsaved(), None);
+    }
+}

@@ -129,9 +129,9 @@ pub struct NewVirtualKey {
 pub struct AuditEntry {
     /// When it was made.
     pub at: SystemTime,
-    /// Who made it: `admin` for a holder of the admin token, `keypool` for the program itself.
+    /// Who made it: `admin`, a holder of the admin token.
     pub actor: &'static str,
-    /// The address that it came from; empty for the program itself.
+    /// The address that it came from.
     pub source: String,
     /// What was done: `key.create`.
     pub action: &'static str,
@@ -150,7 +150,7 @@ pub struct AuditRecord {
     pub at: SystemTime,
     /// Who made it.
     pub actor: String,
-    /// The address that it came from; may be empty.
+    /// The address that it came from.
     pub source: String,
     /// What was done.
     pub action: String,

@@ -39,7 +39,7 @@ pub struct KeyRecord {
     pub reset_at: Revision,
     /// The change that last changed this record; 0: only its use was recorded.
     pub revision: Revision,
-    /// Its quota, if the provider ever told it.
+    /// Its quota, if the provider ever reported it.
     pub quota: Option<Quota>,
 }
 
@@ -87,16 +87,16 @@ pub struct KeyCooldown {
     pub of_group: bool,
 }
 
-/// The quota of a key as its provider told it.
+/// The quota of a key as its provider reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quota {
-    /// What is left, in `unit`; `None`: unlimited, or not told.
+    /// What is left, in `unit`; `None`: unlimited, or not reported.
     pub remaining: Option<f64>,
-    /// What the plan allows for its period, in `unit`; `None`: unlimited, or not told.
+    /// What the plan allows for its period, in `unit`; `None`: unlimited, or not reported.
     pub limit: Option<f64>,
     /// `credits`, or a currency such as `USD`.
     pub unit: Arc<str>,
-    /// When the provider told it.
+    /// When the provider reported it.
     pub refreshed_at: SystemTime,
     /// Why the newest refresh failed, as a code; `None`: it did not.
     pub error: Option<Arc<str>>,

@@ -44,7 +44,7 @@ pub(super) struct AuditView {
     /// When it was made.
     #[schema(format = DateTime)]
     at: String,
-    /// Who made it: `admin`, or `keypool` itself.
+    /// Who made it: `admin`, a holder of the admin token.
     actor: String,
     /// The address that it came from.
     source: String,

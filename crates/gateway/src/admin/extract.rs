@@ -1,15 +1,18 @@
 //! Reads requests of the admin API: path, query, body, conditions. Whatever is wrong becomes a problem document.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Query, Request};
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError};
 use keypool_core::store::Expected;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::openapi::field_names;
@@ -17,7 +20,9 @@ use super::problem::Problem;
 use crate::telemetry::redact_any;
 
 /// Maximum size of a body other than an import, in bytes.
-pub(super) const MAX_BODY: usize = 1 << 20;
+const MAX_BODY: usize = 1 << 20;
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// Where a request comes from.
 #[derive(Clone, Copy)]
@@ -99,9 +104,9 @@ pub(super) struct Patch<T> {
 impl<T: ToSchema, S: Send + Sync> FromRequest<S> for Patch<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         check_json(request.headers())?;
-        let body = body(request, state).await?;
+        let body = body(request).await?;
         let value: Value = serde_json::from_slice(&body).map_err(|error| {
             let detail = format!("the body is not JSON: {error}");
             Problem::new(StatusCode::BAD_REQUEST, "invalid_body", detail)
@@ -190,14 +195,22 @@ fn unknown_field(name: &str, known: &[String]) -> String {
     }
 }
 
-async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    let request =
-        request.map(|body| axum::body::Body::new(http_body_util::Limited::new(body, MAX_BODY)));
-    let read = Bytes::from_request(request, state).await;
-    read.map_err(|_| {
-        let detail = "the body is larger than 1 MiB, or broke off";
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-    })
+async fn body(request: Request) -> Result<Bytes, Problem> {
+    let body = http_body_util::Limited::new(request.into_body(), MAX_BODY);
+    let reading = timeout(BODY_TIME, body.collect());
+    let broke_off = || {
+        let detail = "the body broke off, or came too slowly";
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_body", detail)
+    };
+    match reading.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let detail = "the body is larger than 1 MiB";
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            Err(Problem::new(status, "body_too_large", detail))
+        }
+        Ok(Err(_)) | Err(_) => Err(broke_off()),
+    }
 }
 
 /// The media type of a body, without parameters; empty if there is none.

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::audit;
 use super::extract::{Names, Source, media_type, unsupported};
 use super::import_format::{Format, Line, MAX_LINES, too_large};
-use super::keys::{PoolForKeys, name_mistake, secret};
+use super::keys::{PoolForKeys, free_name, name_mistake, secret};
 use super::openapi::ChangeProblems;
 use super::problem::Problem;
 use crate::context::Gateway;
@@ -26,8 +26,9 @@ use crate::stored::surroundings;
 
 /// Maximum size of the body, in bytes.
 const MAX_BYTES: usize = 64 << 20;
-/// How long the rest of a body that is too large is read: a client that is still writing would not see the response.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long a body may take, the rest of one that is too large included: a client that is still writing would not see the
+/// response.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// What became of the lines of an import.
 #[derive(Serialize, ToSchema)]
@@ -36,7 +37,7 @@ pub(super) struct ImportReport {
     added: usize,
     /// Number of keys that the pool has already.
     known: usize,
-    /// Number of lines that are no keys.
+    /// Number of lines that are not keys.
     malformed: usize,
     /// Line by line, without secrets.
     keys: Vec<ImportedKey>,
@@ -67,7 +68,7 @@ enum ImportStatus {
 
 /// Adds many keys to a stored or declared pool, all or none of those that can be added. The body is text with one key per
 /// line; CSV with a header that names the columns (`key`, `name`, `weight`, …), or with the key in the first column and the name
-/// in the second; or a JSON list of keys, or of objects with the fields of a key. Lines that are no keys are reported
+/// in the second; or a JSON list of keys, or of objects with the fields of a key. Lines that are not keys are reported
 /// and left out.
 #[utoipa::path(post, path = "/api/v1/admin/pools/{pool}/keys/import", operation_id = "import_keys", tag = "keys",
     params(("pool" = String, Path, description = "The pool's name.")),
@@ -90,7 +91,15 @@ pub(super) async fn import(
         _ => return Err(unsupported("text/plain, text/csv or application/json")),
     };
     // One import at a time, so that bodies of many do not fill the memory.
-    let _one_at_a_time = gw.importing.lock().await;
+    let waiting = tokio::time::timeout(BODY_TIME, gw.stored.importing.lock());
+    let _one_at_a_time = waiting.await.map_err(|_| {
+        let detail = "another import is being read: try again";
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "import_in_progress",
+            detail,
+        )
+    })?;
     let body = read_body(request.into_body(), format).await?;
     let parsing = tokio::task::spawn_blocking(move || format.lines(&body, MAX_LINES));
     let lines = parsing.await.map_err(|_| Problem::internal())??;
@@ -136,7 +145,7 @@ async fn read_body(mut body: Body, format: Format) -> Result<Vec<u8>, Problem> {
         }
         Ok::<(), Problem>(())
     };
-    let read_all = tokio::time::timeout(DRAIN, reading).await;
+    let read_all = tokio::time::timeout(BODY_TIME, reading).await;
     if is_too_large {
         return Err(too_large());
     }
@@ -253,7 +262,10 @@ impl<'a> Planning<'a> {
                 return malformed("the pool has another key of that name".to_owned());
             }
         }
-        let name: Arc<str> = line.name.unwrap_or_else(|| self.free_name()).into();
+        let name: Arc<str> = line
+            .name
+            .unwrap_or_else(|| free_name(&self.pool.settings.name, &self.names, &mut self.next))
+            .into();
         match self.key(&name, secret, &entry.fields) {
             Ok(key) => {
                 self.secrets.insert(key.secret.digest(), Arc::clone(&name));
@@ -278,16 +290,5 @@ impl<'a> Planning<'a> {
             bound_to: place.binding,
             settings: serde_json::to_string(fields).map_err(|error| vec![error.to_string()])?,
         })
-    }
-
-    /// The first free name of the form `<pool>-<number>`.
-    fn free_name(&mut self) -> String {
-        loop {
-            let name = format!("{}-{}", self.pool.settings.name, self.next);
-            self.next += 1;
-            if !self.names.contains(&*name) {
-                return name;
-            }
-        }
     }
 }

@@ -6,6 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use keypool_core::clock::Moment;
+use keypool_core::fault::Class;
 use keypool_core::pool::MemberRef;
 use keypool_core::store::{KeyStateChange, MarksChange};
 use serde::Serialize;
@@ -19,8 +21,10 @@ use super::keys::{no_key, respond, target};
 use super::openapi::ReadProblems;
 use super::pools::no_pool;
 use super::problem::Problem;
+use crate::checks;
 use crate::context::Gateway;
-use crate::free_call::{self, CheckResult};
+use crate::key_checks::CheckResult;
+
 use crate::snapshot::PoolEntry;
 
 fn find(gw: &Gateway, pool: &str, name: &str) -> Result<(Arc<PoolEntry>, MemberRef), Problem> {
@@ -132,7 +136,7 @@ pub(super) struct CheckView {
     works: Option<bool>,
     /// Why not, or why it could not be found out, as a code; null if the key works.
     #[schema(required)]
-    error: Option<&'static str>,
+    error: Option<String>,
     /// The state of the key now.
     state: &'static str,
     /// How long the call took, in milliseconds.
@@ -147,19 +151,22 @@ pub(super) struct CheckView {
 pub(super) async fn check(
     State(gw): State<Arc<Gateway>>,
     Names((pool, name)): Names<(String, String)>,
+    source: Source,
 ) -> Result<Json<CheckView>, Problem> {
     let (entry, member) = find(&gw, &pool, &name)?;
     let began = gw.clock.now();
-    let result = free_call::check_key(&gw, &entry, &member).await;
+    let audit = audit::entry(&gw, source, "key.check", target(&pool, &name), &json!({}));
+    let result = checks::check_key(&gw, &entry, &member, Some(&audit)).await?;
     let took = gw.clock.now().saturating_duration_since(began);
-    gw.apply_check(&entry, &member, result).await;
+    gw.apply_check(&entry, &member, &result, Some(&audit))
+        .await?;
     let (works, error) = match result {
         CheckResult::Works => (Some(true), None),
-        CheckResult::Rejected(class) => (Some(false), Some(class.as_str())),
-        CheckResult::Unknown(reason) => (None, Some(reason)),
+        CheckResult::Rejected => (Some(false), Some(Class::Rejected.as_str().to_owned())),
+        CheckResult::Unknown(reason) => (None, Some((*reason).to_owned())),
     };
     Ok(Json(CheckView {
-        state: member.report(&super::pools::moment(&gw)).state.as_str(),
+        state: member.report(&Moment::of(&*gw.clock)).state.as_str(),
         pool,
         name,
         works,

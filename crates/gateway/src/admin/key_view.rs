@@ -91,7 +91,7 @@ pub(super) struct KeyFacts {
     /// Days since its secret was set, or was first seen if it is declared; null while the store is not loaded.
     #[schema(required)]
     age_days: Option<u64>,
-    /// It is older than 90 days and should be replaced.
+    /// It is 90 days old or older, and should be replaced.
     rotation_due: bool,
     /// What is left of its quota, in `quota_unit`; null: unlimited, or not known.
     #[schema(required)]
@@ -104,7 +104,7 @@ pub(super) struct KeyFacts {
     /// `credits`, or a currency; null: not known.
     #[schema(required)]
     quota_unit: Option<String>,
-    /// When the provider told the quota; null: never.
+    /// When the provider reported the quota; null: never.
     #[schema(required, format = DateTime)]
     quota_refreshed_at: Option<String>,
     /// Why the newest refresh failed, as a code; null: it did not.
@@ -129,6 +129,11 @@ impl<'a> KnownKeys<'a> {
             stored: by_name.collect(),
             moment: Moment::of(&*gw.clock),
         }
+    }
+
+    /// The stored key of that name.
+    pub(super) fn stored(&self, pool: &str, name: &str) -> Option<&'a StoredKey> {
+        self.stored.get(&(pool, name)).copied()
     }
 
     /// The state and counters of a key in effect.
@@ -241,7 +246,7 @@ impl KeyStats {
         }
     }
 
-    /// Those of a stored key that is not in effect.
+    /// The statistics of a stored key that is not in effect.
     pub(super) fn inactive(facts: KeyFacts) -> Self {
         Self {
             active_requests: 0,

@@ -1,5 +1,6 @@
 //! `pools/{pool}/keys`: the keys of a pool.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -25,7 +26,7 @@ use super::pools;
 use super::problem::Problem;
 use crate::context::Gateway;
 use crate::resources::KeyFields;
-use crate::stored::surroundings;
+use crate::stored::{Resource, surroundings};
 
 /// A key to be added, or what changes of one.
 #[derive(Deserialize, ToSchema)]
@@ -42,6 +43,22 @@ pub(super) struct KeyWithSecret {
     )]
     key: Option<String>,
     #[serde(flatten)]
+    fields: KeyFields,
+}
+
+/// What changes of a key. Null removes a setting.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = KeyChange)]
+pub(super) struct KeyPatch {
+    /// A new secret.
+    #[schema(
+        example = "sk-abcdefghijklmnop",
+        pattern = r"^[!#-&(-:<-Z\\^-z|~]{1,8192}$"
+    )]
+    #[expect(dead_code, reason = "taken out of the patch by its name")]
+    key: Option<String>,
+    #[serde(flatten)]
+    #[expect(dead_code, reason = "applied to the stored settings as a patch")]
     fields: KeyFields,
 }
 
@@ -103,12 +120,22 @@ impl PoolForKeys {
 
     /// The first free name of the form `<pool>-<number>`.
     fn free_name(&self) -> String {
-        let mut numbers = 1..;
-        let free = numbers.find_map(|number| {
-            let name = format!("{}-{number}", self.settings.name);
-            (!self.is_taken(&name)).then_some(name)
-        });
-        free.unwrap_or_default()
+        let pool = &self.settings.name;
+        let stored = self.catalog.keys.iter().filter(|key| key.pool == *pool);
+        let names = self.settings.keys.iter().map(|key| &key.name);
+        let taken: HashSet<Arc<str>> = names.chain(stored.map(|key| &key.name)).cloned().collect();
+        free_name(pool, &taken, &mut 1)
+    }
+}
+
+/// The first name of the form `<pool>-<number>` that is not taken, from the number `next` on.
+pub(super) fn free_name(pool: &str, taken: &HashSet<Arc<str>>, next: &mut usize) -> String {
+    loop {
+        let name = format!("{pool}-{next}");
+        *next += 1;
+        if !taken.contains(&*name) {
+            return name;
+        }
     }
 }
 
@@ -161,13 +188,14 @@ pub(super) async fn list(
     let (catalog, inactive) = (gw.stored.catalog(), gw.stored.inactive());
     let known = KnownKeys::of(&gw, catalog.as_deref());
     let in_effect = entry.pool.keys();
-    let of_pool = inactive.iter().filter(|one| *one.pool == *pool);
-    let others = of_pool.filter_map(|one| {
-        let (name, catalog) = (one.key.as_ref()?, catalog.as_ref()?);
+    let listed: HashSet<Arc<str>> = in_effect.all().map(|key| Arc::clone(&key.name)).collect();
+    let others = inactive.iter().filter_map(|one| {
+        let Resource::Key { pool: of, name } = &one.resource else {
+            return None;
+        };
         // A declared key of the same name is listed instead.
-        let is_listed = in_effect.member_named(name).is_some();
-        let mut keys = catalog.keys.iter().filter(|_| !is_listed);
-        let key = keys.find(|key| *key.pool == *pool && key.name == *name)?;
+        let is_other = **of == *pool && !listed.contains(name);
+        let key = known.stored(of, name).filter(|_| is_other)?;
         Some((name.to_string(), Err((key, one.reason.code()))))
     });
     let all = in_effect
@@ -217,9 +245,11 @@ pub(super) fn respond(
         }
         (None, Some(key)) => {
             let inactive = gw.stored.inactive();
-            let mut all = inactive.iter();
-            let reason =
-                all.find(|one| one.pool == key.pool && one.key.as_ref() == Some(&key.name));
+            let resource = Resource::Key {
+                pool: Arc::clone(&key.pool),
+                name: Arc::clone(&key.name),
+            };
+            let reason = inactive.iter().find(|one| one.resource == resource);
             let reason = reason.map_or("not_applied", |one| one.reason.code());
             (known.show_inactive(key, reason), Some(key.version))
         }
@@ -278,7 +308,7 @@ pub(super) async fn add(
             format!("the pool has a key named \"{name}\": choose another name, or change that key");
         return Err(Problem::conflict("name_taken", detail));
     }
-    refuse_repeated(&pool, &secret, &name)?;
+    refuse_taken_secret(&pool, &secret, &name)?;
     let declared = gw.declared();
     let (_, place) = new
         .fields
@@ -307,7 +337,7 @@ pub(super) async fn add(
     respond(&gw, &pool_name, &name, StatusCode::CREATED)
 }
 
-fn refuse_repeated(pool: &PoolForKeys, secret: &Secret, name: &str) -> Result<(), Problem> {
+fn refuse_taken_secret(pool: &PoolForKeys, secret: &Secret, name: &str) -> Result<(), Problem> {
     match pool.with_secret(secret, name) {
         Some(other) => Err(Problem::conflict(
             "duplicate_key",
@@ -320,28 +350,24 @@ fn refuse_repeated(pool: &PoolForKeys, secret: &Secret, name: &str) -> Result<()
 /// Changes a stored key. A new secret takes the place of the old one at once, and calls in flight end with the old one.
 #[utoipa::path(patch, path = "/api/v1/admin/pools/{pool}/keys/{name}", operation_id = "update_key", tag = "keys",
     params(("pool" = String, Path, description = "The pool's name."), ("name" = String, Path, description = "The key's name.")),
-    request_body = KeyFields, responses((status = 200, body = KeyView), ChangeProblems))]
+    request_body = KeyPatch, responses((status = 200, body = KeyView), ChangeProblems))]
 pub(super) async fn update(
     State(gw): State<Arc<Gateway>>,
     Names((pool_name, name)): Names<(String, String)>,
     source: Source,
     condition: Condition,
-    mut patch: Patch<KeyWithSecret>,
+    mut patch: Patch<KeyPatch>,
 ) -> Result<Response, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
     let pool = PoolForKeys::find(&gw, &pool_name)?;
     let stored = pool.changeable(&name)?;
     let expected = condition.expect(Some(stored.version))?;
     let changed = patch.names();
-    if patch.take_text("name")?.is_some_and(|new| new != name) {
-        let mistake = "`name` cannot be changed: add a key with the new name, and delete this one";
-        return Err(Problem::invalid(vec![mistake.to_owned()]));
-    }
     let new_secret = patch.take_text("key")?;
     let new_secret = new_secret.map(|text| secret(&text)).transpose();
     let new_secret = new_secret.map_err(|mistake| Problem::invalid(vec![mistake]))?;
     if let Some(secret) = &new_secret {
-        refuse_repeated(&pool, secret, &name)?;
+        refuse_taken_secret(&pool, secret, &name)?;
     }
     let fields: KeyFields = patch.apply(&stored.settings)?;
     let declared = gw.declared();

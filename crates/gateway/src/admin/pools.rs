@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::ETAG;
-use keypool_core::clock::Moment;
 use keypool_core::pool::KeyState;
 use keypool_core::settings::{PoolSettings, STORE};
 use keypool_core::store::{Catalog, Change, StoredPool};
@@ -24,7 +23,7 @@ use super::problem::Problem;
 use crate::context::Gateway;
 use crate::resources::{KeyFields, PoolFields};
 use crate::snapshot::{PoolEntry, Snapshot};
-use crate::stored::surroundings;
+use crate::stored::{Resource, surroundings};
 
 /// Maximum number of names in a message.
 const MAX_NAMED: usize = 10;
@@ -132,7 +131,7 @@ pub(super) fn settings(snapshot: &Snapshot, name: &str) -> Option<Arc<PoolSettin
     pools.find(|pool| &*pool.name == name).cloned()
 }
 
-/// There is no pool of that name.
+/// The problem that no pool has this name.
 pub(super) fn no_pool(name: &str) -> Problem {
     Problem::missing(format!("there is no pool \"{name}\""))
 }
@@ -147,18 +146,18 @@ pub(super) async fn list(
     let snapshot = gw.snapshot();
     let catalog = gw.stored.catalog();
     let inactive = gw.stored.inactive();
-    let shadowed = inactive
-        .iter()
-        .filter(|one| one.key.is_none())
-        .filter_map(|one| {
-            // A declared pool of the same name is listed instead.
-            let is_listed = snapshot.pool(&one.pool).is_some();
-            let pool = find(catalog.as_ref()?, &one.pool).filter(|_| !is_listed)?;
-            Some((
-                pool.name.to_string(),
-                PoolView::inactive(pool, one.reason.code()),
-            ))
-        });
+    let shadowed = inactive.iter().filter_map(|one| {
+        let Resource::Pool(name) = &one.resource else {
+            return None;
+        };
+        // A declared pool of the same name is listed instead.
+        let is_listed = snapshot.pool(name).is_some();
+        let pool = find(catalog.as_ref()?, name).filter(|_| !is_listed)?;
+        Some((
+            name.to_string(),
+            PoolView::inactive(pool, one.reason.code()),
+        ))
+    });
     let pools = snapshot
         .pools
         .iter()
@@ -192,8 +191,8 @@ fn respond(gw: &Gateway, name: &str, status: StatusCode) -> Result<Response, Pro
         (Some(entry), _) => PoolView::of(gw, entry),
         (None, Some(pool)) => {
             let inactive = gw.stored.inactive();
-            let mut reasons = inactive.iter().filter(|one| one.key.is_none());
-            let reason = reasons.find(|one| one.pool == pool.name);
+            let resource = Resource::Pool(Arc::clone(&pool.name));
+            let reason = inactive.iter().find(|one| one.resource == resource);
             PoolView::inactive(pool, reason.map_or("not_applied", |one| one.reason.code()))
         }
         (None, None) => return Err(no_pool(name)),
@@ -315,9 +314,4 @@ fn unbound_keys(
         .take(MAX_NAMED)
         .map(|key| format!("\"{}\"", key.name));
     names.collect()
-}
-
-/// The moment of a request.
-pub(super) fn moment(gw: &Gateway) -> Moment {
-    Moment::of(&*gw.clock)
 }

@@ -21,6 +21,9 @@ use crate::context::Gateway;
 use crate::quota_refreshes::{RefreshReport, RefreshedKey};
 use crate::snapshot::PoolEntry;
 
+/// Names the pools in the path of [`refresh_tavily`].
+const TAVILY_KEYS: &str = "tavily-keys";
+
 /// What a refresh found.
 #[derive(Serialize, ToSchema)]
 #[schema(as = QuotaRefresh)]
@@ -56,7 +59,7 @@ struct RefreshedKeyView {
     /// `credits`, or a currency; null: not known.
     #[schema(required)]
     unit: Option<String>,
-    /// When the provider told these figures; null: never.
+    /// When the provider reported these figures; null: never.
     #[schema(required, format = DateTime)]
     refreshed_at: Option<String>,
     /// Why there are no new figures, as a code; null: there are.
@@ -101,18 +104,19 @@ pub(super) async fn refresh_tavily(
     source: Source,
 ) -> Result<Json<RefreshView>, Problem> {
     let snapshot = gw.snapshot();
-    let pools = snapshot
-        .pools
-        .iter()
-        .filter(|entry| entry.dialect.name == "tavily");
-    refresh(&gw, pools.cloned().collect(), source, "tavily-keys").await
+    let is_meant = |entry: &&Arc<PoolEntry>| {
+        let quota = entry.dialect.quota;
+        quota.is_some_and(|call| call.refreshed_as == Some(TAVILY_KEYS))
+    };
+    let pools = snapshot.pools.iter().filter(is_meant);
+    refresh(&gw, pools.cloned().collect(), source, TAVILY_KEYS).await
 }
 
 /// Asks for the quota of all keys of a pool that are not switched off.
 #[utoipa::path(post, path = "/api/v1/admin/pools/{pool}/refresh-quota", operation_id = "refresh_quota", tag = "quota",
     params(("pool" = String, Path, description = "The pool's name.")),
     responses((status = 200, body = RefreshView), (status = 422, body = super::problem::ProblemDocument,
-        content_type = "application/problem+json", description = "The provider does not tell the quota of a key."), ReadProblems))]
+        content_type = "application/problem+json", description = "The provider does not report the quota of a key."), ReadProblems))]
 pub(super) async fn refresh_pool(
     State(gw): State<Arc<Gateway>>,
     Names(name): Names<String>,
@@ -126,7 +130,7 @@ pub(super) async fn refresh_pool(
             .filter(|dialect| dialect.quota.is_some());
         let tell: Vec<&str> = tell.map(|dialect| dialect.name).collect();
         let detail = format!(
-            "the provider \"{}\" does not tell the quota of a key; these do: {}",
+            "the provider \"{}\" does not report the quota of a key; these do: {}",
             entry.dialect.name,
             tell.join(", ")
         );

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use keypool_core::clock::Moment;
 use keypool_core::pool::{ExcludedKey, KeySet, Obstacle, SelectedBy};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -122,9 +123,9 @@ pub(super) async fn newest(
         let detail = format!("`limit` must be a number from 1 to {KEPT}");
         return Err(Problem::invalid_query(detail));
     }
-    let now = gw.clock.now();
     let found = gw.traces.newest(limit, |trace| params.matches(trace));
-    let view = View { gw: &gw, now };
+    let moment = Moment::of(&*gw.clock);
+    let view = View { moment };
     Ok(Json(Listing {
         traces: found.iter().map(|trace| view.trace(trace)).collect(),
     }))
@@ -139,16 +140,13 @@ impl TraceParams {
 }
 
 /// Converts traces for display, instants to dates included.
-struct View<'a> {
-    gw: &'a Gateway,
-    now: Instant,
+struct View {
+    moment: Moment,
 }
 
-impl View<'_> {
+impl View {
     fn date(&self, at: Instant) -> String {
-        let wall = self.gw.clock.wall();
-        let ago = self.now.saturating_duration_since(at);
-        rfc3339(wall - ago + at.saturating_duration_since(self.now))
+        rfc3339(self.moment.date(at))
     }
 
     fn trace(&self, trace: &Trace) -> TraceView {

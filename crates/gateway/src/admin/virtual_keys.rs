@@ -1,7 +1,7 @@
 //! `virtual-keys`: what callers present.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -26,11 +26,10 @@ use super::page::{Page, PageParams};
 use super::problem::Problem;
 use crate::context::Gateway;
 use crate::resources::VirtualKeyFields;
+use crate::stored::{Inactive, Resource};
 
 /// Minimum length of a secret that an operator chooses.
 const MIN_SECRET: usize = 16;
-/// Maximum length of such a secret, in bytes.
-const MAX_SECRET: usize = 8 << 10;
 /// How long the old secret is accepted after a rotation, if the operator does not say.
 const GRACE: Duration = Duration::from_secs(86_400);
 
@@ -73,6 +72,9 @@ pub(super) struct VirtualKeyView {
     key: Option<String>,
     /// Where it comes from, and so where it is changed: the configuration file's name, or `store`.
     source: String,
+    /// Why a stored virtual key is not in effect, as a code; absent if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inactive: Option<&'static str>,
     /// When it was created; absent if it is declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
@@ -94,7 +96,14 @@ pub(super) struct VirtualKeyView {
 }
 
 impl VirtualKeyView {
-    fn stored(key: &StoredVirtualKey, now: SystemTime) -> Self {
+    fn stored(gw: &Gateway, key: &StoredVirtualKey) -> Self {
+        let now = gw.clock.wall();
+        let inactive = gw.stored.inactive();
+        let is_it = |one: &&Inactive| match &one.resource {
+            Resource::VirtualKey(name) => *name == key.name,
+            _ => false,
+        };
+        let inactive = inactive.iter().find(is_it);
         let fields: VirtualKeyFields = serde_json::from_str(&key.settings).unwrap_or_default();
         let settings = fields.settings(&key.name, key.hash);
         let fields = settings.map_or(fields, |settings| VirtualKeyFields::of(&settings));
@@ -106,6 +115,7 @@ impl VirtualKeyView {
             name: key.name.to_string(),
             key: Some(key.hint.clone()).filter(|hint| !hint.is_empty()),
             source: STORE.to_owned(),
+            inactive: inactive.map(|one| one.reason.code()),
             created_at: Some(rfc3339(key.created_at)),
             updated_at: Some(rfc3339(key.updated_at)),
             secret_set_at: Some(rfc3339(key.secret_set_at)),
@@ -119,6 +129,7 @@ impl VirtualKeyView {
             name: key.name.to_string(),
             key: None,
             source: key.source.to_string(),
+            inactive: None,
             created_at: None,
             updated_at: None,
             secret_set_at: None,
@@ -155,7 +166,7 @@ pub(super) async fn list(
     State(gw): State<Arc<Gateway>>,
     Params(page): Params<PageParams>,
 ) -> Result<Json<Page<VirtualKeyView>>, Problem> {
-    let (declared, catalog, now) = (gw.declared(), gw.stored.catalog(), gw.clock.wall());
+    let (declared, catalog) = (gw.declared(), gw.stored.catalog());
     let is_declared = |name: &str| declared.virtual_keys.iter().any(|key| &*key.name == name);
     let stored = catalog
         .as_ref()
@@ -167,7 +178,7 @@ pub(super) async fn list(
         .iter()
         .map(|key| (key.name.to_string(), Err(key)));
     let page = page.of(all.chain(stored).collect(), |key| match key {
-        Ok(stored) => VirtualKeyView::stored(stored, now),
+        Ok(stored) => VirtualKeyView::stored(&gw, stored),
         Err(declared) => VirtualKeyView::declared(declared),
     });
     page.map(Json)
@@ -197,7 +208,7 @@ fn respond(
     }
     let catalog = gw.stored.loaded()?;
     let stored = find(&catalog, name).ok_or_else(|| no_virtual_key(name))?;
-    let mut view = VirtualKeyView::stored(stored, gw.clock.wall());
+    let mut view = VirtualKeyView::stored(gw, stored);
     if let Some(secret) = secret {
         view.key = Some(secret.expose().to_owned());
     }
@@ -231,7 +242,7 @@ impl NewSecret {
                 if key.chars().count() < MIN_SECRET {
                     return Err(format!("`key` must have at least {MIN_SECRET} characters"));
                 }
-                if !values::fits_header(key) || key.len() > MAX_SECRET {
+                if !values::fits_header(key) || key.len() > values::MAX_SECRET {
                     return Err("`key` must consist of visible ASCII characters, without spaces, and have at most 8 KiB".to_owned());
                 }
                 let secret = Secret::new(key);
@@ -289,7 +300,7 @@ fn with_secret(gw: &Gateway, catalog: &Catalog, digest: &Digest256) -> Option<Ar
     })
 }
 
-fn refuse_repeated(gw: &Gateway, catalog: &Catalog, digest: &Digest256) -> Result<(), Problem> {
+fn refuse_taken_secret(gw: &Gateway, catalog: &Catalog, digest: &Digest256) -> Result<(), Problem> {
     match with_secret(gw, catalog, digest) {
         Some(other) => Err(Problem::conflict(
             "duplicate_key",
@@ -340,7 +351,7 @@ pub(super) async fn create(
         );
         return Err(Problem::conflict("name_taken", detail));
     }
-    refuse_repeated(&gw, &catalog, &secret.digest)?;
+    refuse_taken_secret(&gw, &catalog, &secret.digest)?;
     let details = json!({ "settings": new.fields });
     let target = format!("virtual-keys/{name}");
     let entry = audit::entry(&gw, source, "virtual_key.create", target, &details);
@@ -442,7 +453,7 @@ pub(super) async fn rotate(
     };
     let secret = NewSecret::of(rotation.key.as_deref(), None);
     let secret = secret.map_err(|mistake| Problem::invalid(vec![mistake]))?;
-    refuse_repeated(&gw, &catalog, &secret.digest)?;
+    refuse_taken_secret(&gw, &catalog, &secret.digest)?;
     let until = Some(gw.clock.wall() + grace).filter(|_| !grace.is_zero());
     let details = json!({ "grace": values::duration_text(grace) });
     let target = format!("virtual-keys/{name}");

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
-use super::text::{self, nearest};
+use super::text::{self, one_of};
 use super::{Mistakes, Surroundings};
 
 /// The settings of a pool. What is left out has its default.
@@ -41,7 +41,7 @@ pub(crate) struct PoolFields {
     /// Whether a refusal that may be about the account is tried once on another quota group. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) second_opinion: Option<bool>,
-    /// Maximum number of calls in flight for each key. Default: 3 for ark, no cap for the others.
+    /// Maximum number of calls in flight for each key. Default: the provider's own, else no cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub(crate) max_concurrent_per_key: Option<u32>,
@@ -204,7 +204,7 @@ impl PoolFields {
         }
         let Some(dialect) = catalogue::find(&self.provider) else {
             let names: Vec<&str> = catalogue::ALL.iter().map(|dialect| dialect.name).collect();
-            mistakes.push(format!("`provider` is not known: {}", nearest(&names)));
+            mistakes.push(format!("`provider` is not known: {}", one_of(&names)));
             return Err(mistakes);
         };
         let base_url = match &self.base_url {

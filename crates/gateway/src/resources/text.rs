@@ -126,7 +126,7 @@ pub(super) fn limit(field: &str, number: Option<u32>, mistakes: &mut Mistakes) {
 }
 
 /// The end of a sentence that lists the known names.
-pub(super) fn nearest(names: &[&str]) -> String {
+pub(super) fn one_of(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     format!("it must be one of {}", quoted.join(", "))
 }

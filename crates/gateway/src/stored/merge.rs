@@ -21,23 +21,49 @@ pub(crate) struct Merged {
 }
 
 /// Something stored that is not in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Inactive {
-    pub(crate) pool: Arc<str>,
-    /// The key's name; `None`: the pool itself.
-    pub(crate) key: Option<Arc<str>>,
+    pub(crate) resource: Resource,
     pub(crate) reason: InactiveReason,
 }
 
+/// Something that is stored, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Resource {
+    Pool(Arc<str>),
+    Key { pool: Arc<str>, name: Arc<str> },
+    VirtualKey(Arc<str>),
+}
+
+impl Resource {
+    /// The pool that it is or belongs to; empty for a virtual key.
+    pub(crate) fn pool(&self) -> &str {
+        match self {
+            Self::Pool(pool) | Self::Key { pool, .. } => pool,
+            Self::VirtualKey(_) => "",
+        }
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pool(name) => write!(f, "pool \"{name}\""),
+            Self::Key { pool, name } => write!(f, "key \"{name}\" of pool \"{pool}\""),
+            Self::VirtualKey(name) => write!(f, "virtual key \"{name}\""),
+        }
+    }
+}
+
 /// Why something stored is not in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum InactiveReason {
     /// The configuration declares something of that name.
     Declared,
     /// The pool of a key is neither declared nor stored.
     NoPool,
     /// Another key of the pool has the same secret.
-    SecretRepeated,
+    SecretTaken,
     /// The pool leads elsewhere than when the secret was set.
     SecretRequired,
     /// What was valid when it was stored no longer is.
@@ -50,7 +76,7 @@ impl InactiveReason {
         match self {
             Self::Declared => "declared",
             Self::NoPool => "no_pool",
-            Self::SecretRepeated => "secret_repeated",
+            Self::SecretTaken => "duplicate_key",
             Self::SecretRequired => "secret_required",
             Self::Invalid(_) => "invalid_settings",
         }
@@ -62,7 +88,7 @@ impl std::fmt::Display for InactiveReason {
         match self {
             Self::Declared => f.write_str("the configuration declares one of that name: rename or delete one of the two"),
             Self::NoPool => f.write_str("its pool is neither declared nor stored any more: create the pool again, or delete the key"),
-            Self::SecretRepeated => f.write_str("another key of the pool has the same secret: delete one of the two"),
+            Self::SecretTaken => f.write_str("another key of the pool has the same secret: delete one of the two"),
             Self::SecretRequired => f.write_str("its pool leads elsewhere than when the secret was set: set the secret again"),
             Self::Invalid(mistakes) => f.write_str(&mistakes.join("; ")),
         }
@@ -95,7 +121,7 @@ impl StoredVirtualKeys {
         }
     }
 
-    /// The virtual key with the secret of that digest, by the date.
+    /// The virtual key whose secret has this digest, if the secret is accepted at `now`.
     pub(crate) fn find(
         &self,
         digest: &Digest256,
@@ -165,8 +191,7 @@ impl Merging {
                 },
             };
             self.inactive.push(Inactive {
-                pool: Arc::clone(&stored.name),
-                key: None,
+                resource: Resource::Pool(Arc::clone(&stored.name)),
                 reason,
             });
         }
@@ -193,8 +218,10 @@ impl Merging {
             };
             self.inactive
                 .extend(refused.into_iter().map(|(key, reason)| Inactive {
-                    pool: Arc::clone(&key.pool),
-                    key: Some(Arc::clone(&key.name)),
+                    resource: Resource::Key {
+                        pool: Arc::clone(&key.pool),
+                        name: Arc::clone(&key.name),
+                    },
                     reason,
                 }));
         }
@@ -204,11 +231,18 @@ impl Merging {
         let mut by_hash = HashMap::new();
         for stored in &catalog.virtual_keys {
             let declared = &self.settings.virtual_keys;
-            if declared.iter().any(|key| key.name == stored.name) {
-                continue;
-            }
-            let Ok(settings) = virtual_key_settings(stored) else {
-                continue;
+            let is_declared = declared.iter().any(|key| key.name == stored.name);
+            let settings = match is_declared {
+                true => Err(InactiveReason::Declared),
+                false => virtual_key_settings(stored).map_err(InactiveReason::Invalid),
+            };
+            let settings = match settings {
+                Ok(settings) => settings,
+                Err(reason) => {
+                    let resource = Resource::VirtualKey(Arc::clone(&stored.name));
+                    self.inactive.push(Inactive { resource, reason });
+                    continue;
+                }
             };
             let key = Arc::new(settings);
             if let Some((hash, until)) = stored.previous {
@@ -248,7 +282,7 @@ fn add_to_pool<'k>(
             continue;
         }
         if !secrets.insert(key.secret.digest()) {
-            refused.push((key, InactiveReason::SecretRepeated));
+            refused.push((key, InactiveReason::SecretTaken));
             continue;
         }
         let fields: Result<KeyFields, _> = serde_json::from_str(&key.settings);

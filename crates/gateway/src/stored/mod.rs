@@ -1,5 +1,5 @@
 //! The store as the gateway knows it: its newest contents, what they mean together with the declared configuration, and what
-//! waits to be stored. This module must never use the store by itself: `sync` does.
+//! waits to be stored. This module must never call the store: `sync`, `quota` and `admin` do.
 
 mod merge;
 mod pending;
@@ -12,7 +12,7 @@ use keypool_core::pool::KeyRecords;
 use keypool_core::store::{Catalog, Revision, Store, StoreError, StoreErrorKind};
 use parking_lot::Mutex;
 
-pub(crate) use merge::{Inactive, StoredVirtualKeys, merge, surroundings};
+pub(crate) use merge::{Inactive, Resource, StoredVirtualKeys, merge, surroundings};
 pub(crate) use pending::{Pending, PendingBatches};
 pub(crate) use usage::{GroupOf, UsageCounter};
 
@@ -28,6 +28,8 @@ pub(crate) struct Stored {
     pub(crate) applying: Mutex<()>,
     /// Held while something is changed, so that a change is checked against what is stored.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while an import is read.
+    pub(crate) importing: tokio::sync::Mutex<()>,
     /// The batches that a node sends, one after the other.
     pub(crate) batches: tokio::sync::Mutex<PendingBatches>,
     held_virtual_key: HeldVirtualKey,
@@ -103,6 +105,7 @@ impl Stored {
             contents: Mutex::default(),
             applying: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            importing: tokio::sync::Mutex::default(),
             batches: tokio::sync::Mutex::default(),
         }
     }
@@ -118,7 +121,7 @@ impl Stored {
     }
 
     /// Whether there is a store.
-    pub(crate) fn is_there(&self) -> bool {
+    pub(crate) fn has_store(&self) -> bool {
         self.store.is_some()
     }
 

@@ -32,8 +32,8 @@ impl Default for PendingBatches {
 }
 
 impl PendingBatches {
-    /// Gives a new batch its number.
-    pub(crate) fn number(&mut self, mut pending: Pending) {
+    /// Gives a new batch its number, and makes it the pending one.
+    pub(crate) fn set_pending(&mut self, mut pending: Pending) {
         self.number += 1;
         pending.batch.node = self.node;
         pending.batch.number = self.number;

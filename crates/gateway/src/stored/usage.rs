@@ -10,8 +10,11 @@ use keypool_core::store::{UsageCounts, UsageGroup, UsageRow};
 use parking_lot::Mutex;
 use thread_local::ThreadLocal;
 
-/// Maximum number of rows that wait to be stored. More are counted without their model, which callers can choose.
+/// Maximum number of rows that wait to be stored. More are counted by the hour and without their model,
+/// which callers can choose.
 const MAX_ROWS: usize = 50_000;
+/// Maximum number of groups that a thread counts by itself.
+const MAX_GROUPS: usize = 10_000;
 /// Stands for the models of those.
 const OTHER_MODELS: &str = "(other)";
 
@@ -30,6 +33,7 @@ struct Minute {
     number: u64,
     /// By a hash of the group, so that a request need not make a group to find it.
     groups: HashMap<u64, Vec<(UsageGroup, UsageCounts)>, IdHasher>,
+    number_of_groups: usize,
 }
 
 /// A [`UsageGroup`] of names that are elsewhere.
@@ -76,10 +80,16 @@ impl UsageCounter {
             self.take(&mut current);
             current.number = number;
         }
+        if current.number_of_groups >= MAX_GROUPS {
+            self.take(&mut current);
+        }
         let of_hash = current.groups.entry(group.hash()).or_default();
         match of_hash.iter_mut().find(|(known, _)| group.is(known)) {
             Some((_, known)) => add(known, counts),
-            None => of_hash.push((group.to_group(), *counts)),
+            None => {
+                of_hash.push((group.to_group(), *counts));
+                current.number_of_groups += 1;
+            }
         }
     }
 
@@ -101,12 +111,16 @@ impl UsageCounter {
         if current.groups.is_empty() {
             return;
         }
+        current.number_of_groups = 0;
         let mut rows = self.rows.lock();
         for (mut group, counts) in current.groups.drain().flat_map(|(_, groups)| groups) {
-            if rows.len() >= MAX_ROWS && !rows.contains_key(&(current.number, group.clone())) {
+            let mut minute = current.number;
+            if rows.len() >= MAX_ROWS && !rows.contains_key(&(minute, group.clone())) {
                 group.model = OTHER_MODELS.into();
+                // The store has been away for long: usage counts in the hour, so that the rows of a group do not go on growing.
+                minute -= minute % 60;
             }
-            add(rows.entry((current.number, group)).or_default(), &counts);
+            add(rows.entry((minute, group)).or_default(), &counts);
         }
     }
 }

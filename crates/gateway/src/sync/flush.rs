@@ -30,7 +30,7 @@ impl Gateway {
             let Some(unsaved) = self.unsaved() else {
                 return Ok(());
             };
-            batches.number(unsaved);
+            batches.set_pending(unsaved);
         }
         let Some(pending) = &batches.pending else {
             return Ok(());
@@ -92,7 +92,7 @@ impl Gateway {
 
 /// Stores what is counted and noted, every few seconds.
 pub(crate) async fn flush_regularly(gw: &Arc<Gateway>) -> Infallible {
-    if !gw.stored.is_there() {
+    if !gw.stored.has_store() {
         return std::future::pending().await;
     }
     loop {

@@ -14,10 +14,8 @@ use crate::context::Gateway;
 use crate::objects;
 use crate::stored::Access;
 
-/// How often the store is asked whether another node has changed something.
+/// How often the store is asked: a shared one for changes of other nodes, another one only after a failure.
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// How often a store that is not shared is asked after a failure.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How far polls of objects overlap: what was stored before the last poll may become visible after it.
 const OVERLAP: Duration = Duration::from_secs(10);
 
@@ -36,11 +34,11 @@ impl Gateway {
     /// # Errors
     /// What the store says. If it does not respond, [`follow_regularly`] goes on trying.
     pub async fn load_store(self: &Arc<Self>) -> Result<(), StoreError> {
-        if !self.stored.is_there() {
+        if !self.stored.has_store() {
             return Ok(());
         }
         self.follow_store().await?;
-        self.load_objects(None).await
+        self.load_objects(None).await.map(|_| ())
     }
 
     /// Reads what has changed in the store, and applies it.
@@ -112,18 +110,24 @@ impl Gateway {
         }
     }
 
-    /// Loads the owners of objects: those recorded since then, or the newest.
-    pub(crate) async fn load_objects(&self, since: Option<SystemTime>) -> Result<(), StoreError> {
+    /// Loads the owners of objects: those recorded since then, or the newest. Returns when the newest of them was recorded, by
+    /// the store's clock; `None`: there is none.
+    pub(crate) async fn load_objects(
+        &self,
+        since: Option<SystemTime>,
+    ) -> Result<Option<SystemTime>, StoreError> {
         let store = self.stored.store()?;
         let objects = store.objects(since, objects::CAPACITY).await;
+        let mut newest = None;
         for record in self.note_store(Access::Read, objects)? {
+            newest = Some(record.at);
             if let Some(origin) = origin(&record) {
                 let object = &record.object;
                 self.objects
                     .import(&object.id, &origin, &object.owner, object.deleted);
             }
         }
-        Ok(())
+        Ok(newest)
     }
 }
 
@@ -149,25 +153,21 @@ pub(crate) async fn follow_regularly(gw: &Arc<Gateway>) -> std::convert::Infalli
         return std::future::pending().await;
     };
     let is_shared = store.is_shared();
-    let mut polled = gw.clock.wall();
+    // When the newest object that is known was recorded.
+    let mut newest = None;
     loop {
-        tokio::time::sleep(if is_shared { POLL_EVERY } else { RETRY_EVERY }).await;
+        tokio::time::sleep(POLL_EVERY).await;
         let is_loaded = gw.stored.catalog().is_some();
-        if !is_loaded {
-            // Errors are noted; this tries again.
-            if gw.load_store().await.is_ok() {
-                polled = gw.clock.wall();
-            }
+        if is_loaded && !is_shared && !gw.stored.reads_fail() {
             continue;
         }
-        // Without other nodes there is nothing to follow, except a change that could not be read back.
-        if !is_shared && !gw.stored.reads_fail() {
+        // Errors are noted; this tries again.
+        if gw.follow_store().await.is_err() {
             continue;
         }
-        let begins = gw.clock.wall();
-        if gw.follow_store().await.is_ok() && gw.load_objects(Some(polled - OVERLAP)).await.is_ok()
-        {
-            polled = begins;
+        let since = newest.map(|at: SystemTime| at - OVERLAP);
+        if let Ok(last) = gw.load_objects(since).await {
+            newest = last.or(newest);
         }
     }
 }

@@ -6,9 +6,13 @@ mod follow;
 
 use std::sync::Arc;
 
-use keypool_core::store::{AuditEntry, Change, KeyStateChange, StoreError, StoreErrorKind};
+use keypool_core::pool::MemberRef;
+use keypool_core::store::{
+    AuditEntry, Change, KeyStateChange, MarksChange, StoreError, StoreErrorKind,
+};
 
 use crate::context::Gateway;
+use crate::snapshot::PoolEntry;
 use crate::stored::Access;
 
 pub(crate) use flush::{compact_regularly, flush_regularly};
@@ -46,13 +50,34 @@ impl Gateway {
         })
     }
 
-    /// Makes changes of what is known of keys. Other nodes follow them; this one must do the same to its keys.
+    /// Applies a change of marks to a key on this node, and logs what it means.
+    pub(crate) fn apply_marks(&self, entry: &PoolEntry, member: &MemberRef, marks: MarksChange) {
+        let was_invalid = member.is_invalid();
+        match marks {
+            MarksChange::Keep => {}
+            MarksChange::Recovered => member.recovered(true),
+            MarksChange::Valid => member.recovered(false),
+            MarksChange::Invalid => member.reject(),
+            MarksChange::Cleared => member.reset(),
+        }
+        match (was_invalid, member.is_invalid()) {
+            (false, true) => {
+                self.telemetry.check_failed(&entry.pool, member);
+                let now = self.clock.now();
+                self.telemetry.health.after_failure(&entry.pool, now);
+            }
+            (true, false) => self.telemetry.check_passed(&entry.pool, member),
+            _ => {}
+        }
+    }
+
+    /// Makes changes of what is known of keys. Other nodes follow them; the caller applies them to this node's keys.
     pub(crate) async fn change_key_states(
         &self,
         changes: &[KeyStateChange],
         audit: Option<&AuditEntry>,
     ) -> Result<(), StoreError> {
-        if !self.stored.is_there() {
+        if !self.stored.has_store() {
             return Ok(());
         }
         self.stored.check_reachable()?;

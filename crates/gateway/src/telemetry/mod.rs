@@ -7,6 +7,7 @@ mod health;
 mod redact;
 mod throttle;
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -212,13 +213,14 @@ impl Telemetry {
     /// The store does not respond, or refuses to work. Said once, until it recovers.
     pub(crate) fn store_failed(&self, access: Access, error: &StoreError) {
         let (code, effect) = (error.kind.as_str(), access.effect());
-        error!(code, "the store fails; {effect}: {error}");
+        let access = access.as_str();
+        error!(code, access, "the store fails: {error}; {effect}");
     }
 
     /// The store works again.
     pub(crate) fn store_recovered(&self, access: Access) {
         let access = access.as_str();
-        info!(access, "the store works again");
+        info!(access, "the store can be used again: {access}");
     }
 
     /// What was read of the store could not be applied, because of a bug.
@@ -233,24 +235,24 @@ impl Telemetry {
         );
     }
 
-    /// Something stored is not in effect, and was before, or was not there.
+    /// Stored resources that are in effect no longer, or never were: one line for those of a pool with the same reason.
     pub(crate) fn inactive(&self, before: &[Inactive], now: &[Inactive]) {
-        for inactive in now.iter().filter(|one| !before.contains(one)) {
-            let (pool, reason) = (&*inactive.pool, inactive.reason.code());
-            let key_name = inactive.key.as_deref();
-            match key_name {
-                Some(key) => warn!(
-                    pool,
-                    key_name,
-                    reason,
-                    "the stored key \"{key}\" is not in effect: {}",
-                    inactive.reason
-                ),
-                None => warn!(
-                    pool,
-                    reason, "the stored pool \"{pool}\" is not in effect: {}", inactive.reason
-                ),
-            }
+        let before: HashSet<&Inactive> = before.iter().collect();
+        let mut news: BTreeMap<(&str, &str), Vec<&Inactive>> = BTreeMap::new();
+        for one in now.iter().filter(|one| !before.contains(one)) {
+            let of = (one.resource.pool(), one.reason.code());
+            news.entry(of).or_default().push(one);
+        }
+        for ((pool, reason), all) in news {
+            let (number, first) = (all.len(), all[0]);
+            warn!(
+                pool,
+                reason,
+                number,
+                "{number} stored not in effect, such as {}: {}",
+                first.resource,
+                first.reason
+            );
         }
     }
 }

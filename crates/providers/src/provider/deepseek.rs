@@ -21,6 +21,7 @@ pub(crate) static DEEPSEEK: Dialect = Dialect {
     request_id_headers: &["x-ds-trace-id", "x-request-id"],
     quota: Some(QuotaCall {
         path: balance_path,
+        refreshed_as: None,
         allowance: None,
         read: read_balance,
     }),

@@ -36,6 +36,7 @@ pub(crate) static MOCK: Dialect = Dialect {
     request_id_headers: &["x-request-id", "request-id"],
     // In Tavily's form, without its allowance: the mock may be asked at any time.
     quota: Some(QuotaCall {
+        refreshed_as: None,
         allowance: None,
         ..tavily::QUOTA
     }),

@@ -41,6 +41,7 @@ pub(crate) static MOONSHOT: Dialect = Dialect {
     is_private_header: |name| ACCOUNT_HEADERS.contains(&name) || paths::is_private_everywhere(name),
     quota: Some(QuotaCall {
         path: |base_path| paths::versioned_path(base_path, "/v1/users/me/balance"),
+        refreshed_as: None,
         allowance: None,
         read: read_balance,
     }),

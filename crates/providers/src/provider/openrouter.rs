@@ -77,6 +77,7 @@ pub(crate) static OPENROUTER: Dialect = Dialect {
     request_id_headers: &["x-generation-id", "x-request-id"],
     quota: Some(QuotaCall {
         path: |base_path| paths::versioned_path(base_path, "/v1/key"),
+        refreshed_as: None,
         allowance: None,
         read: read_key,
     }),

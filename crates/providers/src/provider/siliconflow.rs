@@ -15,7 +15,7 @@ use crate::quota::{
 
 const HOST_IN_CHINA: &str = "api.siliconflow.cn";
 const HOST: &str = "api.siliconflow.com";
-/// The code of a response that is no error.
+/// The code of a response that is not an error.
 const OK: f64 = 20_000.0;
 /// Meaning of the numeric codes seen so far. An empty balance comes with 402 or 403.
 const NAMES: &[(&str, Class)] = &[
@@ -38,6 +38,7 @@ pub(crate) static SILICONFLOW: Dialect = Dialect {
     request_id_headers: &["x-siliconcloud-trace-id", "x-request-id"],
     quota: Some(QuotaCall {
         path: |base_path| paths::versioned_path(base_path, "/v1/user/info"),
+        refreshed_as: None,
         allowance: None,
         read: read_balance,
     }),

@@ -43,6 +43,7 @@ pub(crate) static TAVILY: Dialect = Dialect {
 /// `GET /usage`, for which Tavily documents a rate limit of its own: 10 calls of a key in 10 minutes.
 pub(crate) const QUOTA: QuotaCall = QuotaCall {
     path: |base_path| paths::kept_path(base_path, "/usage"),
+    refreshed_as: Some("tavily-keys"),
     allowance: Some(Allowance {
         calls: 10,
         per: Duration::from_secs(10 * 60),

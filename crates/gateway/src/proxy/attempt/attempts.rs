@@ -11,8 +11,8 @@ use keypool_core::pool::{
 use tokio::time::sleep_until;
 
 use super::response::{Failure, UpstreamResponse};
+use crate::checks;
 use crate::context::Gateway;
-use crate::free_call;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
 use crate::proxy::reservation::CallerReservation;
@@ -318,7 +318,7 @@ impl<'a> Attempts<'a> {
         }
         let ended = self.finish(lease, fault, blames_key);
         if ended.effect.needs_check {
-            free_call::check(self.gw, &self.target().entry, &key);
+            checks::check(self.gw, &self.target().entry, &key);
         }
         self.record(ended, status, reason, log);
     }

@@ -276,7 +276,7 @@ impl RequestLog {
 
     /// Adds the request to the usage of the keys that it was tried with. The last of them counts the request itself.
     fn count_usage(&self, ending: Ending) {
-        if !self.gw.stored.is_there() {
+        if !self.gw.stored.has_store() {
             return;
         }
         let now = self.gw.clock.wall();

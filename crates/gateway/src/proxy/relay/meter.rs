@@ -117,7 +117,7 @@ impl Tokens {
                 guess: Some((**guess, Arc::clone(&gw.limits))),
             });
         }
-        if !call.generates || !gw.stored.is_there() {
+        if !call.generates || !gw.stored.has_store() {
             return None;
         }
         let form = UsageForm::of(call.protocol(), call.path())?;

@@ -33,9 +33,9 @@ use super::headers::{UPSTREAM_REQUEST_ID, disarm_page, strip_response};
 use super::inbound::Call;
 use super::log::RequestLog;
 use super::reservation::CallerReservation;
+use crate::checks;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::free_call;
 use crate::snapshot::PoolEntry;
 use crate::task_poll;
 use crate::traces::Ending;
@@ -115,7 +115,7 @@ impl Serving {
                 .response_failed(id, &pool, &key, fault.class, reason);
         }
         if effect.needs_check {
-            free_call::check(gw, entry, &key);
+            checks::check(gw, entry, &key);
         }
         let now = gw.clock.now();
         if effect.cooldown.is_some() || fault.class == Class::Rejected {
