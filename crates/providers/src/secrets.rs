@@ -9,6 +9,14 @@ const PREFIXES: &[&str] = &[
 /// A word of this length that mixes letters and digits may be a key without a known prefix.
 const LONG: usize = 32;
 
+/// A name that begins as keys do is a key from this length on. Shorter ones are names, such as `xai-1`.
+const SHORTEST: usize = 20;
+
+/// Whether a name that someone gave is probably a key, written into the wrong field or column.
+pub fn is_key_as_name(name: &str) -> bool {
+    name.len() >= SHORTEST && PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Whether a word without blanks may be a provider's key, or contain one: it has a known prefix at its start or after a
 /// character that is no letter and no digit, or it is long and mixes letters and digits.
 pub fn looks_like_key(word: &str) -> bool {
@@ -33,6 +41,20 @@ fn is_long_mix(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_in_the_place_of_a_name_is_recognised() {
+        assert!(is_key_as_name("sk-proj-abcdefghijklmn"));
+        assert!(is_key_as_name("tvly-dev-abcdefghijklmn"));
+        for name in [
+            "xai-1",
+            "ark-production",
+            "team-of-sk-abcdefghijklmn",
+            "0f5e3a1c-7a8b-4c2d-9e1f-aabbccddeeff",
+        ] {
+            assert!(!is_key_as_name(name), "{name}");
+        }
+    }
 
     #[test]
     fn keys_are_recognised_and_other_words_are_not() {

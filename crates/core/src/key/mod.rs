@@ -25,7 +25,7 @@ use crate::fault::Class;
 use crate::limit::{Admission, Cost, LimitId, Limiter, Limits, Settlement};
 use crate::models_in_use::ModelsInUse;
 use crate::secret::{Digest256, Secret};
-use crate::settings::BreakerSettings;
+use crate::settings::{BreakerSettings, KeySettings, PoolSettings};
 use limits::KeyLimits;
 use state::Saved;
 
@@ -41,6 +41,15 @@ pub struct KeyId {
 }
 
 impl KeyId {
+    /// What identifies a key with these settings in a pool.
+    pub fn of(pool: &PoolSettings, settings: &KeySettings) -> Self {
+        Self {
+            provider: pool.provider,
+            origin: Arc::clone(settings.base_url.origin()),
+            digest: settings.secret.digest(),
+        }
+    }
+
     /// What names it where its limits are counted: the same on every node.
     fn limit_id(&self) -> LimitId {
         let (provider, origin) = (self.provider.as_bytes(), self.origin.as_bytes());

@@ -157,12 +157,7 @@ impl Registry {
     }
 
     fn member(&self, pool: &PoolSettings, settings: &KeySettings) -> Member {
-        let id = KeyId {
-            provider: pool.provider,
-            origin: Arc::clone(settings.base_url.origin()),
-            digest: settings.secret.digest(),
-        };
-        let (key, is_new) = self.key(id, &settings.secret);
+        let (key, is_new) = self.key(KeyId::of(pool, settings), &settings.secret);
         let group = match &settings.group {
             Some(name) => self.group(pool.provider, name),
             None => Arc::clone(&key.own_group),

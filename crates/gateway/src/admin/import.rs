@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::audit;
 use super::extract::{Names, Source, media_type, unsupported};
 use super::import_format::{Format, Line, MAX_LINES, too_large};
-use super::keys::{PoolForKeys, free_name, name_mistake, secret};
+use super::keys::{PoolForKeys, free_name, name_mistake, same_as_secret, secret};
 use super::openapi::ChangeProblems;
 use super::problem::Problem;
 use crate::context::Gateway;
@@ -122,7 +122,7 @@ pub(super) async fn import(
         pool_is_stored: pool.is_stored,
         keys,
     };
-    gw.change_catalog(&change, &entry).await?;
+    gw.change_catalog(change, entry).await?;
     Ok(Json(report))
 }
 
@@ -241,7 +241,9 @@ impl<'a> Planning<'a> {
     }
 
     fn decide(&mut self, line: Line) -> Decision {
-        let name = line.name.clone();
+        let mistake = line.name.as_deref().and_then(name_mistake);
+        // A name that is none may be a secret in the wrong column: the report does not repeat it.
+        let name = line.name.clone().filter(|_| mistake.is_none());
         let malformed = |error| Decision::Malformed(name, error);
         let entry = match line.entry {
             Ok(entry) => entry,
@@ -255,8 +257,8 @@ impl<'a> Planning<'a> {
             return Decision::Known(Arc::clone(known));
         }
         if let Some(name) = &line.name {
-            if let Some(mistake) = name_mistake(name) {
-                return malformed(mistake);
+            if let Some(mistake) = mistake.or_else(|| same_as_secret(name, &secret)) {
+                return Decision::Malformed(None, mistake);
             }
             if self.names.contains(&**name) {
                 return malformed("the pool has another key of that name".to_owned());

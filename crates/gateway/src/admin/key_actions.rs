@@ -41,35 +41,47 @@ struct Action {
     marks: MarksChange,
 }
 
+/// Does it, even if the client leaves meanwhile.
 async fn act(
     gw: &Arc<Gateway>,
     (pool, name): (String, String),
     source: Source,
     action: Action,
 ) -> Result<Response, Problem> {
+    let of_gw = Arc::clone(gw);
+    let (of_pool, of_name) = (pool.clone(), name.clone());
+    let acting = async move { make(&of_gw, (&of_pool, &of_name), source, action).await };
+    let done = gw.tasks.spawn(acting).await;
+    done.unwrap_or_else(|_| Err(Problem::internal()))?;
+    respond(gw, &pool, &name, StatusCode::OK)
+}
+
+async fn make(
+    gw: &Arc<Gateway>,
+    (pool, name): (&str, &str),
+    source: Source,
+    action: Action,
+) -> Result<(), Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
-    let (_, member) = find(gw, &pool, &name)?;
+    let (entry, member) = find(gw, pool, name)?;
     let change = KeyStateChange {
         key: (&member.key.id).into(),
         disabled: action.disabled,
         marks: action.marks,
         quota: None,
     };
-    let entry = audit::entry(gw, source, action.name, target(&pool, &name), &json!({}));
-    gw.change_key_states(std::slice::from_ref(&change), Some(&entry))
+    let audit = audit::entry(gw, source, action.name, target(pool, name), &json!({}));
+    gw.change_key_states(std::slice::from_ref(&change), Some(&audit))
         .await?;
     if let Some(disabled) = action.disabled {
         member.set_disabled(disabled);
     }
-    if action.marks == MarksChange::Cleared {
-        member.reset();
-    }
-    gw.stored
-        .records
-        .change(&change.key, gw.clock.wall(), |record| {
-            record.disabled = member.is_disabled();
-        });
-    respond(gw, &pool, &name, StatusCode::OK)
+    gw.apply_marks(&entry, &member, action.marks);
+    let now = gw.clock.wall();
+    gw.stored.records.change(&change.key, now, |record| {
+        record.disabled = member.is_disabled();
+    });
+    Ok(())
 }
 
 /// Clears the cooldowns of a key and its quota group, and the marks `exhausted` and `invalid`.

@@ -12,6 +12,7 @@ use keypool_core::secret::Secret;
 use keypool_core::settings::PoolSettings;
 use keypool_core::store::{Catalog, Change, Expected, NewKey, StoredKey};
 use keypool_core::values;
+use keypool_providers::secrets::is_key_as_name;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::json;
@@ -163,7 +164,16 @@ pub(super) fn resource_name_mistake(name: &str) -> Option<String> {
             "`name` must not be \".\" or \"..\", which clients remove from a path".to_owned(),
         );
     }
+    if is_key_as_name(name) {
+        return Some("`name` looks like a key, and names are shown and logged".to_owned());
+    }
     values::name_mistake(name).map(|mistake| format!("`name` {mistake}"))
+}
+
+/// What is wrong with a key whose name is its secret.
+pub(super) fn same_as_secret(name: &str, secret: &Secret) -> Option<String> {
+    let is_same = Secret::new(name) == *secret;
+    is_same.then(|| "`name` is the same as `key`, and names are shown and logged".to_owned())
 }
 
 pub(super) fn no_key(pool: &str, name: &str) -> Problem {
@@ -299,6 +309,9 @@ pub(super) async fn add(
             None
         }
     };
+    if let (Some(name), Some(secret)) = (&new.name, &secret) {
+        mistakes.extend(same_as_secret(name, secret));
+    }
     let Some(secret) = secret.filter(|_| mistakes.is_empty()) else {
         return Err(Problem::invalid(mistakes));
     };
@@ -333,7 +346,7 @@ pub(super) async fn add(
         pool_is_stored: pool.is_stored,
         keys: vec![key],
     };
-    gw.change_catalog(&change, &entry).await?;
+    gw.change_catalog(change, entry).await?;
     respond(&gw, &pool_name, &name, StatusCode::CREATED)
 }
 
@@ -372,7 +385,7 @@ pub(super) async fn update(
     let fields: KeyFields = patch.apply(&stored.settings)?;
     let declared = gw.declared();
     let secret = new_secret.clone().unwrap_or_else(|| stored.secret.clone());
-    let (_, place) = fields
+    let (settings, place) = fields
         .settings(
             (&stored.name, &secret),
             &pool.settings,
@@ -402,7 +415,8 @@ pub(super) async fn update(
         },
         expected,
     };
-    gw.change_catalog(&change, &entry).await?;
+    gw.keep_disabled(&pool.settings, &settings).await?;
+    gw.change_catalog(change, entry).await?;
     respond(&gw, &pool_name, &name, StatusCode::OK)
 }
 
@@ -450,6 +464,6 @@ pub(super) async fn delete(
         name: name.into(),
         expected,
     };
-    gw.change_catalog(&change, &entry).await?;
+    gw.change_catalog(change, entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }

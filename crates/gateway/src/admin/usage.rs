@@ -104,15 +104,6 @@ pub(super) async fn usage(
 impl UsageParams {
     fn query(&self, now: SystemTime) -> Result<UsageQuery, Problem> {
         let to = time("to", self.to.as_deref())?.unwrap_or(now);
-        let from = match time("from", self.from.as_deref())? {
-            Some(from) => from,
-            None => to
-                .checked_sub(DEFAULT_TIME)
-                .unwrap_or(SystemTime::UNIX_EPOCH),
-        };
-        if from >= to {
-            return Err(Problem::invalid_query("`from` must be before `to`"));
-        }
         let step = self.step.as_deref().map(|text| {
             let step = values::duration(text).filter(|step| *step >= MIN_STEP);
             step.ok_or_else(|| {
@@ -121,10 +112,18 @@ impl UsageParams {
                 )
             })
         });
+        let step = step.transpose()?;
+        let from = match time("from", self.from.as_deref())? {
+            Some(from) => from,
+            None => default_from(to, step),
+        };
+        if from >= to {
+            return Err(Problem::invalid_query("`from` must be before `to`"));
+        }
         let mut query = UsageQuery {
             from,
             to,
-            step: step.transpose()?,
+            step,
             by_key: false,
             by_model: false,
             by_virtual_key: false,
@@ -144,6 +143,18 @@ impl UsageParams {
         }
         Ok(query)
     }
+}
+
+/// Where the time begins that is summed by default. With steps it begins with a whole one: full
+/// hours, or days of UTC.
+fn default_from(to: SystemTime, step: Option<Duration>) -> SystemTime {
+    let from = to
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let from = from.saturating_sub(DEFAULT_TIME);
+    let step = step.filter(|step| *step <= DEFAULT_TIME);
+    let part = step.map_or(1, |step| step.as_secs().max(1));
+    SystemTime::UNIX_EPOCH + Duration::from_secs(from.as_secs() / part * part)
 }
 
 fn time(name: &str, text: Option<&str>) -> Result<Option<SystemTime>, Problem> {
@@ -175,6 +186,25 @@ impl UsageView {
             failures: counts.failures,
             input_tokens: counts.input_tokens,
             output_tokens: counts.output_tokens,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_time_begins_with_a_whole_step() {
+        let at = |text: &str| SystemTime::from(text.parse::<Timestamp>().unwrap());
+        let (to, hour) = (at("2027-01-31T13:45:10.5Z"), Duration::from_secs(3600));
+        for (step, from) in [
+            (None, "2027-01-30T13:45:10Z"),
+            (Some(hour), "2027-01-30T13:00:00Z"),
+            (Some(24 * hour), "2027-01-30T00:00:00Z"),
+            (Some(7 * 24 * hour), "2027-01-30T13:45:10Z"),
+        ] {
+            assert_eq!(default_from(to, step), at(from), "{step:?}");
         }
     }
 }

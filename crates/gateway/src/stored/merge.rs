@@ -86,7 +86,7 @@ impl InactiveReason {
 impl std::fmt::Display for InactiveReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Declared => f.write_str("the configuration declares one of that name: rename or delete one of the two"),
+            Self::Declared => f.write_str("the configuration declares one of that name, which is used: rename that one, or remove it to use or delete this one"),
             Self::NoPool => f.write_str("its pool is neither declared nor stored any more: create the pool again, or delete the key"),
             Self::SecretTaken => f.write_str("another key of the pool has the same secret: delete one of the two"),
             Self::SecretRequired => f.write_str("its pool leads elsewhere than when the secret was set: set the secret again"),

@@ -158,7 +158,8 @@ pub(crate) async fn follow_regularly(gw: &Arc<Gateway>) -> std::convert::Infalli
     loop {
         tokio::time::sleep(POLL_EVERY).await;
         let is_loaded = gw.stored.catalog().is_some();
-        if is_loaded && !is_shared && !gw.stored.reads_fail() {
+        // Of a write that failed, it may be unknown whether it was made.
+        if is_loaded && !is_shared && !gw.stored.is_degraded() {
             continue;
         }
         // Errors are noted; this tries again.

@@ -6,7 +6,9 @@ mod follow;
 
 use std::sync::Arc;
 
+use keypool_core::key::KeyId;
 use keypool_core::pool::MemberRef;
+use keypool_core::settings::{KeySettings, PoolSettings};
 use keypool_core::store::{
     AuditEntry, Change, KeyStateChange, MarksChange, StoreError, StoreErrorKind,
 };
@@ -34,8 +36,22 @@ impl Gateway {
         outcome
     }
 
-    /// Makes a change of the catalog, and applies it.
+    /// Makes a change of the catalog, and applies it, even if the caller leaves meanwhile.
     pub(crate) async fn change_catalog(
+        self: &Arc<Self>,
+        change: Change,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        let gw = Arc::clone(self);
+        let changing = async move { gw.make_change(&change, &audit).await };
+        let changed = self.tasks.spawn(changing).await;
+        changed.unwrap_or_else(|_| {
+            let message = "the change failed unexpectedly; the log has the details";
+            Err(StoreError::new(StoreErrorKind::Internal, message))
+        })
+    }
+
+    async fn make_change(
         self: &Arc<Self>,
         change: &Change,
         audit: &AuditEntry,
@@ -69,6 +85,34 @@ impl Gateway {
             (true, false) => self.telemetry.check_passed(&entry.pool, member),
             _ => {}
         }
+    }
+
+    /// Before a key gets another secret or address: a key that is switched off stays so, although its state belongs to its
+    /// secret. `settings` are those that it will have.
+    pub(crate) async fn keep_disabled(
+        &self,
+        pool: &PoolSettings,
+        settings: &KeySettings,
+    ) -> Result<(), StoreError> {
+        let snapshot = self.snapshot();
+        let entry = snapshot.pool(&pool.name);
+        let member = entry.and_then(|entry| entry.pool.member(&settings.name));
+        let id = KeyId::of(pool, settings);
+        if !member.is_some_and(|member| member.is_disabled() && member.key.id != id) {
+            return Ok(());
+        }
+        let change = KeyStateChange {
+            key: (&id).into(),
+            disabled: Some(true),
+            marks: MarksChange::Keep,
+            quota: None,
+        };
+        self.change_key_states(std::slice::from_ref(&change), None)
+            .await?;
+        let now = self.clock.wall();
+        let records = &self.stored.records;
+        records.change(&change.key, now, |record| record.disabled = true);
+        Ok(())
     }
 
     /// Makes changes of what is known of keys. Other nodes follow them; the caller applies them to this node's keys.

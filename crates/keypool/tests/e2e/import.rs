@@ -86,7 +86,7 @@ async fn keys_are_imported_from_csv_and_json() {
         (5, Some("x"), "malformed", true),
         (6, Some("y"), "malformed", true),
         (7, Some("z"), "malformed", true),
-        (8, Some("two\nlines"), "malformed", true),
+        (8, None, "malformed", true),
     ];
     assert_eq!(lines(&report), expected);
     let main = gw.read("pools/p/keys/main%2C%20%22one%22").await;
@@ -122,6 +122,34 @@ async fn keys_are_imported_from_csv_and_json() {
             .len(),
         5
     );
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_in_the_column_of_names_is_neither_stored_nor_repeated() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let secrets = ["sk-proj-abcdefghijklmnopqrst", "a-key-without-known-prefix"];
+    let csv = format!(
+        "name,key\n{},main\n{},{}\n",
+        secrets[0], secrets[1], secrets[1]
+    );
+    let reply = import(&gw, "text/csv", csv.as_bytes()).await;
+    assert_eq!(counts(&ok(&reply, 200)), [0, 0, 2]);
+    let add = json!({ "key": secrets[1], "name": secrets[1] });
+    let refused = gw.api("POST", "pools/p/keys", add).await;
+    problem(&refused, 422, "invalid_settings");
+    let listed = gw.read("pools/p/keys").await;
+    for shown in [
+        reply.json().to_string(),
+        refused.json().to_string(),
+        listed.to_string(),
+    ] {
+        assert!(
+            !secrets.iter().any(|secret| shown.contains(secret)),
+            "{shown}"
+        );
+    }
     gw.stop().await;
 }
 

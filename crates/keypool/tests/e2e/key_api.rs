@@ -100,6 +100,29 @@ async fn a_key_is_changed_listed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_switched_off_stays_so_with_a_new_secret() {
+    let mock = Mock::start().await.unwrap();
+    let gw = Gateway::start(&pool(&mock, 1)).await;
+    let second = json!({ "key": key(2), "name": "two" });
+    ok(&gw.api("POST", "pools/p/keys", second).await, 201);
+    let off = gw
+        .api("POST", "pools/p/keys/two/disable", Value::Null)
+        .await;
+    ok(&off, 200);
+    let new_secret = json!({ "key": key(3) });
+    let changed = gw.api("PATCH", "pools/p/keys/two", new_secret).await;
+    assert_eq!(ok(&changed, 200)["state"], "disabled");
+    let gw = gw.restarted().await;
+    assert_eq!(gw.key_stats("p", "two").await["state"], "disabled");
+    for _ in 0..3 {
+        assert_eq!(gw.chat().await.key(), "p-1");
+    }
+    let on = gw.api("POST", "pools/p/keys/two/enable", Value::Null).await;
+    assert_eq!(ok(&on, 200)["state"], "active");
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn a_declared_key_is_switched_and_checked_but_not_edited() {
     let mock = Mock::start().await.unwrap();
     let gw = Gateway::start(&pool(&mock, 2)).await;

@@ -126,7 +126,7 @@ impl Gateway {
     }
 }
 
-/// Prints a figure for whoever reads it; a test that passes hides it.
+/// Prints a figure, which is shown with `--nocapture`.
 #[expect(clippy::print_stdout, reason = "the figures of a run")]
 pub(crate) fn show(figure: &str) {
     println!("{figure}");
