@@ -145,9 +145,13 @@ fn rows(write: &Write, pool: &str, keys: &[NewKey]) -> Result<Vec<Value>, StoreE
 }
 
 fn encrypt(write: &Write, pool: &str, key: &NewKey) -> Result<String, StoreError> {
-    write
-        .keys
-        .encrypt(key.secret.expose(), &["keys", "secret", pool, &key.name])
+    let place = secret_place(pool, &key.name, &key.bound_to);
+    write.keys.encrypt(key.secret.expose(), &place)
+}
+
+/// Where a secret is encrypted for. Who alters where it may be sent makes it unreadable.
+pub(super) fn secret_place<'a>(pool: &'a str, name: &'a str, bound_to: &'a str) -> [&'a str; 5] {
+    ["keys", "secret", pool, name, bound_to]
 }
 
 fn secret_hash(write: &Write, key: &NewKey) -> String {
