@@ -114,9 +114,12 @@ fn check_distinct(pool: &str, keys: &[NewKey]) -> Result<(), StoreError> {
 
 /// Refuses keys with a name or a secret that a stored key of the pool has.
 async fn check_free(write: &mut Write, pool: &str, rows: Vec<Value>) -> Result<(), StoreError> {
-    let sql = "SELECT 0, k.name FROM {rows} AS r JOIN keys AS k ON k.pool = $2 AND k.name = r.value->>'name' \
+    // CROSS JOIN keeps SQLite from reading all the new keys again for each stored one.
+    let sql = "SELECT 0, k.name FROM {rows} AS r CROSS JOIN keys AS k \
+               WHERE k.pool = $2 AND k.name = (r.value->>'name') \
                UNION ALL \
-               SELECT 1, k.name FROM {rows} AS r JOIN keys AS k ON k.pool = $2 AND k.secret_hash = r.value->>'hash' \
+               SELECT 1, k.name FROM {rows} AS r CROSS JOIN keys AS k \
+               WHERE k.pool = $2 AND k.secret_hash = (r.value->>'hash') \
                LIMIT 1";
     let Some(mut row) = write.first(sql, with_rows(rows, params![pool])).await? else {
         return Ok(());
