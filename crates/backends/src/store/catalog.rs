@@ -5,6 +5,7 @@ use keypool_core::store::{Catalog, Revision, StoreError, StoredKey, StoredPool, 
 
 use super::convert::{next_hash, next_time, time};
 use super::envelope::Keys;
+use super::key_changes::secret_place;
 use super::sql::{Row, Transaction, unexpected};
 
 /// The number of the newest change.
@@ -66,13 +67,13 @@ fn pool(mut row: Row) -> Result<StoredPool, StoreError> {
 }
 
 fn key(mut row: Row, keys: &Keys) -> Result<StoredKey, StoreError> {
-    let (pool, name) = (row.text()?, row.text()?);
-    let secret = keys.decrypt(&row.text()?, &["keys", "secret", &pool, &name])?;
+    let (pool, name, secret, bound_to) = (row.text()?, row.text()?, row.text()?, row.text()?);
+    let secret = keys.decrypt(&secret, &secret_place(&pool, &name, &bound_to))?;
     Ok(StoredKey {
         pool: pool.into(),
         name: name.into(),
         secret: Secret::new(secret),
-        bound_to: row.text()?,
+        bound_to,
         settings: row.text()?,
         version: row.count()?,
         created_at: next_time(&mut row)?,

@@ -114,9 +114,12 @@ fn check_distinct(pool: &str, keys: &[NewKey]) -> Result<(), StoreError> {
 
 /// Refuses keys with a name or a secret that a stored key of the pool has.
 async fn check_free(write: &mut Write, pool: &str, rows: Vec<Value>) -> Result<(), StoreError> {
-    let sql = "SELECT 0, k.name FROM {rows} AS r JOIN keys AS k ON k.pool = $2 AND k.name = r.value->>'name' \
+    // CROSS JOIN keeps SQLite from reading all the new keys again for each stored one.
+    let sql = "SELECT 0, k.name FROM {rows} AS r CROSS JOIN keys AS k \
+               WHERE k.pool = $2 AND k.name = (r.value->>'name') \
                UNION ALL \
-               SELECT 1, k.name FROM {rows} AS r JOIN keys AS k ON k.pool = $2 AND k.secret_hash = r.value->>'hash' \
+               SELECT 1, k.name FROM {rows} AS r CROSS JOIN keys AS k \
+               WHERE k.pool = $2 AND k.secret_hash = (r.value->>'hash') \
                LIMIT 1";
     let Some(mut row) = write.first(sql, with_rows(rows, params![pool])).await? else {
         return Ok(());
@@ -145,9 +148,13 @@ fn rows(write: &Write, pool: &str, keys: &[NewKey]) -> Result<Vec<Value>, StoreE
 }
 
 fn encrypt(write: &Write, pool: &str, key: &NewKey) -> Result<String, StoreError> {
-    write
-        .keys
-        .encrypt(key.secret.expose(), &["keys", "secret", pool, &key.name])
+    let place = secret_place(pool, &key.name, &key.bound_to);
+    write.keys.encrypt(key.secret.expose(), &place)
+}
+
+/// Where a secret is encrypted for. Who alters where it may be sent makes it unreadable.
+pub(super) fn secret_place<'a>(pool: &'a str, name: &'a str, bound_to: &'a str) -> [&'a str; 5] {
+    ["keys", "secret", pool, name, bound_to]
 }
 
 fn secret_hash(write: &Write, key: &NewKey) -> String {

@@ -6,6 +6,7 @@ use keypool_core::store::{StoreError, StoreErrorKind};
 use serde_json::{Value, json};
 
 use super::envelope::{Envelope, Keys, MasterKey};
+use super::key_changes::secret_place;
 use super::schema;
 use super::sql::{Database, Row, params};
 use super::sql_store::in_time;
@@ -44,7 +45,7 @@ async fn encrypt_again(
     let (envelope, new) = Envelope::renew(new, &old)?;
 
     let stored = transaction
-        .fetch("SELECT pool, name, secret FROM keys", vec![])
+        .fetch("SELECT pool, name, secret, bound_to FROM keys", vec![])
         .await?;
     let rows = stored
         .into_iter()
@@ -76,8 +77,8 @@ async fn encrypt_again(
 }
 
 fn secret(mut row: Row, old: &Keys, new: &Keys) -> Result<Value, StoreError> {
-    let (pool, name, stored) = (row.text()?, row.text()?, row.text()?);
-    let place = ["keys", "secret", &pool, &name];
+    let (pool, name, stored, bound_to) = (row.text()?, row.text()?, row.text()?, row.text()?);
+    let place = secret_place(&pool, &name, &bound_to);
     let secret = new.encrypt(&old.decrypt(&stored, &place)?, &place)?;
     Ok(json!({ "pool": pool, "name": name, "secret": secret }))
 }

@@ -99,6 +99,19 @@ async fn a_value_in_the_place_of_another_is_not_decrypted(backend: Backend) {
     );
 }
 
+async fn a_secret_whose_host_was_altered_is_not_decrypted(backend: Backend) {
+    change(backend.store(), add_keys("p", &[("k", SECRET)]))
+        .await
+        .unwrap();
+    backend
+        .sql("UPDATE keys SET bound_to = 'https://elsewhere.example.com'")
+        .await;
+    assert_eq!(
+        kind(backend.store().catalog().await),
+        StoreErrorKind::Internal
+    );
+}
+
 async fn a_database_of_a_newer_schema_is_refused_and_left_as_it_is(mut backend: Backend) {
     fill(&backend).await;
     backend.close();
@@ -194,6 +207,7 @@ on_every_store! {
     no_secret_and_no_digest_of_it_is_readable,
     a_wrong_master_key_opens_nothing_and_changes_nothing,
     a_value_in_the_place_of_another_is_not_decrypted,
+    a_secret_whose_host_was_altered_is_not_decrypted,
     a_database_of_a_newer_schema_is_refused_and_left_as_it_is,
     only_the_new_master_key_opens_a_store_after_a_rotation,
     a_running_server_writes_nothing_after_a_rotation,

@@ -10,17 +10,27 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _, Sqlite, TypeInfo, ValueRef};
 
 use super::error;
+use super::interrupt::Interrupt;
 use crate::store::sql::{Cell, Param, Row, Transaction};
 
 /// A transaction.
 pub(super) struct SqliteTransaction {
     transaction: sqlx::Transaction<'static, Sqlite>,
     path: PathBuf,
+    interrupt: Interrupt,
 }
 
 impl SqliteTransaction {
-    pub(super) fn new(transaction: sqlx::Transaction<'static, Sqlite>, path: PathBuf) -> Self {
-        Self { transaction, path }
+    pub(super) fn new(
+        transaction: sqlx::Transaction<'static, Sqlite>,
+        path: PathBuf,
+        interrupt: Interrupt,
+    ) -> Self {
+        Self {
+            transaction,
+            path,
+            interrupt,
+        }
     }
 
     fn error(&self, error: &sqlx::Error) -> StoreError {
@@ -31,7 +41,8 @@ impl SqliteTransaction {
 #[async_trait]
 impl Transaction for SqliteTransaction {
     async fn execute(&mut self, sql: &'static str, params: Vec<Param>) -> Result<u64, StoreError> {
-        let result = query(sql, params).execute(&mut *self.transaction).await;
+        let statement = query(sql, params).execute(&mut *self.transaction);
+        let result = self.interrupt.unless_dropped(statement).await;
         result
             .map(|result| result.rows_affected())
             .map_err(|error| self.error(&error))
@@ -42,13 +53,15 @@ impl Transaction for SqliteTransaction {
         sql: &'static str,
         params: Vec<Param>,
     ) -> Result<Vec<Row>, StoreError> {
-        let rows = query(sql, params).fetch_all(&mut *self.transaction).await;
+        let statement = query(sql, params).fetch_all(&mut *self.transaction);
+        let rows = self.interrupt.unless_dropped(statement).await;
         let rows = rows.and_then(|rows| rows.iter().map(row).collect());
         rows.map_err(|error| self.error(&error))
     }
 
     async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        let result = sqlx::raw_sql(sql).execute(&mut *self.transaction).await;
+        let statement = sqlx::raw_sql(sql).execute(&mut *self.transaction);
+        let result = self.interrupt.unless_dropped(statement).await;
         result.map(drop).map_err(|error| self.error(&error))
     }
 

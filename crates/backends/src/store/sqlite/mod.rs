@@ -3,6 +3,7 @@
 mod connection;
 mod error;
 mod files;
+mod interrupt;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use self::connection::SqliteTransaction;
 use self::files::Lock;
+use self::interrupt::Interrupt;
 use super::envelope::MasterKey;
 use super::rotation;
 use super::schema::{self, Access};
@@ -38,6 +40,8 @@ pub struct Sqlite {
     path: PathBuf,
     /// SQLite has one writer at a time. With one connection for it, writers wait in the order in which they came.
     writer: SqlitePool,
+    /// Stops what the writer does.
+    interrupt: Interrupt,
     readers: SqlitePool,
     /// Held while this process may write; `None` for commands that work beside a server.
     _lock: Option<Lock>,
@@ -139,20 +143,23 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             // What was deleted must not stay readable in the file.
             .pragma("secure_delete", "ON");
+        let interrupt = Interrupt::default();
         Self {
             path: path.to_owned(),
-            writer: pool(1, writer),
-            readers: pool(READERS, options(path).read_only(true)),
+            writer: interrupt.install(pool(1)).connect_lazy_with(writer),
+            interrupt,
+            readers: readers(path),
             _lock: lock,
         }
     }
 
     /// A file that is only read.
     fn read_only(path: &Path) -> Self {
-        let readers = pool(READERS, options(path).read_only(true));
+        let readers = readers(path);
         Self {
             path: path.to_owned(),
             writer: readers.clone(),
+            interrupt: Interrupt::default(),
             readers,
             _lock: None,
         }
@@ -166,6 +173,7 @@ impl Sqlite {
         &self,
         pool: &SqlitePool,
         statement: &'static str,
+        interrupt: Interrupt,
     ) -> Result<Box<dyn Transaction>, StoreError> {
         let transaction = pool
             .begin_with(statement)
@@ -174,6 +182,7 @@ impl Sqlite {
         Ok(Box::new(SqliteTransaction::new(
             transaction,
             self.path.clone(),
+            interrupt,
         )))
     }
 
@@ -195,13 +204,16 @@ fn options(path: &Path) -> SqliteConnectOptions {
     options.busy_timeout(BUSY_TIMEOUT).foreign_keys(true)
 }
 
-fn pool(connections: u32, options: SqliteConnectOptions) -> SqlitePool {
+fn readers(path: &Path) -> SqlitePool {
+    pool(READERS).connect_lazy_with(options(path).read_only(true))
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(options)
 }
 
 #[async_trait]
@@ -219,12 +231,14 @@ impl Database for Sqlite {
     }
 
     async fn read(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        self.begin(&self.readers, "BEGIN").await
+        self.begin(&self.readers, "BEGIN", Interrupt::default())
+            .await
     }
 
     async fn write(&self) -> Result<Box<dyn Transaction>, StoreError> {
         // With the lock from the start: a transaction that has read cannot wait for one.
-        self.begin(&self.writer, "BEGIN IMMEDIATE").await
+        let interrupt = self.interrupt.clone();
+        self.begin(&self.writer, "BEGIN IMMEDIATE", interrupt).await
     }
 
     async fn migrate(&self) -> Result<Box<dyn Transaction>, StoreError> {
