@@ -273,7 +273,14 @@ async fn a_configured_master_key_is_rotated_to_the_one_in_the_variable() {
     for expected in ["on every server, and restart each", "already"] {
         let said = run(&folder, &ROTATE, &env, "").await.ok();
         assert!(said.contains(expected) && !said.contains(new), "{said}");
+        assert!(said.contains(NEXT), "{said}");
     }
+    assert_eq!(read(&folder, NEXT).trim(), new);
+    // The only copy of the new key is not lost to a second rotation.
+    let again = [("KEYPOOL_NEW_MASTER_KEY", "another-master-key-of-a-test")];
+    let said = run(&folder, &ROTATE, &again, "").await.failed();
+    assert!(said.contains("an earlier rotation"), "{said}");
+    assert_eq!(read(&folder, NEXT).trim(), new);
     assert!(
         run(&folder, &EXPORT, &[], "")
             .await

@@ -42,9 +42,9 @@ enum StoreVerb {
     ///
     /// If keypool keeps the master key in a file beside the database, the file is replaced: by the key in
     /// KEYPOOL_NEW_MASTER_KEY, or by a new random one. If the master key is configured, KEYPOOL_NEW_MASTER_KEY must hold the
-    /// new one, and you change the configuration. Restart every server after that: until then, it stores nothing.
+    /// new one, and you change the configuration; until then, the new key is in <name>.master-key.new too. Restart every server after that: until then, it stores nothing.
     #[command(
-        after_help = "Examples:\n  keypool store rotate-master-key\n  KEYPOOL_NEW_MASTER_KEY=$(openssl rand -hex 32) keypool store rotate-master-key"
+        after_help = "Examples:\n  keypool store rotate-master-key\n  (umask 077; openssl rand -hex 32 > new-master-key)\n  KEYPOOL_NEW_MASTER_KEY=$(cat new-master-key) keypool store rotate-master-key"
     )]
     RotateMasterKey,
 }
