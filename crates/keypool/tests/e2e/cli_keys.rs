@@ -412,7 +412,7 @@ async fn without_a_provider_that_tells_quotas_a_refresh_fails() {
         .keypool(&["keys", "refresh", "--pool", "p"])
         .await
         .failed();
-    assert!(said.contains("does not tell the quota"), "{said}");
+    assert!(said.contains("does not report the quota"), "{said}");
     gw.stop().await;
 }
 
