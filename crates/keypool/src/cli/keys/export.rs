@@ -69,7 +69,7 @@ pub(super) fn run(args: &ExportArgs, server: &ServerArgs) -> Result<ExitCode, Fa
         }
     };
     if !text.is_empty() {
-        print(text.trim_end());
+        print(text.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -102,8 +102,7 @@ fn copy(settings: &StoreSettings, file: &Path, is_json: bool) -> Result<(), Fail
             database.display(),
             file.display()
         ),
-    });
-    Ok(())
+    })
 }
 
 fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Result<(), Failure> {
@@ -125,7 +124,7 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
     print(&match is_json {
         true => format!("{:#}", json!({ "file": file, "database": database })),
         false => format!("Restored {} from {}.", database.display(), file.display()),
-    });
+    })?;
     if let Err(error) = opened {
         print_error(&format!(
             "warning: the server will not start with it yet: {error}"

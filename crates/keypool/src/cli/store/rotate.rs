@@ -54,11 +54,9 @@ pub(super) fn run(
             Outcome::AlreadyDone => "already_rotated",
         };
         let result = json!({ "status": name, "master_key_file": file });
-        print(&format!("{result:#}"));
-        return Ok(());
+        return print(&format!("{result:#}"));
     }
-    print(&text(&outcome, &file));
-    Ok(())
+    print(&text(&outcome, &file))
 }
 
 /// What a rotation has done, for people. `file` has the new key.
