@@ -107,20 +107,27 @@ async fn a_backup_of_a_running_server_is_restored() {
 }
 
 #[tokio::test]
-async fn a_restored_backup_of_another_master_key_is_noticed() {
+async fn a_backup_of_another_master_key_is_restored_only_on_request() {
     let (_mock, gw) = with_a_stored_key().await;
     gw.keypool(&["store", "backup", "copy.db"]).await.ok();
     let folder = gw.folder().clone();
     let old = read(&folder, MASTER_KEY);
     gw.stop().await;
     run(&folder, &ROTATE, &[], "").await.ok();
-    let restored = run(&folder, &["store", "restore", "copy.db", "--yes"], &[], "").await;
+    let restore = ["store", "restore", "copy.db", "--yes"];
+    let said = run(&folder, &restore, &[], "").await.failed();
+    assert!(said.contains("so nothing was changed"), "{said}");
+    assert!(!folder.path("keypool.db.before-restore").exists());
+    assert_the_store_works(&folder, 2).await;
+    let anyway = [&restore[..], &["--without-key-check"]].concat();
+    let restored = run(&folder, &anyway, &[], "").await;
+    assert_eq!(restored.code, 0, "{restored:?}");
     assert!(
         restored.stderr.contains("will not start with it yet"),
         "{restored:?}"
     );
     folder.write(MASTER_KEY, &old);
-    assert_the_store_works(&folder, 2).await;
+    assert_the_store_works(&folder, 3).await;
 }
 
 #[tokio::test]

@@ -64,6 +64,9 @@ struct RestoreArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+    /// Restore it even if the master key does not open it, for a key that you put back afterwards.
+    #[arg(long)]
+    without_key_check: bool,
 }
 
 /// Runs a verb.
@@ -116,6 +119,9 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
     let question = format!("Replace {} by {}?", database.display(), file.display());
     prompt::confirm(&question, args.yes)?;
     let opened = runtime()?.block_on(async {
+        if !args.without_key_check {
+            check_master_key(settings, file).await?;
+        }
         SqliteStore::restore(file, database)
             .await
             .map_err(|error| Failure::because("cannot restore the store", error))?;
@@ -131,6 +137,16 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
         ));
     }
     Ok(())
+}
+
+/// Refuses a backup that no server would start with.
+async fn check_master_key(settings: &StoreSettings, backup: &Path) -> Result<(), Failure> {
+    let checked = store::check_master_key(settings, backup).await;
+    checked.map_err(|error| {
+        Failure::Other(format!(
+            "the master key does not open the backup, so nothing was changed: {error}; to put the right key back afterwards, add --without-key-check"
+        ))
+    })
 }
 
 /// The SQLite database; for PostgreSQL, an error with the sentence that says what to do.
