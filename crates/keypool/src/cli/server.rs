@@ -56,6 +56,11 @@ impl ServerArgs {
             .map_err(|error| Failure::because("cannot read the working directory", error))
     }
 
+    /// Whether a flag or the variable names a server.
+    pub(super) fn names_a_server(&self) -> Result<bool, Failure> {
+        Ok(self.server.is_some() || config::variable(&self.sources()?, SERVER_VARIABLE).is_some())
+    }
+
     /// The server to be called.
     pub(super) fn target(&self) -> Result<Target, Failure> {
         let sources = self.sources()?;
