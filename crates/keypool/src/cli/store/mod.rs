@@ -88,7 +88,7 @@ pub(super) fn run(args: &StoreArgs) -> Result<ExitCode, Failure> {
 fn copy(settings: &StoreSettings, file: &Path, is_json: bool) -> Result<(), Failure> {
     let database = sqlite(settings, || {
         format!(
-            "back it up with `pg_dump --format=custom --file={} --dbname=URL`",
+            "back it up with `pg_dump --format=custom --file={} --host=HOST --username=USER DATABASE`",
             file.display()
         )
     })?;
@@ -112,7 +112,7 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
     let file = &args.file;
     let database = sqlite(settings, || {
         format!(
-            "stop every server, and restore it with `pg_restore --clean --if-exists --dbname=URL {}`",
+            "stop every server, and restore it with `pg_restore --clean --if-exists --host=HOST --username=USER --dbname=DATABASE {}`",
             file.display()
         )
     })?;
@@ -154,7 +154,7 @@ fn sqlite(settings: &StoreSettings, what_to_do: impl Fn() -> String) -> Result<&
     match &settings.location {
         StoreLocation::Sqlite(path) => Ok(path),
         StoreLocation::Postgres(_) => Err(Failure::Other(format!(
-            "the store is PostgreSQL: {}, where URL is `store.url`",
+            "the store is PostgreSQL: {}, as `store.url` says; put the password into ~/.pgpass or PGPASSWORD, since others can see arguments",
             what_to_do()
         ))),
     }
