@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keypool_backends::store::{MasterKey, PostgresStore, SqliteStore};
 use keypool_core::secret::Secret;
-use keypool_core::store::{Store, StoreErrorKind};
+use keypool_core::store::{Store, StoreError, StoreErrorKind};
 use keypool_gateway::settings::{StoreLocation, StoreSettings};
 
 use crate::secret_file;
@@ -65,27 +65,49 @@ pub(crate) async fn open_for_reading(settings: &StoreSettings) -> Result<Arc<dyn
         }
         (StoreLocation::Postgres(_), None) => return Err(no_master_key()),
     };
+    match open_file_for_reading(path, settings).await? {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Checks that the master key of the store opens a backup. Whether the backup is sound is not checked here.
+///
+/// # Errors
+/// A sentence that says what is wrong with the master key.
+pub(crate) async fn check_master_key(
+    settings: &StoreSettings,
+    backup: &Path,
+) -> Result<(), String> {
+    // Restoring finds any other error too, and names it.
+    open_file_for_reading(backup, settings).await.map(drop)
+}
+
+/// Opens a SQLite database for reading, with the first of the keys at hand that opens it. The outer error says in a sentence
+/// that there is none.
+async fn open_file_for_reading(
+    database: &Path,
+    settings: &StoreSettings,
+) -> Result<Result<SqliteStore, StoreError>, String> {
     let file = &settings.master_key_file;
-    let current = match &settings.master_key {
-        Some(key) => Some(key.clone()),
-        None => secret_file::read(file).map_err(|error| unreadable(file, &error))?,
-    };
-    let next = match &settings.master_key {
-        Some(_) => None,
-        None => next_master_key(file)?,
+    let keys = match &settings.master_key {
+        Some(key) => [Some(key.clone()), None],
+        // Beside the file, there may be the key of a rotation that was interrupted.
+        None => {
+            let current = secret_file::read(file).map_err(|error| unreadable(file, &error))?;
+            [current, next_master_key(file)?]
+        }
     };
     let mut refused = format!(
         "there is no master key in {}: put the file back, or set `store.master_key`",
         file.display()
     );
-    // Beside the file, there may be the key of a rotation that was interrupted.
-    for key in current.into_iter().chain(next) {
-        match SqliteStore::open_for_reading(path, &master_key(&key)).await {
-            Ok(store) => return Ok(Arc::new(store)),
+    for key in keys.into_iter().flatten() {
+        match SqliteStore::open_for_reading(database, &master_key(&key)).await {
             Err(error) if error.kind == StoreErrorKind::WrongMasterKey => {
                 refused = error.to_string();
             }
-            Err(error) => return Err(error.to_string()),
+            opened => return Ok(opened),
         }
     }
     Err(refused)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use super::table::count;
 use super::{Common, Failure, print, print_error};
 use crate::config::{self, Errors, Loaded};
 
@@ -21,7 +22,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let sources = args.common.sources()?;
     let loaded = config::load(&sources);
     if args.json {
-        print(&as_json(&loaded));
+        print(&as_json(&loaded))?;
         return Ok(if loaded.is_ok() {
             ExitCode::SUCCESS
         } else {
@@ -40,12 +41,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         count(settings.pools.len(), "pool"),
         count(keys, "key"),
         count(settings.virtual_keys.len(), "virtual key"),
-    ));
+    ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn as_json(loaded: &Result<Loaded, Errors>) -> String {

@@ -14,7 +14,7 @@ mod store;
 mod table;
 mod virtual_keys;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -97,7 +97,9 @@ pub(crate) fn run() -> ExitCode {
                 ..
             } = &failure
             {
-                print(document);
+                if let Err(failure) = print(document) {
+                    print_error(&failure.to_string());
+                }
             }
             print_error(&failure.to_string());
             ExitCode::FAILURE
@@ -154,7 +156,20 @@ fn print_error(text: &str) {
     let _ = writeln!(std::io::stderr(), "keypool: {text}");
 }
 
-/// Prints to standard output. A closed pipe is not an error.
-fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// Prints to standard output. A closed pipe is not an error: its reader has what it wants.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(not_written(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints what is shown this one time to standard output. `what_to_do` is for those who could not read it.
+fn print_once(text: &str, what_to_do: &str) -> Result<(), Failure> {
+    let written = writeln!(std::io::stdout(), "{text}");
+    written.map_err(|error| Failure::Other(format!("{}; {what_to_do}", not_written(&error))))
+}
+
+fn not_written(error: &std::io::Error) -> Failure {
+    Failure::because("standard output could not be written", error)
 }

@@ -18,7 +18,7 @@ use keypool_gateway::settings::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
-use super::{Failure, print};
+use super::{Failure, print, print_error};
 use crate::admin_token::{self, AdminToken};
 use crate::config::Loaded;
 use crate::logging::{self, Logging};
@@ -111,13 +111,11 @@ pub(super) async fn serve(
     let shutdown = signals::shutdown(&gw);
     // Printed last: its reader may change files or send signals at once.
     open_files.log();
-    print(&welcome::text(
-        kind,
-        addr,
-        open_files,
-        &gw.snapshot(),
-        &token,
-    ));
+    let welcome = welcome::text(kind, addr, open_files, &gw.snapshot(), &token);
+    if let Err(failure) = print(&welcome) {
+        // Callers can be served all the same.
+        print_error(&failure.to_string());
+    }
     let all_ended = server
         .with_max_connections(usize::try_from(open_files.streams).unwrap_or(usize::MAX))
         .serve(threading.acceptors(), shutdown)

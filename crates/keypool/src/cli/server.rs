@@ -14,6 +14,7 @@ use super::Failure;
 use crate::config::{self, Overrides, Sources};
 use crate::{secret_file, welcome};
 
+const SERVER_VARIABLE: &str = "KEYPOOL_SERVER";
 const TOKEN_VARIABLE: &str = "KEYPOOL_ADMIN_TOKEN";
 
 /// Flags of every command that calls a running server.
@@ -55,17 +56,19 @@ impl ServerArgs {
             .map_err(|error| Failure::because("cannot read the working directory", error))
     }
 
+    /// Whether a flag or the variable names a server.
+    pub(super) fn names_a_server(&self) -> Result<bool, Failure> {
+        Ok(self.server.is_some() || config::variable(&self.sources()?, SERVER_VARIABLE).is_some())
+    }
+
     /// The server to be called.
     pub(super) fn target(&self) -> Result<Target, Failure> {
         let sources = self.sources()?;
-        let variable = || config::variable(&sources, "KEYPOOL_SERVER");
+        let token = config::variable(&sources, TOKEN_VARIABLE);
         let named = match &self.server {
             Some(url) => Some(ServerUrl::parse(url, "--server")?),
-            None => variable()
-                .map(|url| ServerUrl::parse(url.expose(), "KEYPOOL_SERVER"))
-                .transpose()?,
+            None => server_variable(&sources, token.is_some())?,
         };
-        let token = config::variable(&sources, TOKEN_VARIABLE);
         if let Some(url) = &named {
             url.check_is_private()?;
         }
@@ -86,6 +89,21 @@ impl ServerArgs {
             (None, _) => local(&config::load(&sources)?.settings),
         }
     }
+}
+
+/// The server that the variable names. Who wrote `.env` of the working directory must not receive the token of whoever
+/// works there: a server from it is called with a token from it only.
+fn server_variable(sources: &Sources, has_token: bool) -> Result<Option<ServerUrl>, Failure> {
+    let Some(url) = config::variable(sources, SERVER_VARIABLE) else {
+        return Ok(None);
+    };
+    let is_from_dotenv = |name| config::is_from_dotenv(sources, name);
+    if has_token && is_from_dotenv(SERVER_VARIABLE) && !is_from_dotenv(TOKEN_VARIABLE) {
+        return Err(Failure::Other(format!(
+            "{SERVER_VARIABLE} is from .env of the working directory and {TOKEN_VARIABLE} is not, so the token is not sent there: name the server with --server, or export {SERVER_VARIABLE} too"
+        )));
+    }
+    ServerUrl::parse(url.expose(), SERVER_VARIABLE).map(Some)
 }
 
 /// The server that the configuration describes.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::client::{Client, path};
 use super::server::ServerArgs;
 use super::table::{or_dash, table};
-use super::{Failure, print, print_error, prompt};
+use super::{Failure, print, print_error, print_once, prompt};
 
 #[derive(Args)]
 pub(super) struct VirtualKeysArgs {
@@ -191,17 +191,25 @@ fn show_secret(
     is_given: bool,
     client: &Client,
 ) -> Result<ExitCode, Failure> {
+    let key: VirtualKey = client.read(answer)?;
+    let rotate = format!(
+        "rotate it with `keypool virtual-keys rotate {}`, which shows a new secret",
+        key.name
+    );
+    let print_secret = |text: &str| match is_given {
+        true => print(text),
+        false => print_once(text, &rotate),
+    };
     if client.json {
-        print(&format!("{answer:#}"));
+        print_secret(&format!("{answer:#}"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let key: VirtualKey = client.read(answer)?;
     match key.key.filter(|_| !is_given) {
         Some(secret) => {
             print_error(&format!(
                 "{what}; this is the only time that its secret is shown:"
             ));
-            print(&secret);
+            print_secret(&secret)?;
         }
         None => print_error(what),
     }
@@ -211,14 +219,14 @@ fn show_secret(
 fn list(client: &Client) -> Result<ExitCode, Failure> {
     let items = client.list(&path(&["virtual-keys"]))?;
     if client.json {
-        print(&format!("{:#}", json!({ "items": items, "next": null })));
+        print(&format!("{:#}", json!({ "items": items, "next": null })))?;
         return Ok(ExitCode::SUCCESS);
     }
     let keys: Vec<VirtualKey> = client.read_all(&items)?;
     print(&match keys.is_empty() {
         true => "There are no virtual keys: `keypool virtual-keys create` creates one.".to_owned(),
         false => table(&COLUMNS, keys.into_iter().map(row)),
-    });
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -250,6 +258,6 @@ fn revoke(args: &RevokeArgs, client: &Client) -> Result<ExitCode, Failure> {
     print(&match client.json {
         true => format!("{:#}", json!({ "name": name })),
         false => format!("Revoked {name}."),
-    });
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -104,6 +104,12 @@ pub(crate) fn variable(sources: &Sources, name: &str) -> Option<Secret> {
     vars.get(name).map(|value| Secret::new(value.trim()))
 }
 
+/// Whether a variable has its value from `.env` of the working directory.
+pub(crate) fn is_from_dotenv(sources: &Sources, name: &str) -> bool {
+    let (vars, _, _) = Vars::read(&sources.dir, &sources.env);
+    matches!(vars.at(name), Location::DotEnv(..))
+}
+
 /// The master key in a variable that is no setting.
 ///
 /// # Errors

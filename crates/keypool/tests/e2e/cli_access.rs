@@ -78,6 +78,31 @@ async fn a_generated_token_is_sent_to_no_other_server() {
 }
 
 #[tokio::test]
+async fn an_exported_token_is_not_sent_to_a_server_from_dotenv() {
+    let (_mock, gw, url) = gateway().await;
+    let folder = Folder::new("");
+    folder.write(".env", &format!("KEYPOOL_SERVER={url}\n"));
+    let token = ("KEYPOOL_ADMIN_TOKEN", gw.token.as_str());
+    let said = run(&folder, &LIST, &[token], "").await.failed();
+    assert!(said.contains("the token is not sent there"), "{said}");
+    let named = [&LIST[..], &["--server", &url]].concat();
+    assert!(
+        run(&folder, &named, &[token], "")
+            .await
+            .ok()
+            .contains("p-1")
+    );
+    let exported = [token, ("KEYPOOL_SERVER", url.as_str())];
+    assert!(
+        run(&folder, &LIST, &exported, "")
+            .await
+            .ok()
+            .contains("p-1")
+    );
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn another_server_is_called_with_the_token_of_the_environment() {
     let (_mock, gw, url) = gateway().await;
     let token = ("KEYPOOL_ADMIN_TOKEN", gw.token.as_str());

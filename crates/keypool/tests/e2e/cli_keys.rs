@@ -5,7 +5,7 @@ use std::fs;
 use keypool_testkit::{Mock, Quota, Step};
 use serde_json::json;
 
-use crate::cli::start;
+use crate::cli::{run, start};
 use crate::harness::{Gateway, MARK, PoolConfig, key};
 
 /// A gateway with the empty pools `p` and `q` at the mock provider.
@@ -403,6 +403,28 @@ async fn a_refresh_tells_what_is_left_of_quotas() {
 }
 
 #[tokio::test]
+async fn secrets_are_exported_from_no_named_server() {
+    let mock = Mock::start().await.expect("a mock");
+    let gw = two_pools(&mock).await;
+    gw.keypool_with(&["keys", "add", "--pool", "p"], &key(1))
+        .await
+        .ok();
+    let export = ["keys", "export", "--pool", "p", "--secrets"];
+    let url = "https://keypool.example.com";
+    let named = [&export[..], &["--server", url]].concat();
+    let env = [("KEYPOOL_SERVER", url)];
+    for refused in [
+        gw.keypool(&named).await,
+        run(gw.folder(), &export, &env, "").await,
+    ] {
+        let said = refused.without_secret().failed();
+        assert!(said.contains("asks no server"), "{said}");
+    }
+    assert!(gw.keypool(&export).await.ok().contains(&key(1)));
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn without_a_provider_that_tells_quotas_a_refresh_fails() {
     let pool = "[pools.p]\nprovider = \"anthropic\"\nkeys = [\"sk-ant-not-a-key\"]\n";
     let gw = start(pool).await;
@@ -412,7 +434,7 @@ async fn without_a_provider_that_tells_quotas_a_refresh_fails() {
         .keypool(&["keys", "refresh", "--pool", "p"])
         .await
         .failed();
-    assert!(said.contains("does not tell the quota"), "{said}");
+    assert!(said.contains("does not report the quota"), "{said}");
     gw.stop().await;
 }
 

@@ -107,20 +107,27 @@ async fn a_backup_of_a_running_server_is_restored() {
 }
 
 #[tokio::test]
-async fn a_restored_backup_of_another_master_key_is_noticed() {
+async fn a_backup_of_another_master_key_is_restored_only_on_request() {
     let (_mock, gw) = with_a_stored_key().await;
     gw.keypool(&["store", "backup", "copy.db"]).await.ok();
     let folder = gw.folder().clone();
     let old = read(&folder, MASTER_KEY);
     gw.stop().await;
     run(&folder, &ROTATE, &[], "").await.ok();
-    let restored = run(&folder, &["store", "restore", "copy.db", "--yes"], &[], "").await;
+    let restore = ["store", "restore", "copy.db", "--yes"];
+    let said = run(&folder, &restore, &[], "").await.failed();
+    assert!(said.contains("so nothing was changed"), "{said}");
+    assert!(!folder.path("keypool.db.before-restore").exists());
+    assert_the_store_works(&folder, 2).await;
+    let anyway = [&restore[..], &["--without-key-check"]].concat();
+    let restored = run(&folder, &anyway, &[], "").await;
+    assert_eq!(restored.code, 0, "{restored:?}");
     assert!(
         restored.stderr.contains("will not start with it yet"),
         "{restored:?}"
     );
     folder.write(MASTER_KEY, &old);
-    assert_the_store_works(&folder, 2).await;
+    assert_the_store_works(&folder, 3).await;
 }
 
 #[tokio::test]
@@ -273,7 +280,14 @@ async fn a_configured_master_key_is_rotated_to_the_one_in_the_variable() {
     for expected in ["on every server, and restart each", "already"] {
         let said = run(&folder, &ROTATE, &env, "").await.ok();
         assert!(said.contains(expected) && !said.contains(new), "{said}");
+        assert!(said.contains(NEXT), "{said}");
     }
+    assert_eq!(read(&folder, NEXT).trim(), new);
+    // The only copy of the new key is not lost to a second rotation.
+    let again = [("KEYPOOL_NEW_MASTER_KEY", "another-master-key-of-a-test")];
+    let said = run(&folder, &ROTATE, &again, "").await.failed();
+    assert!(said.contains("an earlier rotation"), "{said}");
+    assert_eq!(read(&folder, NEXT).trim(), new);
     assert!(
         run(&folder, &EXPORT, &[], "")
             .await
@@ -310,6 +324,7 @@ async fn postgres_is_backed_up_by_its_own_tools_and_rotated_here() {
     ] {
         let said = gw.keypool(&["store", verb, "copy"]).await.failed();
         assert!(said.contains(tool) && !said.contains(&url), "{said}");
+        assert!(said.contains("PGPASSWORD") && !said.contains("URL"), "{said}");
     }
     let env = [("KEYPOOL_NEW_MASTER_KEY", new)];
     for expected in ["restart each: until then", "already"] {

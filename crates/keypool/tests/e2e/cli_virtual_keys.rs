@@ -1,5 +1,8 @@
 //! `keypool virtual-keys` against a running gateway.
 
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+
 use keypool_testkit::Mock;
 use serde_json::json;
 
@@ -53,6 +56,53 @@ async fn a_virtual_key_is_created_used_and_rotated() {
     let third = rotated.ok();
     let statuses = (call(&gw, &second).await, call(&gw, &third).await);
     assert_eq!(statuses, (401, 200));
+    gw.stop().await;
+}
+
+/// The exit code of a command whose standard output is `stdout`, and what it said.
+fn run_into(gw: &Gateway, args: &[&str], stdout: impl Into<Stdio>) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_keypool"))
+        .args(args)
+        .current_dir(gw.folder().path("."))
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(Child::wait_with_output)
+        .expect("the binary runs");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    (output.status.code(), stderr)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_cannot_be_written_is_a_failure() {
+    let (_mock, gw) = gateway().await;
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let closed = || std::io::pipe().expect("a pipe").1;
+    let create = ["virtual-keys", "create", "team-a"];
+    let rotate = ["virtual-keys", "rotate", "team-a"];
+    let advice = "rotate it with `keypool virtual-keys rotate team-a`";
+    for (code, said) in [
+        run_into(&gw, &create, full()),
+        run_into(&gw, &rotate, closed()),
+        run_into(&gw, &[&rotate[..], &["--json"]].concat(), full()),
+    ] {
+        let is_reported = said.contains("standard output could not be written");
+        assert!(
+            code == Some(1) && is_reported && said.contains(advice),
+            "{said}"
+        );
+    }
+    let list = ["virtual-keys", "list"];
+    let (code, said) = run_into(&gw, &list, full());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("standard output could not be written") && !said.contains(advice),
+        "{said}"
+    );
+    // Whoever has read enough closes the pipe.
+    assert_eq!(run_into(&gw, &list, closed()), (Some(0), String::new()));
     gw.stop().await;
 }
 

@@ -98,7 +98,7 @@ fn each(
         match call(name) {
             Ok((item, line)) => {
                 if !client.json {
-                    print(&line);
+                    print(&line)?;
                 }
                 items.push(item);
             }
@@ -114,7 +114,7 @@ fn each(
         print(&format!(
             "{:#}",
             json!({ "items": items, "errors": refused })
-        ));
+        ))?;
     }
     Ok(exit_code(is_good))
 }

@@ -82,6 +82,6 @@ pub(super) fn run(args: &AddArgs, client: &Client) -> Result<ExitCode, Failure> 
             "Added {} ({}) to pool {}.",
             added.name, added.key, args.pool
         ),
-    });
+    })?;
     Ok(ExitCode::SUCCESS)
 }

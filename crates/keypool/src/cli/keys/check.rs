@@ -58,16 +58,16 @@ pub(super) fn run(args: &CheckArgs, client: &Client) -> Result<ExitCode, Failure
     let failed = checked.len() - working;
     if client.json {
         let result = json!({ "total": checked.len(), "working": working, "failed": failed, "keys": answers });
-        print(&format!("{result:#}"));
+        print(&format!("{result:#}"))?;
     } else {
         if !checked.is_empty() {
-            print(&table(&COLUMNS, checked.into_iter().map(row)));
+            print(&table(&COLUMNS, checked.into_iter().map(row)))?;
         }
         print(&format!(
             "{} of {} work.",
             working,
             count(working + failed, "key")
-        ));
+        ))?;
     }
     Ok(exit_code(failed == 0))
 }

@@ -69,7 +69,7 @@ pub(super) fn run(args: &ExportArgs, server: &ServerArgs) -> Result<ExitCode, Fa
         }
     };
     if !text.is_empty() {
-        print(text.trim_end());
+        print(text.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,6 +87,12 @@ fn without_secrets(key: Value) -> Object {
 
 /// The stored keys of a pool, as an import reads them.
 fn with_secrets(pool: &str, server: &ServerArgs) -> Result<Vec<Object>, Failure> {
+    if server.names_a_server()? {
+        return Err(Failure::Other(
+            "--secrets reads the store of the configuration here and asks no server: leave out --server, unset KEYPOOL_SERVER, and run it where that server runs"
+                .to_owned(),
+        ));
+    }
     let settings = config::load(&server.sources()?)?.settings;
     let catalog = runtime()?.block_on(async {
         let store = store::open_for_reading(&settings.store).await?;

@@ -70,7 +70,7 @@ pub(super) fn run(args: &ImportArgs, client: &Client) -> Result<ExitCode, Failur
     match client.json {
         true => print(&format!("{answer:#}")),
         false => print(&text(&report, &args.pool)),
-    }
+    }?;
     Ok(exit_code(report.added + report.known > 0))
 }
 

@@ -55,16 +55,16 @@ const COLUMNS: [&str; 11] = [
 pub(super) fn run(args: &ListArgs, client: &Client) -> Result<ExitCode, Failure> {
     let items = super::keys(client, args.pool.as_deref())?;
     if client.json {
-        print(&format!("{:#}", json!({ "items": items, "next": null })));
+        print(&format!("{:#}", json!({ "items": items, "next": null })))?;
         return Ok(ExitCode::SUCCESS);
     }
     let keys: Vec<Key> = client.read_all(&items)?;
     if keys.is_empty() {
-        print("There are no keys: `keypool keys add` and `keypool keys import` add some.");
+        print("There are no keys: `keypool keys add` and `keypool keys import` add some.")?;
         return Ok(ExitCode::SUCCESS);
     }
     let now = now();
-    print(&table(&COLUMNS, keys.into_iter().map(|key| row(key, now))));
+    print(&table(&COLUMNS, keys.into_iter().map(|key| row(key, now))))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -60,19 +60,19 @@ pub(super) fn run(args: &RefreshArgs, client: &Client) -> Result<ExitCode, Failu
         all.keys.extend(of_pool.keys);
     }
     if client.json {
-        print(&serde_json::to_string_pretty(&all).unwrap_or_default());
+        print(&serde_json::to_string_pretty(&all).unwrap_or_default())?;
         return Ok(exit_code(all.failed == 0));
     }
     let keys: Vec<Key> = client.read_all(&all.keys)?;
     if !keys.is_empty() {
-        print(&table(&COLUMNS, keys.into_iter().map(row)));
+        print(&table(&COLUMNS, keys.into_iter().map(row)))?;
     }
     print(&format!(
         "{} of {} refreshed in {} ms.",
         all.succeeded,
         count(all.total, "key"),
         all.duration_ms
-    ));
+    ))?;
     Ok(exit_code(all.failed == 0))
 }
 

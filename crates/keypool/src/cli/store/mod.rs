@@ -42,9 +42,9 @@ enum StoreVerb {
     ///
     /// If keypool keeps the master key in a file beside the database, the file is replaced: by the key in
     /// KEYPOOL_NEW_MASTER_KEY, or by a new random one. If the master key is configured, KEYPOOL_NEW_MASTER_KEY must hold the
-    /// new one, and you change the configuration. Restart every server after that: until then, it stores nothing.
+    /// new one, and you change the configuration; until then, the new key is in <name>.master-key.new too. Restart every server after that: until then, it stores nothing.
     #[command(
-        after_help = "Examples:\n  keypool store rotate-master-key\n  KEYPOOL_NEW_MASTER_KEY=$(openssl rand -hex 32) keypool store rotate-master-key"
+        after_help = "Examples:\n  keypool store rotate-master-key\n  (umask 077; openssl rand -hex 32 > new-master-key)\n  KEYPOOL_NEW_MASTER_KEY=$(cat new-master-key) keypool store rotate-master-key"
     )]
     RotateMasterKey,
 }
@@ -64,6 +64,9 @@ struct RestoreArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+    /// Restore it even if the master key does not open it, for a key that you put back afterwards.
+    #[arg(long)]
+    without_key_check: bool,
 }
 
 /// Runs a verb.
@@ -85,7 +88,7 @@ pub(super) fn run(args: &StoreArgs) -> Result<ExitCode, Failure> {
 fn copy(settings: &StoreSettings, file: &Path, is_json: bool) -> Result<(), Failure> {
     let database = sqlite(settings, || {
         format!(
-            "back it up with `pg_dump --format=custom --file={} --dbname=URL`",
+            "back it up with `pg_dump --format=custom --file={} --host=HOST --username=USER DATABASE`",
             file.display()
         )
     })?;
@@ -102,21 +105,23 @@ fn copy(settings: &StoreSettings, file: &Path, is_json: bool) -> Result<(), Fail
             database.display(),
             file.display()
         ),
-    });
-    Ok(())
+    })
 }
 
 fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Result<(), Failure> {
     let file = &args.file;
     let database = sqlite(settings, || {
         format!(
-            "stop every server, and restore it with `pg_restore --clean --if-exists --dbname=URL {}`",
+            "stop every server, and restore it with `pg_restore --clean --if-exists --host=HOST --username=USER --dbname=DATABASE {}`",
             file.display()
         )
     })?;
     let question = format!("Replace {} by {}?", database.display(), file.display());
     prompt::confirm(&question, args.yes)?;
     let opened = runtime()?.block_on(async {
+        if !args.without_key_check {
+            check_master_key(settings, file).await?;
+        }
         SqliteStore::restore(file, database)
             .await
             .map_err(|error| Failure::because("cannot restore the store", error))?;
@@ -125,7 +130,7 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
     print(&match is_json {
         true => format!("{:#}", json!({ "file": file, "database": database })),
         false => format!("Restored {} from {}.", database.display(), file.display()),
-    });
+    })?;
     if let Err(error) = opened {
         print_error(&format!(
             "warning: the server will not start with it yet: {error}"
@@ -134,12 +139,22 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
     Ok(())
 }
 
+/// Refuses a backup that no server would start with.
+async fn check_master_key(settings: &StoreSettings, backup: &Path) -> Result<(), Failure> {
+    let checked = store::check_master_key(settings, backup).await;
+    checked.map_err(|error| {
+        Failure::Other(format!(
+            "the master key does not open the backup, so nothing was changed: {error}; to put the right key back afterwards, add --without-key-check"
+        ))
+    })
+}
+
 /// The SQLite database; for PostgreSQL, an error with the sentence that says what to do.
 fn sqlite(settings: &StoreSettings, what_to_do: impl Fn() -> String) -> Result<&Path, Failure> {
     match &settings.location {
         StoreLocation::Sqlite(path) => Ok(path),
         StoreLocation::Postgres(_) => Err(Failure::Other(format!(
-            "the store is PostgreSQL: {}, where URL is `store.url`",
+            "the store is PostgreSQL: {}, as `store.url` says; put the password into ~/.pgpass or PGPASSWORD, since others can see arguments",
             what_to_do()
         ))),
     }

@@ -40,20 +40,32 @@ pub(super) fn run(
     let rotated = runtime()?.block_on(rotate(settings, new));
     let outcome =
         rotated.map_err(|error| Failure::because("cannot rotate the master key", error))?;
-    let file = settings.master_key_file.display();
+    let file = match outcome {
+        Outcome::Replaced | Outcome::Finished => settings.master_key_file.clone(),
+        Outcome::Configured | Outcome::AlreadyDone => {
+            next_master_key_file(&settings.master_key_file)
+        }
+    };
+    let file = file.display().to_string();
     if is_json {
-        let (name, file) = match outcome {
-            Outcome::Replaced => ("rotated", Some(file.to_string())),
-            Outcome::Finished => ("finished", Some(file.to_string())),
-            Outcome::Configured => ("rotated", None),
-            Outcome::AlreadyDone => ("already_rotated", None),
+        let name = match outcome {
+            Outcome::Replaced | Outcome::Configured => "rotated",
+            Outcome::Finished => "finished",
+            Outcome::AlreadyDone => "already_rotated",
         };
         let result = json!({ "status": name, "master_key_file": file });
-        print(&format!("{result:#}"));
-        return Ok(());
+        return print(&format!("{result:#}"));
     }
+    print(&text(&outcome, &file))
+}
+
+/// What a rotation has done, for people. `file` has the new key.
+fn text(outcome: &Outcome, file: &str) -> String {
     let restart = "Restart the server now: until then, it stores nothing.";
-    print(&match outcome {
+    let configure = format!(
+        "Set `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each: until then, it stores nothing.\nDelete {file} after that: it holds the key too."
+    );
+    match outcome {
         Outcome::Replaced => format!(
             "The store is encrypted with a new master key, which is in {file}.\n{restart}\nCopy the new key to where you keep a copy of the old one. Backups from before need the old one."
         ),
@@ -61,13 +73,12 @@ pub(super) fn run(
             "A rotation that was interrupted is complete now: the new master key is in {file}.\n{restart}\nTo rotate once more, run this again."
         ),
         Outcome::Configured => format!(
-            "The store is encrypted with the master key in {VARIABLE}.\nSet `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each: until then, it stores nothing.\nBackups from before need the old key."
+            "The store is encrypted with the master key in {VARIABLE}.\n{configure}\nBackups from before need the old key."
         ),
         Outcome::AlreadyDone => format!(
-            "The store is encrypted with the master key in {VARIABLE} already.\nSet `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each."
+            "The store is encrypted with the master key in {VARIABLE} already.\n{configure}"
         ),
-    });
-    Ok(())
+    }
 }
 
 async fn rotate(settings: &StoreSettings, new: Option<Secret>) -> Result<Outcome, String> {
@@ -77,24 +88,32 @@ async fn rotate(settings: &StoreSettings, new: Option<Secret>) -> Result<Outcome
         }
         (location, Some(old)) => {
             let new = new.ok_or_else(|| {
-                format!("the master key is configured: set {VARIABLE} to the new one, for example to the output of `openssl rand -hex 32`")
+                format!("the master key is configured: write the new one into a file with `(umask 077; openssl rand -hex 32 > new-master-key)`, and set {VARIABLE} to what is in that file")
             })?;
-            rotate_configured(location, old, &new).await
+            rotate_configured(location, old, &new, &settings.master_key_file).await
         }
         (StoreLocation::Postgres(_), None) => Err("`store.master_key` is not set".to_owned()),
     }
 }
 
-/// Rotates a key that the configuration holds.
+/// Rotates a key that the configuration holds. The new key may be in the variable and nowhere else, so it is kept beside
+/// `file`, where keypool would keep a key of its own.
 async fn rotate_configured(
     location: &StoreLocation,
     old: &Secret,
     new: &Secret,
+    file: &Path,
 ) -> Result<Outcome, String> {
     if old == new {
         return Err(format!(
             "{VARIABLE} is the current master key: choose another one"
         ));
+    }
+    let _lock = lock(file)?;
+    let next_file = next_master_key_file(file);
+    let kept = next_master_key(file)?;
+    if kept.as_ref() != Some(new) {
+        keep(new, &next_file, kept.filter(|kept| kept != old), location).await?;
     }
     let (old, next) = (master_key(old), master_key(new));
     let rotated = match location {
@@ -113,6 +132,30 @@ async fn rotate_configured(
         }
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Writes the new key into `file`. What is kept there already is never overwritten if it opens the store: nobody else may
+/// have it.
+async fn keep(
+    new: &Secret,
+    file: &Path,
+    kept: Option<Secret>,
+    location: &StoreLocation,
+) -> Result<(), String> {
+    if let Some(kept) = kept
+        && opens(location, &kept).await?
+    {
+        return Err(format!(
+            "an earlier rotation has encrypted the store with the master key in {}: set `store.master_key` or KEYPOOL_MASTER_KEY to that key first",
+            file.display()
+        ));
+    }
+    secret_file::write(file, new).map_err(|error| {
+        format!(
+            "cannot keep the new master key in {}: {error}",
+            file.display()
+        )
+    })
 }
 
 /// Rotates a key that keypool keeps in a file beside the database.
