@@ -31,14 +31,12 @@ impl Interrupt {
         .after_release(move |connection, _| {
             let interrupt = released.clone();
             Box::pin(async move {
-                if !interrupt.is_set() {
-                    return Ok(true);
-                }
-                // Answered once the statement has ended. SQLite may have undone the transaction by itself, which sqlx does
-                // not know, so the connection is not used again.
+                // Answered once all that the connection was asked has ended.
                 let ended = connection.ping().await;
-                interrupt.0.store(false, Ordering::Release);
-                ended.map(|()| false)
+                let was_stopped = interrupt.0.swap(false, Ordering::AcqRel);
+                // SQLite undoes a transaction by itself when a statement is stopped or the disk is full. sqlx does not know
+                // that, and would wait for its end on this connection for ever: a new one takes its place.
+                ended.map(|()| !was_stopped && !connection.is_in_transaction())
             })
         })
     }
@@ -76,6 +74,8 @@ impl Drop for Waiting<'_> {
 mod tests {
     use std::time::Duration;
 
+    use keypool_core::store::StoreErrorKind;
+
     use super::super::Sqlite;
     use crate::store::sql::Database;
 
@@ -106,6 +106,30 @@ mod tests {
         let rows = read.fetch("SELECT n FROM t", vec![]).await.unwrap();
         assert_eq!(rows.len(), 3);
         drop(read);
+        database.close().await;
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn writes_go_on_when_a_full_disk_has_space_again() {
+        let path = std::env::temp_dir().join(format!("keypool-full-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        let database = Sqlite::new(&path, None);
+        let mut write = database.write().await.unwrap();
+        write.script("CREATE TABLE t (n)").await.unwrap();
+        write.script("PRAGMA max_page_count = 2").await.unwrap();
+        write.commit().await.unwrap();
+
+        let large = "INSERT INTO t VALUES (zeroblob(100000))";
+        let mut write = database.write().await.unwrap();
+        let full = write.execute(large, vec![]).await.unwrap_err();
+        assert_eq!(full.kind, StoreErrorKind::NotWritable);
+        drop(write);
+
+        // Only the connection that was full has that bound.
+        let mut write = database.write().await.unwrap();
+        write.execute(large, vec![]).await.unwrap();
+        write.commit().await.unwrap();
         database.close().await;
         std::fs::remove_file(&path).unwrap();
     }
