@@ -192,6 +192,56 @@ async fn a_backup_is_restored_in_the_place_of_a_damaged_or_lost_file() {
 }
 
 #[tokio::test]
+async fn each_restore_keeps_the_store_before_under_another_name() {
+    let directory = Directory::new();
+    let path = store_with_a_key(&directory, "first").await;
+    let backup = directory.path("backup.db");
+    SqliteStore::backup(&path, &backup).await.unwrap();
+    let store = open(&path).await;
+    change(&store, add_keys("p", &[("second", "sk-2")]))
+        .await
+        .unwrap();
+    store.close().await;
+    drop(store);
+    let kept = "keypool.db.before-restore";
+    for (name, keys) in [
+        (kept.to_owned(), Some(vec!["first", "second"])),
+        (format!("{kept}-2"), Some(vec!["first"])),
+        (format!("{kept}-3"), None),
+        (format!("{kept}-4"), Some(vec!["first"])),
+    ] {
+        if keys.is_none() {
+            fs::write(&path, "damaged").unwrap();
+        }
+        let kept = SqliteStore::restore(&backup, &path).await.unwrap().unwrap();
+        assert_eq!(kept.file_name().unwrap(), &*name);
+        match keys {
+            Some(keys) => assert_eq!(names(&kept).await, keys),
+            None => assert_eq!(fs::read(&kept).unwrap(), b"damaged"),
+        }
+        assert_eq!(names(&path).await, ["first"]);
+    }
+    assert_eq!(names(&directory.path(kept)).await, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn no_empty_store_is_made_where_a_restore_was_interrupted() {
+    let directory = Directory::new();
+    let path = store_with_a_key(&directory, "k").await;
+    let backup = directory.path("backup.db");
+    SqliteStore::backup(&path, &backup).await.unwrap();
+    fs::write(directory.path("keypool.db.restoring"), "half").unwrap();
+    open(&path).await;
+    fs::remove_file(&path).unwrap();
+    let error = SqliteStore::open(&path, &master_key()).await.err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Missing);
+    assert!(error.message.contains("keypool store restore"), "{error}");
+    assert!(!path.exists());
+    assert_eq!(SqliteStore::restore(&backup, &path).await.unwrap(), None);
+    assert_eq!(names(&path).await, ["k"]);
+}
+
+#[tokio::test]
 async fn what_is_no_backup_is_not_restored() {
     let directory = Directory::new();
     let path = store_with_a_key(&directory, "k").await;

@@ -18,6 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// What SQLite keeps beside a file, by the ending of its name.
 const LOGS: [&str; 2] = ["-wal", "-shm"];
 
+/// The ending of the name of a backup that is being restored.
+const RESTORING: &str = "restoring";
+
 /// Held while no other process may have the store open.
 pub(super) struct Lock(File);
 
@@ -152,10 +155,10 @@ async fn copy(database: &Sqlite, to: &Path) -> Result<(), StoreError> {
     copied.map(drop).map_err(|error| database.error(&error))
 }
 
-/// Puts a backup in the place of the store.
-pub(super) async fn restore(backup: &Path, path: &Path) -> Result<(), StoreError> {
+/// Puts a backup in the place of the store. Returns the name under which the store before is kept, if there was one.
+pub(super) async fn restore(backup: &Path, path: &Path) -> Result<Option<PathBuf>, StoreError> {
     check_exists(backup)?;
-    let new = with_suffix(path, "restoring");
+    let new = with_suffix(path, RESTORING);
     let restored = sql_store::in_time(DEADLINE, replace(backup, path, &new)).await;
     if restored.is_err() {
         // The error says what went wrong; what is left of the copy is of no use.
@@ -164,8 +167,20 @@ pub(super) async fn restore(backup: &Path, path: &Path) -> Result<(), StoreError
     restored
 }
 
+/// Refuses to make an empty store where a restore was interrupted.
+pub(super) fn check_not_restoring(path: &Path) -> Result<(), StoreError> {
+    if with_suffix(path, RESTORING).exists() && is_empty(path)? {
+        let message = format!(
+            "there is no database {}, since a restore was interrupted; run it again with `keypool store restore FILE`",
+            path.display()
+        );
+        return Err(StoreError::new(StoreErrorKind::Missing, message));
+    }
+    Ok(())
+}
+
 /// Copies `backup` to `new`, checks it there, and puts it in the place of `path`.
-async fn replace(backup: &Path, path: &Path, new: &Path) -> Result<(), StoreError> {
+async fn replace(backup: &Path, path: &Path, new: &Path) -> Result<Option<PathBuf>, StoreError> {
     let _ = fs::remove_file(new);
     create(new)?;
     fs::copy(backup, new).map_err(|error| not_writable(new, &error))?;
@@ -177,27 +192,50 @@ async fn replace(backup: &Path, path: &Path, new: &Path) -> Result<(), StoreErro
     remove_logs(new);
     checked?;
     synchronise(new)?;
-    if !is_empty(path)? {
-        keep(path).await?;
-    }
+    let kept = match is_empty(path)? {
+        true => None,
+        false => Some(keep(path).await?),
+    };
+    // At no time is there no file: until now it has two names, and this takes one of them away.
     rename(new, path)?;
-    synchronise(path)
+    synchronise(path)?;
+    Ok(kept)
 }
 
-/// Moves the store out of the way, as `<name>.before-restore`.
-async fn keep(path: &Path) -> Result<(), StoreError> {
-    let kept = with_suffix(path, "before-restore");
-    remove_logs(&kept);
+/// Gives the store another name too, under which it is kept.
+async fn keep(path: &Path) -> Result<PathBuf, StoreError> {
     // The newest changes may be in the log beside the store only. A damaged store keeps its log.
     let database = Sqlite::new(path, None);
     let _ = database.empty_log().await;
     database.close().await;
+    let kept = link_to_free_name(path)?;
     for log in LOGS {
         if sibling(path, log).exists() {
             rename(&sibling(path, log), &sibling(&kept, log))?;
         }
     }
-    rename(path, &kept)
+    synchronise(&kept)?;
+    Ok(kept)
+}
+
+/// Links the first of `<name>.before-restore`, `<name>.before-restore-2` and so on that is free, with the names of its logs.
+fn link_to_free_name(path: &Path) -> Result<PathBuf, StoreError> {
+    let mut number = 1;
+    loop {
+        let kept = match number {
+            1 => with_suffix(path, "before-restore"),
+            number => with_suffix(path, &format!("before-restore-{number}")),
+        };
+        number += 1;
+        if LOGS.iter().any(|log| sibling(&kept, log).exists()) {
+            continue;
+        }
+        match fs::hard_link(path, &kept) {
+            Ok(()) => return Ok(kept),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(not_writable(&kept, &error)),
+        }
+    }
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
