@@ -55,6 +55,7 @@ impl SqlStore<Sqlite> {
     /// `StoreErrorKind::NewerSchema`, `StoreErrorKind::WrongMasterKey`; `StoreErrorKind::Missing` if a restore was
     /// interrupted; `StoreErrorKind::Internal` if it is damaged.
     pub async fn open(path: &Path, master_key: &MasterKey) -> Result<Self, StoreError> {
+        let path = &files::resolve(path);
         let lock = files::lock(path)?;
         files::check_not_restoring(path)?;
         files::create(path)?;
@@ -102,6 +103,7 @@ impl SqlStore<Sqlite> {
         new: &MasterKey,
     ) -> Result<(), StoreError> {
         files::check_exists(path)?;
+        let path = &files::resolve(path);
         let database = Sqlite::new(path, None);
         let result = rotation::rotate(&database, old, new).await;
         if result.is_ok() {
@@ -119,7 +121,7 @@ impl SqlStore<Sqlite> {
     /// `StoreErrorKind::NameTaken` if `to` exists; `StoreErrorKind::NotWritable`.
     pub async fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
         files::check_exists(path)?;
-        let database = Sqlite::read_only(path);
+        let database = Sqlite::read_only(&files::resolve(path));
         let result = files::backup(&database, to).await;
         database.close().await;
         result
@@ -132,8 +134,9 @@ impl SqlStore<Sqlite> {
     /// `StoreErrorKind::InUse`, `StoreErrorKind::NewerSchema`, `StoreErrorKind::NotWritable`;
     /// `StoreErrorKind::Internal` if `backup` is damaged or no store of keypool. The store is not changed then.
     pub async fn restore(backup: &Path, path: &Path) -> Result<Option<PathBuf>, StoreError> {
-        let _lock = files::lock(path)?;
-        files::restore(backup, path).await
+        let path = files::resolve(path);
+        let _lock = files::lock(&path)?;
+        files::restore(backup, &path).await
     }
 }
 
