@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::convert::{count, millis, next_time, text, time};
 use super::envelope::Keys;
 use super::identity;
+use super::schema;
 use super::sql::{Row, Transaction, params, unexpected};
 use super::transaction::{Write, with_rows};
 
@@ -31,6 +32,7 @@ pub(super) async fn read(
     keys: &Keys,
     since: Revision,
 ) -> Result<Vec<KeyRecord>, StoreError> {
+    schema::check_keys(transaction, keys).await?;
     let sql = "SELECT hash, identity, first_seen, total, failed, last_used, disabled, invalid, has_served, \
                exhausted_until, cooldowns, reset_at, revision, quota_remaining, quota_limit, quota_unit, \
                quota_refreshed_at, quota_error FROM key_states WHERE revision >= $1";
@@ -179,6 +181,7 @@ pub(super) async fn quota_calls(
     keys: &Keys,
     wanted: &[UpstreamKeyId],
 ) -> Result<Vec<(UpstreamKeyId, Vec<SystemTime>)>, StoreError> {
+    schema::check_keys(transaction, keys).await?;
     let hashes: Vec<String> = wanted.iter().map(|key| identity::hash(keys, key)).collect();
     let rows = hashes.iter().map(|hash| json!({ "hash": hash })).collect();
     let sql = "SELECT k.hash, k.quota_calls FROM {rows} AS r JOIN key_states AS k ON k.hash = (r.value->>'hash')";

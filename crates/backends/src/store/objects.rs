@@ -9,6 +9,7 @@ use serde_json::json;
 use super::convert::{count, millis, next_time, text};
 use super::envelope::Keys;
 use super::identity;
+use super::schema;
 use super::sql::{Row, Transaction, params};
 use super::transaction::Write;
 
@@ -51,6 +52,7 @@ pub(super) async fn read(
     since: Option<SystemTime>,
     limit: usize,
 ) -> Result<Vec<ObjectRecord>, StoreError> {
+    schema::check_keys(transaction, keys).await?;
     let rows = match since {
         Some(since) => {
             let last = count(limit.saturating_sub(1) as u64);

@@ -35,9 +35,8 @@ async fn encrypt_again(
         return Err(nothing_to_rotate());
     }
     // Takes the lock that every writer takes first.
-    transaction
-        .execute("UPDATE meta SET revision = revision", vec![])
-        .await?;
+    let sql = "UPDATE meta SET revision = revision RETURNING {now}{limits}";
+    transaction.fetch(sql, vec![]).await?;
     let envelope = schema::envelope(&mut *transaction)
         .await?
         .ok_or_else(nothing_to_rotate)?;

@@ -3,7 +3,7 @@
 use keypool_core::store::{StoreError, StoreErrorKind};
 
 use super::envelope::{Envelope, Keys, MasterKey};
-use super::sql::{Database, Transaction, params};
+use super::sql::{Database, Transaction, params, unexpected};
 
 /// How a store may be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +137,15 @@ pub(super) async fn envelope(
         data_key: row.text()?,
         hash_key: row.text()?,
     }))
+}
+
+/// Refuses to go on if the store was given another master key since its keys were opened.
+pub(super) async fn check_keys(
+    transaction: &mut dyn Transaction,
+    keys: &Keys,
+) -> Result<(), StoreError> {
+    let rows = transaction.fetch("SELECT key_id FROM meta", vec![]).await?;
+    keys.check(&rows.into_iter().next().ok_or_else(unexpected)?.text()?)
 }
 
 async fn insert(transaction: &mut dyn Transaction, envelope: Envelope) -> Result<(), StoreError> {

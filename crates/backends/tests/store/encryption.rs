@@ -167,8 +167,11 @@ async fn a_running_server_writes_nothing_after_a_rotation(mut backend: Backend) 
         ),
         kind(store.record(&batch(1, 2)).await),
         kind(store.catalog().await),
+        kind(store.key_records(0).await),
+        kind(store.quota_calls(&[upstream(SECRET)]).await),
+        kind(store.objects(None, 9).await),
     ];
-    assert_eq!(errors, [StoreErrorKind::WrongMasterKey; 4]);
+    assert_eq!(errors, [StoreErrorKind::WrongMasterKey; 7]);
     backend.close();
     let store = backend.open(&new).await.unwrap();
     assert_eq!(store.revision().await.unwrap(), 3);

@@ -304,6 +304,25 @@ async fn a_node_that_hangs_with_the_lock_loses_it_before_others_give_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_accepts_no_writes_is_named_as_such() {
+    let backend = Backend::postgres().await;
+    // The code with which a standby refuses a transaction that may write.
+    backend
+        .sql(
+            "CREATE FUNCTION refuse() RETURNS TRIGGER AS $$ BEGIN \
+               RAISE EXCEPTION 'cannot set transaction read-write mode during recovery' USING ERRCODE = '0A000'; \
+             END $$ LANGUAGE plpgsql; \
+             CREATE TRIGGER refuse BEFORE UPDATE ON meta FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let error = change(backend.store(), put_pool("p", "{}", Expected::Any))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotWritable);
+    assert!(error.message.contains("primary server"), "{error}");
+}
+
+#[tokio::test]
 async fn a_url_that_is_wrong_is_not_repeated() {
     for url in [
         "postgres://me:the-password@host:port/db",

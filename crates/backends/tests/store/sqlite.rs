@@ -151,8 +151,12 @@ async fn a_backup_of_a_running_store_is_restored() {
     change(&store, add_keys("p", &[("kept", "sk-1")]))
         .await
         .unwrap();
+    // What a backup that was killed has left.
+    let partial = directory.path("backup.db.partial");
+    fs::write(&partial, "half").unwrap();
     SqliteStore::backup(&path, &backup).await.unwrap();
     assert_eq!(mode(&backup), 0o600);
+    assert!(!partial.exists());
     change(&store, add_keys("p", &[("later", "sk-2")]))
         .await
         .unwrap();
@@ -192,14 +196,98 @@ async fn a_backup_is_restored_in_the_place_of_a_damaged_or_lost_file() {
 }
 
 #[tokio::test]
+async fn each_restore_keeps_the_store_before_under_another_name() {
+    let directory = Directory::new();
+    let path = store_with_a_key(&directory, "first").await;
+    let backup = directory.path("backup.db");
+    SqliteStore::backup(&path, &backup).await.unwrap();
+    let store = open(&path).await;
+    change(&store, add_keys("p", &[("second", "sk-2")]))
+        .await
+        .unwrap();
+    store.close().await;
+    drop(store);
+    let kept = "keypool.db.before-restore";
+    for (name, keys) in [
+        (kept.to_owned(), Some(vec!["first", "second"])),
+        (format!("{kept}-2"), Some(vec!["first"])),
+        (format!("{kept}-3"), None),
+        (format!("{kept}-4"), Some(vec!["first"])),
+    ] {
+        if keys.is_none() {
+            fs::write(&path, "damaged").unwrap();
+        }
+        let kept = SqliteStore::restore(&backup, &path).await.unwrap().unwrap();
+        assert_eq!(kept.file_name().unwrap(), &*name);
+        match keys {
+            Some(keys) => assert_eq!(names(&kept).await, keys),
+            None => assert_eq!(fs::read(&kept).unwrap(), b"damaged"),
+        }
+        assert_eq!(names(&path).await, ["first"]);
+    }
+    assert_eq!(names(&directory.path(kept)).await, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_symbolic_link_is_the_file_that_it_leads_to() {
+    let directory = Directory::new();
+    let path = store_with_a_key(&directory, "k").await;
+    let (link, backup) = (directory.path("link.db"), directory.path("backup.db"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let store = open(&path).await;
+    let error = SqliteStore::open(&link, &master_key()).await.err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::InUse);
+    drop(store);
+    SqliteStore::backup(&link, &backup).await.unwrap();
+    SqliteStore::restore(&backup, &link).await.unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(directory.path("keypool.db.before-restore").exists());
+    assert_eq!(names(&path).await, ["k"]);
+}
+
+#[tokio::test]
+async fn a_copy_of_a_database_is_restored_with_its_log() {
+    let directory = Directory::new();
+    let (path, backup) = (directory.path("keypool.db"), directory.path("backup.db"));
+    let store = open(&path).await;
+    change(&store, add_keys("p", &[("k", "sk-1")]))
+        .await
+        .unwrap();
+    fs::copy(&path, &backup).unwrap();
+    let log = directory.path("keypool.db-wal");
+    fs::copy(&log, directory.path("backup.db-wal")).unwrap();
+    drop(store);
+    let restored = directory.path("restored.db");
+    SqliteStore::restore(&backup, &restored).await.unwrap();
+    assert_eq!(mode(&restored), 0o600);
+    assert_eq!(names(&restored).await, ["k"]);
+}
+
+#[tokio::test]
+async fn no_empty_store_is_made_where_a_restore_was_interrupted() {
+    let directory = Directory::new();
+    let path = store_with_a_key(&directory, "k").await;
+    let backup = directory.path("backup.db");
+    SqliteStore::backup(&path, &backup).await.unwrap();
+    fs::write(directory.path("keypool.db.restoring"), "half").unwrap();
+    open(&path).await;
+    fs::remove_file(&path).unwrap();
+    let error = SqliteStore::open(&path, &master_key()).await.err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Missing);
+    assert!(error.message.contains("keypool store restore"), "{error}");
+    assert!(!path.exists());
+    assert_eq!(SqliteStore::restore(&backup, &path).await.unwrap(), None);
+    assert_eq!(names(&path).await, ["k"]);
+}
+
+#[tokio::test]
 async fn what_is_no_backup_is_not_restored() {
     let directory = Directory::new();
     let path = store_with_a_key(&directory, "k").await;
     let backup = directory.path("backup.db");
-    assert_eq!(
-        kind(SqliteStore::restore(&backup, &path).await),
-        StoreErrorKind::Missing
-    );
+    let error = SqliteStore::restore(&backup, &path).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Missing);
+    assert!(error.message.contains("cannot read the backup"), "{error}");
 
     fs::write(&backup, "some notes ".repeat(1_000)).unwrap();
     let error = SqliteStore::restore(&backup, &path).await.unwrap_err();

@@ -84,6 +84,7 @@ CREATE TABLE objects (
   PRIMARY KEY (id, key_hash, owner)
 );
 CREATE INDEX objects_by_time ON objects (recorded_at);
+CREATE INDEX objects_deleted ON objects (recorded_at) WHERE deleted = 1;
 
 CREATE TABLE usage (
   -- In seconds: a minute, an hour or a day.

@@ -11,7 +11,8 @@ pub(super) fn convert(error: &sqlx::Error) -> StoreError {
     };
     let code = error.code().unwrap_or_default();
     let (kind, message) = match &*code {
-        "25006" => (
+        // 0A000 is what a standby says to a transaction that may write.
+        "25006" | "0A000" => (
             StoreErrorKind::NotWritable,
             "PostgreSQL accepts no writes; point `url` of [store] at the primary server".to_owned(),
         ),

@@ -52,9 +52,12 @@ impl SqlStore<Sqlite> {
     ///
     /// # Errors
     /// `StoreErrorKind::InUse` if another server has it open, `StoreErrorKind::NotWritable`,
-    /// `StoreErrorKind::NewerSchema`, `StoreErrorKind::WrongMasterKey`; `StoreErrorKind::Internal` if it is damaged.
+    /// `StoreErrorKind::NewerSchema`, `StoreErrorKind::WrongMasterKey`; `StoreErrorKind::Missing` if a restore was
+    /// interrupted; `StoreErrorKind::Internal` if it is damaged.
     pub async fn open(path: &Path, master_key: &MasterKey) -> Result<Self, StoreError> {
+        let path = &files::resolve(path);
         let lock = files::lock(path)?;
+        files::check_not_restoring(path)?;
         files::create(path)?;
         let database = Sqlite::new(path, Some(lock));
         let store = Self::on(database, master_key.clone(), Access::Full);
@@ -100,6 +103,7 @@ impl SqlStore<Sqlite> {
         new: &MasterKey,
     ) -> Result<(), StoreError> {
         files::check_exists(path)?;
+        let path = &files::resolve(path);
         let database = Sqlite::new(path, None);
         let result = rotation::rotate(&database, old, new).await;
         if result.is_ok() {
@@ -117,21 +121,22 @@ impl SqlStore<Sqlite> {
     /// `StoreErrorKind::NameTaken` if `to` exists; `StoreErrorKind::NotWritable`.
     pub async fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
         files::check_exists(path)?;
-        let database = Sqlite::read_only(path);
+        let database = Sqlite::read_only(&files::resolve(path));
         let result = files::backup(&database, to).await;
         database.close().await;
         result
     }
 
     /// Puts a backup in the place of the store, which no server may have open. The store before is kept beside it as
-    /// `<name>.before-restore`.
+    /// `<name>.before-restore`, or with a number behind it that is free. Returns that name; `None` if there was no store.
     ///
     /// # Errors
     /// `StoreErrorKind::InUse`, `StoreErrorKind::NewerSchema`, `StoreErrorKind::NotWritable`;
     /// `StoreErrorKind::Internal` if `backup` is damaged or no store of keypool. The store is not changed then.
-    pub async fn restore(backup: &Path, path: &Path) -> Result<(), StoreError> {
-        let _lock = files::lock(path)?;
-        files::restore(backup, path).await
+    pub async fn restore(backup: &Path, path: &Path) -> Result<Option<PathBuf>, StoreError> {
+        let path = files::resolve(path);
+        let _lock = files::lock(&path)?;
+        files::restore(backup, &path).await
     }
 }
 
