@@ -243,7 +243,7 @@ SELECT r.value->>'hash', r.value->>'identity', $2,
   0,
   CASE WHEN old.revision > $3 THEN old.invalid ELSE COALESCE(CAST(r.value->>'invalid' AS BIGINT), old.invalid, 0) END,
   COALESCE(CAST(r.value->>'has_served' AS BIGINT), old.has_served, 0),
-  CASE WHEN (r.value->>'marks') = 'new' AND COALESCE(old.revision, 0) <= $3
+  CASE WHEN (r.value->>'exhausted') = 'new' AND COALESCE(old.revision, 0) <= $3
     THEN CAST(r.value->>'exhausted_until' AS BIGINT) ELSE old.exhausted_until END,
   CASE WHEN old.reset_at > $3 THEN old.cooldowns ELSE COALESCE(r.value->>'cooldowns', old.cooldowns, '[]') END,
   0, 0, ''
@@ -256,8 +256,10 @@ fn merge_use(known: &mut KeyUse, later: &KeyUse) {
     known.total = known.total.saturating_add(later.total);
     known.failed = known.failed.saturating_add(later.failed);
     known.last_used = known.last_used.max(later.last_used);
-    if later.marks.is_some() {
-        known.marks = later.marks.clone();
+    match (&mut known.marks, &later.marks) {
+        (Some(known), Some(later)) => known.merge(later),
+        (known, Some(later)) => *known = Some(later.clone()),
+        (_, None) => {}
     }
 }
 
@@ -268,14 +270,16 @@ fn use_row(keys: &Keys, hash: &str, key_use: &KeyUse) -> Result<Value, StoreErro
         "total": count(key_use.total),
         "failed": count(key_use.failed),
         "last_used": key_use.last_used.map(millis),
-        "marks": "as they are",
     });
     if let Some(marks) = &key_use.marks {
-        row["marks"] = json!("new");
-        row["invalid"] = json!(i64::from(marks.invalid));
-        row["has_served"] = json!(i64::from(marks.has_served));
-        row["exhausted_until"] = json!(marks.exhausted_until.map(millis));
-        row["cooldowns"] = json!(stored_cooldowns(&marks.cooldowns));
+        row["invalid"] = json!(marks.invalid.map(i64::from));
+        row["has_served"] = json!(marks.has_served.map(i64::from));
+        row["cooldowns"] = json!(marks.cooldowns.as_deref().map(stored_cooldowns));
+        if let Some(until) = marks.exhausted_until {
+            // No time is a value of it, so that another field says whether it is new.
+            row["exhausted"] = json!("new");
+            row["exhausted_until"] = json!(until.map(millis));
+        }
     }
     Ok(row)
 }

@@ -98,6 +98,18 @@ pub(super) async fn in_time<T>(
     result
 }
 
+/// Makes a change take effect. It may do so after the deadline too, which the error says.
+async fn commit(write: Write) -> Result<Revision, StoreError> {
+    tokio::time::timeout(DEADLINE, write.commit())
+        .await
+        .unwrap_or_else(|_| {
+            Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "it is not known whether the change was stored; read it again before you repeat it",
+            ))
+        })
+}
+
 #[async_trait]
 impl<D: Database> CatalogStore for SqlStore<D> {
     fn is_shared(&self) -> bool {
@@ -125,13 +137,13 @@ impl<D: Database> CatalogStore for SqlStore<D> {
             Change::AddKeys { keys, .. } => keys.len(),
             _ => 1,
         };
-        in_time(deadline(rows), async {
+        let write = in_time(deadline(rows), async {
             let mut write = self.write(true).await?;
             change::apply(&mut write, change, audit.at).await?;
             audit::add(&mut write, audit).await?;
-            write.commit().await
-        })
-        .await
+            Ok(write)
+        });
+        commit(write.await?).await
     }
 
     async fn audit_log(
@@ -167,15 +179,15 @@ impl<D: Database> KeyStateStore for SqlStore<D> {
         audit: Option<&AuditEntry>,
         now: SystemTime,
     ) -> Result<Revision, StoreError> {
-        in_time(deadline(changes.len()), async {
+        let write = in_time(deadline(changes.len()), async {
             let mut write = self.write(true).await?;
             key_states::change(&mut write, changes, now).await?;
             if let Some(audit) = audit {
                 audit::add(&mut write, audit).await?;
             }
-            write.commit().await
-        })
-        .await
+            Ok(write)
+        });
+        commit(write.await?).await
     }
 
     async fn quota_calls(

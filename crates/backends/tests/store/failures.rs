@@ -304,6 +304,23 @@ async fn a_node_that_hangs_with_the_lock_loses_it_before_others_give_up() {
 }
 
 #[tokio::test]
+async fn a_commit_that_takes_too_long_has_an_outcome_that_is_not_known() {
+    let backend = Backend::postgres().await;
+    backend
+        .sql(
+            "CREATE FUNCTION wait() RETURNS TRIGGER AS $$ BEGIN PERFORM pg_sleep(6); RETURN NULL; END $$ LANGUAGE plpgsql;
+             CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON audit DEFERRABLE INITIALLY DEFERRED
+               FOR EACH ROW EXECUTE FUNCTION wait();",
+        )
+        .await;
+    let error = change(backend.store(), put_pool("p", "{}", Expected::Any))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unavailable);
+    assert!(error.message.contains("not known whether"), "{error}");
+}
+
+#[tokio::test]
 async fn a_server_that_accepts_no_writes_is_named_as_such() {
     let backend = Backend::postgres().await;
     // The code with which a standby refuses a transaction that may write.

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use keypool_core::store::{
-    Batch, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, QuotaChange,
-    Store,
+    Batch, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, NewMarks,
+    QuotaChange, Store,
 };
 
 use crate::backend::{Backend, on_every_store};
@@ -147,7 +147,7 @@ async fn each_change_of_the_marks(backend: Backend) {
             store,
             1 + number as u64,
             KeyUse {
-                marks: Some(kept.clone()),
+                marks: Some(kept.clone().into()),
                 ..key_use("a", 0, 0)
             },
         )
@@ -210,7 +210,7 @@ async fn a_key_stays_switched_off_until_it_is_switched_on(backend: Backend) {
         store,
         1,
         KeyUse {
-            marks: Some(marks()),
+            marks: Some(marks().into()),
             ..key_use("a", 1, 1)
         },
     )
@@ -290,7 +290,7 @@ async fn uses_of_all_nodes_are_added_up(mut backend: Backend) {
     let store = backend.store();
     let first = KeyUse {
         last_used: Some(at(20)),
-        marks: Some(marks()),
+        marks: Some(marks().into()),
         ..key_use("a", 5, 2)
     };
     note(store, 1, first).await;
@@ -315,11 +315,37 @@ async fn uses_of_all_nodes_are_added_up(mut backend: Backend) {
 
     let store = backend.store();
     let cleared = KeyUse {
-        marks: Some(KeyMarks::default()),
+        marks: Some(KeyMarks::default().into()),
         ..key_use("a", 0, 0)
     };
     note(store, 2, cleared).await;
     assert_eq!(record_of(store, "a").await.marks, KeyMarks::default());
+}
+
+async fn a_node_leaves_the_marks_that_it_has_not_changed(backend: Backend) {
+    let store = backend.store();
+    let exhausted = NewMarks {
+        exhausted_until: Some(Some(at(900))),
+        ..NewMarks::default()
+    };
+    let served = NewMarks {
+        has_served: Some(true),
+        ..NewMarks::default()
+    };
+    for (node, new) in [(1, exhausted), (2, served)] {
+        let mut batch = batch(node, 1);
+        batch.keys.push(KeyUse {
+            marks: Some(new),
+            ..key_use("a", 1, 0)
+        });
+        store.record(&batch).await.unwrap();
+    }
+    let expected = KeyMarks {
+        has_served: true,
+        exhausted_until: Some(at(900)),
+        ..KeyMarks::default()
+    };
+    assert_eq!(record_of(store, "a").await.marks, expected);
 }
 
 async fn a_repeated_batch_is_not_added_again(mut backend: Backend) {
@@ -348,7 +374,7 @@ async fn a_change_that_a_node_has_not_followed_stays(backend: Backend) {
     let noted = |number, followed| Batch {
         followed,
         keys: vec![KeyUse {
-            marks: Some(marks()),
+            marks: Some(marks().into()),
             ..key_use("a", 1, 0)
         }],
         ..batch(1, number)
@@ -416,6 +442,7 @@ on_every_store! {
     figures_stay_when_a_refresh_fails,
     the_newest_twenty_quota_calls_are_kept,
     uses_of_all_nodes_are_added_up,
+    a_node_leaves_the_marks_that_it_has_not_changed,
     a_repeated_batch_is_not_added_again,
     the_same_secret_at_another_provider_or_host_is_another_key,
     several_changes_of_a_key_at_once_all_take_effect,

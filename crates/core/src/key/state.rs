@@ -8,7 +8,7 @@ use super::{Key, KeyId, QuotaGroup, flag};
 use crate::clock::Moment;
 use crate::cooldowns::{Cooldown, Cooldowns};
 use crate::fault::Class;
-use crate::store::{KeyCooldown, KeyMarks, KeyRecord, KeyUse, UpstreamKeyId};
+use crate::store::{KeyCooldown, KeyMarks, KeyRecord, KeyUse, NewMarks, UpstreamKeyId};
 
 /// What the store knows of a key.
 #[derive(Debug, Default)]
@@ -124,7 +124,10 @@ impl Key {
     pub(crate) fn unsaved(&self, group: &QuotaGroup, moment: &Moment) -> Option<KeyUse> {
         let saved = self.saved.lock();
         let marks = self.marks(group, moment);
-        let marks = (!saved.is_known || marks != saved.marks).then_some(marks);
+        let marks = match saved.is_known {
+            true => NewMarks::since(&saved.marks, marks),
+            false => Some(marks.into()),
+        };
         let total = self.total().saturating_sub(saved.total);
         let failed = self.failed().saturating_sub(saved.failed);
         if marks.is_none() && total == 0 && failed == 0 {
@@ -147,7 +150,7 @@ impl Key {
         saved.total += stored.total;
         saved.failed += stored.failed;
         if let Some(marks) = &stored.marks {
-            saved.marks = marks.clone();
+            marks.apply(&mut saved.marks);
         }
     }
 
@@ -279,6 +282,21 @@ mod tests {
         assert_eq!(world.key.flags(), flags);
         let unsaved = world.unsaved().unwrap();
         assert_eq!((unsaved.total, unsaved.marks), (1, None));
+    }
+
+    #[test]
+    fn a_mark_that_has_not_changed_is_not_stored_with_one_that_has() {
+        let world = World::new();
+        world.key.note_saved(&world.unsaved().unwrap());
+        world.key.note_served();
+        let has_served = NewMarks {
+            has_served: Some(true),
+            ..NewMarks::default()
+        };
+        let unsaved = world.unsaved().unwrap();
+        assert_eq!(unsaved.marks, Some(has_served));
+        world.key.note_saved(&unsaved);
+        assert_eq!(world.unsaved(), None);
     }
 
     #[test]

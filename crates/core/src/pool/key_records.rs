@@ -46,7 +46,7 @@ impl KeyRecords {
             record.failed += stored.failed;
             record.last_used = record.last_used.max(stored.last_used);
             if let Some(marks) = &stored.marks {
-                record.marks = marks.clone();
+                marks.apply(&mut record.marks);
             }
         });
     }

@@ -151,6 +151,64 @@ pub struct KeyUse {
     pub failed: u64,
     /// When it was last used.
     pub last_used: Option<SystemTime>,
-    /// Its marks, if they have changed on this node.
-    pub marks: Option<KeyMarks>,
+    /// Its marks that have changed on this node; `None`: none has.
+    pub marks: Option<NewMarks>,
+}
+
+/// Marks of a key that have changed on a node. Those that have not may have changed on another one, and stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewMarks {
+    /// See [`KeyMarks::invalid`]; `None`: unchanged. The others likewise.
+    pub invalid: Option<bool>,
+    /// See [`KeyMarks::has_served`].
+    pub has_served: Option<bool>,
+    /// See [`KeyMarks::exhausted_until`]; `Some(None)`: it has quota again.
+    pub exhausted_until: Option<Option<SystemTime>>,
+    /// See [`KeyMarks::cooldowns`]. All of them, if one has changed.
+    pub cooldowns: Option<Vec<KeyCooldown>>,
+}
+
+impl NewMarks {
+    /// Of `marks`, those that differ from `saved`; `None`: none does.
+    pub fn since(saved: &KeyMarks, marks: KeyMarks) -> Option<Self> {
+        let new = Self {
+            invalid: (marks.invalid != saved.invalid).then_some(marks.invalid),
+            has_served: (marks.has_served != saved.has_served).then_some(marks.has_served),
+            exhausted_until: (marks.exhausted_until != saved.exhausted_until)
+                .then_some(marks.exhausted_until),
+            cooldowns: (marks.cooldowns != saved.cooldowns).then_some(marks.cooldowns),
+        };
+        (new != Self::default()).then_some(new)
+    }
+
+    /// Puts them in the place of those in `marks`.
+    pub fn apply(&self, marks: &mut KeyMarks) {
+        marks.invalid = self.invalid.unwrap_or(marks.invalid);
+        marks.has_served = self.has_served.unwrap_or(marks.has_served);
+        marks.exhausted_until = self.exhausted_until.unwrap_or(marks.exhausted_until);
+        if let Some(cooldowns) = &self.cooldowns {
+            marks.cooldowns.clone_from(cooldowns);
+        }
+    }
+
+    /// Takes over what has changed later.
+    pub fn merge(&mut self, later: &Self) {
+        self.invalid = later.invalid.or(self.invalid);
+        self.has_served = later.has_served.or(self.has_served);
+        self.exhausted_until = later.exhausted_until.or(self.exhausted_until);
+        if later.cooldowns.is_some() {
+            self.cooldowns.clone_from(&later.cooldowns);
+        }
+    }
+}
+
+impl From<KeyMarks> for NewMarks {
+    fn from(marks: KeyMarks) -> Self {
+        Self {
+            invalid: Some(marks.invalid),
+            has_served: Some(marks.has_served),
+            exhausted_until: Some(marks.exhausted_until),
+            cooldowns: Some(marks.cooldowns),
+        }
+    }
 }

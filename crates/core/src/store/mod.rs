@@ -20,8 +20,8 @@ pub use catalog::{Catalog, StoredKey, StoredPool, StoredVirtualKey};
 pub use change::{AuditEntry, AuditRecord, Change, Expected, NewKey, NewVirtualKey};
 pub use error::{StoreError, StoreErrorKind};
 pub use key_record::{
-    KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, Quota, QuotaChange,
-    UpstreamKeyId,
+    KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, NewMarks, Quota,
+    QuotaChange, UpstreamKeyId,
 };
 pub use object_record::{ObjectChange, ObjectRecord};
 pub use usage::{UsageCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal};
