@@ -65,8 +65,15 @@ fn synchronise_folder(path: &Path) -> io::Result<()> {
 }
 
 fn make_private(path: &Path) -> io::Result<()> {
-    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
     }
-    Ok(())
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
+        // It is another user's, who lets a group read it and not everyone.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && mode & 0o007 == 0 => {
+            Ok(())
+        }
+        changed => changed,
+    }
 }

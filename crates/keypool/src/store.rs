@@ -142,8 +142,8 @@ fn unreadable(file: &Path, error: &std::io::Error) -> String {
 
 /// The generated master key in the file beside the database. It is made only while nothing is encrypted with another one.
 async fn own_master_key(database: &Path, file: &Path) -> Result<Secret, String> {
-    let failed = |error| format!("cannot store the master key in {}: {error}", file.display());
-    if let Some(secret) = secret_file::read(file).map_err(failed)? {
+    let current = secret_file::read(file).map_err(|error| unreadable(file, &error))?;
+    if let Some(secret) = current {
         return Ok(secret);
     }
     let is_new = SqliteStore::is_new(database).await;
@@ -154,7 +154,8 @@ async fn own_master_key(database: &Path, file: &Path) -> Result<Secret, String> 
             file.display()
         ));
     }
-    secret_file::generate(file, "").map_err(failed)
+    secret_file::generate(file, "")
+        .map_err(|error| format!("cannot store the master key in {}: {error}", file.display()))
 }
 
 /// Whether this node has once found that the store held a virtual key: a file beside the configuration remembers it, for
