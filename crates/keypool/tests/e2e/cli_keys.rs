@@ -352,6 +352,14 @@ async fn a_check_tells_which_keys_work() {
     assert_eq!([&second["name"], &second["state"]], ["p-2", "invalid"]);
     assert_eq!(second["works"], false);
 
+    let some = gw
+        .keypool(&["keys", "check", "--pool", "p", "p-1", "none", "--json"])
+        .await;
+    let report = some.json();
+    let results = [&report["keys"][0]["works"], &report["keys"][1]["works"]];
+    assert_eq!((some.code, results), (1, [&json!(true), &json!(null)]));
+    let error = report["keys"][1]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("there is no key \"none\""), "{report}");
     let said = gw
         .keypool(&["keys", "check", "--pool", "p", "none"])
         .await
