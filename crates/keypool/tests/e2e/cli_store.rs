@@ -324,7 +324,10 @@ async fn postgres_is_backed_up_by_its_own_tools_and_rotated_here() {
     ] {
         let said = gw.keypool(&["store", verb, "copy"]).await.failed();
         assert!(said.contains(tool) && !said.contains(&url), "{said}");
-        assert!(said.contains("PGPASSWORD") && !said.contains("URL"), "{said}");
+        assert!(
+            said.contains("PGPASSWORD") && !said.contains("URL"),
+            "{said}"
+        );
     }
     let env = [("KEYPOOL_NEW_MASTER_KEY", new)];
     for expected in ["restart each: until then", "already"] {

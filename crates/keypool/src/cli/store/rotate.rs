@@ -14,6 +14,7 @@ use keypool_gateway::settings::{StoreLocation, StoreSettings};
 use serde_json::json;
 
 use super::super::{Failure, print, runtime};
+use crate::owner::{self, Owner};
 use crate::secret_file;
 use crate::store::{master_key, next_master_key, next_master_key_file};
 
@@ -110,10 +111,10 @@ async fn rotate_configured(
         ));
     }
     let _lock = lock(file)?;
-    let next_file = next_master_key_file(file);
     let kept = next_master_key(file)?;
     if kept.as_ref() != Some(new) {
-        keep(new, &next_file, kept.filter(|kept| kept != old), location).await?;
+        let kept = kept.filter(|kept| kept != old);
+        keep(new, kept, file, location).await?;
     }
     let (old, next) = (master_key(old), master_key(new));
     let rotated = match location {
@@ -134,26 +135,27 @@ async fn rotate_configured(
     }
 }
 
-/// Writes the new key into `file`. What is kept there already is never overwritten if it opens the store: nobody else may
+/// Writes the new key into the file beside `file`. What is kept there already is never overwritten if it opens the store: nobody else may
 /// have it.
 async fn keep(
     new: &Secret,
-    file: &Path,
     kept: Option<Secret>,
+    file: &Path,
     location: &StoreLocation,
 ) -> Result<(), String> {
+    let next_file = next_master_key_file(file);
     if let Some(kept) = kept
         && opens(location, &kept).await?
     {
         return Err(format!(
             "an earlier rotation has encrypted the store with the master key in {}: set `store.master_key` or KEYPOOL_MASTER_KEY to that key first",
-            file.display()
+            next_file.display()
         ));
     }
-    secret_file::write(file, new).map_err(|error| {
+    secret_file::write_like(&next_file, new, file).map_err(|error| {
         format!(
             "cannot keep the new master key in {}: {error}",
-            file.display()
+            next_file.display()
         )
     })
 }
@@ -180,10 +182,10 @@ async fn rotate_file(database: &Path, file: &Path, new: Option<Secret>) -> Resul
                 "{VARIABLE} is the current master key: choose another one"
             ));
         }
-        Some(new) => secret_file::write(&next_file, &new).map(|()| new),
-        None => secret_file::generate(&next_file, ""),
+        Some(new) => new,
+        None => secret_file::random("").map_err(failed)?,
     };
-    let new = new.map_err(failed)?;
+    secret_file::write_like(&next_file, &new, file).map_err(failed)?;
     SqliteStore::rotate_master_key(database, &master_key(&old), &master_key(&new))
         .await
         .map_err(|error| error.to_string())?;
@@ -237,6 +239,8 @@ fn lock(file: &Path) -> Result<File, String> {
         .mode(0o600)
         .open(&name);
     let lock = lock.map_err(|error| failed(&error))?;
+    let owned = Owner::of(owner::folder(file)).and_then(|owner| owner.give(&name));
+    owned.map_err(|error| failed(&error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
