@@ -5,7 +5,7 @@ use std::fs;
 use keypool_testkit::{Mock, Quota, Step};
 use serde_json::json;
 
-use crate::cli::{run, start};
+use crate::cli::start;
 use crate::harness::{Gateway, MARK, PoolConfig, key};
 
 /// A gateway with the empty pools `p` and `q` at the mock provider.
@@ -407,28 +407,6 @@ async fn a_refresh_tells_what_is_left_of_quotas() {
         .await
         .failed();
     assert!(said.contains("there is no pool"), "{said}");
-    gw.stop().await;
-}
-
-#[tokio::test]
-async fn secrets_are_exported_from_no_named_server() {
-    let mock = Mock::start().await.expect("a mock");
-    let gw = two_pools(&mock).await;
-    gw.keypool_with(&["keys", "add", "--pool", "p"], &key(1))
-        .await
-        .ok();
-    let export = ["keys", "export", "--pool", "p", "--secrets"];
-    let url = "https://keypool.example.com";
-    let named = [&export[..], &["--server", url]].concat();
-    let env = [("KEYPOOL_SERVER", url)];
-    for refused in [
-        gw.keypool(&named).await,
-        run(gw.folder(), &export, &env, "").await,
-    ] {
-        let said = refused.without_secret().failed();
-        assert!(said.contains("asks no server"), "{said}");
-    }
-    assert!(gw.keypool(&export).await.ok().contains(&key(1)));
     gw.stop().await;
 }
 
