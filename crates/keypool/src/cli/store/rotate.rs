@@ -16,7 +16,9 @@ use serde_json::json;
 use super::super::{Failure, print, runtime};
 use crate::owner::{self, Owner};
 use crate::secret_file;
-use crate::store::{master_key, next_master_key, next_master_key_file};
+use crate::store::{
+    finish_rotation, master_key, next_master_key, next_master_key_file, previous_master_key_file,
+};
 
 /// The variable with the new master key.
 pub(super) const VARIABLE: &str = "KEYPOOL_NEW_MASTER_KEY";
@@ -57,18 +59,20 @@ pub(super) fn run(
         let result = json!({ "status": name, "master_key_file": file });
         return print(&format!("{result:#}"));
     }
-    print(&text(&outcome, &file))
+    let previous = previous_master_key_file(&settings.master_key_file);
+    print(&text(&outcome, &file, &previous))
 }
 
-/// What a rotation has done, for people. `file` has the new key.
-fn text(outcome: &Outcome, file: &str) -> String {
+/// What a rotation has done, for people. `file` has the new key, and `previous` the old one if keypool keeps it.
+fn text(outcome: &Outcome, file: &str, previous: &Path) -> String {
+    let previous = previous.display();
     let restart = "Restart the server now: until then, it stores nothing.";
     let configure = format!(
         "Set `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each: until then, it stores nothing.\nDelete {file} after that: it holds the key too."
     );
     match outcome {
         Outcome::Replaced => format!(
-            "The store is encrypted with a new master key, which is in {file}.\n{restart}\nCopy the new key to where you keep a copy of the old one. Backups from before need the old one."
+            "The store is encrypted with a new master key, which is in {file}.\n{restart}\nCopy the new key to where you keep a copy of the old one. Backups from before need the old one, which is in {previous}: delete that file with the last of them."
         ),
         Outcome::Finished => format!(
             "A rotation that was interrupted is complete now: the new master key is in {file}.\n{restart}\nTo rotate once more, run this again."
@@ -173,7 +177,7 @@ async fn rotate_file(database: &Path, file: &Path, new: Option<Secret>) -> Resul
     if let Some(next) = next_master_key(file)?
         && opens(&location, &next).await?
     {
-        secret_file::replace(&next_file, file, &next).map_err(failed)?;
+        finish_rotation(file, &old, &next).map_err(failed)?;
         return Ok(Outcome::Finished);
     }
     let new = match new {
@@ -189,7 +193,7 @@ async fn rotate_file(database: &Path, file: &Path, new: Option<Secret>) -> Resul
     SqliteStore::rotate_master_key(database, &master_key(&old), &master_key(&new))
         .await
         .map_err(|error| error.to_string())?;
-    secret_file::replace(&next_file, file, &new).map_err(|error| {
+    finish_rotation(file, &old, &new).map_err(|error| {
         format!(
             "the store is encrypted with the new master key, which is in {} and could not be moved to {}: {error}; move it yourself",
             next_file.display(),
