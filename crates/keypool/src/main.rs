@@ -6,6 +6,7 @@ mod config;
 mod limiter;
 mod logging;
 mod open_files;
+mod owner;
 mod reloader;
 mod secret_file;
 mod signals;

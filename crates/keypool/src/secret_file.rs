@@ -7,6 +7,8 @@ use std::path::Path;
 
 use keypool_core::secret::Secret;
 
+use crate::owner::{self, Owner};
+
 /// The secret in a file; `None` if the file is missing or empty.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Secret>> {
     match fs::read_to_string(path) {
@@ -22,12 +24,24 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Secret>> {
 
 /// Generates 256 random bits, and stores them before they are used.
 pub(crate) fn generate(path: &Path, prefix: &str) -> io::Result<Secret> {
+    let secret = random(prefix)?;
+    write(path, &secret)?;
+    Ok(secret)
+}
+
+/// 256 random bits after a prefix.
+pub(crate) fn random(prefix: &str) -> io::Result<Secret> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let secret = Secret::new(format!("{prefix}{text}"));
-    write(path, &secret)?;
-    Ok(secret)
+    Ok(Secret::new(format!("{prefix}{text}")))
+}
+
+/// Writes a secret into a file that the owner of the file `like` can read, and nobody else.
+pub(crate) fn write_like(path: &Path, secret: &Secret, like: &Path) -> io::Result<()> {
+    let owner = Owner::of(like)?;
+    write(path, secret)?;
+    owner.give(path)
 }
 
 /// Writes a secret. After a crash, the file may hold a part of it.
@@ -58,15 +72,19 @@ pub(crate) fn replace(new: &Path, path: &Path, secret: &Secret) -> io::Result<()
 
 /// Waits until the name of a file is on the disk.
 fn synchronise_folder(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(owner::folder(path))?.sync_all()
 }
 
 fn make_private(path: &Path) -> io::Result<()> {
-    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
     }
-    Ok(())
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
+        // It is another user's, who lets a group read it and not everyone.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && mode & 0o007 == 0 => {
+            Ok(())
+        }
+        changed => changed,
+    }
 }

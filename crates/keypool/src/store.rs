@@ -1,5 +1,6 @@
 //! Opens the store that the settings ask for, with its master key.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ async fn open_with_own_key(database: &Path, file: &Path) -> Result<SqliteStore, 
         (Err(error), Some(next)) if error.kind == StoreErrorKind::WrongMasterKey => {
             let store = SqliteStore::open(database, &master_key(&next)).await;
             let store = store.map_err(|error| error.to_string())?;
-            secret_file::replace(&next_master_key_file(file), file, &next)
+            finish_rotation(file, &current, &next)
                 .map_err(|error| format!("cannot replace {}: {error}", file.display()))?;
             Ok(store)
         }
@@ -123,6 +124,19 @@ pub(crate) fn master_key(secret: &Secret) -> MasterKey {
     MasterKey::new(secret.expose())
 }
 
+/// Puts the next master key in the place of the current one, which is kept beside it: backups from before need it.
+pub(crate) fn finish_rotation(file: &Path, current: &Secret, next: &Secret) -> io::Result<()> {
+    secret_file::write_like(&previous_master_key_file(file), current, file)?;
+    secret_file::replace(&next_master_key_file(file), file, next)
+}
+
+/// Where the master key before the last rotation is kept.
+pub(crate) fn previous_master_key_file(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".before-rotation");
+    name.into()
+}
+
 /// Where a rotation keeps the next master key until the database is encrypted with it.
 pub(crate) fn next_master_key_file(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -142,8 +156,8 @@ fn unreadable(file: &Path, error: &std::io::Error) -> String {
 
 /// The generated master key in the file beside the database. It is made only while nothing is encrypted with another one.
 async fn own_master_key(database: &Path, file: &Path) -> Result<Secret, String> {
-    let failed = |error| format!("cannot store the master key in {}: {error}", file.display());
-    if let Some(secret) = secret_file::read(file).map_err(failed)? {
+    let current = secret_file::read(file).map_err(|error| unreadable(file, &error))?;
+    if let Some(secret) = current {
         return Ok(secret);
     }
     let is_new = SqliteStore::is_new(database).await;
@@ -154,7 +168,8 @@ async fn own_master_key(database: &Path, file: &Path) -> Result<Secret, String> 
             file.display()
         ));
     }
-    secret_file::generate(file, "").map_err(failed)
+    secret_file::generate(file, "")
+        .map_err(|error| format!("cannot store the master key in {}: {error}", file.display()))
 }
 
 /// Whether this node has once found that the store held a virtual key: a file beside the configuration remembers it, for

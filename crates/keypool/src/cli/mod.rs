@@ -96,10 +96,9 @@ pub(crate) fn run() -> ExitCode {
                 json: Some(document),
                 ..
             } = &failure
+                && let Err(failure) = print(document)
             {
-                if let Err(failure) = print(document) {
-                    print_error(&failure.to_string());
-                }
+                print_error(&failure.to_string());
             }
             print_error(&failure.to_string());
             ExitCode::FAILURE

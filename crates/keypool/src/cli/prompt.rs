@@ -1,6 +1,7 @@
 //! Asks people: for secrets, without showing them, and whether they mean it.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, IsTerminal, Read};
 
 use console::Term;
 use keypool_core::secret::Secret;
@@ -15,7 +16,7 @@ pub(super) fn secret(prompt: &str) -> Result<Secret, Failure> {
     let failed = |error| Failure::because("cannot read the secret", error);
     let text = match std::io::stdin().is_terminal() {
         true => {
-            let terminal = Term::stderr();
+            let terminal = terminal().map_err(failed)?;
             terminal.write_str(&format!("{prompt}: ")).map_err(failed)?;
             terminal.read_secure_line().map_err(failed)?
         }
@@ -27,6 +28,12 @@ pub(super) fn secret(prompt: &str) -> Result<Secret, Failure> {
         )),
         text => Ok(Secret::new(text)),
     }
+}
+
+/// The terminal that the process runs at, wherever its standard error goes.
+fn terminal() -> std::io::Result<Term> {
+    let open = || File::options().read(true).write(true).open("/dev/tty");
+    Ok(Term::read_write_pair(open()?, open()?))
 }
 
 /// The only line of `input` that is not blank.
@@ -60,7 +67,7 @@ pub(super) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     }
     let mut answer = String::new();
     // A closed terminal is no consent.
-    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let _ = terminal().and_then(|terminal| terminal.write_str(&format!("{question} [y/N] ")));
     let _ = std::io::stdin().read_line(&mut answer);
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),

@@ -91,8 +91,8 @@ impl ServerArgs {
     }
 }
 
-/// The server that the variable names. Who wrote `.env` of the working directory must not receive the token of whoever
-/// works there: a server from it is called with a token from it only.
+/// The server that the variable names. The author of `.env` in the working directory must not receive the token of the
+/// person who works there: a server from that file is called with a token from that file only.
 fn server_variable(sources: &Sources, has_token: bool) -> Result<Option<ServerUrl>, Failure> {
     let Some(url) = config::variable(sources, SERVER_VARIABLE) else {
         return Ok(None);

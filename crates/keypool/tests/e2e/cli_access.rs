@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use keypool_testkit::Mock;
 
 use crate::cli::{run, start, start_with};
-use crate::harness::{Folder, Gateway, PoolConfig};
+use crate::harness::{Folder, Gateway, PoolConfig, key};
 use crate::tls::{Authority, TlsProxy};
 
 const LIST: [&str; 2] = ["keys", "list"];
@@ -130,6 +130,27 @@ async fn another_server_is_called_with_the_token_of_the_environment() {
         ("ALL_PROXY", "http://127.0.0.1:1"),
     ];
     assert!(list(&["--server", &url], &env).await.ok().contains("p-1"));
+    gw.stop().await;
+}
+
+#[tokio::test]
+async fn secrets_are_exported_from_no_named_server() {
+    let (_mock, gw, _url) = gateway().await;
+    gw.keypool_with(&["keys", "add", "--pool", "p"], &key(2))
+        .await
+        .ok();
+    let export = ["keys", "export", "--pool", "p", "--secrets"];
+    let url = "https://keypool.example.com";
+    let named = [&export[..], &["--server", url]].concat();
+    let env = [("KEYPOOL_SERVER", url)];
+    for refused in [
+        gw.keypool(&named).await,
+        run(gw.folder(), &export, &env, "").await,
+    ] {
+        let said = refused.without_secret().failed();
+        assert!(said.contains("asks no server"), "{said}");
+    }
+    assert!(gw.keypool(&export).await.ok().contains(&key(2)));
     gw.stop().await;
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use keypool_testkit::{Mock, Quota, Step};
 use serde_json::json;
 
-use crate::cli::{run, start};
+use crate::cli::start;
 use crate::harness::{Gateway, MARK, PoolConfig, key};
 
 /// A gateway with the empty pools `p` and `q` at the mock provider.
@@ -352,6 +352,14 @@ async fn a_check_tells_which_keys_work() {
     assert_eq!([&second["name"], &second["state"]], ["p-2", "invalid"]);
     assert_eq!(second["works"], false);
 
+    let some = gw
+        .keypool(&["keys", "check", "--pool", "p", "p-1", "none", "--json"])
+        .await;
+    let report = some.json();
+    let results = [&report["keys"][0]["works"], &report["keys"][1]["works"]];
+    assert_eq!((some.code, results), (1, [&json!(true), &json!(null)]));
+    let error = report["keys"][1]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("there is no key \"none\""), "{report}");
     let said = gw
         .keypool(&["keys", "check", "--pool", "p", "none"])
         .await
@@ -399,28 +407,6 @@ async fn a_refresh_tells_what_is_left_of_quotas() {
         .await
         .failed();
     assert!(said.contains("there is no pool"), "{said}");
-    gw.stop().await;
-}
-
-#[tokio::test]
-async fn secrets_are_exported_from_no_named_server() {
-    let mock = Mock::start().await.expect("a mock");
-    let gw = two_pools(&mock).await;
-    gw.keypool_with(&["keys", "add", "--pool", "p"], &key(1))
-        .await
-        .ok();
-    let export = ["keys", "export", "--pool", "p", "--secrets"];
-    let url = "https://keypool.example.com";
-    let named = [&export[..], &["--server", url]].concat();
-    let env = [("KEYPOOL_SERVER", url)];
-    for refused in [
-        gw.keypool(&named).await,
-        run(gw.folder(), &export, &env, "").await,
-    ] {
-        let said = refused.without_secret().failed();
-        assert!(said.contains("asks no server"), "{said}");
-    }
-    assert!(gw.keypool(&export).await.ok().contains(&key(1)));
     gw.stop().await;
 }
 

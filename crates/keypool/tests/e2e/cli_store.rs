@@ -140,6 +140,7 @@ async fn a_new_master_key_takes_effect_with_a_restart() {
     done.ok();
     let new = read(&folder, MASTER_KEY);
     assert!(old != new && !folder.path(NEXT).exists());
+    assert_eq!(read(&folder, "keypool.master-key.before-rotation"), old);
     // What is in memory is served, and nothing is stored with the old key.
     assert_eq!(gw.chat().await.status, 200);
     let said = add(&gw, 2).await.failed();

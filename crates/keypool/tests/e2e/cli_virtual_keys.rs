@@ -101,7 +101,7 @@ async fn output_that_cannot_be_written_is_a_failure() {
         said.contains("standard output could not be written") && !said.contains(advice),
         "{said}"
     );
-    // Whoever has read enough closes the pipe.
+    // A reader that has enough closes the pipe.
     assert_eq!(run_into(&gw, &list, closed()), (Some(0), String::new()));
     gw.stop().await;
 }

@@ -36,8 +36,8 @@ struct Checked {
     name: String,
     works: Option<bool>,
     error: Option<String>,
-    state: String,
-    duration_ms: u64,
+    state: Option<String>,
+    duration_ms: Option<u64>,
 }
 
 const COLUMNS: [&str; 6] = ["POOL", "NAME", "WORKS", "ERROR", "STATE", "TIME"];
@@ -52,7 +52,7 @@ pub(super) fn run(args: &CheckArgs, client: &Client) -> Result<ExitCode, Failure
         checked
     });
     bar.finish_and_clear();
-    let answers = answers.into_iter().collect::<Result<Vec<Value>, _>>()?;
+    let answers = kept(&keys, answers)?;
     let checked: Vec<Checked> = client.read_all(&answers)?;
     let working = checked.iter().filter(|key| key.works == Some(true)).count();
     let failed = checked.len() - working;
@@ -88,6 +88,18 @@ fn keys(args: &CheckArgs, client: &Client) -> Result<Vec<Key>, Failure> {
         .collect())
 }
 
+/// The results. What the server refuses for some keys does not hide what it has found for the others.
+fn kept(keys: &[Key], answers: Vec<Result<Value, Failure>>) -> Result<Vec<Value>, Failure> {
+    let is_any_checked = answers.iter().any(Result::is_ok);
+    let result = |(key, answer): (&Key, Result<Value, Failure>)| match answer {
+        Err(Failure::Problem { sentence, .. }) if is_any_checked => {
+            Ok(json!({ "pool": key.pool, "name": key.name, "works": null, "error": sentence }))
+        }
+        answer => answer,
+    };
+    keys.iter().zip(answers).map(result).collect()
+}
+
 fn row(key: Checked) -> Vec<String> {
     let works = match key.works {
         Some(true) => "yes",
@@ -99,7 +111,7 @@ fn row(key: Checked) -> Vec<String> {
         key.name,
         works.to_owned(),
         or_dash(key.error),
-        key.state,
-        format!("{} ms", key.duration_ms),
+        or_dash(key.state),
+        or_dash(key.duration_ms.map(|ms| format!("{ms} ms"))),
     ]
 }

@@ -54,7 +54,7 @@ enum KeyVerb {
     /// Without --secrets, the server is asked, and no secret is printed. With it, the store is read directly, with the master
     /// key of the configuration or of the file beside the database; `keypool keys import` reads the result.
     #[command(
-        after_help = "Examples:\n  keypool keys export > keys.csv\n  keypool keys export --pool tavily --secrets --format json > tavily.json"
+        after_help = "Examples:\n  keypool keys export > keys.csv\n  (umask 077; keypool keys export --pool tavily --secrets --format json > tavily.json)"
     )]
     Export(export::ExportArgs),
     /// Make one free call with each key to find out whether it works.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::client::{Client, path};
 use super::super::table::{count, or_dash, quota, table};
-use super::super::{Failure, print, progress};
+use super::super::{Failure, print, print_error, progress};
 use super::{exit_code, for_each};
 
 #[derive(Args)]
@@ -49,9 +49,19 @@ pub(super) fn run(args: &RefreshArgs, client: &Client) -> Result<ExitCode, Failu
         client.act_long(&path(&["pools", pool, "refresh-quota"]))
     });
     bar.finish_and_clear();
-    let mut all = Refresh::default();
-    for answer in answers {
-        let of_pool: Refresh = client.read(&answer?)?;
+    let is_any_refreshed = answers.iter().any(Result::is_ok);
+    let (mut all, mut is_refused) = (Refresh::default(), false);
+    for (pool, answer) in pools.iter().zip(answers) {
+        let answer = match answer {
+            // What the server refuses for one pool does not hide what it has found for the others.
+            Err(Failure::Problem { sentence, .. }) if is_any_refreshed => {
+                print_error(&format!("{pool}: {sentence}"));
+                is_refused = true;
+                continue;
+            }
+            answer => answer?,
+        };
+        let of_pool: Refresh = client.read(&answer)?;
         all.total += of_pool.total;
         all.succeeded += of_pool.succeeded;
         all.failed += of_pool.failed;
@@ -61,7 +71,7 @@ pub(super) fn run(args: &RefreshArgs, client: &Client) -> Result<ExitCode, Failu
     }
     if client.json {
         print(&serde_json::to_string_pretty(&all).unwrap_or_default())?;
-        return Ok(exit_code(all.failed == 0));
+        return Ok(exit_code(all.failed == 0 && !is_refused));
     }
     let keys: Vec<Key> = client.read_all(&all.keys)?;
     if !keys.is_empty() {
@@ -73,7 +83,7 @@ pub(super) fn run(args: &RefreshArgs, client: &Client) -> Result<ExitCode, Failu
         count(all.total, "key"),
         all.duration_ms
     ))?;
-    Ok(exit_code(all.failed == 0))
+    Ok(exit_code(all.failed == 0 && !is_refused))
 }
 
 /// The pools whose keys are refreshed.

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{Failure, print, print_error, prompt, runtime};
 use crate::config::{self, Overrides, Sources};
+use crate::owner::Owner;
 use crate::store;
 
 #[derive(Args)]
@@ -122,9 +123,15 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
         if !args.without_key_check {
             check_master_key(settings, file).await?;
         }
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::because("cannot restore the store", error);
+        // It may be a symbolic link.
+        let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+        let owner = Owner::of(&real).map_err(|error| failed(&error))?;
         SqliteStore::restore(file, database)
             .await
-            .map_err(|error| Failure::because("cannot restore the store", error))?;
+            .map_err(|error| failed(&error))?;
+        owner.give(&real).map_err(|error| failed(&error))?;
         Ok::<_, Failure>(store::open_for_reading(settings).await.map(drop))
     })?;
     print(&match is_json {

@@ -14,8 +14,11 @@ use keypool_gateway::settings::{StoreLocation, StoreSettings};
 use serde_json::json;
 
 use super::super::{Failure, print, runtime};
+use crate::owner::{self, Owner};
 use crate::secret_file;
-use crate::store::{master_key, next_master_key, next_master_key_file};
+use crate::store::{
+    finish_rotation, master_key, next_master_key, next_master_key_file, previous_master_key_file,
+};
 
 /// The variable with the new master key.
 pub(super) const VARIABLE: &str = "KEYPOOL_NEW_MASTER_KEY";
@@ -56,18 +59,20 @@ pub(super) fn run(
         let result = json!({ "status": name, "master_key_file": file });
         return print(&format!("{result:#}"));
     }
-    print(&text(&outcome, &file))
+    let previous = previous_master_key_file(&settings.master_key_file);
+    print(&text(&outcome, &file, &previous))
 }
 
-/// What a rotation has done, for people. `file` has the new key.
-fn text(outcome: &Outcome, file: &str) -> String {
+/// What a rotation has done, for people. `file` has the new key, and `previous` the old one if keypool keeps it.
+fn text(outcome: &Outcome, file: &str, previous: &Path) -> String {
+    let previous = previous.display();
     let restart = "Restart the server now: until then, it stores nothing.";
     let configure = format!(
         "Set `store.master_key` or KEYPOOL_MASTER_KEY to that key on every server, and restart each: until then, it stores nothing.\nDelete {file} after that: it holds the key too."
     );
     match outcome {
         Outcome::Replaced => format!(
-            "The store is encrypted with a new master key, which is in {file}.\n{restart}\nCopy the new key to where you keep a copy of the old one. Backups from before need the old one."
+            "The store is encrypted with a new master key, which is in {file}.\n{restart}\nCopy the new key to where you keep a copy of the old one. Backups from before need the old one, which is in {previous}: delete that file with the last of them."
         ),
         Outcome::Finished => format!(
             "A rotation that was interrupted is complete now: the new master key is in {file}.\n{restart}\nTo rotate once more, run this again."
@@ -110,10 +115,10 @@ async fn rotate_configured(
         ));
     }
     let _lock = lock(file)?;
-    let next_file = next_master_key_file(file);
     let kept = next_master_key(file)?;
     if kept.as_ref() != Some(new) {
-        keep(new, &next_file, kept.filter(|kept| kept != old), location).await?;
+        let kept = kept.filter(|kept| kept != old);
+        keep(new, kept, file, location).await?;
     }
     let (old, next) = (master_key(old), master_key(new));
     let rotated = match location {
@@ -134,26 +139,27 @@ async fn rotate_configured(
     }
 }
 
-/// Writes the new key into `file`. What is kept there already is never overwritten if it opens the store: nobody else may
+/// Writes the new key into the file beside `file`. What is kept there already is never overwritten if it opens the store: nobody else may
 /// have it.
 async fn keep(
     new: &Secret,
-    file: &Path,
     kept: Option<Secret>,
+    file: &Path,
     location: &StoreLocation,
 ) -> Result<(), String> {
+    let next_file = next_master_key_file(file);
     if let Some(kept) = kept
         && opens(location, &kept).await?
     {
         return Err(format!(
             "an earlier rotation has encrypted the store with the master key in {}: set `store.master_key` or KEYPOOL_MASTER_KEY to that key first",
-            file.display()
+            next_file.display()
         ));
     }
-    secret_file::write(file, new).map_err(|error| {
+    secret_file::write_like(&next_file, new, file).map_err(|error| {
         format!(
             "cannot keep the new master key in {}: {error}",
-            file.display()
+            next_file.display()
         )
     })
 }
@@ -171,7 +177,7 @@ async fn rotate_file(database: &Path, file: &Path, new: Option<Secret>) -> Resul
     if let Some(next) = next_master_key(file)?
         && opens(&location, &next).await?
     {
-        secret_file::replace(&next_file, file, &next).map_err(failed)?;
+        finish_rotation(file, &old, &next).map_err(failed)?;
         return Ok(Outcome::Finished);
     }
     let new = match new {
@@ -180,14 +186,14 @@ async fn rotate_file(database: &Path, file: &Path, new: Option<Secret>) -> Resul
                 "{VARIABLE} is the current master key: choose another one"
             ));
         }
-        Some(new) => secret_file::write(&next_file, &new).map(|()| new),
-        None => secret_file::generate(&next_file, ""),
+        Some(new) => new,
+        None => secret_file::random("").map_err(failed)?,
     };
-    let new = new.map_err(failed)?;
+    secret_file::write_like(&next_file, &new, file).map_err(failed)?;
     SqliteStore::rotate_master_key(database, &master_key(&old), &master_key(&new))
         .await
         .map_err(|error| error.to_string())?;
-    secret_file::replace(&next_file, file, &new).map_err(|error| {
+    finish_rotation(file, &old, &new).map_err(|error| {
         format!(
             "the store is encrypted with the new master key, which is in {} and could not be moved to {}: {error}; move it yourself",
             next_file.display(),
@@ -237,6 +243,8 @@ fn lock(file: &Path) -> Result<File, String> {
         .mode(0o600)
         .open(&name);
     let lock = lock.map_err(|error| failed(&error))?;
+    let owned = Owner::of(owner::folder(file)).and_then(|owner| owner.give(&name));
+    owned.map_err(|error| failed(&error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
