@@ -122,6 +122,9 @@ async fn a_backup_of_another_master_key_is_restored_only_on_request() {
     let anyway = [&restore[..], &["--without-key-check"]].concat();
     let restored = run(&folder, &anyway, &[], "").await;
     assert_eq!(restored.code, 0, "{restored:?}");
+    let kept = "keypool.db.before-restore";
+    assert!(restored.stdout.contains(kept), "{restored:?}");
+    assert!(folder.path(kept).exists());
     assert!(
         restored.stderr.contains("will not start with it yet"),
         "{restored:?}"

@@ -35,7 +35,7 @@ impl Interrupt {
                 let ended = connection.ping().await;
                 let was_stopped = interrupt.0.swap(false, Ordering::AcqRel);
                 // SQLite undoes a transaction by itself when a statement is stopped or the disk is full. sqlx does not know
-                // that, and would wait for its end on this connection for ever: a new one takes its place.
+                // that, and would refuse every later transaction on this connection: a new one takes its place.
                 ended.map(|()| !was_stopped && !connection.is_in_transaction())
             })
         })

@@ -36,7 +36,7 @@ enum StoreVerb {
     Backup(BackupArgs),
     /// Put a backup in the place of the SQLite database. The server must be stopped.
     ///
-    /// The database before is kept beside it as <name>.before-restore.
+    /// The database before is kept beside it, as <name>.before-restore or with a number after that.
     #[command(after_help = "Example:\n  keypool store restore /backups/keypool-monday.db")]
     Restore(RestoreArgs),
     /// Encrypt everything again, so that only a new master key opens the store.
@@ -119,7 +119,7 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
     })?;
     let question = format!("Replace {} by {}?", database.display(), file.display());
     prompt::confirm(&question, args.yes)?;
-    let opened = runtime()?.block_on(async {
+    let (kept, opened) = runtime()?.block_on(async {
         if !args.without_key_check {
             check_master_key(settings, file).await?;
         }
@@ -128,15 +128,28 @@ fn put_back(settings: &StoreSettings, args: &RestoreArgs, is_json: bool) -> Resu
         // It may be a symbolic link.
         let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
         let owner = Owner::of(&real).map_err(|error| failed(&error))?;
-        SqliteStore::restore(file, database)
+        let kept = SqliteStore::restore(file, database)
             .await
             .map_err(|error| failed(&error))?;
         owner.give(&real).map_err(|error| failed(&error))?;
-        Ok::<_, Failure>(store::open_for_reading(settings).await.map(drop))
+        let opened = store::open_for_reading(settings).await.map(drop);
+        Ok::<_, Failure>((kept, opened))
     })?;
     print(&match is_json {
-        true => format!("{:#}", json!({ "file": file, "database": database })),
-        false => format!("Restored {} from {}.", database.display(), file.display()),
+        true => format!(
+            "{:#}",
+            json!({ "file": file, "database": database, "before": kept })
+        ),
+        false => {
+            let kept =
+                kept.map(|kept| format!("\nThe database before is kept as {}.", kept.display()));
+            let kept = kept.unwrap_or_default();
+            format!(
+                "Restored {} from {}.{kept}",
+                database.display(),
+                file.display()
+            )
+        }
     })?;
     if let Err(error) = opened {
         print_error(&format!(
