@@ -123,7 +123,10 @@ impl<T: ToSchema, S: Send + Sync> FromRequest<S> for Patch<T> {
         let unknown: Vec<String> = fields
             .keys()
             .filter(|name| !known.contains(name))
-            .map(|name| unknown_field(name, &known))
+            .map(|name| match &**name {
+                "name" => "`name` cannot be changed: it is part of the path".to_owned(),
+                name => unknown_field(name, &known),
+            })
             .collect();
         if !unknown.is_empty() {
             return Err(Problem::invalid(unknown));
