@@ -251,10 +251,13 @@ class Gateway:
     """The gateway behind a tap. SDKs call `url`."""
 
     def __init__(self, binaries, directory, text, name):
-        file = directory / f"{name}.toml"
+        # A folder of its own: what its store knows of keys must not reach the next gateway.
+        folder = directory / name
+        folder.mkdir()
+        file = folder / "keypool.toml"
         file.write_text(text)
         command = [binaries / "keypool", "serve", "--config", file, "--listen", "127.0.0.1:0"]
-        self.process = Process(command, directory, directory / f"{name}.log")
+        self.process = Process(command, folder, directory / f"{name}.log")
         origin = self.process.wait_for(r"^\s*Gateway\s+http://(\S+)$").group(1)
         host, port = origin.rsplit(":", 1)
         self.direct = f"http://{origin}"
