@@ -373,11 +373,11 @@ pub(crate) async fn refresh_regularly(gw: &Arc<Gateway>) -> Infallible {
         // At another time on each node.
         sleep(EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         let snapshot = gw.snapshot();
-        let tell = snapshot
+        let reporting = snapshot
             .pools
             .iter()
             .filter(|entry| entry.dialect.quota.is_some());
-        let pools: Vec<Arc<PoolEntry>> = tell.cloned().collect();
+        let pools: Vec<Arc<PoolEntry>> = reporting.cloned().collect();
         let now = gw.clock.wall();
         let is_due = |member: &MemberRef| {
             let record = gw.stored.records.get(&UpstreamKeyId::from(&member.key.id));

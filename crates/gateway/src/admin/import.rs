@@ -122,7 +122,7 @@ pub(super) async fn import(
         pool_is_stored: pool.is_stored,
         keys,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     Ok(Json(report))
 }
 

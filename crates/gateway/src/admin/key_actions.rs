@@ -41,27 +41,12 @@ struct Action {
     marks: MarksChange,
 }
 
-/// Does it, even if the client leaves meanwhile.
 async fn act(
-    gw: &Arc<Gateway>,
-    (pool, name): (String, String),
-    source: Source,
-    action: Action,
-) -> Result<Response, Problem> {
-    let of_gw = Arc::clone(gw);
-    let (of_pool, of_name) = (pool.clone(), name.clone());
-    let acting = async move { make(&of_gw, (&of_pool, &of_name), source, action).await };
-    let done = gw.tasks.spawn(acting).await;
-    done.unwrap_or_else(|_| Err(Problem::internal()))?;
-    respond(gw, &pool, &name, StatusCode::OK)
-}
-
-async fn make(
     gw: &Arc<Gateway>,
     (pool, name): (&str, &str),
     source: Source,
     action: Action,
-) -> Result<(), Problem> {
+) -> Result<Response, Problem> {
     let _one_at_a_time = gw.stored.changing.lock().await;
     let (entry, member) = find(gw, pool, name)?;
     let change = KeyStateChange {
@@ -81,7 +66,7 @@ async fn make(
     gw.stored.records.change(&change.key, now, |record| {
         record.disabled = member.is_disabled();
     });
-    Ok(())
+    respond(gw, pool, name, StatusCode::OK)
 }
 
 /// Clears the cooldowns of a key and its quota group, and the marks `exhausted` and `invalid`.
@@ -90,7 +75,7 @@ async fn make(
     responses((status = 200, body = KeyView), ReadProblems))]
 pub(super) async fn reset(
     State(gw): State<Arc<Gateway>>,
-    Names(path): Names<(String, String)>,
+    Names((pool, name)): Names<(String, String)>,
     source: Source,
 ) -> Result<Response, Problem> {
     let action = Action {
@@ -98,7 +83,7 @@ pub(super) async fn reset(
         disabled: None,
         marks: MarksChange::Cleared,
     };
-    act(&gw, path, source, action).await
+    act(&gw, (&pool, &name), source, action).await
 }
 
 /// Switches a key on again.
@@ -107,7 +92,7 @@ pub(super) async fn reset(
     responses((status = 200, body = KeyView), ReadProblems))]
 pub(super) async fn enable(
     State(gw): State<Arc<Gateway>>,
-    Names(path): Names<(String, String)>,
+    Names((pool, name)): Names<(String, String)>,
     source: Source,
 ) -> Result<Response, Problem> {
     let action = Action {
@@ -115,7 +100,7 @@ pub(super) async fn enable(
         disabled: Some(false),
         marks: MarksChange::Keep,
     };
-    act(&gw, path, source, action).await
+    act(&gw, (&pool, &name), source, action).await
 }
 
 /// Switches a key off: it takes no further calls. Calls in flight go on.
@@ -124,7 +109,7 @@ pub(super) async fn enable(
     responses((status = 200, body = KeyView), ReadProblems))]
 pub(super) async fn disable(
     State(gw): State<Arc<Gateway>>,
-    Names(path): Names<(String, String)>,
+    Names((pool, name)): Names<(String, String)>,
     source: Source,
 ) -> Result<Response, Problem> {
     let action = Action {
@@ -132,7 +117,7 @@ pub(super) async fn disable(
         disabled: Some(true),
         marks: MarksChange::Keep,
     };
-    act(&gw, path, source, action).await
+    act(&gw, (&pool, &name), source, action).await
 }
 
 /// What a call that costs nothing says about a key.

@@ -346,7 +346,7 @@ pub(super) async fn add(
         pool_is_stored: pool.is_stored,
         keys: vec![key],
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     respond(&gw, &pool_name, &name, StatusCode::CREATED)
 }
 
@@ -416,7 +416,7 @@ pub(super) async fn update(
         expected,
     };
     gw.keep_disabled(&pool.settings, &settings).await?;
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     respond(&gw, &pool_name, &name, StatusCode::OK)
 }
 
@@ -464,6 +464,6 @@ pub(super) async fn delete(
         name: name.into(),
         expected,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -130,7 +130,17 @@ impl Admin {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(health::Access { is_admin });
         request.extensions_mut().insert(Source(peer.ip()));
-        match self.router.clone().oneshot(request).await {
+        let is_read = request.method().is_safe();
+        let answering = self.router.clone().oneshot(request);
+        // A change is made and applied as a whole, even if the client leaves meanwhile.
+        let answered = match is_read {
+            true => answering.await,
+            false => match self.gw.tasks.spawn(answering).await {
+                Ok(answered) => answered,
+                Err(_) => Ok(Problem::internal().into_response()),
+            },
+        };
+        match answered {
             Ok(response) => response.map(OutBody::Admin),
             Err(never) => match never {},
         }

@@ -249,7 +249,7 @@ pub(super) async fn put(
         settings: json,
         expected,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     respond(&gw, &name, status)
 }
 
@@ -281,7 +281,7 @@ pub(super) async fn delete(
         name: name.into(),
         expected,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -363,7 +363,7 @@ pub(super) async fn create(
             settings: serde_json::to_string(&new.fields).map_err(|_| Problem::internal())?,
         },
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     respond(&gw, &name, StatusCode::CREATED, secret.generated.as_ref())
 }
 
@@ -395,7 +395,7 @@ pub(super) async fn update(
         settings: serde_json::to_string(&fields).map_err(|_| Problem::internal())?,
         expected,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     respond(&gw, &name, StatusCode::OK, None)
 }
 
@@ -420,7 +420,7 @@ pub(super) async fn delete(
         name: Arc::clone(&stored.name),
         expected,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -468,6 +468,6 @@ pub(super) async fn rotate(
         previous_until: until,
         expected,
     };
-    gw.change_catalog(change, entry).await?;
+    gw.change_catalog(&change, &entry).await?;
     respond(&gw, &name, StatusCode::OK, secret.generated.as_ref())
 }

@@ -36,22 +36,8 @@ impl Gateway {
         outcome
     }
 
-    /// Makes a change of the catalog, and applies it, even if the caller leaves meanwhile.
+    /// Makes a change of the catalog, and applies it.
     pub(crate) async fn change_catalog(
-        self: &Arc<Self>,
-        change: Change,
-        audit: AuditEntry,
-    ) -> Result<(), StoreError> {
-        let gw = Arc::clone(self);
-        let changing = async move { gw.make_change(&change, &audit).await };
-        let changed = self.tasks.spawn(changing).await;
-        changed.unwrap_or_else(|_| {
-            let message = "the change failed unexpectedly; the log has the details";
-            Err(StoreError::new(StoreErrorKind::Internal, message))
-        })
-    }
-
-    async fn make_change(
         self: &Arc<Self>,
         change: &Change,
         audit: &AuditEntry,
