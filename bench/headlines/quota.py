@@ -21,8 +21,10 @@ IMPORT_SECONDS = 3.0
 TOKEN = "token-of-the-quota-benchmark"
 # Requests in a second while keys are changed, and how long each run takes.
 RATE = 2000
-SECONDS = 4
-PAIRS = 5
+SECONDS = 1
+# Runs without changes and as many with them, by turns. A shared machine stops some of them for 10 ms or more, and the 99th
+# percentile of such a run is that of the machine. So each side is judged by its lower quartile.
+PAIRS = 20
 # Time between two changes.
 PAUSE = 0.5
 # What the 99th percentile may grow by.
@@ -119,7 +121,7 @@ def _changes(bench):
         failed = sum(run["failed"] for run in before + during)
     what = f"of {RATE:,} requests a second, {changes / PAIRS / SECONDS:.0f} changes a second"
     yield Row(f"failed {what}", "0", "0", str(failed), failed == 0)
-    quiet, busy = (statistics.median(run["p99_us"] for run in runs) / 1000 for runs in (before, during))
+    quiet, busy = (statistics.quantiles(run["p99_us"] for run in runs)[0] / 1000 for runs in (before, during))
     yield Row(f"P99 {what}", f"< {SLOWER} x {quiet:.2f} ms", f"{quiet:.2f} ms", f"{busy:.2f} ms", busy < SLOWER * quiet)
 
 
