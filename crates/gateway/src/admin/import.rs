@@ -257,7 +257,7 @@ impl<'a> Planning<'a> {
             return Decision::Known(Arc::clone(known));
         }
         if let Some(name) = &line.name {
-            if let Some(mistake) = mistake.or_else(|| same_as_secret(name, &secret)) {
+            if let Some(mistake) = mistake.or_else(|| same_as_secret(name, &secret.digest())) {
                 return Decision::Malformed(None, mistake);
             }
             if self.names.contains(&**name) {

@@ -115,7 +115,7 @@ fn csv(body: &[u8], limit: usize) -> Result<Vec<Line>, Problem> {
             }
         };
         let number = counter.line_at(body, record.position());
-        if index == 0 && record.iter().any(|name| name.eq_ignore_ascii_case("key")) {
+        if index == 0 && is_header(&record) {
             columns = header(&record)?;
             continue;
         }
@@ -159,6 +159,18 @@ fn malformed(number: usize, error: &str) -> Line {
     }
 }
 
+/// Names that other programs give to the column of the keys. They are refused as columns, not imported as keys.
+const NAMES_OF_OTHERS: [&str; 5] = ["api_key", "apikey", "api-key", "secret", "token"];
+
+/// Whether the first line names the columns.
+fn is_header(record: &::csv::StringRecord) -> bool {
+    let first = record.get(0).unwrap_or_default().to_ascii_lowercase();
+    record.iter().any(|name| name.eq_ignore_ascii_case("key"))
+        || first == "name"
+        || NAMES_OF_OTHERS.contains(&&*first)
+        || known_fields().contains(&first)
+}
+
 /// The names of the columns.
 fn header(record: &::csv::StringRecord) -> Result<Vec<String>, Problem> {
     let known = known_fields();
@@ -178,7 +190,10 @@ fn header(record: &::csv::StringRecord) -> Result<Vec<String>, Problem> {
         })
         .collect();
     match unknown.is_empty() {
-        true => Ok(names),
+        true if names.iter().any(|name| name == "key") => Ok(names),
+        true => Err(Problem::invalid(vec![
+            "the first line names columns, and none of them is `key`".to_owned(),
+        ])),
         false => Err(Problem::invalid(unknown)),
     }
 }
@@ -351,7 +366,15 @@ mod tests {
             line(3, "", "! the line has more fields than there are columns"),
         ];
         assert_eq!(read(Format::Csv, "sk-1\nsk-2,b\nsk-3,c,d"), expected);
-        assert!(Format::Csv.lines(b"key,nmae\nx,y", 10).is_err());
+        for wrong in [
+            "key,nmae\nx,y",
+            "api_key,name\nx,y",
+            "Secret\nx",
+            "name\ny",
+            "weight,rpm\n1,2",
+        ] {
+            assert!(Format::Csv.lines(wrong.as_bytes(), 10).is_err(), "{wrong}");
+        }
         assert!(Format::Csv.lines(b"sk-1\rsk-2\rsk-3", 2).is_err());
         let lines = Format::Csv.lines(b"key,weight\nx,many\ny,7", 10).unwrap();
         assert!(lines[0].entry.is_err());

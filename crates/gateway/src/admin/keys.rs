@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderValue, StatusCode};
-use keypool_core::secret::Secret;
+use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::PoolSettings;
 use keypool_core::store::{Catalog, Change, Expected, NewKey, StoredKey};
 use keypool_core::values;
@@ -170,9 +170,9 @@ pub(super) fn resource_name_mistake(name: &str) -> Option<String> {
     values::name_mistake(name).map(|mistake| format!("`name` {mistake}"))
 }
 
-/// What is wrong with a key whose name is its secret.
-pub(super) fn same_as_secret(name: &str, secret: &Secret) -> Option<String> {
-    let is_same = Secret::new(name) == *secret;
+/// What is wrong with a key whose name is its secret, of which this is the digest.
+pub(super) fn same_as_secret(name: &str, secret: &Digest256) -> Option<String> {
+    let is_same = Digest256::of(name.as_bytes()) == *secret;
     is_same.then(|| "`name` is the same as `key`, and names are shown and logged".to_owned())
 }
 
@@ -310,7 +310,7 @@ pub(super) async fn add(
         }
     };
     if let (Some(name), Some(secret)) = (&new.name, &secret) {
-        mistakes.extend(same_as_secret(name, secret));
+        mistakes.extend(same_as_secret(name, &secret.digest()));
     }
     let Some(secret) = secret.filter(|_| mistakes.is_empty()) else {
         return Err(Problem::invalid(mistakes));

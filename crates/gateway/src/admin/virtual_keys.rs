@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use super::audit;
 use super::extract::{Condition, Fields, Names, Params, Patch, Source, etag};
 use super::format::rfc3339;
-use super::keys::resource_name_mistake;
+use super::keys::{resource_name_mistake, same_as_secret};
 use super::openapi::{ChangeProblems, ReadProblems};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
@@ -335,6 +335,11 @@ pub(super) async fn create(
     };
     let secret = NewSecret::of(new.key.as_deref(), new.key_sha256.as_deref());
     let secret = secret.map_err(|mistake| mistakes.push(mistake)).ok();
+    mistakes.extend(
+        secret
+            .as_ref()
+            .and_then(|secret| same_as_secret(&name, &secret.digest)),
+    );
     let checked = new.fields.settings(&name, Digest256([0; 32]));
     checked
         .err()

@@ -155,7 +155,9 @@ async fn stored_pools_and_stored_keys_of_declared_pools_serve_at_once() {
 #[tokio::test]
 async fn a_waiting_request_is_served_by_a_key_that_the_api_adds() {
     let mock = Mock::start().await.unwrap();
-    let config = PoolConfig::new(&mock, "p", [1]).set("max_concurrent_per_key", 1);
+    let config = PoolConfig::new(&mock, "p", [1])
+        .set("max_concurrent_per_key", 1)
+        .set("queue.max_waiting", 1);
     let gw = Arc::new(Gateway::start(&config.to_string()).await);
     mock.script(&key(1), [Step::Hang]);
     let mut calls = JoinSet::new();
@@ -166,7 +168,10 @@ async fn a_waiting_request_is_served_by_a_key_that_the_api_adds() {
     let holder = call();
     within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
     call();
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    call();
+    // Once one of them is refused, the other is waiting.
+    let refused = within(calls.join_next()).await.unwrap().unwrap();
+    assert_eq!(refused.code(), "queue_full", "{refused:?}");
     ok(
         &gw.api("POST", "pools/p/keys", json!({ "key": key(2) }))
             .await,

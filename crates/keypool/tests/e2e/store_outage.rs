@@ -176,6 +176,44 @@ async fn an_outage_under_load_fails_no_request_and_loses_no_count() {
     gw.stop().await;
 }
 
+/// Its client leaves while the change waits for a lock of another session.
+#[tokio::test]
+async fn a_change_is_made_whole_although_its_client_leaves() {
+    let (mock, server) = (
+        Mock::start().await.unwrap(),
+        Arc::new(PostgresServer::start().await.unwrap()),
+    );
+    let gw = Arc::new(node(&(pool(&mock, 1) + &postgres_config(&server.url()))).await);
+    let session = Arc::clone(&server);
+    let locked = tokio::spawn(async move {
+        let lock = "LOCK TABLE keys IN EXCLUSIVE MODE; SELECT pg_sleep(60)";
+        session.execute(lock).await
+    });
+    let count = async |sql: &str| server.execute(sql).await.unwrap().trim().parse::<u32>();
+    let held = "SELECT count(*) FROM pg_locks WHERE relation = 'keys'::regclass AND granted AND mode = 'ExclusiveLock'";
+    poll("the lock is taken", async || count(held).await == Ok(1)).await;
+    let calling = Arc::clone(&gw);
+    let call = tokio::spawn(async move {
+        let key = json!({ "name": "left alone", "key": key(2) });
+        calling.api("POST", "pools/p/keys", key).await
+    });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    poll("the change waits", async || count(waiting).await == Ok(1)).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%'";
+    assert_eq!(count(end).await, Ok(1));
+    locked.await.unwrap().unwrap_err();
+    poll("the change is made", async || {
+        names(&gw.read("pools/p/keys").await) == ["left alone", "p-1"]
+    })
+    .await;
+    let audit = gw.read("audit").await;
+    assert_eq!(audit["items"][0]["target"], "pools/p/keys/left alone");
+    assert_eq!(gw.chat().await.status, 200);
+    Arc::into_inner(gw).unwrap().stop().await;
+}
+
 /// A key of 90 days should be replaced. The database says when a declared key was first seen.
 #[tokio::test]
 async fn an_old_key_is_flagged_for_rotation() {

@@ -228,6 +228,10 @@ async fn mistakes_in_a_virtual_key_are_named_and_nothing_is_stored() {
             json!({ "name": "x", "key": format!("{MARK}-ключ-длинный") }),
             "`key`",
         ),
+        (
+            json!({ "name": "a-name-as-its-secret", "key": "a-name-as-its-secret" }),
+            "same as `key`",
+        ),
         (json!({ "name": "x", "key_sha256": "ab" }), "`key_sha256`"),
         (
             json!({ "name": "x", "key": secret, "key_sha256": "ab" }),
