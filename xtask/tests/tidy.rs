@@ -344,9 +344,10 @@ fn the_guide_lists_every_environment_variable() {
 #[test]
 fn the_guide_lists_exactly_the_error_codes() {
     let mut codes = settings::codes(&repository::read("crates/gateway/src/error.rs"));
-    codes.extend(settings::codes(&repository::read(
-        "crates/core/src/store/error.rs",
-    )));
+    for file in ["error.rs", "job_failure.rs"] {
+        let file = format!("crates/core/src/store/{file}");
+        codes.extend(settings::codes(&repository::read(&file)));
+    }
     for file in repository::sources("crates/gateway") {
         if file.contains("/admin/") {
             codes.extend(problem_codes(&repository::read(&file)));

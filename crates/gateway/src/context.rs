@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::jobs::Jobs;
 use crate::key_checks::KeyChecks;
 use crate::limits::CallerLimits;
 use crate::model_lists::ModelLists;
@@ -71,6 +72,7 @@ pub struct Gateway {
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) stored: Stored,
     pub(crate) quota: QuotaRefreshes,
+    pub(crate) jobs: Jobs,
     pub(crate) admin_token: Digest256,
     /// The configuration without what the store adds.
     declared: Mutex<Arc<Settings>>,
@@ -115,6 +117,7 @@ impl Gateway {
             objects: Objects::new(stored.has_store()),
             stored,
             quota: QuotaRefreshes::default(),
+            jobs: Jobs::default(),
             telemetry,
             traces: Traces::default(),
             limits: CallerLimits::new(limiter, &clock),

@@ -34,6 +34,18 @@ pub(crate) enum Kind {
     RequestExceedsLimit(Dimension),
     UpstreamUnreachable,
     UpstreamTimeout,
+    /// The store does not respond, or takes no writes.
+    StoreUnavailable,
+    /// What the caller has queued or stored leaves no room.
+    JobLimitExceeded,
+    /// The same idempotency key came with another request.
+    IdempotencyMismatch,
+    /// The response to a job's call was asked for before the job's end.
+    JobNotEnded,
+    /// The job has ended, so it cannot be cancelled.
+    JobEnded,
+    /// The job has ended without a response.
+    JobWithoutResponse,
 }
 
 /// An error on its way to the client.
@@ -63,6 +75,11 @@ impl RenderableError {
 }
 
 impl Kind {
+    /// The stable code.
+    pub(crate) fn code(self) -> &'static str {
+        self.status_and_code().1
+    }
+
     fn status_and_code(self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request"),
@@ -86,6 +103,12 @@ impl Kind {
             Self::RequestExceedsLimit(_) => (StatusCode::BAD_REQUEST, "request_exceeds_limit"),
             Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
+            Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::JobLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "job_limit_exceeded"),
+            Self::IdempotencyMismatch => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_mismatch"),
+            Self::JobNotEnded => (StatusCode::CONFLICT, "job_not_ended"),
+            Self::JobEnded => (StatusCode::CONFLICT, "job_ended"),
+            Self::JobWithoutResponse => (StatusCode::CONFLICT, "job_without_response"),
         }
     }
 }

@@ -10,6 +10,8 @@ pub mod context;
 mod error;
 mod free_call;
 mod invalid_keys;
+mod job_worker;
+mod jobs;
 mod key_checks;
 mod limits;
 mod model_lists;

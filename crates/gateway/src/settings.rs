@@ -9,6 +9,7 @@ use keypool_core::base_url::BaseUrl;
 use keypool_core::limit::{Limits, OutputReservation};
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::PoolSettings;
+use keypool_core::store::JobLimits;
 
 use crate::proxy_environment::ProxyEnvironment;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub limiter: LimiterSettings,
     /// `[store]`
     pub store: StoreSettings,
+    /// `[jobs]`
+    pub jobs: JobSettings,
     /// The proxies that the environment names.
     pub proxies: ProxyEnvironment,
     /// `[pools.*]` in the order of the file, then the pools made from environment keys.
@@ -68,6 +71,35 @@ impl Default for ServerSettings {
             public_url: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+        }
+    }
+}
+
+/// `[jobs]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobSettings {
+    /// How much may be queued and stored.
+    pub limits: JobLimits,
+    /// Maximum number of jobs of one pool that this process works on at the same time.
+    pub max_running: usize,
+    /// How long a job is kept after its end.
+    pub keep: Duration,
+    /// Time from the submission of a job until it fails if no provider has served it.
+    pub deadline: Duration,
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        Self {
+            limits: JobLimits {
+                max_queued: 100_000,
+                max_queued_per_caller: 50_000,
+                max_stored: 20 << 30,
+                max_stored_per_caller: 10 << 30,
+            },
+            max_running: 256,
+            keep: Duration::from_secs(7 * 86_400),
+            deadline: Duration::from_secs(86_400),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where everything is stored that outlives the process: [`SqliteStore`] for one gateway, [`PostgresStore`] for several.
 //!
 //! Both are [`SqlStore`], which knows the statements; a database knows how to execute them. The number of statements does
-//! not depend on the number of rows: rows travel as one JSON parameter. This module must never know the gateway's settings.
+//! not depend on the number of rows: rows travel as one JSON parameter. Only bodies of jobs are stored one by one. This module must never know the gateway's settings.
 
 mod audit;
 mod batch;
@@ -12,6 +12,8 @@ mod convert;
 mod envelope;
 mod expected;
 mod identity;
+mod job_store;
+mod jobs;
 mod key_changes;
 mod key_states;
 mod objects;

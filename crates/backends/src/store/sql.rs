@@ -52,13 +52,15 @@ pub trait Transaction: Send {
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// A parameter of a statement. Binary data travels as text, since rows travel as JSON.
+/// A parameter of a statement. Rows travel as JSON, so binary data in them is text.
 #[derive(Debug)]
 pub enum Param {
     /// A whole number; times are milliseconds since the epoch.
     Int(i64),
     /// Text, or none.
     Text(Option<String>),
+    /// Bytes.
+    Bytes(Vec<u8>),
 }
 
 impl From<i64> for Param {
@@ -108,6 +110,8 @@ pub enum Cell {
     Real(f64),
     /// Text.
     Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
 }
 
 /// A row. Its values are taken in the order of the columns.
@@ -151,6 +155,14 @@ impl Row {
     /// The next value, which must be a whole number that is not negative.
     pub fn count(&mut self) -> Result<u64, StoreError> {
         u64::try_from(self.int()?).map_err(|_| unexpected())
+    }
+
+    /// The next value, which must be bytes.
+    pub fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
+        match self.0.next() {
+            Some(Cell::Bytes(bytes)) => Ok(bytes),
+            _ => Err(unexpected()),
+        }
     }
 
     /// The next value, which must be 0 or 1.

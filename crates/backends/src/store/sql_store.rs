@@ -18,9 +18,9 @@ use super::transaction::Write;
 use super::{audit, batch, catalog, change, compact, key_states, objects, usage};
 
 /// How long an operation may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// How long an operation may take that moves many rows, or an unknown number.
-const LONG_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const LONG_DEADLINE: Duration = Duration::from_secs(30);
 /// Maximum number of rows of which an operation has not the longer deadline.
 const FEW_ROWS: usize = 1_000;
 
@@ -42,6 +42,10 @@ impl<D: Database> SqlStore<D> {
         }
     }
 
+    pub(super) fn database(&self) -> &D {
+        &self.database
+    }
+
     /// Prepares the database, if that is not done yet: creates or updates the schema and opens the store's keys.
     ///
     /// # Errors
@@ -60,7 +64,8 @@ impl<D: Database> SqlStore<D> {
         let _ = in_time(DEADLINE, close).await;
     }
 
-    async fn keys(&self) -> Result<Arc<Keys>, StoreError> {
+    /// The store's keys, once the database is prepared.
+    pub(super) async fn keys(&self) -> Result<Arc<Keys>, StoreError> {
         let keys = self.keys.get_or_try_init(|| async {
             schema::prepare(&self.database, &self.master_key, self.access)
                 .await
@@ -98,9 +103,15 @@ pub(super) async fn in_time<T>(
     result
 }
 
-/// Makes a change take effect. It may do so after the deadline too, which the error says.
 async fn commit(write: Write) -> Result<Revision, StoreError> {
-    tokio::time::timeout(DEADLINE, write.commit())
+    until_committed(write.commit()).await
+}
+
+/// Waits until a change has taken effect. It may do so after the deadline too, which the error says.
+pub(super) async fn until_committed<T>(
+    commit: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(DEADLINE, commit)
         .await
         .unwrap_or_else(|_| {
             Err(StoreError::new(

@@ -11,6 +11,7 @@ mod child;
 mod data;
 mod encryption;
 mod failures;
+mod jobs;
 mod key_states;
 mod kill;
 mod objects;

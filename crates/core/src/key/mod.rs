@@ -304,6 +304,11 @@ impl Key {
         }
     }
 
+    /// Maximum number of calls in flight; `None`: no cap.
+    pub fn max_concurrent(&self) -> Option<u32> {
+        Some(self.cap.load(Ordering::Relaxed)).filter(|cap| *cap != u32::MAX)
+    }
+
     fn limit(&self) -> u32 {
         self.cap
             .load(Ordering::SeqCst)

@@ -37,7 +37,7 @@ pub use lease::{Lease, Leased, Suspect};
 pub use obstacle::{ExcludedKey, Obstacle};
 pub use opinions::{Opinion, Seeking};
 pub use outcome::Effect;
-pub use queue::{FairnessKey, Handoff, QueueFull, Ticket};
+pub use queue::{FairnessKey, Handoff, Lane, QueueFull, Ticket};
 pub use registry::{Prepare, Registry};
 pub use selection::{SelectedBy, Selection};
 pub use status::{CooldownReport, KeyCounts, KeyReport, KeyState};

@@ -7,18 +7,28 @@ mod batch;
 mod catalog;
 mod change;
 mod error;
+mod job;
+mod job_failure;
 mod key_record;
 mod object_record;
 mod usage;
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub use batch::Batch;
 pub use catalog::{Catalog, StoredKey, StoredPool, StoredVirtualKey};
 pub use change::{AuditEntry, AuditRecord, Change, Expected, NewKey, NewVirtualKey};
 pub use error::{StoreError, StoreErrorKind};
+pub use job::{
+    Cancelled, ChangedJob, ClaimedJob, Idempotency, JobClaim, JobError, JobId, JobLimit, JobLimits,
+    JobOutcome, JobPriority, JobQuery, JobRecord, JobResponse, JobResult, JobRevision, JobStatus,
+    NewJob, Submitted,
+};
+pub use job_failure::JobFailure;
 pub use key_record::{
     KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, NewMarks, Quota,
     QuotaChange, UpstreamKeyId,
@@ -34,9 +44,9 @@ pub type Revision = u64;
 ///
 /// Each method that writes does so in one transaction: all of it takes effect, or nothing. The number of statements does
 /// not depend on the number of rows. Every wait has a deadline. Dropping a future may leave its transaction committed.
-pub trait Store: CatalogStore + KeyStateStore + RecordStore {}
+pub trait Store: CatalogStore + KeyStateStore + RecordStore + JobStore {}
 
-impl<T: CatalogStore + KeyStateStore + RecordStore> Store for T {}
+impl<T: CatalogStore + KeyStateStore + RecordStore + JobStore> Store for T {}
 
 /// Pools, keys and virtual keys that the admin API manages, and who changed them.
 #[async_trait]
@@ -111,3 +121,76 @@ pub trait RecordStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<ObjectRecord>, StoreError>;
 }
+
+/// Calls that are accepted now and made later, by any node.
+///
+/// A node claims jobs and says what became of them. A claim lasts [`JOB_LEASE`] unless it is renewed; when it has run out,
+/// another node may claim the job, and what the first one says changes nothing any more. Times are those of the store's
+/// clock.
+#[async_trait]
+pub trait JobStore: Send + Sync {
+    /// Queues these jobs, each unless it repeats another one or would exceed a limit. What is accepted survives a power cut.
+    async fn add_jobs(
+        &self,
+        jobs: &[NewJob],
+        limits: &JobLimits,
+    ) -> Result<Vec<Submitted>, StoreError>;
+
+    /// Claims jobs for the node, from the queue of each of these pools up to this number. Callers take turns.
+    async fn claim_jobs(
+        &self,
+        node: u64,
+        wanted: &[(Arc<str>, usize)],
+    ) -> Result<Vec<ClaimedJob>, StoreError>;
+
+    /// A piece of the body of a job's request, counted from 0; empty after the last one.
+    async fn request_piece(&self, id: &str, piece: u32) -> Result<Bytes, StoreError>;
+
+    /// Notes that the provider may have got the call of this claim, which must not be made twice. False if the node does
+    /// not have the claim any more.
+    async fn note_sent(&self, node: u64, claim: &JobClaim) -> Result<bool, StoreError>;
+
+    /// Stores a piece of the response to a claimed job, counted from 0. False if the claim has been lost.
+    async fn add_response_piece(
+        &self,
+        claim: &JobClaim,
+        piece: u32,
+        data: Bytes,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores what became of claimed jobs. False for those whose claim the node does not have any more: nothing is stored of
+    /// them.
+    async fn settle_jobs(&self, node: u64, results: &[JobResult]) -> Result<Vec<bool>, StoreError>;
+
+    /// Renews all claims of the node, and returns those that it has.
+    async fn renew_claims(&self, node: u64) -> Result<Vec<JobClaim>, StoreError>;
+
+    /// Puts jobs back into their queues whose claim has run out, or whose next try is due, and ends those that cannot go on;
+    /// deletes those that are kept no longer. `all`: every claim has run out, since no other node uses the store. `keep`: how
+    /// long a job that ends is kept. Returns whether there is more to claim than before.
+    async fn sweep_jobs(&self, all: bool, keep: Duration) -> Result<bool, StoreError>;
+
+    /// Ends a job.
+    async fn cancel_job(&self, id: &str, keep: Duration) -> Result<Cancelled, StoreError>;
+
+    /// What is known of these jobs. Those that are not known are left out.
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, StoreError>;
+
+    /// Jobs, newest first.
+    async fn list_jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, StoreError>;
+
+    /// The pools with jobs that can be claimed.
+    async fn due_pools(&self) -> Result<Vec<Arc<str>>, StoreError>;
+
+    /// A piece of the body of a job's response, counted from 0; empty after the last one.
+    async fn response_piece(&self, id: &str, piece: u32) -> Result<Bytes, StoreError>;
+
+    /// The jobs that were changed after `since`, oldest change first, and the newest change. `None`: only that.
+    async fn changed_jobs(
+        &self,
+        since: Option<JobRevision>,
+    ) -> Result<(JobRevision, Vec<ChangedJob>), StoreError>;
+}
+
+/// How long a node has a job that it has claimed, unless it renews the claim.
+pub const JOB_LEASE: Duration = Duration::from_secs(10);

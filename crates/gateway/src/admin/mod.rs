@@ -125,7 +125,7 @@ impl Admin {
         let clock = &*self.gw.clock;
         let is_admin = !is_open && self.guard.check(clock, peer.ip(), request.headers()).await;
         if needs_token && !is_admin {
-            return Problem::unauthorized().into_response().map(OutBody::Admin);
+            return Problem::unauthorized().into_response().map(OutBody::Pieces);
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(health::Access { is_admin });
@@ -141,7 +141,7 @@ impl Admin {
             },
         };
         match answered {
-            Ok(response) => response.map(OutBody::Admin),
+            Ok(response) => response.map(OutBody::Pieces),
             Err(never) => match never {},
         }
     }

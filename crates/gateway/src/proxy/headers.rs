@@ -80,6 +80,16 @@ pub(super) fn forwarded<'a>(
     headers
 }
 
+/// The client's headers that are about the call itself, as they may be stored with it.
+pub(super) fn kept_headers(client: &HeaderMap) -> HeaderMap {
+    let named = named_by_connection(client);
+    let kept = client
+        .iter()
+        .filter(|(name, _)| passes_upstream(name.as_str()) && !named.contains(name));
+    kept.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// Whether a header is about the call itself: not a credential, and not about the client or its way to us.
 fn passes_upstream(name: &str) -> bool {
     let mut withheld = withheld_like(name.as_bytes()).iter();

@@ -3,9 +3,11 @@
 mod attempt;
 mod headers;
 mod inbound;
+mod jobs;
 mod log;
 mod models;
 mod objects;
+mod origin;
 mod relay;
 mod reservation;
 mod routing;
@@ -23,7 +25,8 @@ use hyper::body::Incoming;
 use keypool_core::limit::{Settlement, Usage};
 use keypool_providers::protocol::{self, Protocol};
 
-pub(crate) use relay::OutBody;
+pub(crate) use jobs::{FailedCall, run_job};
+pub(crate) use relay::{OutBody, Verdict};
 
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind, RenderableError};
@@ -33,6 +36,7 @@ use attempt::{AfterRefusal, AttemptResult, Attempts, send};
 use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, UnreadBody};
 use log::RequestLog;
 use objects::ObjectTracking;
+use origin::Origin;
 use relay::{final_response, relay};
 use reservation::CallerReservation;
 use routing::PoolTarget;
@@ -111,6 +115,12 @@ async fn answer_request(
         let caller = Caller::authenticate(gw, snapshot, &endpoint, request, key_in_body)?;
         let may_see_traces = caller.may_see_traces();
         log.set_caller(&caller.name, may_see_traces, caller.limited_key());
+        if let Some(address) = &endpoint.jobs {
+            // Boxed, like everything rarely needed: it would make every request larger.
+            let query = protocol::without_key(parts.uri.query().unwrap_or_default());
+            let answered = jobs::answer(gw, address, Some(&query), &caller);
+            return Ok(log.finish_with(Box::pin(answered).await?, Ending::Complete));
+        }
         caller.check_access(&endpoint)?;
         if let Some(models) = endpoint.models_call() {
             // Boxed, like everything rarely needed: it would make every request larger.
@@ -124,7 +134,12 @@ async fn answer_request(
             None => unread.read(&parts.headers, limit).await?,
         };
         let mut call = Call::new(endpoint, parts, body)?;
-        run(gw, snapshot, &mut call, &caller, log).await
+        if jobs::wants_job(parts) {
+            let submitted = Box::pin(jobs::submit(gw, snapshot, &call, &caller, log)).await?;
+            let submitted = log.finish_with(submitted, Ending::Complete);
+            return Ok(submitted.map(OutBody::whole));
+        }
+        run(gw, snapshot, &mut call, &caller, Origin::Client, log).await
     };
     answering
         .await
@@ -161,6 +176,7 @@ async fn run(
     snapshot: &Snapshot,
     call: &mut Call<'_>,
     caller: &Caller,
+    origin: Origin<'_>,
     log: &mut RequestLog,
 ) -> Result<Response<OutBody>, GatewayError> {
     let targets = routing::targets(snapshot, call, caller, log)?;
@@ -170,7 +186,7 @@ async fn run(
     let targets = objects.restrict(targets, log)?;
     log.set_pool(&targets[0].entry);
     let mut reserved = CallerReservation::of(gw, call, caller, log).await?;
-    let mut attempts = Attempts::new(gw, call, &targets, caller);
+    let mut attempts = Attempts::new(gw, call, &targets, caller, origin);
     objects.before_send();
     loop {
         let mut lease = match attempts.next_key(log).await {
@@ -180,6 +196,7 @@ async fn run(
                 return final_response(gw, call, concluded, log);
             }
         };
+        origin.before_send(gw, call).await?;
         let target = attempts.target();
         let before = reserved.begin_attempt();
         lease.settle_when_dropped(Settlement::Ended(Usage::default()));

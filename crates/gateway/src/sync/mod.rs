@@ -3,6 +3,7 @@
 
 mod flush;
 mod follow;
+mod jobs;
 
 use std::sync::Arc;
 

@@ -209,6 +209,7 @@ impl Fixed {
             limiter,
             store,
             // The gateway reads these from the current snapshot.
+            jobs: _,
             proxies: _,
             pools: _,
             virtual_keys: _,

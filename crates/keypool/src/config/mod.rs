@@ -10,6 +10,7 @@ mod dotenv;
 mod environment;
 mod errors;
 mod files;
+mod jobs;
 mod keys;
 mod limiter;
 mod limits;
@@ -131,6 +132,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let store = store::read(root.table("store"), report);
     let admin = admin::read(root.table("admin"), &store, report, &sources.dir);
     let limiter = limiter::read(root.table("limiter"), report);
+    let jobs = jobs::read(root.table("jobs"));
     let proxies = proxy::environment(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
     let environment = match sources.environment_pools {
@@ -166,6 +168,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         admin,
         limiter,
         store: store.settings(&sources.dir),
+        jobs,
         proxies,
         pools,
         virtual_keys,

@@ -23,6 +23,7 @@ mod http2;
 mod http2_provider;
 mod idle_streams;
 mod import;
+mod jobs;
 mod key_api;
 mod key_api_bad_input;
 mod limit_reports;

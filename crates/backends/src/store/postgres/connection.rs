@@ -48,6 +48,7 @@ fn query(sql: &'static str, params: Vec<Param>) -> Query<'static, Postgres, PgAr
     params.into_iter().fold(query, |query, param| match param {
         Param::Int(value) => query.bind(value),
         Param::Text(value) => query.bind(value),
+        Param::Bytes(value) => query.bind(value),
     })
 }
 
@@ -90,6 +91,7 @@ fn cell(row: &PgRow, column: usize) -> Result<Cell, sqlx::Error> {
             .try_get::<i32, _>(column)
             .map(|value| Cell::Int(value.into())),
         "FLOAT8" => row.try_get(column).map(Cell::Real),
+        "BYTEA" => row.try_get(column).map(Cell::Bytes),
         _ => row.try_get(column).map(Cell::Text),
     }
 }

@@ -76,6 +76,7 @@ fn query(sql: &'static str, params: Vec<Param>) -> Query<'static, Sqlite, Sqlite
     params.into_iter().fold(query, |query, param| match param {
         Param::Int(value) => query.bind(value),
         Param::Text(value) => query.bind(value),
+        Param::Bytes(value) => query.bind(value),
     })
 }
 
@@ -105,6 +106,7 @@ fn cell(row: &SqliteRow, column: usize) -> Result<Cell, sqlx::Error> {
     match value.type_info().name() {
         "INTEGER" => row.try_get_unchecked(column).map(Cell::Int),
         "REAL" => row.try_get_unchecked(column).map(Cell::Real),
+        "BLOB" => row.try_get_unchecked(column).map(Cell::Bytes),
         _ => row.try_get_unchecked(column).map(Cell::Text),
     }
 }

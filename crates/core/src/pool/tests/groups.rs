@@ -78,8 +78,10 @@ async fn requests_bound_to_a_group_do_not_hold_up_others() {
         .map(|_| pool.lease(&Demand::of("m")).unwrap())
         .collect();
     let caller: FairnessKey = "c".into();
-    let mut first = pool.join(&bound, &caller).unwrap();
-    let mut second = pool.join(&Demand::of("m"), &caller).unwrap();
+    let mut first = pool.join(&bound, &caller, Lane::Interactive).unwrap();
+    let mut second = pool
+        .join(&Demand::of("m"), &caller, Lane::Interactive)
+        .unwrap();
     let mut free = |name: &str| {
         let at = all.iter().position(|lease| &*lease.member().name == name);
         drop(all.remove(at.unwrap()));

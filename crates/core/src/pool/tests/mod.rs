@@ -332,7 +332,9 @@ fn one_secret_at_one_host_is_one_key_in_all_pools() {
     let [of_a, of_b, none] = [0, 1, 0].map(|pool: usize| pools[pool].lease(&demand));
     assert!(of_a.is_some() && of_b.is_some());
     assert!(none.is_none(), "the lowest of the two caps holds");
-    let mut waiting = pools[1].join(&demand, &"c".into()).expect("room");
+    let mut waiting = pools[1]
+        .join(&demand, &"c".into(), Lane::Interactive)
+        .expect("room");
     drop(of_a);
     assert!(
         served(&mut waiting).is_some(),
@@ -351,7 +353,9 @@ fn a_slot_freed_under_an_old_configuration_serves_waiting_requests() {
     let mut changed = capped(1, 1);
     changed.models = vec!["m".into()];
     let now = world.registry.pools(&[changed.into()], &before);
-    let mut waiting = now[0].join(&demand, &"c".into()).expect("room");
+    let mut waiting = now[0]
+        .join(&demand, &"c".into(), Lane::Interactive)
+        .expect("room");
     assert!(waits(&mut waiting));
     drop((before, held));
     assert!(served(&mut waiting).is_some());
@@ -475,7 +479,7 @@ fn under_concurrency_caps_hold_and_no_slot_or_waiter_is_lost() {
 }
 
 fn wait_a_little(pool: &Arc<Pool>, demand: &Demand, caller: &FairnessKey) -> Option<Lease> {
-    let mut ticket = pool.join(demand, caller).ok()?;
+    let mut ticket = pool.join(demand, caller, Lane::Interactive).ok()?;
     for _ in 0..50 {
         if let Some(lease) = served(&mut ticket) {
             return Some(lease);

@@ -12,7 +12,8 @@ fn reload(world: &World, pool: &Arc<Pool>, settings: PoolSettings) {
 
 fn join(pool: &Arc<Pool>, caller: &str) -> Ticket {
     let caller: FairnessKey = caller.into();
-    pool.join(&Demand::of("m"), &caller).expect("room")
+    pool.join(&Demand::of("m"), &caller, Lane::Interactive)
+        .expect("room")
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn changed_settings_cost_nobody_a_place_in_a_full_queue() {
     wanted.retry.retries = 1;
     reload(&world, &pool, wanted);
     for newcomer in ["a", "c"] {
-        let newcomer = pool.join(&Demand::of("m"), &newcomer.into());
+        let newcomer = pool.join(&Demand::of("m"), &newcomer.into(), Lane::Interactive);
         assert!(newcomer.is_err(), "no room for newcomers");
     }
     assert_eq!(pool.waiting(), 4);
@@ -167,7 +168,9 @@ fn a_request_bound_to_a_group_stays_bound_after_a_reload() {
         ..Demand::of("m")
     };
     let _held = pool.lease(&bound).expect("k2");
-    let mut waiting = pool.join(&bound, &"a".into()).expect("room");
+    let mut waiting = pool
+        .join(&bound, &"a".into(), Lane::Interactive)
+        .expect("room");
     wanted.keys.push(key(3));
     wanted.keys[2].group = Some("org".into());
     wanted.keys.swap(0, 2);

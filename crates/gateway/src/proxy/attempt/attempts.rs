@@ -15,6 +15,7 @@ use crate::checks;
 use crate::context::Gateway;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
+use crate::proxy::origin::Origin;
 use crate::proxy::reservation::CallerReservation;
 use crate::proxy::routing::{PoolTarget, conversation};
 use crate::snapshot::PoolEntry;
@@ -26,6 +27,7 @@ use crate::upstream::UpstreamError;
 pub(crate) struct Attempts<'a> {
     pub(super) gw: &'a Arc<Gateway>,
     pub(super) caller: &'a Caller,
+    origin: Origin<'a>,
     call: &'a Call<'a>,
     targets: &'a [PoolTarget],
     /// The index of the target that is tried now. All before it are used up.
@@ -139,11 +141,13 @@ impl<'a> Attempts<'a> {
         call: &'a Call<'a>,
         targets: &'a [PoolTarget],
         caller: &'a Caller,
+        origin: Origin<'a>,
     ) -> Self {
         let total = targets[0].entry.pool.current().settings().timeouts.total;
         Self {
             gw,
             caller,
+            origin,
             call,
             targets,
             target: 0,
@@ -246,7 +250,7 @@ impl<'a> Attempts<'a> {
         if !self.is_worth_waiting(pool.next_available(demand), give_up) {
             return Err(NoKeyReason::NoKeyInTime);
         }
-        pool.join(demand, &self.caller.fairness_key())
+        pool.join(demand, &self.caller.fairness_key(), self.origin.lane())
             .map_err(|_| NoKeyReason::QueueFull)
     }
 

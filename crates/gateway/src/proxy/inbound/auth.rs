@@ -76,6 +76,41 @@ impl Caller {
         })
     }
 
+    /// Who submitted a job: the virtual key of this name, or who called from this address when none was required.
+    pub(crate) fn of_job(
+        gw: &Gateway,
+        snapshot: &Snapshot,
+        name: Option<&str>,
+        address: IpAddr,
+    ) -> Result<Self, GatewayError> {
+        let key = match name {
+            None => None,
+            Some(name) => {
+                let gone = || {
+                    invalid_key(format!(
+                        "the virtual key \"{name}\", which submitted this job, is gone"
+                    ))
+                };
+                let key = snapshot.virtual_key_named(name).ok_or_else(gone)?;
+                check_valid(gw, key)?;
+                Some(Arc::clone(key))
+            }
+        };
+        Ok(Self {
+            name: key
+                .as_ref()
+                .map_or_else(nobody, |key| Arc::clone(&key.name)),
+            address,
+            key,
+            by_upload: false,
+        })
+    }
+
+    /// Where the call came from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Rejects unknown paths, and native paths that the caller may not use.
     pub(crate) fn check_access(&self, endpoint: &MatchedEndpoint<'_>) -> Result<(), GatewayError> {
         if !endpoint.is_native() {

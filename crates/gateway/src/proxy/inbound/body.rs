@@ -33,6 +33,16 @@ pub(crate) struct ReceivedBody {
     _memory: Option<OwnedSemaphorePermit>,
 }
 
+impl ReceivedBody {
+    /// A body whose memory is accounted for elsewhere.
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        Self {
+            bytes,
+            _memory: None,
+        }
+    }
+}
+
 /// Reads one body. It acquires memory as the body comes, not for what was announced.
 pub(super) struct BodyReader<'a> {
     gw: &'a Arc<Gateway>,

@@ -7,6 +7,7 @@ use keypool_providers::protocol::upload::UploadStep;
 use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
 use percent_encoding::percent_decode_str;
 
+use super::JobsAddress;
 use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::{PoolEntry, Snapshot};
 
@@ -19,6 +20,8 @@ pub(crate) struct MatchedEndpoint<'a> {
     pub(crate) pool: Option<&'a Arc<PoolEntry>>,
     /// The path without the pool, as a client of the endpoint sends it.
     pub(crate) path: String,
+    /// What is asked about jobs. Boxed: hardly any request asks.
+    pub(crate) jobs: Option<Box<JobsAddress>>,
     /// The step of an upload that the request takes. Boxed: hardly any request is one.
     pub(crate) upload: Option<Box<UploadStep>>,
 }
@@ -33,6 +36,14 @@ impl<'a> MatchedEndpoint<'a> {
         }
         if let Some((entry, rest)) = named_pool(snapshot, path) {
             return Ok(Self::in_pool(entry, rest, parts));
+        }
+        if let Some(jobs) = JobsAddress::find(&parts.method, path) {
+            let jobs = jobs.map_err(|error| error.in_protocol(Protocol::OpenAi))?;
+            let endpoint = Self::new(Protocol::OpenAi, None, None, path.to_owned(), parts);
+            return Ok(Self {
+                jobs: Some(Box::new(jobs)),
+                ..endpoint
+            });
         }
         let found = protocol::lookup(&parts.method, path, &parts.headers, query);
         if !matches!(found, Lookup::Endpoint(_))
@@ -117,6 +128,7 @@ impl<'a> MatchedEndpoint<'a> {
             known,
             pool,
             path,
+            jobs: None,
         }
     }
 

@@ -6,7 +6,6 @@
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 use keypool_core::fault::Class;
@@ -235,12 +234,12 @@ impl RequestLog {
         }
     }
 
-    /// Records a whole response of the gateway's own, which ends the request.
-    pub(crate) fn finish_with(
+    /// Records a response of the gateway's own, which ends the request.
+    pub(crate) fn finish_with<B>(
         &mut self,
-        mut response: Response<Bytes>,
+        mut response: Response<B>,
         ending: Ending,
-    ) -> Response<Bytes> {
+    ) -> Response<B> {
         self.begin_response(&mut response);
         self.finish(ending);
         response

@@ -47,11 +47,12 @@ pub(crate) fn final_response(
         Some(class) => match (last.response, last.error) {
             (Some(last), _) => {
                 log.set_response_of(&last.entry, &last.key);
-                let response = match class {
+                let mut response = match class {
                     // It is about the request, so it stays as it is.
                     Class::CallerFault | Class::TooExpensive => last.response,
                     _ => with_advice(last.response, class, due),
                 };
+                response.class = class;
                 Ok(relay(gw, call, &last.entry, response, None, log))
             }
             (None, Some(last)) => Err(unreachable(&last.error, last.pool.name(), due)),

@@ -26,7 +26,7 @@ use keypool_providers::response::StreamOutcome;
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(super) use final_response::final_response;
-pub(crate) use out_body::OutBody;
+pub(crate) use out_body::{OutBody, Verdict};
 
 use super::attempt::{Answering, UpstreamResponse};
 use super::headers::{UPSTREAM_REQUEST_ID, disarm_page, strip_response};
@@ -88,6 +88,7 @@ pub(crate) struct Relay {
     idle_limit: Duration,
     /// Number of the poll of this task in which the response was found broken.
     broke_at_poll: Option<u64>,
+    verdict: Verdict,
     /// Number of the poll in which this last yielded, so that the task that reads an HTTP/2 connection could run.
     yielded_at_poll: Option<u64>,
 }
@@ -191,6 +192,10 @@ pub(super) fn relay(
         idle: None,
         idle_limit: entry.pool.current().settings().timeouts.idle,
         broke_at_poll: None,
+        verdict: Verdict {
+            class: response.class,
+            is_whole: true,
+        },
         yielded_at_poll: None,
     };
     for piece in response.read {
@@ -384,6 +389,10 @@ impl Relay {
     /// The provider broke off a response that had begun, so failover is no longer possible.
     fn truncated(&mut self, reason: &str) {
         let fault = Fault::of(Class::UpstreamTrouble);
+        self.verdict = Verdict {
+            class: fault.class,
+            is_whole: false,
+        };
         self.serving
             .settle(&self.gw, &self.entry, &fault, Some(reason));
         self.note_tokens();
@@ -399,6 +408,7 @@ impl Relay {
             body,
             now: self.gw.clock.wall(),
         });
+        self.verdict.class = fault.class;
         let code = fault.code.as_deref().unwrap_or("without a code");
         let reason = format!("it ended with an error: {code}");
         self.serving
@@ -411,6 +421,7 @@ impl Relay {
     fn end_for_shutdown(&mut self) {
         self.upstream = None;
         self.serving.attempt = None;
+        self.verdict.is_whole = false;
         self.note_tokens();
         self.serving.log.finish(Ending::Shutdown);
         self.end_with_error(

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use keypool_core::fault::Class;
 
 use super::{BrokeOff, Relay};
 
@@ -15,8 +16,8 @@ pub(crate) enum OutBody {
     Whole(Full<Bytes>),
     /// Relayed from a provider as it comes.
     Relay(Box<Relay>),
-    /// Made by the admin API.
-    Admin(axum::body::Body),
+    /// Made piece by piece: by the admin API, or read from the store.
+    Pieces(axum::body::Body),
 }
 
 /// Closes the client's connection, so that a broken response is not mistaken for a complete one.
@@ -25,15 +26,34 @@ pub(crate) enum OutError {
     /// The provider's response broke off.
     #[error("the provider's response broke off")]
     Broke,
-    /// The admin API's response did.
+    /// Making the response failed.
     #[error(transparent)]
-    Admin(#[from] axum::Error),
+    Pieces(#[from] axum::Error),
 }
 
 impl OutBody {
     /// A small body that is complete in memory.
     pub(crate) fn whole(body: Bytes) -> Self {
         Self::Whole(Full::new(body))
+    }
+}
+
+/// What became of a response, once its body has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// What the response, or the error that ended it, means.
+    pub(crate) class: Class,
+    /// The provider sent all of it.
+    pub(crate) is_whole: bool,
+}
+
+impl OutBody {
+    /// What became of a relayed response; `None` if it is none. To be asked once the body has ended.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Relay(relay) => Some(relay.verdict),
+            Self::Whole(_) | Self::Pieces(_) => None,
+        }
     }
 }
 
@@ -50,7 +70,7 @@ impl Body for OutBody {
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
             Self::Relay(relay) => relay.poll_next(cx).map_err(|BrokeOff| OutError::Broke),
-            Self::Admin(body) => Pin::new(body).poll_frame(cx).map_err(OutError::Admin),
+            Self::Pieces(body) => Pin::new(body).poll_frame(cx).map_err(OutError::Pieces),
         }
     }
 
@@ -58,7 +78,7 @@ impl Body for OutBody {
         match self {
             Self::Whole(body) => body.is_end_stream(),
             Self::Relay(relay) => relay.is_complete(),
-            Self::Admin(body) => body.is_end_stream(),
+            Self::Pieces(body) => body.is_end_stream(),
         }
     }
 
@@ -66,7 +86,7 @@ impl Body for OutBody {
         match self {
             Self::Whole(body) => body.size_hint(),
             Self::Relay(_) => SizeHint::default(),
-            Self::Admin(body) => body.size_hint(),
+            Self::Pieces(body) => body.size_hint(),
         }
     }
 }

@@ -36,6 +36,15 @@ impl Call<'_> {
         RequestBody::new(pieces)
     }
 
+    /// The body as it came, without a credential in it.
+    pub(crate) fn body_without_key(&self) -> Bytes {
+        let body = self.body();
+        match &self.key_field {
+            None => body.clone(),
+            Some(field) => [&body[..field.start], &body[field.end..]].concat().into(),
+        }
+    }
+
     /// What replaces the model's name in the body.
     fn model_edit(&self, member: &Member, model: &str) -> Option<(Range<usize>, Bytes)> {
         let named = self.model.as_ref()?;

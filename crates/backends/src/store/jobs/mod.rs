@@ -1,0 +1,22 @@
+//! Jobs. Every change locks the one row of `job_queue` first, so changes of jobs have an order, and what a change reads stays
+//! true until its end.
+
+mod add;
+mod claim;
+mod read;
+mod settle;
+mod sweep;
+mod transaction;
+
+pub(super) use add::add;
+pub(super) use claim::{claim, note_sent, renew};
+pub(super) use read::{BodyOf, by_id, changed, due_pools, list, piece};
+pub(super) use settle::{add_piece, cancel, settle};
+pub(super) use sweep::{has_work, sweep};
+pub(super) use transaction::JobsWrite;
+
+/// Size of a piece of a body, in bytes.
+const PIECE: usize = 256 * 1024;
+
+/// The claim under which the body of a job's request is stored.
+const REQUEST: i64 = 0;

@@ -1,0 +1,135 @@
+//! What becomes of a job after its call.
+
+use std::time::Duration;
+
+use keypool_core::fault::Class;
+use keypool_core::store::{ClaimedJob, JobError, JobFailure, JobOutcome, JobResponse};
+
+use super::response::{NotTaken, Taken, whole};
+use crate::error::Kind;
+use crate::jobs::{Claim, backoff};
+use crate::proxy::FailedCall;
+
+/// Says what becomes of a job.
+pub(super) struct Outcomes<'a> {
+    pub(super) job: &'a ClaimedJob,
+    pub(super) claim: &'a Claim,
+    /// How long it is kept after its end.
+    pub(super) keep: Duration,
+}
+
+impl Outcomes<'_> {
+    /// The call got no response of a provider.
+    pub(super) fn without_response(&self, failed: &FailedCall) -> JobOutcome {
+        if failed.is_unanswered() && !self.job.is_repeatable && self.claim.was_sent() {
+            return self.unknown(None);
+        }
+        let error = JobError {
+            code: failed.error.kind.code().to_owned(),
+            message: failed.error.message.clone(),
+        };
+        match failed.may_pass() {
+            true => self.retry(error, failed.error.retry_after),
+            false => self.failed(error, Some(whole(&failed.response))),
+        }
+    }
+
+    /// The call got a response.
+    pub(super) fn with_response(&self, taken: Taken) -> JobOutcome {
+        let class = taken.verdict.map(|verdict| verdict.class);
+        let is_refused = matches!(class, Some(Class::RateLimited | Class::UpstreamTrouble));
+        if !taken.is_whole {
+            let error = JobError {
+                code: Kind::UpstreamUnreachable.code().to_owned(),
+                message: "the provider broke off its response".to_owned(),
+            };
+            return match self.job.is_repeatable {
+                true => self.retry(error, None),
+                false => self.unknown(Some(taken.stored)),
+            };
+        }
+        let is_success = taken.status < 400 && matches!(class, None | Some(Class::Success));
+        if is_success {
+            return JobOutcome::Ended {
+                succeeded: true,
+                response: Some(taken.stored),
+                error: None,
+                keep: self.keep,
+            };
+        }
+        // A status below 400 with an error in its stream: it may have been carried out in part.
+        let may_retry = is_refused && (self.job.is_repeatable || taken.status >= 400);
+        let error = JobError {
+            code: JobFailure::UpstreamError.as_str().to_owned(),
+            message: format!(
+                "the provider answered with an error (status {})",
+                taken.status
+            ),
+        };
+        match may_retry {
+            true => self.retry(error, None),
+            false => self.failed(error, Some(taken.stored)),
+        }
+    }
+
+    /// The call got a response that could not be stored.
+    pub(super) fn not_taken(&self, why: NotTaken) -> JobOutcome {
+        match why {
+            NotTaken::TooLarge => {
+                let message = "the response is larger than all responses of one caller may be ([jobs] max_stored_per_caller)";
+                let error = JobError {
+                    code: JobFailure::ResponseTooLarge.as_str().to_owned(),
+                    message: message.to_owned(),
+                };
+                self.failed(error, None)
+            }
+            NotTaken::Lost | NotTaken::Store if !self.job.is_repeatable => self.unknown(None),
+            NotTaken::Lost | NotTaken::Store => {
+                let error = JobError {
+                    code: Kind::StoreUnavailable.code().to_owned(),
+                    message: "the response could not be stored".to_owned(),
+                };
+                self.retry(error, None)
+            }
+        }
+    }
+
+    /// The stored job cannot be read.
+    pub(super) fn unreadable(&self) -> JobOutcome {
+        let error = JobError {
+            code: Kind::InvalidRequest.code().to_owned(),
+            message: "the stored call cannot be read: submit it again".to_owned(),
+        };
+        self.failed(error, None)
+    }
+
+    /// Nobody knows whether the provider has carried out a call that must not be made twice.
+    pub(super) fn unknown(&self, response: Option<JobResponse>) -> JobOutcome {
+        let message = "the provider got this call and did not answer, so it is not known whether the call was carried out; it is not made again, since that could do it twice: look at the provider, then submit it again if needed";
+        let error = JobError {
+            code: JobFailure::OutcomeUnknown.as_str().to_owned(),
+            message: message.to_owned(),
+        };
+        self.failed(error, response)
+    }
+
+    fn failed(&self, error: JobError, response: Option<JobResponse>) -> JobOutcome {
+        JobOutcome::Ended {
+            succeeded: false,
+            response,
+            error: Some(error),
+            keep: self.keep,
+        }
+    }
+
+    /// `due`: when a key is due back.
+    fn retry(&self, error: JobError, due: Option<Duration>) -> JobOutcome {
+        let after = backoff(self.job.tries);
+        let after = match due {
+            // Not all at once.
+            Some(due) => after.max(due.mul_f64(1.0 + fastrand::f64() / 10.0)),
+            None => after,
+        };
+        JobOutcome::Retry { after, error }
+    }
+}

@@ -1,0 +1,135 @@
+//! One job, from its claim to what is stored of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use keypool_core::store::{
+    ChangedJob, ClaimedJob, JobOutcome, JobResult, JobStatus, StoreError, StoreErrorKind,
+};
+use tokio::time::sleep;
+
+use super::outcome::Outcomes;
+use super::response;
+use crate::context::Gateway;
+use crate::jobs::{Claim, StoredCall};
+use crate::proxy::run_job;
+use crate::stored::Access;
+
+/// Time between two tries to store what became of a job.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// How often a job that is not sent yet looks whether the gateway shuts down.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Makes the call of a claimed job, and stores what became of it. A job that is cancelled, or whose claim is lost, ends the
+/// provider's call too.
+pub(super) async fn work(gw: Arc<Gateway>, job: ClaimedJob, claim: Claim) {
+    let outcome = tokio::select! {
+        biased;
+        () = claim.stopped() => None,
+        outcome = make_call(&gw, &job, &claim) => Some(outcome),
+        outcome = until_abort(&gw, &job, &claim) => Some(outcome),
+    };
+    if let Some(outcome) = outcome {
+        settle(&gw, &job, &claim, outcome).await;
+    }
+    drop(claim);
+    // There is room for another one.
+    gw.jobs.wake.notify_one();
+}
+
+async fn make_call(gw: &Arc<Gateway>, job: &ClaimedJob, claim: &Claim) -> JobOutcome {
+    let settings = gw.snapshot().settings.jobs.clone();
+    let outcomes = Outcomes {
+        job,
+        claim,
+        keep: settings.keep,
+    };
+    let Some(stored) = StoredCall::from_json(&job.request) else {
+        return outcomes.unreadable();
+    };
+    let _memory = gw.jobs.memory_for(job.body_bytes).await;
+    let body = match body(gw, job).await {
+        Ok(body) => body,
+        Err(error) if error.kind == StoreErrorKind::Internal => return outcomes.unreadable(),
+        Err(_) => return JobOutcome::Released,
+    };
+    match run_job(gw, &stored, body, job.caller.as_deref(), claim).await {
+        Err(failed) => outcomes.without_response(&failed),
+        Ok(answered) => {
+            let most = settings.limits.max_stored_per_caller;
+            match response::take(gw, claim, answered, most).await {
+                Ok(taken) => outcomes.with_response(taken),
+                Err(why) => outcomes.not_taken(why),
+            }
+        }
+    }
+}
+
+/// The body of a job's request.
+async fn body(gw: &Gateway, job: &ClaimedJob) -> Result<Bytes, StoreError> {
+    if let Some(body) = &job.body {
+        return Ok(body.clone());
+    }
+    let mut body = BytesMut::new();
+    for number in 0.. {
+        let piece = gw.stored.store()?.request_piece(&job.id, number).await;
+        let piece = gw.note_store(Access::Read, piece)?;
+        if piece.is_empty() {
+            break;
+        }
+        body.extend_from_slice(&piece);
+    }
+    if body.len() as u64 != job.body_bytes {
+        let message = "a part of the stored request is missing";
+        return Err(StoreError::new(StoreErrorKind::Internal, message));
+    }
+    Ok(body.freeze())
+}
+
+/// Resolves when the timeout of a shutdown has passed. Until then, what the provider is working on may end.
+async fn until_abort(gw: &Gateway, job: &ClaimedJob, claim: &Claim) -> JobOutcome {
+    while !gw.is_aborting() {
+        sleep(LOOK).await;
+    }
+    match !job.is_repeatable && claim.was_sent() {
+        true => {
+            let keep = gw.snapshot().settings.jobs.keep;
+            Outcomes { job, claim, keep }.unknown(None)
+        }
+        false => JobOutcome::Released,
+    }
+}
+
+/// Stores what became of the job, once the store responds.
+async fn settle(gw: &Arc<Gateway>, job: &ClaimedJob, claim: &Claim, outcome: JobOutcome) {
+    let status = match &outcome {
+        JobOutcome::Ended {
+            succeeded: true, ..
+        } => JobStatus::Succeeded,
+        JobOutcome::Ended { .. } => JobStatus::Failed,
+        JobOutcome::Retry { .. } | JobOutcome::Released => JobStatus::Queued,
+    };
+    let is_released = matches!(outcome, JobOutcome::Released);
+    let result = JobResult {
+        claim: claim.claim().clone(),
+        outcome,
+    };
+    loop {
+        match gw.settle_job(result.clone()).await {
+            Ok(true) => break,
+            Ok(false) => return,
+            // The process is about to end. The claim runs out, and the job runs again.
+            Err(_) if gw.is_aborting() => return,
+            Err(_) => sleep(STORE_AGAIN).await,
+        }
+    }
+    if is_released && !gw.is_shutting_down() {
+        gw.jobs.note_due(&job.pool);
+    }
+    gw.jobs.watchers.note(&ChangedJob {
+        id: Arc::clone(&job.id),
+        status,
+        attempts: job.tries - u32::from(is_released),
+    });
+}

@@ -1,0 +1,98 @@
+//! Jobs as this node knows them: what is submitted and settled goes to the store in groups, who waits for a job hears of its
+//! changes, and what this node runs can be stopped. This module must never call the store or a provider: `sync` and
+//! `job_worker` do.
+
+mod claims;
+mod group;
+mod stored_call;
+mod watch;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keypool_core::store::{JobResult, NewJob, Submitted};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+pub(crate) use claims::{Claim, Claims};
+pub(crate) use stored_call::{ResponseHead, StoredCall};
+pub(crate) use watch::{Watch, Watchers};
+
+use self::group::Groups;
+
+/// Maximum size of the bodies of one group of submissions, in bytes.
+const GROUP_BYTES: usize = 16 << 20;
+/// Maximum number of jobs in one group.
+const GROUP_JOBS: usize = 256;
+/// Memory for the requests of jobs that run, in bytes. One larger request is admitted alone.
+const MEMORY: u64 = 256 << 20;
+/// The unit in which that memory is counted, in bytes.
+const MEMORY_UNIT: u64 = 4096;
+
+/// The jobs of this node.
+pub(crate) struct Jobs {
+    /// A random number that names this process in claims.
+    pub(crate) node: u64,
+    pub(crate) submissions: Groups<NewJob, Submitted>,
+    pub(crate) results: Groups<JobResult, bool>,
+    pub(crate) watchers: Watchers,
+    pub(crate) claims: Claims,
+    /// Pools that may have jobs to claim.
+    due: Mutex<HashSet<Arc<str>>>,
+    /// There may be something to claim, or room for it.
+    pub(crate) wake: Notify,
+    memory: Arc<Semaphore>,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        let units = usize::try_from(MEMORY / MEMORY_UNIT).unwrap_or(usize::MAX);
+        Self {
+            node: fastrand::u64(..),
+            submissions: Groups::new(GROUP_JOBS, GROUP_BYTES, |job| job.body.len()),
+            results: Groups::new(GROUP_JOBS, GROUP_BYTES, group::result_bytes),
+            watchers: Watchers::default(),
+            claims: Claims::default(),
+            due: Mutex::default(),
+            wake: Notify::new(),
+            memory: Arc::new(Semaphore::new(units)),
+        }
+    }
+}
+
+impl Jobs {
+    /// Notes that this pool may have a job to claim.
+    pub(crate) fn note_due(&self, pool: &Arc<str>) {
+        self.due.lock().insert(Arc::clone(pool));
+        self.wake.notify_one();
+    }
+
+    /// Notes that there is nothing more to claim in this pool.
+    pub(crate) fn note_empty(&self, pool: &str) {
+        self.due.lock().remove(pool);
+    }
+
+    /// The pools that may have jobs to claim.
+    pub(crate) fn due(&self) -> Vec<Arc<str>> {
+        self.due.lock().iter().cloned().collect()
+    }
+
+    /// Memory for a body of this size, to be held while the job runs. `None` never happens: nothing closes the semaphore.
+    pub(crate) async fn memory_for(&self, bytes: u64) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        let units = bytes.min(MEMORY).div_ceil(MEMORY_UNIT);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        Arc::clone(&self.memory)
+            .acquire_many_owned(units)
+            .await
+            .ok()
+    }
+}
+
+/// How long the next try of a job waits after this number of tries failed: longer each time, and never the same for all.
+pub(crate) fn backoff(tries: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+    let doubled = FIRST.saturating_mul(1 << tries.saturating_sub(1).min(6));
+    doubled.min(LONGEST).mul_f64(0.75 + fastrand::f64() / 2.0)
+}
