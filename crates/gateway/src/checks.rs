@@ -44,7 +44,7 @@ impl Gateway {
     ///
     /// # Errors
     /// With `audit`, if the result cannot be stored; nothing is applied then. Without it, the result is stored with the next
-    /// batch, and other nodes find it out by themselves.
+    /// flush, and other nodes find it out by themselves.
     pub(crate) async fn apply_check(
         &self,
         entry: &PoolEntry,

@@ -21,8 +21,8 @@ const DAYS_KEPT: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 const AUDIT_KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long other nodes may learn that an object was deleted.
 const DELETED_OBJECTS_KEPT: Duration = DAY;
-/// How long a batch may be repeated.
-const BATCHES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a flush may be repeated.
+const FLUSHES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Adds up old usage into hours and days, and deletes what is older than is kept.
 pub(super) async fn run(write: &mut Write, now: SystemTime) -> Result<(), StoreError> {
@@ -43,8 +43,8 @@ pub(super) async fn run(write: &mut Write, now: SystemTime) -> Result<(), StoreE
         .await?;
     write
         .execute(
-            "DELETE FROM batches WHERE stored_at < $1",
-            params![ago(BATCHES_KEPT)],
+            "DELETE FROM flushes WHERE stored_at < $1",
+            params![ago(FLUSHES_KEPT)],
         )
         .await?;
     Ok(())

@@ -13,6 +13,7 @@ use keypool_core::store::{
 use super::jobs::{self, BodyOf, JobsWrite};
 use super::sql::Database;
 use super::sql_store::{DEADLINE, LONG_DEADLINE, SqlStore, in_time, until_committed};
+use super::{batches, files};
 
 impl<D: Database> SqlStore<D> {
     async fn change_jobs(&self) -> Result<JobsWrite, StoreError> {
@@ -122,8 +123,11 @@ impl<D: Database> JobStore for SqlStore<D> {
             }
             let mut write = self.change_jobs().await?;
             let has_more = jobs::sweep(&mut write, all, keep).await?;
+            let has_expired = batches::expire(&mut write).await?;
+            batches::forget(&mut write).await?;
+            files::forget(&mut write).await?;
             write.commit().await?;
-            Ok(has_more)
+            Ok(has_more || has_expired)
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use keypool_core::store::{
-    Batch, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, Quota,
+    Flush, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, Quota,
     QuotaChange, Revision, StoreError, UpstreamKeyId,
 };
 use serde::{Deserialize, Serialize};
@@ -207,8 +207,8 @@ fn times(list: &str) -> Result<Vec<SystemTime>, StoreError> {
 }
 
 /// Adds what a node has counted and noted of keys. A change of a key that the node has not followed yet stays. Makes records of those too through which it created objects.
-pub(super) async fn add_use(write: &mut Write, batch: &Batch) -> Result<(), StoreError> {
-    let unused = batch.objects.iter().map(|object| KeyUse {
+pub(super) async fn add_use(write: &mut Write, flush: &Flush) -> Result<(), StoreError> {
+    let unused = flush.objects.iter().map(|object| KeyUse {
         key: object.key.clone(),
         total: 0,
         failed: 0,
@@ -216,7 +216,7 @@ pub(super) async fn add_use(write: &mut Write, batch: &Batch) -> Result<(), Stor
         marks: None,
     });
     let mut by_hash: BTreeMap<String, KeyUse> = BTreeMap::new();
-    for key_use in batch.keys.iter().cloned().chain(unused) {
+    for key_use in flush.keys.iter().cloned().chain(unused) {
         let hash = identity::hash(&write.keys, &key_use.key);
         by_hash
             .entry(hash)
@@ -229,7 +229,7 @@ pub(super) async fn add_use(write: &mut Write, batch: &Batch) -> Result<(), Stor
     let rows = rows.collect::<Result<_, _>>()?;
     let now = write.now;
     write
-        .execute_rows(ADD_USE, rows, params![now, count(batch.followed)])
+        .execute_rows(ADD_USE, rows, params![now, count(flush.followed)])
         .await
         .map(drop)
 }

@@ -4,13 +4,16 @@
 //! not depend on the number of rows: rows travel as one JSON parameter. Only bodies of jobs are stored one by one. This module must never know the gateway's settings.
 
 mod audit;
-mod batch;
+mod batch_store;
+mod batches;
 mod catalog;
 mod change;
 mod compact;
 mod convert;
 mod envelope;
 mod expected;
+mod files;
+mod flush;
 mod identity;
 mod job_store;
 mod jobs;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use keypool_core::store::{
-    AuditEntry, AuditRecord, Batch, Catalog, CatalogStore, Change, KeyRecord, KeyStateChange,
+    AuditEntry, AuditRecord, Catalog, CatalogStore, Change, Flush, KeyRecord, KeyStateChange,
     KeyStateStore, ObjectRecord, RecordStore, Revision, StoreError, StoreErrorKind, UpstreamKeyId,
     UsageQuery, UsageTotal,
 };
@@ -15,7 +15,7 @@ use super::envelope::{Keys, MasterKey};
 use super::schema::{self, Access};
 use super::sql::Database;
 use super::transaction::Write;
-use super::{audit, batch, catalog, change, compact, key_states, objects, usage};
+use super::{audit, catalog, change, compact, flush, key_states, objects, usage};
 
 /// How long an operation may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
@@ -215,14 +215,14 @@ impl<D: Database> KeyStateStore for SqlStore<D> {
 
 #[async_trait]
 impl<D: Database> RecordStore for SqlStore<D> {
-    async fn record(&self, batch: &Batch) -> Result<(), StoreError> {
-        let rows = batch.rows.len() + batch.keys.len() + batch.objects.len();
+    async fn record(&self, flush: &Flush) -> Result<(), StoreError> {
+        let rows = flush.rows.len() + flush.keys.len() + flush.objects.len();
         in_time(deadline(rows), async {
             let mut write = self.write(false).await?;
-            if batch::is_new(&mut write, batch).await? {
-                usage::add(&mut write, &batch.rows).await?;
-                key_states::add_use(&mut write, batch).await?;
-                objects::add(&mut write, &batch.objects).await?;
+            if flush::is_new(&mut write, flush).await? {
+                usage::add(&mut write, &flush.rows).await?;
+                key_states::add_use(&mut write, flush).await?;
+                objects::add(&mut write, &flush.objects).await?;
                 write.commit().await?;
             }
             Ok(())

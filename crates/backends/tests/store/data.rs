@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::store::{
-    AuditEntry, Batch, Change, Expected, KeyStateChange, KeyUse, MarksChange, NewKey,
+    AuditEntry, Change, Expected, Flush, KeyStateChange, KeyUse, MarksChange, NewKey,
     NewVirtualKey, Quota, QuotaChange, Store, StoreError, StoreErrorKind, UpstreamKeyId,
 };
 
@@ -136,11 +136,11 @@ pub(crate) fn key_use(secret: &str, total: u64, failed: u64) -> KeyUse {
     }
 }
 
-pub(crate) fn batch(node: u64, number: u64) -> Batch {
-    Batch {
+pub(crate) fn flush(node: u64, number: u64) -> Flush {
+    Flush {
         node,
         number,
         followed: u64::MAX,
-        ..Batch::default()
+        ..Flush::default()
     }
 }

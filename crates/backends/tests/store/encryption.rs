@@ -29,16 +29,16 @@ async fn fill(backend: &Backend) {
         .change_key_states(&[state], Some(&audit("x", at(1))), at(1))
         .await
         .unwrap();
-    let mut batch = batch(1, 1);
-    batch.keys.push(key_use(SECRET, 1, 0));
-    batch.objects.push(ObjectChange {
+    let mut flush = flush(1, 1);
+    flush.keys.push(key_use(SECRET, 1, 0));
+    flush.objects.push(ObjectChange {
         id: "file-1".into(),
         key: upstream(SECRET),
         group: None,
         owner: None,
         deleted: false,
     });
-    store.record(&batch).await.unwrap();
+    store.record(&flush).await.unwrap();
 }
 
 fn contains(contents: &[u8], needle: &[u8]) -> bool {
@@ -165,7 +165,7 @@ async fn a_running_server_writes_nothing_after_a_rotation(mut backend: Backend) 
                 .change_key_states(&[told("a", 1.0, at(9))], None, at(9))
                 .await,
         ),
-        kind(store.record(&batch(1, 2)).await),
+        kind(store.record(&flush(1, 2)).await),
         kind(store.catalog().await),
         kind(store.key_records(0).await),
         kind(store.quota_calls(&[upstream(SECRET)]).await),
@@ -176,7 +176,7 @@ async fn a_running_server_writes_nothing_after_a_rotation(mut backend: Backend) 
     let store = backend.open(&new).await.unwrap();
     assert_eq!(store.revision().await.unwrap(), 3);
     assert_eq!(store.catalog().await.unwrap().keys.len(), 1);
-    store.record(&batch(1, 2)).await.unwrap();
+    store.record(&flush(1, 2)).await.unwrap();
 }
 
 async fn rotations_and_changes_at_once_leave_everything_readable(mut backend: Backend) {

@@ -11,18 +11,18 @@ use crate::child;
 use crate::data::*;
 use crate::postgres::PostgresServer;
 
-/// Makes the end of each transaction fail that writes an entry of the audit log, or notes a batch.
+/// Makes the end of each transaction fail that writes an entry of the audit log, or notes a flush.
 fn fail_commits(backend: &Backend) -> &'static str {
     if backend.url().starts_with("sqlite") {
         "CREATE TABLE refusal (id INTEGER PRIMARY KEY);
          CREATE TABLE refused (id INTEGER REFERENCES refusal (id) DEFERRABLE INITIALLY DEFERRED);
          CREATE TRIGGER refuse_audit AFTER INSERT ON audit BEGIN INSERT INTO refused VALUES (1); END;
-         CREATE TRIGGER refuse_batch AFTER INSERT ON batches BEGIN INSERT INTO refused VALUES (1); END;"
+         CREATE TRIGGER refuse_batch AFTER INSERT ON flushes BEGIN INSERT INTO refused VALUES (1); END;"
     } else {
         "CREATE FUNCTION refuse() RETURNS TRIGGER AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$ LANGUAGE plpgsql;
          CREATE CONSTRAINT TRIGGER refuse_audit AFTER INSERT ON audit DEFERRABLE INITIALLY DEFERRED
            FOR EACH ROW EXECUTE FUNCTION refuse();
-         CREATE CONSTRAINT TRIGGER refuse_batch AFTER INSERT ON batches DEFERRABLE INITIALLY DEFERRED
+         CREATE CONSTRAINT TRIGGER refuse_batch AFTER INSERT ON flushes DEFERRABLE INITIALLY DEFERRED
            FOR EACH ROW EXECUTE FUNCTION refuse();"
     }
 }
@@ -59,7 +59,7 @@ async fn a_commit_that_fails_leaves_every_row_as_it_was(backend: Backend) {
     backend.sql(fail_commits(&backend)).await;
 
     let log = audit("refresh", at(2));
-    let mut noted = batch(1, 1);
+    let mut noted = flush(1, 1);
     noted.keys.push(key_use("a", 1, 0));
     let errors = [
         kind(change(store, put_pool("p", "{\"new\":1}", Expected::Any)).await),
@@ -89,7 +89,7 @@ async fn changes_at_the_same_time_take_one_revision_each(backend: Backend) {
     let store = backend.store();
     let puts = (0..40).map(|_| change(store, put_pool("p", "{}", Expected::Any)));
     let records = (1..20).map(|number| async move {
-        let mut noted = batch(number, 1);
+        let mut noted = flush(number, 1);
         noted.keys.push(key_use("a", 1, 0));
         store.record(&noted).await.unwrap();
     });

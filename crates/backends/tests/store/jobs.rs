@@ -543,7 +543,12 @@ async fn an_older_schema_is_brought_up_to_date(mut backend: Backend) {
         "job_flows",
         "jobs",
         "job_bodies",
+        "files",
+        "file_pieces",
+        "file_batches",
+        "batch_results",
     ];
+    backend.sql("ALTER TABLE flushes RENAME TO batches").await;
     for table in tables {
         backend.sql(&format!("DROP TABLE {table}")).await;
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use keypool_core::store::{
-    Batch, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, NewMarks,
+    Flush, KeyCooldown, KeyMarks, KeyRecord, KeyStateChange, KeyUse, MarksChange, NewMarks,
     QuotaChange, Store,
 };
 
@@ -42,9 +42,9 @@ fn marks() -> KeyMarks {
 
 /// Records a use with these marks.
 async fn note(store: &dyn Store, number: u64, key_use: KeyUse) {
-    let mut batch = batch(1, number);
-    batch.keys.push(key_use);
-    store.record(&batch).await.unwrap();
+    let mut flush = flush(1, number);
+    flush.keys.push(key_use);
+    store.record(&flush).await.unwrap();
 }
 
 async fn a_record_is_made_by_its_first_change_and_read_back(mut backend: Backend) {
@@ -295,14 +295,14 @@ async fn uses_of_all_nodes_are_added_up(mut backend: Backend) {
     };
     note(store, 1, first).await;
     // The second node's clock is behind, and it noted no marks.
-    let mut batch = batch(2, 1);
-    batch.keys.push(KeyUse {
+    let mut flush = flush(2, 1);
+    flush.keys.push(KeyUse {
         last_used: Some(at(10)),
         ..key_use("a", 3, 1)
     });
-    batch.keys.push(key_use("a", 1, 0));
-    batch.keys.push(key_use("b", 1, 1));
-    store.record(&batch).await.unwrap();
+    flush.keys.push(key_use("a", 1, 0));
+    flush.keys.push(key_use("b", 1, 1));
+    store.record(&flush).await.unwrap();
 
     let record = record_of(backend.reopen().await, "a").await;
     assert_eq!(
@@ -333,12 +333,12 @@ async fn a_node_leaves_the_marks_that_it_has_not_changed(backend: Backend) {
         ..NewMarks::default()
     };
     for (node, new) in [(1, exhausted), (2, served)] {
-        let mut batch = batch(node, 1);
-        batch.keys.push(KeyUse {
+        let mut flush = flush(node, 1);
+        flush.keys.push(KeyUse {
             marks: Some(new),
             ..key_use("a", 1, 0)
         });
-        store.record(&batch).await.unwrap();
+        store.record(&flush).await.unwrap();
     }
     let expected = KeyMarks {
         has_served: true,
@@ -349,18 +349,18 @@ async fn a_node_leaves_the_marks_that_it_has_not_changed(backend: Backend) {
 }
 
 async fn a_repeated_batch_is_not_added_again(mut backend: Backend) {
-    let mut batch = batch(u64::MAX, 7);
-    batch.keys.push(key_use("a", 1, 0));
-    backend.store().record(&batch).await.unwrap();
+    let mut flush = flush(u64::MAX, 7);
+    flush.keys.push(key_use("a", 1, 0));
+    backend.store().record(&flush).await.unwrap();
     let store = backend.reopen().await;
-    store.record(&batch).await.unwrap();
-    batch.number = 6;
-    store.record(&batch).await.unwrap();
+    store.record(&flush).await.unwrap();
+    flush.number = 6;
+    store.record(&flush).await.unwrap();
     assert_eq!(record_of(store, "a").await.total, 1);
-    batch.number = 8;
-    store.record(&batch).await.unwrap();
-    batch.node = 1;
-    store.record(&batch).await.unwrap();
+    flush.number = 8;
+    store.record(&flush).await.unwrap();
+    flush.node = 1;
+    store.record(&flush).await.unwrap();
     assert_eq!(record_of(store, "a").await.total, 3);
 }
 
@@ -371,13 +371,13 @@ async fn a_change_that_a_node_has_not_followed_stays(backend: Backend) {
         marks,
         ..state_change("a")
     };
-    let noted = |number, followed| Batch {
+    let noted = |number, followed| Flush {
         followed,
         keys: vec![KeyUse {
             marks: Some(marks().into()),
             ..key_use("a", 1, 0)
         }],
-        ..batch(1, number)
+        ..flush(1, number)
     };
     let before = set(store, change(MarksChange::Invalid)).await;
     let after = set(store, change(MarksChange::Cleared)).await;

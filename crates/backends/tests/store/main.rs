@@ -6,6 +6,7 @@
 )]
 
 mod backend;
+mod batches;
 mod catalog;
 mod child;
 mod data;

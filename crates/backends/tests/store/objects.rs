@@ -18,11 +18,11 @@ fn object(id: &str) -> ObjectChange {
 }
 
 async fn note(store: &dyn Store, number: u64, objects: Vec<ObjectChange>) {
-    let batch = keypool_core::store::Batch {
+    let flush = keypool_core::store::Flush {
         objects,
-        ..batch(1, number)
+        ..flush(1, number)
     };
-    store.record(&batch).await.unwrap();
+    store.record(&flush).await.unwrap();
     // The next ones get a later time.
     tokio::time::sleep(Duration::from_millis(3)).await;
 }
@@ -69,7 +69,7 @@ async fn a_deleted_object_is_read_since_then_and_not_among_the_newest(backend: B
         .map(|record| (&*record.object.id, record.object.deleted))
         .collect();
     assert_eq!(deleted, [("b", false), ("a", true)]);
-    // Deleted and created again, in one batch: the last one counts.
+    // Deleted and created again, in one flush: the last one counts.
     note(
         store,
         3,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keypool_core::store::{
-    Batch, Change, KeyStateChange, ObjectChange, Store, UsageCounts, UsageGroup, UsageRow,
+    Change, Flush, KeyStateChange, ObjectChange, Store, UsageCounts, UsageGroup, UsageRow,
 };
 use tracing::field::{Field, Visit};
 
@@ -68,7 +68,7 @@ fn secrets(rows: usize) -> impl Iterator<Item = String> {
     (0..rows).map(move |row| format!("sk-{rows}-{row}"))
 }
 
-fn large_batch(rows: usize) -> Batch {
+fn large_batch(rows: usize) -> Flush {
     let group = |key: String| UsageGroup {
         key: key.into(),
         ..UsageGroup::default()
@@ -85,11 +85,11 @@ fn large_batch(rows: usize) -> Batch {
         owner: None,
         deleted: false,
     };
-    Batch {
+    Flush {
         rows: secrets(rows).map(usage).collect(),
         keys: secrets(rows).map(|secret| key_use(&secret, 1, 0)).collect(),
         objects: secrets(rows).map(object).collect(),
-        ..batch(1, rows as u64)
+        ..flush(1, rows as u64)
     }
 }
 
@@ -147,7 +147,7 @@ async fn statements_of_the_process_that_counts() {
     };
     // Connections have statements of their own when they are made.
     store.revision().await.unwrap();
-    store.record(&batch(2, 1)).await.unwrap();
+    store.record(&flush(2, 1)).await.unwrap();
     let counter = Counter::default();
     tracing::subscriber::set_global_default(counter.clone()).unwrap();
     // The last ones join a pool that has as many already.

@@ -50,11 +50,11 @@ fn query(from: SystemTime, to: SystemTime) -> UsageQuery {
 }
 
 async fn add(store: &dyn Store, number: u64, rows: Vec<UsageRow>) {
-    let batch = keypool_core::store::Batch {
+    let flush = keypool_core::store::Flush {
         rows,
-        ..batch(1, number)
+        ..flush(1, number)
     };
-    store.record(&batch).await.unwrap();
+    store.record(&flush).await.unwrap();
 }
 
 /// When each part begins, and its number of requests.
@@ -65,7 +65,7 @@ fn parts(totals: &[UsageTotal]) -> Vec<(SystemTime, u64)> {
         .collect()
 }
 
-/// Adds usage of two keys and two models, some of it in two batches, and some twice in one.
+/// Adds usage of two keys and two models, some of it in two flushes, and some twice in one.
 async fn add_some(store: &dyn Store) {
     let first = [
         row(at(0), "a", "x", 1),
@@ -251,7 +251,7 @@ async fn what_is_older_than_it_is_kept_is_deleted(backend: Backend) {
     let minute = Duration::from_secs(60);
     let put = put_pool("p", "{}", Expected::Any);
     store.change(&put, &audit("pool.put", now)).await.unwrap();
-    let mut noted = batch(1, 5);
+    let mut noted = flush(1, 5);
     noted.keys.push(key_use("a", 1, 0));
     noted.objects = vec![object("kept", false), object("gone", true)];
     store.record(&noted).await.unwrap();
@@ -272,7 +272,7 @@ async fn what_is_older_than_it_is_kept_is_deleted(backend: Backend) {
     store.compact(day(7) - minute).await.unwrap();
     assert_eq!(ids().await, ["kept"]);
     store.record(&noted).await.unwrap();
-    assert_eq!(total().await, 1, "the batch is still known");
+    assert_eq!(total().await, 1, "the flush is still known");
     store.compact(day(7) + minute).await.unwrap();
     store.record(&noted).await.unwrap();
     assert_eq!(

@@ -111,11 +111,28 @@ pub enum Submitted {
     Refused(JobLimit),
 }
 
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// It makes one call.
+    Call,
+    /// It checks the file of this batch.
+    BatchValidation(Arc<str>),
+    /// It makes the calls of a part of this batch.
+    BatchPart(Arc<str>),
+    /// It ends this batch before all its calls were made.
+    BatchEnd(Arc<str>),
+}
+
 /// A job that a node has claimed. Only this node, in this attempt, may say what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimedJob {
     /// Which job.
     pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Number of calls that it makes at most.
+    pub weight: u64,
     /// How often it was claimed, with this time: together with the node, a fencing token.
     pub attempt: u32,
     /// How often it was tried, with this time.
@@ -139,7 +156,7 @@ pub struct ClaimedJob {
 }
 
 /// A claim, which its node must still have.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobClaim {
     /// Which job.
     pub id: JobId,

@@ -140,7 +140,7 @@ pub struct QuotaChange {
     pub asked_at: Option<SystemTime>,
 }
 
-/// What a node has counted and noted of a key since its last batch.
+/// What a node has counted and noted of a key since its last flush.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyUse {
     /// The key.

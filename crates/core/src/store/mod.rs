@@ -7,26 +7,34 @@ mod batch;
 mod catalog;
 mod change;
 mod error;
+mod file;
+mod flush;
 mod job;
 mod job_failure;
 mod key_record;
 mod object_record;
 mod usage;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use batch::Batch;
+pub use batch::{
+    BatchEnding, BatchPart, BatchQuery, BatchRecord, BatchStatus, BatchUsage, LineResult,
+    LineState, NewBatch, ResultStored,
+};
 pub use catalog::{Catalog, StoredKey, StoredPool, StoredVirtualKey};
 pub use change::{AuditEntry, AuditRecord, Change, Expected, NewKey, NewVirtualKey};
 pub use error::{StoreError, StoreErrorKind};
+pub use file::{FileQuery, FileRecord, NewFile, ResultsOf};
+pub use flush::Flush;
 pub use job::{
-    Cancelled, ChangedJob, ClaimedJob, Idempotency, JobClaim, JobError, JobId, JobLimit, JobLimits,
-    JobOutcome, JobPriority, JobQuery, JobRecord, JobResponse, JobResult, JobRevision, JobStatus,
-    NewJob, Submitted,
+    Cancelled, ChangedJob, ClaimedJob, Idempotency, JobClaim, JobError, JobId, JobKind, JobLimit,
+    JobLimits, JobOutcome, JobPriority, JobQuery, JobRecord, JobResponse, JobResult, JobRevision,
+    JobStatus, NewJob, Submitted,
 };
 pub use job_failure::JobFailure;
 pub use key_record::{
@@ -44,9 +52,15 @@ pub type Revision = u64;
 ///
 /// Each method that writes does so in one transaction: all of it takes effect, or nothing. The number of statements does
 /// not depend on the number of rows. Every wait has a deadline. Dropping a future may leave its transaction committed.
-pub trait Store: CatalogStore + KeyStateStore + RecordStore + JobStore {}
+pub trait Store:
+    CatalogStore + KeyStateStore + RecordStore + JobStore + FileStore + BatchStore
+{
+}
 
-impl<T: CatalogStore + KeyStateStore + RecordStore + JobStore> Store for T {}
+impl<T: CatalogStore + KeyStateStore + RecordStore + JobStore + FileStore + BatchStore> Store
+    for T
+{
+}
 
 /// Pools, keys and virtual keys that the admin API manages, and who changed them.
 #[async_trait]
@@ -104,9 +118,9 @@ pub trait KeyStateStore: Send + Sync {
 /// What is counted and noted while serving.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
-    /// Adds what a node has counted and noted. A batch with a number that the same node has already stored is not added
-    /// again, so a batch whose outcome is unknown may be repeated.
-    async fn record(&self, batch: &Batch) -> Result<(), StoreError>;
+    /// Adds what a node has counted and noted. A flush with a number that the same node has already stored is not added
+    /// again, so a flush whose outcome is unknown may be repeated.
+    async fn record(&self, flush: &Flush) -> Result<(), StoreError>;
 
     /// Sums of usage.
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageTotal>, StoreError>;
@@ -194,3 +208,100 @@ pub trait JobStore: Send + Sync {
 
 /// How long a node has a job that it has claimed, unless it renews the claim.
 pub const JOB_LEASE: Duration = Duration::from_secs(10);
+
+/// Files that callers keep here.
+#[async_trait]
+pub trait FileStore: Send + Sync {
+    /// Begins an upload. Nobody sees the file before it is complete; an upload that comes to nothing is deleted after an hour.
+    async fn begin_file(&self, file: &NewFile) -> Result<(), StoreError>;
+
+    /// Stores a piece of an upload, counted from 0.
+    async fn add_file_piece(&self, id: &str, piece: u32, data: Bytes) -> Result<(), StoreError>;
+
+    /// Ends an upload of this size. Returns the limit that it would exceed; then it is deleted.
+    async fn complete_file(
+        &self,
+        id: &str,
+        bytes: u64,
+        limits: &JobLimits,
+    ) -> Result<Option<JobLimit>, StoreError>;
+
+    /// What is known of a file; `None` if there is none that is complete.
+    async fn file(&self, id: &str) -> Result<Option<FileRecord>, StoreError>;
+
+    /// Files.
+    async fn list_files(&self, query: &FileQuery) -> Result<Vec<FileRecord>, StoreError>;
+
+    /// A piece of an uploaded file, counted from 0; empty after the last one.
+    async fn file_piece(&self, id: &str, piece: u32) -> Result<Bytes, StoreError>;
+
+    /// Deletes a file, uploaded or in upload. False if there is none.
+    async fn delete_file(&self, id: &str) -> Result<bool, StoreError>;
+}
+
+/// Batches of calls. Their parts are jobs ([`JobKind`]), with the claims of jobs.
+#[async_trait]
+pub trait BatchStore: Send + Sync {
+    /// Creates a batch, with the job that checks its file.
+    async fn add_batch(&self, batch: &NewBatch) -> Result<(), StoreError>;
+
+    /// What is known of a batch.
+    async fn batch(&self, id: &str) -> Result<Option<BatchRecord>, StoreError>;
+
+    /// Batches, newest first.
+    async fn list_batches(&self, query: &BatchQuery) -> Result<Vec<BatchRecord>, StoreError>;
+
+    /// Begins the calls of a batch whose file is valid: queues its parts. `model`: the one that all calls name. False if the
+    /// node does not have the claim any more; the same holds below.
+    async fn begin_batch(
+        &self,
+        by: (u64, &JobClaim),
+        id: &str,
+        model: Option<&str>,
+        parts: &[BatchPart],
+    ) -> Result<bool, StoreError>;
+
+    /// Ends a batch whose file has mistakes. `errors`: as JSON.
+    async fn fail_batch(
+        &self,
+        by: (u64, &JobClaim),
+        id: &str,
+        errors: &str,
+    ) -> Result<bool, StoreError>;
+
+    /// Those of these lines that have a result or were sent.
+    async fn line_states(
+        &self,
+        id: &str,
+        lines: Range<u64>,
+    ) -> Result<Vec<(u64, LineState)>, StoreError>;
+
+    /// Notes that the provider may have got the call of this line, which must not be made twice.
+    async fn note_line_sent(
+        &self,
+        by: (u64, &JobClaim),
+        id: &str,
+        line: u64,
+    ) -> Result<bool, StoreError>;
+
+    /// Stores results, each once. The last one completes its batch.
+    async fn add_results(
+        &self,
+        node: u64,
+        results: &[LineResult],
+    ) -> Result<Vec<ResultStored>, StoreError>;
+
+    /// Begins to end a batch before all its calls were made: no further line is called, and a job ends it once nothing runs any
+    /// more. False if it has ended, or is ending already.
+    async fn begin_ending(&self, id: &str, ending: BatchEnding) -> Result<bool, StoreError>;
+
+    /// Number of parts of the batch that a node works on.
+    async fn running_parts(&self, id: &str) -> Result<u64, StoreError>;
+
+    /// Ends a batch of which no part runs any more.
+    async fn end_batch(&self, by: (u64, &JobClaim), id: &str) -> Result<bool, StoreError>;
+
+    /// Lines of the file with the results or the errors of a batch, after this line of its input, in the order of the input;
+    /// empty after the last one.
+    async fn results(&self, of: &ResultsOf, after: u64) -> Result<Vec<(u64, String)>, StoreError>;
+}

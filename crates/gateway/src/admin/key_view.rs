@@ -157,7 +157,7 @@ impl<'a> KnownKeys<'a> {
     }
 
     fn facts_of(&self, record: Option<&KeyRecord>, set_at: Option<SystemTime>) -> KeyFacts {
-        // A key without a record is stored with the next batch, as first seen now.
+        // A key without a record is stored with the next flush, as first seen now.
         let is_loaded = self.gw.stored.catalog().is_some();
         let first_seen = record.map(|record| record.first_seen);
         let since = set_at

@@ -13,7 +13,7 @@ use keypool_core::store::{Catalog, Revision, Store, StoreError, StoreErrorKind};
 use parking_lot::Mutex;
 
 pub(crate) use merge::{Inactive, Resource, StoredVirtualKeys, merge, surroundings};
-pub(crate) use pending::{Pending, PendingBatches};
+pub(crate) use pending::{Pending, PendingFlushes};
 pub(crate) use usage::{GroupOf, UsageCounter};
 
 /// The store, and what is known of its contents.
@@ -30,8 +30,8 @@ pub(crate) struct Stored {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Held while an import is read.
     pub(crate) importing: tokio::sync::Mutex<()>,
-    /// The batches that a node sends, one after the other.
-    pub(crate) batches: tokio::sync::Mutex<PendingBatches>,
+    /// The flushes that a node sends, one after the other.
+    pub(crate) flushes: tokio::sync::Mutex<PendingFlushes>,
     held_virtual_key: HeldVirtualKey,
     has_remembered: AtomicBool,
     /// The last attempt to read the store failed.
@@ -106,7 +106,7 @@ impl Stored {
             applying: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             importing: tokio::sync::Mutex::default(),
-            batches: tokio::sync::Mutex::default(),
+            flushes: tokio::sync::Mutex::default(),
         }
     }
 

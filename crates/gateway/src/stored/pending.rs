@@ -1,26 +1,26 @@
 //! What waits to be stored.
 
 use keypool_core::pool::MemberRef;
-use keypool_core::store::Batch;
+use keypool_core::store::Flush;
 
-/// The batches of a node, of which one may be pending.
-pub(crate) struct PendingBatches {
+/// The flushes of a node, of which one may be pending.
+pub(crate) struct PendingFlushes {
     /// A random number that names this process in the store.
     node: u64,
-    /// The number of the last batch that was made.
+    /// The number of the last flush that was made.
     number: u64,
-    /// A batch that may not be stored yet. It is sent again as it is, so that nothing counts twice.
+    /// A flush that may not be stored yet. It is sent again as it is, so that nothing counts twice.
     pub(crate) pending: Option<Pending>,
 }
 
-/// A batch, and the keys that it is about.
+/// A flush, and the keys that it is about.
 pub(crate) struct Pending {
-    pub(crate) batch: Batch,
-    /// The keys of the batch's `keys`, in the same order.
+    pub(crate) flush: Flush,
+    /// The keys of the flush's `keys`, in the same order.
     pub(crate) members: Vec<MemberRef>,
 }
 
-impl Default for PendingBatches {
+impl Default for PendingFlushes {
     fn default() -> Self {
         Self {
             // The store keeps signed numbers.
@@ -31,12 +31,12 @@ impl Default for PendingBatches {
     }
 }
 
-impl PendingBatches {
-    /// Gives a new batch its number, and makes it the pending one.
+impl PendingFlushes {
+    /// Gives a new flush its number, and makes it the pending one.
     pub(crate) fn set_pending(&mut self, mut pending: Pending) {
         self.number += 1;
-        pending.batch.node = self.node;
-        pending.batch.number = self.number;
+        pending.flush.node = self.node;
+        pending.flush.number = self.number;
         self.pending = Some(pending);
     }
 }

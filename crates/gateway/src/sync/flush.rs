@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keypool_core::clock::Moment;
-use keypool_core::store::{Batch, StoreError};
+use keypool_core::store::{Flush, StoreError};
 use tokio::time::{sleep, timeout};
 
 use crate::context::Gateway;
 use crate::stored::{Access, Pending};
 
-/// Time between two batches.
+/// Time between two flushes.
 const EVERY: Duration = Duration::from_secs(2);
-/// Time until a batch after an object was created: losing its owner would make it unreachable.
+/// Time until a flush after an object was created: losing its owner would make it unreachable.
 const SOON: Duration = Duration::from_millis(100);
-/// How long the last batch of a process may take.
+/// How long the last flush of a process may take.
 const LAST: Duration = Duration::from_secs(5);
 /// Time between two compactions.
 const COMPACT_EVERY: Duration = Duration::from_secs(3600);
@@ -25,24 +25,24 @@ impl Gateway {
     /// Stores what was counted and noted so far.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         let store = self.stored.store()?;
-        let mut batches = self.stored.batches.lock().await;
-        if batches.pending.is_none() {
+        let mut flushes = self.stored.flushes.lock().await;
+        if flushes.pending.is_none() {
             let Some(unsaved) = self.unsaved() else {
                 return Ok(());
             };
-            batches.set_pending(unsaved);
+            flushes.set_pending(unsaved);
         }
-        let Some(pending) = &batches.pending else {
+        let Some(pending) = &flushes.pending else {
             return Ok(());
         };
-        let recorded = store.record(&pending.batch).await;
+        let recorded = store.record(&pending.flush).await;
         self.note_store(Access::Write, recorded)?;
         let now = self.clock.wall();
-        for (member, stored) in pending.members.iter().zip(&pending.batch.keys) {
+        for (member, stored) in pending.members.iter().zip(&pending.flush.keys) {
             member.note_saved(stored);
             self.stored.records.add(stored, now);
         }
-        batches.pending = None;
+        flushes.pending = None;
         Ok(())
     }
 
@@ -52,11 +52,11 @@ impl Gateway {
         // Asked first: what is followed meanwhile may not be noted yet.
         let followed = self.stored.followed()?;
         let moment = Moment::of(&*self.clock);
-        let mut batch = Batch {
+        let mut flush = Flush {
             followed,
             rows: self.stored.usage.take_rows(),
             objects: self.objects.take_changes(),
-            ..Batch::default()
+            ..Flush::default()
         };
         let (mut members, mut seen) = (Vec::new(), HashSet::new());
         for entry in &self.snapshot().pools {
@@ -65,13 +65,13 @@ impl Gateway {
                     continue;
                 }
                 if let Some(unsaved) = member.unsaved(&moment) {
-                    batch.keys.push(unsaved);
+                    flush.keys.push(unsaved);
                     members.push(member);
                 }
             }
         }
-        let is_empty = batch.rows.is_empty() && batch.keys.is_empty() && batch.objects.is_empty();
-        (!is_empty).then_some(Pending { batch, members })
+        let is_empty = flush.rows.is_empty() && flush.keys.is_empty() && flush.objects.is_empty();
+        (!is_empty).then_some(Pending { flush, members })
     }
 
     /// Stores what is left at the end of the process, if the store responds in time, and closes the store.
@@ -79,7 +79,7 @@ impl Gateway {
         let Ok(store) = self.stored.store() else {
             return;
         };
-        // A batch whose outcome was unknown may be pending before the last one.
+        // A flush whose outcome was unknown may be pending before the last one.
         for _ in 0..2 {
             if !matches!(timeout(LAST, self.flush()).await, Ok(Ok(()))) {
                 self.telemetry.not_flushed();
@@ -100,7 +100,7 @@ pub(crate) async fn flush_regularly(gw: &Arc<Gateway>) -> Infallible {
             () = sleep(EVERY) => {}
             () = gw.objects.changed() => sleep(SOON).await,
         }
-        // Errors are noted; the batch is sent again.
+        // Errors are noted; the flush is sent again.
         let _ = gw.flush().await;
     }
 }

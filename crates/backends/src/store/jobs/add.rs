@@ -1,8 +1,4 @@
 //! Accepting jobs.
-//!
-//! Callers take turns by self-clocked fair queueing (Golestani 1994): a job's turn is one cost after the caller's job before
-//! it, or after the job that was claimed last, whichever is later; jobs are claimed in the order of their turns. So a caller
-//! with one job waits for one job of each other caller, however many those have.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,12 +6,10 @@ use keypool_core::store::{Idempotency, JobLimit, JobLimits, NewJob, StoreError, 
 use serde_json::json;
 
 use super::transaction::{Delta, JobsWrite};
+use super::turns::{Flow, Turns};
 use super::{PIECE, REQUEST};
 use crate::store::convert::{count, hex, text};
 use crate::store::sql::{Param, params};
-
-/// Jobs that share a turn: of one pool, caller and priority.
-type Flow = (String, String, &'static str);
 
 /// Queues these jobs, each unless it repeats another one or would exceed a limit.
 pub(in crate::store) async fn add(
@@ -25,7 +19,7 @@ pub(in crate::store) async fn add(
 ) -> Result<Vec<Submitted>, StoreError> {
     let mut known = submitted_before(write, jobs).await?;
     let mut usage = Usage::read(write, jobs).await?;
-    let mut turns = Turns::read(write, jobs).await?;
+    let mut turns = Turns::read(write, jobs.iter().map(flow_of).collect()).await?;
     let (mut outcomes, mut accepted, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for (place, job) in jobs.iter().enumerate() {
         if let Some(Idempotency { scope, content }) = &job.idempotency
@@ -45,7 +39,8 @@ pub(in crate::store) async fn add(
         if let Some(Idempotency { scope, content }) = &job.idempotency {
             known.insert(hex(scope), (job.id.to_string(), hex(content)));
         }
-        rows.push(row(job, place, turns.next(job), write.now));
+        let turn = turns.next(flow_of(job), job.priority.cost());
+        rows.push(row(job, place, turn, write.now));
         accepted.push(job);
         outcomes.push(Submitted::Accepted);
     }
@@ -57,9 +52,7 @@ pub(in crate::store) async fn add(
     for job in accepted {
         add_body(write, job).await?;
     }
-    write
-        .execute_rows(SET_FLOWS, turns.changed(), vec![])
-        .await?;
+    turns.store(write).await?;
     write.count(&usage.added).await?;
     Ok(outcomes)
 }
@@ -147,73 +140,9 @@ impl Usage {
     }
 }
 
-/// The turns of the jobs that are added.
-struct Turns {
-    /// Of each pool, the turn of the job that was claimed last.
-    claimed: HashMap<String, i64>,
-    /// Of each flow, the turn of its newest job, and whether this change has set it.
-    newest: HashMap<Flow, (i64, bool)>,
-}
-
-impl Turns {
-    async fn read(write: &mut JobsWrite, jobs: &[NewJob]) -> Result<Self, StoreError> {
-        let mut newest: HashMap<Flow, (i64, bool)> = HashMap::new();
-        for job in jobs {
-            newest.entry(flow_of(job)).or_default();
-        }
-        let rows = newest.keys().map(
-            |(pool, caller, priority)| json!({ "pool": pool, "caller": caller, "priority": priority }),
-        );
-        let rows = write.fetch_rows(TURNS, rows.collect(), vec![]).await?;
-        let mut claimed = HashMap::new();
-        for mut row in rows {
-            let (pool, caller, priority) = (row.text()?, row.text()?, row.text()?);
-            claimed.insert(pool.clone(), row.int()?);
-            let turn = row.int()?;
-            let mut flows = newest.iter_mut();
-            let flow =
-                flows.find(|(flow, _)| (&flow.0, &flow.1, flow.2) == (&pool, &caller, &*priority));
-            if let Some((_, newest)) = flow {
-                newest.0 = turn;
-            }
-        }
-        Ok(Self { claimed, newest })
-    }
-
-    /// The turn of one more job.
-    fn next(&mut self, job: &NewJob) -> i64 {
-        let flow = flow_of(job);
-        let claimed = self.claimed.get(&flow.0).copied().unwrap_or_default();
-        let newest = self.newest.entry(flow).or_default();
-        let turn = claimed.max(newest.0) + count(job.priority.cost());
-        *newest = (turn, true);
-        turn
-    }
-
-    fn changed(&self) -> Vec<serde_json::Value> {
-        let changed = self.newest.iter().filter(|(_, (_, is_new))| *is_new);
-        let rows = changed.map(|((pool, caller, priority), (turn, _))| {
-            json!({ "pool": pool, "caller": caller, "priority": priority, "turn": turn })
-        });
-        rows.collect()
-    }
-}
-
 fn flow_of(job: &NewJob) -> Flow {
     (text(&job.pool), caller_of(job), job.priority.as_str())
 }
-
-const TURNS: &str = "
-SELECT r.value->>'pool', r.value->>'caller', r.value->>'priority', COALESCE(p.turn, 0), COALESCE(f.turn, 0)
-FROM {rows} AS r LEFT JOIN job_pools AS p ON p.pool = (r.value->>'pool')
-LEFT JOIN job_flows AS f ON f.pool = (r.value->>'pool') AND f.caller = (r.value->>'caller')
-  AND f.priority = (r.value->>'priority')";
-
-const SET_FLOWS: &str = "
-INSERT INTO job_flows (pool, caller, priority, turn)
-SELECT r.value->>'pool', r.value->>'caller', r.value->>'priority', CAST(r.value->>'turn' AS BIGINT)
-FROM {rows} AS r WHERE TRUE
-ON CONFLICT (pool, caller, priority) DO UPDATE SET turn = excluded.turn";
 
 fn row(job: &NewJob, place: usize, turn: i64, now: i64) -> serde_json::Value {
     let deadline = i64::try_from(job.deadline.as_millis()).unwrap_or(i64::MAX);
@@ -235,10 +164,10 @@ fn row(job: &NewJob, place: usize, turn: i64, now: i64) -> serde_json::Value {
 }
 
 const INSERT: &str = "
-INSERT INTO jobs (id, created_in, place, caller, pool, priority, turn, status, is_due, attempts, claims, is_repeatable,
+INSERT INTO jobs (id, kind, weight, created_in, place, caller, pool, priority, turn, status, is_due, attempts, claims, is_repeatable,
   was_sent, request, request_bytes, response_bytes, webhook, idempotency_scope, idempotency_content, created_at,
   deadline_at, changed_in)
-SELECT r.value->>'id', $3, CAST(r.value->>'place' AS BIGINT), r.value->>'caller', r.value->>'pool',
+SELECT r.value->>'id', 'call', 1, $3, CAST(r.value->>'place' AS BIGINT), r.value->>'caller', r.value->>'pool',
   r.value->>'priority', CAST(r.value->>'turn' AS BIGINT), 'queued', 1, 0, 0,
   CAST(r.value->>'is_repeatable' AS BIGINT), 0, r.value->>'request', CAST(r.value->>'request_bytes' AS BIGINT), 0,
   r.value->>'webhook', r.value->>'scope', r.value->>'content', $2, CAST(r.value->>'deadline_at' AS BIGINT), $3

@@ -1,5 +1,6 @@
 //! Claiming jobs, and what a node says of its claims before they end.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use keypool_core::store::{ClaimedJob, JOB_LEASE, JobClaim, StoreError};
 use serde_json::json;
 
 use super::REQUEST;
+use super::kind::kind;
 use super::read::{name, priority};
 use super::transaction::JobsWrite;
 use crate::store::convert::{count, text};
@@ -64,9 +66,12 @@ pub(super) fn node_id(node: u64) -> i64 {
 const CLAIM: &str = "
 UPDATE jobs SET status = 'running', is_due = 0, retry_at = NULL, node = $3, claims = claims + 1,
   attempts = attempts + 1, was_sent = 0, started_at = COALESCE(started_at, $4), claimed_until = $5, changed_in = $6
-WHERE id IN (SELECT id FROM jobs WHERE status = 'queued' AND pool = $1 AND is_due = 1
-  ORDER BY turn, created_in, place LIMIT $2)
-RETURNING turn, created_in, place, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at";
+WHERE id IN (SELECT id FROM
+  (SELECT id, SUM(weight) OVER (ORDER BY turn, created_in, place) - weight AS weight_before FROM
+    (SELECT id, weight, turn, created_in, place FROM jobs WHERE status = 'queued' AND pool = $1 AND is_due = 1
+      ORDER BY turn, created_in, place LIMIT $2) AS first) AS summed
+  WHERE weight_before < $2)
+RETURNING turn, created_in, place, kind, batch, weight, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at";
 
 const SET_TURN: &str = "
 INSERT INTO job_pools (pool, turn) VALUES ($1, $2)
@@ -74,8 +79,12 @@ ON CONFLICT (pool) DO UPDATE SET turn = CASE WHEN excluded.turn > job_pools.turn
 
 fn job(mut row: Row, pool: &Arc<str>, now: i64) -> Result<(Turn, ClaimedJob), StoreError> {
     let turn = (row.int()?, row.int()?, row.int()?);
+    let (kind_name, batch) = (row.text()?, row.optional_text()?);
+    let weight = row.count()?;
     let job = ClaimedJob {
         id: row.text()?.into(),
+        kind: kind(&kind_name, batch)?,
+        weight,
         attempt: u32::try_from(row.int()?).map_err(|_| unexpected())?,
         tries: u32::try_from(row.int()?).map_err(|_| unexpected())?,
         caller: name(row.text()?),
@@ -100,7 +109,7 @@ async fn add_small_bodies(
     let sql = "SELECT b.job, b.data FROM {rows} AS r JOIN job_bodies AS b ON b.job = (r.value->>'job') \
                AND b.claim = $2 AND b.piece = 0";
     let rows = write.fetch_rows(sql, rows, params![REQUEST]).await?;
-    let mut bodies = std::collections::HashMap::new();
+    let mut bodies = HashMap::new();
     for mut row in rows {
         bodies.insert(row.text()?, Bytes::from(row.bytes()?));
     }
@@ -140,4 +149,30 @@ fn claim_of(mut row: Row) -> Result<JobClaim, StoreError> {
         id: row.text()?.into(),
         attempt: u32::try_from(row.int()?).map_err(|_| unexpected())?,
     })
+}
+
+/// Whether the node has this claim.
+pub(in crate::store) async fn is_claimed(
+    write: &mut JobsWrite,
+    (node, claim): (u64, &JobClaim),
+) -> Result<bool, StoreError> {
+    let held = claimed_among(write, node, &BTreeSet::from([claim])).await?;
+    Ok(!held.is_empty())
+}
+
+/// The jobs of those claims that the node has.
+pub(in crate::store) async fn claimed_among(
+    write: &mut JobsWrite,
+    node: u64,
+    claims: &BTreeSet<&JobClaim>,
+) -> Result<HashSet<String>, StoreError> {
+    let rows = claims
+        .iter()
+        .map(|claim| json!({ "id": &*claim.id, "claim": claim.attempt }));
+    let sql = "SELECT j.id FROM {rows} AS r JOIN jobs AS j ON j.id = (r.value->>'id') \
+               AND j.claims = CAST(r.value->>'claim' AS BIGINT) WHERE j.node = $2 AND j.status = 'running'";
+    let rows = write
+        .fetch_rows(sql, rows.collect(), params![node_id(node)])
+        .await?;
+    rows.into_iter().map(|mut row| row.text()).collect()
 }

@@ -3,17 +3,21 @@
 
 mod add;
 mod claim;
+mod kind;
 mod read;
 mod settle;
 mod sweep;
 mod transaction;
+mod turns;
 
 pub(super) use add::add;
-pub(super) use claim::{claim, note_sent, renew};
-pub(super) use read::{BodyOf, by_id, changed, due_pools, list, piece};
+pub(super) use claim::{claim, claimed_among, is_claimed, note_sent, renew};
+pub(super) use kind::{KIND_END, KIND_PART, KIND_VALIDATION};
+pub(super) use read::{BodyOf, by_id, changed, due_pools, list, name, piece};
 pub(super) use settle::{add_piece, cancel, settle};
 pub(super) use sweep::{has_work, sweep};
-pub(super) use transaction::JobsWrite;
+pub(super) use transaction::{Delta, JobsWrite};
+pub(super) use turns::Turns;
 
 /// Size of a piece of a body, in bytes.
 const PIECE: usize = 256 * 1024;

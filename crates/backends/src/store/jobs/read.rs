@@ -15,7 +15,7 @@ use crate::store::sql::{Row, Transaction, params, unexpected};
 use crate::store::transaction::with_rows;
 
 /// A caller as it is stored; empty: no virtual key was required.
-pub(super) fn name(text: String) -> Option<Arc<str>> {
+pub(in crate::store) fn name(text: String) -> Option<Arc<str>> {
     Some(text).filter(|name| !name.is_empty()).map(Into::into)
 }
 
@@ -43,7 +43,7 @@ const BY_ID: &str = concat!(
     "CASE WHEN j.status = 'queued' THEN 1 + (SELECT COUNT(*) FROM jobs AS o WHERE o.status = 'queued' AND o.pool = j.pool ",
     "AND (o.turn < j.turn OR (o.turn = j.turn AND (o.created_in < j.created_in ",
     "OR (o.created_in = j.created_in AND o.place < j.place))))) END ",
-    "FROM {rows} AS r JOIN jobs AS j ON j.id = (r.value->>'id')"
+    "FROM {rows} AS r JOIN jobs AS j ON j.id = (r.value->>'id') AND j.kind = 'call'"
 );
 
 fn record(mut row: Row) -> Result<JobRecord, StoreError> {
@@ -112,11 +112,11 @@ pub(in crate::store) async fn list(
 }
 
 const LIST: &str = "
-SELECT id FROM jobs WHERE (created_in, place) < ($1, $2) AND ($3 = '' OR status = $3) AND $5 = ''
+SELECT id FROM jobs WHERE kind = 'call' AND (created_in, place) < ($1, $2) AND ($3 = '' OR status = $3) AND $5 = ''
 ORDER BY created_in DESC, place DESC LIMIT $4";
 
 const LIST_OF_CALLER: &str = "
-SELECT id FROM jobs WHERE caller = $5 AND (created_in, place) < ($1, $2) AND ($3 = '' OR status = $3)
+SELECT id FROM jobs WHERE kind = 'call' AND caller = $5 AND (created_in, place) < ($1, $2) AND ($3 = '' OR status = $3)
 ORDER BY created_in DESC, place DESC LIMIT $4";
 
 /// Whose body is read.
@@ -154,7 +154,7 @@ pub(in crate::store) async fn due_pools(
     transaction: &mut dyn Transaction,
 ) -> Result<Vec<Arc<str>>, StoreError> {
     // There are few flows, and many jobs.
-    let sql = "SELECT pool FROM (SELECT DISTINCT pool FROM job_flows) AS f WHERE EXISTS \
+    let sql = "SELECT pool FROM (SELECT DISTINCT pool FROM job_flows UNION SELECT '') AS f WHERE EXISTS \
                (SELECT 1 FROM jobs AS j WHERE j.status = 'queued' AND j.pool = f.pool AND j.is_due = 1) ORDER BY pool";
     let rows = transaction.fetch(sql, vec![]).await?;
     rows.into_iter()

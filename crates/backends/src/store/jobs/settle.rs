@@ -45,9 +45,9 @@ pub(in crate::store) async fn settle(
         .map(|result| row(result, write.now))
         .collect();
     let params = params![node_id(node), write.revision];
-    let mut settled: HashMap<String, (String, i64)> = HashMap::new();
+    let mut settled: HashMap<String, (String, i64, i64)> = HashMap::new();
     for mut row in write.fetch_rows(SETTLE, rows, params).await? {
-        settled.insert(row.text()?, (row.text()?, row.int()?));
+        settled.insert(row.text()?, (row.text()?, row.int()?, row.int()?));
     }
     let mut deltas: BTreeMap<String, Delta> = BTreeMap::new();
     let (mut outcomes, mut kept) = (Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ pub(in crate::store) async fn settle(
         let id = &*result.claim.id;
         let found = settled.remove(id);
         outcomes.push(found.is_some());
-        let Some((caller, request_bytes)) = found else {
+        let Some((caller, request_bytes, unended)) = found else {
             kept.push(json!({ "job": id, "keep": -1, "lost": i64::from(result.claim.attempt) }));
             continue;
         };
@@ -65,7 +65,7 @@ pub(in crate::store) async fn settle(
                     .as_ref()
                     .map_or(0, |response| count(response.bytes));
                 let delta = deltas.entry(caller).or_default();
-                delta.unended -= 1;
+                delta.unended -= unended;
                 delta.stored += bytes - request_bytes;
                 let keep = response
                     .as_ref()
@@ -184,7 +184,7 @@ UPDATE jobs SET status = r.value->>'status', is_due = CAST(r.value->>'is_due' AS
   changed_in = $3
 FROM {rows} AS r WHERE jobs.id = (r.value->>'id') AND jobs.claims = CAST(r.value->>'claim' AS BIGINT)
   AND jobs.node = $2 AND jobs.status = 'running'
-RETURNING jobs.id, jobs.caller, jobs.request_bytes";
+RETURNING jobs.id, jobs.caller, jobs.request_bytes, CASE WHEN jobs.kind = 'call' THEN 1 ELSE 0 END";
 
 /// Ends a job.
 pub(in crate::store) async fn cancel(
@@ -197,7 +197,10 @@ pub(in crate::store) async fn cancel(
     let rows = write.fetch(CANCEL, params).await?;
     let Some(mut row) = rows.into_iter().next() else {
         let known = write
-            .fetch("SELECT id FROM jobs WHERE id = $1", params![id])
+            .fetch(
+                "SELECT id FROM jobs WHERE id = $1 AND kind = 'call'",
+                params![id],
+            )
             .await?;
         return Ok(match known.is_empty() {
             true => Cancelled::Missing,
@@ -218,4 +221,4 @@ pub(in crate::store) async fn cancel(
 const CANCEL: &str = "
 UPDATE jobs SET status = 'cancelled', is_due = 0, retry_at = NULL, node = NULL, claimed_until = NULL, ended_at = $2,
   expires_at = $3, changed_in = $4
-WHERE id = $1 AND status IN ('queued', 'running') RETURNING caller, request_bytes";
+WHERE id = $1 AND kind = 'call' AND status IN ('queued', 'running') RETURNING caller, request_bytes";

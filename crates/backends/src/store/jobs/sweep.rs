@@ -25,7 +25,11 @@ SELECT 1 FROM (SELECT {now} AS now) AS t WHERE
   EXISTS (SELECT 1 FROM jobs WHERE status = 'running' AND ($1 = 1 OR claimed_until <= t.now))
   OR EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND is_due = 0 AND retry_at <= t.now)
   OR EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND deadline_at <= t.now)
-  OR EXISTS (SELECT 1 FROM jobs WHERE expires_at IS NOT NULL AND expires_at <= t.now)";
+  OR EXISTS (SELECT 1 FROM jobs WHERE expires_at IS NOT NULL AND expires_at <= t.now)
+  OR EXISTS (SELECT 1 FROM file_batches WHERE ended_at IS NULL AND ending IS NULL AND expires_at <= t.now)
+  OR EXISTS (SELECT 1 FROM file_batches WHERE ended_at IS NOT NULL AND ended_at + keep_results <= t.now)
+  OR EXISTS (SELECT 1 FROM files WHERE expires_at IS NOT NULL AND expires_at <= t.now)
+  OR EXISTS (SELECT 1 FROM files WHERE is_complete = 0 AND touched_at + 3600000 <= t.now)";
 
 /// Returns whether there is more to claim than before.
 pub(in crate::store) async fn sweep(

@@ -23,9 +23,9 @@ pub(in crate::store) struct JobsWrite {
 
 /// By how much a change raises what is counted of a caller.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Delta {
-    pub(super) unended: i64,
-    pub(super) stored: i64,
+pub(in crate::store) struct Delta {
+    pub(in crate::store) unended: i64,
+    pub(in crate::store) stored: i64,
 }
 
 impl JobsWrite {
@@ -43,7 +43,22 @@ impl JobsWrite {
         })
     }
 
-    pub(super) async fn execute(
+    /// The number of this change.
+    pub(in crate::store) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The database's clock, in milliseconds since the epoch.
+    pub(in crate::store) fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// Bytes of all bodies and files, before this change.
+    pub(in crate::store) fn stored(&self) -> i64 {
+        self.stored
+    }
+
+    pub(in crate::store) async fn execute(
         &mut self,
         sql: &'static str,
         params: Vec<Param>,
@@ -51,7 +66,7 @@ impl JobsWrite {
         self.transaction.execute(sql, params).await
     }
 
-    pub(super) async fn fetch(
+    pub(in crate::store) async fn fetch(
         &mut self,
         sql: &'static str,
         params: Vec<Param>,
@@ -60,7 +75,7 @@ impl JobsWrite {
     }
 
     /// Executes a statement for these rows. Without rows, nothing is executed.
-    pub(super) async fn execute_rows(
+    pub(in crate::store) async fn execute_rows(
         &mut self,
         sql: &'static str,
         rows: Vec<Value>,
@@ -73,7 +88,7 @@ impl JobsWrite {
     }
 
     /// Executes a statement for these rows, and returns its rows. Without rows, nothing is executed.
-    pub(super) async fn fetch_rows(
+    pub(in crate::store) async fn fetch_rows(
         &mut self,
         sql: &'static str,
         rows: Vec<Value>,
@@ -86,7 +101,7 @@ impl JobsWrite {
     }
 
     /// Adds to what is counted of callers, and in all.
-    pub(super) async fn count(
+    pub(in crate::store) async fn count(
         &mut self,
         deltas: &BTreeMap<String, Delta>,
     ) -> Result<(), StoreError> {

@@ -32,6 +32,12 @@ CREATE TABLE job_flows (
 
 CREATE TABLE jobs (
   id TEXT COLLATE "C" PRIMARY KEY,
+  -- A call, or a step of a batch.
+  kind TEXT COLLATE "C" NOT NULL,
+  -- Number of calls that it makes.
+  weight BIGINT NOT NULL,
+  -- The batch of which it is a step.
+  batch TEXT COLLATE "C",
   -- The change that added it, and its place among the jobs of that change: the order of submission.
   created_in BIGINT NOT NULL,
   place BIGINT NOT NULL,
@@ -76,6 +82,7 @@ CREATE INDEX jobs_to_retry ON jobs (retry_at) WHERE status = 'queued' AND is_due
 CREATE INDEX jobs_by_deadline ON jobs (deadline_at) WHERE status = 'queued';
 CREATE INDEX jobs_running ON jobs (node, claimed_until) WHERE status = 'running';
 CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX jobs_of_batch ON jobs (batch) WHERE batch IS NOT NULL;
 CREATE INDEX jobs_by_change ON jobs (changed_in);
 CREATE INDEX jobs_by_time ON jobs (created_in, place);
 CREATE INDEX jobs_by_caller ON jobs (caller, created_in, place);
