@@ -46,10 +46,15 @@ pub(crate) enum Kind {
     JobEnded,
     /// The job has ended without a response.
     JobWithoutResponse,
+    /// A batch that has not ended reads the file.
+    FileInUse,
+    /// The batch has ended, so it cannot be cancelled.
+    BatchEnded,
 }
 
 /// An error on its way to the client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct GatewayError {
     pub(crate) kind: Kind,
     /// A sentence or two for the person who reads it. Never a secret.
@@ -109,6 +114,8 @@ impl Kind {
             Self::JobNotEnded => (StatusCode::CONFLICT, "job_not_ended"),
             Self::JobEnded => (StatusCode::CONFLICT, "job_ended"),
             Self::JobWithoutResponse => (StatusCode::CONFLICT, "job_without_response"),
+            Self::FileInUse => (StatusCode::CONFLICT, "file_in_use"),
+            Self::BatchEnded => (StatusCode::CONFLICT, "batch_ended"),
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// `[jobs]`
     pub jobs: JobSettings,
+    /// `[files]`
+    pub files: FileSettings,
     /// The proxies that the environment names.
     pub proxies: ProxyEnvironment,
     /// `[pools.*]` in the order of the file, then the pools made from environment keys.
@@ -100,6 +102,21 @@ impl Default for JobSettings {
             max_running: 256,
             keep: Duration::from_secs(7 * 86_400),
             deadline: Duration::from_secs(86_400),
+        }
+    }
+}
+
+/// `[files]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileSettings {
+    /// The largest file that may be uploaded, in bytes.
+    pub max_size: u64,
+}
+
+impl Default for FileSettings {
+    fn default() -> Self {
+        Self {
+            max_size: 512 << 20,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Files and batches on any SQL database.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use keypool_core::store::{
-    BatchEnding, BatchPart, BatchQuery, BatchRecord, BatchStore, FileQuery, FileRecord, FileStore,
-    JobClaim, JobLimit, JobLimits, LineResult, LineState, NewBatch, NewFile, ResultStored,
-    ResultsOf, StoreError,
+    BatchEnding, BatchPart, BatchQuery, BatchRecord, BatchStore, FileDeletion, FileQuery,
+    FileRecord, FileStore, JobClaim, JobLimit, JobLimits, LineResult, LineState, NewBatch, NewFile,
+    ResultStored, ResultsOf, StoreError,
 };
 
 use super::jobs::JobsWrite;
@@ -62,10 +63,11 @@ impl<D: Database> FileStore for SqlStore<D> {
         &self,
         id: &str,
         bytes: u64,
+        keep: Option<Duration>,
         limits: &JobLimits,
     ) -> Result<Option<JobLimit>, StoreError> {
         change!(self, write => async {
-            let exceeded = files::complete(&mut write, id, bytes, limits).await?;
+            let exceeded = files::complete(&mut write, id, (bytes, keep), limits).await?;
             if exceeded.is_some() {
                 files::delete(&mut write, &[id.to_owned()]).await?;
             }
@@ -85,8 +87,16 @@ impl<D: Database> FileStore for SqlStore<D> {
         read!(self, transaction => files::piece(&mut *transaction, id, piece))
     }
 
-    async fn delete_file(&self, id: &str) -> Result<bool, StoreError> {
-        change!(self, write => files::delete(&mut write, &[id.to_owned()]))
+    async fn delete_file(&self, id: &str) -> Result<FileDeletion, StoreError> {
+        change!(self, write => async {
+            if files::is_in_use(&mut write, id).await? {
+                return Ok(FileDeletion::InUse);
+            }
+            Ok(match files::delete(&mut write, &[id.to_owned()]).await? {
+                true => FileDeletion::Deleted,
+                false => FileDeletion::Missing,
+            })
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Files that callers keep here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use keypool_core::store::{
@@ -63,7 +64,7 @@ ON CONFLICT (file, piece) DO UPDATE SET data = excluded.data";
 pub(super) async fn complete(
     write: &mut JobsWrite,
     id: &str,
-    bytes: u64,
+    (bytes, keep): (u64, Option<Duration>),
     limits: &JobLimits,
 ) -> Result<Option<JobLimit>, StoreError> {
     let sql = "SELECT f.caller, COALESCE(c.stored, 0) FROM files AS f LEFT JOIN job_callers AS c ON c.caller = f.caller \
@@ -80,9 +81,13 @@ pub(super) async fn complete(
     if write.stored() + bytes > count(limits.max_stored) {
         return Ok(Some(JobLimit::Stored));
     }
-    let sql = "UPDATE files SET is_complete = 1, bytes = $2, created_in = $3 WHERE id = $1";
-    let created_in = created_in(write, 0);
-    write.execute(sql, params![id, bytes, created_in]).await?;
+    let sql = "UPDATE files SET is_complete = 1, bytes = $2, created_in = $3, \
+               expires_at = CASE WHEN $4 = 0 THEN expires_at ELSE created_at + $4 END WHERE id = $1";
+    let keep = keep.map_or(0, |keep| {
+        i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
+    });
+    let params = params![id, bytes, created_in(write, 0), keep];
+    write.execute(sql, params).await?;
     let delta = Delta {
         stored: bytes,
         ..Delta::default()
@@ -185,6 +190,12 @@ pub(super) async fn piece(
         Some(mut row) => Ok(row.bytes()?.into()),
         None => Ok(Bytes::new()),
     }
+}
+
+/// Whether a batch that has not ended reads the file.
+pub(super) async fn is_in_use(write: &mut JobsWrite, id: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM file_batches WHERE input_file = $1 AND ended_at IS NULL LIMIT 1";
+    Ok(!write.fetch(sql, params![text(id)]).await?.is_empty())
 }
 
 /// Deletes these files, and the results that they have.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use keypool_core::store::{
     BatchEnding, BatchPart, BatchQuery, BatchRecord, BatchStatus, BatchUsage, ClaimedJob,
-    FileQuery, JobClaim, JobKind, JobLimit, JobLimits, JobOutcome, JobQuery, JobResult, LineResult,
-    LineState, NewBatch, NewFile, ResultStored, ResultsOf, Store,
+    FileDeletion, FileQuery, JobClaim, JobKind, JobLimit, JobLimits, JobOutcome, JobQuery,
+    JobResult, LineResult, LineState, NewBatch, NewFile, ResultStored, ResultsOf, Store,
 };
 
 use crate::backend::{Backend, on_every_store};
@@ -39,7 +39,10 @@ async fn upload(store: &dyn Store, new: NewFile, body: &[u8]) -> Option<JobLimit
         store.add_file_piece(&new.id, number, piece).await.unwrap();
     }
     let bytes = body.len() as u64;
-    store.complete_file(&new.id, bytes, &LIMITS).await.unwrap()
+    store
+        .complete_file(&new.id, bytes, None, &LIMITS)
+        .await
+        .unwrap()
 }
 
 async fn a_file_is_stored_listed_and_deleted(mut backend: Backend) {
@@ -97,8 +100,8 @@ async fn a_file_is_stored_listed_and_deleted(mut backend: Backend) {
     };
     assert!(list(purpose).await.is_empty());
 
-    assert!(store.delete_file("a").await.unwrap());
-    assert!(!store.delete_file("a").await.unwrap());
+    assert_eq!(store.delete_file("a").await.unwrap(), FileDeletion::Deleted);
+    assert_eq!(store.delete_file("a").await.unwrap(), FileDeletion::Missing);
     assert!(store.file_piece("a", 0).await.unwrap().is_empty());
 }
 
@@ -142,7 +145,7 @@ async fn old_files_and_abandoned_uploads_are_deleted(backend: Backend) {
     assert!(store.file("old").await.unwrap().is_none());
     assert!(store.file("new").await.unwrap().is_some());
     assert!(store.file_piece("abandoned", 0).await.unwrap().is_empty());
-    let late = store.complete_file("abandoned", 1, &LIMITS).await;
+    let late = store.complete_file("abandoned", 1, None, &LIMITS).await;
     assert!(late.is_err());
 }
 
@@ -279,9 +282,28 @@ async fn a_batch_completes_with_its_last_result(mut backend: Backend) {
     assert_eq!(middle.result_files, [None, None]);
     let states = store.line_states("b", 1..3).await.unwrap();
     assert_eq!(states, [(1, LineState::Done), (2, LineState::Done)]);
-
     let last = [result(&parts[1], "b", 7, true)];
     store.add_results(NODE, &last).await.unwrap();
+    let done = record(store, "b").await;
+    assert_eq!(done.status, BatchStatus::Completed);
+}
+
+async fn the_results_of_a_batch_are_files(backend: Backend) {
+    let store = backend.store();
+    upload(store, file("input"), b"x").await;
+    begun(store, "b", &[2, 1]).await;
+    assert_eq!(
+        store.delete_file("input").await.unwrap(),
+        FileDeletion::InUse
+    );
+    let parts = claim(store, "p", 9).await;
+    let results = [(1, true), (2, false), (7, true)];
+    let results = results.map(|(line, succeeded)| result(&parts[0], "b", line, succeeded));
+    store.add_results(NODE, &results).await.unwrap();
+    assert_eq!(
+        store.delete_file("input").await.unwrap(),
+        FileDeletion::Deleted
+    );
     let done = record(store, "b").await;
     assert_eq!(
         (done.status, done.completed, done.failed),
@@ -309,7 +331,10 @@ async fn a_batch_completes_with_its_last_result(mut backend: Backend) {
         ]
     );
     assert!(store.results(&of, 7).await.unwrap().is_empty());
-    assert!(store.delete_file("b-out").await.unwrap());
+    assert_eq!(
+        store.delete_file("b-out").await.unwrap(),
+        FileDeletion::Deleted
+    );
     assert!(store.results(&of, 0).await.unwrap().is_empty());
     let errors = ResultsOf { errors: true, ..of };
     assert_eq!(store.results(&errors, 0).await.unwrap().len(), 1);
@@ -468,6 +493,7 @@ on_every_store!(
     files_count_for_what_may_be_stored,
     old_files_and_abandoned_uploads_are_deleted,
     a_batch_completes_with_its_last_result,
+    the_results_of_a_batch_are_files,
     results_of_a_lost_claim_are_not_stored,
     a_cancelled_batch_keeps_what_it_has,
     a_batch_with_mistakes_fails_and_one_out_of_time_expires,

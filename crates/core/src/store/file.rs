@@ -48,6 +48,17 @@ pub struct ResultsOf {
     pub errors: bool,
 }
 
+/// What a call to delete a file did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileDeletion {
+    /// It is gone.
+    Deleted,
+    /// A batch that has not ended reads it.
+    InUse,
+    /// There is no such file.
+    Missing,
+}
+
 /// Which files are listed.
 #[derive(Clone, Debug, Default)]
 pub struct FileQuery {

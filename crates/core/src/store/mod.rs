@@ -29,7 +29,7 @@ pub use batch::{
 pub use catalog::{Catalog, StoredKey, StoredPool, StoredVirtualKey};
 pub use change::{AuditEntry, AuditRecord, Change, Expected, NewKey, NewVirtualKey};
 pub use error::{StoreError, StoreErrorKind};
-pub use file::{FileQuery, FileRecord, NewFile, ResultsOf};
+pub use file::{FileDeletion, FileQuery, FileRecord, NewFile, ResultsOf};
 pub use flush::Flush;
 pub use job::{
     Cancelled, ChangedJob, ClaimedJob, Idempotency, JobClaim, JobError, JobId, JobKind, JobLimit,
@@ -218,11 +218,13 @@ pub trait FileStore: Send + Sync {
     /// Stores a piece of an upload, counted from 0.
     async fn add_file_piece(&self, id: &str, piece: u32, data: Bytes) -> Result<(), StoreError>;
 
-    /// Ends an upload of this size. Returns the limit that it would exceed; then it is deleted.
+    /// Ends an upload of this size, to be kept as long as this, or as said at its begin. Returns the limit that it would exceed;
+    /// then it is deleted.
     async fn complete_file(
         &self,
         id: &str,
         bytes: u64,
+        keep: Option<Duration>,
         limits: &JobLimits,
     ) -> Result<Option<JobLimit>, StoreError>;
 
@@ -235,8 +237,8 @@ pub trait FileStore: Send + Sync {
     /// A piece of an uploaded file, counted from 0; empty after the last one.
     async fn file_piece(&self, id: &str, piece: u32) -> Result<Bytes, StoreError>;
 
-    /// Deletes a file, uploaded or in upload. False if there is none.
-    async fn delete_file(&self, id: &str) -> Result<bool, StoreError>;
+    /// Deletes a file, uploaded or in upload, unless a batch that has not ended reads it.
+    async fn delete_file(&self, id: &str) -> Result<FileDeletion, StoreError>;
 }
 
 /// Batches of calls. Their parts are jobs ([`JobKind`]), with the claims of jobs.

@@ -1,5 +1,6 @@
 //! Runs jobs: claims those that are due, makes their calls, and stores what became of them.
 
+mod batch;
 mod outcome;
 mod response;
 mod schedule;

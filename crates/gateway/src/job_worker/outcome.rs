@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use keypool_core::fault::Class;
-use keypool_core::store::{ClaimedJob, JobError, JobFailure, JobOutcome, JobResponse};
+use keypool_core::store::{JobError, JobFailure, JobOutcome, JobResponse};
 
 use super::response::{NotTaken, Taken, whole};
 use crate::error::Kind;
-use crate::jobs::{Claim, backoff};
+use crate::jobs::{CallMark, backoff};
 use crate::proxy::FailedCall;
 
-/// Says what becomes of a job.
+/// Says what becomes of a job, or of a line of a batch.
 pub(super) struct Outcomes<'a> {
-    pub(super) job: &'a ClaimedJob,
-    pub(super) claim: &'a Claim,
+    /// How often it was tried.
+    pub(super) tries: u32,
+    /// How far its call has come.
+    pub(super) mark: &'a CallMark,
     /// How long it is kept after its end.
     pub(super) keep: Duration,
 }
@@ -21,7 +23,7 @@ pub(super) struct Outcomes<'a> {
 impl Outcomes<'_> {
     /// The call got no response of a provider.
     pub(super) fn without_response(&self, failed: &FailedCall) -> JobOutcome {
-        if failed.is_unanswered() && !self.job.is_repeatable && self.claim.was_sent() {
+        if failed.is_unanswered() && self.mark.was_sent_once() {
             return self.unknown(None);
         }
         let error = JobError {
@@ -43,9 +45,9 @@ impl Outcomes<'_> {
                 code: Kind::UpstreamUnreachable.code().to_owned(),
                 message: "the provider broke off its response".to_owned(),
             };
-            return match self.job.is_repeatable {
-                true => self.retry(error, None),
-                false => self.unknown(Some(taken.stored)),
+            return match self.mark.was_sent_once() {
+                false => self.retry(error, None),
+                true => self.unknown(Some(taken.stored)),
             };
         }
         let is_success = taken.status < 400 && matches!(class, None | Some(Class::Success));
@@ -58,7 +60,7 @@ impl Outcomes<'_> {
             };
         }
         // A status below 400 with an error in its stream: it may have been carried out in part.
-        let may_retry = is_refused && (self.job.is_repeatable || taken.status >= 400);
+        let may_retry = is_refused && (!self.mark.was_sent_once() || taken.status >= 400);
         let error = JobError {
             code: JobFailure::UpstreamError.as_str().to_owned(),
             message: format!(
@@ -83,7 +85,7 @@ impl Outcomes<'_> {
                 };
                 self.failed(error, None)
             }
-            NotTaken::Lost | NotTaken::Store if !self.job.is_repeatable => self.unknown(None),
+            NotTaken::Lost | NotTaken::Store if self.mark.was_sent_once() => self.unknown(None),
             NotTaken::Lost | NotTaken::Store => {
                 let error = JobError {
                     code: Kind::StoreUnavailable.code().to_owned(),
@@ -124,7 +126,7 @@ impl Outcomes<'_> {
 
     /// `due`: when a key is due back.
     fn retry(&self, error: JobError, due: Option<Duration>) -> JobOutcome {
-        let after = backoff(self.job.tries);
+        let after = backoff(self.tries);
         let after = match due {
             // Not all at once.
             Some(due) => after.max(due.mul_f64(1.0 + fastrand::f64() / 10.0)),

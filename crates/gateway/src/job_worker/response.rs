@@ -1,13 +1,13 @@
-//! Takes in the response to a job's call. What is large is stored piece by piece as it comes, so that no response is whole in
+//! Takes in the response to a job's call. What is large is stored piece by piece as it comes, so that it is never whole in
 //! memory.
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
-use keypool_core::store::JobResponse;
+use keypool_core::store::{JobClaim, JobResponse};
 
 use crate::context::Gateway;
-use crate::jobs::{Claim, ResponseHead};
+use crate::jobs::ResponseHead;
 use crate::proxy::{OutBody, Verdict};
 use crate::stored::Access;
 
@@ -33,10 +33,11 @@ pub(super) enum NotTaken {
     Store,
 }
 
-/// Takes in a response up to `most` bytes.
+/// Takes in a response up to `most` bytes. What is large is stored in pieces for `claim`; without one, all of it stays in
+/// memory.
 pub(super) async fn take(
     gw: &Gateway,
-    claim: &Claim,
+    claim: Option<&JobClaim>,
     response: Response<OutBody>,
     most: u64,
 ) -> Result<Taken, NotTaken> {
@@ -79,7 +80,7 @@ pub(super) fn whole(response: &Response<Bytes>) -> JobResponse {
 
 struct Taking<'a> {
     gw: &'a Gateway,
-    claim: &'a Claim,
+    claim: Option<&'a JobClaim>,
     held: BytesMut,
     pieces: u32,
     bytes: u64,
@@ -92,16 +93,19 @@ impl Taking<'_> {
             return Err(NotTaken::TooLarge);
         }
         self.held.extend_from_slice(data);
+        let Some(claim) = self.claim else {
+            return Ok(());
+        };
         while self.held.len() >= PIECE {
             let piece = self.held.split_to(PIECE).freeze();
-            self.store(piece).await?;
+            self.store(claim, piece).await?;
         }
         Ok(())
     }
 
-    async fn store(&mut self, piece: Bytes) -> Result<(), NotTaken> {
+    async fn store(&mut self, claim: &JobClaim, piece: Bytes) -> Result<(), NotTaken> {
         let store = self.gw.stored.store().map_err(|_| NotTaken::Store)?;
-        let stored = store.add_response_piece(self.claim.claim(), self.pieces, piece);
+        let stored = store.add_response_piece(claim, self.pieces, piece);
         let stored = self.gw.note_store(Access::Write, stored.await);
         match stored.map_err(|_| NotTaken::Store)? {
             true => self.pieces += 1,

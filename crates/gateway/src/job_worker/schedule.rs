@@ -112,9 +112,10 @@ impl Schedule<'_> {
         }
         let claimed = gw.stored.store()?.claim_jobs(gw.jobs.node, &wanted).await;
         let claimed = gw.note_store(Access::Write, claimed)?;
-        for (pool, number) in &wanted {
-            let got = claimed.iter().filter(|job| job.pool == *pool).count();
-            match got < *number {
+        for (pool, room) in &wanted {
+            let got = claimed.iter().filter(|job| job.pool == *pool);
+            let calls: u64 = got.map(|job| job.weight).sum();
+            match calls < *room as u64 {
                 true => gw.jobs.note_empty(pool),
                 // There may be more, and room for it.
                 false => gw.jobs.wake.notify_one(),
@@ -149,16 +150,12 @@ impl Schedule<'_> {
 
     fn begin(&self, job: ClaimedJob) {
         let gw = self.gw;
-        let claim = JobClaim {
-            id: Arc::clone(&job.id),
-            attempt: job.attempt,
-        };
         gw.jobs.watchers.note(&ChangedJob {
             id: Arc::clone(&job.id),
             status: JobStatus::Running,
             attempts: job.tries,
         });
-        let claim = gw.jobs.claims.hold(claim, &job.pool);
+        let claim = gw.jobs.claims.hold(&job);
         if self.is_shared && gw.jobs.claims.begin_renewing() {
             gw.tasks.spawn(renew(Arc::clone(gw)));
         }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use keypool_core::store::{
-    ChangedJob, ClaimedJob, JobOutcome, JobResult, JobStatus, StoreError, StoreErrorKind,
+    ChangedJob, ClaimedJob, JobKind, JobOutcome, JobResult, JobStatus, StoreError, StoreErrorKind,
 };
 use tokio::time::sleep;
 
 use super::outcome::Outcomes;
-use super::response;
+use super::{batch, response};
 use crate::context::Gateway;
-use crate::jobs::{Claim, StoredCall};
+use crate::jobs::{CallMark, Claim, StoredCall};
 use crate::proxy::run_job;
 use crate::stored::Access;
 
@@ -21,14 +21,15 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// How often a job that is not sent yet looks whether the gateway shuts down.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Makes the call of a claimed job, and stores what became of it. A job that is cancelled, or whose claim is lost, ends the
+/// Does what a claimed job asks for, and stores what became of it. A job that is cancelled, or whose claim is lost, ends the
 /// provider's call too.
 pub(super) async fn work(gw: Arc<Gateway>, job: ClaimedJob, claim: Claim) {
+    let mark = CallMark::of_job(claim.claim());
     let outcome = tokio::select! {
         biased;
         () = claim.stopped() => None,
-        outcome = make_call(&gw, &job, &claim) => Some(outcome),
-        outcome = until_abort(&gw, &job, &claim) => Some(outcome),
+        outcome = outcome(&gw, &job, &claim, &mark) => Some(outcome),
+        outcome = until_abort(&gw, &mark) => Some(outcome),
     };
     if let Some(outcome) = outcome {
         settle(&gw, &job, &claim, outcome).await;
@@ -38,11 +39,25 @@ pub(super) async fn work(gw: Arc<Gateway>, job: ClaimedJob, claim: Claim) {
     gw.jobs.wake.notify_one();
 }
 
-async fn make_call(gw: &Arc<Gateway>, job: &ClaimedJob, claim: &Claim) -> JobOutcome {
+async fn outcome(
+    gw: &Arc<Gateway>,
+    job: &ClaimedJob,
+    claim: &Claim,
+    mark: &CallMark,
+) -> JobOutcome {
+    match &job.kind {
+        JobKind::Call => make_call(gw, job, mark).await,
+        JobKind::BatchValidation(batch) => batch::validate(gw, batch, &job.request, claim).await,
+        JobKind::BatchPart(batch) => batch::run_part(gw, batch, job, claim).await,
+        JobKind::BatchEnd(batch) => batch::end(gw, batch, claim).await,
+    }
+}
+
+async fn make_call(gw: &Arc<Gateway>, job: &ClaimedJob, mark: &CallMark) -> JobOutcome {
     let settings = gw.snapshot().settings.jobs.clone();
     let outcomes = Outcomes {
-        job,
-        claim,
+        tries: job.tries,
+        mark,
         keep: settings.keep,
     };
     let Some(stored) = StoredCall::from_json(&job.request) else {
@@ -54,11 +69,11 @@ async fn make_call(gw: &Arc<Gateway>, job: &ClaimedJob, claim: &Claim) -> JobOut
         Err(error) if error.kind == StoreErrorKind::Internal => return outcomes.unreadable(),
         Err(_) => return JobOutcome::Released,
     };
-    match run_job(gw, &stored, body, job.caller.as_deref(), claim).await {
+    match run_job(gw, &stored, body, job.caller.as_deref(), mark).await {
         Err(failed) => outcomes.without_response(&failed),
         Ok(answered) => {
             let most = settings.limits.max_stored_per_caller;
-            match response::take(gw, claim, answered, most).await {
+            match response::take(gw, Some(mark.claim()), answered, most).await {
                 Ok(taken) => outcomes.with_response(taken),
                 Err(why) => outcomes.not_taken(why),
             }
@@ -88,15 +103,17 @@ async fn body(gw: &Gateway, job: &ClaimedJob) -> Result<Bytes, StoreError> {
 }
 
 /// Resolves when the timeout of a shutdown has passed. Until then, what the provider is working on may end.
-async fn until_abort(gw: &Gateway, job: &ClaimedJob, claim: &Claim) -> JobOutcome {
+async fn until_abort(gw: &Gateway, mark: &CallMark) -> JobOutcome {
     while !gw.is_aborting() {
         sleep(LOOK).await;
     }
-    match !job.is_repeatable && claim.was_sent() {
-        true => {
-            let keep = gw.snapshot().settings.jobs.keep;
-            Outcomes { job, claim, keep }.unknown(None)
-        }
+    let outcomes = Outcomes {
+        tries: 1,
+        mark,
+        keep: gw.snapshot().settings.jobs.keep,
+    };
+    match mark.was_sent_once() {
+        true => outcomes.unknown(None),
         false => JobOutcome::Released,
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use keypool_core::store::{JobClaim, JobId};
+use keypool_core::store::{ClaimedJob, JobClaim, JobId, JobKind};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -16,43 +16,54 @@ pub(crate) struct Claims {
     are_renewed: AtomicBool,
 }
 
+#[derive(Clone)]
 struct Held {
     claim: JobClaim,
     pool: Arc<str>,
+    /// The batch of which it is a part.
+    batch: Option<Arc<str>>,
+    /// Number of calls that are still to be made.
+    weight: Arc<AtomicUsize>,
     stop: CancellationToken,
+    wind_down: CancellationToken,
 }
 
 /// A claim of this node, given back when this is dropped.
 pub(crate) struct Claim {
     claims: Arc<Mutex<HashMap<JobId, Held>>>,
-    claim: JobClaim,
-    stop: CancellationToken,
-    was_sent: AtomicBool,
+    held: Held,
 }
 
 impl Claims {
-    /// Notes a claim.
-    pub(crate) fn hold(&self, claim: JobClaim, pool: &Arc<str>) -> Claim {
-        let stop = CancellationToken::new();
+    /// Notes the claim of a job.
+    pub(crate) fn hold(&self, job: &ClaimedJob) -> Claim {
         let held = Held {
-            claim: claim.clone(),
-            pool: Arc::clone(pool),
-            stop: stop.clone(),
+            claim: JobClaim {
+                id: Arc::clone(&job.id),
+                attempt: job.attempt,
+            },
+            pool: Arc::clone(&job.pool),
+            batch: match &job.kind {
+                JobKind::BatchPart(batch) => Some(Arc::clone(batch)),
+                _ => None,
+            },
+            weight: Arc::new(AtomicUsize::new(usize::try_from(job.weight).unwrap_or(1))),
+            stop: CancellationToken::new(),
+            wind_down: CancellationToken::new(),
         };
-        self.held.lock().insert(Arc::clone(&claim.id), held);
+        self.held.lock().insert(Arc::clone(&job.id), held.clone());
         Claim {
             claims: Arc::clone(&self.held),
-            claim,
-            stop,
-            was_sent: AtomicBool::new(false),
+            held,
         }
     }
 
-    /// Number of claims in each pool.
+    /// Number of calls that are to be made for claims of each pool.
     pub(crate) fn by_pool(&self) -> HashMap<Arc<str>, usize> {
         let mut number = HashMap::new();
         for held in self.held.lock().values() {
-            *number.entry(Arc::clone(&held.pool)).or_default() += 1;
+            let weight = held.weight.load(Ordering::Relaxed).max(1);
+            *number.entry(Arc::clone(&held.pool)).or_default() += weight;
         }
         number
     }
@@ -76,6 +87,15 @@ impl Claims {
         }
     }
 
+    /// Lets the parts of this batch make no further calls.
+    pub(crate) fn wind_down(&self, batch: &str) {
+        let held = self.held.lock();
+        let parts = held
+            .values()
+            .filter(|held| held.batch.as_deref() == Some(batch));
+        parts.for_each(|held| held.wind_down.cancel());
+    }
+
     /// Those held now, to be compared with what the store has.
     pub(crate) fn all(&self) -> Vec<JobClaim> {
         let held = self.held.lock();
@@ -96,33 +116,36 @@ impl Claims {
 impl Claim {
     /// Which job, and which attempt.
     pub(crate) fn claim(&self) -> &JobClaim {
-        &self.claim
+        &self.held.claim
     }
 
     /// Resolves when the job is cancelled, or the claim is lost.
     pub(crate) async fn stopped(&self) {
-        self.stop.cancelled().await;
+        self.held.stop.cancelled().await;
     }
 
-    /// Whether the provider may have got a call that must not be made twice.
-    pub(crate) fn was_sent(&self) -> bool {
-        self.was_sent.load(Ordering::Relaxed)
+    /// Cancelled when no further calls are to be made; those in flight may end.
+    pub(crate) fn wind_down(&self) -> &CancellationToken {
+        &self.held.wind_down
     }
 
-    /// Notes that the provider may get such a call from now on, which the store knows.
-    pub(crate) fn note_sent(&self) {
-        self.was_sent.store(true, Ordering::Relaxed);
+    /// Notes that one call fewer is to be made.
+    pub(crate) fn note_call_made(&self) {
+        let fewer = |weight: usize| weight.checked_sub(1);
+        // Fails at 0.
+        let _ = self
+            .held
+            .weight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut held = self.claims.lock();
-        if held
-            .get(&self.claim.id)
-            .is_some_and(|held| held.claim == self.claim)
-        {
-            held.remove(&self.claim.id);
+        let claim = &self.held.claim;
+        if held.get(&claim.id).is_some_and(|held| held.claim == *claim) {
+            held.remove(&claim.id);
         }
     }
 }

@@ -2,8 +2,10 @@
 //! changes, and what this node runs can be stopped. This module must never call the store or a provider: `sync` and
 //! `job_worker` do.
 
+mod batch_calls;
 mod claims;
 mod group;
+mod mark;
 mod stored_call;
 mod watch;
 
@@ -11,11 +13,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keypool_core::store::{JobResult, NewJob, Submitted};
+use keypool_core::store::{JobResult, LineResult, NewJob, ResultStored, Submitted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+pub(crate) use batch_calls::{FILE_PIECE, StoredPart};
 pub(crate) use claims::{Claim, Claims};
+pub(crate) use mark::CallMark;
 pub(crate) use stored_call::{ResponseHead, StoredCall};
 pub(crate) use watch::{Watch, Watchers};
 
@@ -25,6 +29,8 @@ use self::group::Groups;
 const GROUP_BYTES: usize = 16 << 20;
 /// Maximum number of jobs in one group.
 const GROUP_JOBS: usize = 256;
+/// Maximum number of results of lines in one group.
+const GROUP_LINES: usize = 1024;
 /// Memory for the requests of jobs that run, in bytes. One larger request is admitted alone.
 const MEMORY: u64 = 256 << 20;
 /// The unit in which that memory is counted, in bytes.
@@ -36,6 +42,7 @@ pub(crate) struct Jobs {
     pub(crate) node: u64,
     pub(crate) submissions: Groups<NewJob, Submitted>,
     pub(crate) results: Groups<JobResult, bool>,
+    pub(crate) line_results: Groups<LineResult, ResultStored>,
     pub(crate) watchers: Watchers,
     pub(crate) claims: Claims,
     /// Pools that may have jobs to claim.
@@ -52,6 +59,7 @@ impl Default for Jobs {
             node: fastrand::u64(..),
             submissions: Groups::new(GROUP_JOBS, GROUP_BYTES, |job| job.body.len()),
             results: Groups::new(GROUP_JOBS, GROUP_BYTES, group::result_bytes),
+            line_results: Groups::new(GROUP_LINES, GROUP_BYTES, |result| result.text.len()),
             watchers: Watchers::default(),
             claims: Claims::default(),
             due: Mutex::default(),

@@ -1,6 +1,7 @@
 //! The life of a client request on the data plane. Read [`handle`] first, then [`run`].
 
 mod attempt;
+mod batches;
 mod headers;
 mod inbound;
 mod jobs;
@@ -8,6 +9,8 @@ mod log;
 mod models;
 mod objects;
 mod origin;
+mod own;
+mod own_answer;
 mod relay;
 mod reservation;
 mod routing;
@@ -25,7 +28,7 @@ use hyper::body::Incoming;
 use keypool_core::limit::{Settlement, Usage};
 use keypool_providers::protocol::{self, Protocol};
 
-pub(crate) use jobs::{FailedCall, run_job};
+pub(crate) use jobs::{FailedCall, pool_of, run_job};
 pub(crate) use relay::{OutBody, Verdict};
 
 use crate::context::Gateway;
@@ -37,6 +40,7 @@ use inbound::{Call, Caller, ClientRequest, Cors, MatchedEndpoint, ReceivedBody, 
 use log::RequestLog;
 use objects::ObjectTracking;
 use origin::Origin;
+use own::Answered;
 use relay::{final_response, relay};
 use reservation::CallerReservation;
 use routing::PoolTarget;
@@ -115,11 +119,16 @@ async fn answer_request(
         let caller = Caller::authenticate(gw, snapshot, &endpoint, request, key_in_body)?;
         let may_see_traces = caller.may_see_traces();
         log.set_caller(&caller.name, may_see_traces, caller.limited_key());
-        if let Some(address) = &endpoint.jobs {
+        let mut early = early;
+        if let Some(own) = &endpoint.own {
             // Boxed, like everything rarely needed: it would make every request larger.
-            let query = protocol::without_key(parts.uri.query().unwrap_or_default());
-            let answered = jobs::answer(gw, address, Some(&query), &caller);
-            return Ok(log.finish_with(Box::pin(answered).await?, Ending::Complete));
+            let answering = own::answer(gw, own, &endpoint, request, unread, &caller);
+            match Box::pin(answering).await? {
+                Answered::Own(response) => {
+                    return Ok(log.finish_with(response, Ending::Complete));
+                }
+                Answered::Others(body) => early = body.or(early),
+            }
         }
         caller.check_access(&endpoint)?;
         if let Some(models) = endpoint.models_call() {

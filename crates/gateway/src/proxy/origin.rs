@@ -5,15 +5,15 @@ use keypool_core::pool::Lane;
 use super::inbound::Call;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::jobs::Claim;
+use crate::jobs::CallMark;
 
 /// Who waits for the response of a call.
 #[derive(Clone, Copy)]
 pub(super) enum Origin<'a> {
     /// A client.
     Client,
-    /// Nobody: the call is a job's, which this node has claimed.
-    Job(&'a Claim),
+    /// Nobody: the call is that of a job, which this node has claimed.
+    Job(&'a CallMark),
 }
 
 impl Origin<'_> {
@@ -32,15 +32,16 @@ impl Origin<'_> {
         gw: &Gateway,
         call: &Call<'_>,
     ) -> Result<(), GatewayError> {
-        let Self::Job(claim) = self else {
+        let Self::Job(mark) = self else {
             return Ok(());
         };
-        if call.repeatable || claim.was_sent() {
+        if call.repeatable || mark.was_sent_once() {
+            mark.note_sent();
             return Ok(());
         }
-        let why = match Box::pin(gw.note_job_sent(claim.claim())).await {
+        let why = match Box::pin(gw.note_call_sent(mark)).await {
             Ok(true) => {
-                claim.note_sent();
+                mark.note_sent_once();
                 return Ok(());
             }
             Ok(false) => "another node has taken over this job",

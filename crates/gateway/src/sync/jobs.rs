@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use keypool_core::store::{
-    Cancelled, ChangedJob, JobClaim, JobResult, JobStatus, NewJob, StoreError, Submitted,
+    BatchEnding, Cancelled, ChangedJob, JobResult, JobStatus, LineResult, NewJob, ResultStored,
+    StoreError, Submitted,
 };
 
 use crate::context::Gateway;
+use crate::jobs::CallMark;
 use crate::stored::Access;
 
 impl Gateway {
@@ -71,9 +73,49 @@ impl Gateway {
         Ok(cancelled)
     }
 
-    /// Notes that the provider may get the call of this claim, which must not be made twice. False if the claim was lost.
-    pub(crate) async fn note_job_sent(&self, claim: &JobClaim) -> Result<bool, StoreError> {
-        let noted = self.stored.store()?.note_sent(self.jobs.node, claim).await;
+    /// Notes that the provider may get this call, which must not be made twice. False if the claim was lost.
+    pub(crate) async fn note_call_sent(&self, mark: &CallMark) -> Result<bool, StoreError> {
+        let (store, node) = (self.stored.store()?, self.jobs.node);
+        let noted = match mark.line() {
+            None => store.note_sent(node, mark.claim()).await,
+            Some((batch, line)) => {
+                store
+                    .note_line_sent((node, mark.claim()), batch, line)
+                    .await
+            }
+        };
         self.note_store(Access::Write, noted)
+    }
+
+    /// Stores the result of a line of a batch, with others that come at the same time.
+    pub(crate) async fn add_line_result(
+        self: &Arc<Self>,
+        result: LineResult,
+    ) -> Result<ResultStored, Arc<StoreError>> {
+        let gw = Arc::clone(self);
+        let commit = move |results: Vec<LineResult>| {
+            let gw = Arc::clone(&gw);
+            async move {
+                let stored = gw.stored.store()?.add_results(gw.jobs.node, &results).await;
+                gw.note_store(Access::Write, stored)
+            }
+        };
+        self.jobs
+            .line_results
+            .add(&self.tasks, result, commit)
+            .await
+    }
+
+    /// Begins to end a batch. Parts of it that run on this node make no further calls. False if it has ended, or is ending
+    /// already.
+    pub(crate) async fn cancel_batch(&self, id: &str) -> Result<bool, StoreError> {
+        let store = self.stored.store()?;
+        let begun = store.begin_ending(id, BatchEnding::Cancelled).await;
+        let begun = self.note_store(Access::Write, begun)?;
+        if begun {
+            self.jobs.claims.wind_down(id);
+            self.jobs.note_due(&"".into());
+        }
+        Ok(begun)
     }
 }

@@ -210,6 +210,7 @@ impl Fixed {
             store,
             // The gateway reads these from the current snapshot.
             jobs: _,
+            files: _,
             proxies: _,
             pools: _,
             virtual_keys: _,

@@ -1,10 +1,10 @@
-//! `[jobs]`: calls that are accepted now and made later.
+//! `[jobs]` and `[files]`: calls that are accepted now and made later.
 
-use keypool_gateway::settings::JobSettings;
+use keypool_gateway::settings::{FileSettings, JobSettings};
 
 use super::walk::Table;
 
-/// Reads the section.
+/// Reads `[jobs]`.
 pub(super) fn read(table: Option<Table<'_>>) -> JobSettings {
     let mut out = JobSettings::default();
     let Some(mut table) = table else { return out };
@@ -25,6 +25,15 @@ pub(super) fn read(table: Option<Table<'_>>) -> JobSettings {
         .map_or(out.max_running, |number| number as usize);
     out.keep = table.time("keep").unwrap_or(out.keep);
     out.deadline = table.time("deadline").unwrap_or(out.deadline);
+    table.finish();
+    out
+}
+
+/// Reads `[files]`.
+pub(super) fn files(table: Option<Table<'_>>) -> FileSettings {
+    let mut out = FileSettings::default();
+    let Some(mut table) = table else { return out };
+    out.max_size = table.size("max_size").unwrap_or(out.max_size);
     table.finish();
     out
 }

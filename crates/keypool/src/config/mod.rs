@@ -133,6 +133,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
     let admin = admin::read(root.table("admin"), &store, report, &sources.dir);
     let limiter = limiter::read(root.table("limiter"), report);
     let jobs = jobs::read(root.table("jobs"));
+    let files = jobs::files(root.table("files"));
     let proxies = proxy::environment(report);
     let file = pools::read(root.table("pools"), server.listen, &proxies);
     let environment = match sources.environment_pools {
@@ -153,7 +154,6 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         virtual_keys: &virtual_keys,
     };
     let routes = routes::read(root.tables("routes"), &names, &reachability);
-    not_implemented::files(root.table("files"));
     not_implemented::metrics(root.table("metrics"));
     root.finish();
     let pools = file
@@ -169,6 +169,7 @@ fn read(mut root: Table<'_>, sources: &Sources) -> Settings {
         limiter,
         store: store.settings(&sources.dir),
         jobs,
+        files,
         proxies,
         pools,
         virtual_keys,

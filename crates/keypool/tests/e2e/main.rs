@@ -5,6 +5,7 @@ mod answers;
 mod attacks;
 mod bad_input;
 mod bad_provider;
+mod batches;
 mod callers;
 mod changes_under_load;
 mod cli;

@@ -44,8 +44,8 @@ impl ReceivedBody {
 }
 
 /// Reads one body. It acquires memory as the body comes, not for what was announced.
-pub(super) struct BodyReader<'a> {
-    gw: &'a Arc<Gateway>,
+pub(crate) struct BodyReader {
+    gw: Arc<Gateway>,
     began: Instant,
     /// `Content-Length`; 0 if unknown.
     announced: usize,
@@ -57,10 +57,10 @@ pub(super) struct BodyReader<'a> {
     memory: Option<OwnedSemaphorePermit>,
 }
 
-impl<'a> BodyReader<'a> {
+impl BodyReader {
     /// Fails if the announced length exceeds `limit`.
     pub(super) fn new(
-        gw: &'a Arc<Gateway>,
+        gw: &Arc<Gateway>,
         headers: &HeaderMap,
         limit: u64,
     ) -> Result<Self, GatewayError> {
@@ -69,22 +69,42 @@ impl<'a> BodyReader<'a> {
             return Err(too_large(limit));
         }
         Ok(Self {
-            gw,
-            began: gw.clock.now(),
             announced: usize::try_from(announced).unwrap_or(0),
+            ..Self::of_part(gw, limit)
+        })
+    }
+
+    /// For the first part of a body, whatever its announced length.
+    pub(crate) fn of_part(gw: &Arc<Gateway>, limit: u64) -> Self {
+        Self {
+            began: gw.clock.now(),
+            gw: Arc::clone(gw),
+            announced: 0,
             limit,
             first: None,
             all: BytesMut::new(),
             length: 0,
             memory: None,
-        })
+        }
     }
 
-    pub(super) async fn read(&mut self, body: &mut Incoming) -> Result<(), GatewayError> {
+    /// Adds the rest of the body.
+    pub(crate) async fn read(&mut self, body: &mut Incoming) -> Result<(), GatewayError> {
+        while let Some(data) = self.next_piece(body).await? {
+            self.add(data).await?;
+        }
+        Ok(())
+    }
+
+    /// The next piece of the body, which is not added; `None` after the last one.
+    pub(crate) async fn next_piece(
+        &self,
+        body: &mut Incoming,
+    ) -> Result<Option<Bytes>, GatewayError> {
         loop {
             let frame = match timeout(IDLE_TIMEOUT, body.frame()).await {
                 Err(_) => return Err(too_slow()),
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(None),
                 Ok(Some(Err(_))) => {
                     let message = "the request body broke off or is not valid HTTP";
                     return Err(GatewayError::invalid_request(message));
@@ -92,12 +112,18 @@ impl<'a> BodyReader<'a> {
                 Ok(Some(Ok(frame))) => frame,
             };
             if let Ok(data) = frame.into_data() {
-                self.add(data).await?;
+                return Ok(Some(data));
             }
         }
     }
 
-    async fn add(&mut self, data: Bytes) -> Result<(), GatewayError> {
+    /// Drops what was added.
+    pub(crate) fn clear(&mut self) {
+        (self.first, self.all, self.memory) = (None, BytesMut::new(), None);
+    }
+
+    /// Adds a piece.
+    pub(crate) async fn add(&mut self, data: Bytes) -> Result<(), GatewayError> {
         self.length += data.len() as u64;
         if self.length > self.limit {
             return Err(too_large(self.limit));
@@ -146,7 +172,7 @@ impl<'a> BodyReader<'a> {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> ReceivedBody {
+    pub(crate) fn finish(self) -> ReceivedBody {
         ReceivedBody {
             bytes: self.first.unwrap_or_else(|| self.all.freeze()),
             _memory: self.memory,

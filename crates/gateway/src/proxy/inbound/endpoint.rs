@@ -7,7 +7,7 @@ use keypool_providers::protocol::upload::UploadStep;
 use keypool_providers::protocol::{self, Endpoint, Lookup, ModelsCall, Protocol};
 use percent_encoding::percent_decode_str;
 
-use super::JobsAddress;
+use super::{JobsAddress, OwnAddress};
 use crate::error::{GatewayError, Kind, RenderableError};
 use crate::snapshot::{PoolEntry, Snapshot};
 
@@ -20,8 +20,8 @@ pub(crate) struct MatchedEndpoint<'a> {
     pub(crate) pool: Option<&'a Arc<PoolEntry>>,
     /// The path without the pool, as a client of the endpoint sends it.
     pub(crate) path: String,
-    /// What is asked about jobs. Boxed: hardly any request asks.
-    pub(crate) jobs: Option<Box<JobsAddress>>,
+    /// What keypool itself is asked, or may be. Boxed: hardly any request asks.
+    pub(crate) own: Option<Box<OwnAddress>>,
     /// The step of an upload that the request takes. Boxed: hardly any request is one.
     pub(crate) upload: Option<Box<UploadStep>>,
 }
@@ -41,7 +41,7 @@ impl<'a> MatchedEndpoint<'a> {
             let jobs = jobs.map_err(|error| error.in_protocol(Protocol::OpenAi))?;
             let endpoint = Self::new(Protocol::OpenAi, None, None, path.to_owned(), parts);
             return Ok(Self {
-                jobs: Some(Box::new(jobs)),
+                own: Some(Box::new(OwnAddress::Jobs(jobs))),
                 ..endpoint
             });
         }
@@ -80,7 +80,15 @@ impl<'a> MatchedEndpoint<'a> {
         match found {
             Lookup::Endpoint(endpoint) => {
                 let protocol = endpoint.protocol;
-                Ok(Self::new(protocol, Some(endpoint), None, path, parts))
+                let may_be_own = endpoint.objects && protocol == Protocol::OpenAi;
+                let own = may_be_own
+                    .then(|| OwnAddress::of_files(&parts.method, &path))
+                    .flatten();
+                let matched = Self::new(protocol, Some(endpoint), None, path, parts);
+                Ok(Self {
+                    own: own.map(Box::new),
+                    ..matched
+                })
             }
             Lookup::MethodNotAllowed(protocol, allow) => {
                 let message = format!("{path} does not take {}; use {allow}", parts.method);
@@ -128,7 +136,7 @@ impl<'a> MatchedEndpoint<'a> {
             known,
             pool,
             path,
-            jobs: None,
+            own: None,
         }
     }
 

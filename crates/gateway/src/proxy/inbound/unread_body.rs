@@ -54,6 +54,26 @@ impl UnreadBody {
         }
     }
 
+    /// The body, to be read piece by piece.
+    ///
+    /// # Errors
+    /// If its announced length exceeds `limit`, or it was read before.
+    pub(crate) fn begin(
+        &mut self,
+        headers: &HeaderMap,
+        limit: u64,
+    ) -> Result<Incoming, GatewayError> {
+        BodyReader::new(&self.gw, headers, limit)?;
+        self.expects_continue = false;
+        let empty = || GatewayError::invalid_request("the body is empty");
+        self.body.take().ok_or_else(empty)
+    }
+
+    /// What was not read of the body is to be discarded.
+    pub(crate) fn give_back(&mut self, body: Incoming) {
+        self.body = Some(body);
+    }
+
     /// Reads and discards what is left, in a task of its own: for 5 s at most, and up to 2 × `max_request_body`.
     pub(crate) fn drain(self) {
         let Some(mut body) = self

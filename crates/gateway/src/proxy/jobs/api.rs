@@ -14,7 +14,7 @@ use keypool_core::values;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::access::{json, no_job, note, own, store, store_unavailable};
+use super::access::{no_job, own};
 use super::events::events;
 use super::view::{JobView, ResponseView};
 use crate::context::Gateway;
@@ -22,6 +22,7 @@ use crate::error::{GatewayError, Kind};
 use crate::jobs::{ResponseHead, Watch};
 use crate::proxy::OutBody;
 use crate::proxy::inbound::{Caller, JobsAddress};
+use crate::proxy::own_answer::{self, json, note, parameters, store, store_unavailable};
 
 /// The longest that a request may wait for the end of a job.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -51,34 +52,6 @@ pub(in crate::proxy) async fn answer(
     }
 }
 
-/// The values of a query's parameters, each at most once.
-fn parameters<'q, const N: usize>(
-    query: Option<&'q str>,
-    names: [&str; N],
-) -> Result<[Option<std::borrow::Cow<'q, str>>; N], GatewayError> {
-    let mut values = [const { None }; N];
-    for pair in query
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-    {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let Some(at) = names.iter().position(|known| *known == name) else {
-            let message = format!(
-                "`{name}` is no parameter here; there are: {}",
-                names.join(", ")
-            );
-            return Err(GatewayError::invalid_request(message));
-        };
-        let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
-        if values[at].replace(value).is_some() {
-            let message = format!("the parameter `{name}` is there twice");
-            return Err(GatewayError::invalid_request(message));
-        }
-    }
-    Ok(values)
-}
-
 #[derive(Serialize)]
 struct JobList {
     object: &'static str,
@@ -94,16 +67,7 @@ async fn list(
     caller: &Caller,
 ) -> Result<Response<Bytes>, GatewayError> {
     let [after, limit, status] = parameters(query, ["after", "limit", "status"])?;
-    let limit = match limit {
-        None => PAGE,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_PAGE).contains(limit))
-            .ok_or_else(|| {
-                GatewayError::invalid_request(format!("`limit` must be from 1 to {MAX_PAGE}"))
-            })?,
-    };
+    let limit = own_answer::limit(limit, PAGE, MAX_PAGE)?;
     let status = match status {
         None => None,
         Some(name) => Some(JobStatus::of(&name).ok_or_else(|| {

@@ -8,5 +8,5 @@ mod submit;
 mod view;
 
 pub(super) use api::answer;
-pub(crate) use run::{FailedCall, run_job};
+pub(crate) use run::{FailedCall, pool_of, run_job};
 pub(super) use submit::{submit, wants_job};

@@ -9,11 +9,11 @@ use tracing::Instrument;
 
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
-use crate::jobs::{Claim, StoredCall};
+use crate::jobs::{CallMark, StoredCall};
 use crate::proxy::inbound::{Call, Caller, MatchedEndpoint, ReceivedBody};
 use crate::proxy::log::RequestLog;
 use crate::proxy::origin::Origin;
-use crate::proxy::{OutBody, run};
+use crate::proxy::{OutBody, routing, run};
 use crate::traces::Ending;
 
 /// A call that got no response of a provider.
@@ -29,7 +29,7 @@ pub(crate) async fn run_job(
     stored: &StoredCall,
     body: Bytes,
     caller: Option<&str>,
-    claim: &Claim,
+    mark: &CallMark,
 ) -> Result<Response<OutBody>, FailedCall> {
     let Some(parts) = stored.parts() else {
         let error = GatewayError::invalid_request("the stored call cannot be read");
@@ -57,7 +57,7 @@ pub(crate) async fn run_job(
             &snapshot,
             &mut call,
             &caller,
-            Origin::Job(claim),
+            Origin::Job(mark),
             &mut log,
         )
         .await
@@ -67,6 +67,27 @@ pub(crate) async fn run_job(
         let response = log.finish_with(error.render(protocol), Ending::Complete);
         FailedCall { error, response }
     })
+}
+
+/// The pool that would get the call, for the virtual key of this name.
+pub(crate) fn pool_of(
+    gw: &Arc<Gateway>,
+    stored: &StoredCall,
+    body: Bytes,
+    caller: Option<&str>,
+) -> Result<Arc<str>, GatewayError> {
+    let unreadable = || GatewayError::invalid_request("the stored call cannot be read");
+    let parts = stored.parts().ok_or_else(unreadable)?;
+    let snapshot = gw.snapshot();
+    let endpoint = MatchedEndpoint::find(&snapshot, &parts).map_err(|error| error.error)?;
+    let caller = Caller::of_job(gw, &snapshot, caller, stored.address)?;
+    caller.check_access(&endpoint)?;
+    let call = Call::new(endpoint, &parts, ReceivedBody::of(body))?;
+    let mut log = RequestLog::new(gw, &parts);
+    let targets = routing::targets(&snapshot, &call, &caller, &mut log);
+    // Nothing was requested.
+    log.discard();
+    Ok(Arc::clone(targets?[0].entry.pool.name()))
 }
 
 impl FailedCall {
@@ -96,7 +117,9 @@ impl FailedCall {
             | Kind::IdempotencyMismatch
             | Kind::JobNotEnded
             | Kind::JobEnded
-            | Kind::JobWithoutResponse => false,
+            | Kind::JobWithoutResponse
+            | Kind::FileInUse
+            | Kind::BatchEnded => false,
         }
     }
 

@@ -1,6 +1,5 @@
 //! Accepting a call as a job.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,9 +8,9 @@ use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use keypool_core::secret::Digest256;
-use keypool_core::store::{Idempotency, JobId, JobLimit, JobPriority, NewJob, Submitted};
+use keypool_core::store::{Idempotency, JobPriority, NewJob, Submitted};
 
-use super::access::{self, store_unavailable};
+use super::access;
 use super::view::JobView;
 use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
@@ -20,6 +19,7 @@ use crate::proxy::headers::kept_headers;
 use crate::proxy::inbound::{Call, Caller};
 use crate::proxy::log::RequestLog;
 use crate::proxy::objects::ObjectTracking;
+use crate::proxy::own_answer::{json, limit_exceeded, new_id, store_unavailable};
 use crate::proxy::routing;
 use crate::snapshot::Snapshot;
 
@@ -71,10 +71,10 @@ pub(in crate::proxy) async fn submit(
                 ..GatewayError::new(Kind::IdempotencyMismatch, message)
             });
         }
-        Submitted::Refused(limit) => return Err(refused(limit)),
+        Submitted::Refused(limit) => return Err(limit_exceeded(limit)),
     };
     let job = access::read(gw, &id).await?.ok_or_else(access::no_job)?;
-    let mut response = access::json(&JobView::of(&job));
+    let mut response = json(&JobView::of(&job));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/jobs/{id}")) {
@@ -100,7 +100,7 @@ fn new_job(
         ));
     }
     Ok(NewJob {
-        id: new_id()?,
+        id: new_id("job_")?,
         caller: caller.owner(),
         pool: Arc::clone(pool),
         priority: priority(call.headers)?,
@@ -111,21 +111,6 @@ fn new_job(
         webhook: None,
         body,
     })
-}
-
-/// An id of 128 random bits.
-fn new_id() -> Result<JobId, GatewayError> {
-    let mut random = [0_u8; 16];
-    if getrandom::fill(&mut random).is_err() {
-        let message = "the system has no random numbers: try again";
-        return Err(GatewayError::new(Kind::StoreUnavailable, message));
-    }
-    let mut id = "job_".to_owned();
-    for byte in random {
-        // Cannot fail: it is a string.
-        let _ = write!(id, "{byte:02x}");
-    }
-    Ok(id.into())
 }
 
 fn priority(headers: &HeaderMap) -> Result<JobPriority, GatewayError> {
@@ -171,25 +156,4 @@ fn stored_call(call: &Call<'_>, address: IpAddr) -> StoredCall {
     }
     let kept = kept_headers(call.headers);
     StoredCall::new((call.method, target), &kept, address, call.model_name())
-}
-
-fn refused(limit: JobLimit) -> GatewayError {
-    let message = match limit {
-        JobLimit::QueuedPerCaller => {
-            "you have as many jobs in the queue as one caller may have ([jobs] max_queued_per_caller): submit more when some have ended"
-        }
-        JobLimit::StoredPerCaller => {
-            "your jobs take as much space as those of one caller may take ([jobs] max_stored_per_caller): wait until some have ended or are deleted"
-        }
-        JobLimit::Queued => {
-            "the queue of jobs is full ([jobs] max_queued): submit again when some have ended"
-        }
-        JobLimit::Stored => {
-            "jobs take as much space as they may ([jobs] max_stored): wait until some have ended or are deleted, or ask the operator of this gateway"
-        }
-    };
-    GatewayError {
-        retry_after: Some(std::time::Duration::from_secs(5)),
-        ..GatewayError::new(Kind::JobLimitExceeded, message)
-    }
 }

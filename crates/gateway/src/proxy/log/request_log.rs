@@ -268,6 +268,11 @@ impl RequestLog {
         }
     }
 
+    /// Nothing is logged.
+    pub(crate) fn discard(mut self) {
+        self.is_finished = true;
+    }
+
     /// Records the tokens that the provider reported.
     pub(crate) fn set_tokens(&mut self, tokens: &Usage) {
         self.tokens = *tokens;
