@@ -27,6 +27,7 @@ use crate::snapshot::Snapshot;
 pub use crate::stored::HeldVirtualKey;
 use crate::stored::{self, Stored, StoredVirtualKeys};
 use crate::telemetry::Telemetry;
+use crate::threads::Threads;
 use crate::traces::Traces;
 use crate::upstream::Upstream;
 
@@ -62,6 +63,7 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// Tasks that a shutdown waits for.
     pub tasks: TaskTracker,
+    pub(crate) threads: Threads,
     pub(crate) upstream: Upstream,
     pub(crate) model_lists: ModelLists,
     pub(crate) key_checks: KeyChecks,
@@ -133,6 +135,7 @@ impl Gateway {
             aborting: AtomicBool::new(false),
             clock,
             tasks: TaskTracker::new(),
+            threads: Threads::default(),
         })
     }
 

@@ -30,6 +30,7 @@ mod stored;
 mod sync;
 mod task_poll;
 mod telemetry;
+mod threads;
 mod traces;
 mod upstream;
 mod write_limit;

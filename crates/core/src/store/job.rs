@@ -255,7 +255,7 @@ pub struct JobRecord {
     pub deadline_at: SystemTime,
     /// Until when it is kept; `None` before its end.
     pub expires_at: Option<SystemTime>,
-    /// While it is queued: number of jobs of its pool that come before it, and 1.
+    /// While it is queued: number of jobs of its pool that come before it, at most 10,000, and 1.
     pub position: Option<u64>,
 }
 

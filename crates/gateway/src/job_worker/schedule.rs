@@ -160,7 +160,7 @@ impl Schedule<'_> {
             gw.tasks.spawn(renew(Arc::clone(gw)));
         }
         let working = work(Arc::clone(gw), job, claim);
-        gw.tasks.spawn(PollScope::of(working));
+        gw.threads.spawn(&gw.tasks, PollScope::of(working));
     }
 }
 

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::Admin;
@@ -90,6 +91,7 @@ impl Server {
             capacity,
         };
         let listener = listener.into_std()?;
+        gw.threads.add(Handle::current());
         for number in 2..=threads {
             acceptor
                 .clone()
@@ -172,6 +174,7 @@ impl Acceptor {
             .enable_all()
             .build()?;
         let (mut closed, gw) = (self.closed.clone(), Arc::clone(&self.gw));
+        gw.threads.add(runtime.handle().clone());
         let accepting = self.accept_all(listener);
         let serve = async move {
             tokio::select! {

@@ -36,6 +36,9 @@ struct Args {
     /// File with the JSON body of the request.
     #[arg(long)]
     body: PathBuf,
+    /// Further header of each request, as `name: value`.
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
     /// Number of connections.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
@@ -51,7 +54,7 @@ fn main() -> io::Result<()> {
     let args = Args::parse();
     let plan = Plan {
         target: args.target,
-        request: request(&args.path, args.target, &fs::read(&args.body)?),
+        request: request(&args, &fs::read(&args.body)?),
         requests: args.requests,
         schedule: args.rate.map(|rate| Schedule {
             begin: now() + HEAD_START,
@@ -83,10 +86,15 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn request(path: &str, target: SocketAddr, body: &[u8]) -> Vec<u8> {
+fn request(args: &Args, body: &[u8]) -> Vec<u8> {
+    let (path, target, length) = (&args.path, args.target, body.len());
+    let further: String = args
+        .headers
+        .iter()
+        .map(|header| format!("{header}\r\n"))
+        .collect();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: {target}\r\ncontent-type: application/json\r\nauthorization: Bearer any\r\ncontent-length: {}\r\n\r\n",
-        body.len()
+        "POST {path} HTTP/1.1\r\nhost: {target}\r\ncontent-type: application/json\r\nauthorization: Bearer any\r\ncontent-length: {length}\r\n{further}\r\n",
     );
     [head.as_bytes(), body].concat()
 }

@@ -40,9 +40,9 @@ pub(in crate::store) async fn by_id(
 const BY_ID: &str = concat!(
     "SELECT j.id, j.caller, j.pool, j.priority, j.status, j.attempts, j.request, j.response, j.response_bytes, ",
     "j.error_code, j.error_message, j.webhook, j.created_at, j.started_at, j.ended_at, j.deadline_at, j.expires_at, ",
-    "CASE WHEN j.status = 'queued' THEN 1 + (SELECT COUNT(*) FROM jobs AS o WHERE o.status = 'queued' AND o.pool = j.pool ",
-    "AND (o.turn < j.turn OR (o.turn = j.turn AND (o.created_in < j.created_in ",
-    "OR (o.created_in = j.created_in AND o.place < j.place))))) END ",
+    "CASE WHEN j.status = 'queued' THEN 1 + (SELECT COUNT(*) FROM (SELECT 1 FROM jobs AS o ",
+    "WHERE o.status = 'queued' AND o.pool = j.pool AND (o.turn < j.turn OR (o.turn = j.turn AND (o.created_in < j.created_in ",
+    "OR (o.created_in = j.created_in AND o.place < j.place)))) LIMIT 10000) AS ahead) END ",
     "FROM {rows} AS r JOIN jobs AS j ON j.id = (r.value->>'id') AND j.kind = 'call'"
 );
 

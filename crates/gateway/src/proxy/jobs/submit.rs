@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use keypool_core::secret::Digest256;
-use keypool_core::store::{Idempotency, JobPriority, NewJob, Submitted};
+use keypool_core::store::{Idempotency, JobPriority, JobRecord, JobStatus, NewJob, Submitted};
 
 use super::access;
 use super::view::JobView;
@@ -58,12 +58,14 @@ pub(in crate::proxy) async fn submit(
     let targets = ObjectTracking::new(gw, snapshot, call, caller).restrict(targets, log)?;
     log.set_pool(&targets[0].entry);
     let new = new_job(gw, call, caller, targets[0].entry.pool.name())?;
-    let id = Arc::clone(&new.id);
+    let accepted = accepted(gw, &new);
     let submitted = gw.submit_job(new).await;
     let submitted = submitted.map_err(|error| store_unavailable(&error))?;
-    let id = match submitted {
-        Submitted::Accepted => id,
-        Submitted::Repeated(earlier) => earlier,
+    let job = match submitted {
+        Submitted::Accepted => accepted,
+        Submitted::Repeated(earlier) => access::read(gw, &earlier)
+            .await?
+            .ok_or_else(access::no_job)?,
         Submitted::ContentDiffers => {
             let message = "this Idempotency-Key came with another request before: use a new key for a new request";
             return Err(GatewayError {
@@ -73,11 +75,10 @@ pub(in crate::proxy) async fn submit(
         }
         Submitted::Refused(limit) => return Err(limit_exceeded(limit)),
     };
-    let job = access::read(gw, &id).await?.ok_or_else(access::no_job)?;
     let mut response = json(&JobView::of(&job));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/jobs/{id}")) {
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)) {
         headers.insert(LOCATION, location);
     }
     headers.insert(
@@ -85,6 +86,30 @@ pub(in crate::proxy) async fn submit(
         HeaderValue::from_static("respond-async"),
     );
     Ok(response)
+}
+
+/// What is known of a job once it is accepted, without a look into the store. Its position is not.
+fn accepted(gw: &Gateway, new: &NewJob) -> JobRecord {
+    let now = gw.clock.wall();
+    JobRecord {
+        id: Arc::clone(&new.id),
+        caller: new.caller.clone(),
+        pool: Arc::clone(&new.pool),
+        priority: new.priority,
+        status: JobStatus::Queued,
+        attempts: 0,
+        request: new.request.clone(),
+        response: None,
+        response_bytes: 0,
+        error: None,
+        webhook: new.webhook.clone(),
+        created_at: now,
+        started_at: None,
+        ended_at: None,
+        deadline_at: now + new.deadline,
+        expires_at: None,
+        position: None,
+    }
 }
 
 fn new_job(

@@ -331,7 +331,6 @@ fn a_setting_that_is_not_implemented_warns_once() {
         "server.trusted_proxies",
         "server.tls",
         "strategy = \"headroom\"",
-        "files.max_size",
         "metrics.public",
     ] {
         let start = format!("`{setting}` is");
