@@ -442,6 +442,28 @@ async fn large_bodies_are_stored_in_pieces(backend: Backend) {
     assert!(response(store, "large").await == body);
 }
 
+async fn a_pool_is_due_again_after_everything_else_was_deleted(backend: Backend) {
+    let store = backend.store();
+    let of = |id: &str, pool: &str| NewJob {
+        pool: pool.into(),
+        ..job(id, "team")
+    };
+    add(store, &[of("a", "p"), of("b", "p"), of("c", "q")]).await;
+    let claimed = claim(store, 2).await;
+    assert_eq!(store.due_pools().await.unwrap(), [Arc::from("q")]);
+    assert!(settle(store, succeeded(&claimed[0], "x")).await);
+    backend
+        .sql("UPDATE jobs SET expires_at = 1 WHERE expires_at IS NOT NULL")
+        .await;
+    store.sweep_jobs(false, DAY).await.unwrap();
+    backend
+        .sql("UPDATE jobs SET claimed_until = 1 WHERE status = 'running'")
+        .await;
+    assert!(store.sweep_jobs(false, DAY).await.unwrap());
+    let due = store.due_pools().await.unwrap();
+    assert_eq!(due, [Arc::from("p"), Arc::from("q")]);
+}
+
 async fn jobs_are_listed_by_caller_newest_first(backend: Backend) {
     let store = backend.store();
     add(store, &[job("a1", "a"), job("b1", "b"), job("a2", "a")]).await;
@@ -568,6 +590,7 @@ on_every_store!(
     a_job_is_tried_again_when_it_is_due_and_fails_at_its_deadline,
     a_cancelled_job_stays_cancelled,
     large_bodies_are_stored_in_pieces,
+    a_pool_is_due_again_after_everything_else_was_deleted,
     jobs_are_listed_by_caller_newest_first,
     changes_are_read_once_and_in_order,
     what_is_kept_no_longer_is_deleted,

@@ -24,6 +24,7 @@ mod http2;
 mod http2_provider;
 mod idle_streams;
 mod import;
+mod job_kills;
 mod jobs;
 mod key_api;
 mod key_api_bad_input;

@@ -153,14 +153,21 @@ pub(in crate::store) async fn piece(
 pub(in crate::store) async fn due_pools(
     transaction: &mut dyn Transaction,
 ) -> Result<Vec<Arc<str>>, StoreError> {
-    // There are few flows, and many jobs.
-    let sql = "SELECT pool FROM (SELECT DISTINCT pool FROM job_flows UNION SELECT '') AS f WHERE EXISTS \
-               (SELECT 1 FROM jobs AS j WHERE j.status = 'queued' AND j.pool = f.pool AND j.is_due = 1) ORDER BY pool";
-    let rows = transaction.fetch(sql, vec![]).await?;
+    let rows = transaction.fetch(DUE_POOLS, vec![]).await?;
     rows.into_iter()
         .map(|mut row| Ok(row.text()?.into()))
         .collect()
 }
+
+/// From pool to pool in the index: there are few pools, and many jobs.
+const DUE_POOLS: &str = "
+WITH RECURSIVE queued (pool) AS (
+  SELECT MIN(pool) FROM jobs WHERE status = 'queued'
+  UNION ALL
+  SELECT (SELECT MIN(j.pool) FROM jobs AS j WHERE j.status = 'queued' AND j.pool > q.pool) FROM queued AS q
+  WHERE q.pool IS NOT NULL)
+SELECT pool FROM queued AS q WHERE pool IS NOT NULL
+  AND EXISTS (SELECT 1 FROM jobs AS j WHERE j.status = 'queued' AND j.pool = q.pool AND j.is_due = 1)";
 
 /// The jobs that were changed after `since`, oldest change first, and the newest change that is among them.
 pub(in crate::store) async fn changed(

@@ -343,7 +343,7 @@ fn a_setting_that_is_not_implemented_warns_once() {
             "{setting}: {warnings:#?}"
         );
     }
-    assert_eq!(warnings.len(), 6, "{warnings:#?}");
+    assert_eq!(warnings.len(), 5, "{warnings:#?}");
     assert!(loaded.settings.pools[1..].iter().all(|pool| {
         let is_affine = &*pool.name == "anthropic";
         pool.strategy
