@@ -230,7 +230,10 @@ async fn a_limit_refuses_only_what_exceeds_it(backend: Backend) {
         again,
         [refused(JobLimit::StoredPerCaller), Submitted::Accepted]
     );
-    assert_eq!(store.cancel_job("b2", DAY).await.unwrap(), Cancelled::Now);
+    assert_eq!(
+        store.cancel_job("b2", DAY, None).await.unwrap(),
+        Cancelled::Now
+    );
     let last = store
         .add_jobs(&[job("b3", "b"), job("b4", "b")], &limits)
         .await
@@ -381,15 +384,18 @@ async fn a_cancelled_job_stays_cancelled(backend: Backend) {
     let claimed = claim(store, 1).await.remove(0);
     assert_eq!(&*claimed.id, "queued");
     for id in ["queued", "running"] {
-        assert_eq!(store.cancel_job(id, DAY).await.unwrap(), Cancelled::Now);
         assert_eq!(
-            store.cancel_job(id, DAY).await.unwrap(),
+            store.cancel_job(id, DAY, None).await.unwrap(),
+            Cancelled::Now
+        );
+        assert_eq!(
+            store.cancel_job(id, DAY, None).await.unwrap(),
             Cancelled::HadEnded
         );
         assert_eq!(record(store, id).await.status, JobStatus::Cancelled);
     }
     assert_eq!(
-        store.cancel_job("other", DAY).await.unwrap(),
+        store.cancel_job("other", DAY, None).await.unwrap(),
         Cancelled::Missing
     );
     assert!(!settle(store, succeeded(&claimed, "late")).await);
@@ -446,7 +452,7 @@ async fn jobs_are_listed_by_caller_newest_first(backend: Backend) {
     let store = backend.store();
     add(store, &[job("a1", "a"), job("b1", "b"), job("a2", "a")]).await;
     add(store, &[job("a3", "a"), job("n1", "")]).await;
-    store.cancel_job("a2", DAY).await.unwrap();
+    store.cancel_job("a2", DAY, None).await.unwrap();
     let list = async |query: JobQuery| {
         let listed = store.list_jobs(&query).await.unwrap();
         listed

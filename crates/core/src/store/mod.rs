@@ -170,8 +170,13 @@ pub trait JobStore: Send + Sync {
     /// long a job that ends is kept. Returns whether there is more to claim than before.
     async fn sweep_jobs(&self, all: bool, keep: Duration) -> Result<bool, StoreError>;
 
-    /// Ends a job.
-    async fn cancel_job(&self, id: &str, keep: Duration) -> Result<Cancelled, StoreError>;
+    /// Ends a job. If it is cancelled now, `audit` is written beside it.
+    async fn cancel_job(
+        &self,
+        id: &str,
+        keep: Duration,
+        audit: Option<&AuditEntry>,
+    ) -> Result<Cancelled, StoreError>;
 
     /// What is known of these jobs. Those that are not known are left out.
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, StoreError>;

@@ -7,6 +7,7 @@ mod format;
 mod health;
 mod import;
 mod import_format;
+mod jobs;
 mod key_actions;
 mod key_view;
 mod keys;
@@ -70,6 +71,8 @@ fn documented() -> OpenApiRouter<Arc<Gateway>> {
             virtual_keys::delete
         ))
         .routes(routes!(virtual_keys::rotate))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get, jobs::cancel))
         .routes(routes!(usage::usage))
         .routes(routes!(audit::list))
         .routes(routes!(traces::newest))

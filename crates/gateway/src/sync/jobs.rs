@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use keypool_core::store::{
-    Cancelled, ChangedJob, JobClaim, JobResult, JobStatus, NewJob, StoreError, Submitted,
+    AuditEntry, Cancelled, ChangedJob, JobClaim, JobResult, JobStatus, NewJob, StoreError,
+    Submitted,
 };
 
 use crate::context::Gateway;
@@ -56,9 +57,10 @@ impl Gateway {
         &self,
         id: &Arc<str>,
         attempts: u32,
+        audit: Option<&AuditEntry>,
     ) -> Result<Cancelled, StoreError> {
         let keep = self.snapshot().settings.jobs.keep;
-        let cancelled = self.stored.store()?.cancel_job(id, keep).await;
+        let cancelled = self.stored.store()?.cancel_job(id, keep, audit).await;
         let cancelled = self.note_store(Access::Write, cancelled)?;
         if cancelled == Cancelled::Now {
             self.jobs.claims.stop(id);

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keypool_core::store::{Cancelled, JobClaim, JobOutcome, JobResponse, JobResult, StoreError};
+use keypool_core::store::{
+    AuditEntry, Cancelled, JobClaim, JobOutcome, JobResponse, JobResult, StoreError,
+};
 use serde_json::{Value, json};
 
 use super::claim::node_id;
 use super::transaction::{Delta, JobsWrite};
 use super::{PIECE, REQUEST};
+use crate::store::audit;
 use crate::store::convert::{count, text};
 use crate::store::sql::{Param, Transaction, params};
 
@@ -191,6 +194,7 @@ pub(in crate::store) async fn cancel(
     write: &mut JobsWrite,
     id: &str,
     keep: Duration,
+    audit: Option<&AuditEntry>,
 ) -> Result<Cancelled, StoreError> {
     let expires_at = write.now.saturating_add(millis(keep));
     let params = params![id, write.now, expires_at, write.revision];
@@ -212,6 +216,10 @@ pub(in crate::store) async fn cancel(
         stored: -request_bytes,
     };
     write.count(&BTreeMap::from([(caller, delta)])).await?;
+    if let Some(entry) = audit {
+        let (sql, params) = audit::statement(entry);
+        write.execute(sql, params).await?;
+    }
     Ok(Cancelled::Now)
 }
 
