@@ -1,6 +1,7 @@
 //! End to end: the real binary on loopback, in front of a mock provider inside the test process.
 
 mod admin;
+mod admin_jobs;
 mod answers;
 mod attacks;
 mod bad_input;
@@ -9,6 +10,7 @@ mod callers;
 mod changes_under_load;
 mod cli;
 mod cli_access;
+mod cli_jobs;
 mod cli_keys;
 mod cli_store;
 mod cli_virtual_keys;
