@@ -32,6 +32,9 @@ mod task_poll;
 mod telemetry;
 mod traces;
 mod upstream;
+pub mod webhook_hosts;
+pub mod webhook_secret;
+mod webhooks;
 mod write_limit;
 
 pub use admin::openapi_document;

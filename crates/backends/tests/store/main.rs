@@ -20,3 +20,4 @@ mod sqlite;
 mod statements;
 mod tls;
 mod usage;
+mod webhooks;

@@ -12,6 +12,8 @@ mod job_failure;
 mod key_record;
 mod object_record;
 mod usage;
+mod webhook;
+mod webhook_delivery;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,6 +37,10 @@ pub use key_record::{
 };
 pub use object_record::{ObjectChange, ObjectRecord};
 pub use usage::{UsageCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal};
+pub use webhook::{Webhook, WebhookRecord, WebhookState};
+pub use webhook_delivery::{
+    ClaimedWebhook, WEBHOOK_LEASE, WebhookOutcome, WebhookResult, WebhookStore,
+};
 
 /// Number of a change, counted from 1. Each change of the catalog, and each change of key states that other nodes must
 /// follow, takes the next one.
@@ -44,9 +50,9 @@ pub type Revision = u64;
 ///
 /// Each method that writes does so in one transaction: all of it takes effect, or nothing. The number of statements does
 /// not depend on the number of rows. Every wait has a deadline. Dropping a future may leave its transaction committed.
-pub trait Store: CatalogStore + KeyStateStore + RecordStore + JobStore {}
+pub trait Store: CatalogStore + KeyStateStore + RecordStore + JobStore + WebhookStore {}
 
-impl<T: CatalogStore + KeyStateStore + RecordStore + JobStore> Store for T {}
+impl<T: CatalogStore + KeyStateStore + RecordStore + JobStore + WebhookStore> Store for T {}
 
 /// Pools, keys and virtual keys that the admin API manages, and who changed them.
 #[async_trait]

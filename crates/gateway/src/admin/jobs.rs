@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use keypool_core::store::{Cancelled, JobId, JobQuery, JobRecord, JobStatus};
+use keypool_core::store::{Cancelled, JobId, JobQuery, JobRecord, JobStatus, WebhookRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -98,6 +98,9 @@ pub(super) struct JobView {
     /// The response to its call; null if there is none.
     #[schema(required)]
     response: Option<JobResponseView>,
+    /// Where its end is announced; null if that was not asked for.
+    #[schema(required)]
+    webhook: Option<JobWebhookView>,
 }
 
 /// Why a job failed, or was not served yet.
@@ -116,6 +119,37 @@ pub(super) struct JobResponseView {
     status: u16,
     /// Size of the body, in bytes.
     body_bytes: u64,
+}
+
+/// Where a job's end is announced, and what became of that.
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobWebhook)]
+pub(super) struct JobWebhookView {
+    /// The URL, without its query.
+    url: String,
+    /// `pending`, `delivered` or `given_up`.
+    status: &'static str,
+    /// How often it was tried.
+    attempts: u32,
+    /// When it is tried next; null before the job's end, and once it is delivered or given up.
+    #[schema(required, format = DateTime)]
+    next_attempt_at: Option<String>,
+    /// Why the last attempt failed.
+    #[schema(required)]
+    error: Option<String>,
+}
+
+impl From<WebhookRecord> for JobWebhookView {
+    fn from(webhook: WebhookRecord) -> Self {
+        let url = webhook.url.split('?').next().unwrap_or_default();
+        Self {
+            url: url.to_owned(),
+            status: webhook.state.as_str(),
+            attempts: webhook.attempts,
+            next_attempt_at: webhook.next_at.map(rfc3339),
+            error: webhook.error,
+        }
+    }
 }
 
 impl From<JobStatus> for StatusName {
@@ -171,6 +205,7 @@ impl From<JobRecord> for JobView {
                 status: head.status,
                 body_bytes: job.response_bytes,
             }),
+            webhook: job.webhook.map(Into::into),
         }
     }
 }

@@ -21,6 +21,7 @@ mod token;
 mod traces;
 mod ui;
 mod usage;
+mod virtual_key_secrets;
 mod virtual_keys;
 
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@ mod claims;
 mod group;
 mod stored_call;
 mod watch;
+mod webhooks;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(crate) use stored_call::{ResponseHead, StoredCall};
 pub(crate) use watch::{Watch, Watchers};
 
 use self::group::Groups;
+use self::webhooks::Webhooks;
 
 /// Maximum size of the bodies of one group of submissions, in bytes.
 const GROUP_BYTES: usize = 16 << 20;
@@ -38,6 +40,7 @@ pub(crate) struct Jobs {
     pub(crate) results: Groups<JobResult, bool>,
     pub(crate) watchers: Watchers,
     pub(crate) claims: Claims,
+    pub(crate) webhooks: Webhooks,
     /// Pools that may have jobs to claim.
     due: Mutex<HashSet<Arc<str>>>,
     /// There may be something to claim, or room for it.
@@ -54,6 +57,7 @@ impl Default for Jobs {
             results: Groups::new(GROUP_JOBS, GROUP_BYTES, group::result_bytes),
             watchers: Watchers::default(),
             claims: Claims::default(),
+            webhooks: Webhooks::default(),
             due: Mutex::default(),
             wake: Notify::new(),
             memory: Arc::new(Semaphore::new(units)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keypool_core::store::{
     AuditEntry, Cancelled, ChangedJob, JobClaim, JobResult, JobStatus, NewJob, StoreError,
-    Submitted,
+    Submitted, WebhookResult,
 };
 
 use crate::context::Gateway;
@@ -64,6 +64,7 @@ impl Gateway {
         let cancelled = self.note_store(Access::Write, cancelled)?;
         if cancelled == Cancelled::Now {
             self.jobs.claims.stop(id);
+            self.jobs.webhooks.wake.notify_one();
             self.jobs.watchers.note(&ChangedJob {
                 id: Arc::clone(id),
                 status: JobStatus::Cancelled,
@@ -71,6 +72,23 @@ impl Gateway {
             });
         }
         Ok(cancelled)
+    }
+
+    /// Stores what became of a claimed announcement. False if the claim was lost, so that it changes nothing.
+    pub(crate) async fn settle_webhook(
+        self: &Arc<Self>,
+        result: WebhookResult,
+    ) -> Result<bool, Arc<StoreError>> {
+        let gw = Arc::clone(self);
+        let commit = move |results: Vec<WebhookResult>| {
+            let gw = Arc::clone(&gw);
+            async move {
+                let settled = gw.stored.store()?.settle_webhooks(&results).await;
+                gw.note_store(Access::Write, settled)
+            }
+        };
+        let results = &self.jobs.webhooks.results;
+        results.add(&self.tasks, result, commit).await
     }
 
     /// Notes that the provider may get the call of this claim, which must not be made twice. False if the claim was lost.

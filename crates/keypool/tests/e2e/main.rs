@@ -62,3 +62,4 @@ mod two_nodes;
 mod uploads;
 mod usage;
 mod virtual_key_api;
+mod webhooks;

@@ -66,7 +66,8 @@ UPDATE jobs SET status = 'running', is_due = 0, retry_at = NULL, node = $3, clai
   attempts = attempts + 1, was_sent = 0, started_at = COALESCE(started_at, $4), claimed_until = $5, changed_in = $6
 WHERE id IN (SELECT id FROM jobs WHERE status = 'queued' AND pool = $1 AND is_due = 1
   ORDER BY turn, created_in, place LIMIT $2)
-RETURNING turn, created_in, place, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at";
+RETURNING turn, created_in, place, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at,
+  CASE WHEN webhook IS NULL THEN 0 ELSE 1 END";
 
 const SET_TURN: &str = "
 INSERT INTO job_pools (pool, turn) VALUES ($1, $2)
@@ -86,6 +87,7 @@ fn job(mut row: Row, pool: &Arc<str>, now: i64) -> Result<(Turn, ClaimedJob), St
         body: None,
         is_repeatable: row.flag()?,
         time_left: Duration::from_millis(u64::try_from(row.int()? - now).unwrap_or(0)),
+        has_webhook: row.flag()?,
     };
     Ok((turn, job))
 }

@@ -7,6 +7,7 @@ mod read;
 mod settle;
 mod sweep;
 mod transaction;
+mod webhooks;
 
 pub(super) use add::add;
 pub(super) use claim::{claim, note_sent, renew};
@@ -14,6 +15,7 @@ pub(super) use read::{BodyOf, by_id, changed, due_pools, list, piece};
 pub(super) use settle::{add_piece, cancel, settle};
 pub(super) use sweep::{has_work, sweep};
 pub(super) use transaction::JobsWrite;
+pub(super) use webhooks::{claim_webhooks, due_webhook_hosts, settle_webhooks};
 
 /// Size of a piece of a body, in bytes.
 const PIECE: usize = 256 * 1024;

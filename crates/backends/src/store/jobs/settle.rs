@@ -184,7 +184,7 @@ UPDATE jobs SET status = r.value->>'status', is_due = CAST(r.value->>'is_due' AS
   error_code = CASE WHEN CAST(r.value->>'was_tried' AS BIGINT) = 1 THEN r.value->>'error_code' ELSE error_code END,
   error_message = CASE WHEN CAST(r.value->>'was_tried' AS BIGINT) = 1 THEN r.value->>'error_message' ELSE error_message END,
   ended_at = CAST(r.value->>'ended_at' AS BIGINT), expires_at = CAST(r.value->>'expires_at' AS BIGINT),
-  changed_in = $3
+  webhook_at = CASE WHEN webhook IS NOT NULL THEN CAST(r.value->>'ended_at' AS BIGINT) END, changed_in = $3
 FROM {rows} AS r WHERE jobs.id = (r.value->>'id') AND jobs.claims = CAST(r.value->>'claim' AS BIGINT)
   AND jobs.node = $2 AND jobs.status = 'running'
 RETURNING jobs.id, jobs.caller, jobs.request_bytes";
@@ -225,5 +225,5 @@ pub(in crate::store) async fn cancel(
 
 const CANCEL: &str = "
 UPDATE jobs SET status = 'cancelled', is_due = 0, retry_at = NULL, node = NULL, claimed_until = NULL, ended_at = $2,
-  expires_at = $3, changed_in = $4
+  expires_at = $3, webhook_at = CASE WHEN webhook IS NOT NULL THEN $2 END, changed_in = $4
 WHERE id = $1 AND status IN ('queued', 'running') RETURNING caller, request_bytes";

@@ -111,7 +111,11 @@ impl Postgres {
 #[async_trait]
 impl Database for Postgres {
     fn migrations(&self) -> &'static [&'static str] {
-        &[include_str!("0001.sql"), include_str!("0002.sql")]
+        &[
+            include_str!("0001.sql"),
+            include_str!("0002.sql"),
+            include_str!("0003.sql"),
+        ]
     }
 
     fn is_shared(&self) -> bool {

@@ -224,7 +224,11 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 #[async_trait]
 impl Database for Sqlite {
     fn migrations(&self) -> &'static [&'static str] {
-        &[include_str!("0001.sql"), include_str!("0002.sql")]
+        &[
+            include_str!("0001.sql"),
+            include_str!("0002.sql"),
+            include_str!("0003.sql"),
+        ]
     }
 
     fn is_shared(&self) -> bool {
