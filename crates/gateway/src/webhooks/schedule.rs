@@ -74,13 +74,7 @@ async fn until_abort(gw: &Gateway) {
 async fn deliver_and_settle(gw: &Arc<Gateway>, webhook: &ClaimedWebhook) {
     let outcome = match deliver(gw, webhook).await {
         Ok(()) => WebhookOutcome::Delivered,
-        Err(Failed { error, is_final }) => {
-            let after = backoff(webhook.attempt);
-            match is_final || webhook.age + after > GIVE_UP_AFTER {
-                true => WebhookOutcome::GivenUp { error },
-                false => WebhookOutcome::Retry { after, error },
-            }
-        }
+        Err(failed) => after_failure(webhook, failed),
     };
     let result = WebhookResult {
         job: Arc::clone(&webhook.job),
@@ -90,6 +84,15 @@ async fn deliver_and_settle(gw: &Arc<Gateway>, webhook: &ClaimedWebhook) {
     // If the store fails, the claim runs out, and it is delivered again.
     if let Ok(true) = gw.settle_webhook(result).await {
         gw.telemetry.webhook_attempted(webhook, &outcome);
+    }
+}
+
+fn after_failure(webhook: &ClaimedWebhook, failed: Failed) -> WebhookOutcome {
+    let Failed { error, is_final } = failed;
+    let after = backoff(webhook.attempt);
+    match is_final || webhook.age + after > GIVE_UP_AFTER {
+        true => WebhookOutcome::GivenUp { error },
+        false => WebhookOutcome::Retry { after, error },
     }
 }
 
@@ -104,7 +107,39 @@ fn backoff(attempts: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use keypool_core::store::JobStatus;
+
     use super::*;
+
+    #[test]
+    fn a_day_after_the_end_of_the_job_it_is_given_up() {
+        let hour = Duration::from_secs(3600);
+        for (age, attempt, is_final, is_given_up) in [
+            (Duration::ZERO, 1, false, false),
+            (Duration::ZERO, 1, true, true),
+            (22 * hour, 30, false, false),
+            (24 * hour - Duration::from_secs(60), 30, false, true),
+            (24 * hour - Duration::from_secs(60), 2, false, false),
+            (25 * hour, 1, false, true),
+        ] {
+            let webhook = ClaimedWebhook {
+                job: "job_1".into(),
+                attempt,
+                caller: None,
+                url: String::new(),
+                host: "h".into(),
+                status: JobStatus::Failed,
+                ended_at: SystemTime::UNIX_EPOCH,
+                age,
+            };
+            let error = "status 500".to_owned();
+            let outcome = after_failure(&webhook, Failed { error, is_final });
+            let given_up = matches!(outcome, WebhookOutcome::GivenUp { .. });
+            assert_eq!(given_up, is_given_up, "{age:?} {attempt}: {outcome:?}");
+        }
+    }
 
     #[test]
     fn pauses_grow_from_five_seconds_to_an_hour() {
