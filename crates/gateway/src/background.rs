@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::context::Gateway;
-use crate::{invalid_keys, job_worker, limits, quota, sync};
+use crate::{invalid_keys, job_worker, limits, quota, sync, webhooks};
 
 /// Runs all of it.
 pub(crate) async fn run(gw: &Arc<Gateway>) -> Infallible {
@@ -17,6 +17,7 @@ pub(crate) async fn run(gw: &Arc<Gateway>) -> Infallible {
         invalid_keys::check_regularly(gw),
         quota::refresh_regularly(gw),
         job_worker::run_regularly(gw),
+        webhooks::deliver_regularly(gw),
     );
     never
 }

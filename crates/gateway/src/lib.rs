@@ -33,6 +33,9 @@ mod telemetry;
 mod threads;
 mod traces;
 mod upstream;
+pub mod webhook_hosts;
+pub mod webhook_secret;
+mod webhooks;
 mod write_limit;
 
 pub use admin::openapi_document;

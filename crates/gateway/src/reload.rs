@@ -26,7 +26,7 @@ pub struct Changes {
     pub pools_removed: Vec<String>,
     /// Pools whose settings or keys changed.
     pub pools_changed: Vec<String>,
-    /// Other sections that changed: `server`, `log`, `admin`, `limiter`, `store`, `virtual_keys`, `routes`.
+    /// Other sections that changed: `server`, `log`, `admin`, `limiter`, `store`, `jobs`, `virtual_keys`, `routes`.
     pub sections_changed: Vec<&'static str>,
     /// Settings that have no effect yet, one sentence each.
     pub warnings: Vec<String>,
@@ -41,6 +41,7 @@ impl Changes {
             ("admin", before.admin != after.admin),
             ("limiter", before.limiter != after.limiter),
             ("store", before.store != after.store),
+            ("jobs", before.jobs != after.jobs),
             ("virtual_keys", before.virtual_keys != after.virtual_keys),
             ("routes", before.routes != after.routes),
         ];

@@ -12,6 +12,8 @@ use keypool_core::settings::PoolSettings;
 use keypool_core::store::JobLimits;
 
 use crate::proxy_environment::ProxyEnvironment;
+use crate::webhook_hosts::WebhookHost;
+use crate::webhook_secret::WebhookSecret;
 
 /// One complete, validated configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,6 +90,8 @@ pub struct JobSettings {
     pub keep: Duration,
     /// Time from the submission of a job until it fails if no provider has served it.
     pub deadline: Duration,
+    /// The hosts that callers may have called at the end of a job.
+    pub webhook_hosts: Vec<WebhookHost>,
 }
 
 impl Default for JobSettings {
@@ -102,6 +106,7 @@ impl Default for JobSettings {
             max_running: 256,
             keep: Duration::from_secs(7 * 86_400),
             deadline: Duration::from_secs(86_400),
+            webhook_hosts: Vec::new(),
         }
     }
 }
@@ -320,6 +325,8 @@ pub struct VirtualKeySettings {
     pub on_limit: OnLimit,
     /// Maximum time that a call waits with `OnLimit::Wait`.
     pub limit_wait: Duration,
+    /// What announcements of its jobs' ends are signed with; `None`: they cannot be asked for.
+    pub webhook_secret: Option<WebhookSecret>,
     /// Where it comes from, and so where it is changed: the configuration file's name, or `store`.
     pub source: Arc<str>,
 }
@@ -339,6 +346,7 @@ impl VirtualKeySettings {
             output_reservation: OutputReservation::default(),
             on_limit: OnLimit::default(),
             limit_wait: Duration::from_secs(10),
+            webhook_secret: None,
             source: Arc::default(),
         }
     }

@@ -3,11 +3,17 @@
 use keypool_core::store::{AuditEntry, AuditRecord, StoreError};
 
 use super::convert::{count, millis, next_time, text};
-use super::sql::{Transaction, params};
+use super::sql::{Param, Transaction, params};
 use super::transaction::Write;
 
 /// Writes an entry.
 pub(super) async fn add(write: &mut Write, entry: &AuditEntry) -> Result<(), StoreError> {
+    let (sql, params) = statement(entry);
+    write.execute(sql, params).await.map(drop)
+}
+
+/// The statement that writes an entry, and its parameters.
+pub(super) fn statement(entry: &AuditEntry) -> (&'static str, Vec<Param>) {
     let sql = "INSERT INTO audit (made_at, actor, source, action, target, details) VALUES ($1, $2, $3, $4, $5, $6)";
     let params = params![
         millis(entry.at),
@@ -17,7 +23,7 @@ pub(super) async fn add(write: &mut Write, entry: &AuditEntry) -> Result<(), Sto
         text(&entry.target),
         text(&entry.details),
     ];
-    write.execute(sql, params).await.map(drop)
+    (sql, params)
 }
 
 /// The newest entries before the entry `before`, newest first.

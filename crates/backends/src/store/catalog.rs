@@ -7,6 +7,7 @@ use super::convert::{next_hash, next_time, time};
 use super::envelope::Keys;
 use super::key_changes::secret_place;
 use super::sql::{Row, Transaction, unexpected};
+use super::virtual_key_changes::webhook_secret_place;
 
 /// The number of the newest change.
 pub(super) async fn revision(transaction: &mut dyn Transaction) -> Result<Revision, StoreError> {
@@ -37,7 +38,7 @@ pub(super) async fn read(
                FROM keys ORDER BY pool, created_in, place";
     let stored_keys = transaction.fetch(sql, vec![]).await?;
     let sql = "SELECT name, hash, hint, previous_hash, previous_until, settings, version, created_at, updated_at, \
-               secret_set_at FROM virtual_keys ORDER BY name";
+               secret_set_at, webhook_secret FROM virtual_keys ORDER BY name";
     let virtual_keys = transaction.fetch(sql, vec![]).await?;
 
     Ok(Catalog {
@@ -49,7 +50,7 @@ pub(super) async fn read(
             .collect::<Result<_, _>>()?,
         virtual_keys: virtual_keys
             .into_iter()
-            .map(virtual_key)
+            .map(|row| virtual_key(row, keys))
             .collect::<Result<_, _>>()?,
         has_held_virtual_key,
         hash_key: keys.hash.clone(),
@@ -82,7 +83,7 @@ fn key(mut row: Row, keys: &Keys) -> Result<StoredKey, StoreError> {
     })
 }
 
-fn virtual_key(mut row: Row) -> Result<StoredVirtualKey, StoreError> {
+fn virtual_key(mut row: Row, keys: &Keys) -> Result<StoredVirtualKey, StoreError> {
     let (name, hash, hint) = (row.text()?, next_hash(&mut row)?, row.text()?);
     let previous = match (row.optional_text()?, row.optional_int()?) {
         (Some(hash), Some(until)) => {
@@ -91,15 +92,23 @@ fn virtual_key(mut row: Row) -> Result<StoredVirtualKey, StoreError> {
         }
         _ => None,
     };
+    let settings = row.text()?;
+    let version = row.count()?;
+    let (created_at, updated_at) = (next_time(&mut row)?, next_time(&mut row)?);
+    let secret_set_at = next_time(&mut row)?;
+    let webhook_secret = row.optional_text()?;
+    let decrypt = |stored: String| keys.decrypt(&stored, &webhook_secret_place(&name));
+    let webhook_secret = webhook_secret.map(decrypt).transpose()?;
     Ok(StoredVirtualKey {
         name: name.into(),
         hash,
         hint,
         previous,
-        settings: row.text()?,
-        version: row.count()?,
-        created_at: next_time(&mut row)?,
-        updated_at: next_time(&mut row)?,
-        secret_set_at: next_time(&mut row)?,
+        webhook_secret: webhook_secret.map(Secret::new),
+        settings,
+        version,
+        created_at,
+        updated_at,
+        secret_set_at,
     })
 }

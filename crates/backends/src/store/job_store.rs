@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keypool_core::store::{
-    Cancelled, ChangedJob, ClaimedJob, JobClaim, JobId, JobLimits, JobQuery, JobRecord, JobResult,
-    JobRevision, JobStore, NewJob, StoreError, Submitted,
+    AuditEntry, Cancelled, ChangedJob, ClaimedJob, JobClaim, JobId, JobLimits, JobQuery, JobRecord,
+    JobResult, JobRevision, JobStore, NewJob, StoreError, Submitted,
 };
 
 use super::jobs::{self, BodyOf, JobsWrite};
@@ -132,10 +132,15 @@ impl<D: Database> JobStore for SqlStore<D> {
         .await
     }
 
-    async fn cancel_job(&self, id: &str, keep: Duration) -> Result<Cancelled, StoreError> {
+    async fn cancel_job(
+        &self,
+        id: &str,
+        keep: Duration,
+        audit: Option<&AuditEntry>,
+    ) -> Result<Cancelled, StoreError> {
         let cancelled = in_time(DEADLINE, async {
             let mut write = self.change_jobs().await?;
-            let cancelled = jobs::cancel(&mut write, id, keep).await?;
+            let cancelled = jobs::cancel(&mut write, id, keep, audit).await?;
             Ok((write, cancelled))
         });
         let (write, cancelled) = cancelled.await?;

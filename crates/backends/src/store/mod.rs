@@ -29,6 +29,7 @@ mod sqlite;
 mod transaction;
 mod usage;
 mod virtual_key_changes;
+mod webhook_store;
 
 pub use envelope::MasterKey;
 pub use postgres::{Postgres, PostgresStore};

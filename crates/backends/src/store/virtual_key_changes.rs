@@ -15,9 +15,16 @@ pub(super) async fn add(write: &mut Write, key: &NewVirtualKey, at: i64) -> Resu
     write
         .execute("UPDATE meta SET has_held_virtual_key = 1", vec![])
         .await?;
-    let sql = "INSERT INTO virtual_keys (name, hash, hint, settings, version, created_at, updated_at, secret_set_at) \
-               VALUES ($1, $2, $3, $4, 1, $5, $5, $5)";
-    let params = params![&*key.name, hex(&key.hash), &*key.hint, &*key.settings, at];
+    let sql = "INSERT INTO virtual_keys (name, hash, hint, settings, version, created_at, updated_at, secret_set_at, \
+               webhook_secret) VALUES ($1, $2, $3, $4, 1, $5, $5, $5, $6)";
+    let params = params![
+        &*key.name,
+        hex(&key.hash),
+        &*key.hint,
+        &*key.settings,
+        at,
+        webhook_secret(write, key)?
+    ];
     write.execute(sql, params).await.map(drop)
 }
 
@@ -60,7 +67,7 @@ pub(super) async fn rotate(
     check_free(write, key).await?;
     let sql = "UPDATE virtual_keys SET previous_hash = CASE WHEN $5 = 1 THEN hash END, \
                previous_until = CASE WHEN $5 = 1 THEN $6 END, hash = $2, hint = $3, version = version + 1, \
-               updated_at = $4, secret_set_at = $4 WHERE name = $1";
+               updated_at = $4, secret_set_at = $4, webhook_secret = COALESCE($7, webhook_secret) WHERE name = $1";
     let (has_previous, until) = (previous_until.is_some(), previous_until.unwrap_or_default());
     let params = params![
         &*key.name,
@@ -68,9 +75,24 @@ pub(super) async fn rotate(
         &*key.hint,
         at,
         has_previous,
-        until
+        until,
+        webhook_secret(write, key)?
     ];
     write.execute(sql, params).await.map(drop)
+}
+
+/// The webhook secret as it is stored.
+fn webhook_secret(write: &Write, key: &NewVirtualKey) -> Result<Option<String>, StoreError> {
+    let place = webhook_secret_place(&key.name);
+    let secret = key.webhook_secret.as_ref();
+    secret
+        .map(|secret| write.keys.encrypt(secret.expose(), &place))
+        .transpose()
+}
+
+/// What the stored webhook secret of a virtual key is bound to.
+pub(super) fn webhook_secret_place(name: &str) -> [&str; 3] {
+    ["virtual_keys", "webhook_secret", name]
 }
 
 /// Refuses a change unless what is stored of the virtual key is as expected.

@@ -83,6 +83,7 @@ pub(crate) fn virtual_key(name: &str, hashed: &str) -> NewVirtualKey {
         name: name.into(),
         hash: Digest256::of(hashed.as_bytes()),
         hint: format!("kp-…{name}"),
+        webhook_secret: None,
         settings: "{\"rpm\":1}".to_owned(),
     }
 }

@@ -1,12 +1,16 @@
 //! Secrets at rest, the master key, and schemas of other versions.
 
 use keypool_backends::store::MasterKey;
-use keypool_core::store::{Change, Expected, KeyStateChange, ObjectChange, StoreErrorKind};
+use keypool_core::secret::Secret;
+use keypool_core::store::{
+    Catalog, Change, Expected, KeyStateChange, NewVirtualKey, ObjectChange, StoreErrorKind,
+};
 
 use crate::backend::{Backend, master_key, on_every_store};
 use crate::data::*;
 
 const SECRET: &str = "tvly-a-secret-that-nobody-else-has";
+const WEBHOOK_SECRET: &str = "whsec_that-nobody-else-has-either";
 
 /// Stores the secret wherever one can be.
 async fn fill(backend: &Backend) {
@@ -39,6 +43,71 @@ async fn fill(backend: &Backend) {
         deleted: false,
     });
     store.record(&flush).await.unwrap();
+}
+
+fn with_webhook_secret(name: &str, secret: &str) -> NewVirtualKey {
+    NewVirtualKey {
+        webhook_secret: Some(Secret::new(secret)),
+        ..virtual_key(name, name)
+    }
+}
+
+/// The webhook secret of each virtual key.
+fn webhook_secrets(catalog: &Catalog) -> Vec<Option<&str>> {
+    let keys = catalog.virtual_keys.iter();
+    keys.map(|key| key.webhook_secret.as_ref().map(Secret::expose))
+        .collect()
+}
+
+async fn a_webhook_secret_is_encrypted_and_outlives_rotations(mut backend: Backend) {
+    let store = backend.store();
+    for key in [
+        with_webhook_secret("one", WEBHOOK_SECRET),
+        virtual_key("two", "two"),
+    ] {
+        change(store, Change::AddVirtualKey { key }).await.unwrap();
+    }
+    let expected = [Some(WEBHOOK_SECRET), None];
+    assert_eq!(webhook_secrets(&store.catalog().await.unwrap()), expected);
+    let contents = backend.contents().await;
+    assert!(
+        contains(&contents, b"two"),
+        "the search finds what is stored"
+    );
+    assert!(!contains(&contents, &WEBHOOK_SECRET.as_bytes()[8..]));
+    backend.close();
+    let new = MasterKey::new("the new master key");
+    backend.rotate(&master_key(), &new).await.unwrap();
+    let store = backend.open(&new).await.unwrap();
+    assert_eq!(webhook_secrets(&store.catalog().await.unwrap()), expected);
+
+    // Only a new one replaces it when the virtual key is rotated.
+    let rotate = |key| Change::RotateVirtualKey {
+        key,
+        previous_until: None,
+        expected: Expected::Present,
+    };
+    change(&*store, rotate(virtual_key("one", "new")))
+        .await
+        .unwrap();
+    assert_eq!(webhook_secrets(&store.catalog().await.unwrap()), expected);
+    let key = NewVirtualKey {
+        hash: virtual_key("one", "newer").hash,
+        ..with_webhook_secret("one", "whsec_new")
+    };
+    change(&*store, rotate(key)).await.unwrap();
+    let expected = [Some("whsec_new"), None];
+    assert_eq!(webhook_secrets(&store.catalog().await.unwrap()), expected);
+    drop(store);
+    backend
+        .sql("UPDATE virtual_keys SET webhook_secret = (SELECT o.webhook_secret FROM virtual_keys AS o WHERE o.name = 'one')")
+        .await;
+    let store = backend.open(&new).await.unwrap();
+    assert_eq!(
+        kind(store.catalog().await),
+        StoreErrorKind::Internal,
+        "it is bound to its virtual key"
+    );
 }
 
 fn contains(contents: &[u8], needle: &[u8]) -> bool {
@@ -115,11 +184,15 @@ async fn a_secret_whose_host_was_altered_is_not_decrypted(backend: Backend) {
 async fn a_database_of_a_newer_schema_is_refused_and_left_as_it_is(mut backend: Backend) {
     fill(&backend).await;
     backend.close();
-    backend.sql("UPDATE keypool_schema SET version = 99").await;
+    backend
+        .sql("UPDATE keypool_schema SET version = version + 9000")
+        .await;
     let error = backend.open(&master_key()).await.err().unwrap();
     assert_eq!(error.kind, StoreErrorKind::NewerSchema);
-    assert!(error.message.contains("99"), "{error}");
-    backend.sql("UPDATE keypool_schema SET version = 1").await;
+    assert!(error.message.contains("900"), "{error}");
+    backend
+        .sql("UPDATE keypool_schema SET version = version - 9000")
+        .await;
     assert_eq!(backend.reopen().await.revision().await.unwrap(), 3);
 }
 
@@ -208,6 +281,7 @@ async fn rotations_and_changes_at_once_leave_everything_readable(mut backend: Ba
 
 on_every_store! {
     no_secret_and_no_digest_of_it_is_readable,
+    a_webhook_secret_is_encrypted_and_outlives_rotations,
     a_wrong_master_key_opens_nothing_and_changes_nothing,
     a_value_in_the_place_of_another_is_not_decrypted,
     a_secret_whose_host_was_altered_is_not_decrypted,

@@ -13,8 +13,8 @@ use keypool_core::store::{
 
 use crate::backend::{Backend, on_every_store};
 
-const NODE: u64 = u64::MAX - 7;
-const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const NODE: u64 = u64::MAX - 7;
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 const ROOMY: JobLimits = JobLimits {
     max_queued: 1_000_000,
     max_queued_per_caller: 1_000_000,
@@ -22,7 +22,7 @@ const ROOMY: JobLimits = JobLimits {
     max_stored_per_caller: 1 << 40,
 };
 
-fn job(id: &str, caller: &str) -> NewJob {
+pub(crate) fn job(id: &str, caller: &str) -> NewJob {
     NewJob {
         id: id.into(),
         caller: Some(caller.into()).filter(|_| !caller.is_empty()),
@@ -37,7 +37,7 @@ fn job(id: &str, caller: &str) -> NewJob {
     }
 }
 
-async fn add(store: &dyn Store, jobs: &[NewJob]) {
+pub(crate) async fn add(store: &dyn Store, jobs: &[NewJob]) {
     let added = store.add_jobs(jobs, &ROOMY).await.unwrap();
     assert!(
         added.iter().all(|one| *one == Submitted::Accepted),
@@ -45,7 +45,7 @@ async fn add(store: &dyn Store, jobs: &[NewJob]) {
     );
 }
 
-async fn claim(store: &dyn Store, n: usize) -> Vec<ClaimedJob> {
+pub(crate) async fn claim(store: &dyn Store, n: usize) -> Vec<ClaimedJob> {
     store.claim_jobs(NODE, &[("p".into(), n)]).await.unwrap()
 }
 
@@ -53,14 +53,14 @@ fn ids(jobs: &[ClaimedJob]) -> Vec<&str> {
     jobs.iter().map(|job| &*job.id).collect()
 }
 
-fn claim_of(job: &ClaimedJob) -> JobClaim {
+pub(crate) fn claim_of(job: &ClaimedJob) -> JobClaim {
     JobClaim {
         id: Arc::clone(&job.id),
         attempt: job.attempt,
     }
 }
 
-fn succeeded(job: &ClaimedJob, body: &str) -> JobResult {
+pub(crate) fn succeeded(job: &ClaimedJob, body: &str) -> JobResult {
     JobResult {
         claim: claim_of(job),
         outcome: JobOutcome::Ended {
@@ -77,7 +77,7 @@ fn succeeded(job: &ClaimedJob, body: &str) -> JobResult {
     }
 }
 
-fn retry(job: &ClaimedJob, after: Duration) -> JobResult {
+pub(crate) fn retry(job: &ClaimedJob, after: Duration) -> JobResult {
     let error = JobError {
         code: "no_key_available".to_owned(),
         message: "all keys cool down".to_owned(),
@@ -88,13 +88,13 @@ fn retry(job: &ClaimedJob, after: Duration) -> JobResult {
     }
 }
 
-async fn settle(store: &dyn Store, result: JobResult) -> bool {
+pub(crate) async fn settle(store: &dyn Store, result: JobResult) -> bool {
     let settled = store.settle_jobs(NODE, &[result]).await.unwrap();
     assert_eq!(settled.len(), 1);
     settled[0]
 }
 
-async fn record(store: &dyn Store, id: &str) -> JobRecord {
+pub(crate) async fn record(store: &dyn Store, id: &str) -> JobRecord {
     let mut found = store.jobs(&[id.into()]).await.unwrap();
     assert_eq!(found.len(), 1, "{id}");
     found.remove(0)
@@ -230,7 +230,10 @@ async fn a_limit_refuses_only_what_exceeds_it(backend: Backend) {
         again,
         [refused(JobLimit::StoredPerCaller), Submitted::Accepted]
     );
-    assert_eq!(store.cancel_job("b2", DAY).await.unwrap(), Cancelled::Now);
+    assert_eq!(
+        store.cancel_job("b2", DAY, None).await.unwrap(),
+        Cancelled::Now
+    );
     let last = store
         .add_jobs(&[job("b3", "b"), job("b4", "b")], &limits)
         .await
@@ -381,15 +384,18 @@ async fn a_cancelled_job_stays_cancelled(backend: Backend) {
     let claimed = claim(store, 1).await.remove(0);
     assert_eq!(&*claimed.id, "queued");
     for id in ["queued", "running"] {
-        assert_eq!(store.cancel_job(id, DAY).await.unwrap(), Cancelled::Now);
         assert_eq!(
-            store.cancel_job(id, DAY).await.unwrap(),
+            store.cancel_job(id, DAY, None).await.unwrap(),
+            Cancelled::Now
+        );
+        assert_eq!(
+            store.cancel_job(id, DAY, None).await.unwrap(),
             Cancelled::HadEnded
         );
         assert_eq!(record(store, id).await.status, JobStatus::Cancelled);
     }
     assert_eq!(
-        store.cancel_job("other", DAY).await.unwrap(),
+        store.cancel_job("other", DAY, None).await.unwrap(),
         Cancelled::Missing
     );
     assert!(!settle(store, succeeded(&claimed, "late")).await);
@@ -468,7 +474,7 @@ async fn jobs_are_listed_by_caller_newest_first(backend: Backend) {
     let store = backend.store();
     add(store, &[job("a1", "a"), job("b1", "b"), job("a2", "a")]).await;
     add(store, &[job("a3", "a"), job("n1", "")]).await;
-    store.cancel_job("a2", DAY).await.unwrap();
+    store.cancel_job("a2", DAY, None).await.unwrap();
     let list = async |query: JobQuery| {
         let listed = store.list_jobs(&query).await.unwrap();
         listed
@@ -574,6 +580,9 @@ async fn an_older_schema_is_brought_up_to_date(mut backend: Backend) {
     for table in tables {
         backend.sql(&format!("DROP TABLE {table}")).await;
     }
+    backend
+        .sql("ALTER TABLE virtual_keys DROP COLUMN webhook_secret")
+        .await;
     backend.sql("UPDATE keypool_schema SET version = 1").await;
     let store = backend.reopen().await;
     add(store, &[job("j", "team")]).await;

@@ -21,3 +21,4 @@ mod sqlite;
 mod statements;
 mod tls;
 mod usage;
+mod webhooks;

@@ -61,7 +61,7 @@ pub struct StoredKey {
     pub secret_set_at: SystemTime,
 }
 
-/// A virtual key. Its secret is not stored.
+/// A virtual key. The secret that callers present is not stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredVirtualKey {
     /// Unique among stored virtual keys.
@@ -72,6 +72,8 @@ pub struct StoredVirtualKey {
     pub hint: String,
     /// The hash of the secret before the last rotation, and until when that is accepted.
     pub previous: Option<(Digest256, SystemTime)>,
+    /// What announcements of its jobs' ends are signed with, in the form of Standard Webhooks; `None`: none was made yet.
+    pub webhook_secret: Option<Secret>,
     /// Its further settings, as JSON.
     pub settings: String,
     /// Counts its changes from 1.

@@ -120,6 +120,8 @@ pub struct NewVirtualKey {
     pub hash: Digest256,
     /// What may be shown of the secret.
     pub hint: String,
+    /// What announcements of its jobs' ends are signed with; `None`: what is stored of that stays.
+    pub webhook_secret: Option<Secret>,
     /// Its further settings, as JSON.
     pub settings: String,
 }

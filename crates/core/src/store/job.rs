@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::webhook::{Webhook, WebhookRecord};
 use crate::secret::Digest256;
 
 /// A job's id.
@@ -60,7 +61,7 @@ pub struct NewJob {
     /// What makes a repeated submission the same job.
     pub idempotency: Option<Idempotency>,
     /// Where its end is announced.
-    pub webhook: Option<String>,
+    pub webhook: Option<Webhook>,
 }
 
 /// What makes a repeated submission the same job.
@@ -153,6 +154,8 @@ pub struct ClaimedJob {
     pub is_repeatable: bool,
     /// Time from the claim until its deadline.
     pub time_left: Duration,
+    /// Its end is announced.
+    pub has_webhook: bool,
 }
 
 /// A claim, which its node must still have.
@@ -243,8 +246,8 @@ pub struct JobRecord {
     pub response_bytes: u64,
     /// Why it failed, or why it was not served at the last try.
     pub error: Option<JobError>,
-    /// Where its end is announced.
-    pub webhook: Option<String>,
+    /// Where its end is announced, and what became of that.
+    pub webhook: Option<WebhookRecord>,
     /// When it was submitted.
     pub created_at: SystemTime,
     /// When it was first tried.

@@ -14,6 +14,8 @@ mod job_failure;
 mod key_record;
 mod object_record;
 mod usage;
+mod webhook;
+mod webhook_delivery;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,6 +45,10 @@ pub use key_record::{
 };
 pub use object_record::{ObjectChange, ObjectRecord};
 pub use usage::{UsageCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal};
+pub use webhook::{Webhook, WebhookRecord, WebhookState};
+pub use webhook_delivery::{
+    ClaimedWebhook, WEBHOOK_LEASE, WebhookOutcome, WebhookResult, WebhookStore,
+};
 
 /// Number of a change, counted from 1. Each change of the catalog, and each change of key states that other nodes must
 /// follow, takes the next one.
@@ -53,12 +59,18 @@ pub type Revision = u64;
 /// Each method that writes does so in one transaction: all of it takes effect, or nothing. The number of statements does
 /// not depend on the number of rows. Every wait has a deadline. Dropping a future may leave its transaction committed.
 pub trait Store:
-    CatalogStore + KeyStateStore + RecordStore + JobStore + FileStore + BatchStore
+    CatalogStore + KeyStateStore + RecordStore + JobStore + FileStore + BatchStore + WebhookStore
 {
 }
 
-impl<T: CatalogStore + KeyStateStore + RecordStore + JobStore + FileStore + BatchStore> Store
-    for T
+impl<T> Store for T where
+    T: CatalogStore
+        + KeyStateStore
+        + RecordStore
+        + JobStore
+        + FileStore
+        + BatchStore
+        + WebhookStore
 {
 }
 
@@ -184,8 +196,13 @@ pub trait JobStore: Send + Sync {
     /// long a job that ends is kept. Returns whether there is more to claim than before.
     async fn sweep_jobs(&self, all: bool, keep: Duration) -> Result<bool, StoreError>;
 
-    /// Ends a job.
-    async fn cancel_job(&self, id: &str, keep: Duration) -> Result<Cancelled, StoreError>;
+    /// Ends a job. If it is cancelled now, `audit` is written beside it.
+    async fn cancel_job(
+        &self,
+        id: &str,
+        keep: Duration,
+        audit: Option<&AuditEntry>,
+    ) -> Result<Cancelled, StoreError>;
 
     /// What is known of these jobs. Those that are not known are left out.
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, StoreError>;

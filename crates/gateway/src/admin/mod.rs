@@ -7,6 +7,7 @@ mod format;
 mod health;
 mod import;
 mod import_format;
+mod jobs;
 mod key_actions;
 mod key_view;
 mod keys;
@@ -20,6 +21,7 @@ mod token;
 mod traces;
 mod ui;
 mod usage;
+mod virtual_key_secrets;
 mod virtual_keys;
 
 use std::net::SocketAddr;
@@ -70,6 +72,8 @@ fn documented() -> OpenApiRouter<Arc<Gateway>> {
             virtual_keys::delete
         ))
         .routes(routes!(virtual_keys::rotate))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get, jobs::cancel))
         .routes(routes!(usage::usage))
         .routes(routes!(audit::list))
         .routes(routes!(traces::newest))

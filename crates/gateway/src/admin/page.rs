@@ -31,15 +31,20 @@ pub(super) struct Page<T> {
     pub(super) next: Option<String>,
 }
 
+/// The maximum number of items for what the client says.
+pub(super) fn checked_limit(limit: Option<usize>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    match (1..=MAX_LIMIT).contains(&limit) {
+        true => Ok(limit),
+        false => Err(Problem::invalid_query(format!(
+            "`limit` must be from 1 to {MAX_LIMIT}"
+        ))),
+    }
+}
+
 impl PageParams {
     pub(super) fn limit(&self) -> Result<usize, Problem> {
-        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
-        match (1..=MAX_LIMIT).contains(&limit) {
-            true => Ok(limit),
-            false => Err(Problem::invalid_query(format!(
-                "`limit` must be from 1 to {MAX_LIMIT}"
-            ))),
-        }
+        checked_limit(self.limit)
     }
 
     pub(super) fn cursor(&self) -> Option<&str> {

@@ -24,12 +24,11 @@ use super::keys::{resource_name_mistake, same_as_secret};
 use super::openapi::{ChangeProblems, ReadProblems};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
+use super::virtual_key_secrets::{NewSecret, new_webhook_secret, refuse_taken_secret};
 use crate::context::Gateway;
 use crate::resources::VirtualKeyFields;
 use crate::stored::{Inactive, Resource};
 
-/// Minimum length of a secret that an operator chooses.
-const MIN_SECRET: usize = 16;
 /// How long the old secret is accepted after a rotation, if the operator does not say.
 const GRACE: Duration = Duration::from_secs(86_400);
 
@@ -58,6 +57,8 @@ pub(super) struct Rotation {
     grace: Option<String>,
     /// The new secret, with at least 16 characters. Default: a new one is generated and shown once.
     key: Option<String>,
+    /// Whether the webhook secret is replaced too, and the new one shown once. Default: false.
+    webhook_secret: Option<bool>,
 }
 
 /// A virtual key.
@@ -70,6 +71,12 @@ pub(super) struct VirtualKeyView {
     /// What may be shown of its secret; the whole secret in the one response after it was generated.
     #[schema(required, example = "kp-…ab12")]
     key: Option<String>,
+    /// The webhook secret, only in the one response after it was generated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "whsec_…")]
+    webhook_secret: Option<String>,
+    /// Whether it has a webhook secret, so that its jobs' ends can be announced.
+    has_webhook_secret: bool,
     /// Where it comes from, and so where it is changed: the configuration file's name, or `store`.
     source: String,
     /// Why a stored virtual key is not in effect, as a code; absent if it is.
@@ -114,6 +121,8 @@ impl VirtualKeyView {
         Self {
             name: key.name.to_string(),
             key: Some(key.hint.clone()).filter(|hint| !hint.is_empty()),
+            webhook_secret: None,
+            has_webhook_secret: key.webhook_secret.is_some(),
             source: STORE.to_owned(),
             inactive: inactive.map(|one| one.reason.code()),
             created_at: Some(rfc3339(key.created_at)),
@@ -128,6 +137,8 @@ impl VirtualKeyView {
         Self {
             name: key.name.to_string(),
             key: None,
+            webhook_secret: None,
+            has_webhook_secret: key.webhook_secret.is_some(),
             source: key.source.to_string(),
             inactive: None,
             created_at: None,
@@ -192,15 +203,22 @@ pub(super) async fn get(
     State(gw): State<Arc<Gateway>>,
     Names(name): Names<String>,
 ) -> Result<Response, Problem> {
-    respond(&gw, &name, StatusCode::OK, None)
+    respond(&gw, &name, StatusCode::OK, &ShownOnce::default())
 }
 
-/// A virtual key as it is now. `secret`: shown once.
+/// Secrets that were generated.
+#[derive(Default)]
+struct ShownOnce {
+    key: Option<Secret>,
+    webhook_secret: Option<Secret>,
+}
+
+/// A virtual key as it is now.
 fn respond(
     gw: &Gateway,
     name: &str,
     status: StatusCode,
-    secret: Option<&Secret>,
+    secrets: &ShownOnce,
 ) -> Result<Response, Problem> {
     let declared = gw.declared();
     if let Some(key) = declared.virtual_keys.iter().find(|key| &*key.name == name) {
@@ -209,9 +227,11 @@ fn respond(
     let catalog = gw.stored.loaded()?;
     let stored = find(&catalog, name).ok_or_else(|| no_virtual_key(name))?;
     let mut view = VirtualKeyView::stored(gw, stored);
-    if let Some(secret) = secret {
+    if let Some(secret) = &secrets.key {
         view.key = Some(secret.expose().to_owned());
     }
+    let webhook_secret = secrets.webhook_secret.as_ref();
+    view.webhook_secret = webhook_secret.map(|secret| secret.expose().to_owned());
     let mut response = (status, Json(view)).into_response();
     let headers = response.headers_mut();
     headers.insert(ETAG, etag(stored.version));
@@ -222,94 +242,6 @@ fn respond(
         }
     }
     Ok(response)
-}
-
-/// The secret of a virtual key.
-struct NewSecret {
-    digest: Digest256,
-    hint: String,
-    /// It was generated, and must be shown once.
-    generated: Option<Secret>,
-}
-
-impl NewSecret {
-    /// The secret that the operator gives, else a new one.
-    fn of(key: Option<&str>, sha256: Option<&str>) -> Result<Self, String> {
-        match (key, sha256) {
-            (Some(_), Some(_)) => Err("give `key` or `key_sha256`, not both".to_owned()),
-            (Some(key), None) => {
-                let key = key.trim();
-                if key.chars().count() < MIN_SECRET {
-                    return Err(format!("`key` must have at least {MIN_SECRET} characters"));
-                }
-                if !values::fits_header(key) || key.len() > values::MAX_SECRET {
-                    return Err("`key` must consist of visible ASCII characters, without spaces, and have at most 8 KiB".to_owned());
-                }
-                let secret = Secret::new(key);
-                Ok(Self {
-                    digest: secret.digest(),
-                    hint: secret.hint(),
-                    generated: None,
-                })
-            }
-            (None, Some(hex)) => {
-                let digest = Digest256::from_hex(hex.trim());
-                let digest =
-                    digest.ok_or("`key_sha256` must be a SHA-256 in 64 hexadecimal digits")?;
-                Ok(Self {
-                    digest,
-                    hint: String::new(),
-                    generated: None,
-                })
-            }
-            (None, None) => Self::generate(),
-        }
-    }
-
-    /// 256 random bits.
-    fn generate() -> Result<Self, String> {
-        let mut bytes = [0u8; 32];
-        getrandom::fill(&mut bytes).map_err(|_| "the system has no random numbers".to_owned())?;
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let secret = Secret::new(format!("kp-{hex}"));
-        Ok(Self {
-            digest: secret.digest(),
-            hint: secret.hint(),
-            generated: Some(secret),
-        })
-    }
-}
-
-/// The name of another virtual key with this secret.
-fn with_secret(gw: &Gateway, catalog: &Catalog, digest: &Digest256) -> Option<Arc<str>> {
-    let declared = gw.declared();
-    let mut keys = declared.virtual_keys.iter();
-    let found = keys
-        .find(|key| key.digest == *digest)
-        .map(|key| Arc::clone(&key.name));
-    let hash = catalog.hash_key.hash(digest);
-    let has = |key: &&StoredVirtualKey| {
-        key.hash == hash || key.previous.is_some_and(|(previous, _)| previous == hash)
-    };
-    found.or_else(|| {
-        catalog
-            .virtual_keys
-            .iter()
-            .find(has)
-            .map(|key| Arc::clone(&key.name))
-    })
-}
-
-fn refuse_taken_secret(gw: &Gateway, catalog: &Catalog, digest: &Digest256) -> Result<(), Problem> {
-    match with_secret(gw, catalog, digest) {
-        Some(other) => Err(Problem::conflict(
-            "duplicate_key",
-            format!(
-                "the virtual key \"{other}\" has the same secret, or had it before its last rotation"
-            ),
-        )),
-        None => Ok(()),
-    }
 }
 
 /// Creates a virtual key. If its secret is generated, this response is the only one that shows it.
@@ -360,16 +292,22 @@ pub(super) async fn create(
     let details = json!({ "settings": new.fields });
     let target = format!("virtual-keys/{name}");
     let entry = audit::entry(&gw, source, "virtual_key.create", target, &details);
+    let webhook_secret = Some(new_webhook_secret()?);
     let change = Change::AddVirtualKey {
         key: NewVirtualKey {
             name: Arc::clone(&name),
             hash: catalog.hash_key.hash(&secret.digest),
             hint: secret.hint,
+            webhook_secret: webhook_secret.clone(),
             settings: serde_json::to_string(&new.fields).map_err(|_| Problem::internal())?,
         },
     };
     gw.change_catalog(&change, &entry).await?;
-    respond(&gw, &name, StatusCode::CREATED, secret.generated.as_ref())
+    let secrets = ShownOnce {
+        key: secret.generated,
+        webhook_secret,
+    };
+    respond(&gw, &name, StatusCode::CREATED, &secrets)
 }
 
 /// Changes the settings of a stored virtual key. Null removes one.
@@ -401,7 +339,7 @@ pub(super) async fn update(
         expected,
     };
     gw.change_catalog(&change, &entry).await?;
-    respond(&gw, &name, StatusCode::OK, None)
+    respond(&gw, &name, StatusCode::OK, &ShownOnce::default())
 }
 
 /// Deletes a stored virtual key. Calls in flight go on.
@@ -429,7 +367,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Gives a stored virtual key a new secret. The old one is accepted for a grace period.
+/// Gives a stored virtual key a new secret. The old one is accepted for a grace period. A new webhook secret is in use at once.
 #[utoipa::path(post, path = "/api/v1/admin/virtual-keys/{name}/rotate", operation_id = "rotate_virtual_key", tag = "virtual keys",
     params(("name" = String, Path, description = "The virtual key's name.")), request_body = Option<Rotation>,
     responses((status = 200, body = VirtualKeyView), ChangeProblems))]
@@ -460,7 +398,15 @@ pub(super) async fn rotate(
     let secret = secret.map_err(|mistake| Problem::invalid(vec![mistake]))?;
     refuse_taken_secret(&gw, &catalog, &secret.digest)?;
     let until = Some(gw.clock.wall() + grace).filter(|_| !grace.is_zero());
-    let details = json!({ "grace": values::duration_text(grace) });
+    let replaces_webhook_secret = rotation.webhook_secret.unwrap_or_default();
+    let webhook_secret = match replaces_webhook_secret {
+        true => Some(new_webhook_secret()?),
+        false => None,
+    };
+    let details = json!({
+        "grace": values::duration_text(grace),
+        "webhook_secret": replaces_webhook_secret,
+    });
     let target = format!("virtual-keys/{name}");
     let entry = audit::entry(&gw, source, "virtual_key.rotate", target, &details);
     let change = Change::RotateVirtualKey {
@@ -468,11 +414,16 @@ pub(super) async fn rotate(
             name: Arc::clone(&stored.name),
             hash: catalog.hash_key.hash(&secret.digest),
             hint: secret.hint,
+            webhook_secret: webhook_secret.clone(),
             settings: stored.settings.clone(),
         },
         previous_until: until,
         expected,
     };
     gw.change_catalog(&change, &entry).await?;
-    respond(&gw, &name, StatusCode::OK, secret.generated.as_ref())
+    let secrets = ShownOnce {
+        key: secret.generated,
+        webhook_secret,
+    };
+    respond(&gw, &name, StatusCode::OK, &secrets)
 }

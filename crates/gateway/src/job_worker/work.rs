@@ -141,6 +141,9 @@ async fn settle(gw: &Arc<Gateway>, job: &ClaimedJob, claim: &Claim, outcome: Job
             Err(_) => sleep(STORE_AGAIN).await,
         }
     }
+    if job.has_webhook && status.has_ended() {
+        gw.jobs.webhooks.wake.notify_one();
+    }
     if is_released && !gw.is_shutting_down() {
         gw.jobs.note_due(&job.pool);
     }

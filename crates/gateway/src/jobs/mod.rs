@@ -8,6 +8,7 @@ mod group;
 mod mark;
 mod stored_call;
 mod watch;
+mod webhooks;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) use stored_call::{ResponseHead, StoredCall};
 pub(crate) use watch::{Watch, Watchers};
 
 use self::group::Groups;
+use self::webhooks::Webhooks;
 
 /// Maximum size of the bodies of one group of submissions, in bytes.
 const GROUP_BYTES: usize = 16 << 20;
@@ -45,6 +47,7 @@ pub(crate) struct Jobs {
     pub(crate) line_results: Groups<LineResult, ResultStored>,
     pub(crate) watchers: Watchers,
     pub(crate) claims: Claims,
+    pub(crate) webhooks: Webhooks,
     /// Pools that may have jobs to claim.
     due: Mutex<HashSet<Arc<str>>>,
     /// There may be something to claim, or room for it.
@@ -62,6 +65,7 @@ impl Default for Jobs {
             line_results: Groups::new(GROUP_LINES, GROUP_BYTES, |result| result.text.len()),
             watchers: Watchers::default(),
             claims: Claims::default(),
+            webhooks: Webhooks::default(),
             due: Mutex::default(),
             wake: Notify::new(),
             memory: Arc::new(Semaphore::new(units)),

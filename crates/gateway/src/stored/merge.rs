@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use crate::resources::{KeyFields, Mistakes, PoolFields, Surroundings, VirtualKeyFields};
 use crate::settings::{Settings, VirtualKeySettings};
+use crate::webhook_secret::WebhookSecret;
 
 /// The configuration in effect, and what of the catalog is not in effect.
 pub(crate) struct Merged {
@@ -319,5 +320,10 @@ pub(crate) fn pool_settings(
 fn virtual_key_settings(stored: &StoredVirtualKey) -> Result<VirtualKeySettings, Mistakes> {
     let fields: VirtualKeyFields =
         serde_json::from_str(&stored.settings).map_err(|error| vec![error.to_string()])?;
-    fields.settings(&stored.name, stored.hash)
+    let settings = fields.settings(&stored.name, stored.hash)?;
+    let secret = stored.webhook_secret.as_ref();
+    Ok(VirtualKeySettings {
+        webhook_secret: secret.and_then(|secret| WebhookSecret::parse(secret.expose()).ok()),
+        ..settings
+    })
 }

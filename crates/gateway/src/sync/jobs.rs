@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use keypool_core::store::{
-    BatchEnding, Cancelled, ChangedJob, JobResult, JobStatus, LineResult, NewJob, ResultStored,
-    StoreError, Submitted,
+    AuditEntry, BatchEnding, Cancelled, ChangedJob, JobResult, JobStatus, LineResult, NewJob,
+    ResultStored, StoreError, Submitted, WebhookResult,
 };
 
 use crate::context::Gateway;
@@ -58,12 +58,14 @@ impl Gateway {
         &self,
         id: &Arc<str>,
         attempts: u32,
+        audit: Option<&AuditEntry>,
     ) -> Result<Cancelled, StoreError> {
         let keep = self.snapshot().settings.jobs.keep;
-        let cancelled = self.stored.store()?.cancel_job(id, keep).await;
+        let cancelled = self.stored.store()?.cancel_job(id, keep, audit).await;
         let cancelled = self.note_store(Access::Write, cancelled)?;
         if cancelled == Cancelled::Now {
             self.jobs.claims.stop(id);
+            self.jobs.webhooks.wake.notify_one();
             self.jobs.watchers.note(&ChangedJob {
                 id: Arc::clone(id),
                 status: JobStatus::Cancelled,
@@ -71,6 +73,23 @@ impl Gateway {
             });
         }
         Ok(cancelled)
+    }
+
+    /// Stores what became of a claimed announcement. False if the claim was lost, so that it changes nothing.
+    pub(crate) async fn settle_webhook(
+        self: &Arc<Self>,
+        result: WebhookResult,
+    ) -> Result<bool, Arc<StoreError>> {
+        let gw = Arc::clone(self);
+        let commit = move |results: Vec<WebhookResult>| {
+            let gw = Arc::clone(&gw);
+            async move {
+                let settled = gw.stored.store()?.settle_webhooks(&results).await;
+                gw.note_store(Access::Write, settled)
+            }
+        };
+        let results = &self.jobs.webhooks.results;
+        results.add(&self.tasks, result, commit).await
     }
 
     /// Notes that the provider may get this call, which must not be made twice. False if the claim was lost.

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use keypool_core::fault::{Class, Fault};
 use keypool_core::pool::{Effect, MemberRef, Pool};
-use keypool_core::store::StoreError;
-use tracing::{error, info, warn};
+use keypool_core::store::{ClaimedWebhook, StoreError, WebhookOutcome};
+use tracing::{debug, error, info, warn};
 
 pub(crate) use health::no_failover;
 pub(crate) use redact::{redact, redact_any};
@@ -253,6 +253,39 @@ impl Telemetry {
                 first.resource,
                 first.reason
             );
+        }
+    }
+}
+
+/// What concerns announcements of jobs' ends. The URL is not logged: its path or query may be a credential.
+impl Telemetry {
+    /// A node has tried to announce the end of a job.
+    pub(crate) fn webhook_attempted(&self, webhook: &ClaimedWebhook, outcome: &WebhookOutcome) {
+        let (job, host, attempt) = (&*webhook.job, &*webhook.host, webhook.attempt);
+        match outcome {
+            WebhookOutcome::Delivered => {
+                debug!(job, host, attempt, "webhook delivered to {host}");
+            }
+            WebhookOutcome::Retry { after, error } => {
+                let next_s = after.as_secs();
+                debug!(
+                    job,
+                    host,
+                    attempt,
+                    reason = error,
+                    next_s,
+                    "webhook to {host} failed and is tried again in {next_s} s: {error}"
+                );
+            }
+            WebhookOutcome::GivenUp { error } => {
+                warn!(
+                    job,
+                    host,
+                    attempt,
+                    reason = error,
+                    "webhook to {host} is given up: {error}"
+                );
+            }
         }
     }
 }

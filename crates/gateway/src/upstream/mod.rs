@@ -10,6 +10,7 @@ mod error;
 mod http1;
 mod http2;
 mod idle;
+mod once;
 mod proxy;
 mod request;
 mod request_body;
@@ -35,6 +36,7 @@ use connect::{Connector, NewConnection};
 use error::Resend;
 pub(crate) use error::{ConnectionError, ErrorKind, UpstreamError};
 use idle::{Carrier, Destination, IdleConnections};
+pub(crate) use once::Unread;
 pub(crate) use request::UpstreamRequest;
 pub(crate) use request_body::RequestBody;
 

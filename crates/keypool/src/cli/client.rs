@@ -1,4 +1,4 @@
-//! Calls a server's admin API, and says in a sentence what went wrong.
+//! Calls a server's admin API, or its data plane as a caller, and says in a sentence what went wrong.
 
 use std::io::Read;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, AsSendBody, Error, SendBody, Timeout};
 
 use super::Failure;
-use super::server::{ServerArgs, Target};
+use super::server::{Credential, ServerArgs, Target};
 
 /// How long opening a connection may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -34,9 +34,14 @@ pub(super) struct Client {
 }
 
 /// A path of the admin API.
-pub(super) fn path(segments: &[&str]) -> String {
-    let mut path = "/api/v1/admin".to_owned();
-    for segment in segments {
+pub(super) fn path(below: &[&str]) -> String {
+    segments("/api/v1/admin", below)
+}
+
+/// A path: `base`, and these segments below it.
+pub(super) fn segments(base: &str, below: &[&str]) -> String {
+    let mut path = base.to_owned();
+    for segment in below {
         path.push('/');
         path.extend(utf8_percent_encode(segment, SEGMENT));
     }
@@ -49,7 +54,8 @@ impl Client {
         Ok(Self::of(args.target()?, args.json))
     }
 
-    fn of(target: Target, json: bool) -> Self {
+    /// A client of this server.
+    pub(super) fn of(target: Target, json: bool) -> Self {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             // The token is for this server.
@@ -147,9 +153,9 @@ impl Client {
             .body(body);
         // The cause may quote the token.
         request.map_err(|_| {
-            let source = &self.target.token_source;
+            let (noun, source) = (self.target.credential.noun(), &self.target.token_source);
             Failure::Other(format!(
-                "the admin token of {source} has a character that no HTTP header may have"
+                "the {noun} of {source} has a character that no HTTP header may have"
             ))
         })
     }
@@ -203,14 +209,26 @@ impl Client {
     }
 
     fn problem(&self, status: StatusCode, problem: &Value) -> Failure {
-        let url = &self.target.url.text;
-        let sentence = match problem["detail"].as_str() {
-            Some(_) if status == StatusCode::UNAUTHORIZED => {
-                let source = &self.target.token_source;
-                format!(
-                    "{url} rejects the admin token, which is from {source}: set KEYPOOL_ADMIN_TOKEN to the token of that server"
-                )
-            }
+        let Target {
+            url,
+            credential,
+            token_source,
+            ..
+        } = &self.target;
+        let (url, variable) = (&url.text, credential.variable());
+        let detail = match credential {
+            Credential::AdminToken => &problem["detail"],
+            Credential::VirtualKey => &problem["error"]["message"],
+        };
+        let sentence = match detail.as_str() {
+            Some(_) if status == StatusCode::UNAUTHORIZED => match credential {
+                Credential::AdminToken => format!(
+                    "{url} rejects the admin token, which is from {token_source}: set {variable} to the token of that server"
+                ),
+                Credential::VirtualKey => format!(
+                    "{url} rejects the virtual key: set {variable} to one of that server, or unset it to act as the operator"
+                ),
+            },
             Some(detail) => with_errors(detail, &problem["errors"]),
             None => return self.unexpected(),
         };
@@ -277,6 +295,7 @@ mod tests {
                 is_https: false,
                 is_loopback: true,
             },
+            credential: Credential::AdminToken,
             token: Secret::new("a-token"),
             token_source: "a test".to_owned(),
             is_local: false,

@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod demo;
 mod format;
+mod jobs;
 mod keys;
 mod progress;
 mod prompt;
@@ -43,6 +44,8 @@ enum Verb {
     Keys(keys::KeysArgs),
     /// Manage the virtual keys of a running server: what callers present.
     VirtualKeys(virtual_keys::VirtualKeysArgs),
+    /// Show and cancel jobs of a running server: calls that it has accepted and makes later.
+    Jobs(jobs::JobsArgs),
     /// Back up and restore the store, and rotate its master key.
     Store(store::StoreArgs),
 }
@@ -87,6 +90,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Keys(args) => keys::run(&args),
         Verb::VirtualKeys(args) => virtual_keys::run(&args),
+        Verb::Jobs(args) => jobs::run(&args),
         Verb::Store(args) => store::run(&args),
     };
     match outcome {

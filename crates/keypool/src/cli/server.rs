@@ -1,4 +1,4 @@
-//! Which server a command calls, and with which admin token.
+//! Which server a command calls, and with which admin token or virtual key.
 //!
 //! The token that a server has generated is sent to that server only; any other needs `KEYPOOL_ADMIN_TOKEN`.
 
@@ -16,6 +16,7 @@ use crate::{secret_file, welcome};
 
 const SERVER_VARIABLE: &str = "KEYPOOL_SERVER";
 const TOKEN_VARIABLE: &str = "KEYPOOL_ADMIN_TOKEN";
+const KEY_VARIABLE: &str = "KEYPOOL_API_KEY";
 
 /// Flags of every command that calls a running server.
 #[derive(Args)]
@@ -34,11 +35,19 @@ pub(super) struct ServerArgs {
 /// A server that may be called.
 pub(super) struct Target {
     pub(super) url: ServerUrl,
+    pub(super) credential: Credential,
     pub(super) token: Secret,
     /// Where the token comes from, for messages.
     pub(super) token_source: String,
     /// Whether the configuration says where it is, and not a flag.
     pub(super) is_local: bool,
+}
+
+/// What a command presents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Credential {
+    AdminToken,
+    VirtualKey,
 }
 
 /// Where a server is: its URL without a slash at the end.
@@ -47,6 +56,24 @@ pub(super) struct ServerUrl {
     pub(super) text: String,
     pub(super) is_https: bool,
     pub(super) is_loopback: bool,
+}
+
+impl Credential {
+    /// The variable that has it.
+    pub(super) fn variable(self) -> &'static str {
+        match self {
+            Self::AdminToken => TOKEN_VARIABLE,
+            Self::VirtualKey => KEY_VARIABLE,
+        }
+    }
+
+    /// What it is, for messages.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::AdminToken => "admin token",
+            Self::VirtualKey => "virtual key",
+        }
+    }
 }
 
 impl ServerArgs {
@@ -67,14 +94,15 @@ impl ServerArgs {
         let token = config::variable(&sources, TOKEN_VARIABLE);
         let named = match &self.server {
             Some(url) => Some(ServerUrl::parse(url, "--server")?),
-            None => server_variable(&sources, token.is_some())?,
+            None => server_variable(&sources, token.as_ref().map(|_| Credential::AdminToken))?,
         };
         if let Some(url) = &named {
-            url.check_is_private()?;
+            url.check_is_private(Credential::AdminToken)?;
         }
         match (named, token) {
             (Some(url), Some(token)) => Ok(Target {
                 url,
+                credential: Credential::AdminToken,
                 token,
                 token_source: TOKEN_VARIABLE.to_owned(),
                 is_local: false,
@@ -89,18 +117,50 @@ impl ServerArgs {
             (None, _) => local(&config::load(&sources)?.settings),
         }
     }
+
+    /// The server to be called as the caller whose virtual key is in the variable. `None`: the variable is not set.
+    pub(super) fn caller_target(&self) -> Result<Option<Target>, Failure> {
+        let sources = self.sources()?;
+        let Some(token) = config::variable(&sources, KEY_VARIABLE) else {
+            return Ok(None);
+        };
+        let named = match &self.server {
+            Some(url) => Some(ServerUrl::parse(url, "--server")?),
+            None => server_variable(&sources, Some(Credential::VirtualKey))?,
+        };
+        let is_local = named.is_none();
+        let url = match named {
+            Some(url) => url,
+            None => local_url(&config::load(&sources)?.settings)?,
+        };
+        url.check_is_private(Credential::VirtualKey)?;
+        Ok(Some(Target {
+            url,
+            credential: Credential::VirtualKey,
+            token,
+            token_source: KEY_VARIABLE.to_owned(),
+            is_local,
+        }))
+    }
 }
 
 /// The server that the variable names. The author of `.env` in the working directory must not receive the token of the
-/// person who works there: a server from that file is called with a token from that file only.
-fn server_variable(sources: &Sources, has_token: bool) -> Result<Option<ServerUrl>, Failure> {
+/// person who works there: a server from that file is called with a token from that file only. `known`: which token there
+/// is.
+fn server_variable(
+    sources: &Sources,
+    known: Option<Credential>,
+) -> Result<Option<ServerUrl>, Failure> {
     let Some(url) = config::variable(sources, SERVER_VARIABLE) else {
         return Ok(None);
     };
     let is_from_dotenv = |name| config::is_from_dotenv(sources, name);
-    if has_token && is_from_dotenv(SERVER_VARIABLE) && !is_from_dotenv(TOKEN_VARIABLE) {
+    if let Some(token) = known.map(Credential::variable)
+        && is_from_dotenv(SERVER_VARIABLE)
+        && !is_from_dotenv(token)
+    {
         return Err(Failure::Other(format!(
-            "{SERVER_VARIABLE} is from .env of the working directory and {TOKEN_VARIABLE} is not, so the token is not sent there: name the server with --server, or export {SERVER_VARIABLE} too"
+            "{SERVER_VARIABLE} is from .env of the working directory and {token} is not, so the token is not sent there: name the server with --server, or export {SERVER_VARIABLE} too"
         )));
     }
     ServerUrl::parse(url.expose(), SERVER_VARIABLE).map(Some)
@@ -109,10 +169,11 @@ fn server_variable(sources: &Sources, has_token: bool) -> Result<Option<ServerUr
 /// The server that the configuration describes.
 fn local(settings: &Settings) -> Result<Target, Failure> {
     let url = local_url(settings)?;
-    url.check_is_private()?;
+    url.check_is_private(Credential::AdminToken)?;
     let (token, token_source) = local_token(&settings.admin)?;
     Ok(Target {
         url,
+        credential: Credential::AdminToken,
         token,
         token_source,
         is_local: true,
@@ -142,12 +203,13 @@ fn local_token(admin: &AdminSettings) -> Result<(Secret, String), Failure> {
 
 impl ServerUrl {
     /// Refuses to send a token that others could read on the way.
-    fn check_is_private(&self) -> Result<(), Failure> {
+    fn check_is_private(&self, credential: Credential) -> Result<(), Failure> {
         match self.is_https || self.is_loopback {
             true => Ok(()),
             false => Err(Failure::Other(format!(
-                "{} is neither https nor a loopback address, so the admin token could be read on the way: name an https URL with --server",
-                self.text
+                "{} is neither https nor a loopback address, so the {} could be read on the way: name an https URL with --server",
+                self.text,
+                credential.noun()
             ))),
         }
     }

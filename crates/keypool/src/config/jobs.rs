@@ -1,7 +1,9 @@
 //! `[jobs]` and `[files]`: calls that are accepted now and made later.
 
 use keypool_gateway::settings::{FileSettings, JobSettings};
+use keypool_gateway::webhook_hosts::WebhookHost;
 
+use super::server;
 use super::walk::Table;
 
 /// Reads `[jobs]`.
@@ -25,6 +27,12 @@ pub(super) fn read(table: Option<Table<'_>>) -> JobSettings {
         .map_or(out.max_running, |number| number as usize);
     out.keep = table.time("keep").unwrap_or(out.keep);
     out.deadline = table.time("deadline").unwrap_or(out.deadline);
+    out.webhook_hosts = server::list(
+        &mut table,
+        "webhook_hosts",
+        "a host such as \"hooks.example.com\", \"*.example.com\" or, without encryption, \"http://127.0.0.1:9000\"",
+        WebhookHost::parse,
+    );
     table.finish();
     out
 }

@@ -134,7 +134,8 @@ fn listen(text: &Text<'_>) -> Option<std::net::SocketAddr> {
     text.read(ADDRESS, values::listen)
 }
 
-fn list<T>(
+/// A list whose items are read one by one.
+pub(super) fn list<T>(
     table: &mut Table<'_>,
     name: &'static str,
     expected: &str,

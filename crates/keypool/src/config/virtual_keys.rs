@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use keypool_core::pattern;
 use keypool_core::secret::Digest256;
 use keypool_gateway::settings::VirtualKeySettings;
+use keypool_gateway::webhook_secret::WebhookSecret;
 
 use super::admin::client_secret;
 use super::display;
@@ -16,6 +17,7 @@ use super::limits;
 use super::location::Location;
 use super::problem::Problem;
 use super::routes;
+use super::text::Text;
 use super::walk::{Node, Table};
 
 /// Reads all virtual keys. `pools` are the names that they may refer to.
@@ -52,6 +54,8 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
         let native = table.switch("native").unwrap_or_default();
         let expires = table.take("expires").and_then(|node| expires(&node));
         let disabled = table.switch("disabled").unwrap_or_default();
+        let webhook_secret = table.text("webhook_secret");
+        let webhook_secret = webhook_secret.and_then(|text| webhook_secret_of(&text));
         table.finish();
         if let (Some(name), Some((digest, _))) = (name, digest) {
             out.push(VirtualKeySettings {
@@ -66,6 +70,7 @@ pub(super) fn read(tables: Vec<Table<'_>>, pools: &[&str]) -> Vec<VirtualKeySett
                 output_reservation: limits.output_reservation,
                 on_limit: limits.on_limit,
                 limit_wait: limits.limit_wait,
+                webhook_secret,
                 source: report.file_name().into(),
             });
         }
@@ -115,6 +120,11 @@ fn digest(table: &mut Table<'_>) -> Option<(Digest256, Location)> {
             Some((digest?, node.at()))
         }
     }
+}
+
+fn webhook_secret_of(text: &Text<'_>) -> Option<WebhookSecret> {
+    let secret = WebhookSecret::parse(&text.value);
+    secret.map_err(|mistake| text.invalid(mistake)).ok()
 }
 
 fn expires(node: &Node<'_>) -> Option<SystemTime> {

@@ -1,6 +1,7 @@
 //! End to end: the real binary on loopback, in front of a mock provider inside the test process.
 
 mod admin;
+mod admin_jobs;
 mod answers;
 mod attacks;
 mod bad_input;
@@ -10,6 +11,7 @@ mod callers;
 mod changes_under_load;
 mod cli;
 mod cli_access;
+mod cli_jobs;
 mod cli_keys;
 mod cli_store;
 mod cli_virtual_keys;
@@ -62,3 +64,4 @@ mod two_nodes;
 mod uploads;
 mod usage;
 mod virtual_key_api;
+mod webhooks;

@@ -54,7 +54,12 @@ fn main() -> io::Result<()> {
     let args = Args::parse();
     let plan = Plan {
         target: args.target,
-        request: request(&args, &fs::read(&args.body)?),
+        request: request(
+            args.target,
+            &args.path,
+            &args.headers,
+            &fs::read(&args.body)?,
+        ),
         requests: args.requests,
         schedule: args.rate.map(|rate| Schedule {
             begin: now() + HEAD_START,
@@ -86,10 +91,9 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn request(args: &Args, body: &[u8]) -> Vec<u8> {
-    let (path, target, length) = (&args.path, args.target, body.len());
-    let further: String = args
-        .headers
+fn request(target: SocketAddr, path: &str, headers: &[String], body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let further: String = headers
         .iter()
         .map(|header| format!("{header}\r\n"))
         .collect();
@@ -358,7 +362,7 @@ mod tests {
         let (target, running) = server(10, pause);
         let plan = Plan {
             target,
-            request: request("/", target, b"body"),
+            request: request(target, "/", &[], b"body"),
             requests: 10,
             schedule: Some(Schedule {
                 begin: now() + HEAD_START,

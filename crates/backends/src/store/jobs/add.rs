@@ -156,7 +156,8 @@ fn row(job: &NewJob, place: usize, turn: i64, now: i64) -> serde_json::Value {
         "is_repeatable": i64::from(job.is_repeatable),
         "request": text(&job.request),
         "request_bytes": bytes_of(job),
-        "webhook": job.webhook.as_deref().map(text),
+        "webhook": job.webhook.as_ref().map(|one| text(&one.url)),
+        "webhook_host": job.webhook.as_ref().map(|one| text(&one.host)),
         "scope": job.idempotency.map(|one| hex(&one.scope)),
         "content": job.idempotency.map(|one| hex(&one.content)),
         "deadline_at": now.saturating_add(deadline),
@@ -165,12 +166,12 @@ fn row(job: &NewJob, place: usize, turn: i64, now: i64) -> serde_json::Value {
 
 const INSERT: &str = "
 INSERT INTO jobs (id, kind, weight, created_in, place, caller, pool, priority, turn, status, is_due, attempts, claims, is_repeatable,
-  was_sent, request, request_bytes, response_bytes, webhook, idempotency_scope, idempotency_content, created_at,
-  deadline_at, changed_in)
+  was_sent, request, request_bytes, response_bytes, webhook, webhook_host, idempotency_scope, idempotency_content,
+  created_at, deadline_at, changed_in)
 SELECT r.value->>'id', 'call', 1, $3, CAST(r.value->>'place' AS BIGINT), r.value->>'caller', r.value->>'pool',
   r.value->>'priority', CAST(r.value->>'turn' AS BIGINT), 'queued', 1, 0, 0,
   CAST(r.value->>'is_repeatable' AS BIGINT), 0, r.value->>'request', CAST(r.value->>'request_bytes' AS BIGINT), 0,
-  r.value->>'webhook', r.value->>'scope', r.value->>'content', $2, CAST(r.value->>'deadline_at' AS BIGINT), $3
+  r.value->>'webhook', r.value->>'webhook_host', r.value->>'scope', r.value->>'content', $2, CAST(r.value->>'deadline_at' AS BIGINT), $3
 FROM {rows} AS r WHERE TRUE";
 
 /// Stores the body of a request.

@@ -71,7 +71,8 @@ WHERE id IN (SELECT id FROM
     (SELECT id, weight, turn, created_in, place FROM jobs WHERE status = 'queued' AND pool = $1 AND is_due = 1
       ORDER BY turn, created_in, place LIMIT $2) AS first) AS summed
   WHERE weight_before < $2)
-RETURNING turn, created_in, place, kind, batch, weight, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at";
+RETURNING turn, created_in, place, kind, batch, weight, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at,
+  CASE WHEN webhook IS NULL THEN 0 ELSE 1 END";
 
 const SET_TURN: &str = "
 INSERT INTO job_pools (pool, turn) VALUES ($1, $2)
@@ -95,6 +96,7 @@ fn job(mut row: Row, pool: &Arc<str>, now: i64) -> Result<(Turn, ClaimedJob), St
         body: None,
         is_repeatable: row.flag()?,
         time_left: Duration::from_millis(u64::try_from(row.int()? - now).unwrap_or(0)),
+        has_webhook: row.flag()?,
     };
     Ok((turn, job))
 }

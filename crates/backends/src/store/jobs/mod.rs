@@ -9,6 +9,7 @@ mod settle;
 mod sweep;
 mod transaction;
 mod turns;
+mod webhooks;
 
 pub(super) use add::add;
 pub(super) use claim::{claim, claimed_among, is_claimed, note_sent, renew};
@@ -18,6 +19,7 @@ pub(super) use settle::{add_piece, cancel, settle};
 pub(super) use sweep::{has_work, sweep};
 pub(super) use transaction::{Delta, JobsWrite};
 pub(super) use turns::Turns;
+pub(super) use webhooks::{claim_webhooks, due_webhook_hosts, settle_webhooks};
 
 /// Size of a piece of a body, in bytes.
 const PIECE: usize = 256 * 1024;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keypool_core::store::{
     ChangedJob, JobError, JobId, JobPriority, JobQuery, JobRecord, JobRevision, JobStatus,
-    StoreError,
+    StoreError, WebhookRecord, WebhookState,
 };
 use serde_json::json;
 
@@ -39,7 +39,7 @@ pub(in crate::store) async fn by_id(
 
 const BY_ID: &str = concat!(
     "SELECT j.id, j.caller, j.pool, j.priority, j.status, j.attempts, j.request, j.response, j.response_bytes, ",
-    "j.error_code, j.error_message, j.webhook, j.created_at, j.started_at, j.ended_at, j.deadline_at, j.expires_at, ",
+    "j.error_code, j.error_message, j.webhook, j.webhook_state, j.webhook_attempts, j.webhook_at, j.webhook_error, j.created_at, j.started_at, j.ended_at, j.deadline_at, j.expires_at, ",
     "CASE WHEN j.status = 'queued' THEN 1 + (SELECT COUNT(*) FROM (SELECT 1 FROM jobs AS o ",
     "WHERE o.status = 'queued' AND o.pool = j.pool AND (o.turn < j.turn OR (o.turn = j.turn AND (o.created_in < j.created_in ",
     "OR (o.created_in = j.created_in AND o.place < j.place)))) LIMIT 10000) AS ahead) END ",
@@ -64,7 +64,7 @@ fn record(mut row: Row) -> Result<JobRecord, StoreError> {
             }),
             _ => None,
         },
-        webhook: row.optional_text()?,
+        webhook: webhook(&mut row)?,
         created_at: next_time(&mut row)?,
         started_at: row.optional_int()?.map(time),
         ended_at: row.optional_int()?.map(time),
@@ -72,6 +72,24 @@ fn record(mut row: Row) -> Result<JobRecord, StoreError> {
         expires_at: row.optional_int()?.map(time),
         position: row.optional_int()?.map(i64::unsigned_abs),
     })
+}
+
+fn webhook(row: &mut Row) -> Result<Option<WebhookRecord>, StoreError> {
+    let (url, state) = (row.optional_text()?, row.optional_text()?);
+    let attempts = u32::try_from(row.int()?).map_err(|_| unexpected())?;
+    let next_at = row.optional_int()?.map(time);
+    let error = row.optional_text()?;
+    let state = match state {
+        None => WebhookState::Pending,
+        Some(name) => WebhookState::of(&name).ok_or_else(unexpected)?,
+    };
+    Ok(url.map(|url| WebhookRecord {
+        url,
+        state,
+        attempts,
+        next_at,
+        error,
+    }))
 }
 
 /// Jobs, newest first.

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keypool_core::store::{Cancelled, JobClaim, JobOutcome, JobResponse, JobResult, StoreError};
+use keypool_core::store::{
+    AuditEntry, Cancelled, JobClaim, JobOutcome, JobResponse, JobResult, StoreError,
+};
 use serde_json::{Value, json};
 
 use super::claim::node_id;
 use super::transaction::{Delta, JobsWrite};
 use super::{PIECE, REQUEST};
+use crate::store::audit;
 use crate::store::convert::{count, text};
 use crate::store::sql::{Param, Transaction, params};
 
@@ -181,7 +184,7 @@ UPDATE jobs SET status = r.value->>'status', is_due = CAST(r.value->>'is_due' AS
   error_code = CASE WHEN CAST(r.value->>'was_tried' AS BIGINT) = 1 THEN r.value->>'error_code' ELSE error_code END,
   error_message = CASE WHEN CAST(r.value->>'was_tried' AS BIGINT) = 1 THEN r.value->>'error_message' ELSE error_message END,
   ended_at = CAST(r.value->>'ended_at' AS BIGINT), expires_at = CAST(r.value->>'expires_at' AS BIGINT),
-  changed_in = $3
+  webhook_at = CASE WHEN webhook IS NOT NULL THEN CAST(r.value->>'ended_at' AS BIGINT) END, changed_in = $3
 FROM {rows} AS r WHERE jobs.id = (r.value->>'id') AND jobs.claims = CAST(r.value->>'claim' AS BIGINT)
   AND jobs.node = $2 AND jobs.status = 'running'
 RETURNING jobs.id, jobs.caller, jobs.request_bytes, CASE WHEN jobs.kind = 'call' THEN 1 ELSE 0 END";
@@ -191,6 +194,7 @@ pub(in crate::store) async fn cancel(
     write: &mut JobsWrite,
     id: &str,
     keep: Duration,
+    audit: Option<&AuditEntry>,
 ) -> Result<Cancelled, StoreError> {
     let expires_at = write.now.saturating_add(millis(keep));
     let params = params![id, write.now, expires_at, write.revision];
@@ -215,10 +219,14 @@ pub(in crate::store) async fn cancel(
         stored: -request_bytes,
     };
     write.count(&BTreeMap::from([(caller, delta)])).await?;
+    if let Some(entry) = audit {
+        let (sql, params) = audit::statement(entry);
+        write.execute(sql, params).await?;
+    }
     Ok(Cancelled::Now)
 }
 
 const CANCEL: &str = "
 UPDATE jobs SET status = 'cancelled', is_due = 0, retry_at = NULL, node = NULL, claimed_until = NULL, ended_at = $2,
-  expires_at = $3, changed_in = $4
+  expires_at = $3, webhook_at = CASE WHEN webhook IS NOT NULL THEN $2 END, changed_in = $4
 WHERE id = $1 AND kind = 'call' AND status IN ('queued', 'running') RETURNING caller, request_bytes";

@@ -63,12 +63,14 @@ UPDATE jobs SET is_due = 1, retry_at = NULL WHERE status = 'queued' AND is_due =
 /// The claim has run out, and the provider may have run a call that must not be made twice.
 const END_UNKNOWN: &str = "
 UPDATE jobs SET status = 'failed', node = NULL, claimed_until = NULL, changed_in = $3, ended_at = $1, expires_at = $4,
+  webhook_at = CASE WHEN webhook IS NOT NULL THEN $1 END,
   error_code = 'outcome_unknown',
   error_message = 'the gateway stopped while the provider had this call, so it is not known whether the call was carried out; it is not made again, since that could do it twice: look at the provider, then submit it again if needed'
 WHERE status = 'running' AND ($2 = 1 OR claimed_until <= $1) RETURNING id, caller, request_bytes";
 
 const END_LATE: &str = "
 UPDATE jobs SET status = 'failed', is_due = 0, retry_at = NULL, changed_in = $3, ended_at = $1, expires_at = $4,
+  webhook_at = CASE WHEN webhook IS NOT NULL THEN $1 END,
   error_code = COALESCE(error_code, 'queue_timeout'),
   error_message = COALESCE('the deadline of this job passed; at its last try: ' || error_message,
     'the deadline of this job passed before a key was free for it: add keys, or give jobs more time ([jobs] deadline)')

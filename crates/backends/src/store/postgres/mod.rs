@@ -115,6 +115,7 @@ impl Database for Postgres {
             include_str!("0001.sql"),
             include_str!("0002.sql"),
             include_str!("0003.sql"),
+            include_str!("0004.sql"),
         ]
     }
 

@@ -106,6 +106,12 @@ impl Caller {
         })
     }
 
+    /// Whether announcements of its jobs' ends can be signed.
+    pub(crate) fn has_webhook_secret(&self) -> bool {
+        let key = self.key.as_ref();
+        key.is_some_and(|key| key.webhook_secret.is_some())
+    }
+
     /// Where the call came from.
     pub(crate) fn address(&self) -> IpAddr {
         self.address

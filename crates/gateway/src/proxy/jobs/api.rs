@@ -187,7 +187,7 @@ async fn cancel(
     caller: &Caller,
 ) -> Result<Response<Bytes>, GatewayError> {
     let job = own(gw, id, caller).await?;
-    let cancelled = gw.cancel_job(id, job.attempts).await;
+    let cancelled = gw.cancel_job(id, job.attempts, None).await;
     match cancelled.map_err(|error| store_unavailable(&error))? {
         Cancelled::Missing => Err(no_job()),
         Cancelled::Now => Ok(json(&JobView::of(&own(gw, id, caller).await?))),

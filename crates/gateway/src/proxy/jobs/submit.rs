@@ -8,7 +8,9 @@ use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use keypool_core::secret::Digest256;
-use keypool_core::store::{Idempotency, JobPriority, JobRecord, JobStatus, NewJob, Submitted};
+use keypool_core::store::{
+    Idempotency, JobPriority, JobRecord, JobStatus, NewJob, Submitted, Webhook,
+};
 
 use super::access;
 use super::view::JobView;
@@ -22,6 +24,7 @@ use crate::proxy::objects::ObjectTracking;
 use crate::proxy::own_answer::{json, limit_exceeded, new_id, store_unavailable};
 use crate::proxy::routing;
 use crate::snapshot::Snapshot;
+use crate::webhook_hosts::WebhookUrl;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -88,7 +91,7 @@ pub(in crate::proxy) async fn submit(
     Ok(response)
 }
 
-/// What is known of a job once it is accepted, without a look into the store. Its position is not.
+/// What is shown of a job once it is accepted, without a look into the store. Its position is not known.
 fn accepted(gw: &Gateway, new: &NewJob) -> JobRecord {
     let now = gw.clock.wall();
     JobRecord {
@@ -102,7 +105,7 @@ fn accepted(gw: &Gateway, new: &NewJob) -> JobRecord {
         response: None,
         response_bytes: 0,
         error: None,
-        webhook: new.webhook.clone(),
+        webhook: None,
         created_at: now,
         started_at: None,
         ended_at: None,
@@ -119,11 +122,6 @@ fn new_job(
     pool: &Arc<str>,
 ) -> Result<NewJob, GatewayError> {
     let body = call.body_without_key();
-    if call.headers.contains_key(WEBHOOK) {
-        return Err(GatewayError::invalid_request(
-            "x-keypool-webhook needs a virtual key with a `webhook_secret`, and this caller has none: ask the operator of this gateway, or ask for the job's state instead",
-        ));
-    }
     Ok(NewJob {
         id: new_id("job_")?,
         caller: caller.owner(),
@@ -133,7 +131,7 @@ fn new_job(
         is_repeatable: call.repeatable,
         deadline: gw.snapshot().settings.jobs.deadline,
         idempotency: idempotency(call, caller, &body)?,
-        webhook: None,
+        webhook: webhook(gw, call.headers, caller)?,
         body,
     })
 }
@@ -144,6 +142,41 @@ fn priority(headers: &HeaderMap) -> Result<JobPriority, GatewayError> {
     };
     let named = value.to_str().ok().and_then(JobPriority::of);
     named.ok_or_else(|| GatewayError::invalid_request("x-keypool-priority must be `high` or `low`"))
+}
+
+/// Where the end of the job is to be announced.
+fn webhook(
+    gw: &Gateway,
+    headers: &HeaderMap,
+    caller: &Caller,
+) -> Result<Option<Webhook>, GatewayError> {
+    let mut values = headers.get_all(WEBHOOK).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if !caller.has_webhook_secret() {
+        return Err(GatewayError::invalid_request(
+            "x-keypool-webhook needs a virtual key with a `webhook_secret`, and this caller has none: ask the operator of this gateway, or ask for the job's state instead",
+        ));
+    }
+    let hosts = &gw.snapshot().settings.jobs.webhook_hosts;
+    if hosts.is_empty() {
+        return Err(GatewayError::invalid_request(
+            "this gateway calls no webhooks, since [jobs] webhook_hosts is empty: ask its operator to list the host, or ask for the job's state instead",
+        ));
+    }
+    let wrong = |why: &str| GatewayError::invalid_request(format!("x-keypool-webhook {why}"));
+    let text = value.to_str().unwrap_or_default();
+    if values.next().is_some() {
+        return Err(wrong("must be there once"));
+    }
+    let url = WebhookUrl::parse(text).map_err(wrong)?;
+    let allowed = url.allowed_by(hosts);
+    allowed.map_err(|why| wrong(&format!("is refused: {why}")))?;
+    Ok(Some(Webhook {
+        url: text.to_owned(),
+        host: url.host,
+    }))
 }
 
 fn idempotency(

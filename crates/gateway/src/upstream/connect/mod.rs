@@ -1,16 +1,17 @@
 //! Opens connections: name lookup, TCP, proxy, TLS, and HTTP/1.1 or HTTP/2 as the provider chooses.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
 use hyper_util::client::legacy::connect::HttpConnector;
+use keypool_core::base_url::BaseUrl;
 use keypool_core::proxy_url::{ProxyScheme, ProxyUrl};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use tower::ServiceExt;
@@ -21,6 +22,8 @@ use super::proxy;
 use super::{ErrorKind, Peer, Socket, UpstreamError, tls};
 use crate::telemetry::Telemetry;
 
+/// How long one of several addresses may take to accept a connection.
+const MAX_EACH: Duration = Duration::from_secs(3);
 /// Maximum number of addresses of one name that a SOCKS proxy is asked for.
 const MAX_ADDRESSES: usize = 8;
 
@@ -28,7 +31,8 @@ pub(super) struct Connector {
     /// Looks up names and races both address families (RFC 8305).
     tcp: HttpConnector,
     tls: TlsConnector,
-    proxy_tls: TlsConnector,
+    /// For proxies, and for requests on a connection of their own: HTTP/1.1 only.
+    http1_tls: TlsConnector,
 }
 
 /// A new connection.
@@ -44,11 +48,11 @@ impl Connector {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        let (tls, proxy_tls) = tls::connectors(telemetry);
+        let (tls, http1_tls) = tls::connectors(telemetry);
         Self {
             tcp,
             tls,
-            proxy_tls,
+            http1_tls,
         }
     }
 
@@ -78,6 +82,44 @@ impl Connector {
                 None => timeout(),
             })?
             .map_err(failed)
+    }
+
+    /// Opens a connection to the first of these addresses that accepts one. The caller sets the deadline.
+    pub(super) async fn connect_to(
+        &self,
+        base_url: &BaseUrl,
+        addresses: &[SocketAddr],
+    ) -> Result<Box<Http1<Socket>>, UpstreamError> {
+        let mut failed = UpstreamError::unsent(ErrorKind::ConnectTimeout(MAX_EACH));
+        for address in addresses {
+            let connecting = self.connect_to_one(base_url, *address);
+            match timeout(MAX_EACH, connecting).await {
+                Ok(Ok(stream)) => return Ok(Box::new(Http1::new(stream))),
+                Ok(Err(source)) => {
+                    let limit = MAX_EACH;
+                    failed = UpstreamError::unsent(ErrorKind::Connect { source, limit });
+                }
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
+    async fn connect_to_one(&self, base_url: &BaseUrl, address: SocketAddr) -> io::Result<Socket> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        if !base_url.is_https() {
+            return Ok(Either::Left(stream));
+        }
+        let peer = Peer {
+            base_url,
+            proxy: None,
+        };
+        let name = server_name(peer.host_and_port().0)?;
+        self.http1_tls
+            .connect(name, stream)
+            .await
+            .map(Either::Right)
     }
 
     async fn direct(&self, peer: &Peer<'_>) -> io::Result<Socket> {
@@ -172,7 +214,7 @@ impl Connector {
         }
         let name = server_name(proxy.host())?;
         let handshake = async {
-            let connected = self.proxy_tls.connect(name, stream).await;
+            let connected = self.http1_tls.connect(name, stream).await;
             connected.map(Either::Right).map_err(unreachable)
         };
         time.proxy_step(proxy, "began no TLS", handshake).await

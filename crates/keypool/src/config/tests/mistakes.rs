@@ -180,6 +180,17 @@ fn server_log_and_admin_have_exact_mistakes() {
 
 const REST: &[(&str, &[&str])] = &[
     (
+        "[jobs]\nwebhook_hosts = ['a.example', §'https://b.example']",
+        &[
+            "`jobs.webhook_hosts",
+            "a host such as \"hooks.example.com\"",
+        ],
+    ),
+    (
+        "[jobs]\nwebhook_hosts = [§'*']",
+        &["`jobs.webhook_hosts", "a host such as"],
+    ),
+    (
         "store.url = §'mysql://u:canary@h/d'",
         &["`store.url` must be a URL such as"],
     ),
@@ -601,6 +612,10 @@ const VIRTUAL_KEYS: &[(&str, &[&str])] = &[
     (
         "name = 'a'\nkey = 'canary-0123456789'\nnative = §1",
         &["true or false"],
+    ),
+    (
+        "name = 'a'\nkey = 'canary-0123456789'\nwebhook_secret = §'whsec_canary'",
+        &["webhook_secret` must be `whsec_` and 24 to 64 random bytes in base64"],
     ),
     (
         "name = 'a'\nkey = 'canary-0123456789'\nexpires = §'2027-01-31'",

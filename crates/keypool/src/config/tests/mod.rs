@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use keypool_core::secret::{Digest256, Secret};
 use keypool_core::settings::Strategy;
+use keypool_core::store::JobLimits;
 use keypool_gateway::settings::{AuthMode, LogFormat, LogLevel, RouteSettings, RouteTarget};
+use keypool_gateway::webhook_hosts::WebhookHost;
+use keypool_gateway::webhook_secret::WebhookSecret;
 
 use super::errors::ConfigError;
 use super::*;
@@ -89,12 +92,16 @@ fn toml(text: &str) -> Home {
 /// A configuration with every field.
 const EXAMPLE: &str = include_str!("example.toml");
 
+/// A webhook secret of 27 bytes.
+const WEBHOOK_SECRET: &str = "whsec_canarycanarycanarycanarycanarycanary";
+
 fn example() -> Home {
     let env = [
         ("KEYPOOL_ADMIN_TOKEN", "canary-admin-token-0123456789"),
         ("ARK_MAIN", "canary-ark-main"),
         ("GEMINI_API_KEY", "canary-g1, canary-g2,canary-g3"),
         ("TEAM_A_KEY", "canary-team-a-0123456789"),
+        ("TEAM_A_HOOK", WEBHOOK_SECRET),
     ];
     env.into_iter()
         .fold(toml(EXAMPLE), |home, (name, value)| home.env(name, value))
@@ -130,6 +137,28 @@ fn the_whole_example_is_read() {
         settings.admin.token,
         Some(Secret::new("canary-admin-token-0123456789"))
     );
+}
+
+#[test]
+fn the_jobs_of_the_example_are_read() {
+    let jobs = example().good().settings.jobs;
+    let limits = JobLimits {
+        max_queued: 1_000,
+        max_queued_per_caller: 500,
+        max_stored: 2 << 30,
+        max_stored_per_caller: 1 << 30,
+    };
+    assert_eq!((jobs.limits, jobs.max_running), (limits, 8));
+    let times = (jobs.keep.as_secs(), jobs.deadline.as_secs());
+    assert_eq!(times, (86_400, 7_200));
+    let hosts = [
+        "hooks.example.com",
+        "*.example.org",
+        "http://127.0.0.1:9000",
+    ];
+    let hosts = hosts.map(|host| WebhookHost::parse(host).unwrap());
+    assert_eq!(jobs.webhook_hosts, hosts);
+    assert!(toml("").good().settings.jobs.webhook_hosts.is_empty());
 }
 
 #[test]
@@ -305,6 +334,9 @@ fn the_virtual_keys_of_the_example_are_read() {
         team_a.expires,
         Some(std::time::UNIX_EPOCH + Duration::from_secs(1_801_353_600))
     );
+    let secret = WebhookSecret::parse(WEBHOOK_SECRET).unwrap();
+    assert_eq!(team_a.webhook_secret, Some(secret));
+    assert_eq!(team_b.webhook_secret, None);
     assert_eq!(team_b.digest, Digest256([0xab; 32]));
     assert_eq!(
         (
