@@ -97,8 +97,42 @@ class Caller:
         key = answer.headers.get("x-keypool-key", "")
         return Answer(answer.status, key, int(answer.headers.get("x-keypool-attempts", 0)))
 
+    def call_as_job(self, acknowledged):
+        """Submits a call as a job, and waits for its end. Returns its status."""
+        headers = {"content-type": "application/json", "prefer": "respond-async"}
+        began = time.monotonic()
+        job = self._json("POST", self._path, self._body, headers)
+        acknowledged.append(time.monotonic() - began)
+        while job["status"] in ("queued", "running"):
+            job = self._json("GET", f"/v1/jobs/{job['id']}?wait=30s")
+        return job["status"]
+
+    def _json(self, method, path, body=None, headers=None):
+        self._connection.request(method, path, body, headers or {})
+        return json.loads(self._connection.getresponse().read())
+
     def close(self):
         self._connection.close()
+
+
+def together(actions):
+    """Runs all actions at the same time. Returns what they return, and the seconds that it took."""
+    results, begin = [], threading.Barrier(len(actions) + 1)
+
+    def work(action):
+        begin.wait()
+        results.append(action())
+
+    threads = [threading.Thread(target=work, args=[action]) for action in actions]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    began = time.monotonic()
+    for thread in threads:
+        thread.join()
+    if len(results) != len(actions):
+        raise RuntimeError(f"{len(actions) - len(results)} of {len(actions)} failed")
+    return results, time.monotonic() - began
 
 
 def at_once(callers, calls):

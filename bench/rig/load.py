@@ -23,6 +23,8 @@ BODIES = {
         "stream": True,
         "messages": [{"role": "user", "content": "Say hello to the world, please, and be nice about it."}],
     },
+    # For a pool of its own.
+    "slow": {"model": "slow", "messages": [{"role": "user", "content": "Say hello to the world, please."}]},
     # One image of 1 MiB, in base64.
     "image": {
         "model": "m",
@@ -75,13 +77,13 @@ class Load:
         command += ["--timeout", "30s", "--script", self._body(body).with_suffix(".lua"), f"http://{address}{PATH}"]
         return read_wrk(self._run(command, seconds + 60))
 
-    def paced(self, address, body, connections, rate, seconds):
-        """Calls at a fixed rate. Returns keypool-load's result: latencies in microseconds."""
-        return self._generate(address, body, connections, rate * seconds, ["--rate", rate])
+    def paced(self, address, body, connections, rate, seconds, more=()):
+        """Calls at a fixed rate. Returns keypool-load's result: latencies in microseconds. `more`: further arguments of it."""
+        return self._generate(address, body, connections, rate * seconds, ["--rate", rate, *more])
 
-    def count(self, address, body, connections, requests):
+    def count(self, address, body, connections, requests, more=()):
         """Sends exactly this many requests."""
-        return self._generate(address, body, connections, requests, [])
+        return self._generate(address, body, connections, requests, more)
 
     def _generate(self, address, body, connections, requests, more):
         command = [self._generator, "--target", address, "--path", PATH, "--body", self._body(body)]
