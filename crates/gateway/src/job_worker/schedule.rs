@@ -22,8 +22,9 @@ use crate::task_poll::PollScope;
 const LOOK: Duration = Duration::from_secs(1);
 /// Time between two renewals of this node's claims, a third of what a claim lasts.
 const RENEW: Duration = Duration::from_secs(3);
-/// Shortest time between two claims. What becomes free meanwhile is claimed for together.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Shortest time between two claims. The time that a claim itself takes is longer, and what becomes free meanwhile is claimed for
+/// together.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Maximum number of jobs claimed at once for each pool.
 const MAX_CLAIMED: usize = 128;
 /// Number of jobs claimed at once of a pool that is gone, to find out whether another pool serves them.
