@@ -27,6 +27,7 @@ mod http2_provider;
 mod idle_streams;
 mod import;
 mod job_kills;
+mod job_limits;
 mod jobs;
 mod key_api;
 mod key_api_bad_input;
