@@ -261,3 +261,29 @@ impl Database for Sqlite {
         self.writer.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In this mode, SQLite returns from a commit once the log is on disk (sqlite.org/pragma.html#pragma_synchronous): what was
+    /// acknowledged survives a power cut.
+    #[tokio::test]
+    async fn a_commit_returns_once_it_is_on_disk() {
+        const FULL: i64 = 2;
+        let path = std::env::temp_dir().join(format!("keypool-full-sync-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        let database = Sqlite::new(&path, None);
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+            .fetch_one(&database.writer)
+            .await
+            .unwrap();
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(&database.writer)
+            .await
+            .unwrap();
+        assert_eq!((synchronous, &*mode), (FULL, "wal"));
+        database.close().await;
+        std::fs::remove_file(&path).unwrap();
+    }
+}
