@@ -26,6 +26,19 @@ pub(super) fn calls(what: &str, total: usize, is_quiet: bool) -> ProgressBar {
     )
 }
 
+/// A bar for `total` calls of a batch, of which `done` have ended. Its message is the number of those that failed.
+pub(super) fn batch(total: u64, done: u64) -> ProgressBar {
+    let bar = start(
+        "0",
+        ProgressBar::new(total).with_position(done),
+        "{wide_bar} {pos} of {len} done, {msg} failed, {per_sec}, {eta} left",
+        true,
+    );
+    // The rate is that of what is seen here.
+    bar.reset_eta();
+    bar
+}
+
 /// Shows that a call of unknown duration goes on.
 pub(super) fn waiting(what: &str, is_quiet: bool) -> ProgressBar {
     start(
