@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -114,6 +114,8 @@ impl Client {
         let media_type = HeaderValue::from_str(media_type).map_err(|_| self.unexpected())?;
         headers.insert(CONTENT_TYPE, media_type);
         headers.insert(CONTENT_LENGTH, length.into());
+        // A server that refuses the call closes the connection, and what is sent then could hide its reason.
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
         let request = self.agent.configure_request(request);
         let request = request
             .timeout_per_write(Some(DEADLINE))

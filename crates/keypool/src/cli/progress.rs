@@ -1,8 +1,9 @@
 //! Progress bars on standard error. They are hidden where it is no terminal; a line says what is done then.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::print_error;
 
@@ -31,12 +32,18 @@ pub(super) fn batch(total: u64, done: u64) -> ProgressBar {
     let bar = start(
         "0",
         ProgressBar::new(total).with_position(done),
-        "{wide_bar} {pos} of {len} done, {msg} failed, {per_sec}, {eta} left",
+        "{wide_bar} {pos} of {len} done, {msg} failed, {rate}, {eta} left",
         true,
     );
+    bar.set_style(bar.style().with_key("rate", rate));
     // The rate is that of what is seen here.
     bar.reset_eta();
     bar
+}
+
+fn rate(state: &ProgressState, text: &mut dyn Write) {
+    // Writing to a text does not fail.
+    let _ = write!(text, "{:.1}/s", state.per_sec());
 }
 
 /// Shows that a call of unknown duration goes on.

@@ -194,6 +194,18 @@ async fn mistakes_in_the_file_are_printed_with_their_lines() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_too_large_is_refused_with_the_reason() {
+    let mock = Mock::start().await.unwrap();
+    let gw = start(&(pool(&mock, 1) + "[files]\nmax_size = \"1KiB\"\n")).await;
+    // More than the buffers of a connection hold.
+    gw.folder().write("in.jsonl", &"x".repeat(16 << 20));
+    let said = gw.batch_run(&[]).await.failed();
+    assert!(said.contains("files.max_size"), "{said}");
+    gw.assert_tidy();
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn after_a_kill_the_same_command_continues_with_the_batch() {
     let (mock, gw) = slow_gateway(100).await;
     let process = gw.batch_started(&mock, 5).await;

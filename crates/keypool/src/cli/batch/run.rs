@@ -181,10 +181,8 @@ impl Run {
 
     fn note_batch(&self, state: &State, id: &str) -> Result<(), Failure> {
         let state = State {
-            server: state.server.clone(),
-            input_sha256: state.input_sha256.clone(),
-            file_id: state.file_id.clone(),
             batch_id: Some(id.to_owned()),
+            ..state.clone()
         };
         state.write(&self.paths.state)
     }

@@ -14,7 +14,7 @@ use super::with_suffix;
 const DEFAULT_ENDPOINT: &str = "/v1/chat/completions";
 
 /// A batch that has not ended, so that the same command can continue with it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     /// URL of the server.
     pub(super) server: String,
