@@ -270,6 +270,20 @@ async fn an_interrupted_batch_goes_on_and_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn the_results_of_a_batch_that_ended_before_its_cancel_are_saved() {
+    let (mock, gw) = slow_gateway(10).await;
+    let process = gw.batch_started(&mock, 1).await;
+    killed(process).await;
+    let id = gw.state()["batch_id"].as_str().unwrap().to_owned();
+    gw.batch_ended(&id).await;
+    let said = gw.batch_run(&["--cancel"]).await.ok();
+    assert_eq!(said, "completed: 10 of 10 calls succeeded (out.jsonl)\n");
+    assert_eq!(gw.results("out.jsonl").len(), 10);
+    gw.assert_tidy();
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_that_the_server_does_not_know_is_started_again() {
     let (mock, gw) = slow_gateway(10).await;
     let process = gw.batch_started(&mock, 1).await;
