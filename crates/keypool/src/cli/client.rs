@@ -1,15 +1,15 @@
 //! Calls a server's admin API, or its data plane as a caller, and says in a sentence what went wrong.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{Method, Request, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, AsSendBody, Error, SendBody, Timeout};
+use ureq::{Agent, AsSendBody, Body, Error, SendBody, Timeout};
 
 use super::Failure;
 use super::server::{Credential, ServerArgs, Target};
@@ -96,24 +96,62 @@ impl Client {
 
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let mut request = self.request(Method::POST, path, body.to_string())?;
-        let json = http::HeaderValue::from_static("application/json");
+        let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(CONTENT_TYPE, json);
         self.send(request, DEADLINE)
     }
 
-    /// Sends `length` bytes of `content`.
+    /// Sends `length` bytes of `content`. It may take any time, as long as it goes on.
     pub(super) fn upload(
         &self,
         path: &str,
-        media_type: &'static str,
+        media_type: &str,
         (mut content, length): (impl Read, u64),
     ) -> Result<Value, Failure> {
         let body = SendBody::from_reader(&mut content);
         let mut request = self.request(Method::POST, path, body)?;
         let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+        let media_type = HeaderValue::from_str(media_type).map_err(|_| self.unexpected())?;
+        headers.insert(CONTENT_TYPE, media_type);
         headers.insert(CONTENT_LENGTH, length.into());
-        self.send(request, LONG_DEADLINE)
+        // A server that refuses the call closes the connection, and what is sent then could hide its reason.
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        let request = self.agent.configure_request(request);
+        let request = request
+            .timeout_per_write(Some(DEADLINE))
+            .timeout_recv_response(Some(LONG_DEADLINE));
+        let response = self.agent.run(request.build());
+        let response = response.map_err(|error| self.failed(&error, LONG_DEADLINE))?;
+        self.document(response, LONG_DEADLINE)
+    }
+
+    /// Writes what is at a path to `to`. It may take any time, as long as it goes on.
+    pub(super) fn download(&self, path: &str, to: &mut impl Write) -> Result<(), Failure> {
+        let request = self.request(Method::GET, path, ())?;
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_per_read(Some(DEADLINE)).build();
+        let response = self.agent.run(request);
+        let mut response = response.map_err(|error| self.failed(&error, DEADLINE))?;
+        if !response.status().is_success() {
+            self.document(response, DEADLINE)?;
+            return Err(self.unexpected());
+        }
+        let length = response.body().content_length();
+        let copied = std::io::copy(&mut response.body_mut().as_reader(), to);
+        let url = &self.target.url.text;
+        match copied {
+            Ok(copied) if length.is_none_or(|length| length == copied) => Ok(()),
+            Ok(_) => Err(Failure::Other(format!("the download from {url} broke off"))),
+            Err(error) => Err(Failure::because(
+                format!("the download from {url} broke off"),
+                error,
+            )),
+        }
+    }
+
+    /// The URL of the server.
+    pub(super) fn url(&self) -> &str {
+        &self.target.url.text
     }
 
     /// All items of a list, which comes in pages.
@@ -145,12 +183,13 @@ impl Client {
     }
 
     fn request<B>(&self, method: Method, path: &str, body: B) -> Result<Request<B>, Failure> {
-        let bearer = format!("Bearer {}", self.target.token.expose());
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.target.url.text))
-            .header(AUTHORIZATION, bearer)
-            .body(body);
+            .uri(format!("{}{path}", self.target.url.text));
+        if let Some(token) = &self.target.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        let request = request.body(body);
         // The cause may quote the token.
         request.map_err(|_| {
             let (noun, source) = (self.target.credential.noun(), &self.target.token_source);
@@ -167,11 +206,17 @@ impl Client {
     ) -> Result<Value, Failure> {
         let request = self.agent.configure_request(request);
         let request = request.timeout_global(Some(deadline)).build();
-        let failed = |error: Error| self.failed(&error, deadline);
-        let mut response = self.agent.run(request).map_err(failed)?;
+        let response = self.agent.run(request);
+        let response = response.map_err(|error| self.failed(&error, deadline))?;
+        self.document(response, deadline)
+    }
+
+    /// The document in a response.
+    fn document(&self, mut response: Response<Body>, deadline: Duration) -> Result<Value, Failure> {
         let status = response.status();
         let body = response.body_mut().with_config().limit(MAX_RESPONSE);
-        let body = body.read_to_vec().map_err(failed)?;
+        let body = body.read_to_vec();
+        let body = body.map_err(|error| self.failed(&error, deadline))?;
         if status == StatusCode::NO_CONTENT {
             return Ok(Value::Null);
         }
@@ -184,7 +229,7 @@ impl Client {
 
     fn failed(&self, error: &Error, deadline: Duration) -> Failure {
         let url = &self.target.url.text;
-        Failure::Other(match error {
+        Failure::NoResponse(match error {
             Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 match self.target.is_local {
                     true => format!(
@@ -225,6 +270,9 @@ impl Client {
                 Credential::AdminToken => format!(
                     "{url} rejects the admin token, which is from {token_source}: set {variable} to the token of that server"
                 ),
+                Credential::VirtualKey if self.target.token.is_none() => {
+                    format!("{url} needs a virtual key: set {variable} to one of that server")
+                }
                 Credential::VirtualKey => format!(
                     "{url} rejects the virtual key: set {variable} to one of that server, or unset it to act as the operator"
                 ),
@@ -233,6 +281,7 @@ impl Client {
             None => return self.unexpected(),
         };
         Failure::Problem {
+            status,
             sentence,
             json: self.json.then(|| format!("{problem:#}")),
         }
@@ -296,7 +345,7 @@ mod tests {
                 is_loopback: true,
             },
             credential: Credential::AdminToken,
-            token: Secret::new("a-token"),
+            token: Some(Secret::new("a-token")),
             token_source: "a test".to_owned(),
             is_local: false,
         };

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod batch;
 mod check;
 mod client;
 mod demo;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use http::StatusCode;
 use tokio::runtime::Runtime;
 
 use crate::config::{Errors, Overrides, Sources};
@@ -46,6 +48,8 @@ enum Verb {
     VirtualKeys(virtual_keys::VirtualKeysArgs),
     /// Show and cancel jobs of a running server: calls that it has accepted and makes later.
     Jobs(jobs::JobsArgs),
+    /// Run a file of calls on a running server.
+    Batch(batch::BatchArgs),
     /// Back up and restore the store, and rotate its master key.
     Store(store::StoreArgs),
 }
@@ -91,6 +95,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Keys(args) => keys::run(&args),
         Verb::VirtualKeys(args) => virtual_keys::run(&args),
         Verb::Jobs(args) => jobs::run(&args),
+        Verb::Batch(args) => batch::run(&args),
         Verb::Store(args) => store::run(&args),
     };
     match outcome {
@@ -120,11 +125,16 @@ enum Failure {
     },
     #[error("{sentence}")]
     Problem {
+        /// The status of its response.
+        status: StatusCode,
         /// What the server refuses, and why.
         sentence: String,
         /// The problem document, if the command was to print JSON.
         json: Option<String>,
     },
+    /// The server did not respond.
+    #[error("{0}")]
+    NoResponse(String),
     #[error("{0}")]
     Other(String),
 }

@@ -1,8 +1,9 @@
 //! Progress bars on standard error. They are hidden where it is no terminal; a line says what is done then.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::print_error;
 
@@ -24,6 +25,25 @@ pub(super) fn calls(what: &str, total: usize, is_quiet: bool) -> ProgressBar {
         "{msg} {wide_bar} {pos}/{len}",
         is_quiet,
     )
+}
+
+/// A bar for `total` calls of a batch, of which `done` have ended. Its message is the number of those that failed.
+pub(super) fn batch(total: u64, done: u64) -> ProgressBar {
+    let bar = start(
+        "0",
+        ProgressBar::new(total).with_position(done),
+        "{wide_bar} {pos} of {len} done, {msg} failed, {rate}, {eta} left",
+        true,
+    );
+    bar.set_style(bar.style().with_key("rate", rate));
+    // The rate is that of what is seen here.
+    bar.reset_eta();
+    bar
+}
+
+fn rate(state: &ProgressState, text: &mut dyn Write) {
+    // Writing to a text does not fail.
+    let _ = write!(text, "{:.1}/s", state.per_sec());
 }
 
 /// Shows that a call of unknown duration goes on.

@@ -36,7 +36,8 @@ pub(super) struct ServerArgs {
 pub(super) struct Target {
     pub(super) url: ServerUrl,
     pub(super) credential: Credential,
-    pub(super) token: Secret,
+    /// `None`: the data plane is called without a virtual key.
+    pub(super) token: Option<Secret>,
     /// Where the token comes from, for messages.
     pub(super) token_source: String,
     /// Whether the configuration says where it is, and not a flag.
@@ -103,7 +104,7 @@ impl ServerArgs {
             (Some(url), Some(token)) => Ok(Target {
                 url,
                 credential: Credential::AdminToken,
-                token,
+                token: Some(token),
                 token_source: TOKEN_VARIABLE.to_owned(),
                 is_local: false,
             }),
@@ -121,27 +122,46 @@ impl ServerArgs {
     /// The server to be called as the caller whose virtual key is in the variable. `None`: the variable is not set.
     pub(super) fn caller_target(&self) -> Result<Option<Target>, Failure> {
         let sources = self.sources()?;
-        let Some(token) = config::variable(&sources, KEY_VARIABLE) else {
-            return Ok(None);
-        };
-        let named = match &self.server {
-            Some(url) => Some(ServerUrl::parse(url, "--server")?),
-            None => server_variable(&sources, Some(Credential::VirtualKey))?,
-        };
-        let is_local = named.is_none();
-        let url = match named {
-            Some(url) => url,
-            None => local_url(&config::load(&sources)?.settings)?,
-        };
-        url.check_is_private(Credential::VirtualKey)?;
-        Ok(Some(Target {
-            url,
-            credential: Credential::VirtualKey,
-            token,
-            token_source: KEY_VARIABLE.to_owned(),
-            is_local,
-        }))
+        match config::variable(&sources, KEY_VARIABLE) {
+            Some(token) => data_plane(&sources, self.server.as_deref(), Some(token)).map(Some),
+            None => Ok(None),
+        }
     }
+
+    /// The server whose data plane is called, with the virtual key in the variable if it is set.
+    pub(super) fn data_plane(&self) -> Result<Target, Failure> {
+        let sources = self.sources()?;
+        let token = config::variable(&sources, KEY_VARIABLE);
+        data_plane(&sources, self.server.as_deref(), token)
+    }
+}
+
+/// The server at `url`, or else the one of the variable or of the configuration, to be called as a caller.
+fn data_plane(
+    sources: &Sources,
+    url: Option<&str>,
+    token: Option<Secret>,
+) -> Result<Target, Failure> {
+    let known = token.as_ref().map(|_| Credential::VirtualKey);
+    let named = match url {
+        Some(url) => Some(ServerUrl::parse(url, "--server")?),
+        None => server_variable(sources, known)?,
+    };
+    let is_local = named.is_none();
+    let url = match named {
+        Some(url) => url,
+        None => local_url(&config::load(sources)?.settings)?,
+    };
+    if let Some(credential) = known {
+        url.check_is_private(credential)?;
+    }
+    Ok(Target {
+        url,
+        credential: Credential::VirtualKey,
+        token,
+        token_source: KEY_VARIABLE.to_owned(),
+        is_local,
+    })
 }
 
 /// The server that the variable names. The author of `.env` in the working directory must not receive the token of the
@@ -174,7 +194,7 @@ fn local(settings: &Settings) -> Result<Target, Failure> {
     Ok(Target {
         url,
         credential: Credential::AdminToken,
-        token,
+        token: Some(token),
         token_source,
         is_local: true,
     })

@@ -11,6 +11,7 @@ mod callers;
 mod changes_under_load;
 mod cli;
 mod cli_access;
+mod cli_batch;
 mod cli_jobs;
 mod cli_keys;
 mod cli_store;
