@@ -29,7 +29,7 @@ pub(super) async fn work(gw: Arc<Gateway>, job: ClaimedJob, claim: Claim) {
         biased;
         () = claim.stopped() => None,
         outcome = outcome(&gw, &job, &claim, &mark) => Some(outcome),
-        outcome = until_abort(&gw, &mark) => Some(outcome),
+        outcome = until_shutdown(&gw, &job, &mark) => Some(outcome),
     };
     if let Some(outcome) = outcome {
         settle(&gw, &job, &claim, outcome).await;
@@ -102,9 +102,14 @@ async fn body(gw: &Gateway, job: &ClaimedJob) -> Result<Bytes, StoreError> {
     Ok(body.freeze())
 }
 
-/// Resolves when the timeout of a shutdown has passed. Until then, what the provider is working on may end.
-async fn until_abort(gw: &Gateway, mark: &CallMark) -> JobOutcome {
+/// Resolves when a shutdown need not wait for the job: its call was not sent yet, or the shutdown's timeout has passed. Until
+/// then, what the provider is working on may end.
+async fn until_shutdown(gw: &Gateway, job: &ClaimedJob, mark: &CallMark) -> JobOutcome {
+    let is_waiting = || job.kind == JobKind::Call && !mark.was_sent();
     while !gw.is_aborting() {
+        if gw.is_shutting_down() && is_waiting() {
+            return JobOutcome::Released;
+        }
         sleep(LOOK).await;
     }
     let outcomes = Outcomes {

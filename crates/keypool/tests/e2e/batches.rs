@@ -479,6 +479,25 @@ async fn a_batch_goes_on_after_a_kill() {
 }
 
 #[tokio::test]
+async fn a_shutdown_does_not_wait_for_lines_that_wait() {
+    let mock = Mock::start().await.unwrap();
+    let config = PoolConfig::new(&mock, "p", [1]).set("max_concurrent_per_key", 1);
+    let folder = Folder::new(&config.to_string());
+    let gw = Gateway::start_in(&folder).await;
+    mock.script(&key(1), [Step::Slow(Duration::from_secs(1))]);
+    let job = gw.batch(&lines(50)).await;
+    within(mock.wait_for(&key(1), |seen| seen.active == 1)).await;
+    let waiting = gw.job(crate::harness::CHAT, &[]).await;
+    // It stops within a few seconds, although the queue is long.
+    let gw = gw.restarted().await;
+    let batch = gw.batch_ended(&job).await;
+    assert_eq!(batch["request_counts"]["completed"], 50, "{batch}");
+    assert_eq!(gw.ended(&waiting, &[]).await["status"], "succeeded");
+    assert_eq!(mock.seen(&key(1)).requests, 51, "no call was made twice");
+    gw.stop().await;
+}
+
+#[tokio::test]
 async fn a_file_for_another_purpose_goes_to_the_provider() {
     let mock = Mock::start().await.unwrap();
     let config = PoolConfig::new(&mock, "openai", [1])

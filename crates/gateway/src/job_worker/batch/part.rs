@@ -25,8 +25,10 @@ use crate::stored::Access;
 
 /// A line that can be tried again within this time waits for that; otherwise the part makes room for others.
 const SHORT: Duration = Duration::from_secs(5);
-/// How often a part looks whether its batch was cancelled on another node.
-const LOOK: Duration = Duration::from_secs(3);
+/// How often a part looks whether the gateway shuts down.
+const LOOK: Duration = Duration::from_millis(500);
+/// After this number of looks, it asks whether its batch was cancelled on another node.
+const ASK_AFTER: u32 = 6;
 /// Time between two tries to store a result.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// The largest response of a line, in bytes.
@@ -95,6 +97,10 @@ impl Part<'_> {
                 LineEnd::Lost => return JobOutcome::Released,
             }
         }
+        if self.gw.is_shutting_down() {
+            // Lines that were not called are left to the next process.
+            return JobOutcome::Released;
+        }
         match next_try.filter(|_| !self.claim.wind_down().is_cancelled()) {
             None => done(),
             Some(after) => later(
@@ -113,7 +119,7 @@ impl Part<'_> {
         let states = gw.note_store(Access::Read, store.line_states(self.batch, lines).await)?;
         let states: HashMap<u64, LineState> = states.into_iter().collect();
         let batch = gw.note_store(Access::Read, store.batch(self.batch).await)?;
-        let Some(batch) = batch else {
+        let Some(batch) = batch.filter(|batch| batch.ending.is_none()) else {
             return Ok(Vec::new());
         };
         let (offset, bytes) = (part.offset, part.bytes);
@@ -232,18 +238,26 @@ impl Part<'_> {
         }
     }
 
-    /// Finds out that the batch was cancelled on another node, or has expired.
+    /// Finds out that the gateway shuts down, or that the batch was cancelled on another node or has expired. Then no further
+    /// line is called.
     async fn watch(&self) -> std::convert::Infallible {
-        loop {
+        for look in 1_u32.. {
             sleep(LOOK).await;
-            let Ok(store) = self.gw.stored.store() else {
-                continue;
-            };
-            let batch = store.batch(self.batch).await;
-            if batch.is_ok_and(|batch| batch.is_none_or(|batch| batch.ending.is_some())) {
-                self.claim.wind_down().cancel();
-                return std::future::pending().await;
+            let is_over = self.gw.is_shutting_down()
+                || (look.is_multiple_of(ASK_AFTER) && self.is_batch_ending().await);
+            if is_over {
+                break;
             }
         }
+        self.claim.wind_down().cancel();
+        std::future::pending().await
+    }
+
+    async fn is_batch_ending(&self) -> bool {
+        let Ok(store) = self.gw.stored.store() else {
+            return false;
+        };
+        let batch = store.batch(self.batch).await;
+        batch.is_ok_and(|batch| batch.is_none_or(|batch| batch.ending.is_some()))
     }
 }
