@@ -142,18 +142,12 @@ pub struct ClaimedJob {
     pub caller: Option<Arc<str>>,
     /// The pool in whose queue it was.
     pub pool: Arc<str>,
-    /// How urgent it is.
-    pub priority: JobPriority,
     /// The call without its body.
     pub request: String,
     /// Size of the body, in bytes.
     pub body_bytes: u64,
     /// The body, if it is small; otherwise it is read in pieces.
     pub body: Option<Bytes>,
-    /// The call may be made again when it is unknown whether the provider has run it.
-    pub is_repeatable: bool,
-    /// Time from the claim until its deadline.
-    pub time_left: Duration,
     /// Its end is announced.
     pub has_webhook: bool,
 }

@@ -12,6 +12,9 @@ pub enum JobFailure {
 }
 
 impl JobFailure {
+    /// What to do about an unknown outcome.
+    pub const UNKNOWN: &str = "the provider got this call and did not answer, so it is not known whether the call was carried out; it is not made again, since that could do it twice: look at the provider, then submit it again if needed";
+
     /// The stable code.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -77,11 +77,12 @@ impl Outcomes<'_> {
     /// The call got a response that could not be stored.
     pub(super) fn not_taken(&self, why: NotTaken) -> JobOutcome {
         match why {
-            NotTaken::TooLarge => {
-                let message = "the response is larger than all responses of one caller may be ([jobs] max_stored_per_caller)";
+            NotTaken::TooLarge { most } => {
                 let error = JobError {
                     code: JobFailure::ResponseTooLarge.as_str().to_owned(),
-                    message: message.to_owned(),
+                    message: format!(
+                        "the response is larger than the {most} bytes that are kept of it"
+                    ),
                 };
                 self.failed(error, None)
             }
@@ -96,6 +97,15 @@ impl Outcomes<'_> {
         }
     }
 
+    /// Large jobs that run leave no memory for this one.
+    pub(super) fn no_memory(&self) -> JobOutcome {
+        let error = JobError {
+            code: Kind::QueueFull.code().to_owned(),
+            message: "too many large jobs run at once".to_owned(),
+        };
+        self.retry(error, None)
+    }
+
     /// The stored job cannot be read.
     pub(super) fn unreadable(&self) -> JobOutcome {
         let error = JobError {
@@ -107,10 +117,9 @@ impl Outcomes<'_> {
 
     /// Nobody knows whether the provider has carried out a call that must not be made twice.
     pub(super) fn unknown(&self, response: Option<JobResponse>) -> JobOutcome {
-        let message = "the provider got this call and did not answer, so it is not known whether the call was carried out; it is not made again, since that could do it twice: look at the provider, then submit it again if needed";
         let error = JobError {
             code: JobFailure::OutcomeUnknown.as_str().to_owned(),
-            message: message.to_owned(),
+            message: JobFailure::UNKNOWN.to_owned(),
         };
         self.failed(error, response)
     }

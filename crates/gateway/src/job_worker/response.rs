@@ -26,8 +26,11 @@ pub(super) struct Taken {
 
 /// Why a response was not taken in.
 pub(super) enum NotTaken {
-    /// It is larger than what may be stored.
-    TooLarge,
+    /// It is larger than what is kept of it.
+    TooLarge {
+        /// In bytes.
+        most: u64,
+    },
     /// The claim was lost.
     Lost,
     Store,
@@ -90,7 +93,7 @@ impl Taking<'_> {
     async fn add(&mut self, data: &Bytes, most: u64) -> Result<(), NotTaken> {
         self.bytes += data.len() as u64;
         if self.bytes > most {
-            return Err(NotTaken::TooLarge);
+            return Err(NotTaken::TooLarge { most });
         }
         self.held.extend_from_slice(data);
         let Some(claim) = self.claim else {

@@ -61,7 +61,7 @@ struct Schedule<'a> {
     gw: &'a Arc<Gateway>,
     is_shared: bool,
     is_first: bool,
-    /// The newest change of jobs that those who wait were told of; `None` until that is known.
+    /// The newest change of jobs that is followed; `None` until that is known.
     followed: Option<u64>,
 }
 
@@ -71,6 +71,8 @@ impl Schedule<'_> {
         let gw = self.gw;
         let store = gw.stored.store()?;
         let keep = gw.snapshot().settings.jobs.keep;
+        // Before the sweep, so that what it changes is followed.
+        self.follow().await?;
         let swept = store.sweep_jobs(self.is_first, keep).await;
         let has_changed = gw.note_store(Access::Write, swept)?;
         if self.is_shared || self.is_first || has_changed {
@@ -78,21 +80,20 @@ impl Schedule<'_> {
             due.iter().for_each(|pool| gw.jobs.note_due(pool));
         }
         self.is_first = false;
-        if self.is_shared || has_changed {
+        if has_changed {
             self.follow().await?;
         }
         Ok(())
     }
 
     /// Tells those who wait for jobs of what has changed.
+    ///
+    /// Those who begin to wait later read their job after they are known here, so every change since the last look is news to
+    /// them or was read.
     async fn follow(&mut self) -> Result<(), StoreError> {
         let gw = self.gw;
-        if gw.jobs.watchers.is_empty() {
-            // Those who come later read the job first.
-            self.followed = None;
-            return Ok(());
-        }
-        let changed = gw.stored.store()?.changed_jobs(self.followed).await;
+        let since = self.followed.filter(|_| !gw.jobs.watchers.is_empty());
+        let changed = gw.stored.store()?.changed_jobs(since).await;
         let (newest, changes) = gw.note_store(Access::Read, changed)?;
         changes
             .iter()
@@ -111,15 +112,21 @@ impl Schedule<'_> {
         if wanted.is_empty() {
             return Ok(());
         }
+        wanted.iter().for_each(|(pool, _)| gw.jobs.take_due(pool));
         let claimed = gw.stored.store()?.claim_jobs(gw.jobs.node, &wanted).await;
-        let claimed = gw.note_store(Access::Write, claimed)?;
+        let claimed = match gw.note_store(Access::Write, claimed) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                wanted.iter().for_each(|(pool, _)| gw.jobs.note_due(pool));
+                return Err(error);
+            }
+        };
         for (pool, room) in &wanted {
             let got = claimed.iter().filter(|job| job.pool == *pool);
             let calls: u64 = got.map(|job| job.weight).sum();
-            match calls < *room as u64 {
-                true => gw.jobs.note_empty(pool),
-                // There may be more, and room for it.
-                false => gw.jobs.wake.notify_one(),
+            if calls >= *room as u64 {
+                // There may be more.
+                gw.jobs.note_due(pool);
             }
         }
         claimed.into_iter().for_each(|job| self.begin(job));

@@ -63,7 +63,14 @@ async fn make_call(gw: &Arc<Gateway>, job: &ClaimedJob, mark: &CallMark) -> JobO
     let Some(stored) = StoredCall::from_json(&job.request) else {
         return outcomes.unreadable();
     };
-    let _memory = gw.jobs.memory_for(job.body_bytes).await;
+    // A small body came with the job, and needs no room: large ones of another pool must not hold it up.
+    let _memory = match job.body {
+        Some(_) => None,
+        None => match gw.jobs.memory_for(job.body_bytes).await {
+            Some(memory) => Some(memory),
+            None => return outcomes.no_memory(),
+        },
+    };
     let body = match body(gw, job).await {
         Ok(body) => body,
         Err(error) if error.kind == StoreErrorKind::Internal => return outcomes.unreadable(),

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use keypool_core::store::{JobResult, LineResult, NewJob, ResultStored, Submitted};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 pub(crate) use batch_calls::{FILE_PIECE, StoredPart};
 pub(crate) use claims::{Claim, Claims};
@@ -35,6 +36,8 @@ const GROUP_JOBS: usize = 256;
 const GROUP_LINES: usize = 1024;
 /// Memory for the requests of jobs that run, in bytes. One larger request is admitted alone.
 const MEMORY: u64 = 256 << 20;
+/// How long a job waits for that memory. Then it makes room for others, and is tried again.
+const MEMORY_WAIT: Duration = Duration::from_secs(30);
 /// The unit in which that memory is counted, in bytes.
 const MEMORY_UNIT: u64 = 4096;
 
@@ -80,8 +83,9 @@ impl Jobs {
         self.wake.notify_one();
     }
 
-    /// Notes that there is nothing more to claim in this pool.
-    pub(crate) fn note_empty(&self, pool: &str) {
+    /// Takes this pool out, to claim its jobs. What becomes due from now on is noted again, so nothing is missed during the
+    /// claim.
+    pub(crate) fn take_due(&self, pool: &str) {
         self.due.lock().remove(pool);
     }
 
@@ -90,14 +94,12 @@ impl Jobs {
         self.due.lock().iter().cloned().collect()
     }
 
-    /// Memory for a body of this size, to be held while the job runs. `None` never happens: nothing closes the semaphore.
-    pub(crate) async fn memory_for(&self, bytes: u64) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    /// Memory for a body of this size, to be held while the job runs. `None` if other jobs have held it for too long.
+    pub(crate) async fn memory_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = bytes.min(MEMORY).div_ceil(MEMORY_UNIT);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        Arc::clone(&self.memory)
-            .acquire_many_owned(units)
-            .await
-            .ok()
+        let acquiring = Arc::clone(&self.memory).acquire_many_owned(units);
+        timeout(MEMORY_WAIT, acquiring).await.ok()?.ok()
     }
 }
 

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{CHAT, CHAT_PATH, Folder, Gateway, PoolConfig, key};
-use crate::store_kit::{Database, TOKEN};
+use crate::harness::{CHAT, CHAT_PATH, DEADLINE, Folder, Gateway, PoolConfig, key, within};
+use crate::store_kit::{Database, TOKEN, poll_for};
 
 /// Jobs submitted, and kills among them.
 const JOBS: usize = 200;
@@ -46,23 +46,32 @@ async fn try_submit(addr: SocketAddr, n: usize) -> Option<String> {
 /// Submits what has no acknowledgement yet, for this time.
 async fn submit_for(time: Duration, addr: SocketAddr, acknowledged: &mut BTreeMap<usize, String>) {
     let mut submitting = JoinSet::new();
-    let open: Vec<usize> = (0..JOBS)
-        .filter(|n| !acknowledged.contains_key(n))
-        .collect();
-    for (place, n) in open.into_iter().take(2 * JOBS / KILLS).enumerate() {
+    let open = (0..JOBS).filter(|n| !acknowledged.contains_key(n));
+    let open: Vec<usize> = open.take(2 * JOBS / KILLS).collect();
+    // A few clients, each of which submits one job after the other.
+    let (report, mut submitted) = tokio::sync::mpsc::channel(JOBS);
+    for mine in open.chunks(10) {
+        let (mine, report) = (mine.to_vec(), report.clone());
         submitting.spawn(async move {
-            tokio::time::sleep(Duration::from_millis(2) * u32::try_from(place).unwrap_or(0)).await;
-            (n, try_submit(addr, n).await)
+            for n in mine {
+                if let Some(id) = try_submit(addr, n).await {
+                    let _ = report.send((n, id)).await;
+                }
+            }
         });
     }
+    drop(report);
     let collect = async {
-        while let Some(submitted) = submitting.join_next().await {
-            if let (n, Some(id)) = submitted.expect("no panic") {
-                acknowledged.insert(n, id);
-            }
+        while let Some((n, id)) = submitted.recv().await {
+            acknowledged.insert(n, id);
         }
     };
     let _ = tokio::time::timeout(time, collect).await;
+    submitting.shutdown().await;
+    // What was acknowledged at the very end counts too.
+    while let Ok((n, id)) = submitted.try_recv() {
+        acknowledged.insert(n, id);
+    }
 }
 
 /// Checks that every job ended, and returns how many calls have an unknown outcome.
@@ -161,21 +170,44 @@ async fn a_batch_of_a_killed_node_ends_on_the_other() {
     let id = first.batch(&crate::batches::lines(500)).await;
     mock.wait_for(&key(1), |seen| seen.requests > 40).await;
     first.killed().await;
+    // The other node goes on once the claims of the dead one have run out.
+    let path = format!("/v1/batches/{id}");
     let mut batch = Value::Null;
-    let ended = async {
-        while batch["status"] != "completed" {
-            batch = second.get(&format!("/v1/batches/{id}")).await.json();
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(40), ended)
-        .await
-        .expect("in time");
-    assert_eq!(
-        batch["request_counts"],
-        json!({ "total": 500, "completed": 500, "failed": 0 })
-    );
+    poll_for(4 * DEADLINE, "the batch ends", async || {
+        batch = second.get(&path).await.json();
+        batch["status"] == "completed"
+    })
+    .await;
+    let counts = json!({ "total": 500, "completed": 500, "failed": 0 });
+    assert_eq!(batch["request_counts"], counts);
     let output = second.content(&batch["output_file_id"]).await;
     assert_eq!(output.len(), 500);
+    second.stop().await;
+}
+
+/// Who waits at one node hears at once of what another node does, however shortly before they began to wait.
+#[tokio::test]
+async fn who_waits_hears_of_other_nodes() {
+    let mock = Mock::start().await.expect("a mock");
+    let database = Database::new().await;
+    let config = pool(&mock) + &database.config();
+    let start = async || Gateway::start_again(&Folder::new(&config), TOKEN.to_owned()).await;
+    let (first, second) = (start().await, start().await);
+    mock.script("*", std::iter::repeat_n(keypool_testkit::Step::Hang, 10));
+    for _ in 0..5 {
+        let id = first.job(CHAT, &[]).await;
+        let path = format!("/v1/jobs/{id}?wait=25s");
+        let cancel = format!("/v1/jobs/{id}");
+        let waiting = second.get(&path);
+        let cancelling = async {
+            tokio::task::yield_now().await;
+            first.send("DELETE", &cancel, &[], b"").await
+        };
+        let both = async { tokio::join!(waiting, cancelling) };
+        let (heard, cancelled) = within(both).await;
+        assert_eq!(cancelled.status, 200, "{cancelled:?}");
+        assert_eq!(heard.json()["status"], "cancelled", "{heard:?}");
+    }
+    first.stop().await;
     second.stop().await;
 }

@@ -183,10 +183,19 @@ pub(crate) fn stored_pool(mock: &Mock, models: &str) -> Value {
 }
 
 /// Polls until `reached` is true, and returns how long that took.
-pub(crate) async fn poll(what: &str, mut reached: impl AsyncFnMut() -> bool) -> Duration {
+pub(crate) async fn poll(what: &str, reached: impl AsyncFnMut() -> bool) -> Duration {
+    poll_for(DEADLINE, what, reached).await
+}
+
+/// The same for what takes longer, within this time.
+pub(crate) async fn poll_for(
+    limit: Duration,
+    what: &str,
+    mut reached: impl AsyncFnMut() -> bool,
+) -> Duration {
     let began = Instant::now();
     while !reached().await {
-        assert!(began.elapsed() < DEADLINE, "not within 10 s: {what}");
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
         sleep(Duration::from_millis(10)).await;
     }
     began.elapsed()

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use keypool_core::store::{ClaimedJob, JOB_LEASE, JobClaim, StoreError};
@@ -10,7 +9,7 @@ use serde_json::json;
 
 use super::REQUEST;
 use super::kind::kind;
-use super::read::{name, priority};
+use super::read::name;
 use super::transaction::JobsWrite;
 use crate::store::convert::{count, text};
 use crate::store::sql::{Row, params, unexpected};
@@ -39,7 +38,7 @@ pub(in crate::store) async fn claim(
         let rows = write.fetch(CLAIM, params).await?;
         let mut of_pool: Vec<(Turn, ClaimedJob)> = Vec::new();
         for row in rows {
-            of_pool.push(job(row, pool, now)?);
+            of_pool.push(job(row, pool)?);
         }
         of_pool.sort_by_key(|(turn, _)| *turn);
         if let Some((turn, _)) = of_pool.last() {
@@ -71,14 +70,14 @@ WHERE id IN (SELECT id FROM
     (SELECT id, weight, turn, created_in, place FROM jobs WHERE status = 'queued' AND pool = $1 AND is_due = 1
       ORDER BY turn, created_in, place LIMIT $2) AS first) AS summed
   WHERE weight_before < $2)
-RETURNING turn, created_in, place, kind, batch, weight, id, claims, attempts, caller, priority, request, request_bytes, is_repeatable, deadline_at,
+RETURNING turn, created_in, place, kind, batch, weight, id, claims, attempts, caller, request, request_bytes,
   CASE WHEN webhook IS NULL THEN 0 ELSE 1 END";
 
 const SET_TURN: &str = "
 INSERT INTO job_pools (pool, turn) VALUES ($1, $2)
 ON CONFLICT (pool) DO UPDATE SET turn = CASE WHEN excluded.turn > job_pools.turn THEN excluded.turn ELSE job_pools.turn END";
 
-fn job(mut row: Row, pool: &Arc<str>, now: i64) -> Result<(Turn, ClaimedJob), StoreError> {
+fn job(mut row: Row, pool: &Arc<str>) -> Result<(Turn, ClaimedJob), StoreError> {
     let turn = (row.int()?, row.int()?, row.int()?);
     let (kind_name, batch) = (row.text()?, row.optional_text()?);
     let weight = row.count()?;
@@ -90,12 +89,9 @@ fn job(mut row: Row, pool: &Arc<str>, now: i64) -> Result<(Turn, ClaimedJob), St
         tries: u32::try_from(row.int()?).map_err(|_| unexpected())?,
         caller: name(row.text()?),
         pool: Arc::clone(pool),
-        priority: priority(&row.text()?)?,
         request: row.text()?,
         body_bytes: row.count()?,
         body: None,
-        is_repeatable: row.flag()?,
-        time_left: Duration::from_millis(u64::try_from(row.int()? - now).unwrap_or(0)),
         has_webhook: row.flag()?,
     };
     Ok((turn, job))

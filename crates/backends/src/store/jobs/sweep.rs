@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keypool_core::store::StoreError;
+use keypool_core::store::{JobFailure, StoreError};
 use serde_json::json;
 
 use super::transaction::{Delta, JobsWrite};
@@ -41,11 +41,11 @@ pub(in crate::store) async fn sweep(
     let expires_at = now.saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     let returned = write.execute(RETURN, params![now, all, revision]).await?;
     let due = write.execute(MAKE_DUE, params![now]).await?;
-    let mut ended = Vec::new();
-    for sql in [END_UNKNOWN, END_LATE] {
-        let params = params![now, all, revision, expires_at];
-        ended.extend(write.fetch(sql, params).await?);
-    }
+    let code = JobFailure::OutcomeUnknown.as_str();
+    let unknown = params![now, revision, expires_at, all, code, JobFailure::UNKNOWN];
+    let mut ended = write.fetch(END_UNKNOWN, unknown).await?;
+    let late = params![now, revision, expires_at];
+    ended.extend(write.fetch(END_LATE, late).await?);
     end(write, ended).await?;
     delete(write).await?;
     Ok(returned + due > 0)
@@ -62,19 +62,18 @@ UPDATE jobs SET is_due = 1, retry_at = NULL WHERE status = 'queued' AND is_due =
 
 /// The claim has run out, and the provider may have run a call that must not be made twice.
 const END_UNKNOWN: &str = "
-UPDATE jobs SET status = 'failed', node = NULL, claimed_until = NULL, changed_in = $3, ended_at = $1, expires_at = $4,
+UPDATE jobs SET status = 'failed', node = NULL, claimed_until = NULL, changed_in = $2, ended_at = $1, expires_at = $3,
   webhook_at = CASE WHEN webhook IS NOT NULL THEN $1 END,
-  error_code = 'outcome_unknown',
-  error_message = 'the gateway stopped while the provider had this call, so it is not known whether the call was carried out; it is not made again, since that could do it twice: look at the provider, then submit it again if needed'
-WHERE status = 'running' AND ($2 = 1 OR claimed_until <= $1) RETURNING id, caller, request_bytes";
+  error_code = $5, error_message = $6
+WHERE status = 'running' AND ($4 = 1 OR claimed_until <= $1) RETURNING id, caller, request_bytes";
 
 const END_LATE: &str = "
-UPDATE jobs SET status = 'failed', is_due = 0, retry_at = NULL, changed_in = $3, ended_at = $1, expires_at = $4,
+UPDATE jobs SET status = 'failed', is_due = 0, retry_at = NULL, changed_in = $2, ended_at = $1, expires_at = $3,
   webhook_at = CASE WHEN webhook IS NOT NULL THEN $1 END,
   error_code = COALESCE(error_code, 'queue_timeout'),
   error_message = COALESCE('the deadline of this job passed; at its last try: ' || error_message,
     'the deadline of this job passed before a key was free for it: add keys, or give jobs more time ([jobs] deadline)')
-WHERE status = 'queued' AND deadline_at <= $1 AND $2 = $2 RETURNING id, caller, request_bytes";
+WHERE status = 'queued' AND deadline_at <= $1 RETURNING id, caller, request_bytes";
 
 /// Forgets the requests of jobs that have ended.
 async fn end(write: &mut JobsWrite, ended: Vec<Row>) -> Result<(), StoreError> {

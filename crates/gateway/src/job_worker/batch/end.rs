@@ -130,7 +130,7 @@ impl Ending<'_> {
         };
         let unknown = JobError {
             code: JobFailure::OutcomeUnknown.as_str().to_owned(),
-            message: "the provider got this call and did not answer, so it is not known whether it was carried out".to_owned(),
+            message: JobFailure::UNKNOWN.to_owned(),
         };
         let error = match state {
             Some(LineState::Sent) => &unknown,

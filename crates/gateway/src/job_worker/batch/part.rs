@@ -17,6 +17,7 @@ use super::input::{Input, Line};
 use super::line::LineOf;
 use super::{again, done, later};
 use crate::context::Gateway;
+use crate::error::Kind;
 use crate::job_worker::outcome::Outcomes;
 use crate::job_worker::response;
 use crate::jobs::{CallMark, Claim, StoredPart};
@@ -77,6 +78,13 @@ enum LineEnd {
 
 impl Part<'_> {
     async fn run(&self) -> JobOutcome {
+        let Some(_memory) = self.gw.jobs.memory_for(self.part.bytes).await else {
+            return later(
+                SHORT,
+                Kind::QueueFull.code(),
+                "too many large jobs run at once",
+            );
+        };
         let calls = match self.calls().await {
             Ok(calls) => calls,
             Err(error) => return again(&error),
@@ -105,7 +113,7 @@ impl Part<'_> {
             None => done(),
             Some(after) => later(
                 after,
-                "no_key_available",
+                Kind::NoKeyAvailable.code(),
                 "some lines could not be served yet",
             ),
         }

@@ -21,9 +21,7 @@ use crate::context::Gateway;
 use crate::error::{GatewayError, Kind};
 use crate::jobs::FILE_PIECE;
 use crate::proxy::inbound::{BodyReader, Caller, FILE_ID, ReceivedBody, UnreadBody};
-use crate::proxy::own_answer::{
-    json, limit_exceeded, new_id, note_write, store, store_unavailable,
-};
+use crate::proxy::own_answer::{json, limit_exceeded, new_id, note_write, store};
 
 /// How long a file of a batch is kept, if the caller does not say.
 const KEEP: Duration = Duration::from_secs(30 * 86_400);
@@ -71,7 +69,9 @@ pub(in crate::proxy) async fn upload(
         let constraints = Constraints::new().size_limit(
             SizeLimit::new()
                 .for_field("file", settings.files.max_size)
-                .per_field(MAX_FIELD),
+                .for_field("purpose", MAX_FIELD)
+                .for_field("expires_after[anchor]", MAX_FIELD)
+                .for_field("expires_after[seconds]", MAX_FIELD),
         );
         let form = Multipart::with_constraints(taking.stream(), boundary, constraints);
         Upload::new(gw, caller, &keeps_copy)?.take(form).await
@@ -142,6 +142,22 @@ struct Upload<'a> {
     seconds: Option<String>,
     /// Set once the file has begun.
     bytes: Option<u64>,
+    is_complete: bool,
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        if self.bytes.is_none() || self.is_complete {
+            return;
+        }
+        let (gw, id) = (Arc::clone(self.gw), Arc::clone(&self.id));
+        self.gw.tasks.spawn(async move {
+            // If that fails, it is deleted later.
+            if let Ok(store) = gw.stored.store() {
+                let _ = store.delete_file(&id).await;
+            }
+        });
+    }
 }
 
 impl<'a> Upload<'a> {
@@ -159,10 +175,18 @@ impl<'a> Upload<'a> {
             anchor: None,
             seconds: None,
             bytes: None,
+            is_complete: false,
         })
     }
 
     async fn take(mut self, mut form: Multipart<'_>) -> Result<Taken, GatewayError> {
+        let taken = self.take_fields(&mut form).await;
+        // An upload that came to nothing is deleted when this is dropped, also if the client leaves.
+        self.is_complete = matches!(taken, Ok(Taken::ForBatch(_)));
+        taken
+    }
+
+    async fn take_fields(&mut self, form: &mut Multipart<'_>) -> Result<Taken, GatewayError> {
         while let Some(field) = form.next_field().await.map_err(form_error)? {
             match field.name().unwrap_or_default() {
                 "file" if self.is_for_provider() => skip(field).await?,
@@ -202,6 +226,7 @@ impl<'a> Upload<'a> {
             purpose: BATCH.to_owned(),
             keep: KEEP,
         };
+        self.bytes = Some(0);
         note_write(self.gw, store(self.gw)?.begin_file(&new).await)?;
         let (mut held, mut pieces, mut bytes) = (BytesMut::new(), 0_u32, 0_u64);
         let size = usize::try_from(FILE_PIECE).unwrap_or(usize::MAX);
@@ -227,37 +252,25 @@ impl<'a> Upload<'a> {
         note_write(self.gw, stored)
     }
 
-    async fn finish(self) -> Result<Taken, GatewayError> {
+    async fn finish(&self) -> Result<Taken, GatewayError> {
         let store = store(self.gw)?;
         let Some(purpose) = &self.purpose else {
-            self.forget().await;
             return Err(GatewayError::invalid_request(
                 "the form has no `purpose`: it is \"batch\" for the input of a batch",
             ));
         };
         if purpose != BATCH {
-            self.forget().await;
             return Ok(Taken::Other);
         }
         let Some(bytes) = self.bytes else {
             return Err(GatewayError::invalid_request("the form has no `file`"));
         };
-        let keep = self.keep();
-        let completed = match keep {
-            Ok(keep) => {
-                let limits = self.gw.snapshot().settings.jobs.limits;
-                let completed = store.complete_file(&self.id, bytes, keep, &limits).await;
-                self.gw
-                    .note_store(crate::stored::Access::Write, completed)
-                    .map_err(|error| store_unavailable(&error))
-            }
-            Err(error) => {
-                self.forget().await;
-                Err(error)
-            }
-        };
-        match completed? {
-            None => Ok(Taken::ForBatch(self.id)),
+        let limits = self.gw.snapshot().settings.jobs.limits;
+        let completed = store
+            .complete_file(&self.id, bytes, self.keep()?, &limits)
+            .await;
+        match note_write(self.gw, completed)? {
+            None => Ok(Taken::ForBatch(Arc::clone(&self.id))),
             Some(limit) => Err(limit_exceeded(limit)),
         }
     }
@@ -271,15 +284,6 @@ impl<'a> Upload<'a> {
                 let seconds = seconds.as_deref().and_then(|text| text.parse().ok());
                 checked_expiry("expires_after", anchor, seconds.unwrap_or(0)).map(Some)
             }
-        }
-    }
-
-    /// Deletes what was stored of the file. If that fails, it is deleted later.
-    async fn forget(&self) {
-        if self.bytes.is_some()
-            && let Ok(store) = self.gw.stored.store()
-        {
-            let _ = store.delete_file(&self.id).await;
         }
     }
 }
@@ -304,7 +308,13 @@ fn form_error(error: multer::Error) -> GatewayError {
             Ok(error) => *error,
             Err(_) => GatewayError::invalid_request("the form broke off"),
         },
-        multer::Error::FieldSizeExceeded { limit, .. } => file_too_large(limit),
+        multer::Error::FieldSizeExceeded { limit, field_name } => match field_name.as_deref() {
+            Some("file") | None => file_too_large(limit),
+            Some(name) => {
+                let message = format!("the field `{name}` has more than {limit} bytes");
+                GatewayError::invalid_request(message)
+            }
+        },
         error => GatewayError::invalid_request(format!("the form cannot be read: {error}")),
     }
 }

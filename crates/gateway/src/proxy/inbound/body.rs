@@ -54,6 +54,8 @@ pub(crate) struct BodyReader {
     first: Option<Bytes>,
     all: BytesMut,
     length: u64,
+    /// What has come, whether it was added or not.
+    received: u64,
     memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -84,6 +86,7 @@ impl BodyReader {
             first: None,
             all: BytesMut::new(),
             length: 0,
+            received: 0,
             memory: None,
         }
     }
@@ -98,7 +101,7 @@ impl BodyReader {
 
     /// The next piece of the body, which is not added; `None` after the last one.
     pub(crate) async fn next_piece(
-        &self,
+        &mut self,
         body: &mut Incoming,
     ) -> Result<Option<Bytes>, GatewayError> {
         loop {
@@ -112,6 +115,11 @@ impl BodyReader {
                 Ok(Some(Ok(frame))) => frame,
             };
             if let Ok(data) = frame.into_data() {
+                self.received += data.len() as u64;
+                let took = self.gw.clock.now().saturating_duration_since(self.began);
+                if took > GRACE + Duration::from_secs(self.received / MIN_RATE) {
+                    return Err(too_slow());
+                }
                 return Ok(Some(data));
             }
         }
@@ -127,10 +135,6 @@ impl BodyReader {
         self.length += data.len() as u64;
         if self.length > self.limit {
             return Err(too_large(self.limit));
-        }
-        let took = self.gw.clock.now().saturating_duration_since(self.began);
-        if took > GRACE + Duration::from_secs(self.length / MIN_RATE) {
-            return Err(too_slow());
         }
         self.acquire_memory().await?;
         match self.first.take() {

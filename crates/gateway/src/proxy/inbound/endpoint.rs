@@ -37,19 +37,19 @@ impl<'a> MatchedEndpoint<'a> {
         if let Some((entry, rest)) = named_pool(snapshot, path) {
             return Ok(Self::in_pool(entry, rest, parts));
         }
-        if let Some(jobs) = JobsAddress::find(&parts.method, path) {
-            let jobs = jobs.map_err(|error| error.in_protocol(Protocol::OpenAi))?;
-            let endpoint = Self::new(Protocol::OpenAi, None, None, path.to_owned(), parts);
-            return Ok(Self {
-                own: Some(Box::new(OwnAddress::Jobs(jobs))),
-                ..endpoint
-            });
-        }
         let found = protocol::lookup(&parts.method, path, &parts.headers, query);
-        if !matches!(found, Lookup::Endpoint(_))
-            && let Some(rewritten) = Self::rewritten(snapshot, parts)
-        {
-            return rewritten;
+        if !matches!(found, Lookup::Endpoint(_)) {
+            if let Some(jobs) = JobsAddress::find(&parts.method, path) {
+                let jobs = jobs.map_err(|error| error.in_protocol(Protocol::OpenAi))?;
+                let endpoint = Self::new(Protocol::OpenAi, None, None, path.to_owned(), parts);
+                return Ok(Self {
+                    own: Some(Box::new(OwnAddress::Jobs(jobs))),
+                    ..endpoint
+                });
+            }
+            if let Some(rewritten) = Self::rewritten(snapshot, parts) {
+                return rewritten;
+            }
         }
         Self::bare(path.to_owned(), found, parts)
     }

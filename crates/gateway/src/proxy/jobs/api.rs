@@ -12,12 +12,12 @@ use keypool_core::store::{
 };
 use keypool_core::values;
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::access::{no_job, own};
 use super::events::events;
 use super::view::{JobView, ResponseView};
-use crate::context::Gateway;
+use crate::context::{BUDGET_UNIT, BUDGET_WAIT, Gateway};
 use crate::error::{GatewayError, Kind};
 use crate::jobs::{ResponseHead, Watch};
 use crate::proxy::OutBody;
@@ -109,12 +109,12 @@ async fn one(
     let mut watch = gw.jobs.watchers.watch(id);
     let job = own(gw, id, caller).await?;
     if job.status.has_ended() || wait.is_zero() {
-        return whole_view(gw, &job).await.map(|view| json(&view));
+        return with_response(gw, &job).await;
     }
     match until_ended(gw, &mut watch, Instant::now() + wait).await {
         Waited::Ended => {
             let job = own(gw, id, caller).await?;
-            whole_view(gw, &job).await.map(|view| json(&view))
+            with_response(gw, &job).await
         }
         // What is known without asking the store again: many may wait.
         Waited::Unended(None) => Ok(json(&JobView::of(&job))),
@@ -153,16 +153,32 @@ async fn until_ended(gw: &Gateway, watch: &mut Watch, until: Instant) -> Waited 
 }
 
 /// A job with its response.
-async fn whole_view(gw: &Gateway, job: &JobRecord) -> Result<JobView, GatewayError> {
+async fn with_response(gw: &Gateway, job: &JobRecord) -> Result<Response<Bytes>, GatewayError> {
     let mut view = JobView::of(job);
-    if let Some(head) = head_of(job) {
-        let body = match job.response_bytes <= MAX_SHOWN {
-            true => Some(whole_body(gw, &job.id).await?),
-            false => None,
-        };
-        view.response = Some(ResponseView::new(head, job.response_bytes, body));
-    }
-    Ok(view)
+    let Some(head) = head_of(job) else {
+        return Ok(json(&view));
+    };
+    let is_shown = job.response_bytes <= MAX_SHOWN;
+    // Many may ask at once, so they share the memory of request bodies.
+    let units = if is_shown {
+        job.response_bytes.div_ceil(BUDGET_UNIT)
+    } else {
+        0
+    };
+    let units = u32::try_from(units).unwrap_or(u32::MAX);
+    let Ok(Ok(_memory)) = timeout(BUDGET_WAIT, gw.body_budget.acquire_many(units)).await else {
+        let message = "too many large responses are asked for at once: try again in a moment";
+        return Err(GatewayError {
+            retry_after: Some(Duration::from_secs(1)),
+            ..GatewayError::new(Kind::QueueFull, message)
+        });
+    };
+    let body = match is_shown {
+        true => Some(whole_body(gw, &job.id).await?),
+        false => None,
+    };
+    view.response = Some(ResponseView::new(head, job.response_bytes, body));
+    Ok(json(&view))
 }
 
 fn head_of(job: &JobRecord) -> Option<ResponseHead> {
